@@ -1,0 +1,272 @@
+//! What is asked of a store, and what it answers.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::{Error, Key, Record, Result, Token, Value, Version};
+
+/// What a store knows of one key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Read {
+    /// The record, if there is one.
+    pub record: Option<Record>,
+    /// The record's version, or for a missing key the version of its deletion, as far as the store
+    /// remembers it, else [`Version::NONE`]. Cache fills are ordered by it.
+    pub version: Version,
+    /// Where the answer came from.
+    pub origin: Origin,
+    /// How long ago it was loaded from a database; zero when it comes from one.
+    pub age: Duration,
+    /// Proof of having seen this answer.
+    pub token: Token,
+}
+
+/// Where an answer came from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Origin {
+    /// The cache in this process.
+    Near,
+    /// The shared cache.
+    Far,
+    /// The database that takes the writes.
+    Primary,
+}
+
+impl Origin {
+    /// The word on the wire.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Near => "near",
+            Self::Far => "far",
+            Self::Primary => "primary",
+        }
+    }
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// One change of one key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Write {
+    /// Which key.
+    pub key: Key,
+    /// What to do with it.
+    pub change: Change,
+    /// What must be so, else nothing is done.
+    pub precondition: Precondition,
+}
+
+impl Write {
+    /// Sets a value.
+    pub fn put(key: Key, value: Value) -> Self {
+        Self { key, change: Change::Put(value), precondition: Precondition::None }
+    }
+
+    /// Removes the record.
+    pub fn delete(key: Key) -> Self {
+        Self { key, change: Change::Delete, precondition: Precondition::None }
+    }
+
+    /// The same change under a precondition.
+    #[must_use]
+    pub fn when(mut self, precondition: Precondition) -> Self {
+        self.precondition = precondition;
+        self
+    }
+}
+
+/// What a write does with its key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// Sets the value, whether or not there is a record.
+    Put(Value),
+    /// Removes the record, if there is one.
+    Delete,
+}
+
+/// What must be so for a write to be applied.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Precondition {
+    /// Nothing.
+    #[default]
+    None,
+    /// There is no record (`If-None-Match: *`).
+    Absent,
+    /// The record has this version (`If-Match`).
+    Version(Version),
+}
+
+/// What a write came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Outcome {
+    /// There was no record; now there is.
+    Created,
+    /// There was a record; now it has the new value.
+    Replaced,
+    /// There was a record; now there is none.
+    Deleted,
+    /// A delete found no record.
+    Absent,
+    /// The precondition did not hold; nothing was changed.
+    PreconditionFailed,
+}
+
+impl Outcome {
+    /// Whether the write changed something.
+    pub fn is_applied(self) -> bool {
+        matches!(self, Self::Created | Self::Replaced | Self::Deleted)
+    }
+}
+
+/// How safe an acknowledged write is. Later variants promise more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Durability {
+    /// A server has it in memory.
+    Accepted,
+    /// It is on disk in a journal, to be applied.
+    Journaled,
+    /// It is applied and on the database's disk: survives `kill -9` and power loss.
+    Committed,
+    /// It is on the disks of several machines.
+    Replicated,
+}
+
+impl Durability {
+    /// The word on the wire.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Accepted => "accepted",
+            Self::Journaled => "journaled",
+            Self::Committed => "committed",
+            Self::Replicated => "replicated",
+        }
+    }
+}
+
+impl fmt::Display for Durability {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// What a write answers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Receipt {
+    /// What it came to.
+    pub outcome: Outcome,
+    /// The version written; of the deletion for [`Outcome::Deleted`]; the current one, or
+    /// [`Version::NONE`] without a record, for [`Outcome::Absent`] and
+    /// [`Outcome::PreconditionFailed`].
+    pub version: Version,
+    /// How safe it is now.
+    pub durability: Durability,
+    /// Proof of having written it.
+    pub token: Token,
+    /// What answered.
+    pub origin: Origin,
+}
+
+/// Names one request of a client, so that repeating it is safe.
+///
+/// The first result is stored in the transaction of the write and answered again for
+/// [`Idempotency::KEPT_FOR`].
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub struct Idempotency {
+    key: Arc<str>,
+    fingerprint: [u8; 32],
+}
+
+impl Idempotency {
+    /// How long a result is kept.
+    pub const KEPT_FOR: Duration = Duration::from_secs(24 * 60 * 60);
+
+    /// The client's key, and a digest of the request that tells another request under the same key.
+    ///
+    /// # Errors
+    /// [`ErrorKind::InvalidInput`](crate::ErrorKind::InvalidInput) unless the key has 1 to 255
+    /// printable ASCII characters.
+    pub fn new(key: &str, fingerprint: [u8; 32]) -> Result<Self> {
+        if key.is_empty() || key.len() > 255 || !key.bytes().all(|b| (0x20..0x7f).contains(&b)) {
+            return Err(Error::invalid(
+                "Idempotency-Key must have 1 to 255 printable ASCII characters",
+            ));
+        }
+        Ok(Self { key: Arc::from(key), fingerprint })
+    }
+
+    /// The client's key.
+    pub fn key(&self) -> &str {
+        &self.key
+    }
+
+    /// The digest of the request.
+    pub fn fingerprint(&self) -> &[u8; 32] {
+        &self.fingerprint
+    }
+
+    /// The error for another request under a key that was used.
+    pub fn reused() -> Error {
+        Error::invalid(
+            "Idempotency-Key was used for another request; send a new key with a new request",
+        )
+    }
+}
+
+impl fmt::Debug for Idempotency {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Idempotency").field(&self.key).finish()
+    }
+}
+
+/// Which records to list.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Scan {
+    /// Only keys that begin with this; empty for all.
+    pub prefix: String,
+    /// Only keys after this one, in byte order.
+    pub after: Option<Key>,
+    /// At most this many records, 1 to [`Scan::MAX_LIMIT`].
+    pub limit: usize,
+}
+
+impl Scan {
+    /// The most records of one page.
+    pub const MAX_LIMIT: usize = 1000;
+
+    /// The first page of all records under a prefix.
+    pub fn prefix(prefix: impl Into<String>) -> Self {
+        Self { prefix: prefix.into(), after: None, limit: 100 }
+    }
+}
+
+/// One page of a scan.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Page {
+    /// The records, by key in byte order.
+    pub records: Vec<Record>,
+    /// The cursor of the next page; `None` when this page reached the end.
+    pub next: Option<Key>,
+    /// Where it came from.
+    pub origin: Origin,
+}
+
+impl Page {
+    /// The page of up to `limit` records out of one more than that, which shows whether there is
+    /// another page.
+    pub fn cut(mut records: Vec<Record>, limit: usize, origin: Origin) -> Self {
+        let more = records.len() > limit;
+        records.truncate(limit);
+        let next = if more { records.last().map(|record| record.key.clone()) } else { None };
+        Self { records, next, origin }
+    }
+}

@@ -1,0 +1,59 @@
+//! The contract of Terrace: what every store, layer and cache is made of.
+//!
+//! A [`Store`] keeps records. Leaf stores talk to an engine; layers are stores around stores and add
+//! one behaviour each; a level is a stack of them. This crate holds the contract and what checks it:
+//!
+//! - the values: [`Key`], [`Value`], [`Version`], [`Record`], [`Token`];
+//! - the contract: [`Store`], five methods, batches first, with [`StoreExt`] for one key;
+//! - the port of caches that cannot be filled with something old: [`Cache`], [`Invalidations`];
+//! - one [`Error`], with a kind for each way in which a caller would act differently;
+//! - time, randomness and background work as parameters: [`Runtime`];
+//! - [`MemoryStore`] and [`MemoryCache`], which need no engine;
+//! - `testkit` (a feature): the contract suites that every store and cache passes, a scripted store
+//!   and a store with faults.
+//!
+//! ```
+//! use terrace_core::{Key, MemoryStore, StoreExt, Value};
+//!
+//! # #[tokio::main(flavor = "current_thread")] async fn main() -> terrace_core::Result<()> {
+//! let store = MemoryStore::default();
+//! let key = Key::new("greeting")?;
+//! let receipt = store.put(key.clone(), Value::new("hello")?).await?;
+//! let record = store.get(&key).await?.expect("just written");
+//! assert_eq!(record.value.as_str(), "hello");
+//! assert_eq!(record.version, receipt.version);
+//! # Ok(()) }
+//! ```
+
+mod answer;
+pub mod cache;
+mod error;
+mod inspection;
+mod key;
+mod memory_cache;
+mod memory_store;
+mod record;
+mod runtime;
+mod store;
+#[cfg(feature = "testkit")]
+pub mod testkit;
+mod token;
+
+pub use answer::{
+    Change, Durability, Idempotency, Origin, Outcome, Page, Precondition, Read, Receipt, Scan,
+    Write,
+};
+pub use cache::{Cache, Entry, Invalidations, Lease, Lookup, Notice, Offer};
+pub use error::{Error, ErrorKind, Result};
+/// What asynchronous methods of object-safe traits answer.
+pub use futures_util::future::BoxFuture;
+pub use inspection::{Figure, Inspection, Status, Unit};
+/// A moment in UTC.
+pub use jiff::Timestamp;
+pub use key::Key;
+pub use memory_cache::{MemoryCache, MemoryCacheOptions};
+pub use memory_store::MemoryStore;
+pub use record::{Record, Value, Version};
+pub use runtime::{Clock, Deadline, Rng, Runtime, Spawn, Task};
+pub use store::{Consistency, ReadOptions, Store, StoreExt, WriteOptions, one};
+pub use token::{Position, Token};

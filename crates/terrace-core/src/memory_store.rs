@@ -1,0 +1,234 @@
+//! Records in this process's memory: the reference of the contract, and the store of every doctest.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fmt;
+use std::ops::Bound;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use jiff::Timestamp;
+
+use crate::{
+    BoxFuture, Change, Durability, Error, ErrorKind, Idempotency, Inspection, Key, Origin, Outcome,
+    Page, Position, Precondition, Read, ReadOptions, Receipt, Record, Result, Runtime, Scan,
+    Status, Store, Token, Unit, Value, Version, Write, WriteOptions,
+};
+
+/// Keeps records in memory, with every promise of the contract except durability: its receipts say
+/// [`Durability::Accepted`]. Not bounded; meant for tests, examples and as the model that other
+/// stores are compared with.
+#[derive(Debug)]
+pub struct MemoryStore {
+    runtime: Runtime,
+    history: Arc<str>,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    rows: BTreeMap<Key, Row>,
+    latest: u64,
+    results: HashMap<String, Done>,
+    closed: bool,
+}
+
+/// A row outlives its record: a deleted one is the tombstone that keeps its version.
+#[derive(Debug)]
+struct Row {
+    value: Option<Value>,
+    version: Version,
+    created_at: Timestamp,
+    updated_at: Timestamp,
+}
+
+#[derive(Debug)]
+struct Done {
+    fingerprint: [u8; 32],
+    receipts: Vec<Receipt>,
+    at: Instant,
+}
+
+impl Default for MemoryStore {
+    fn default() -> Self {
+        Self::new(Runtime::system())
+    }
+}
+
+impl MemoryStore {
+    /// An empty store on this runtime's clock.
+    pub fn new(runtime: Runtime) -> Self {
+        let history = format!("memory-{:08x}", runtime.random() >> 32).into();
+        Self { runtime, history, state: Mutex::default() }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        // Every change of the state is complete when a panic could happen, so poison means nothing.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn open(&self, operation: &'static str) -> Result<MutexGuard<'_, State>> {
+        let state = self.state();
+        if state.closed {
+            let closed = Error::new(ErrorKind::Unavailable, "the store is closed");
+            return Err(closed.during(operation));
+        }
+        Ok(state)
+    }
+
+    fn token(&self, version: Version) -> Token {
+        Token::of(Arc::clone(&self.history), Position { epoch: 0, offset: version.get() })
+    }
+
+    fn answer(&self, key: &Key, row: Option<&Row>) -> Read {
+        let version = row.map_or(Version::NONE, |row| row.version);
+        Read {
+            record: row.and_then(|row| row.record(key)),
+            version,
+            origin: Origin::Primary,
+            age: Duration::ZERO,
+            token: self.token(version),
+        }
+    }
+
+    fn apply(&self, batch: Vec<Write>, how: &WriteOptions) -> Result<Vec<Receipt>> {
+        let mut state = self.open("write")?;
+        let now = self.runtime.now();
+        if let Some(request) = &how.idempotency {
+            state.results.retain(|_, done| now - done.at < Idempotency::KEPT_FOR);
+            if let Some(done) = state.results.get(request.key()) {
+                let same = done.fingerprint == *request.fingerprint();
+                return if same { Ok(done.receipts.clone()) } else { Err(Idempotency::reused()) };
+            }
+        }
+        let wall = self.runtime.wall();
+        let receipts = batch
+            .into_iter()
+            .map(|write| {
+                let (outcome, version) = state.apply(write, wall);
+                Receipt {
+                    outcome,
+                    version,
+                    durability: Durability::Accepted,
+                    token: self.token(version),
+                    origin: Origin::Primary,
+                }
+            })
+            .collect::<Vec<_>>();
+        if let Some(request) = &how.idempotency {
+            let fingerprint = *request.fingerprint();
+            let done = Done { fingerprint, receipts: receipts.clone(), at: now };
+            state.results.insert(request.key().to_owned(), done);
+        }
+        Ok(receipts)
+    }
+
+    fn page(&self, scan: &Scan) -> Result<Page> {
+        let state = self.open("scan")?;
+        let from = match &scan.after {
+            Some(after) => Bound::Excluded(after.clone()),
+            None => Bound::Unbounded,
+        };
+        let records = state
+            .rows
+            .range((from, Bound::Unbounded))
+            .filter(|(key, _)| key.as_str().starts_with(&scan.prefix))
+            .filter_map(|(key, row)| row.record(key))
+            .take(scan.limit + 1)
+            .collect();
+        Ok(Page::cut(records, scan.limit, Origin::Primary))
+    }
+}
+
+impl State {
+    fn apply(&mut self, write: Write, wall: Timestamp) -> (Outcome, Version) {
+        let row = self.rows.get(&write.key);
+        let live = row.filter(|row| row.value.is_some());
+        let current = live.map_or(Version::NONE, |row| row.version);
+        let holds = match write.precondition {
+            Precondition::None => true,
+            Precondition::Absent => live.is_none(),
+            Precondition::Version(wanted) => live.is_some() && current == wanted,
+        };
+        let (outcome, value) = match write.change {
+            _ if !holds => return (Outcome::PreconditionFailed, current),
+            Change::Delete if live.is_none() => return (Outcome::Absent, current),
+            Change::Delete => (Outcome::Deleted, None),
+            Change::Put(value) if live.is_some() => (Outcome::Replaced, Some(value)),
+            Change::Put(value) => (Outcome::Created, Some(value)),
+        };
+        let created_at = live.map_or(wall, |row| row.created_at);
+        self.latest += 1;
+        let version = Version::new(self.latest);
+        self.rows.insert(write.key, Row { value, version, created_at, updated_at: wall });
+        (outcome, version)
+    }
+}
+
+impl Row {
+    fn record(&self, key: &Key) -> Option<Record> {
+        Some(Record {
+            key: key.clone(),
+            value: self.value.clone()?,
+            version: self.version,
+            created_at: self.created_at,
+            updated_at: self.updated_at,
+        })
+    }
+}
+
+impl fmt::Display for MemoryStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("memory")
+    }
+}
+
+impl Store for MemoryStore {
+    fn read<'a>(
+        &'a self,
+        keys: &'a [Key],
+        how: &'a ReadOptions,
+    ) -> BoxFuture<'a, Result<Vec<Read>>> {
+        Box::pin(async move {
+            how.deadline.check(self.runtime.now())?;
+            let state = self.open("read")?;
+            Ok(keys.iter().map(|key| self.answer(key, state.rows.get(key))).collect())
+        })
+    }
+
+    fn write<'a>(
+        &'a self,
+        batch: Vec<Write>,
+        how: &'a WriteOptions,
+    ) -> BoxFuture<'a, Result<Vec<Receipt>>> {
+        Box::pin(async move {
+            how.deadline.check(self.runtime.now())?;
+            self.apply(batch, how)
+        })
+    }
+
+    fn scan<'a>(&'a self, scan: &'a Scan, how: &'a ReadOptions) -> BoxFuture<'a, Result<Page>> {
+        Box::pin(async move {
+            how.deadline.check(self.runtime.now())?;
+            self.page(scan)
+        })
+    }
+
+    fn inspect(&self) -> BoxFuture<'_, Inspection> {
+        Box::pin(async move {
+            let state = self.state();
+            let tree = Inspection::new("memory");
+            if state.closed {
+                return tree.status(Status::Down, "closed");
+            }
+            let live = state.rows.values().filter(|row| row.value.is_some()).count();
+            tree.gauge("records", live as u64, Unit::Count)
+        })
+    }
+
+    fn close(&self) -> BoxFuture<'_, Result<()>> {
+        Box::pin(async move {
+            self.state().closed = true;
+            Ok(())
+        })
+    }
+}

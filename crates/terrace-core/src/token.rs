@@ -1,0 +1,205 @@
+//! Proof of what a client has seen.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::str::FromStr;
+use std::sync::Arc;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+
+use crate::{Error, Result};
+
+/// How far one history has come: an epoch, and an offset within it.
+///
+/// A history is what one database (a primary with its replicas, one shard, one region's log) went
+/// through. The epoch grows when the history forks (a PostgreSQL timeline after a promotion); the
+/// offset grows with every write (a version, an LSN, a position in a log).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Position {
+    /// Which branch of the history.
+    pub epoch: u64,
+    /// How far along it.
+    pub offset: u64,
+}
+
+/// Proof of what a client has seen: for each history a position that a later read must have reached.
+///
+/// Clients get it as opaque text in `Terrace-Token` and send it back. Histories have the names of
+/// their databases, so a token that comes from other databases asks nothing here. Two tokens merge
+/// by taking the later position of each history; the empty token asks nothing.
+///
+/// ```
+/// # use terrace_core::{Position, Token};
+/// let token = Token::of("db-7f3a", Position { epoch: 0, offset: 42 });
+/// let sent = token.to_string();
+/// assert_eq!(sent.parse::<Token>()?, token);
+/// assert_eq!(token.position("db-7f3a").unwrap().offset, 42);
+/// assert!(token.position("another").is_none());
+/// assert!("garbage".parse::<Token>().is_err());
+/// # Ok::<(), terrace_core::Error>(())
+/// ```
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Token {
+    // Nearly every token has one mark; it is kept without a map and shares its name.
+    first: Option<(Arc<str>, Position)>,
+    rest: BTreeMap<Arc<str>, Position>,
+}
+
+impl Token {
+    /// The format's version, the first byte of the text form.
+    const FORMAT: u8 = 1;
+    /// A client can send any text; more histories than this are refused.
+    const MAX_MARKS: usize = 64;
+
+    /// A token that asks for this position of this history. A name has 1 to 255 bytes.
+    pub fn of(history: impl Into<Arc<str>>, position: Position) -> Self {
+        Self { first: Some((history.into(), position)), rest: BTreeMap::new() }
+    }
+
+    /// Whether it asks nothing.
+    pub fn is_empty(&self) -> bool {
+        self.first.is_none()
+    }
+
+    /// What it asks of this history.
+    pub fn position(&self, history: &str) -> Option<Position> {
+        self.marks().find(|(name, _)| &***name == history).map(|(_, position)| position)
+    }
+
+    /// Whether an answer that proves this token satisfies a client that asks for `asked`.
+    ///
+    /// Every history of this token must have come as far as asked. Histories that only `asked` knows
+    /// are of other databases and do not count, so an answer names each history that it comes from.
+    pub fn covers(&self, asked: &Self) -> bool {
+        self.marks().all(|(name, mine)| asked.position(name).is_none_or(|floor| mine >= floor))
+    }
+
+    /// Asks from now on what `other` asks, too.
+    pub fn merge(&mut self, other: &Self) {
+        for (name, position) in other.marks() {
+            match &mut self.first {
+                None => self.first = Some((Arc::clone(name), position)),
+                Some((first, mine)) if first == name => *mine = position.max(*mine),
+                Some(_) => {
+                    let mine = self.rest.entry(Arc::clone(name)).or_default();
+                    *mine = position.max(*mine);
+                }
+            }
+        }
+    }
+
+    fn marks(&self) -> impl Iterator<Item = (&Arc<str>, Position)> {
+        let first = self.first.iter().map(|(name, position)| (name, *position));
+        first.chain(self.rest.iter().map(|(name, position)| (name, *position)))
+    }
+}
+
+impl fmt::Display for Token {
+    /// Base64url of a version byte and, for each history, its name and position.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut bytes = Vec::with_capacity(40);
+        bytes.push(Self::FORMAT);
+        for (name, position) in self.marks() {
+            let name = &name.as_bytes()[..name.len().min(255)];
+            #[expect(clippy::cast_possible_truncation, reason = "cut to 255 bytes above")]
+            bytes.push(name.len() as u8);
+            bytes.extend_from_slice(name);
+            put_varint(&mut bytes, position.epoch);
+            put_varint(&mut bytes, position.offset);
+        }
+        f.write_str(&URL_SAFE_NO_PAD.encode(bytes))
+    }
+}
+
+impl FromStr for Token {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let wrong = || Error::invalid("token is not one that Terrace gave; send it back unchanged");
+        let bytes = URL_SAFE_NO_PAD.decode(text).map_err(|_| wrong())?;
+        let (&format, mut rest) = bytes.split_first().ok_or_else(wrong)?;
+        if format != Self::FORMAT {
+            return Err(wrong());
+        }
+        let mut token = Self::default();
+        for _ in 0..=Self::MAX_MARKS {
+            let Some((&length, tail)) = rest.split_first() else { return Ok(token) };
+            let (name, tail) = tail.split_at_checked(usize::from(length)).ok_or_else(wrong)?;
+            let name = std::str::from_utf8(name).map_err(|_| wrong())?;
+            let (epoch, tail) = take_varint(tail).ok_or_else(wrong)?;
+            let (offset, tail) = take_varint(tail).ok_or_else(wrong)?;
+            token.merge(&Self::of(name, Position { epoch, offset }));
+            rest = tail;
+        }
+        Err(wrong())
+    }
+}
+
+/// LEB128, as in DWARF and protobuf: seven bits a byte, low bits first.
+fn put_varint(bytes: &mut Vec<u8>, mut number: u64) {
+    while number >= 0x80 {
+        bytes.push((number & 0x7f) as u8 | 0x80);
+        number >>= 7;
+    }
+    bytes.push((number & 0x7f) as u8);
+}
+
+fn take_varint(bytes: &[u8]) -> Option<(u64, &[u8])> {
+    let mut number = 0u64;
+    for (index, &byte) in bytes.iter().take(10).enumerate() {
+        let bits = u64::from(byte & 0x7f);
+        number |= bits.checked_shl(7 * u32::try_from(index).ok()?)?;
+        if byte < 0x80 {
+            return Some((number, &bytes[index + 1..]));
+        }
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn tokens() -> impl Strategy<Value = Token> {
+        proptest::collection::vec(("[a-z:0-9-]{1,12}", any::<u64>(), any::<u64>()), 0..6).prop_map(
+            |marks| {
+                let mut token = Token::default();
+                for (name, epoch, offset) in marks {
+                    token.merge(&Token::of(name, Position { epoch, offset }));
+                }
+                token
+            },
+        )
+    }
+
+    fn asks(token: &Token) -> BTreeMap<Arc<str>, Position> {
+        token.marks().map(|(name, position)| (Arc::clone(name), position)).collect()
+    }
+
+    proptest! {
+        #[test]
+        fn text_keeps_what_is_asked(token in tokens()) {
+            prop_assert_eq!(asks(&token.to_string().parse().unwrap()), asks(&token));
+        }
+
+        #[test]
+        fn merging_is_commutative_associative_and_idempotent(a in tokens(), b in tokens(), c in tokens()) {
+            let merged = |parts: &[&Token]| {
+                let mut all = Token::default();
+                parts.iter().for_each(|part| all.merge(part));
+                asks(&all)
+            };
+            prop_assert_eq!(merged(&[&a, &b]), merged(&[&b, &a]));
+            prop_assert_eq!(merged(&[&a, &b, &c]), merged(&[&c, &b, &a]));
+            prop_assert_eq!(merged(&[&a, &a]), asks(&a));
+        }
+
+        #[test]
+        fn any_text_is_parsed_or_refused(text in "[A-Za-z0-9_-]{0,80}") {
+            let _ = text.parse::<Token>();
+        }
+    }
+}

@@ -1,0 +1,8 @@
+//! The contract on the real engines, and what each engine promises beyond it.
+
+#[cfg(feature = "postgres")]
+mod postgres;
+#[cfg(feature = "redis")]
+mod redis;
+#[cfg(feature = "sqlite")]
+mod sqlite;
