@@ -36,6 +36,7 @@ mod record;
 mod runtime;
 mod store;
 #[cfg(feature = "testkit")]
+#[allow(clippy::expect_used, reason = "a suite fails by panicking")]
 pub mod testkit;
 mod token;
 

@@ -1,1 +1,68 @@
-//! placeholder
+//! What checks stores, layers and caches: contract suites, a scripted store, stores with faults.
+//!
+//! - [`store_contract!`](crate::store_contract) makes one test of each property that every
+//!   [`Store`](crate::Store) keeps, leaf or layer, on any engine.
+//! - [`cache_contract!`](crate::cache_contract) does the same for every [`Cache`](crate::Cache).
+//! - [`Scripted`] hands each call to the test, which answers when and how it likes: the way to force
+//!   a race without a sleep.
+//! - [`FaultyStore`] and [`FaultyCache`] delay, fail, and lose replies as a seed decides.
+
+pub mod cache_contract;
+mod faults;
+mod scripted;
+pub mod store_contract;
+
+use std::any::Any;
+use std::fmt;
+use std::sync::Arc;
+
+pub use faults::{FaultRates, FaultyCache, FaultyStore};
+pub use scripted::{Call, Hand, ReadCall, ScanCall, Scripted, WriteCall};
+
+use crate::{Cache, Key, Store, Value};
+
+/// A store under test, with whatever must live as long as it (a directory, a server).
+pub struct Fixture<T: ?Sized> {
+    /// The thing under test.
+    pub subject: Arc<T>,
+    _guard: Box<dyn Any + Send + Sync>,
+}
+
+/// A store under test.
+pub type StoreFixture = Fixture<dyn Store>;
+/// A cache under test.
+pub type CacheFixture = Fixture<dyn Cache>;
+
+impl<T: ?Sized> Fixture<T> {
+    /// A subject that needs nothing beside it.
+    pub fn new(subject: Arc<T>) -> Self {
+        Self::guarded(subject, ())
+    }
+
+    /// A subject that needs `guard` to live as long as itself.
+    pub fn guarded(subject: Arc<T>, guard: impl Any + Send + Sync) -> Self {
+        Self { subject, _guard: Box::new(guard) }
+    }
+}
+
+impl<T: ?Sized> fmt::Debug for Fixture<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Fixture")
+    }
+}
+
+/// A key in a test.
+///
+/// # Panics
+/// When the text is no key.
+pub fn key(text: impl AsRef<str>) -> Key {
+    Key::new(text).expect("the test gives a good key")
+}
+
+/// A value in a test.
+///
+/// # Panics
+/// When the text is no value.
+pub fn value(text: impl AsRef<str>) -> Value {
+    Value::new(text).expect("the test gives a good value")
+}

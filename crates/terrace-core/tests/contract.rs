@@ -1,0 +1,24 @@
+//! The reference store keeps the contract that it is the reference of.
+
+use std::sync::Arc;
+
+use terrace_core::testkit::{FaultRates, FaultyStore, StoreFixture};
+use terrace_core::{MemoryStore, Runtime};
+
+async fn memory() -> StoreFixture {
+    StoreFixture::new(Arc::new(MemoryStore::default()))
+}
+
+terrace_core::store_contract!(memory);
+
+mod without_faults {
+    use super::*;
+
+    async fn faultless() -> StoreFixture {
+        let inner = Arc::new(MemoryStore::default());
+        let layer = FaultyStore::new(inner, FaultRates::default(), Runtime::seeded(1));
+        StoreFixture::new(Arc::new(layer))
+    }
+
+    terrace_core::store_contract!(faultless);
+}
