@@ -130,6 +130,20 @@ impl Inspection {
         self
     }
 
+    /// The notes of the parts that are not healthy, from the top, in one line; empty when all are.
+    pub fn reason(&self) -> String {
+        let mut notes = Vec::new();
+        self.gather_notes(&mut notes);
+        notes.join("; ")
+    }
+
+    fn gather_notes<'a>(&'a self, notes: &mut Vec<&'a str>) {
+        if self.status != Status::Healthy && !self.note.is_empty() && !notes.contains(&&*self.note) {
+            notes.push(&self.note);
+        }
+        self.children.iter().for_each(|child| child.gather_notes(notes));
+    }
+
     /// The first part of this name in the tree, itself included, nearest to the top.
     pub fn find(&self, name: &str) -> Option<&Self> {
         let mut level = vec![self];

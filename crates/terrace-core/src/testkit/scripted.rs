@@ -89,7 +89,6 @@ impl Scripted {
     pub const HISTORY: &'static str = "scripted";
 
     /// A store, and the hand that answers its calls.
-    #[expect(clippy::new_ret_no_self, reason = "a store without its hand would wait for ever")]
     pub fn new() -> (Arc<Self>, Hand) {
         let (sender, calls) = mpsc::unbounded_channel();
         let down = Arc::new(AtomicBool::new(false));

@@ -1,0 +1,91 @@
+//! One PostgreSQL and one Redis for all tests of a binary, started by the first test that asks.
+//!
+//! They live in temporary directories that are removed when the test binary ends, however it ends.
+//! They belong to no runtime: tests with a runtime each share them. A test whose engine is missing
+//! fails, and says what to install.
+
+use std::env;
+use std::path::PathBuf;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::error::{LabError, Result};
+use crate::home::random_name;
+use crate::{PostgresOptions, PostgresServer, RedisOptions, RedisServer};
+
+/// The shared PostgreSQL, with durable settings and room for 300 connections.
+///
+/// Do not stop, pause or restart it: other tests use it at the same time. It blocks for about two
+/// seconds at the first call.
+///
+/// # Panics
+/// When PostgreSQL cannot be started; the message says what to do.
+pub fn postgres() -> &'static PostgresServer {
+    static SERVER: OnceLock<PostgresServer> = OnceLock::new();
+    SERVER.get_or_init(|| {
+        or_fail(temporary_directory("postgres").and_then(|directory| {
+            PostgresServer::start_blocking(&PostgresOptions {
+                settings: vec![("max_connections".into(), "300".into())],
+                temporary: true,
+                ..PostgresOptions::new(directory)
+            })
+        }))
+    })
+}
+
+/// The URL of a new, empty database on [`postgres`].
+///
+/// # Panics
+/// When PostgreSQL cannot be started or refuses; the message says what to do.
+#[must_use]
+pub fn fresh_database() -> String {
+    static NEXT: AtomicU64 = AtomicU64::new(1);
+    let name = format!("test_{}", NEXT.fetch_add(1, Ordering::Relaxed));
+    or_fail(postgres().create_database_blocking(&name))
+}
+
+/// The shared Redis, without persistence.
+///
+/// Do not stop, pause, restart or flush it: other tests use it at the same time.
+///
+/// # Panics
+/// When Redis cannot be started; the message says what to do.
+pub fn redis() -> &'static RedisServer {
+    static SERVER: OnceLock<RedisServer> = OnceLock::new();
+    SERVER.get_or_init(|| {
+        or_fail(temporary_directory("redis").and_then(|directory| {
+            RedisServer::start_blocking(&RedisOptions {
+                temporary: true,
+                ..RedisOptions::new(directory)
+            })
+        }))
+    })
+}
+
+/// A part of the shared Redis that no other test uses.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FreshPrefix {
+    /// The URL of [`redis`].
+    pub url: String,
+    /// What all keys of the test begin with, such as `test_7:`.
+    pub prefix: String,
+}
+
+/// The URL of [`redis`] and a prefix for keys that no other test of this binary gets.
+///
+/// # Panics
+/// When Redis cannot be started; the message says what to do.
+#[must_use]
+pub fn fresh_prefix() -> FreshPrefix {
+    static NEXT: AtomicU64 = AtomicU64::new(1);
+    let prefix = format!("test_{}:", NEXT.fetch_add(1, Ordering::Relaxed));
+    FreshPrefix { url: redis().url(), prefix }
+}
+
+fn temporary_directory(engine: &str) -> Result<PathBuf> {
+    Ok(env::temp_dir().join(format!("terrace-lab-{engine}-{}", random_name()?)))
+}
+
+fn or_fail<T>(outcome: Result<T, LabError>) -> T {
+    outcome.unwrap_or_else(|error| panic!("{error}"))
+}

@@ -1,0 +1,10 @@
+//! Private servers against real PostgreSQL and Redis programs on this machine.
+
+#![expect(clippy::expect_used, reason = "a test that cannot go on fails, its helpers too")]
+
+mod client;
+mod parents_end;
+mod postgres;
+mod redis;
+mod root;
+mod shared;
