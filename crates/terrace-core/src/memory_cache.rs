@@ -1,4 +1,4 @@
-//! Records cached in this process's memory: the far cache when embedded, and the near cache's store.
+//! Records cached in memory: the far cache when embedded, and what a near cache keeps them in.
 
 mod notices;
 mod slot;
@@ -270,13 +270,12 @@ impl MemoryCache {
         if known < version || known == Version::UNKNOWN {
             self.stripes.void_leases(key);
         }
-        let guard = Guard {
-            floor: known.max(version),
-            until: now.saturating_add(nanos(self.options.tombstone_ttl)),
-        };
+        let until = now.saturating_add(nanos(self.options.tombstone_ttl));
+        let guard = guard.after(version, now, until);
         // An entry as new as the write stays; the guard beside it still keeps older fills out when
         // the entry has expired.
-        let content = content.filter(|it| it.version >= version && it.is_live(now, self.stripes.epoch()));
+        let content =
+            content.filter(|it| it.version >= version && it.is_live(now, self.stripes.epoch()));
         #[cfg(feature = "mutants")]
         let (content, guard) = match self.mutant == Some(Mutant::Naive) {
             true => (None, Guard::NONE),

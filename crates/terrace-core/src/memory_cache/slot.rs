@@ -33,8 +33,11 @@ pub(super) struct Content {
 /// A tombstone: fills older than this are refused for a while. Stands beside a newer entry, too.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Guard {
-    pub(super) floor: Version,
-    pub(super) until: u64,
+    floor: Version,
+    until: u64,
+    /// Until then every fill is refused: a write of unknown outcome may still come. Kept apart from
+    /// the floor, so that later writes do not prolong the doubt.
+    doubt_until: u64,
 }
 
 impl Content {
@@ -57,15 +60,40 @@ impl Content {
 }
 
 impl Guard {
-    pub(super) const NONE: Self = Self { floor: Version::NONE, until: 0 };
+    pub(super) const NONE: Self = Self { floor: Version::NONE, until: 0, doubt_until: 0 };
 
     pub(super) fn holds_at(self, now: u64) -> bool {
-        now < self.until
+        now < self.until.max(self.doubt_until)
     }
 
     /// What a fill must reach at least.
     pub(super) fn floor_at(self, now: u64) -> Version {
-        if self.holds_at(now) { self.floor } else { Version::NONE }
+        if now < self.doubt_until {
+            Version::UNKNOWN
+        } else if now < self.until {
+            self.floor
+        } else {
+            Version::NONE
+        }
+    }
+
+    /// This guard after a write at `version`, which it remembers up to `until`.
+    pub(super) fn after(self, version: Version, now: u64, until: u64) -> Self {
+        if version == Version::UNKNOWN {
+            return Self { doubt_until: until, ..self };
+        }
+        let floor = if now < self.until { self.floor.max(version) } else { version };
+        Self { floor, until, ..self }
+    }
+
+    /// What both refuse.
+    pub(super) fn and(self, other: Self, now: u64) -> Self {
+        let floor = |guard: Self| if now < guard.until { guard.floor } else { Version::NONE };
+        Self {
+            floor: floor(self).max(floor(other)),
+            until: self.until.max(other.until),
+            doubt_until: self.doubt_until.max(other.doubt_until),
+        }
     }
 }
 

@@ -82,9 +82,7 @@ impl Stripes {
     }
 
     pub(super) fn epoch_of(lease: Lease) -> u32 {
-        #[expect(clippy::cast_possible_truncation, reason = "the high half of 64 bits")]
-        let epoch = (lease.0 >> 32) as u32;
-        epoch
+        (lease.0 >> 32) as u32
     }
 
     pub(super) fn next_epoch(&self) {
@@ -99,16 +97,14 @@ impl Stripes {
     /// Counts an eviction and keeps what its tombstone still has to do.
     pub(super) fn evicted(&self, key: &Key, guard: Guard) {
         self.evictions.fetch_add(1, Ordering::Relaxed);
-        if guard.until == 0 {
+        // Most entries have no guard, and then the clock need not be read.
+        if !guard.holds_at(0) {
             return;
         }
         let now = nanos(self.runtime.now().saturating_duration_since(self.started));
         if guard.holds_at(now) {
             let mut floor = self.floor_lock(key);
-            *floor = Guard {
-                floor: floor.floor_at(now).max(guard.floor),
-                until: floor.until.max(guard.until),
-            };
+            *floor = floor.and(guard, now);
         }
     }
 

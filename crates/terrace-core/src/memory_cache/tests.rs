@@ -69,9 +69,13 @@ async fn entries_age_and_expire() {
 async fn a_doubt_ends_with_its_tombstone() {
     let (cache, key) = (small(exact()), key("doubt"));
     cache.written(&[(key.clone(), Version::UNKNOWN)]);
-    assert!(!fill(&cache, &key, Some("one"), 1));
-    tokio::time::advance(Duration::from_secs(60)).await;
-    assert!(fill(&cache, &key, Some("one"), 1));
+    tokio::time::advance(Duration::from_secs(59)).await;
+    // A later write neither ends nor prolongs it.
+    cache.written(&[(key.clone(), Version::new(5))]);
+    assert!(!fill(&cache, &key, Some("five"), 5));
+    tokio::time::advance(Duration::from_secs(1)).await;
+    assert!(!fill(&cache, &key, Some("four"), 4));
+    assert!(fill(&cache, &key, Some("five"), 5));
 }
 
 #[tokio::test(start_paused = true)]
@@ -90,7 +94,11 @@ async fn an_echo_of_a_known_write_voids_no_lease() {
     cache.written(&[(key.clone(), Version::new(2))]);
     let reader = lease(&cache, &key);
     cache.written(&[(key.clone(), Version::new(2))]);
-    assert!(cache.offer(Offer { key: key.clone(), lease: reader, entry: entry(&key, Some("2"), 2) }));
+    assert!(cache.offer(Offer {
+        key: key.clone(),
+        lease: reader,
+        entry: entry(&key, Some("2"), 2)
+    }));
     cache.written(&[(key.clone(), Version::new(2))]);
     assert!(hit(&cache, &key).is_some(), "as new as the write");
     cache.written(&[(key.clone(), Version::new(3))]);

@@ -1,0 +1,291 @@
+//! Answers reads from a shared cache, which writes empty after their commit.
+
+mod far;
+mod reads;
+mod undelivered;
+mod writes;
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use terrace_core::{
+    BoxFuture, Cache, Deadline, Error, ErrorKind, Inspection, Key, Page, Read, ReadOptions,
+    Receipt, Result, Runtime, Scan, Status, Store, Unit, Write, WriteOptions,
+};
+use tokio::sync::watch;
+
+use far::Far;
+pub(crate) use reads::{proof, satisfies};
+use undelivered::Undelivered;
+pub(crate) use writes::written;
+
+/// How long [`CacheAside`] waits for its cache, and what it remembers while it cannot reach it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CacheAsideOptions {
+    /// How long a lookup and an invalidation may take before the cache counts as failing. 250 ms.
+    pub cache_timeout: Duration,
+    /// How long a failing cache is left alone before the next read tries it. 200 ms.
+    pub rest: Duration,
+    /// How long the answer of a miss may wait until the cache has taken it, so that the next read
+    /// of the same client is a hit. 50 ms; what takes longer is given up.
+    pub fill_wait: Duration,
+    /// How long a load may take to be offered to the cache; must be well below the lifetime of the
+    /// cache's tombstones (60 s). 30 s.
+    pub max_load: Duration,
+    /// How many keys whose invalidation could not be delivered are remembered one by one. Beyond
+    /// that no key is trusted until the cache has been cleared. 100 000.
+    pub max_undelivered: usize,
+    /// How long to wait before an invalidation is tried again; doubles up to
+    /// [`CacheAsideOptions::max_retry`]. 50 ms.
+    pub retry: Duration,
+    /// The longest wait before an invalidation is tried again. 5 s.
+    pub max_retry: Duration,
+}
+
+impl Default for CacheAsideOptions {
+    fn default() -> Self {
+        Self {
+            cache_timeout: Duration::from_millis(250),
+            rest: Duration::from_millis(200),
+            fill_wait: Duration::from_millis(50),
+            max_load: Duration::from_secs(30),
+            max_undelivered: 100_000,
+            retry: Duration::from_millis(50),
+            max_retry: Duration::from_secs(5),
+        }
+    }
+}
+
+/// A layer that keeps a shared [`Cache`] beside its inner store.
+///
+/// **What it is.** Cache-aside that cannot be filled with something old: entries are ordered by the
+/// record's version, and fills need a lease from before the load (see [`terrace_core::cache`]).
+///
+/// **On read.** Asks the cache for all keys in one call. Hits answer as [`Origin::Far`] with their
+/// age, if they are as new as the token and the staleness asked for. All others are loaded from the
+/// inner store in one batch, answered, and offered to the cache; the answer waits for that, up to
+/// `fill_wait`, so that what follows a miss is a hit. A [`Strong`] read goes past the cache and
+/// does not fill it. Knowing that there is no record is cached, too.
+///
+/// **On write.** Writes to the inner store, then invalidates the applied keys at their new
+/// versions, and answers when that was delivered. Both run in a task of their own, so a caller that
+/// goes away between commit and invalidation changes nothing. When nobody knows whether a write was
+/// applied, its keys stay out of the cache until a tombstone expires.
+///
+/// **On delete.** As on write; the tombstone has the version of the deletion.
+///
+/// **On failure.** A cache that fails or is too slow is left alone for `rest`: reads go to the
+/// inner store and never fail for its sake. Put a `ConcurrencyLimit` below, or a dead cache lets
+/// all of its load through. An invalidation that could not be delivered puts its key on a list
+/// before the receipt is answered. Reads of listed keys go past the cache, fills of them are not
+/// offered, and a background task repeats the invalidation until the cache took it; only then the
+/// key leaves the list. A fill that slips through in between is overwritten by that tombstone and
+/// never read by this instance. *Other* instances may read the old entry until it is delivered,
+/// since nobody can tell them; and if this process dies first, until the entry expires.
+///
+/// **Defaults.** See [`CacheAsideOptions`]: 250 ms a cache call, 50 ms a fill, loads up to 30 s,
+/// 100 000 undelivered keys.
+///
+/// **Where it belongs.** Above whatever commits, below whatever is nearer to the client:
+/// `NearCache(CacheAside(redis, Coalesce(postgres)))`. Wrong: `Coalesce(CacheAside(..))` makes hits
+/// wait for misses; two of them over one cache with a `WriteBuffer` in between would invalidate
+/// before the commit.
+///
+/// **What it gives up.** While a write is between its commit and its acknowledgement, one reader
+/// may see the new record and a later one still the old. Lists (`scan`) are not cached. A database
+/// that was restored to an earlier time needs a cleared cache, because versions went back. When
+/// more than `max_undelivered` invalidations were waiting, the cache is cleared, which ends the
+/// protection of writes of unknown outcome.
+///
+/// [`Origin::Far`]: terrace_core::Origin::Far
+/// [`Strong`]: terrace_core::Consistency::Strong
+///
+/// ```
+/// # use std::sync::Arc;
+/// # use terrace_core::{Key, MemoryCache, MemoryCacheOptions, MemoryStore, Origin, ReadOptions};
+/// # use terrace_core::{Runtime, StoreExt, Value};
+/// # use terrace_layers::{CacheAside, CacheAsideOptions};
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> terrace_core::Result<()> {
+/// let runtime = Runtime::system();
+/// let cache = Arc::new(MemoryCache::new(MemoryCacheOptions::default(), runtime.clone()));
+/// let inner = Arc::new(MemoryStore::new(runtime.clone()));
+/// let store = CacheAside::new(inner, cache, CacheAsideOptions::default(), runtime);
+/// assert_eq!(store.to_string(), "CacheAside(memory, memory)");
+///
+/// let key = Key::new("a")?;
+/// store.put(key.clone(), Value::new("1")?).await?;
+/// let origins = [
+///     store.get_read(&key, &ReadOptions::default()).await?.origin,
+///     store.get_read(&key, &ReadOptions::default()).await?.origin,
+/// ];
+/// assert_eq!(origins, [Origin::Primary, Origin::Far]);
+/// # Ok(()) }
+/// ```
+#[derive(Debug)]
+pub struct CacheAside {
+    shared: Arc<Shared>,
+}
+
+/// What reads, detached writes and the delivery of invalidations share.
+#[derive(Debug)]
+struct Shared {
+    inner: Arc<dyn Store>,
+    far: Far,
+    undelivered: Undelivered,
+    options: CacheAsideOptions,
+    runtime: Runtime,
+    hits: AtomicU64,
+    misses: AtomicU64,
+    bypassed: AtomicU64,
+    /// Writes that have begun and not ended; `close` waits for them.
+    writing: watch::Sender<usize>,
+    closed: AtomicBool,
+    #[cfg(feature = "mutants")]
+    mutant: Option<Mutant>,
+}
+
+#[cfg(feature = "mutants")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Mutant {
+    InvalidatesFirst,
+    Forgets,
+}
+
+impl CacheAside {
+    /// Keeps `cache` beside `inner`.
+    pub fn new(
+        inner: Arc<dyn Store>,
+        cache: Arc<dyn Cache>,
+        options: CacheAsideOptions,
+        runtime: Runtime,
+    ) -> Self {
+        let shared = Shared {
+            inner,
+            far: Far::new(cache, options.cache_timeout, options.rest, runtime.clone()),
+            undelivered: Undelivered::new(options.max_undelivered),
+            options,
+            runtime,
+            hits: AtomicU64::new(0),
+            misses: AtomicU64::new(0),
+            bypassed: AtomicU64::new(0),
+            writing: watch::Sender::new(0),
+            closed: AtomicBool::new(false),
+            #[cfg(feature = "mutants")]
+            mutant: None,
+        };
+        Self { shared: Arc::new(shared) }
+    }
+
+    /// Forgets everything that is cached, for every instance that shares the cache.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Unavailable`] when the cache cannot be reached; nothing was forgotten.
+    pub async fn clear(&self) -> Result<()> {
+        self.shared.far.clear().await
+    }
+
+    /// A broken variant for tests that prove that they would notice: invalidates before the commit.
+    #[cfg(feature = "mutants")]
+    #[must_use]
+    pub fn invalidating_first(self) -> Self {
+        self.mutated(Mutant::InvalidatesFirst)
+    }
+
+    /// A broken variant: forgets invalidations that could not be delivered.
+    #[cfg(feature = "mutants")]
+    #[must_use]
+    pub fn forgetting(self) -> Self {
+        self.mutated(Mutant::Forgets)
+    }
+
+    #[cfg(feature = "mutants")]
+    #[expect(clippy::expect_used, reason = "called right after `new`")]
+    fn mutated(mut self, mutant: Mutant) -> Self {
+        Arc::get_mut(&mut self.shared).expect("nothing runs yet").mutant = Some(mutant);
+        self
+    }
+}
+
+impl Shared {
+    fn open(&self) -> Result<()> {
+        if self.closed.load(Ordering::Acquire) {
+            return Err(Error::new(ErrorKind::Unavailable, "the store is closed"));
+        }
+        Ok(())
+    }
+
+    async fn inspect(&self) -> Inspection {
+        let (inner, cache) = tokio::join!(self.inner.inspect(), self.far.inspect());
+        let undelivered = self.undelivered.len();
+        let count = |count: &AtomicU64| count.load(Ordering::Relaxed);
+        let tree = Inspection::new("cache-aside")
+            .option("cache_timeout", format_args!("{} ms", self.options.cache_timeout.as_millis()))
+            .option("max_undelivered", self.options.max_undelivered)
+            .counter("hits", count(&self.hits))
+            .counter("misses", count(&self.misses))
+            .counter("bypassed", count(&self.bypassed))
+            .gauge("undelivered", undelivered, Unit::Count);
+        let tree = if self.far.has_just_failed() {
+            let note = "the cache does not answer; reads go to the store below until it does";
+            tree.status(Status::Degraded, note)
+        } else if undelivered > 0 {
+            let note = "written keys bypass the cache until it has taken their invalidations";
+            tree.status(Status::Degraded, note)
+        } else {
+            tree
+        };
+        tree.needs(inner).helped_by(cache)
+    }
+
+    async fn close(self: &Arc<Self>) -> Result<()> {
+        if self.closed.swap(true, Ordering::AcqRel) {
+            return Ok(());
+        }
+        let deadline = Deadline::at(self.runtime.now() + self.options.max_load);
+        let mut writing = self.writing.subscribe();
+        let _ = self.runtime.within(deadline, writing.wait_for(|writing| *writing == 0)).await;
+        let delivered = self.deliver_the_rest().await;
+        let cache = self.far.close().await;
+        self.inner.close().await?;
+        delivered.and(cache)
+    }
+}
+
+impl fmt::Display for CacheAside {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "CacheAside({}, {})", self.shared.far, self.shared.inner)
+    }
+}
+
+#[deny(clippy::missing_trait_methods)]
+impl Store for CacheAside {
+    fn read<'a>(
+        &'a self,
+        keys: &'a [Key],
+        how: &'a ReadOptions,
+    ) -> BoxFuture<'a, Result<Vec<Read>>> {
+        Box::pin(self.shared.read(keys, how))
+    }
+
+    fn write<'a>(
+        &'a self,
+        batch: Vec<Write>,
+        how: &'a WriteOptions,
+    ) -> BoxFuture<'a, Result<Vec<Receipt>>> {
+        Box::pin(writes::write(&self.shared, batch, how))
+    }
+
+    fn scan<'a>(&'a self, scan: &'a Scan, how: &'a ReadOptions) -> BoxFuture<'a, Result<Page>> {
+        self.shared.inner.scan(scan, how)
+    }
+
+    fn inspect(&self) -> BoxFuture<'_, Inspection> {
+        Box::pin(self.shared.inspect())
+    }
+
+    fn close(&self) -> BoxFuture<'_, Result<()>> {
+        Box::pin(self.shared.close())
+    }
+}

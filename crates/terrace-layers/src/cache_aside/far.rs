@@ -1,0 +1,142 @@
+//! The cache as `CacheAside` calls it: never for long, and not at all while it fails.
+
+use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use terrace_core::{
+    Cache, Deadline, Error, ErrorKind, Inspection, Key, Lookup, Offer, Result, Runtime, Version,
+};
+
+#[derive(Debug)]
+pub(super) struct Far {
+    cache: Arc<dyn Cache>,
+    timeout: Duration,
+    rest: Duration,
+    runtime: Runtime,
+    /// Read by every call; all else only while it is set.
+    failing: AtomicBool,
+    rests_until: Mutex<Option<Instant>>,
+}
+
+impl Far {
+    pub(super) fn new(
+        cache: Arc<dyn Cache>,
+        timeout: Duration,
+        rest: Duration,
+        runtime: Runtime,
+    ) -> Self {
+        let failing = AtomicBool::new(false);
+        Self { cache, timeout, rest, runtime, failing, rests_until: Mutex::new(None) }
+    }
+
+    fn is_failing(&self) -> bool {
+        self.failing.load(Ordering::Acquire)
+    }
+
+    /// Whether a call failed just now. Without traffic nobody finds out that the cache is back, so
+    /// an old failure says nothing.
+    pub(super) fn has_just_failed(&self) -> bool {
+        self.is_failing() && self.rests_until().is_some_and(|until| self.runtime.now() < until)
+    }
+
+    /// Whether to leave the cache alone now. While it fails, one caller a `rest` is told to try.
+    pub(super) fn is_resting(&self) -> bool {
+        if !self.is_failing() {
+            return false;
+        }
+        let mut until = self.rests_until();
+        let now = self.runtime.now();
+        if until.is_some_and(|until| now < until) {
+            return true;
+        }
+        *until = Some(now + self.rest);
+        false
+    }
+
+    /// What the cache has of each key, or nothing when it has no say now.
+    pub(super) async fn get(&self, keys: &[Key], deadline: Deadline) -> Option<Vec<Lookup>> {
+        if self.is_resting() {
+            return None;
+        }
+        let lookups = self.call(self.timeout, deadline, self.cache.get(keys)).await.ok()?;
+        (lookups.len() == keys.len()).then_some(lookups)
+    }
+
+    /// Offers what was loaded, waiting no longer than this.
+    pub(super) async fn fill(&self, offers: Vec<Offer>, wait: Duration, deadline: Deadline) {
+        let _ = self.call(wait, deadline, self.cache.fill(offers)).await;
+    }
+
+    /// Delivers invalidations, or fails within the timeout.
+    pub(super) async fn invalidate(
+        &self,
+        written: &[(Key, Version)],
+        deadline: Deadline,
+    ) -> Result<()> {
+        self.call(self.timeout, deadline, self.cache.invalidate(written)).await
+    }
+
+    pub(super) async fn clear(&self) -> Result<()> {
+        self.call(self.timeout, Deadline::NEVER, self.cache.clear()).await
+    }
+
+    pub(super) async fn inspect(&self) -> Inspection {
+        self.cache.inspect().await
+    }
+
+    pub(super) async fn close(&self) -> Result<()> {
+        self.cache.close().await
+    }
+
+    async fn call<T>(
+        &self,
+        time: Duration,
+        deadline: Deadline,
+        work: impl Future<Output = Result<T>>,
+    ) -> Result<T> {
+        let own = Deadline::at(self.runtime.now() + time);
+        let Some(result) = self.runtime.within(own.min(deadline), work).await else {
+            let late = Error::new(ErrorKind::Unavailable, "the cache did not answer in time");
+            // A client in a hurry says nothing of the cache's health.
+            if own.passed(self.runtime.now()) {
+                self.failed(&late);
+            }
+            return Err(late);
+        };
+        match &result {
+            Ok(_) if self.is_failing() => self.recovered(),
+            Ok(_) => {}
+            Err(error) => self.failed(error),
+        }
+        result
+    }
+
+    fn rests_until(&self) -> MutexGuard<'_, Option<Instant>> {
+        self.rests_until.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn failed(&self, error: &Error) {
+        let until = self.runtime.now() + self.rest;
+        *self.rests_until() = Some(until);
+        if !self.failing.swap(true, Ordering::AcqRel) {
+            tracing::warn!(
+                cache = %self.cache, %error,
+                "the cache fails; reads go to the store below until it answers"
+            );
+        }
+    }
+
+    fn recovered(&self) {
+        if self.failing.swap(false, Ordering::AcqRel) {
+            tracing::info!(cache = %self.cache, "the cache answers again");
+        }
+    }
+}
+
+impl fmt::Display for Far {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.cache.fmt(f)
+    }
+}

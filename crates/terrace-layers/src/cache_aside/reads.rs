@@ -1,0 +1,150 @@
+//! How `CacheAside` reads.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Instant;
+
+use terrace_core::{
+    Consistency, Entry, Key, Lease, Lookup, Offer, Origin, Read, ReadOptions, Result, Token,
+};
+
+use super::Shared;
+
+/// What the cache had to say of one key.
+enum Found {
+    Hit(Read),
+    /// To be loaded, and offered under the lease, if there is one.
+    Missing(Option<Lease>),
+}
+
+impl Shared {
+    pub(super) async fn read(
+        self: &Arc<Self>,
+        keys: &[Key],
+        how: &ReadOptions,
+    ) -> Result<Vec<Read>> {
+        self.open()?;
+        if keys.is_empty() {
+            return Ok(Vec::new());
+        }
+        if how.consistency == Consistency::Strong {
+            return self.inner.read(keys, how).await;
+        }
+        let begun = self.runtime.now();
+        how.deadline.check(begun)?;
+        // Looked at before the cache is asked: whoever begins to read after a receipt finds its key
+        // here, or else its tombstone there. (Looked at afterwards, a tombstone that is delivered
+        // in between would let through what was got before it.)
+        let listed = self.listed(keys);
+        let Some(lookups) = self.far.get(keys, how.deadline).await else {
+            self.bypassed.fetch_add(keys.len() as u64, Ordering::Relaxed);
+            return self.inner.read(keys, how).await;
+        };
+        let mut found: Vec<Found> = lookups.into_iter().map(|it| judge(it, how)).collect();
+        for index in listed {
+            found[index] = Found::Missing(None);
+            self.bypassed.fetch_add(1, Ordering::Relaxed);
+        }
+        self.complete(keys, how, found, begun).await
+    }
+
+    /// The keys that bypass the cache, by their places.
+    fn listed(self: &Arc<Self>, keys: &[Key]) -> Vec<usize> {
+        if self.undelivered.is_empty() {
+            return Vec::new();
+        }
+        self.keep_delivering();
+        self.undelivered.which(keys)
+    }
+
+    /// Loads what is missing and answers all.
+    async fn complete(
+        self: &Arc<Self>,
+        keys: &[Key],
+        how: &ReadOptions,
+        found: Vec<Found>,
+        begun: Instant,
+    ) -> Result<Vec<Read>> {
+        let missing: Vec<Key> = keys
+            .iter()
+            .zip(&found)
+            .filter(|(_, found)| matches!(found, Found::Missing(_)))
+            .map(|(key, _)| key.clone())
+            .collect();
+        self.hits.fetch_add((keys.len() - missing.len()) as u64, Ordering::Relaxed);
+        let mut loaded = Vec::new();
+        if !missing.is_empty() {
+            self.misses.fetch_add(missing.len() as u64, Ordering::Relaxed);
+            loaded = self.inner.read(&missing, how).await?;
+        }
+        let mut loaded = missing.into_iter().zip(loaded);
+        let mut offers = Vec::new();
+        let mut answers = Vec::with_capacity(keys.len());
+        for found in found {
+            match found {
+                Found::Hit(read) => answers.push(read),
+                Found::Missing(lease) => {
+                    // A store that answers fewer keys than asked breaks the contract; the caller
+                    // notices by the number of answers.
+                    let Some((key, read)) = loaded.next() else { break };
+                    offers.extend(lease.map(|lease| offer(key, lease, &read, how)));
+                    answers.push(read);
+                }
+            }
+        }
+        self.offer(offers, how, begun).await;
+        Ok(answers)
+    }
+
+    async fn offer(self: &Arc<Self>, mut offers: Vec<Offer>, how: &ReadOptions, begun: Instant) {
+        // Looked at again: an invalidation that failed during the load left no tombstone that
+        // would refuse this.
+        if !self.undelivered.is_empty() {
+            offers.retain(|offer| !self.undelivered.holds(&offer.key));
+        }
+        if offers.is_empty() || self.runtime.now() - begun > self.options.max_load {
+            return;
+        }
+        self.far.fill(offers, self.options.fill_wait, how.deadline).await;
+    }
+}
+
+fn judge(lookup: Lookup, how: &ReadOptions) -> Found {
+    match lookup {
+        Lookup::Miss(lease) => Found::Missing(Some(lease)),
+        Lookup::Hit(entry) if satisfies(&entry, how) => {
+            let Entry { record, version, token, age } = entry;
+            Found::Hit(Read { record, version, origin: Origin::Far, age, token })
+        }
+        Lookup::Hit(_) => Found::Missing(None),
+    }
+}
+
+/// Whether an entry is as new as asked.
+pub(crate) fn satisfies(entry: &Entry, how: &ReadOptions) -> bool {
+    let young = match how.consistency {
+        Consistency::Default => true,
+        Consistency::MaxStale(limit) => entry.age <= limit,
+        Consistency::Strong => false,
+    };
+    young && how.token.as_ref().is_none_or(|asked| entry.token.covers(asked))
+}
+
+/// What a load proves: its own token, and what was asked of it.
+pub(crate) fn proof(read: &Read, how: &ReadOptions) -> Token {
+    let mut token = read.token.clone();
+    if let Some(asked) = &how.token {
+        token.merge(asked);
+    }
+    token
+}
+
+fn offer(key: Key, lease: Lease, read: &Read, how: &ReadOptions) -> Offer {
+    let entry = Entry {
+        record: read.record.clone(),
+        version: read.version,
+        token: proof(read, how),
+        age: read.age,
+    };
+    Offer { key, lease, entry }
+}

@@ -1,0 +1,191 @@
+//! What reads and writes do differently when several calls become one.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::mem;
+use std::sync::Arc;
+
+use terrace_core::{
+    BoxFuture, Change, Consistency, Deadline, Error, ErrorKind, Key, Read, ReadOptions, Receipt,
+    Result, Store, Write, WriteOptions,
+};
+use tokio::sync::oneshot;
+
+/// One accepted call that waits for its answers.
+#[derive(Debug)]
+pub(super) struct Item<M: Merge> {
+    pub(super) parts: Vec<M::Part>,
+    pub(super) bytes: usize,
+    pub(super) deadline: Deadline,
+    pub(super) reply: oneshot::Sender<Result<Vec<M::Answer>>>,
+}
+
+/// A kind of call of which many can be sent as one.
+pub(super) trait Merge: fmt::Debug + Sized + Send + Sync + 'static {
+    /// What a call is a list of.
+    type Part: fmt::Debug + Send + 'static;
+    /// What one part is answered with.
+    type Answer: fmt::Debug + Send + 'static;
+    /// The name for logs and errors.
+    const OPERATION: &'static str;
+
+    /// What these parts send along: keys and values of writes.
+    fn bytes(parts: &[Self::Part]) -> usize;
+
+    /// Sends all items as one call; answers a list an item, in their order. A single item is not
+    /// tried again, so its parts may be taken out.
+    fn send<'a>(
+        &'a self,
+        batch: &'a mut [Item<Self>],
+        deadline: Deadline,
+    ) -> BoxFuture<'a, Result<Vec<Vec<Self::Answer>>>>;
+
+    /// The error for a call whose deadline passed after it was sent.
+    fn expired() -> Error;
+
+    /// The error for a call that was sent and ended without an answer.
+    fn lost() -> Error;
+}
+
+/// Reads of one consistency.
+#[derive(Debug)]
+pub(super) struct Reads {
+    pub(super) inner: Arc<dyn Store>,
+    pub(super) consistency: Consistency,
+}
+
+impl Merge for Reads {
+    type Part = Key;
+    type Answer = Read;
+    const OPERATION: &'static str = "read";
+
+    /// Keys are small and counted.
+    fn bytes(_: &[Key]) -> usize {
+        0
+    }
+
+    fn send<'a>(
+        &'a self,
+        batch: &'a mut [Item<Self>],
+        deadline: Deadline,
+    ) -> BoxFuture<'a, Result<Vec<Vec<Read>>>> {
+        Box::pin(async move {
+            let how = ReadOptions { consistency: self.consistency, token: None, deadline };
+            if let [only] = batch {
+                return Ok(vec![self.inner.read(&only.parts, &how).await?]);
+            }
+            let (keys, places) = unique(batch);
+            let reads = self.inner.read(&keys, &how).await?;
+            if reads.len() != keys.len() {
+                return Err(Self::lost());
+            }
+            if keys.len() == places.len() {
+                return cut(batch, reads.into_iter()).ok_or_else(Self::lost);
+            }
+            // Some key was asked for by several callers: its answer is copied to each.
+            let copies = places.into_iter().map(|place| reads[place].clone());
+            cut(batch, copies).ok_or_else(Self::lost)
+        })
+    }
+
+    fn expired() -> Error {
+        Deadline::exceeded().during(Self::OPERATION)
+    }
+
+    fn lost() -> Error {
+        Error::new(ErrorKind::Internal, "a defect ended this read; try again and report it")
+            .during(Self::OPERATION)
+    }
+}
+
+/// Writes without idempotency key and with the level's own durability.
+#[derive(Debug)]
+pub(super) struct Writes {
+    pub(super) inner: Arc<dyn Store>,
+}
+
+impl Merge for Writes {
+    type Part = Write;
+    type Answer = Receipt;
+    const OPERATION: &'static str = "write";
+
+    fn bytes(batch: &[Write]) -> usize {
+        let value = |write: &Write| match &write.change {
+            Change::Put(value) => value.as_str().len(),
+            Change::Delete => 0,
+        };
+        batch.iter().map(|write| write.key.as_str().len() + value(write)).sum()
+    }
+
+    fn send<'a>(
+        &'a self,
+        batch: &'a mut [Item<Self>],
+        deadline: Deadline,
+    ) -> BoxFuture<'a, Result<Vec<Vec<Receipt>>>> {
+        Box::pin(async move {
+            let how = WriteOptions { deadline, ..WriteOptions::default() };
+            if let [only] = batch {
+                let writes = mem::take(&mut only.parts);
+                return Ok(vec![self.inner.write(writes, &how).await?]);
+            }
+            let mut writes = Vec::with_capacity(weight(batch));
+            // Copied, because a refused batch is split and tried again.
+            writes.extend(batch.iter().flat_map(|item| &item.parts).cloned());
+            let receipts = self.inner.write(writes, &how).await?;
+            if receipts.len() != weight(batch) {
+                return Err(Self::lost());
+            }
+            cut(batch, receipts.into_iter()).ok_or_else(Self::lost)
+        })
+    }
+
+    fn expired() -> Error {
+        let message = "the deadline passed while the write was under way: it may or may not have \
+                       been applied; read the key, or repeat with an Idempotency-Key";
+        Error::new(ErrorKind::OutcomeUnknown, message).during(Self::OPERATION)
+    }
+
+    /// Nobody knows how far a write came that ended in a defect, so it must not be `Internal`,
+    /// which says that nothing was applied.
+    fn lost() -> Error {
+        let message = "a defect ended this write, which may or may not have been applied; read the \
+                       key, or repeat with an Idempotency-Key, and report it";
+        Error::new(ErrorKind::OutcomeUnknown, message).during(Self::OPERATION)
+    }
+}
+
+/// How many parts the items have together.
+pub(super) fn weight<M: Merge>(batch: &[Item<M>]) -> usize {
+    batch.iter().map(|item| item.parts.len()).sum()
+}
+
+/// Each key once, and for every key asked its place among them.
+fn unique(batch: &[Item<Reads>]) -> (Vec<Key>, Vec<usize>) {
+    let asked = weight(batch);
+    let mut keys = Vec::with_capacity(asked);
+    let mut places = Vec::with_capacity(asked);
+    let mut known = HashMap::with_capacity(asked);
+    for key in batch.iter().flat_map(|item| &item.parts) {
+        let place = *known.entry(key).or_insert_with(|| {
+            keys.push(key.clone());
+            keys.len() - 1
+        });
+        places.push(place);
+    }
+    (keys, places)
+}
+
+/// The answers of each item, or `None` when there are too few.
+fn cut<M: Merge>(
+    batch: &[Item<M>],
+    mut answers: impl Iterator<Item = M::Answer>,
+) -> Option<Vec<Vec<M::Answer>>> {
+    batch
+        .iter()
+        .map(|item| {
+            let mut own = Vec::with_capacity(item.parts.len());
+            own.extend(answers.by_ref().take(item.parts.len()));
+            (own.len() == item.parts.len()).then_some(own)
+        })
+        .collect()
+}

@@ -1,0 +1,257 @@
+//! What a cache that fails, hangs or comes back does to reads and writes.
+
+use std::fmt;
+
+use terrace_core::{
+    BoxFuture, ErrorKind, Inspection, Page, Read, Receipt, Result, Scan, Status, WriteOptions,
+};
+
+use super::*;
+
+/// Without a rest, so that every call tries the cache.
+fn restless() -> CacheAsideOptions {
+    CacheAsideOptions { rest: Duration::ZERO, ..CacheAsideOptions::default() }
+}
+
+struct Stack {
+    store: CacheAside,
+    cut: Arc<Cuttable>,
+    cache: Arc<MemoryCache>,
+}
+
+fn stack(options: CacheAsideOptions) -> Stack {
+    let cache = memory_cache();
+    let cut = Cuttable::new(cache.clone());
+    Stack { store: aside(Arc::new(MemoryStore::default()), cut.clone(), options), cut, cache }
+}
+
+impl Stack {
+    async fn put(&self, key: &Key, text: &str) {
+        self.store.put(key.clone(), value(text)).await.unwrap();
+    }
+
+    async fn read(&self, key: &Key) -> (String, Origin) {
+        let read = self.store.get_read(key, &ReadOptions::default()).await.unwrap();
+        (read.record.unwrap().value.as_str().to_owned(), read.origin)
+    }
+
+    async fn undelivered(&self) -> u64 {
+        self.store.inspect().await.figure("undelivered").unwrap()
+    }
+
+    async fn delivered(&self) {
+        while self.undelivered().await > 0 {
+            sleep(Duration::from_millis(10)).await;
+        }
+    }
+}
+
+fn is(text: &str, origin: Origin) -> (String, Origin) {
+    (text.to_owned(), origin)
+}
+
+/// A write is acknowledged while the cache is cut off; the cache comes back with the old entry.
+/// Answers what is read then.
+async fn read_after_a_lost_invalidation(
+    broken: impl FnOnce(CacheAside) -> CacheAside,
+) -> (String, Origin) {
+    let mut stack = stack(restless());
+    stack.store = broken(stack.store);
+    let key = key("a");
+    stack.put(&key, "old").await;
+    stack.read(&key).await;
+    stack.cut.set(Mode::Down);
+    stack.put(&key, "new").await;
+    stack.cut.set(Mode::Up);
+    stack.read(&key).await
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_key_whose_invalidation_was_lost_bypasses_the_cache() {
+    let read = read_after_a_lost_invalidation(|store| store).await;
+    assert_eq!(read, is("new", Origin::Primary));
+}
+
+#[cfg(feature = "mutants")]
+#[tokio::test(start_paused = true)]
+async fn a_forgotten_invalidation_is_caught() {
+    let read = read_after_a_lost_invalidation(CacheAside::forgetting).await;
+    assert_eq!(read, is("old", Origin::Far));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lost_invalidation_is_delivered_later() {
+    let stack = stack(restless());
+    let key = key("a");
+    stack.put(&key, "old").await;
+    stack.read(&key).await;
+    stack.cut.set(Mode::Down);
+    stack.put(&key, "new").await;
+    let tree = stack.store.inspect().await;
+    assert_eq!((tree.status, tree.figure("undelivered")), (Status::Degraded, Some(1)));
+    assert_eq!(stack.read(&key).await, is("new", Origin::Primary));
+    sleep(Duration::from_secs(60)).await;
+    assert_eq!(stack.undelivered().await, 1);
+
+    stack.cut.set(Mode::Up);
+    assert_eq!(stack.read(&key).await, is("new", Origin::Primary));
+    assert!(cached(&stack.cache, &key).is_some(), "the old entry is still there");
+    stack.delivered().await;
+    assert_eq!(stack.read(&key).await, is("new", Origin::Primary));
+    assert_eq!(stack.read(&key).await, is("new", Origin::Far));
+    assert_eq!(stack.store.inspect().await.status, Status::Healthy);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_load_under_way_when_an_invalidation_is_lost_fills_nothing() {
+    let (inner, mut hand) = Scripted::new();
+    let cache = memory_cache();
+    let cut = Cuttable::new(cache.clone());
+    let store = aside(inner, cut.clone(), restless());
+    let key = key("a");
+    let (read, ()) = tokio::join!(store.get(&key), async {
+        let held = hand.read().await;
+        cut.set(Mode::Down);
+        let (receipt, ()) = tokio::join!(store.put(key.clone(), value("2")), async {
+            hand.write().await.applied(2);
+        });
+        receipt.unwrap();
+        cut.set(Mode::Up);
+        held.found(&[("a", "1", 1)]);
+    });
+    assert_eq!(read.unwrap().unwrap().version, Version::new(1));
+    assert_eq!(cached(&cache, &key), None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_silent_cache_costs_a_bounded_wait_and_then_none() {
+    let stack = stack(CacheAsideOptions::default());
+    let key = key("a");
+    stack.put(&key, "old").await;
+    stack.cut.set(Mode::Silent);
+    let clock = Runtime::system();
+    let begun = clock.now();
+    assert_eq!(stack.read(&key).await, is("old", Origin::Primary));
+    assert_eq!(clock.now() - begun, Duration::from_millis(250));
+    for _ in 0..100 {
+        assert_eq!(stack.read(&key).await.1, Origin::Primary);
+    }
+    stack.put(&key, "new").await;
+    assert_eq!(
+        clock.now() - begun,
+        Duration::from_millis(250),
+        "a resting cache is not waited for"
+    );
+    assert_eq!(stack.undelivered().await, 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_write_does_not_wait_for_a_silent_cache_past_its_deadline() {
+    let stack = stack(CacheAsideOptions::default());
+    stack.cut.set(Mode::Silent);
+    let clock = Runtime::system();
+    let begun = clock.now();
+    let deadline = Deadline::at(begun + Duration::from_millis(100));
+    let how = WriteOptions { deadline, ..WriteOptions::default() };
+    stack.store.write(vec![Write::put(key("a"), value("1"))], &how).await.unwrap();
+    assert_eq!(clock.now() - begun, Duration::from_millis(100));
+    assert_eq!(stack.undelivered().await, 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn too_many_lost_invalidations_distrust_the_cache_until_it_is_cleared() {
+    let stack = stack(CacheAsideOptions { max_undelivered: 2, ..restless() });
+    let keys: Vec<_> = (0..5).map(|number| key(format!("key{number}"))).collect();
+    for key in &keys {
+        stack.put(key, "old").await;
+        stack.read(key).await;
+    }
+    stack.cut.set(Mode::Down);
+    for key in &keys[..3] {
+        stack.put(key, "new").await;
+    }
+    stack.cut.set(Mode::Up);
+    assert_eq!(stack.read(&keys[4]).await, is("old", Origin::Primary));
+    assert_eq!(stack.read(&keys[0]).await, is("new", Origin::Primary));
+    stack.delivered().await;
+    for (index, key) in keys.iter().enumerate() {
+        let text = if index < 3 { "new" } else { "old" };
+        assert_eq!(stack.read(key).await, is(text, Origin::Primary), "the cache was cleared");
+        assert_eq!(stack.read(key).await, is(text, Origin::Far));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn closing_tells_the_cache_the_rest_or_says_that_it_could_not() {
+    for (mode, works) in [(Mode::Up, true), (Mode::Down, false)] {
+        let stack = stack(restless());
+        let key = key("a");
+        stack.put(&key, "old").await;
+        stack.read(&key).await;
+        stack.cut.set(Mode::Down);
+        stack.put(&key, "new").await;
+        stack.cut.set(mode);
+        let closed = stack.store.close().await;
+        assert_eq!(closed.is_ok(), works, "{closed:?}");
+        assert_eq!(cached(&stack.cache, &key).is_none(), works);
+        assert!(stack.store.get(&key).await.is_err());
+    }
+}
+
+/// A store whose writes panic.
+#[derive(Debug)]
+struct Panicking(MemoryStore);
+
+impl fmt::Display for Panicking {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("panicking")
+    }
+}
+
+impl Store for Panicking {
+    fn read<'a>(
+        &'a self,
+        keys: &'a [Key],
+        how: &'a ReadOptions,
+    ) -> BoxFuture<'a, Result<Vec<Read>>> {
+        self.0.read(keys, how)
+    }
+
+    fn write<'a>(
+        &'a self,
+        _: Vec<Write>,
+        _: &'a WriteOptions,
+    ) -> BoxFuture<'a, Result<Vec<Receipt>>> {
+        Box::pin(async { panic!("this panic belongs to the test") })
+    }
+
+    fn scan<'a>(&'a self, scan: &'a Scan, how: &'a ReadOptions) -> BoxFuture<'a, Result<Page>> {
+        self.0.scan(scan, how)
+    }
+
+    fn inspect(&self) -> BoxFuture<'_, Inspection> {
+        self.0.inspect()
+    }
+
+    fn close(&self) -> BoxFuture<'_, Result<()>> {
+        self.0.close()
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_write_that_panics_is_of_unknown_outcome() {
+    let cache = memory_cache();
+    let inner = Arc::new(Panicking(MemoryStore::default()));
+    let store = aside(inner, cache.clone(), CacheAsideOptions::default());
+    let key = key("a");
+    store.get(&key).await.unwrap();
+    assert_eq!(cached(&cache, &key), Some(0));
+    let error = store.put(key.clone(), value("x")).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::OutcomeUnknown);
+    let read = store.get_read(&key, &ReadOptions::default()).await.unwrap();
+    assert_eq!(read.origin, Origin::Primary);
+    sleep(Duration::from_secs(1)).await;
+    assert_eq!(store.inspect().await.figure("undelivered"), Some(0));
+    store.get(&key).await.unwrap();
+    assert_eq!(cached(&cache, &key), None, "the write may still come");
+}

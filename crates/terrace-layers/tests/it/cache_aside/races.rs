@@ -1,0 +1,129 @@
+//! The races that fill a cache with something old, forced by holding calls.
+
+use futures_util::StreamExt as _;
+use terrace_core::{ErrorKind, Invalidations as _, Notice};
+
+use super::*;
+
+/// A reader is held between load and fill while a writer commits and invalidates. Answers what the
+/// cache holds afterwards.
+async fn reader_held_until_after_a_write(cache: Arc<MemoryCache>) -> Option<u64> {
+    let (inner, mut hand) = Scripted::new();
+    let store = aside(inner, cache.clone(), CacheAsideOptions::default());
+    let key = key("race");
+    let (old, ()) = tokio::join!(store.get(&key), async {
+        let held = hand.read().await;
+        let (receipt, ()) = tokio::join!(store.put(key.clone(), value("2")), async {
+            hand.write().await.applied(2);
+        });
+        receipt.unwrap();
+        held.found(&[("race", "1", 1)]);
+    });
+    assert_eq!(old.unwrap().unwrap().version, Version::new(1), "it began before the write");
+    cached(&cache, &key)
+}
+
+/// A reader comes while the write is under way and has not been committed.
+async fn reader_comes_before_the_commit(
+    broken: impl FnOnce(CacheAside) -> CacheAside,
+) -> Option<u64> {
+    let (store, mut hand, cache) = scripted();
+    let store = broken(store);
+    let key = key("race");
+    let (receipt, ()) = tokio::join!(store.put(key.clone(), value("2")), async {
+        let held = hand.write().await;
+        load(&store, &mut hand, &key, 1).await;
+        held.applied(2);
+    });
+    receipt.unwrap();
+    cached(&cache, &key)
+}
+
+#[tokio::test]
+async fn a_reader_held_between_load_and_fill_stores_nothing_old() {
+    assert_eq!(reader_held_until_after_a_write(memory_cache()).await, None);
+}
+
+#[tokio::test]
+async fn what_was_loaded_before_the_commit_is_gone_when_it_is_acknowledged() {
+    assert_eq!(reader_comes_before_the_commit(|store| store).await, None);
+}
+
+#[cfg(feature = "mutants")]
+mod mutants {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_naive_cache_is_caught() {
+        let naive = MemoryCache::new(MemoryCacheOptions::default(), Runtime::system()).naive();
+        assert_eq!(reader_held_until_after_a_write(Arc::new(naive)).await, Some(1));
+    }
+
+    #[tokio::test]
+    async fn an_invalidation_before_the_commit_is_caught() {
+        let stored = reader_comes_before_the_commit(CacheAside::invalidating_first).await;
+        assert_eq!(stored, Some(1));
+    }
+}
+
+#[tokio::test]
+async fn a_caller_that_goes_away_does_not_stop_the_invalidation() {
+    let (store, mut hand, cache) = scripted();
+    let key = key("a");
+    load(&store, &mut hand, &key, 1).await;
+    let mut notices = cache.subscribe();
+    assert_eq!(notices.next().await, Some(Notice::Connected));
+
+    let mut write = store.put(key.clone(), value("2"));
+    let held = tokio::select! {
+        biased;
+        _ = &mut write => panic!("the write is held"),
+        held = hand.write() => held,
+    };
+    drop(write);
+    assert!(!held.is_abandoned(), "the write goes on");
+    held.applied(2);
+    let keys = vec![(key.clone(), Version::new(2))];
+    assert_eq!(notices.next().await, Some(Notice::Written { number: 1, keys }));
+    assert_eq!(cached(&cache, &key), None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_write_of_unknown_outcome_keeps_its_key_out_until_its_tombstone_expires() {
+    for kind in [ErrorKind::OutcomeUnknown, ErrorKind::Internal] {
+        let (store, mut hand, cache) = scripted();
+        let key = key("a");
+        load(&store, &mut hand, &key, 1).await;
+        let (answer, ()) = tokio::join!(store.put(key.clone(), value("2")), async {
+            hand.write().await.fail(kind);
+        });
+        assert_eq!(answer.unwrap_err().kind(), kind);
+        load(&store, &mut hand, &key, 1).await;
+        assert_eq!(cached(&cache, &key), None, "the write may still come");
+        tokio::time::advance(Duration::from_secs(60)).await;
+        load(&store, &mut hand, &key, 2).await;
+        assert_eq!(cached(&cache, &key), Some(2));
+    }
+    // An error that says that nothing was applied empties nothing.
+    let (store, mut hand, cache) = scripted();
+    let key = key("a");
+    load(&store, &mut hand, &key, 1).await;
+    let (answer, ()) = tokio::join!(store.put(key.clone(), value("2")), async {
+        hand.write().await.fail(ErrorKind::Overloaded);
+    });
+    assert_eq!(answer.unwrap_err().kind(), ErrorKind::Overloaded);
+    assert_eq!(cached(&cache, &key), Some(1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_load_that_took_too_long_is_not_offered() {
+    let (store, mut hand, cache) = scripted();
+    let key = key("slow");
+    let (read, ()) = tokio::join!(store.get(&key), async {
+        let held = hand.read().await;
+        tokio::time::advance(Duration::from_secs(31)).await;
+        held.found(&[("slow", "x", 1)]);
+    });
+    assert!(read.unwrap().is_some());
+    assert_eq!(cached(&cache, &key), None);
+}

@@ -1,0 +1,15 @@
+//! The layers over scripted stores and paused time, and the contract suites over each of them.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a test's helpers fail it by panicking"
+)]
+
+mod cache_aside;
+mod coalesce;
+mod concurrency_limit;
+mod near_cache;
+mod observe;
+mod single_flight;
+mod timeout;

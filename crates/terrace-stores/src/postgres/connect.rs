@@ -1,0 +1,324 @@
+//! Sessions with the server: how they begin, what they know, how they end.
+
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
+
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
+use terrace_core::{Deadline, Durability, Error, ErrorKind, Result, Runtime, Task};
+use tokio_postgres::config::SslMode;
+use tokio_postgres::{Client, Config, Row};
+use tokio_postgres_rustls::MakeRustlsConnect;
+
+use super::options::Target;
+use super::sqlstate::{Stage, explain};
+use super::statements::{Parameter, Sql, Statements};
+
+/// The oldest major version whose behaviour the statements rely on.
+const OLDEST: i32 = 15;
+
+/// Opens sessions.
+pub(super) struct Connector {
+    config: Config,
+    tls: MakeRustlsConnect,
+    runtime: Runtime,
+    hosts: String,
+    /// The longest that one connection may take to be ready, over all hosts.
+    patience: Duration,
+    /// How long a session of the pool is used, ± 10 %.
+    max_lifetime: Duration,
+    /// As the first session found it, for sessions that do not ask.
+    durability: OnceLock<Durability>,
+}
+
+impl Connector {
+    pub(super) fn new(
+        target: Target,
+        runtime: Runtime,
+        connect_timeout: Duration,
+        max_lifetime: Duration,
+    ) -> Result<Self> {
+        let tls = MakeRustlsConnect::new(tls(&target)?);
+        let hosts = u32::try_from(target.config.get_hosts().len()).unwrap_or(u32::MAX);
+        let patience = connect_timeout.saturating_mul(hosts);
+        let Target { config, hosts, .. } = target;
+        let durability = OnceLock::new();
+        Ok(Self { config, tls, runtime, hosts, patience, max_lifetime, durability })
+    }
+
+    /// `host:port`, separated by commas.
+    pub(super) fn hosts(&self) -> &str {
+        &self.hosts
+    }
+
+    /// The longest that opening a session may take.
+    pub(super) fn patience(&self) -> Duration {
+        self.patience * 2
+    }
+
+    /// A session without prepared statements.
+    pub(super) async fn open(&self) -> Result<Connection> {
+        let deadline = Deadline::at(self.runtime.now() + self.patience);
+        // Boxed: it is large, rare, and part of every request's future.
+        let connect = Box::pin(self.config.connect(self.tls.clone()));
+        let opened = self.runtime.within(deadline, connect).await;
+        let (client, session) = match opened {
+            Some(Ok(opened)) => opened,
+            Some(Err(error)) => {
+                let error = explain(error, Stage::Connecting).with("hosts", &*self.hosts);
+                return Err(error.during("connect"));
+            }
+            None => return Err(self.too_slow()),
+        };
+        let task = self.runtime.spawn("postgres session", async move {
+            if let Err(error) = session.await {
+                tracing::debug!(%error, "a session with PostgreSQL ended");
+            }
+        });
+        let statements = Statements::Unprepared;
+        let durability = self.durability.get().copied().unwrap_or(Durability::Accepted);
+        Ok(Connection { client, task: Some(task), statements, durability, expires_at: None })
+    }
+
+    /// Whether the server can be worked with, and how safe its commits are.
+    pub(super) async fn examine(&self, connection: &Connection) -> Result<Durability> {
+        const SETTINGS: &str = "SELECT current_setting('server_version_num')::int, \
+             current_setting('transaction_read_only') = 'on', current_setting('fsync') = 'on', \
+             current_setting('synchronous_commit'), \
+             current_setting('synchronous_standby_names') <> ''";
+        let rows = connection.client.query_typed(SETTINGS, &[]).await;
+        let rows = rows.map_err(|error| explain(error, Stage::Connecting).during("connect"))?;
+        let row = rows.first().ok_or_else(|| Error::new(ErrorKind::Internal, "no settings"))?;
+        let version = row.get::<_, i32>(0) / 10_000;
+        if version < OLDEST {
+            let old = Error::invalid("the PostgreSQL server is too old; use version 15 or later");
+            return Err(old.with("version", version.to_string()).with("hosts", &*self.hosts));
+        }
+        if row.get(1) {
+            let message = "the PostgreSQL server is read-only; name the primary in the URL, or all \
+                           hosts with target_session_attrs=read-write";
+            return Err(Error::new(ErrorKind::Unavailable, message).with("hosts", &*self.hosts));
+        }
+        let durability = durability(row.get(2), row.get(3), row.get(4));
+        Ok(*self.durability.get_or_init(|| durability).min(&durability))
+    }
+
+    /// Asks the server in the background to end what this session does.
+    pub(super) fn cancel(&self, connection: &Connection) {
+        // A future may be dropped when its runtime is gone; then the closed socket must do.
+        if connection.client.is_closed() || tokio::runtime::Handle::try_current().is_err() {
+            return;
+        }
+        let (token, tls) = (connection.client.cancel_token(), self.tls.clone());
+        let (runtime, deadline) = (self.runtime.clone(), self.runtime.now() + CANCEL_WITHIN);
+        let asked = async move {
+            let _best_effort =
+                runtime.within(Deadline::at(deadline), token.cancel_query(tls)).await;
+        };
+        self.runtime.spawn("postgres cancel", asked).detach();
+    }
+
+    fn too_slow(&self) -> Error {
+        let message = "the database did not accept a connection in time; check that the host is \
+                       right and no firewall drops the connection";
+        Error::new(ErrorKind::Unavailable, message).with("hosts", &*self.hosts).during("connect")
+    }
+
+    /// A session with everything prepared, that ends after its share of the lifetime.
+    pub(super) async fn open_for_pool(&self) -> Result<Connection> {
+        let mut connection = self.open().await?;
+        let deadline = Deadline::at(self.runtime.now() + self.patience);
+        let ready = async {
+            let (durability, statements) = futures_util::future::join(
+                self.examine(&connection),
+                Statements::prepare(&connection.client),
+            )
+            .await;
+            let statements =
+                statements.map_err(|error| explain(error, Stage::Harmless).during("connect"));
+            Ok::<_, Error>((durability?, statements?))
+        };
+        let ready = self.runtime.within(deadline, ready).await;
+        (connection.durability, connection.statements) = ready.ok_or_else(|| self.too_slow())??;
+        let lifetime = self.runtime.jitter(self.max_lifetime, 0.1);
+        connection.expires_at = Some(self.runtime.now() + lifetime);
+        Ok(connection)
+    }
+}
+
+const CANCEL_WITHIN: Duration = Duration::from_secs(1);
+
+/// One session. Dropping it says goodbye to the server in the background.
+pub(super) struct Connection {
+    client: Client,
+    task: Option<Task>,
+    statements: Statements,
+    /// How safe a commit is; worked out from this server's settings.
+    pub(super) durability: Durability,
+    expires_at: Option<Instant>,
+}
+
+impl Connection {
+    /// See [`Statements::run`].
+    pub(super) fn run<'a>(
+        &'a self,
+        sql: Sql,
+        parameters: &'a [Parameter<'a>],
+    ) -> impl Future<Output = Result<Vec<Row>, tokio_postgres::Error>> + Send + 'a {
+        self.statements.run(&self.client, sql, parameters)
+    }
+
+    /// Runs commands without parameters; like [`Connection::run`] it sends when first polled.
+    pub(super) async fn command(&self, text: &str) -> Result<(), tokio_postgres::Error> {
+        self.client.batch_execute(text).await
+    }
+
+    /// Forgets plans that a change of the tables has made invalid.
+    pub(super) async fn prepare_again(&mut self) -> Result<(), tokio_postgres::Error> {
+        if matches!(self.statements, Statements::Prepared(_)) {
+            self.statements = Statements::prepare(&self.client).await?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn client(&mut self) -> &mut Client {
+        &mut self.client
+    }
+
+    pub(super) fn is_closed(&self) -> bool {
+        self.client.is_closed()
+    }
+
+    pub(super) fn is_usable(&self, now: Instant) -> bool {
+        !self.client.is_closed() && self.expires_at.is_none_or(|end| now < end)
+    }
+
+    /// Ends it at once, with whatever it was doing.
+    pub(super) fn abandon(mut self) {
+        drop(self.task.take());
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        // The session's task sends the goodbye once it sees the client gone, then ends.
+        if let Some(task) = self.task.take() {
+            task.detach();
+        }
+    }
+}
+
+/// What `COMMIT` means under these settings (PostgreSQL manual, 20.5.1 "Settings" of write-ahead
+/// log): only `on` and `remote_apply` wait for the disk of a standby.
+fn durability(fsync: bool, synchronous_commit: &str, standbys: bool) -> Durability {
+    match synchronous_commit {
+        _ if !fsync => Durability::Accepted,
+        "on" | "remote_apply" if standbys => Durability::Replicated,
+        "on" | "remote_apply" | "remote_write" | "local" => Durability::Committed,
+        _ => Durability::Accepted,
+    }
+}
+
+fn tls(target: &Target) -> Result<ClientConfig> {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
+        .with_safe_default_protocol_versions()
+        .map_err(|error| {
+            Error::new(ErrorKind::Internal, "TLS cannot be set up").caused_by(error)
+        })?;
+    if !target.verify || target.ssl_mode == SslMode::Disable {
+        let anyone = Arc::new(AnyCertificate(provider));
+        return Ok(builder
+            .dangerous()
+            .with_custom_certificate_verifier(anyone)
+            .with_no_client_auth());
+    }
+    let mut roots = RootCertStore::empty();
+    match &target.root_certificates {
+        Some(path) => {
+            let unreadable = "sslrootcert cannot be read; name a file with PEM certificates";
+            let certificates = CertificateDer::pem_file_iter(path)
+                .and_then(Iterator::collect::<Result<Vec<_>, _>>)
+                .map_err(|error| Error::invalid(unreadable).caused_by(error))?;
+            roots.add_parsable_certificates(certificates);
+        }
+        None => {
+            roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+        }
+    }
+    if roots.is_empty() {
+        return Err(Error::invalid(
+            "there is no certificate authority to verify the database with; set sslrootcert, or \
+             install the system's ca-certificates",
+        ));
+    }
+    Ok(builder.with_root_certificates(roots).with_no_client_auth())
+}
+
+/// `prefer` and `require`: encrypted, whoever answers, as in libpq.
+#[derive(Debug)]
+struct AnyCertificate(Arc<CryptoProvider>);
+
+impl ServerCertVerifier for AnyCertificate {
+    fn verify_server_cert(
+        &self,
+        _: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        let algorithms = &self.0.signature_verification_algorithms;
+        verify_tls12_signature(message, certificate, signed, algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        let algorithms = &self.0.signature_verification_algorithms;
+        verify_tls13_signature(message, certificate, signed, algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.signature_verification_algorithms.supported_schemes()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_more_durability_is_claimed_than_the_settings_give() {
+        for (fsync, commit, standbys, expected) in [
+            (true, "on", false, Durability::Committed),
+            (true, "on", true, Durability::Replicated),
+            (true, "remote_apply", true, Durability::Replicated),
+            (true, "remote_write", true, Durability::Committed),
+            (true, "local", true, Durability::Committed),
+            (true, "off", true, Durability::Accepted),
+            (false, "on", true, Durability::Accepted),
+        ] {
+            assert_eq!(
+                durability(fsync, commit, standbys),
+                expected,
+                "{fsync} {commit} {standbys}"
+            );
+        }
+    }
+}

@@ -1,0 +1,127 @@
+//! Requests that are done once: their first result, stored in the transaction of the write.
+
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+use terrace_core::{Durability, Error, ErrorKind, Idempotency, Origin, Outcome, Receipt, Version};
+
+use super::connect::Connection;
+use super::read::token;
+use super::statements::Sql;
+use super::work::{Failure, Progress, Work, corrupt};
+
+/// The right to do a request, which one transaction at a time can hold. A second one that wants it
+/// waits in the server until the first has ended.
+pub(super) struct Claim<'a> {
+    request: Option<&'a Idempotency>,
+}
+
+impl<'a> Claim<'a> {
+    /// No request, nothing to claim.
+    pub(super) fn new(request: Option<&'a Idempotency>) -> Self {
+        Self { request }
+    }
+
+    /// Takes the right, or answers what was stored by who had it.
+    pub(super) async fn take(
+        &self,
+        connection: &Connection,
+    ) -> Result<Option<Remembered>, Failure> {
+        let Some(request) = self.request else { return Ok(None) };
+        let (key, fingerprint) = (request.key(), &request.fingerprint()[..]);
+        let parameters: [super::statements::Parameter<'_>; 2] = [&key, &fingerprint];
+        let recalled: [super::statements::Parameter<'_>; 1] = [&key];
+        let (claimed, found) = futures_util::future::join(
+            connection.run(Sql::Claim, &parameters),
+            connection.run(Sql::Recall, &recalled),
+        )
+        .await;
+        if !claimed?.is_empty() {
+            return Ok(None);
+        }
+        let found = found?;
+        let row = found.first().ok_or_else(lost)?;
+        let fingerprint = row.try_get::<_, Vec<u8>>(0).map_err(corrupt)?;
+        let text = row.try_get::<_, Option<&str>>(1).map_err(corrupt)?.ok_or_else(lost)?;
+        let done = serde_json::from_str(text).map_err(|_| lost())?;
+        Ok(Some(Remembered { fingerprint, done }))
+    }
+
+    /// Stores the result.
+    pub(super) async fn keep(
+        &self,
+        connection: &Connection,
+        answers: &[(Outcome, Version)],
+    ) -> Result<(), Failure> {
+        let Some(request) = self.request else { return Ok(()) };
+        let stored = answers.iter().map(|&(outcome, version)| Done {
+            outcome,
+            version,
+            durability: connection.durability,
+        });
+        let stored = stored.collect::<Vec<_>>();
+        let text = serde_json::to_string(&stored).map_err(|error| {
+            let message = "the result of the request cannot be stored";
+            Failure::Refused(Error::new(ErrorKind::Internal, message).caused_by(error))
+        })?;
+        connection.run(Sql::Remember, &[&request.key(), &text]).await?;
+        Ok(())
+    }
+}
+
+fn lost() -> Failure {
+    let message = "the stored result of the request cannot be read; send it with a new \
+                   Idempotency-Key after a look at what it did";
+    Failure::Refused(Error::new(ErrorKind::Corrupt, message))
+}
+
+/// A result that was stored earlier.
+pub(super) struct Remembered {
+    fingerprint: Vec<u8>,
+    done: Vec<Done>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Done {
+    outcome: Outcome,
+    version: Version,
+    durability: Durability,
+}
+
+impl Remembered {
+    /// Refused when it is the result of another request.
+    pub(super) fn matching(self, request: Option<&Idempotency>) -> Result<Self, Failure> {
+        match request {
+            Some(request) if self.fingerprint == request.fingerprint() => Ok(self),
+            _ => Err(Failure::Refused(Idempotency::reused())),
+        }
+    }
+
+    /// As they were answered the first time.
+    pub(super) fn receipts(self, history: &Arc<str>) -> Vec<Receipt> {
+        let receipt = |Done { outcome, version, durability }| Receipt {
+            outcome,
+            version,
+            durability,
+            token: token(history, version),
+            origin: Origin::Primary,
+        };
+        self.done.into_iter().map(receipt).collect()
+    }
+}
+
+/// Forgets a bounded number of results that are older than a day.
+pub(super) struct ForgetOld;
+
+impl Work for ForgetOld {
+    type Answer = ();
+
+    const OPERATION: &'static str = "forget old idempotency keys";
+
+    async fn run(&self, connection: &Connection, _: &Progress) -> Result<(), Failure> {
+        const STEP: &str = "DELETE FROM idempotency WHERE key IN (SELECT key FROM idempotency \
+             WHERE created_at < now() - interval '24 hours' ORDER BY created_at LIMIT 1000 \
+             FOR UPDATE SKIP LOCKED)";
+        Ok(connection.command(STEP).await?)
+    }
+}

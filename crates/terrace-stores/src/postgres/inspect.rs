@@ -1,0 +1,71 @@
+//! What a store on PostgreSQL says of itself.
+
+use std::time::{Duration, Instant};
+
+use terrace_core::{Deadline, Durability, ErrorKind, Inspection, Status};
+use tokio::sync::Mutex;
+
+use super::read::Ping;
+use super::work::Worker;
+
+/// Asks the server whether it answers, and remembers it for a while, so that asking often is cheap.
+#[derive(Debug, Default)]
+pub(super) struct Health {
+    last: Mutex<Option<(Instant, Status, String)>>,
+}
+
+impl Health {
+    const KEPT_FOR: Duration = Duration::from_millis(500);
+    /// An inspection must be done within a second.
+    const WITHIN: Duration = Duration::from_millis(900);
+
+    /// Callers that come while the server is being asked share the answer.
+    pub(super) async fn ask(&self, worker: &Worker) -> (Status, String) {
+        if worker.pool.is_closed() {
+            return (Status::Down, "closed".to_owned());
+        }
+        let deadline = Deadline::at(worker.runtime.now() + Self::WITHIN);
+        let asked = worker.runtime.within(deadline, async {
+            let mut last = self.last.lock().await;
+            if let Some((at, status, note)) = &*last
+                && worker.runtime.now().saturating_duration_since(*at) < Self::KEPT_FOR
+            {
+                return (*status, note.clone());
+            }
+            let answer = match worker.perform(&Ping, deadline).await {
+                Ok(()) => (Status::Healthy, String::new()),
+                Err(error) if error.kind() == ErrorKind::Overloaded => {
+                    (Status::Degraded, error.message().to_owned())
+                }
+                Err(error) => (Status::Down, error.message().to_owned()),
+            };
+            *last = Some((worker.runtime.now(), answer.0, answer.1.clone()));
+            answer
+        });
+        let late = || (Status::Down, "the database does not answer; it is asked again".to_owned());
+        asked.await.unwrap_or_else(late)
+    }
+}
+
+/// Settings, figures and parts, with the health that was found.
+pub(super) fn tree(
+    worker: &Worker,
+    schema: &str,
+    durability: Durability,
+    (status, note): (Status, String),
+) -> Inspection {
+    let weak = durability < Durability::Committed && status == Status::Healthy;
+    let (status, note) = if weak {
+        let note = "fsync or synchronous_commit is off: a crash of the server loses acknowledged \
+                    writes, and receipts say so; turn both on";
+        (Status::Degraded, note.to_owned())
+    } else {
+        (status, note)
+    };
+    Inspection::new("postgres")
+        .status(status, note)
+        .option("hosts", worker.pool.connector().hosts())
+        .option("schema", schema)
+        .option("durability", durability)
+        .needs(worker.pool.inspect())
+}

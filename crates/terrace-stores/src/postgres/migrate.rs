@@ -1,0 +1,219 @@
+//! The tables: made by the first start, taken over from a table that was there, never changed back.
+
+use std::sync::Arc;
+
+use terrace_core::{Error, ErrorKind, Result};
+use tokio_postgres::error::SqlState;
+use tokio_postgres::{Client, Transaction};
+
+use super::sqlstate::{Stage, explain};
+
+/// The version of the tables that this program knows.
+const NEWEST: i32 = 1;
+
+/// Text constraints of both columns, as the contract has them.
+const CHECKS: &str = "
+    ALTER TABLE records
+        ADD CONSTRAINT records_key_length CHECK (char_length(key) BETWEEN 1 AND 255),
+        ADD CONSTRAINT records_value_length CHECK (octet_length(value) <= 1048576)";
+
+/// The sequence belongs to no column, so that `TRUNCATE records RESTART IDENTITY` leaves versions
+/// rising, and hands out numbers one by one, so that their order is that of the writes.
+///
+/// One fifth of each page is left free: the new version of a row then fits beside the old one and
+/// needs no new index entry (heap-only tuples).
+const RECORDS: &str = "
+    CREATE TABLE records (
+        key text COLLATE \"C\" PRIMARY KEY,
+        value text NOT NULL,
+        version bigint NOT NULL DEFAULT nextval('records_version'),
+        created_at timestamptz NOT NULL DEFAULT now(),
+        updated_at timestamptz NOT NULL DEFAULT now(),
+        deleted boolean NOT NULL DEFAULT false
+    ) WITH (fillfactor = 80)";
+
+const IDEMPOTENCY: &str = "
+    CREATE TABLE IF NOT EXISTS idempotency (
+        key text COLLATE \"C\" PRIMARY KEY,
+        fingerprint bytea NOT NULL,
+        result text,
+        created_at timestamptz NOT NULL DEFAULT now()
+    );
+    CREATE INDEX IF NOT EXISTS idempotency_age ON idempotency (created_at)";
+
+/// Makes what is missing and answers the name of this database's history.
+///
+/// Any number of instances may start at once: one transaction under an advisory lock does it, the
+/// others wait and find it done. It works behind a transaction pooler, too.
+pub(super) async fn migrate(client: &mut Client, schema: &str) -> Result<Arc<str>> {
+    if let Some(history) = current(client).await.map_err(failed)? {
+        return history;
+    }
+    let transaction = client.transaction().await.map_err(failed)?;
+    let history = change(&transaction, schema).await?;
+    transaction.commit().await.map_err(failed)?;
+    Ok(history)
+}
+
+fn failed(error: tokio_postgres::Error) -> Error {
+    explain(error, Stage::Harmless).during("migrate")
+}
+
+/// The history of tables that need no change; a user without the right to change them can start.
+async fn current(client: &Client) -> Result<Option<Result<Arc<str>>>, tokio_postgres::Error> {
+    let known = client.query_one("SELECT to_regclass('meta') IS NOT NULL", &[]).await?;
+    if !known.get::<_, bool>(0) {
+        return Ok(None);
+    }
+    let rows = client
+        .query(
+            "SELECT v.value, h.value FROM meta v, meta h \
+             WHERE v.name = 'schema' AND h.name = 'history'",
+            &[],
+        )
+        .await?;
+    let Some(row) = rows.first() else { return Ok(None) };
+    Ok(match row.get::<_, &str>(0).parse::<i32>() {
+        Ok(NEWEST) => Some(Ok(Arc::from(row.get::<_, &str>(1)))),
+        Ok(older) if older < NEWEST => None,
+        _ => Some(Err(newer())),
+    })
+}
+
+fn newer() -> Error {
+    Error::invalid(
+        "the tables were made by a newer Terrace; start that version, or name another schema or \
+         database",
+    )
+    .during("migrate")
+}
+
+async fn change(transaction: &Transaction<'_>, schema: &str) -> Result<Arc<str>> {
+    // Others may hold the lock for as long as a large table is being rewritten.
+    run(transaction, "SET LOCAL statement_timeout = '10min'").await?;
+    let lock = "SELECT pg_advisory_xact_lock(1952805490, hashtext($1))";
+    transaction.execute(lock, &[&schema]).await.map_err(failed)?;
+    let there = "SELECT 1 FROM pg_namespace WHERE nspname = $1";
+    if transaction.query_opt(there, &[&schema]).await.map_err(failed)?.is_none() {
+        run(transaction, &format!("CREATE SCHEMA {schema}")).await?;
+    }
+    run(
+        transaction,
+        "CREATE TABLE IF NOT EXISTS meta (name text PRIMARY KEY, value text NOT NULL); \
+         INSERT INTO meta VALUES \
+             ('history', 'pg-' || left(replace(gen_random_uuid()::text, '-', ''), 12)), \
+             ('schema', '0') \
+         ON CONFLICT DO NOTHING",
+    )
+    .await?;
+    let value = "SELECT value FROM meta WHERE name = $1";
+    let version = transaction.query_one(value, &[&"schema"]).await.map_err(failed)?;
+    match version.get::<_, &str>(0).parse::<i32>() {
+        Ok(version) if version < 1 => first(transaction).await?,
+        Ok(NEWEST) => {}
+        _ => return Err(newer()),
+    }
+    let done = format!("UPDATE meta SET value = '{NEWEST}' WHERE name = 'schema'");
+    run(transaction, &done).await?;
+    let history = transaction.query_one(value, &[&"history"]).await.map_err(failed)?;
+    Ok(Arc::from(history.get::<_, &str>(0)))
+}
+
+async fn first(transaction: &Transaction<'_>) -> Result<()> {
+    run(transaction, "CREATE SEQUENCE IF NOT EXISTS records_version AS bigint CACHE 1").await?;
+    let there = transaction.query_one("SELECT to_regclass('records') IS NOT NULL", &[]).await;
+    if there.map_err(failed)?.get(0) {
+        take_over(transaction).await?;
+    } else {
+        run(transaction, RECORDS).await?;
+    }
+    if let Err(error) = transaction.batch_execute(CHECKS).await {
+        return Err(match error.code() {
+            Some(&SqlState::CHECK_VIOLATION) => refused(
+                "the table `records` has keys that are empty or longer than 255 characters, or \
+                 values longer than 1 MiB; correct them, or name another schema",
+            ),
+            _ => failed(error),
+        });
+    }
+    run(transaction, IDEMPOTENCY).await
+}
+
+/// Extends a table of records that Terrace did not make.
+async fn take_over(transaction: &Transaction<'_>) -> Result<()> {
+    const COLUMNS: &str = "SELECT a.attname::text, format_type(a.atttypid, NULL), \
+             a.attnotnull AND NOT a.atthasdef AND a.attidentity = '', \
+             EXISTS (SELECT 1 FROM pg_index i WHERE i.indrelid = a.attrelid AND i.indisunique \
+                 AND i.indisvalid AND i.indpred IS NULL AND i.indnatts = 1 \
+                 AND i.indkey[0] = a.attnum) \
+         FROM pg_attribute a \
+         WHERE a.attrelid = to_regclass('records') AND a.attnum > 0 AND NOT a.attisdropped";
+    let rows = transaction.query(COLUMNS, &[]).await.map_err(failed)?;
+    let mut changes = vec![
+        "ADD COLUMN IF NOT EXISTS version bigint NOT NULL DEFAULT nextval('records_version')"
+            .into(),
+        "ADD COLUMN IF NOT EXISTS deleted boolean NOT NULL DEFAULT false".into(),
+    ];
+    let mut texts = 0;
+    let mut moments = vec!["created_at", "updated_at"];
+    for row in rows {
+        let (name, kind): (&str, &str) = (row.get(0), row.get(1));
+        let (demanded, unique): (bool, bool) = (row.get(2), row.get(3));
+        match (name, kind) {
+            ("key", "text" | "character varying") if unique => {
+                changes.push("ALTER key TYPE text COLLATE \"C\", ALTER key SET NOT NULL".into());
+                texts += 1;
+            }
+            ("value", "text" | "character varying") => {
+                changes.push("ALTER value TYPE text, ALTER value SET NOT NULL".into());
+                texts += 1;
+            }
+            ("version", "bigint") | ("deleted", "boolean") if !demanded => {}
+            ("created_at" | "updated_at", "timestamp with time zone") => {
+                moments.retain(|moment| *moment != name);
+                changes.push(moment(name, ""));
+            }
+            ("created_at" | "updated_at", "timestamp without time zone") => {
+                moments.retain(|moment| *moment != name);
+                changes.push(moment(name, " AT TIME ZONE 'UTC'"));
+            }
+            ("key" | "value" | "version" | "deleted" | "created_at" | "updated_at", _) => {
+                return Err(not_like_records());
+            }
+            _ if demanded => return Err(not_like_records()),
+            _ => {}
+        }
+    }
+    if texts != 2 {
+        return Err(not_like_records());
+    }
+    for missing in moments {
+        changes.push(format!("ADD COLUMN {missing} timestamptz NOT NULL DEFAULT now()"));
+    }
+    run(transaction, &format!("ALTER TABLE records {}", changes.join(", "))).await?;
+    run(transaction, "ALTER TABLE records SET (fillfactor = 80)").await
+}
+
+/// A column of times as the store needs it; a time that was not known is that of the change.
+fn moment(name: &str, zone: &str) -> String {
+    format!(
+        "ALTER {name} DROP DEFAULT, \
+         ALTER {name} TYPE timestamptz USING coalesce({name}{zone}, now()), \
+         ALTER {name} SET DEFAULT now(), ALTER {name} SET NOT NULL"
+    )
+}
+
+fn not_like_records() -> Error {
+    refused(
+        "there is a table `records` that Terrace cannot use; it needs the text columns `key` (unique) \
+         and `value`, and no other column that must be given; name another schema",
+    )
+}
+
+fn refused(message: &'static str) -> Error {
+    Error::new(ErrorKind::InvalidInput, message).during("migrate")
+}
+
+async fn run(transaction: &Transaction<'_>, commands: &str) -> Result<()> {
+    transaction.batch_execute(commands).await.map_err(failed)
+}

@@ -1,0 +1,318 @@
+//! What a store on PostgreSQL can be told.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use terrace_core::{Error, Result};
+use tls_parameters::{Parameters, split};
+use tokio_postgres::Config;
+use tokio_postgres::config::{Host, SslMode, TargetSessionAttrs};
+
+/// How to reach a PostgreSQL database (15 or later) and how to use it.
+#[derive(Clone)]
+pub struct PostgresOptions {
+    /// `postgres://user:password@host:port/database`, with several `host:port` separated by commas.
+    ///
+    /// Parameters: `sslmode` (`disable`, `prefer`, `require`, `verify-full`; default `prefer`, which
+    /// like `require` encrypts without asking who answers), `sslrootcert` (a PEM file that replaces
+    /// the machine's authorities and makes `require` verify, too), `target_session_attrs`
+    /// (`read-write` when there are several hosts) and those of tokio-postgres.
+    pub url: String,
+    /// The schema that holds the tables, created when missing; lower case letters, digits and `_`.
+    /// Default `public`.
+    pub schema: String,
+    /// Where the connection of a request comes from. Default: a pool of 2 to 10.
+    pub source: ConnectionSource,
+    /// The longest that the server works on one statement. Default 5 s.
+    pub statement_timeout: Duration,
+    /// The longest that one host may take to accept a connection. Default 3 s.
+    pub connect_timeout: Duration,
+    /// The name that `pg_stat_activity` shows. Default `terrace`.
+    pub application_name: String,
+    /// How long a connection may be silent before the system asks whether the peer lives. Default
+    /// 30 s.
+    pub keepalives_idle: Duration,
+    /// How long sent data may stay unacknowledged before the system gives the connection up (Linux
+    /// only). Default 10 s.
+    pub tcp_user_timeout: Duration,
+}
+
+/// Where the connection of a request comes from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ConnectionSource {
+    /// Each request connects and disconnects.
+    PerRequest {
+        /// The most connections at once; further requests wait until their deadline, at most 30 s.
+        limit: usize,
+    },
+    /// Requests share connections that stay open.
+    Pooled(PoolOptions),
+}
+
+/// The size of a pool and the life of its connections.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PoolOptions {
+    /// Connections that are kept open without requests. Default 2.
+    pub min: usize,
+    /// The most connections at once. Default 10.
+    pub max: usize,
+    /// The longest that a request waits for a connection, whatever its deadline. Default 3 s.
+    pub acquire_timeout: Duration,
+    /// How long a connection is used, ± 10 %, so that they do not all end together. Default 30 min.
+    pub max_lifetime: Duration,
+    /// How long a connection beyond `min` stays open without requests. Default 5 min.
+    pub idle_timeout: Duration,
+}
+
+impl Default for PoolOptions {
+    fn default() -> Self {
+        Self {
+            min: 2,
+            max: 10,
+            acquire_timeout: Duration::from_secs(3),
+            max_lifetime: Duration::from_secs(30 * 60),
+            idle_timeout: Duration::from_secs(5 * 60),
+        }
+    }
+}
+
+impl ConnectionSource {
+    /// The longest that a request without a deadline waits for its turn to connect.
+    pub(super) const PATIENCE: Duration = Duration::from_secs(30);
+
+    /// A connection for each request, at most 64 at once.
+    pub fn per_request() -> Self {
+        Self::PerRequest { limit: 64 }
+    }
+
+    /// A pool of this many connections.
+    pub fn pooled(min: usize, max: usize) -> Self {
+        Self::Pooled(PoolOptions { min, max, ..PoolOptions::default() })
+    }
+}
+
+impl PostgresOptions {
+    /// The defaults for this URL.
+    pub fn new(url: impl Into<String>) -> Self {
+        Self {
+            url: url.into(),
+            schema: "public".to_owned(),
+            source: ConnectionSource::Pooled(PoolOptions::default()),
+            statement_timeout: Duration::from_secs(5),
+            connect_timeout: Duration::from_secs(3),
+            application_name: "terrace".to_owned(),
+            keepalives_idle: Duration::from_secs(30),
+            tcp_user_timeout: Duration::from_secs(10),
+        }
+    }
+
+    /// Checks everything that can be checked without a server.
+    pub(super) fn target(&self) -> Result<Target> {
+        self.check()?;
+        let (url, parameters) = split(&self.url)?;
+        let mut config: Config = url.parse().map_err(|_driver_text_may_hold_the_url| {
+            Error::invalid(
+                "the PostgreSQL URL cannot be read; write postgres://user:password@host:port/database",
+            )
+        })?;
+        if config.get_hosts().is_empty() {
+            return Err(Error::invalid(
+                "the PostgreSQL URL names no host; write postgres://user:password@host:port/database",
+            ));
+        }
+        let Parameters { ssl_mode, verify, root_certificates } = parameters;
+        config
+            .ssl_mode(ssl_mode)
+            .application_name(&self.application_name)
+            .connect_timeout(self.connect_timeout)
+            .keepalives(true)
+            .keepalives_idle(self.keepalives_idle)
+            .tcp_user_timeout(self.tcp_user_timeout);
+        let settings = self.session_settings(config.get_options());
+        config.options(settings);
+        if config.get_hosts().len() > 1 {
+            config.target_session_attrs(TargetSessionAttrs::ReadWrite);
+        }
+        let hosts = addresses(&config);
+        Ok(Target { config, ssl_mode, verify, root_certificates, hosts })
+    }
+
+    fn check(&self) -> Result<()> {
+        let named = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_';
+        let digit_first = self.schema.starts_with(|first: char| first.is_ascii_digit());
+        let fits = (1..=63).contains(&self.schema.len()) && !digit_first;
+        if !fits || !self.schema.bytes().all(named) {
+            return Err(Error::invalid(
+                "the schema's name must have 1 to 63 lower case letters, digits and `_`, and not \
+                 begin with a digit",
+            ));
+        }
+        let sized = match &self.source {
+            ConnectionSource::PerRequest { limit } => *limit > 0,
+            ConnectionSource::Pooled(pool) => pool.max > 0 && pool.min <= pool.max,
+        };
+        if !sized {
+            return Err(Error::invalid(
+                "the pool must have at least one connection, and `min` must not exceed `max`",
+            ));
+        }
+        Ok(())
+    }
+
+    /// Settings that travel in the first message of a connection and cost no round trip.
+    ///
+    /// Every statement of the store reads by its primary key, but the planner sees tables that were
+    /// never analysed and arrays of unknown length, and would keep a plan for a small table when the
+    /// table has grown; so it is told.
+    fn session_settings(&self, asked: Option<&str>) -> String {
+        let mut text = asked.map(|asked| format!("{asked} ")).unwrap_or_default();
+        let timeout = self.statement_timeout.as_millis();
+        let idle = (self.statement_timeout * 2).as_millis();
+        for (name, value) in [
+            ("search_path", self.schema.as_str()),
+            ("statement_timeout", &timeout.to_string()),
+            ("idle_in_transaction_session_timeout", &idle.to_string()),
+            ("plan_cache_mode", "force_generic_plan"),
+            ("enable_seqscan", "off"),
+            ("enable_hashjoin", "off"),
+            ("enable_mergejoin", "off"),
+            ("jit", "off"),
+        ] {
+            text.push_str(&format!("-c {name}={value} "));
+        }
+        text
+    }
+}
+
+impl fmt::Debug for PostgresOptions {
+    /// Without the URL, which holds the password.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PostgresOptions")
+            .field("schema", &self.schema)
+            .field("source", &self.source)
+            .field("statement_timeout", &self.statement_timeout)
+            .field("connect_timeout", &self.connect_timeout)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Options that were checked.
+pub(super) struct Target {
+    pub(super) config: Config,
+    pub(super) ssl_mode: SslMode,
+    /// Whether the server's certificate must be valid for its name.
+    pub(super) verify: bool,
+    pub(super) root_certificates: Option<PathBuf>,
+    /// `host:port`, separated by commas.
+    pub(super) hosts: String,
+}
+
+fn addresses(config: &Config) -> String {
+    let ports = config.get_ports();
+    let port = |index: usize| ports.get(index).or(ports.first()).copied().unwrap_or(5432);
+    let hosts = config.get_hosts().iter().enumerate().map(|(index, host)| match host {
+        Host::Tcp(name) => format!("{name}:{}", port(index)),
+        #[cfg(unix)]
+        Host::Unix(path) => format!("{}:{}", path.display(), port(index)),
+    });
+    hosts.collect::<Vec<_>>().join(",")
+}
+
+/// Parameters of the URL that the driver does not know.
+mod tls_parameters {
+    use super::{Error, PathBuf, Result, SslMode};
+
+    pub(super) struct Parameters {
+        pub(super) ssl_mode: SslMode,
+        pub(super) verify: bool,
+        pub(super) root_certificates: Option<PathBuf>,
+    }
+
+    /// The URL without the parameters of TLS, and those.
+    pub(super) fn split(url: &str) -> Result<(String, Parameters)> {
+        if !url.starts_with("postgres://") && !url.starts_with("postgresql://") {
+            return Err(Error::invalid(
+                "the PostgreSQL URL must begin with postgres://; write \
+                 postgres://user:password@host:port/database",
+            ));
+        }
+        let (base, query) = url.split_once('?').unwrap_or((url, ""));
+        let mut rest = Vec::new();
+        let (mut mode, mut roots) = ("prefer", None);
+        for pair in query.split('&').filter(|pair| !pair.is_empty()) {
+            match pair.split_once('=') {
+                Some(("sslmode", value)) => mode = value,
+                Some(("sslrootcert", value)) => roots = Some(PathBuf::from(decode(value)?)),
+                _ => rest.push(pair),
+            }
+        }
+        let (ssl_mode, verify) = match mode {
+            "disable" => (SslMode::Disable, false),
+            "prefer" => (SslMode::Prefer, false),
+            "require" => (SslMode::Require, roots.is_some()),
+            "verify-full" => (SslMode::Require, true),
+            _ => {
+                return Err(Error::invalid(
+                    "sslmode must be disable, prefer, require or verify-full",
+                ));
+            }
+        };
+        let url = if rest.is_empty() { base.into() } else { format!("{base}?{}", rest.join("&")) };
+        Ok((url, Parameters { ssl_mode, verify, root_certificates: roots }))
+    }
+
+    fn decode(text: &str) -> Result<String> {
+        let mut bytes = Vec::with_capacity(text.len());
+        let mut rest = text.as_bytes();
+        while let Some((&first, tail)) = rest.split_first() {
+            let digits = tail.get(..2).and_then(|two| std::str::from_utf8(two).ok());
+            let coded = digits.and_then(|digits| u8::from_str_radix(digits, 16).ok());
+            match (first, coded) {
+                (b'%', Some(byte)) => {
+                    bytes.push(byte);
+                    rest = &tail[2..];
+                }
+                _ => {
+                    bytes.push(first);
+                    rest = tail;
+                }
+            }
+        }
+        String::from_utf8(bytes).map_err(|_| Error::invalid("sslrootcert must be UTF-8"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parameters_of_tls_are_taken_out_of_the_url() {
+        let url = "postgres://u:secret@a:1,b:2/db?sslmode=verify-full&sslrootcert=%2Fx%20y.pem";
+        let target = PostgresOptions::new(url).target().expect("options");
+        assert_eq!(target.hosts, "a:1,b:2");
+        assert!(target.verify);
+        assert_eq!(target.ssl_mode, SslMode::Require);
+        assert_eq!(target.root_certificates, Some(PathBuf::from("/x y.pem")));
+        assert_eq!(target.config.get_target_session_attrs(), TargetSessionAttrs::ReadWrite);
+    }
+
+    #[test]
+    fn no_text_shows_the_password() {
+        let options = PostgresOptions::new("postgres://u:secret@a:99999/db");
+        assert!(!format!("{options:?}").contains("secret"));
+        let error = options.target().map(|_| ()).expect_err("a port that cannot be");
+        assert!(!format!("{error} {error:?}").contains("secret"));
+    }
+
+    #[test]
+    fn names_that_would_need_quotes_are_refused() {
+        for schema in ["", "Upper", "a b", "x;drop", "1st"] {
+            let options =
+                PostgresOptions { schema: schema.into(), ..PostgresOptions::new("postgres://a/b") };
+            assert!(options.target().is_err(), "{schema}");
+        }
+    }
+}

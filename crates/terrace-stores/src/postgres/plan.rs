@@ -1,0 +1,166 @@
+//! What a batch of writes comes to, worked out over rows that are locked.
+
+use std::collections::{BTreeMap, HashMap};
+
+use terrace_core::{Change, Outcome, Precondition, Version, Write};
+
+/// A row as it was when it was locked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Locked {
+    pub(super) version: Version,
+    /// Whether it holds a record; else it is the trace of a deleted one.
+    pub(super) live: bool,
+}
+
+/// The receipts of a batch, and the rows that make them true.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Plan<'a> {
+    /// One a write, in their order; the version is that of [`terrace_core::Receipt`].
+    pub(super) answers: Vec<(Outcome, Version)>,
+    /// Rows that there were not.
+    pub(super) insert: Rows<'a>,
+    /// Rows that are locked.
+    pub(super) update: Rows<'a>,
+}
+
+/// Rows as columns, in the order of their keys.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Rows<'a> {
+    pub(super) keys: Vec<&'a str>,
+    pub(super) values: Vec<&'a str>,
+    pub(super) versions: Vec<i64>,
+    pub(super) deleted: Vec<bool>,
+    /// Whether the record came into being in this batch.
+    pub(super) created: Vec<bool>,
+}
+
+/// The state of one key while the batch is gone through.
+struct State<'a> {
+    existed: bool,
+    version: Version,
+    value: Option<&'a str>,
+    live: bool,
+    created: bool,
+    changed: bool,
+}
+
+/// Goes through the batch in its order, each write over what the earlier ones left, and gives each
+/// change the next of `versions`, which must be one a write, rising, and drawn under the locks.
+/// `locked` has every row that exists for a key of the batch.
+pub(super) fn plan<'a>(
+    batch: &'a [Write],
+    locked: &HashMap<&str, Locked>,
+    versions: &[i64],
+) -> Plan<'a> {
+    let mut plan = Plan { answers: Vec::with_capacity(batch.len()), ..Plan::default() };
+    let mut states = BTreeMap::<&str, State<'a>>::new();
+    let mut drawn = versions.iter().copied();
+    for write in batch {
+        let key = write.key.as_str();
+        let state = states.entry(key).or_insert_with(|| State::of(locked.get(key)));
+        plan.answers.push(state.apply(write, &mut drawn));
+    }
+    for (key, state) in states.into_iter().filter(|(_, state)| state.changed) {
+        let rows = if state.existed { &mut plan.update } else { &mut plan.insert };
+        rows.keys.push(key);
+        rows.values.push(state.value.unwrap_or(""));
+        rows.versions.push(state.version.get().cast_signed());
+        rows.deleted.push(!state.live);
+        rows.created.push(state.created);
+    }
+    plan
+}
+
+impl<'a> State<'a> {
+    fn of(row: Option<&Locked>) -> Self {
+        let (version, live) = row.map_or((Version::NONE, false), |row| (row.version, row.live));
+        let existed = row.is_some();
+        Self { existed, version, value: None, live, created: false, changed: false }
+    }
+
+    fn apply(
+        &mut self,
+        write: &'a Write,
+        drawn: &mut impl Iterator<Item = i64>,
+    ) -> (Outcome, Version) {
+        let current = if self.live { self.version } else { Version::NONE };
+        let holds = match write.precondition {
+            Precondition::None => true,
+            Precondition::Absent => !self.live,
+            Precondition::Version(wanted) => self.live && current == wanted,
+        };
+        let outcome = match &write.change {
+            _ if !holds => return (Outcome::PreconditionFailed, current),
+            Change::Delete if !self.live => return (Outcome::Absent, current),
+            Change::Delete => Outcome::Deleted,
+            Change::Put(_) if self.live => Outcome::Replaced,
+            Change::Put(_) => Outcome::Created,
+        };
+        self.value = match &write.change {
+            Change::Put(value) => Some(value.as_str()),
+            Change::Delete => None,
+        };
+        self.live = self.value.is_some();
+        self.created |= outcome == Outcome::Created;
+        self.changed = true;
+        let number = drawn.next().unwrap_or_default();
+        self.version = super::read::version(number);
+        (outcome, self.version)
+    }
+}
+
+/// A batch of nothing but unconditional puts, ready for one statement: the last put of each key, in
+/// the order of the keys. `None` when the batch has anything else.
+pub(super) struct Puts<'a> {
+    pub(super) keys: Vec<&'a str>,
+    pub(super) values: Vec<&'a str>,
+    /// For each write its row, and whether it is the first and the last of its key.
+    pub(super) places: Vec<Place>,
+    /// How many writes are not the last of their key.
+    pub(super) superseded: usize,
+}
+
+/// Where a write of [`Puts`] went.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Place {
+    pub(super) row: usize,
+    pub(super) first: bool,
+    pub(super) last: bool,
+}
+
+impl<'a> Puts<'a> {
+    pub(super) fn of(batch: &'a [Write]) -> Option<Self> {
+        let mut order = Vec::with_capacity(batch.len());
+        for (index, write) in batch.iter().enumerate() {
+            match (&write.change, write.precondition) {
+                (Change::Put(value), Precondition::None) => {
+                    order.push((write.key.as_str(), index, value.as_str()));
+                }
+                _ => return None,
+            }
+        }
+        order.sort_unstable_by(|a, b| (a.0, a.1).cmp(&(b.0, b.1)));
+        let mut puts = Self {
+            keys: Vec::with_capacity(order.len()),
+            values: Vec::with_capacity(order.len()),
+            places: vec![Place { row: 0, first: false, last: false }; order.len()],
+            superseded: 0,
+        };
+        for (position, &(key, index, value)) in order.iter().enumerate() {
+            let first = position == 0 || order[position - 1].0 != key;
+            let last = order.get(position + 1).is_none_or(|next| next.0 != key);
+            puts.places[index] = Place { row: puts.keys.len(), first, last };
+            if last {
+                puts.keys.push(key);
+                puts.values.push(value);
+            } else {
+                puts.superseded += 1;
+            }
+        }
+        Some(puts)
+    }
+}
+
+#[cfg(test)]
+#[path = "plan_tests.rs"]
+mod tests;

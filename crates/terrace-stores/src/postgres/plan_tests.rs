@@ -1,0 +1,67 @@
+//! The plan against the reference of the contract.
+
+use terrace_core::{Key, MemoryStore, Precondition, Runtime, Store, StoreExt, Value, WriteOptions};
+
+use super::*;
+
+fn write(seed: u64) -> Write {
+    let key = Key::new(format!("k{}", seed % 3)).unwrap();
+    let precondition = match (seed >> 8) % 4 {
+        0 => Precondition::Absent,
+        1 => Precondition::Version(Version::new((seed >> 16) % 12)),
+        _ => Precondition::None,
+    };
+    let write = match (seed >> 12) % 3 {
+        0 => Write::delete(key),
+        _ => Write::put(key, Value::new(format!("v{seed}")).unwrap()),
+    };
+    write.when(precondition)
+}
+
+/// Random batches over few keys: the same outcomes, records and order of versions as in memory.
+#[tokio::test]
+async fn a_plan_does_what_the_memory_store_does() {
+    let runtime = Runtime::seeded(11);
+    for round in 0..500 {
+        let memory = MemoryStore::new(runtime.clone());
+        let mut rows = BTreeMap::<String, (Locked, String)>::new();
+        let mut latest = 0;
+        for _ in 0..4 {
+            let size = 1 + runtime.random() % 6;
+            let batch = (0..size).map(|_| write(runtime.random())).collect::<Vec<_>>();
+            let receipts = memory.write(batch.clone(), &WriteOptions::default()).await.unwrap();
+            let locked = rows.iter().map(|(key, (row, _))| (key.as_str(), *row)).collect();
+            let versions = (latest + 1..).take(batch.len()).collect::<Vec<_>>();
+            let plan = plan(&batch, &locked, &versions);
+            let expected = receipts.iter().map(|it| (it.outcome, it.version)).collect::<Vec<_>>();
+            assert_eq!(plan.answers, expected, "round {round}");
+            latest += receipts.iter().filter(|it| it.outcome.is_applied()).count() as i64;
+            for changed in [&plan.insert, &plan.update] {
+                assert!(changed.keys.is_sorted());
+                for (index, key) in changed.keys.iter().enumerate() {
+                    let version = super::super::read::version(changed.versions[index]);
+                    let row = Locked { version, live: !changed.deleted[index] };
+                    rows.insert((*key).to_owned(), (row, changed.values[index].to_owned()));
+                }
+            }
+        }
+        for (key, (row, value)) in rows {
+            let record = memory.get(&Key::new(key).unwrap()).await.unwrap();
+            assert_eq!(record.as_ref().map(|it| it.value.as_str()), row.live.then_some(&*value));
+            assert!(record.is_none_or(|record| record.version == row.version));
+        }
+    }
+}
+
+#[test]
+fn puts_are_sorted_and_only_the_last_of_a_key_is_written() {
+    let put =
+        |key: &str, value: &str| Write::put(Key::new(key).unwrap(), Value::new(value).unwrap());
+    let batch = [put("b", "1"), put("a", "2"), put("b", "3"), put("b", "4")];
+    let puts = Puts::of(&batch).expect("puts only");
+    assert_eq!((puts.keys, puts.values), (vec!["a", "b"], vec!["2", "4"]));
+    assert_eq!(puts.superseded, 2);
+    let places = puts.places.iter().map(|it| (it.row, it.first, it.last)).collect::<Vec<_>>();
+    assert_eq!(places, [(1, true, false), (0, true, true), (1, false, false), (1, false, true)]);
+    assert!(Puts::of(&[Write::delete(Key::new("a").unwrap())]).is_none());
+}

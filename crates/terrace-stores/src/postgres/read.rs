@@ -1,0 +1,166 @@
+//! Reads: one statement a batch, answers in the order asked.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use terrace_core::{
+    Error, ErrorKind, Key, Origin, Page, Position, Read, Record, Scan, Token, Value, Version,
+};
+use tokio_postgres::Row;
+
+use super::connect::Connection;
+use super::statements::{Moment, Sql};
+use super::work::{Failure, Progress, Work, corrupt, not_allowed};
+
+/// Proof of having seen a version of this database.
+pub(super) fn token(history: &Arc<str>, version: Version) -> Token {
+    Token::of(Arc::clone(history), Position { epoch: 0, offset: version.get() })
+}
+
+/// Versions are drawn from a sequence that starts at 1.
+pub(super) fn version(number: i64) -> Version {
+    Version::new(u64::try_from(number).unwrap_or(0))
+}
+
+/// Records by their keys.
+pub(super) struct ReadKeys<'a> {
+    pub(super) keys: &'a [Key],
+    pub(super) asked: Option<&'a Token>,
+    pub(super) history: &'a Arc<str>,
+}
+
+impl Work for ReadKeys<'_> {
+    type Answer = Vec<Read>;
+
+    const OPERATION: &'static str = "read";
+
+    async fn run(&self, connection: &Connection, _: &Progress) -> Result<Vec<Read>, Failure> {
+        let keys = self.keys.iter().map(Key::as_str).collect::<Vec<_>>();
+        let rows = connection.run(Sql::Read, &[&keys]).await?;
+        let mut answers = self.keys.iter().map(|_| self.missing()).collect::<Vec<_>>();
+        for row in rows {
+            let place = row.try_get::<_, i64>(0).map_err(corrupt)?;
+            let place = usize::try_from(place).unwrap_or(0).wrapping_sub(1);
+            if let (Some(key), Some(answer)) = (self.keys.get(place), answers.get_mut(place)) {
+                *answer = self.answer(key, &row)?;
+            }
+        }
+        self.prove(connection, &mut answers).await?;
+        Ok(answers)
+    }
+}
+
+impl ReadKeys<'_> {
+    fn missing(&self) -> Read {
+        Read {
+            record: None,
+            version: Version::NONE,
+            origin: Origin::Primary,
+            age: Duration::ZERO,
+            token: token(self.history, Version::NONE),
+        }
+    }
+
+    fn answer(&self, key: &Key, row: &Row) -> Result<Read, Failure> {
+        let version = version(row.try_get(1).map_err(corrupt)?);
+        let deleted = row.try_get::<_, bool>(2).map_err(corrupt)?;
+        let record = if deleted { None } else { Some(record(key.clone(), version, row, 3)?) };
+        Ok(Read { record, version, token: token(self.history, version), ..self.missing() })
+    }
+
+    /// A token may ask for more than the rows of these keys show. The database has come as far when
+    /// its sequence has; a database that was restored from a backup has not, and must not answer.
+    async fn prove(&self, connection: &Connection, answers: &mut [Read]) -> Result<(), Failure> {
+        let Some(asked) = self.asked else { return Ok(()) };
+        if answers.iter().all(|answer| answer.token.covers(asked)) {
+            return Ok(());
+        }
+        let Some(floor) = asked.position(self.history) else { return Ok(()) };
+        let rows = connection.run(Sql::Latest, &[]).await?;
+        let latest = rows.first().map_or(Ok(0), |row| row.try_get(0)).map_err(corrupt)?;
+        if (Position { epoch: 0, offset: version(latest).get() }) < floor {
+            let message = "the database is behind what the token has seen, as after a restore from \
+                           a backup; drop the token to read what there is";
+            return Err(Failure::Refused(Error::new(ErrorKind::Unavailable, message)));
+        }
+        for answer in answers {
+            answer.token.merge(&Token::of(Arc::clone(self.history), floor));
+        }
+        Ok(())
+    }
+}
+
+/// Records in the order of their keys.
+pub(super) struct ScanPage<'a>(pub(super) &'a Scan);
+
+impl Work for ScanPage<'_> {
+    type Answer = Page;
+
+    const OPERATION: &'static str = "scan";
+
+    async fn run(&self, connection: &Connection, _: &Progress) -> Result<Page, Failure> {
+        let scan = self.0;
+        let after = scan.after.as_ref().map_or("", Key::as_str);
+        let end = end_of(&scan.prefix);
+        let limit = i64::try_from(scan.limit.saturating_add(1)).unwrap_or(i64::MAX);
+        let rows = connection.run(Sql::Scan, &[&after, &scan.prefix, &end, &limit]).await?;
+        let records = rows.iter().map(|row| {
+            let key = Key::new(row.try_get::<_, &str>(0).map_err(corrupt)?).map_err(not_allowed)?;
+            let version = version(row.try_get(1).map_err(corrupt)?);
+            record(key, version, row, 2)
+        });
+        Ok(Page::cut(records.collect::<Result<_, Failure>>()?, scan.limit, Origin::Primary))
+    }
+}
+
+/// Whether the server answers.
+pub(super) struct Ping;
+
+impl Work for Ping {
+    type Answer = ();
+
+    const OPERATION: &'static str = "inspect";
+
+    async fn run(&self, connection: &Connection, _: &Progress) -> Result<(), Failure> {
+        Ok(connection.command("SELECT 1").await?)
+    }
+}
+
+/// The record whose `created_at`, `updated_at` and `value` begin at `column`.
+fn record(key: Key, version: Version, row: &Row, column: usize) -> Result<Record, Failure> {
+    let Moment(created_at) = row.try_get(column).map_err(corrupt)?;
+    let Moment(updated_at) = row.try_get(column + 1).map_err(corrupt)?;
+    let value = row.try_get::<_, &str>(column + 2).map_err(corrupt)?;
+    let value = Value::new(value).map_err(not_allowed)?;
+    Ok(Record { key, value, version, created_at, updated_at })
+}
+
+/// The first text after all that begin with `prefix`: its last character that can be raised is, and
+/// what follows is cut. Nothing is after a prefix of highest characters only, so all keys are below
+/// a text of them that is longer than a key.
+fn end_of(prefix: &str) -> String {
+    let mut end = prefix.to_owned();
+    while let Some(last) = end.pop() {
+        // The range knows the gap of the surrogates.
+        if let Some(next) = (last..=char::MAX).nth(1) {
+            end.push(next);
+            return end;
+        }
+    }
+    char::MAX.to_string().repeat(Key::MAX_CHARS + 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_end_of_a_prefix_is_after_all_that_begin_with_it() {
+        assert_eq!(end_of("user:"), "user;");
+        assert_eq!(end_of("a\u{d7ff}"), "a\u{e000}");
+        assert_eq!(end_of("a\u{10ffff}"), "b");
+        let highest = char::MAX.to_string().repeat(Key::MAX_CHARS);
+        assert!(end_of("") > highest);
+        assert!(end_of(&highest) > highest);
+    }
+}

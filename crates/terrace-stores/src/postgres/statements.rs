@@ -1,0 +1,216 @@
+//! Every statement of requests: constant texts with array parameters, so that one plan serves
+//! batches of every size.
+
+use futures_util::future::try_join_all;
+use tokio_postgres::types::{FromSql, ToSql, Type};
+use tokio_postgres::{Client, Row, Statement};
+
+use terrace_core::Timestamp;
+
+/// One statement of requests.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Sql {
+    /// Records by key, each with its place in the parameter.
+    Read,
+    /// Records after a key, from a key, below a key, at most so many.
+    Scan,
+    /// The latest version that was drawn.
+    Latest,
+    /// Sets values of distinct keys.
+    Put,
+    /// Locks the rows of keys in the order of the keys and answers their state.
+    Lock,
+    /// Draws versions.
+    Draw,
+    /// Makes rows that a lock did not find.
+    Insert,
+    /// Changes rows that are locked.
+    Update,
+    /// Takes an idempotency key, unless it is taken.
+    Claim,
+    /// What a taken idempotency key holds.
+    Recall,
+    /// Stores the result under the claimed key.
+    Remember,
+}
+
+impl Sql {
+    const ALL: [Self; 11] = [
+        Self::Read,
+        Self::Scan,
+        Self::Latest,
+        Self::Put,
+        Self::Lock,
+        Self::Draw,
+        Self::Insert,
+        Self::Update,
+        Self::Claim,
+        Self::Recall,
+        Self::Remember,
+    ];
+
+    fn text(self) -> &'static str {
+        match self {
+            Self::Read => {
+                "SELECT u.i, r.version, r.deleted, r.created_at, r.updated_at, r.value \
+                 FROM unnest($1::text[]) WITH ORDINALITY AS u(k, i) \
+                 JOIN records r ON r.key = u.k"
+            }
+            Self::Scan => {
+                "SELECT key, version, created_at, updated_at, value FROM records \
+                 WHERE key > $1 AND key >= $2 AND key < $3 AND NOT deleted ORDER BY key LIMIT $4"
+            }
+            Self::Latest => {
+                "SELECT CASE WHEN is_called THEN last_value ELSE 0 END \
+                             FROM records_version"
+            }
+            // The version of a replaced row is drawn while the row is locked: `excluded.version` was
+            // drawn before, and a faster writer may have a later one. A replaced row's time is past
+            // both of its times, so only a new record has `created_at = updated_at`.
+            Self::Put => {
+                "INSERT INTO records AS r (key, value) \
+                 SELECT u.k, u.v FROM unnest($1::text[], $2::text[]) AS u(k, v) \
+                 ON CONFLICT (key) DO UPDATE SET value = excluded.value, \
+                 version = nextval('records_version'), deleted = false, \
+                 updated_at = greatest(now(), r.updated_at + interval '1 microsecond', \
+                   r.created_at + interval '1 microsecond'), \
+                 created_at = CASE WHEN r.deleted THEN \
+                   greatest(now(), r.updated_at + interval '1 microsecond', \
+                     r.created_at + interval '1 microsecond') \
+                   ELSE r.created_at END \
+                 RETURNING key, version, created_at = updated_at"
+            }
+            Self::Lock => {
+                "SELECT key, version, deleted FROM records WHERE key = ANY ($1::text[]) \
+                 ORDER BY key FOR UPDATE"
+            }
+            Self::Draw => "SELECT nextval('records_version') FROM generate_series(1, $1::bigint)",
+            Self::Insert => {
+                "INSERT INTO records (key, value, version, deleted) \
+                 SELECT u.k, u.v, u.n, u.d \
+                 FROM unnest($1::text[], $2::text[], $3::bigint[], $4::boolean[]) AS u(k, v, n, d)"
+            }
+            Self::Update => {
+                "UPDATE records r SET value = u.v, version = u.n, deleted = u.d, \
+                 updated_at = greatest(now(), r.updated_at + interval '1 microsecond', \
+                   r.created_at + interval '1 microsecond'), \
+                 created_at = CASE WHEN u.c THEN \
+                   greatest(now(), r.updated_at + interval '1 microsecond', \
+                     r.created_at + interval '1 microsecond') \
+                   ELSE r.created_at END \
+                 FROM unnest($1::text[], $2::text[], $3::bigint[], $4::boolean[], $5::boolean[]) \
+                   AS u(k, v, n, d, c) \
+                 WHERE r.key = u.k"
+            }
+            Self::Claim => {
+                "INSERT INTO idempotency AS i (key, fingerprint) VALUES ($1, $2) \
+                 ON CONFLICT (key) DO UPDATE \
+                 SET fingerprint = excluded.fingerprint, result = NULL, created_at = now() \
+                 WHERE i.created_at < now() - interval '24 hours' RETURNING true"
+            }
+            Self::Recall => "SELECT fingerprint, result FROM idempotency WHERE key = $1",
+            Self::Remember => "UPDATE idempotency SET result = $2 WHERE key = $1",
+        }
+    }
+
+    fn types(self) -> &'static [Type] {
+        match self {
+            Self::Read | Self::Lock => &[Type::TEXT_ARRAY],
+            Self::Scan => &[Type::TEXT, Type::TEXT, Type::TEXT, Type::INT8],
+            Self::Latest => &[],
+            Self::Put => &[Type::TEXT_ARRAY, Type::TEXT_ARRAY],
+            Self::Draw => &[Type::INT8],
+            Self::Insert => {
+                &[Type::TEXT_ARRAY, Type::TEXT_ARRAY, Type::INT8_ARRAY, Type::BOOL_ARRAY]
+            }
+            Self::Update => &[
+                Type::TEXT_ARRAY,
+                Type::TEXT_ARRAY,
+                Type::INT8_ARRAY,
+                Type::BOOL_ARRAY,
+                Type::BOOL_ARRAY,
+            ],
+            Self::Claim => &[Type::TEXT, Type::BYTEA],
+            Self::Recall => &[Type::TEXT],
+            Self::Remember => &[Type::TEXT, Type::TEXT],
+        }
+    }
+}
+
+/// A parameter of a statement.
+pub(super) type Parameter<'a> = &'a (dyn ToSql + Sync);
+
+/// The statements of one connection, prepared or not.
+#[derive(Debug)]
+pub(super) enum Statements {
+    /// Each call sends text, types and parameters at once; for connections with one request.
+    Unprepared,
+    /// Parsed and planned once, in the order of [`Sql::ALL`].
+    Prepared(Vec<Statement>),
+}
+
+impl Statements {
+    /// Prepares all, in one round trip.
+    pub(super) async fn prepare(client: &Client) -> Result<Self, tokio_postgres::Error> {
+        let all = Sql::ALL.iter().map(|sql| client.prepare_typed(sql.text(), sql.types()));
+        try_join_all(all).await.map(Self::Prepared)
+    }
+
+    /// Sends a statement when first polled, so that futures polled together are pipelined in that
+    /// order; answers its rows.
+    pub(super) async fn run(
+        &self,
+        client: &Client,
+        sql: Sql,
+        parameters: &[Parameter<'_>],
+    ) -> Result<Vec<Row>, tokio_postgres::Error> {
+        match self {
+            Self::Prepared(all) => client.query(&all[sql as usize], parameters).await,
+            Self::Unprepared => {
+                let types = sql.types().iter().cloned();
+                let typed = parameters.iter().copied().zip(types).collect::<Vec<_>>();
+                client.query_typed(sql.text(), &typed).await
+            }
+        }
+    }
+}
+
+/// A `timestamptz` as it comes over the wire: microseconds since 2000-01-01, UTC.
+pub(super) struct Moment(pub(super) Timestamp);
+
+impl<'a> FromSql<'a> for Moment {
+    fn from_sql(_: &Type, raw: &'a [u8]) -> Result<Self, Box<dyn std::error::Error + Sync + Send>> {
+        const UNIX_SECONDS_OF_2000: i64 = 946_684_800;
+        let micros = i64::from_be_bytes(raw.try_into()?);
+        let unix = micros.saturating_add(UNIX_SECONDS_OF_2000 * 1_000_000);
+        // `infinity` and years that a Timestamp cannot hold, which only people write.
+        let edge = if unix < 0 { Timestamp::MIN } else { Timestamp::MAX };
+        Ok(Self(Timestamp::from_microsecond(unix).unwrap_or(edge)))
+    }
+
+    fn accepts(column: &Type) -> bool {
+        *column == Type::TIMESTAMPTZ
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_statement_is_found_at_its_place() {
+        for (index, sql) in Sql::ALL.into_iter().enumerate() {
+            assert_eq!(sql as usize, index);
+            assert!(!sql.text().contains(&format!("${}", sql.types().len() + 1)));
+        }
+    }
+
+    #[test]
+    fn a_moment_counts_from_2000() {
+        let at =
+            |micros: i64| Moment::from_sql(&Type::TIMESTAMPTZ, &micros.to_be_bytes()).unwrap().0;
+        assert_eq!(at(0).to_string(), "2000-01-01T00:00:00Z");
+        assert_eq!(at(i64::MAX), Timestamp::MAX);
+        assert_eq!(at(i64::MIN), Timestamp::MIN);
+    }
+}

@@ -1,0 +1,169 @@
+//! How a piece of work is done: a connection, a deadline, and what may be tried again.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use terrace_core::{Deadline, Error, ErrorKind, Result, Runtime};
+
+use super::connect::Connection;
+use super::pool::{Lease, Pool};
+use super::sqlstate::{Remedy, Stage, explain, outcome_unknown, remedy, survives};
+
+/// One piece of work on one connection, which can be done again from its beginning.
+pub(super) trait Work: Sync {
+    /// What it answers.
+    type Answer: Send;
+
+    /// Its name in errors.
+    const OPERATION: &'static str;
+
+    /// Does it. Leaves the session idle when it succeeds, and when it fails with a refusal of the
+    /// server, unless `progress` says that a transaction is open.
+    fn run(
+        &self,
+        connection: &Connection,
+        progress: &Progress,
+    ) -> impl Future<Output = Result<Self::Answer, Failure>> + Send;
+}
+
+/// How far a piece of work has come; read when its answer does not come.
+#[derive(Debug, Default)]
+pub(super) struct Progress {
+    committing: AtomicBool,
+    in_transaction: AtomicBool,
+}
+
+impl Progress {
+    /// What is sent from now on commits by itself.
+    pub(super) fn commits(&self) {
+        self.committing.store(true, Ordering::Relaxed);
+    }
+
+    /// A transaction is open, or no longer.
+    pub(super) fn in_transaction(&self, open: bool) {
+        self.in_transaction.store(open, Ordering::Relaxed);
+    }
+
+    fn stage(&self) -> Stage {
+        if self.committing.load(Ordering::Relaxed) { Stage::Committing } else { Stage::Harmless }
+    }
+}
+
+/// Why a piece of work was not done.
+#[derive(Debug)]
+pub(super) enum Failure {
+    /// The driver or the server says so.
+    Driver(tokio_postgres::Error),
+    /// The work itself says so; the session is idle.
+    Refused(Error),
+    /// Another writer made a row that was missing a moment ago; nothing was applied.
+    Overtaken(tokio_postgres::Error),
+}
+
+impl From<tokio_postgres::Error> for Failure {
+    fn from(error: tokio_postgres::Error) -> Self {
+        Self::Driver(error)
+    }
+}
+
+/// Does work on connections of a pool.
+#[derive(Clone)]
+pub(super) struct Worker {
+    pub(super) pool: Arc<Pool>,
+    pub(super) runtime: Runtime,
+    /// The longest that an answer is waited for, whatever the deadline says: longer than the server
+    /// works on the statements, so it acts only when the server does not answer at all.
+    pub(super) patience: Duration,
+}
+
+impl Worker {
+    /// How often work is begun again because others were faster.
+    const RACES: u32 = 10;
+
+    /// Does it, by the deadline.
+    pub(super) async fn perform<W: Work>(&self, work: &W, deadline: Deadline) -> Result<W::Answer> {
+        let done = self.attempts(work, deadline).await;
+        done.map_err(|error| error.during(W::OPERATION).with("store", "postgres"))
+    }
+
+    async fn attempts<W: Work>(&self, work: &W, deadline: Deadline) -> Result<W::Answer> {
+        deadline.check(self.runtime.now())?;
+        let mut lease = self.pool.acquire(deadline).await?;
+        let (mut races, mut reconnects, mut preparations) = (0, 0, 0);
+        loop {
+            lease.unsettle();
+            let progress = Progress::default();
+            let limit = deadline.min(Deadline::at(self.runtime.now() + self.patience));
+            let done = self.runtime.within(limit, work.run(&lease, &progress)).await;
+            let stage = progress.stage();
+            let failure = match done {
+                Some(Ok(answer)) => {
+                    lease.settle();
+                    return Ok(answer);
+                }
+                Some(Err(failure)) => failure,
+                None if stage == Stage::Committing => return Err(outcome_unknown()),
+                None => return Err(Deadline::exceeded()),
+            };
+            let (error, remedy) = match failure {
+                Failure::Refused(error) => {
+                    lease.settle();
+                    return Err(error);
+                }
+                Failure::Overtaken(error) => (error, Remedy::Again),
+                Failure::Driver(error) => {
+                    let remedy = remedy(&error, stage);
+                    (error, remedy)
+                }
+            };
+            if survives(&error) && !progress.in_transaction.load(Ordering::Relaxed) {
+                lease.settle();
+            }
+            match remedy {
+                Remedy::Again if races < Self::RACES => races += 1,
+                Remedy::PrepareAgain if preparations == 0 => {
+                    preparations += 1;
+                    self.prepare_again(&mut lease, deadline).await?;
+                }
+                Remedy::Reconnect if reconnects < 2 => {
+                    reconnects += 1;
+                    drop(lease);
+                    if reconnects == 2 {
+                        // Two in a row: what else is idle has ended with them, as in a restart.
+                        self.pool.forget_idle();
+                    }
+                    lease = self.pool.acquire(deadline).await?;
+                }
+                Remedy::LookUpHosts => {
+                    lease.unsettle();
+                    self.pool.forget_idle();
+                    return Err(explain(error, stage));
+                }
+                _ => return Err(explain(error, stage)),
+            }
+            deadline.check(self.runtime.now())?;
+        }
+    }
+
+    async fn prepare_again(&self, lease: &mut Lease, deadline: Deadline) -> Result<()> {
+        lease.unsettle();
+        let limit = deadline.min(Deadline::at(self.runtime.now() + self.patience));
+        match self.runtime.within(limit, lease.prepare_again()).await {
+            Some(prepared) => prepared.map_err(|error| explain(error, Stage::Harmless)),
+            None => Err(Deadline::exceeded()),
+        }
+    }
+}
+
+/// A row that no statement of this store can have written.
+pub(super) fn corrupt(error: tokio_postgres::Error) -> Failure {
+    let message = "a stored row cannot be read; check the columns of the table `records`";
+    Failure::Refused(Error::new(ErrorKind::Corrupt, message).caused_by(error))
+}
+
+/// A key or value that the contract does not allow, as only people write it.
+pub(super) fn not_allowed(error: Error) -> Failure {
+    let message = "a stored key or value is longer than Terrace allows; correct or delete the row";
+    Failure::Refused(Error::new(ErrorKind::Corrupt, message).caused_by(error))
+}

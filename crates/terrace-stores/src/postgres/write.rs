@@ -1,0 +1,224 @@
+//! Writes: one statement where it can be, else one transaction of two round trips.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use futures_util::future::join4;
+use terrace_core::{Idempotency, Origin, Outcome, Receipt, Version, Write};
+use tokio_postgres::Row;
+use tokio_postgres::error::SqlState;
+
+use super::connect::Connection;
+use super::idempotency::{Claim, Remembered};
+use super::plan::{Locked, Plan, Puts, plan};
+use super::read::{token, version};
+use super::statements::Sql;
+use super::work::{Failure, Progress, Work, corrupt};
+
+/// A batch of writes.
+pub(super) struct WriteBatch<'a> {
+    pub(super) batch: &'a [Write],
+    pub(super) request: Option<&'a Idempotency>,
+    pub(super) history: &'a Arc<str>,
+}
+
+impl Work for WriteBatch<'_> {
+    type Answer = Vec<Receipt>;
+
+    const OPERATION: &'static str = "write";
+
+    async fn run(
+        &self,
+        connection: &Connection,
+        progress: &Progress,
+    ) -> Result<Vec<Receipt>, Failure> {
+        let answers = match (self.request, Puts::of(self.batch)) {
+            (None, Some(puts)) => put(connection, progress, &puts).await?,
+            _ => match self.transact(connection, progress).await? {
+                Done::Now(answers) => answers,
+                Done::Before(remembered) => return Ok(remembered.receipts(self.history)),
+            },
+        };
+        let durability = connection.durability;
+        let receipt = |(outcome, version)| Receipt {
+            outcome,
+            version,
+            durability,
+            token: token(self.history, version),
+            origin: Origin::Primary,
+        };
+        Ok(answers.into_iter().map(receipt).collect())
+    }
+}
+
+type Answers = Vec<(Outcome, Version)>;
+
+/// What a transaction came to.
+enum Done {
+    Now(Answers),
+    /// The request was done before; nothing was done now.
+    Before(Remembered),
+}
+
+/// Unconditional puts: one statement that commits by itself, so one round trip and one fsync. Puts
+/// that a later one of the batch supersedes draw their versions before it in one transaction, sent
+/// at once.
+async fn put(
+    connection: &Connection,
+    progress: &Progress,
+    puts: &Puts<'_>,
+) -> Result<Answers, Failure> {
+    progress.commits();
+    let (rows, drawn) = if puts.superseded == 0 {
+        (connection.run(Sql::Put, &[&puts.keys, &puts.values]).await?, Vec::new())
+    } else {
+        let count = i64::try_from(puts.superseded).unwrap_or(i64::MAX);
+        let (begun, drawn, rows, committed) = join4(
+            connection.command("BEGIN"),
+            connection.run(Sql::Draw, &[&count]),
+            connection.run(Sql::Put, &[&puts.keys, &puts.values]),
+            connection.command("COMMIT"),
+        )
+        .await;
+        // After a failure COMMIT ends the transaction as a ROLLBACK. The first failure is the cause.
+        begun?;
+        let (drawn, rows) = (drawn?, rows?);
+        committed?;
+        (rows, drawn)
+    };
+    let written = written(puts, &rows)?;
+    let mut drawn = drawn.iter().map(|row| row.try_get::<_, i64>(0));
+    let answers = puts.places.iter().map(|place| {
+        let (created, newest) = written[place.row];
+        let outcome = if created && place.first { Outcome::Created } else { Outcome::Replaced };
+        let number = if place.last { Some(Ok(newest)) } else { drawn.next() };
+        Ok((outcome, version(number.unwrap_or(Ok(0)).map_err(corrupt)?)))
+    });
+    answers.collect()
+}
+
+/// For each key in its order whether it was created, and its version. The server answers in that
+/// order, but does not promise to.
+fn written(puts: &Puts<'_>, rows: &[Row]) -> Result<Vec<(bool, i64)>, Failure> {
+    let mut written = vec![(false, 0); puts.keys.len()];
+    for (index, row) in rows.iter().enumerate() {
+        let key = row.try_get::<_, &str>(0).map_err(corrupt)?;
+        let place = match puts.keys.get(index) {
+            Some(&expected) if expected == key => Ok(index),
+            _ => puts.keys.binary_search(&key),
+        };
+        if let Ok(place) = place {
+            let created = row.try_get(2).map_err(corrupt)?;
+            written[place] = (created, row.try_get(1).map_err(corrupt)?);
+        }
+    }
+    Ok(written)
+}
+
+impl WriteBatch<'_> {
+    /// Locks what exists, works out what to do, does it. Everything of a step is sent at once.
+    async fn transact(
+        &self,
+        connection: &Connection,
+        progress: &Progress,
+    ) -> Result<Done, Failure> {
+        let mut keys = self.batch.iter().map(|write| write.key.as_str()).collect::<Vec<_>>();
+        keys.sort_unstable();
+        keys.dedup();
+        let count = i64::try_from(self.batch.len()).unwrap_or(i64::MAX);
+        let claim = Claim::new(self.request);
+        progress.in_transaction(true);
+        let (begun, claimed, locked, drawn) = join4(
+            connection.command("BEGIN"),
+            claim.take(connection),
+            connection.run(Sql::Lock, &[&keys]),
+            connection.run(Sql::Draw, &[&count]),
+        )
+        .await;
+        let step = begun.map_err(Failure::from).and_then(|()| {
+            let (claimed, locked, drawn) = (claimed?, locked?, drawn?);
+            Ok((claimed, state(&locked, &drawn, self.batch)?))
+        });
+        let (claimed, plan) = match step {
+            Ok(step) => step,
+            Err(failure) => return Err(roll_back(connection, progress, failure).await),
+        };
+        if let Some(remembered) = claimed {
+            leave(connection, progress).await?;
+            return Ok(Done::Before(remembered.matching(self.request)?));
+        }
+        if plan.insert.keys.is_empty() && plan.update.keys.is_empty() && self.request.is_none() {
+            leave(connection, progress).await?;
+            return Ok(Done::Now(plan.answers));
+        }
+        progress.commits();
+        let (inserted, updated, remembered, committed) = join4(
+            insert(connection, &plan),
+            update(connection, &plan),
+            claim.keep(connection, &plan.answers),
+            connection.command("COMMIT"),
+        )
+        .await;
+        if committed.is_ok() {
+            progress.in_transaction(false);
+        }
+        inserted.map_err(overtaken)?;
+        updated?;
+        remembered?;
+        committed?;
+        Ok(Done::Now(plan.answers))
+    }
+}
+
+fn state<'a>(locked: &[Row], drawn: &[Row], batch: &'a [Write]) -> Result<Plan<'a>, Failure> {
+    let row = |row: &'_ Row| -> Result<Locked, tokio_postgres::Error> {
+        Ok(Locked { version: version(row.try_get(1)?), live: !row.try_get::<_, bool>(2)? })
+    };
+    let mut rows = HashMap::with_capacity(locked.len());
+    for found in locked {
+        let key = found.try_get::<_, &str>(0).map_err(corrupt)?;
+        rows.insert(key, row(found).map_err(corrupt)?);
+    }
+    let versions = drawn.iter().map(|row| row.try_get(0)).collect::<Result<Vec<i64>, _>>();
+    Ok(plan(batch, &rows, &versions.map_err(corrupt)?))
+}
+
+async fn insert(connection: &Connection, plan: &Plan<'_>) -> Result<(), tokio_postgres::Error> {
+    let rows = &plan.insert;
+    if rows.keys.is_empty() {
+        return Ok(());
+    }
+    let columns: [super::statements::Parameter<'_>; 4] =
+        [&rows.keys, &rows.values, &rows.versions, &rows.deleted];
+    connection.run(Sql::Insert, &columns).await.map(drop)
+}
+
+async fn update(connection: &Connection, plan: &Plan<'_>) -> Result<(), tokio_postgres::Error> {
+    let rows = &plan.update;
+    if rows.keys.is_empty() {
+        return Ok(());
+    }
+    let columns: [super::statements::Parameter<'_>; 5] =
+        [&rows.keys, &rows.values, &rows.versions, &rows.deleted, &rows.created];
+    connection.run(Sql::Update, &columns).await.map(drop)
+}
+
+/// A row that a lock did not find was made by another writer meanwhile; the next try will find it.
+fn overtaken(error: tokio_postgres::Error) -> Failure {
+    match error.code() {
+        Some(code) if *code == SqlState::UNIQUE_VIOLATION => Failure::Overtaken(error),
+        _ => Failure::Driver(error),
+    }
+}
+
+/// Ends a transaction that has changed nothing.
+async fn leave(connection: &Connection, progress: &Progress) -> Result<(), Failure> {
+    connection.command("ROLLBACK").await?;
+    progress.in_transaction(false);
+    Ok(())
+}
+
+async fn roll_back(connection: &Connection, progress: &Progress, failure: Failure) -> Failure {
+    let _the_first_failure_counts = leave(connection, progress).await;
+    failure
+}

@@ -1,0 +1,200 @@
+//! A shared cache in Redis 7 that cannot be filled with something old.
+//!
+//! # What is kept, and why it is enough
+//! Three kinds of keys, all under `{namespace}:` (the braces make Redis Cluster keep a namespace on
+//! one node; spreading a cache over a cluster means several namespaces):
+//!
+//! - `entry:<key>`: a record, the knowledge that there is none, or a tombstone, with its version
+//!   and the epoch that it was stored in;
+//! - `epoch`: a random number, the name of the cache's current memory. An entry of another epoch
+//!   does not exist. [`Lease`](terrace_core::Lease) is the epoch of the miss;
+//! - `number`: how many messages were published to the channel `invalidations`.
+//!
+//! A read is one `MGET` of the epoch and the entries, which is atomic. Fills, invalidations and
+//! clears are one script call each. A fill stores nothing under another epoch than its lease's, and
+//! nothing that is older than what is there; an invalidation leaves a tombstone with the new
+//! version, never nothing, and publishes in the same step. So a reader who loaded version 1 before
+//! a writer committed version 2 finds the tombstone, and a flush in between, which takes the
+//! tombstone away, takes the epoch and with it the reader's lease.
+//!
+//! # Why a connection is checked before it is used
+//! A server that comes back may remember things that were invalidated since: after a restart from a
+//! snapshot, after a failover to a replica that lagged, after an operator copied files. Its run id
+//! (`INFO server`) names the process, and the epoch's value holds the run id under which it began.
+//! Each new connection compares the two, in a script, before anybody may use it; where they differ
+//! a new epoch begins, once, whichever instance comes first. An instance also refuses to see an
+//! epoch again that it saw end. A client that reconnects by itself could not give that moment, so
+//! the connection here is made, checked, swapped in and taken out by this module alone.
+//!
+//! # What Redis must be given
+//! Enough memory. Under `maxmemory` the policies `allkeys-lru` and `allkeys-lfu` are fine;
+//! `volatile-ttl` and the random ones may evict a fresh tombstone, which lets one late fill in.
+//! Invalidations run when memory is full (`allow-oom`); fills fail then, which costs speed only.
+//! Machines' clocks count for the age that is shown, not for what is answered.
+
+mod batches;
+mod changes;
+mod entry;
+mod failure;
+mod health;
+mod link;
+mod lookups;
+mod message;
+#[cfg(feature = "mutants")]
+#[doc(hidden)]
+pub mod mutants;
+mod names;
+mod options;
+mod scripts;
+mod subscription;
+
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use futures_util::StreamExt as _;
+use futures_util::future::BoxFuture;
+use futures_util::stream::BoxStream;
+use terrace_core::{
+    Cache, Error, Inspection, Invalidations, Key, Lookup, Notice, Offer, Result, Runtime, Task,
+    Version,
+};
+
+use batches::{Batches, WORKERS};
+use health::Counters;
+use link::Link;
+use names::Names;
+pub use options::RedisCacheOptions;
+use subscription::Subscription;
+
+/// A cache in Redis that all instances share. See the [module](self) for how it stays right.
+///
+/// While Redis cannot be reached every call fails at once with
+/// [`Unavailable`](terrace_core::ErrorKind::Unavailable), and a connection is sought in the
+/// background. All futures may be dropped at any point; what was sent to the server happens all the
+/// same.
+pub struct RedisCache {
+    shared: Arc<Shared>,
+    /// What keeps the connection and sends the batches.
+    tasks: Mutex<Vec<Task>>,
+}
+
+/// What calls and background work have in common.
+#[derive(Debug)]
+struct Shared {
+    options: RedisCacheOptions,
+    /// Host and port, for people.
+    address: String,
+    names: Names,
+    link: Link,
+    batches: Batches,
+    counters: Counters,
+}
+
+impl Shared {
+    fn runtime(&self) -> &Runtime {
+        &self.link.runtime
+    }
+
+    fn spawn(&self, name: &'static str, work: impl Future<Output = ()> + Send + 'static) -> Task {
+        self.runtime().spawn(name, work)
+    }
+}
+
+impl RedisCache {
+    /// Starts a cache, and returns when it is connected or the first attempt failed: a cache that
+    /// is down is no reason not to start. It goes on trying.
+    ///
+    /// # Errors
+    /// [`InvalidInput`](terrace_core::ErrorKind::InvalidInput) when an option cannot be right, such
+    /// as a malformed URL.
+    pub async fn connect(options: RedisCacheOptions, runtime: Runtime) -> Result<Self> {
+        options.check()?;
+        let (info, address) = options.address()?;
+        let names = Names::new(&options.namespace)?;
+        let client = redis::Client::open(info).map_err(|_| {
+            Error::invalid("the Redis URL cannot be used; write redis://host[:port][/database]")
+        })?;
+        let link = Link::new(client, names.clone(), options.clone(), runtime);
+        let (batches, counters) = (Batches::new(), Counters::default());
+        let shared = Arc::new(Shared { options, address, names, link, batches, counters });
+        let mut tasks = Vec::with_capacity(1 + WORKERS);
+        let keeper = Arc::clone(&shared);
+        tasks.push(shared.spawn("redis-connection", async move { keeper.link.keep().await }));
+        for _ in 0..WORKERS {
+            let worker = Arc::clone(&shared);
+            tasks.push(shared.spawn("redis-batches", async move { worker.send_batches().await }));
+        }
+        shared.link.tried().await;
+        Ok(Self { shared, tasks: Mutex::new(tasks) })
+    }
+
+    async fn counted<T>(
+        &self,
+        operation: &'static str,
+        work: impl Future<Output = Result<T>>,
+    ) -> Result<T> {
+        work.await.map_err(|error| {
+            self.shared.counters.error();
+            error.during(operation)
+        })
+    }
+}
+
+impl Cache for RedisCache {
+    fn get<'a>(&'a self, keys: &'a [Key]) -> BoxFuture<'a, Result<Vec<Lookup>>> {
+        Box::pin(self.counted("cache get", self.shared.lookup(keys)))
+    }
+
+    fn fill(&self, offers: Vec<Offer>) -> BoxFuture<'_, Result<()>> {
+        Box::pin(async move { self.counted("cache fill", self.shared.offer(&offers)).await })
+    }
+
+    fn invalidate<'a>(&'a self, written: &'a [(Key, Version)]) -> BoxFuture<'a, Result<()>> {
+        Box::pin(self.counted("cache invalidate", self.shared.bury(written)))
+    }
+
+    fn clear(&self) -> BoxFuture<'_, Result<()>> {
+        Box::pin(self.counted("cache clear", self.shared.forget()))
+    }
+
+    fn inspect(&self) -> BoxFuture<'_, Inspection> {
+        Box::pin(self.shared.health())
+    }
+
+    fn close(&self) -> BoxFuture<'_, Result<()>> {
+        Box::pin(async move {
+            self.shared.link.close();
+            self.shared.batches.close();
+            let tasks = {
+                let mut tasks = self.tasks.lock().unwrap_or_else(PoisonError::into_inner);
+                std::mem::take(&mut *tasks)
+            };
+            for task in tasks {
+                task.stop().await;
+            }
+            Ok(())
+        })
+    }
+}
+
+impl Invalidations for RedisCache {
+    fn subscribe(&self) -> BoxStream<'static, Notice> {
+        Subscription::start(&self.shared).boxed()
+    }
+}
+
+impl fmt::Display for RedisCache {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("redis")
+    }
+}
+
+impl fmt::Debug for RedisCache {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RedisCache")
+            .field("address", &self.shared.address)
+            .field("namespace", &self.shared.options.namespace)
+            .field("down", &self.shared.link.down())
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,89 @@
+//! What the cache says of itself.
+
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
+
+use terrace_core::{Deadline, Inspection, Status, Unit};
+
+use super::Shared;
+
+/// How long an inspection waits for the server.
+const PATIENCE: Duration = Duration::from_millis(300);
+
+/// What happened since the start, in this instance.
+#[derive(Debug, Default)]
+pub(super) struct Counters {
+    hits: AtomicU64,
+    misses: AtomicU64,
+    fills: AtomicU64,
+    invalidations: AtomicU64,
+    errors: AtomicU64,
+    malformed: AtomicU64,
+}
+
+impl Counters {
+    pub(super) fn hit(&self) {
+        self.hits.fetch_add(1, Relaxed);
+    }
+
+    pub(super) fn miss(&self) {
+        self.misses.fetch_add(1, Relaxed);
+    }
+
+    pub(super) fn fills(&self, count: usize) {
+        self.fills.fetch_add(count as u64, Relaxed);
+    }
+
+    pub(super) fn invalidations(&self, count: usize) {
+        self.invalidations.fetch_add(count as u64, Relaxed);
+    }
+
+    pub(super) fn error(&self) {
+        self.errors.fetch_add(1, Relaxed);
+    }
+
+    pub(super) fn malformed(&self) {
+        self.malformed.fetch_add(1, Relaxed);
+    }
+}
+
+impl Shared {
+    pub(super) async fn health(&self) -> Inspection {
+        let deadline = Deadline::at(self.runtime().now() + PATIENCE);
+        // The state is looked at after the question: an unanswered one changes it.
+        let keys = self.runtime().within(deadline, self.database_size()).await.flatten();
+        let (options, counters) = (&self.options, &self.counters);
+        let mut inspection = Inspection::new("redis");
+        match (self.link.down(), keys) {
+            (Some(down), _) => inspection = inspection.status(Status::Down, down.note()),
+            (None, Some(keys)) => inspection = inspection.gauge("keys", keys, Unit::Count),
+            (None, None) => {
+                let note = "did not say its size; nothing to do unless it lasts";
+                inspection = inspection.status(Status::Degraded, note);
+            }
+        }
+        inspection
+            .option("address", &self.address)
+            .option("namespace", &options.namespace)
+            .option("ttl", format_args!("{:?} ±{:.0} %", options.ttl, options.ttl_jitter * 100.0))
+            .option("missing_ttl", format_args!("{:?}", options.missing_ttl))
+            .option("tombstone_ttl", format_args!("{:?}", options.tombstone_ttl))
+            .option("command_timeout", format_args!("{:?}", options.command_timeout))
+            .option("announce", options.announce)
+            .counter("hits", counters.hits.load(Relaxed))
+            .counter("misses", counters.misses.load(Relaxed))
+            .counter("fills", counters.fills.load(Relaxed))
+            .counter("invalidations", counters.invalidations.load(Relaxed))
+            .counter("errors", counters.errors.load(Relaxed))
+            .counter("malformed", counters.malformed.load(Relaxed))
+            .counter("reconnects", self.link.reconnects())
+    }
+
+    /// `DBSIZE` costs the server nothing; counting one namespace would walk all keys.
+    async fn database_size(&self) -> Option<u64> {
+        let live = self.link.live().ok()?;
+        let mut connection = live.connection.clone();
+        let command = redis::cmd("DBSIZE");
+        self.link.ask(&live, command.query_async(&mut connection)).await.ok()
+    }
+}

@@ -1,0 +1,317 @@
+//! The one connection: made in the background, trusted after the check of the epoch, given up at
+//! the first sign of trouble.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::time::Duration;
+
+use redis::aio::MultiplexedConnection;
+use redis::{AsyncConnectionConfig, Client, RedisResult};
+use terrace_core::{Deadline, Lease, Result, Runtime};
+use tokio::sync::{Notify, watch};
+
+use super::entry::{epoch_digits, parse_epoch};
+use super::failure::Down;
+use super::names::Names;
+use super::options::RedisCacheOptions;
+use super::scripts::{Scripts, call, call_of};
+
+/// How many requests may wait for the driver before callers wait; its default of 50 makes them wait
+/// for each other at a few thousand requests a second.
+const PIPELINE: usize = 4096;
+/// How many ended epochs an instance remembers.
+const ENDED: usize = 16;
+
+/// A connection whose server's memory has been checked.
+pub(super) struct Live {
+    pub(super) connection: MultiplexedConnection,
+    /// Names the server's process.
+    pub(super) run_id: String,
+}
+
+impl fmt::Debug for Live {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Live").field("run_id", &self.run_id).finish_non_exhaustive()
+    }
+}
+
+/// Holds the live connection, if there is one.
+#[derive(Debug)]
+pub(super) struct Link {
+    client: Client,
+    names: Names,
+    options: RedisCacheOptions,
+    pub(super) scripts: Scripts,
+    pub(super) runtime: Runtime,
+    live: RwLock<Option<Arc<Live>>>,
+    down: watch::Sender<Option<Down>>,
+    lost: Notify,
+    /// The epochs that this instance saw end, latest last, and the one in force.
+    epochs: Mutex<VecDeque<Lease>>,
+    connects: AtomicU64,
+}
+
+impl Link {
+    pub(super) fn new(
+        client: Client,
+        names: Names,
+        options: RedisCacheOptions,
+        runtime: Runtime,
+    ) -> Self {
+        Self {
+            client,
+            names,
+            options,
+            scripts: Scripts::new(),
+            runtime,
+            live: RwLock::new(None),
+            down: watch::Sender::new(Some(Down::Starting)),
+            lost: Notify::new(),
+            epochs: Mutex::new(VecDeque::new()),
+            connects: AtomicU64::new(0),
+        }
+    }
+
+    /// The live connection.
+    ///
+    /// # Errors
+    /// `Unavailable` at once when there is none.
+    pub(super) fn live(&self) -> Result<Arc<Live>> {
+        let live = self.live.read().unwrap_or_else(PoisonError::into_inner).clone();
+        live.ok_or_else(|| self.down().unwrap_or(Down::Unreachable).error())
+    }
+
+    /// Why there is no live connection, unless there is one.
+    pub(super) fn down(&self) -> Option<Down> {
+        *self.down.borrow()
+    }
+
+    /// Returns once the cache is closed.
+    pub(super) async fn closed(&self) {
+        let mut state = self.down.subscribe();
+        let _ = state.wait_for(|down| *down == Some(Down::Closed)).await;
+    }
+
+    /// How often a connection became live again after the first time.
+    pub(super) fn reconnects(&self) -> u64 {
+        self.connects.load(Relaxed).saturating_sub(1)
+    }
+
+    /// Returns when the first attempt to connect has ended, well or not.
+    pub(super) async fn tried(&self) {
+        let mut state = self.down.subscribe();
+        // The sender lives as long as this borrow of it.
+        let _ = state.wait_for(|down| *down != Some(Down::Starting)).await;
+    }
+
+    /// What `work` on this connection answers, within the time of one command. Errors of the
+    /// connection, and silence, take it out for everybody.
+    pub(super) async fn ask<T>(
+        &self,
+        live: &Arc<Live>,
+        work: impl Future<Output = RedisResult<T>>,
+    ) -> Result<T> {
+        let deadline = Deadline::at(self.runtime.now() + self.options.command_timeout);
+        match self.runtime.within(deadline, work).await {
+            Some(Ok(answer)) => Ok(answer),
+            Some(Err(error)) => {
+                let down = Down::of(&error);
+                if down.ends_connection() {
+                    self.lose(live, down);
+                }
+                Err(down.error().caused_by(error))
+            }
+            None => {
+                self.lose(live, Down::Silent);
+                Err(Down::Silent.error())
+            }
+        }
+    }
+
+    /// Takes a connection out, unless another took its place already, and begins to reconnect.
+    pub(super) fn lose(&self, live: &Arc<Live>, down: Down) {
+        let mut place = self.live.write().unwrap_or_else(PoisonError::into_inner);
+        if place.as_ref().is_some_and(|current| Arc::ptr_eq(current, live)) {
+            *place = None;
+            self.down.send_replace(Some(down));
+            drop(place);
+            tracing::warn!(state = down.note(), "the cache in Redis was lost");
+            self.lost.notify_one();
+        }
+    }
+
+    /// Takes the connection out for good.
+    pub(super) fn close(&self) {
+        let mut place = self.live.write().unwrap_or_else(PoisonError::into_inner);
+        *place = None;
+        self.down.send_replace(Some(Down::Closed));
+    }
+
+    /// Keeps a connection live for as long as it is polled.
+    pub(super) async fn keep(&self) {
+        let mut backoff = self.options.backoff;
+        loop {
+            match self.connect().await {
+                Ok(live) => {
+                    let since = self.runtime.now();
+                    self.install(live);
+                    self.lost.notified().await;
+                    // A server that is lost as soon as it is found gets ever longer pauses, too.
+                    if self.runtime.now() - since > self.options.backoff_limit {
+                        backoff = self.options.backoff;
+                    }
+                }
+                Err(down) => {
+                    if self.down.send_replace(Some(down)) != Some(down) {
+                        tracing::warn!(state = down.note(), "the cache in Redis is not available");
+                    }
+                }
+            }
+            self.runtime.sleep(self.runtime.jitter(backoff, 0.5)).await;
+            backoff = (backoff * 2).min(self.options.backoff_limit);
+        }
+    }
+
+    fn install(&self, live: Live) {
+        let mut place = self.live.write().unwrap_or_else(PoisonError::into_inner);
+        if self.down() == Some(Down::Closed) {
+            return;
+        }
+        *place = Some(Arc::new(live));
+        self.connects.fetch_add(1, Relaxed);
+        self.down.send_replace(None);
+        tracing::info!("the cache in Redis is connected");
+    }
+
+    async fn connect(&self) -> std::result::Result<Live, Down> {
+        let deadline = Deadline::at(self.runtime.now() + self.options.connect_timeout);
+        let attempt = self.runtime.within(deadline, self.connect_and_check()).await;
+        attempt.unwrap_or(Err(Down::Silent))
+    }
+
+    async fn connect_and_check(&self) -> std::result::Result<Live, Down> {
+        // Timeouts are Terrace's own: one timer for a batch instead of one for each command.
+        let config = AsyncConnectionConfig::new()
+            .set_connection_timeout(None)
+            .set_response_timeout(None)
+            .set_pipeline_buffer_size(PIPELINE);
+        let connected = self.client.get_multiplexed_async_connection_with_config(&config).await;
+        let mut connection = connected.map_err(|error| Down::of(&error))?;
+        let info: RedisResult<String> =
+            redis::cmd("INFO").arg("server").query_async(&mut connection).await;
+        let info = info.map_err(|error| Down::of(&error))?;
+        if field(&info, "redis_version").is_some_and(is_too_old) {
+            return Err(Down::TooOld);
+        }
+        let run_id = self.identity(field(&info, "run_id").ok_or(Down::Refused)?).to_owned();
+        self.scripts.load(&mut connection).await.map_err(|error| Down::of(&error))?;
+        let live = Live { connection, run_id };
+        self.check_epoch(&live).await.map_err(|error| Down::of(&error))?;
+        Ok(live)
+    }
+
+    /// Makes sure that there is an epoch that began in this process of the server, and answers it.
+    pub(super) async fn check_epoch(&self, live: &Live) -> RedisResult<Lease> {
+        let script = &self.scripts.epoch;
+        let mut connection = live.connection.clone();
+        let mut command = call_of(script, 1);
+        command.arg(&self.names.epoch).arg(&live.run_id);
+        command.arg(epoch_digits(Lease(self.runtime.random()))).arg(self.ended_epochs());
+        let answer = call(&mut connection, script, &command).await?;
+        let epoch = match &answer {
+            redis::Value::BulkString(bytes) => parse_epoch(bytes),
+            _ => None,
+        };
+        let epoch =
+            epoch.ok_or((redis::ErrorKind::UnexpectedReturnType, "the epoch is malformed"))?;
+        self.remember(epoch);
+        Ok(epoch)
+    }
+
+    /// Notes the epoch in force. One that came before must not come back: the memory would be that
+    /// of a server that others had left.
+    pub(super) fn remember(&self, epoch: Lease) {
+        let mut epochs = self.epochs();
+        if !epochs.contains(&epoch) {
+            epochs.push_back(epoch);
+            if epochs.len() > ENDED {
+                epochs.pop_front();
+            }
+        }
+    }
+
+    fn ended_epochs(&self) -> String {
+        let epochs = self.epochs();
+        let ended = epochs.iter().take(epochs.len().saturating_sub(1));
+        ended.map(|epoch| epoch_digits(*epoch)).collect::<Vec<_>>().join(" ")
+    }
+
+    fn epochs(&self) -> MutexGuard<'_, VecDeque<Lease>> {
+        self.epochs.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    #[cfg(not(feature = "mutants"))]
+    fn identity<'a>(&self, run_id: &'a str) -> &'a str {
+        run_id
+    }
+
+    #[cfg(feature = "mutants")]
+    fn identity<'a>(&self, run_id: &'a str) -> &'a str {
+        match self.options.mutant {
+            Some(super::mutants::Mutant::TrustsAnyMemory) => "",
+            _ => run_id,
+        }
+    }
+
+    /// A pub/sub connection of its own.
+    pub(super) async fn listen(
+        &self,
+        channel: &str,
+    ) -> std::result::Result<redis::aio::PubSub, Down> {
+        let work = async {
+            let mut listener = self.client.get_async_pubsub().await?;
+            listener.subscribe(channel).await?;
+            Ok(listener)
+        };
+        let deadline = Deadline::at(self.runtime.now() + self.options.connect_timeout);
+        let attempt = self.runtime.within(deadline, work).await;
+        attempt
+            .unwrap_or_else(|| Err(timed_out()))
+            .map_err(|error: redis::RedisError| Down::of(&error))
+    }
+}
+
+fn timed_out() -> redis::RedisError {
+    std::io::Error::from(std::io::ErrorKind::TimedOut).into()
+}
+
+fn field<'a>(info: &'a str, name: &str) -> Option<&'a str> {
+    info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')).map(str::trim)
+}
+
+/// Scripts with flags came with Redis 7.
+fn is_too_old(version: &str) -> bool {
+    let major = version.split('.').next().and_then(|major| major.parse::<u32>().ok());
+    major.is_some_and(|major| major < 7)
+}
+
+/// The time between attempts, for subscriptions, too.
+pub(super) fn pause(options: &RedisCacheOptions, failures: u32) -> Duration {
+    options.backoff.saturating_mul(1 << failures.min(16)).min(options.backoff_limit)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fields_of_info_are_found() {
+        let info = "# Server\r\nredis_version:7.0.15\r\nrun_id:abc\r\n";
+        assert_eq!(field(info, "run_id"), Some("abc"));
+        assert_eq!(field(info, "run"), None);
+        assert!(!is_too_old("7.0.15"));
+        assert!(is_too_old("6.2.1"));
+    }
+}

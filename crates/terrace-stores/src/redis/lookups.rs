@@ -1,0 +1,112 @@
+//! Reads: the epoch and the entries in one atomic `MGET`.
+
+use redis::{Cmd, RedisError, RedisResult, Value};
+use terrace_core::{Key, Lease, Lookup, Result, Timestamp};
+
+use super::Shared;
+use super::entry::{Parsed, epoch_digits, parse, parse_epoch};
+use super::link::Live;
+
+/// The most keys of one command: a longer one holds up everybody else's.
+pub(super) const CHUNK: usize = 128;
+
+/// The answer to one `MGET`.
+pub(super) struct Fetched {
+    pub(super) epoch: [u8; 16],
+    pub(super) lease: Lease,
+    /// One a key, in the order asked.
+    pub(super) values: Vec<Value>,
+}
+
+impl Shared {
+    /// Looks keys up: one together with others' in a batch, several in as few commands as they
+    /// need.
+    pub(super) async fn lookup(&self, keys: &[Key]) -> Result<Vec<Lookup>> {
+        let live = match keys {
+            [] => return Ok(Vec::new()),
+            _ => self.link.live()?,
+        };
+        if let [key] = keys {
+            let found = self.batches.find(key).await?;
+            let now = self.runtime().wall();
+            return Ok(vec![self.judge(key, &found.value, &found.epoch, found.lease, now)]);
+        }
+        let chunks = keys.chunks(CHUNK).map(|chunk| self.fetch(&live, chunk));
+        let fetched = self.link.ask(&live, futures_util::future::try_join_all(chunks)).await?;
+        let now = self.runtime().wall();
+        let mut lookups = Vec::with_capacity(keys.len());
+        for (keys, Fetched { epoch, lease, values }) in keys.chunks(CHUNK).zip(fetched) {
+            let found = keys.iter().zip(values);
+            lookups.extend(found.map(|(key, value)| self.judge(key, &value, &epoch, lease, now)));
+        }
+        Ok(lookups)
+    }
+
+    pub(super) async fn fetch(&self, live: &Live, keys: &[Key]) -> RedisResult<Fetched> {
+        let command = self.mget(keys);
+        let mut values = match live.connection.clone().send_packed_command(&command).await? {
+            Value::Array(values) if values.len() == keys.len() + 1 => values,
+            Value::ServerError(error) => return Err(error.into()),
+            _ => return Err(malformed()),
+        };
+        // The epoch is asked for last, so that taking it off moves nothing.
+        let Some(Value::BulkString(epoch)) = values.pop() else {
+            // The memory is gone (`FLUSHALL`): all leases of before end with the epoch.
+            let lease = self.link.check_epoch(live).await?;
+            return fetched(epoch_digits(lease).as_bytes(), vec![Value::Nil; keys.len()]);
+        };
+        let fetched = fetched(&epoch, values)?;
+        self.link.remember(fetched.lease);
+        Ok(fetched)
+    }
+
+    fn mget(&self, keys: &[Key]) -> Cmd {
+        let names: usize = keys.iter().map(|key| self.names.entry_len(key)).sum();
+        let mut command = Cmd::with_capacity(keys.len() + 2, names + self.names.epoch.len() + 4);
+        command.arg("MGET");
+        for key in keys {
+            self.names.write_entry(&mut command, key);
+        }
+        command.arg(&self.names.epoch);
+        command
+    }
+
+    fn judge(
+        &self,
+        key: &Key,
+        value: &Value,
+        epoch: &[u8; 16],
+        lease: Lease,
+        now: Timestamp,
+    ) -> Lookup {
+        let parsed = match value {
+            Value::BulkString(bytes) => parse(bytes, key, epoch, now),
+            _ => Parsed::Nothing,
+        };
+        match parsed {
+            Parsed::Entry(entry) => {
+                self.counters.hit();
+                Lookup::Hit(entry)
+            }
+            Parsed::Nothing => {
+                self.counters.miss();
+                Lookup::Miss(lease)
+            }
+            Parsed::Malformed => {
+                self.counters.malformed();
+                self.counters.miss();
+                Lookup::Miss(lease)
+            }
+        }
+    }
+}
+
+fn fetched(epoch: &[u8], values: Vec<Value>) -> RedisResult<Fetched> {
+    let (digits, _) = epoch.split_first_chunk::<16>().ok_or_else(malformed)?;
+    let lease = parse_epoch(digits).ok_or_else(malformed)?;
+    Ok(Fetched { epoch: *digits, lease, values })
+}
+
+fn malformed() -> RedisError {
+    (redis::ErrorKind::UnexpectedReturnType, "the answer of Redis is malformed").into()
+}

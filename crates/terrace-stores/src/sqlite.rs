@@ -1,0 +1,42 @@
+//! Records in one SQLite file: the embedded default, with nothing to install.
+//!
+//! One thread writes and commits for everybody who waits (group commit: one fsync for many callers),
+//! a few threads read, each on a connection of its own, in the write-ahead log's snapshots. SQLite
+//! has one writer at a time anyway; a queue before it is fair where its file lock is not.
+//!
+//! # The file
+//! Three tables, open to any SQLite tool while Terrace runs:
+//! - `records(key, value, version, created_at, updated_at, deleted)`: times are microseconds since
+//!   1970 UTC; a deleted record stays as a tombstone with an empty value until it is collected. A
+//!   row may be inserted by hand with `key` and `value` alone, and triggers draw the version of
+//!   rows that are inserted or changed by hand. Keys order by their bytes.
+//! - `meta(name, value)`: the name of this history and the counter that versions are drawn from. It
+//!   counts for the whole database, so versions grow for a key even when its row was removed.
+//! - `idempotency(key, fingerprint, result, created_at)`: first results of repeatable requests.
+//!
+//! `records` is a plain rowid table. `WITHOUT ROWID` would save a descent for short values, but it
+//! keeps whole rows in the interior pages of its tree, and values here go up to 1 MiB (SQLite manual,
+//! "Clustered Indexes and the WITHOUT ROWID Optimization", section 4).
+//!
+//! # Durability
+//! Receipts say `committed` only when SQLite itself answers that it uses the write-ahead log with
+//! `synchronous=FULL`: then COMMIT returns after fsync. On file systems that cannot keep such a log
+//! (network mounts) and under [`Synchronous::Normal`] they say `accepted`, and so does the
+//! inspection.
+
+mod apply;
+mod connect;
+mod failure;
+mod health;
+mod idempotency;
+mod job;
+mod options;
+mod queue;
+mod reader;
+mod schema;
+mod shared;
+mod store;
+mod writer;
+
+pub use options::{Connections, SqliteOptions, Synchronous};
+pub use store::SqliteStore;

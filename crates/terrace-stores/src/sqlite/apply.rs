@@ -1,0 +1,184 @@
+//! Applies writes within a transaction that is already open.
+
+use rusqlite::{Connection, OptionalExtension, Statement, params};
+use terrace_core::{Change, Outcome, Precondition, Result, Version, Write};
+
+use super::job::WriteJob;
+use super::reader::COUNTER;
+use super::{failure, idempotency};
+
+/// The moment of a group of writes: its time, and the latest version drawn so far.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Moment {
+    pub(super) latest: u64,
+    pub(super) micros: i64,
+}
+
+/// A connection's prepared statements for writing.
+pub(super) struct Statements<'c> {
+    connection: &'c Connection,
+    begin: Statement<'c>,
+    commit: Statement<'c>,
+    find: Statement<'c>,
+    insert: Statement<'c>,
+    update: Statement<'c>,
+    count: Statement<'c>,
+    counted: Statement<'c>,
+}
+
+/// The row of a key as it stands in this transaction.
+struct Found {
+    row: i64,
+    version: u64,
+    live: bool,
+    created_at: i64,
+}
+
+impl<'c> Statements<'c> {
+    pub(super) fn prepare(connection: &'c Connection) -> rusqlite::Result<Self> {
+        Ok(Self {
+            connection,
+            begin: connection.prepare("BEGIN IMMEDIATE")?,
+            commit: connection.prepare("COMMIT")?,
+            find: connection.prepare(
+                "SELECT rowid, version, deleted, created_at FROM records WHERE key = ?1",
+            )?,
+            insert: connection.prepare(
+                "INSERT INTO records (key, value, version, created_at, updated_at, deleted)
+                 VALUES (?1, ?2, ?3, ?4, ?4, 0)",
+            )?,
+            update: connection.prepare(
+                "UPDATE records SET value = ?2, version = ?3, created_at = ?4, updated_at = ?5,
+                 deleted = ?6 WHERE rowid = ?1",
+            )?,
+            count: connection.prepare(COUNTER)?,
+            counted: connection.prepare("UPDATE meta SET value = ?1 WHERE name = 'version'")?,
+        })
+    }
+
+    /// Takes the file's write lock.
+    pub(super) fn begin(&mut self) -> rusqlite::Result<()> {
+        self.begin.execute([]).map(drop)
+    }
+
+    pub(super) fn commit(&mut self) -> rusqlite::Result<()> {
+        self.commit.execute([]).map(drop)
+    }
+
+    /// The version drawn last.
+    pub(super) fn latest(&mut self) -> Result<u64> {
+        let latest: i64 = self.count.query_row([], |row| row.get(0)).map_err(failure::of)?;
+        u64::try_from(latest).map_err(|_| failure::corrupt("version"))
+    }
+
+    /// Keeps the version drawn last.
+    pub(super) fn keep_latest(&mut self, latest: u64) -> Result<()> {
+        self.counted.execute([signed(latest)?]).map(drop).map_err(failure::of)
+    }
+
+    /// Applies one caller's batch whole, or not at all and answers why.
+    ///
+    /// After an error the transaction is still open, unless SQLite has rolled all of it back.
+    pub(super) fn apply(
+        &mut self,
+        job: &WriteJob,
+        moment: &mut Moment,
+    ) -> Result<idempotency::Results> {
+        // A single change is one statement, which SQLite undoes by itself.
+        if job.writes.len() <= 1 && job.idempotency.is_none() {
+            return self.apply_all(job, moment);
+        }
+        self.run("SAVEPOINT batch")?;
+        let applied = self.apply_all(job, moment);
+        if applied.is_err() && !self.connection.is_autocommit() {
+            self.run("ROLLBACK TO batch")?;
+        }
+        if !self.connection.is_autocommit() {
+            self.run("RELEASE batch")?;
+        }
+        applied
+    }
+
+    fn apply_all(&mut self, job: &WriteJob, moment: &mut Moment) -> Result<idempotency::Results> {
+        if let Some(request) = &job.idempotency
+            && let Some(done) = idempotency::find(self.connection, request, moment.micros)?
+        {
+            return Ok(done);
+        }
+        let mut results = Vec::with_capacity(job.writes.len());
+        for write in &job.writes {
+            results.push(self.apply_one(write, moment)?);
+        }
+        if let Some(request) = &job.idempotency {
+            idempotency::keep(self.connection, request, &results, moment.micros)?;
+        }
+        Ok(results)
+    }
+
+    fn apply_one(&mut self, write: &Write, moment: &mut Moment) -> Result<(Outcome, Version)> {
+        let found = self.find(write)?;
+        let live = found.as_ref().filter(|row| row.live);
+        let current = live.map_or(Version::NONE, |row| Version::new(row.version));
+        let holds = match write.precondition {
+            Precondition::None => true,
+            Precondition::Absent => live.is_none(),
+            Precondition::Version(wanted) => live.is_some() && current == wanted,
+        };
+        let (outcome, value) = match &write.change {
+            _ if !holds => return Ok((Outcome::PreconditionFailed, current)),
+            Change::Delete if live.is_none() => return Ok((Outcome::Absent, current)),
+            Change::Delete => (Outcome::Deleted, ""),
+            Change::Put(value) if live.is_some() => (Outcome::Replaced, value.as_str()),
+            Change::Put(value) => (Outcome::Created, value.as_str()),
+        };
+        // A row copied in by hand may be ahead of the counter; its next version must still be newer.
+        moment.latest = moment.latest.max(found.as_ref().map_or(0, |row| row.version)) + 1;
+        let (version, now) = (signed(moment.latest)?, moment.micros);
+        let done = match &found {
+            None => self.insert.execute(params![write.key.as_str(), value, version, now]),
+            Some(row) => {
+                let created_at = if row.live { row.created_at } else { now };
+                let deleted = outcome == Outcome::Deleted;
+                self.update.execute(params![row.row, value, version, created_at, now, deleted])
+            }
+        };
+        done.map_err(failure::of)?;
+        Ok((outcome, Version::new(moment.latest)))
+    }
+
+    fn find(&mut self, write: &Write) -> Result<Option<Found>> {
+        let found = self.find.query_row([write.key.as_str()], |row| {
+            Ok((row.get(0)?, row.get::<_, i64>(1)?, row.get::<_, i64>(2)? == 0, row.get(3)?))
+        });
+        let Some((row, version, live, created_at)) = found.optional().map_err(failure::of)? else {
+            return Ok(None);
+        };
+        let version = u64::try_from(version).map_err(|_| failure::corrupt("version"))?;
+        Ok(Some(Found { row, version, live, created_at }))
+    }
+
+    /// Removes up to `most` tombstones from before `before_micros`.
+    pub(super) fn collect_tombstones(
+        &self,
+        most: usize,
+        before_micros: i64,
+    ) -> rusqlite::Result<()> {
+        self.connection
+            .prepare_cached(
+                "DELETE FROM records WHERE rowid IN (SELECT rowid FROM records
+                 WHERE deleted = 1 AND updated_at <= ?1 ORDER BY updated_at LIMIT ?2)",
+            )?
+            .execute(params![before_micros, i64::try_from(most).unwrap_or(i64::MAX)])
+            .map(drop)
+    }
+
+    fn run(&self, statement: &str) -> Result<()> {
+        let prepared = self.connection.prepare_cached(statement);
+        prepared.and_then(|mut prepared| prepared.execute([])).map(drop).map_err(failure::of)
+    }
+}
+
+/// SQLite's integers are signed; a counter that grows by one will not reach their end.
+fn signed(version: u64) -> Result<i64> {
+    i64::try_from(version).map_err(|_| failure::corrupt("version"))
+}

@@ -1,0 +1,66 @@
+//! What callers hand to the threads.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
+
+use terrace_core::{Idempotency, Key, Page, Position, Read, Receipt, Result, Scan, Write};
+use tokio::sync::oneshot;
+
+/// Where an answer goes; closed when the caller is gone.
+pub(super) type Reply<T> = oneshot::Sender<Result<T>>;
+
+/// Something to read. `asked` is what the caller's token asks of this database.
+#[derive(Debug)]
+pub(super) enum ReadJob {
+    Keys { keys: Vec<Key>, asked: Option<Position>, reply: Reply<Vec<Read>> },
+    Scan { scan: Scan, asked: Option<Position>, reply: Reply<Page> },
+}
+
+impl ReadJob {
+    /// Whether nobody waits for the answer any more.
+    pub(super) fn is_moot(&self) -> bool {
+        match self {
+            Self::Keys { reply, .. } => reply.is_closed(),
+            Self::Scan { reply, .. } => reply.is_closed(),
+        }
+    }
+}
+
+/// One caller's batch: applied whole or not at all.
+#[derive(Debug)]
+pub(super) struct WriteJob {
+    pub(super) writes: Vec<Write>,
+    pub(super) idempotency: Option<Arc<Idempotency>>,
+    pub(super) claim: Arc<Claim>,
+    pub(super) reply: Reply<Vec<Receipt>>,
+}
+
+/// Decides between the writer, who takes a job up, and its caller, who gives it up: the first to
+/// come is right, so that "nothing was changed" is never a guess.
+#[derive(Debug, Default)]
+pub(super) struct Claim(AtomicU8);
+
+impl Claim {
+    const WAITING: u8 = 0;
+    const TAKEN: u8 = 1;
+    const GIVEN_UP: u8 = 2;
+
+    /// The writer takes the job up; `false` when its caller gave it up.
+    pub(super) fn take(&self) -> bool {
+        self.settle(Self::TAKEN)
+    }
+
+    /// The caller gives the job up; `false` when the writer has taken it.
+    pub(super) fn give_up(&self) -> bool {
+        self.settle(Self::GIVEN_UP)
+    }
+
+    fn settle(&self, to: u8) -> bool {
+        let order = Ordering::AcqRel;
+        match self.0.compare_exchange(Self::WAITING, to, order, Ordering::Acquire) {
+            Ok(_) => true,
+            // Taking twice is one taking: a group that is split is taken job by job again.
+            Err(already) => already == to,
+        }
+    }
+}

@@ -1,0 +1,265 @@
+//! Answers reads: one snapshot for all that wait, one prepared lookup a key.
+
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+
+use rusqlite::types::ValueRef;
+use rusqlite::{Connection, Row, Statement};
+use terrace_core::{
+    Error, ErrorKind, Key, Origin, Page, Position, Read, Record, Result, Scan, Timestamp, Value,
+    Version,
+};
+
+use super::job::ReadJob;
+use super::shared::{Role, Shared};
+use super::{connect, failure};
+
+const LOOKUP: &str =
+    "SELECT value, version, created_at, updated_at, deleted FROM records WHERE key = ?1";
+
+/// Both bounds may be empty: every key sorts after the empty text and before the empty blob.
+const SCAN: &str = "SELECT value, version, created_at, updated_at, deleted, key FROM records
+    WHERE key >= ?1 AND key < ?2 AND deleted = 0 ORDER BY key";
+
+/// The most bytes of keys and values in one page; a page that would be larger ends early.
+const MAX_PAGE_BYTES: usize = 16 * 1024 * 1024;
+
+pub(super) const COUNTER: &str = "SELECT value FROM meta WHERE name = 'version'";
+
+/// Serves reads on a kept connection until the queue is closed and empty.
+pub(super) fn run_shared(shared: &Shared, connection: &Connection) {
+    let mut reader = match Reader::new(shared, connection) {
+        Ok(reader) => reader,
+        Err(error) => return tracing::error!(%error, "a SQLite reader cannot start"),
+    };
+    let mut jobs = Vec::new();
+    while shared.reads.take(&mut jobs, shared.options.max_read_batch) {
+        shared.vitals.measured(shared, Role::Reader, || reader.serve(&mut jobs));
+    }
+}
+
+/// Serves each read on a connection that is opened for it, until the queue is closed and empty.
+pub(super) fn run_per_request(shared: &Shared) {
+    let mut jobs = Vec::new();
+    while shared.reads.take(&mut jobs, 1) {
+        shared.vitals.measured(shared, Role::Reader, || {
+            let connection = match connect::another(&shared.options) {
+                Ok(connection) => connection,
+                Err(error) => return refuse(shared, &mut jobs, &error),
+            };
+            match Reader::new(shared, &connection) {
+                Ok(mut reader) => reader.serve(&mut jobs),
+                Err(error) => refuse(shared, &mut jobs, &failure::of(error)),
+            }
+        });
+    }
+}
+
+/// One connection with its prepared statements.
+struct Reader<'c> {
+    shared: &'c Shared,
+    connection: &'c Connection,
+    begin: Statement<'c>,
+    end: Statement<'c>,
+    lookup: Statement<'c>,
+}
+
+impl<'c> Reader<'c> {
+    fn new(shared: &'c Shared, connection: &'c Connection) -> rusqlite::Result<Self> {
+        Ok(Self {
+            shared,
+            connection,
+            begin: connection.prepare("BEGIN DEFERRED")?,
+            end: connection.prepare("COMMIT")?,
+            lookup: connection.prepare(LOOKUP)?,
+        })
+    }
+
+    fn serve(&mut self, jobs: &mut Vec<ReadJob>) {
+        if let Err(error) = self.begin.execute([]) {
+            return refuse(self.shared, jobs, &failure::of(error));
+        }
+        for job in jobs.drain(..).filter(|job| !job.is_moot()) {
+            match job {
+                ReadJob::Keys { keys, asked, reply } => {
+                    let answer = self.keys(&keys, asked);
+                    self.count(&answer, keys.len());
+                    let _ = reply.send(answer);
+                }
+                ReadJob::Scan { scan, asked, reply } => {
+                    let answer = self.scan(&scan, asked);
+                    self.count(&answer, 1);
+                    let _ = reply.send(answer);
+                }
+            }
+        }
+        // Some failures end the transaction on their own.
+        if !self.connection.is_autocommit()
+            && let Err(error) = self.end.execute([])
+        {
+            tracing::warn!(%error, "a SQLite read transaction did not end; it is rolled back");
+            let _ = self.connection.execute_batch("ROLLBACK");
+        }
+    }
+
+    fn count<T>(&self, answer: &Result<T>, reads: usize) {
+        let vitals = &self.shared.vitals;
+        match answer {
+            Ok(_) => vitals.reads.fetch_add(reads as u64, Relaxed),
+            Err(_) => vitals.errors.fetch_add(1, Relaxed),
+        };
+    }
+
+    fn keys(&mut self, keys: &[Key], asked: Option<Position>) -> Result<Vec<Read>> {
+        let mut reads = Vec::with_capacity(keys.len());
+        for key in keys {
+            reads.push(self.one(key)?);
+        }
+        let Some(asked) = asked else { return Ok(reads) };
+        let reached = |read: &Read| asked.epoch == 0 && read.version.get() >= asked.offset;
+        if !reads.iter().all(reached) {
+            // The rows alone do not prove it; the counter of the same snapshot does, or refutes it.
+            let counter = self.require(asked)?;
+            for read in &mut reads {
+                read.token = self.shared.token(counter.max(read.version.get()));
+            }
+        }
+        Ok(reads)
+    }
+
+    fn one(&mut self, key: &Key) -> Result<Read> {
+        let mut rows = self.lookup.query([key.as_str()]).map_err(failure::of)?;
+        let (record, version) = match rows.next().map_err(failure::of)? {
+            None => (None, Version::NONE),
+            Some(row) => decode(row, || Ok(key.clone()))?,
+        };
+        Ok(Read {
+            record,
+            version,
+            origin: Origin::Primary,
+            age: Duration::ZERO,
+            token: self.shared.token_at(version),
+        })
+    }
+
+    fn scan(&mut self, scan: &Scan, asked: Option<Position>) -> Result<Page> {
+        if let Some(asked) = asked {
+            self.require(asked)?;
+        }
+        // Keys hold no NUL, so the first text after a key is the key with a NUL behind it.
+        let after = scan.after.as_ref().map(|key| format!("{key}\0")).unwrap_or_default();
+        let from = after.as_str().max(&scan.prefix);
+        let until = successor(&scan.prefix);
+        let until =
+            until.as_ref().map_or(ValueRef::Blob(b""), |end| ValueRef::Text(end.as_bytes()));
+        let until = rusqlite::types::ToSqlOutput::Borrowed(until);
+
+        let limit = scan.limit.clamp(1, Scan::MAX_LIMIT);
+        let mut statement = self.connection.prepare_cached(SCAN).map_err(failure::of)?;
+        let mut rows = statement.query(rusqlite::params![from, until]).map_err(failure::of)?;
+        let mut records = Vec::new();
+        let (mut bytes, mut more) = (0, false);
+        while let Some(row) = rows.next().map_err(failure::of)? {
+            if records.len() == limit || bytes >= MAX_PAGE_BYTES {
+                more = true;
+                break;
+            }
+            let key = || Key::new(text(row, 5, "key")?).map_err(|_| failure::corrupt("key"));
+            if let (Some(record), _) = decode(row, key)? {
+                bytes += record.key.as_str().len() + record.value.as_str().len();
+                records.push(record);
+            }
+        }
+        let next = records.last().filter(|_| more).map(|record: &Record| record.key.clone());
+        Ok(Page { records, next, origin: Origin::Primary })
+    }
+
+    /// The version counter, which must have come as far as a client has seen.
+    fn require(&self, asked: Position) -> Result<u64> {
+        let mut statement = self.connection.prepare_cached(COUNTER).map_err(failure::of)?;
+        let counter: i64 = statement.query_row([], |row| row.get(0)).map_err(failure::of)?;
+        let counter = u64::try_from(counter).map_err(|_| failure::corrupt("version"))?;
+        if asked.epoch > 0 || counter < asked.offset {
+            return Err(Error::new(
+                ErrorKind::Unavailable,
+                "the database is behind what this client has seen, as after a restored backup; \
+                 send the request without Terrace-Token to read what is there",
+            ));
+        }
+        Ok(counter)
+    }
+}
+
+fn refuse(shared: &Shared, jobs: &mut Vec<ReadJob>, error: &Error) {
+    for job in jobs.drain(..) {
+        shared.vitals.errors.fetch_add(1, Relaxed);
+        match job {
+            ReadJob::Keys { reply, .. } => drop(reply.send(Err(error.clone()))),
+            ReadJob::Scan { reply, .. } => drop(reply.send(Err(error.clone()))),
+        }
+    }
+}
+
+/// The record of a row, none for a tombstone, and its version.
+fn decode(row: &Row<'_>, key: impl FnOnce() -> Result<Key>) -> Result<(Option<Record>, Version)> {
+    let version = u64::try_from(number(row, 1, "version")?);
+    let version = Version::new(version.map_err(|_| failure::corrupt("version"))?);
+    if number(row, 4, "deleted")? != 0 {
+        return Ok((None, version));
+    }
+    let time = |index, column| {
+        Timestamp::from_microsecond(number(row, index, column)?)
+            .map_err(|_| failure::corrupt(column))
+    };
+    let record = Record {
+        key: key()?,
+        value: Value::new(text(row, 0, "value")?).map_err(|_| failure::corrupt("value"))?,
+        version,
+        created_at: time(2, "created_at")?,
+        updated_at: time(3, "updated_at")?,
+    };
+    Ok((Some(record), version))
+}
+
+fn text<'r>(row: &'r Row<'_>, index: usize, column: &'static str) -> Result<&'r str> {
+    let field = row.get_ref(index).map_err(failure::of)?;
+    field.as_str().map_err(|_| failure::corrupt(column))
+}
+
+fn number(row: &Row<'_>, index: usize, column: &'static str) -> Result<i64> {
+    let field = row.get_ref(index).map_err(failure::of)?;
+    field.as_i64().map_err(|_| failure::corrupt(column))
+}
+
+/// The least text greater than all texts that begin with `prefix`; `None` when there is none.
+fn successor(prefix: &str) -> Option<String> {
+    let mut text = prefix.to_owned();
+    while let Some(last) = text.pop() {
+        // A range of characters steps over the surrogates, which are none.
+        if let Some(next) = (last..=char::MAX).nth(1) {
+            text.push(next);
+            return Some(text);
+        }
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::successor;
+
+    #[test]
+    fn the_successor_of_a_prefix_is_the_end_of_its_range() {
+        let cases = [
+            ("", None),
+            ("a", Some("b")),
+            ("user:", Some("user;")),
+            ("a\u{10ffff}", Some("b")),
+            ("\u{10ffff}", None),
+            ("\u{d7ff}", Some("\u{e000}")),
+        ];
+        for (prefix, end) in cases {
+            assert_eq!(successor(prefix).as_deref(), end, "{prefix:?}");
+        }
+    }
+}

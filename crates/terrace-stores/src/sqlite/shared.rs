@@ -1,0 +1,96 @@
+//! What callers and threads of one store have in common.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+
+use terrace_core::{Durability, Position, Runtime, Token, Version};
+use tokio::sync::watch;
+
+use super::connect::Engine;
+use super::health::{FileIdentity, Vitals};
+use super::job::{ReadJob, WriteJob};
+use super::options::SqliteOptions;
+use super::queue::Queue;
+
+/// The queues between callers and threads, and what both need to know.
+#[derive(Debug)]
+pub(super) struct Shared {
+    pub(super) options: SqliteOptions,
+    pub(super) runtime: Runtime,
+    pub(super) history: Arc<str>,
+    pub(super) engine: Engine,
+    pub(super) durability: Durability,
+    pub(super) file: FileIdentity,
+    pub(super) reads: Queue<ReadJob>,
+    pub(super) writes: Queue<WriteJob>,
+    pub(super) vitals: Vitals,
+    /// Whether the owner closed or dropped the store, so that threads end in good order.
+    pub(super) closing: AtomicBool,
+    /// How many threads run.
+    pub(super) living: watch::Sender<usize>,
+}
+
+impl Shared {
+    pub(super) fn token(&self, offset: u64) -> Token {
+        Token::of(Arc::clone(&self.history), Position { epoch: 0, offset })
+    }
+
+    pub(super) fn token_at(&self, version: Version) -> Token {
+        self.token(version.get())
+    }
+
+    /// Takes no more work; the threads finish what was accepted and end.
+    pub(super) fn close(&self) {
+        self.closing.store(true, Ordering::Release);
+        self.reads.close();
+        self.writes.close();
+    }
+}
+
+/// What a thread does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Role {
+    Reader,
+    Writer,
+}
+
+/// Starts a thread whose end, in good order or by a panic, is noticed by all who wait for it.
+pub(super) fn start(
+    shared: &Arc<Shared>,
+    role: Role,
+    work: impl FnOnce(&Shared) + Send + 'static,
+) -> io::Result<thread::JoinHandle<()>> {
+    let name = match role {
+        Role::Reader => "sqlite-reader",
+        Role::Writer => "sqlite-writer",
+    };
+    // Counted before it runs, and uncounted by the drop also when it cannot be started.
+    shared.living.send_modify(|living| *living += 1);
+    shared.vitals.started(role);
+    let ending = Ending { shared: Arc::clone(shared), role };
+    thread::Builder::new().name(name.to_owned()).spawn(move || work(&ending.shared))
+}
+
+/// Says that a thread has ended, however it ended, so that nobody waits for it without end.
+struct Ending {
+    shared: Arc<Shared>,
+    role: Role,
+}
+
+impl Drop for Ending {
+    fn drop(&mut self) {
+        let left = self.shared.vitals.ended(self.role);
+        if left == 0 {
+            match self.role {
+                Role::Reader => self.shared.reads.abandon(),
+                Role::Writer => self.shared.writes.abandon(),
+            }
+        }
+        if !self.shared.closing.load(Ordering::Acquire) {
+            tracing::error!(role = ?self.role, left, "a SQLite thread ended; restart Terrace");
+        }
+        self.shared.living.send_modify(|living| *living -= 1);
+    }
+}

@@ -1,0 +1,214 @@
+//! Group commit: what waits is applied in one transaction and paid for with one fsync.
+//!
+//! The longer a COMMIT takes, the more callers wait for the next one, so groups grow by themselves
+//! and nobody waits for a group to fill (DeWitt et al., "Implementation Techniques for Main Memory
+//! Database Systems", SIGMOD 1984, section 5.2, without its timer).
+
+use rusqlite::Connection;
+use terrace_core::{Error, Origin, Outcome, Receipt, Result};
+
+use super::apply::{Moment, Statements};
+use super::idempotency::{self, Results};
+use super::job::WriteJob;
+use super::shared::{Role, Shared};
+use super::{connect, failure};
+
+/// Expired rows removed for each new one, so that collecting keeps up and is never a long pause.
+const COLLECT_FACTOR: usize = 2;
+
+/// Writes on the kept connection until the queue is closed and empty.
+pub(super) fn run_shared(shared: &Shared, connection: &Connection) {
+    match Writer::new(shared, connection) {
+        Ok(mut writer) => {
+            let mut jobs = Vec::new();
+            while shared.writes.take(&mut jobs, shared.options.max_group) {
+                shared.vitals.measured(shared, Role::Writer, || {
+                    writer.commit(&mut jobs, shared.options.max_group)
+                });
+            }
+        }
+        Err(error) => return tracing::error!(%error, "the SQLite writer cannot start"),
+    }
+    checkpoint(connection);
+}
+
+/// Writes each batch on a connection opened for it, until the queue is closed and empty. `anchor`
+/// stays open meanwhile, or each close would be the last one and would end the log with it.
+pub(super) fn run_per_request(shared: &Shared, anchor: &Connection) {
+    let mut jobs = Vec::new();
+    while shared.writes.take(&mut jobs, 1) {
+        shared.vitals.measured(shared, Role::Writer, || {
+            let connection = match connect::another(&shared.options) {
+                Ok(connection) => connection,
+                Err(error) => return refuse(shared, &mut jobs, &error),
+            };
+            match Writer::new(shared, &connection) {
+                Ok(mut writer) => writer.commit(&mut jobs, 1),
+                Err(error) => refuse(shared, &mut jobs, &failure::of(error)),
+            }
+        });
+    }
+    checkpoint(anchor);
+}
+
+struct Writer<'c> {
+    shared: &'c Shared,
+    connection: &'c Connection,
+    statements: Statements<'c>,
+}
+
+impl<'c> Writer<'c> {
+    fn new(shared: &'c Shared, connection: &'c Connection) -> rusqlite::Result<Self> {
+        Ok(Self { shared, connection, statements: Statements::prepare(connection)? })
+    }
+
+    /// Applies all jobs in one transaction, with those that arrive meanwhile up to `most`, and
+    /// answers them after its COMMIT.
+    fn commit(&mut self, jobs: &mut Vec<WriteJob>, most: usize) {
+        if !self.shared.file.is_there() {
+            return refuse(self.shared, jobs, &failure::gone());
+        }
+        jobs.retain(|job| !job.reply.is_closed());
+        if jobs.is_empty() {
+            return;
+        }
+        if let Err(error) = self.statements.begin() {
+            return refuse(self.shared, jobs, &failure::of(error));
+        }
+        // Only now, past the wait for the file's lock, can a caller no longer give its job up.
+        jobs.retain(|job| !job.reply.is_closed() && job.claim.take());
+        let mut results = Vec::with_capacity(jobs.len());
+        match self.fill(jobs, most, &mut results) {
+            Ok(()) => {
+                let failed = self.statements.commit().map_err(failure::of_commit).err();
+                self.roll_back_if_open();
+                self.answer(jobs, results, failed);
+            }
+            // One job can take the whole transaction down; then each has one to itself.
+            Err(_) if jobs.len() > 1 => {
+                self.roll_back_if_open();
+                for job in jobs.drain(..) {
+                    self.commit(&mut vec![job], 1);
+                }
+            }
+            Err(error) => {
+                self.roll_back_if_open();
+                refuse(self.shared, jobs, &error);
+            }
+        }
+    }
+
+    /// Applies the jobs and notes the result of each. An error stands for the whole transaction.
+    fn fill(
+        &mut self,
+        jobs: &mut Vec<WriteJob>,
+        most: usize,
+        results: &mut Vec<Result<Results>>,
+    ) -> Result<()> {
+        let before = self.statements.latest()?;
+        let micros = self.shared.runtime.wall().as_microsecond();
+        let mut moment = Moment { latest: before, micros };
+        let (mut repeatable, mut deleted) = (0, 0);
+        while results.len() < jobs.len() {
+            for job in &jobs[results.len()..] {
+                let result = self.statements.apply(job, &mut moment);
+                match &result {
+                    Ok(done) => {
+                        repeatable += usize::from(job.idempotency.is_some());
+                        deleted += done.iter().filter(|(it, _)| *it == Outcome::Deleted).count();
+                    }
+                    Err(error) if self.connection.is_autocommit() => return Err(error.clone()),
+                    Err(_) => {}
+                }
+                results.push(result);
+            }
+            self.join(jobs, most);
+        }
+        if moment.latest != before {
+            self.statements.keep_latest(moment.latest)?;
+        }
+        self.collect(repeatable, deleted, micros)
+    }
+
+    /// Lets jobs that have arrived meanwhile join the group: they need not wait for the next fsync.
+    fn join(&self, jobs: &mut Vec<WriteJob>, most: usize) {
+        let room = most.saturating_sub(jobs.len());
+        if room > 0 {
+            let mut more = Vec::new();
+            self.shared.writes.take_now(&mut more, room);
+            jobs.extend(more.into_iter().filter(|job| !job.reply.is_closed() && job.claim.take()));
+        }
+    }
+
+    /// Removes a few rows that are kept no longer: more than came, so the tables do not grow.
+    fn collect(&mut self, repeatable: usize, deleted: usize, micros: i64) -> Result<()> {
+        if repeatable > 0 {
+            idempotency::collect(self.connection, COLLECT_FACTOR * repeatable, micros)
+                .map_err(failure::of)?;
+        }
+        if deleted > 0 {
+            let kept = self.shared.options.tombstones_kept_for.as_micros();
+            let before = micros.saturating_sub(i64::try_from(kept).unwrap_or(i64::MAX));
+            self.statements
+                .collect_tombstones(COLLECT_FACTOR * deleted, before)
+                .map_err(failure::of)?;
+        }
+        Ok(())
+    }
+
+    fn answer(
+        &self,
+        jobs: &mut Vec<WriteJob>,
+        results: Vec<Result<Results>>,
+        failed: Option<Error>,
+    ) {
+        let vitals = &self.shared.vitals;
+        match &failed {
+            None => vitals.committed(results.iter().flatten().map(|done| done.len() as u64).sum()),
+            Some(error) => vitals.failed(error),
+        }
+        for (job, result) in jobs.drain(..).zip(results) {
+            if let Err(error) = &result {
+                vitals.failed(error);
+            }
+            let answer = result.and_then(|done| match &failed {
+                None => Ok(self.receipts(done)),
+                Some(error) => Err(error.clone()),
+            });
+            let _ = job.reply.send(answer);
+        }
+    }
+
+    fn receipts(&self, results: Results) -> Vec<Receipt> {
+        let receipt = |(outcome, version)| Receipt {
+            outcome,
+            version,
+            durability: self.shared.durability,
+            token: self.shared.token_at(version),
+            origin: Origin::Primary,
+        };
+        results.into_iter().map(receipt).collect()
+    }
+
+    fn roll_back_if_open(&self) {
+        if !self.connection.is_autocommit()
+            && let Err(error) = self.connection.execute_batch("ROLLBACK")
+        {
+            tracing::error!(%error, "a SQLite transaction could not be rolled back");
+        }
+    }
+}
+
+fn refuse(shared: &Shared, jobs: &mut Vec<WriteJob>, error: &Error) {
+    for job in jobs.drain(..) {
+        shared.vitals.failed(error);
+        let _ = job.reply.send(Err(error.clone()));
+    }
+}
+
+/// Moves the log into the file, so that the file alone is the whole database.
+fn checkpoint(connection: &Connection) {
+    if let Err(error) = connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())) {
+        tracing::warn!(%error, "the last checkpoint failed; the next open will make up for it");
+    }
+}

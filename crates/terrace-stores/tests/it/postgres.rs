@@ -1,0 +1,76 @@
+//! PostgreSQL: the contract, and what it promises beyond it.
+
+mod by_hand;
+mod cancellation;
+mod faults;
+mod migrations;
+mod pool;
+mod writes;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use terrace_core::testkit::StoreFixture;
+use terrace_core::{Deadline, Key, Runtime, Value};
+use terrace_lab::testing;
+use terrace_stores::postgres::ConnectionSource;
+use terrace_stores::{PostgresOptions, PostgresStore};
+
+mod pooled {
+    use super::*;
+
+    async fn store() -> StoreFixture {
+        StoreFixture::new(Arc::new(super::store(ConnectionSource::pooled(1, 8)).await))
+    }
+
+    terrace_core::store_contract!(store);
+}
+
+mod per_request {
+    use super::*;
+
+    /// A hundred connections at once take seconds where nothing is optimised.
+    async fn store() -> StoreFixture {
+        let options = PostgresOptions {
+            source: ConnectionSource::PerRequest { limit: 16 },
+            connect_timeout: Duration::from_secs(30),
+            ..PostgresOptions::new(testing::fresh_database())
+        };
+        let store = PostgresStore::connect(options, Runtime::system()).await.expect("a store");
+        StoreFixture::new(Arc::new(store))
+    }
+
+    terrace_core::store_contract!(store);
+}
+
+/// A store on a database of its own.
+async fn store(source: ConnectionSource) -> PostgresStore {
+    connect(&testing::fresh_database(), source).await
+}
+
+async fn connect(url: &str, source: ConnectionSource) -> PostgresStore {
+    // Many tests connect at once, where nothing is optimised.
+    let connect_timeout = Duration::from_secs(30);
+    let options = PostgresOptions { source, connect_timeout, ..PostgresOptions::new(url) };
+    PostgresStore::connect(options, Runtime::system()).await.expect("a store")
+}
+
+/// A session beside the store, for what a person would do.
+async fn session(url: &str) -> tokio_postgres::Client {
+    let (client, connection) =
+        tokio_postgres::connect(url, tokio_postgres::NoTls).await.expect("a session");
+    Runtime::system().spawn("session", async { drop(connection.await) }).detach();
+    client
+}
+
+fn key(text: &str) -> Key {
+    Key::new(text).expect("a key")
+}
+
+fn value(text: &str) -> Value {
+    Value::new(text).expect("a value")
+}
+
+fn within(time: Duration) -> Deadline {
+    Deadline::at(Runtime::system().now() + time)
+}

@@ -1,0 +1,124 @@
+//! What people do to the tables beside the store.
+
+use terrace_core::{
+    Change, ErrorKind, Outcome, Position, ReadOptions, StoreExt, Token, Version, Write,
+};
+use terrace_lab::testing;
+use terrace_stores::postgres::ConnectionSource;
+
+use super::{connect, key, session, value};
+
+#[tokio::test]
+async fn rows_made_by_hand_are_records() {
+    let url = testing::fresh_database();
+    let store = connect(&url, ConnectionSource::pooled(1, 2)).await;
+    let hand = session(&url).await;
+    hand.batch_execute("INSERT INTO records (key, value) VALUES ('a', '1')").await.expect("a row");
+    let read = store.get(&key("a")).await.expect("a read").expect("a record");
+    assert_eq!(read.value.as_str(), "1");
+    assert!(read.version > Version::NONE);
+    let receipt = store.put(key("a"), value("2")).await.expect("a put");
+    assert_eq!(receipt.outcome, Outcome::Replaced);
+    assert!(receipt.version > read.version);
+    let record = store.get(&key("a")).await.expect("a read").expect("a record");
+    assert_eq!(record.created_at, read.created_at);
+    assert!(record.updated_at > read.updated_at);
+}
+
+#[tokio::test]
+async fn versions_rise_across_deletes_and_truncation_by_hand() {
+    let url = testing::fresh_database();
+    let store = connect(&url, ConnectionSource::pooled(1, 2)).await;
+    let hand = session(&url).await;
+    let mut last = Version::NONE;
+    for command in [
+        "SELECT 1",
+        "DELETE FROM records",
+        "TRUNCATE records",
+        "TRUNCATE records RESTART IDENTITY",
+        "UPDATE records SET version = nextval('records_version')",
+    ] {
+        hand.batch_execute(command).await.expect("a command");
+        for _ in 0..3 {
+            let receipt = store.put(key("a"), value("1")).await.expect("a put");
+            assert!(receipt.version > last, "after {command}");
+            last = receipt.version;
+        }
+    }
+}
+
+/// The server refuses a prepared plan whose result would have other types; once prepared again it
+/// goes on, and no caller sees it.
+#[tokio::test]
+async fn a_changed_table_is_prepared_for_again() {
+    let url = testing::fresh_database();
+    let store = connect(&url, ConnectionSource::pooled(2, 2)).await;
+    let hand = session(&url).await;
+    let scan = terrace_core::Scan::prefix("");
+    for (round, command) in [
+        "SELECT 1",
+        "ALTER TABLE records ALTER value TYPE varchar",
+        "ALTER TABLE records ADD COLUMN note text",
+        "ALTER TABLE records ALTER value TYPE text",
+    ]
+    .iter()
+    .enumerate()
+    {
+        hand.batch_execute(command).await.expect(command);
+        for _ in 0..4 {
+            store.put(key("a"), value(&round.to_string())).await.expect(command);
+            let read = store.get(&key("a")).await.expect(command).expect("a record");
+            assert_eq!(read.value.as_str(), round.to_string());
+            let how = ReadOptions::default();
+            let page = terrace_core::Store::scan(&store, &scan, &how).await.expect(command);
+            assert_eq!(page.records.len(), 1);
+            let delete = Write { change: Change::Delete, ..Write::delete(key("b")) };
+            assert_eq!(store.write_one(delete).await.expect(command).outcome, Outcome::Absent);
+        }
+    }
+    hand.batch_execute("DROP TABLE records").await.expect("no table");
+    let error = store.get(&key("a")).await.expect_err("no table");
+    assert_eq!(error.kind(), ErrorKind::Unavailable);
+    assert!(error.message().contains("restart Terrace"), "{error}");
+}
+
+/// A token of what a backup does not hold is not answered with something older.
+#[tokio::test]
+async fn a_database_behind_the_token_does_not_answer() {
+    let url = testing::fresh_database();
+    let store = connect(&url, ConnectionSource::pooled(1, 2)).await;
+    let seen = store.put(key("a"), value("1")).await.expect("a put");
+    let later = store.put(key("b"), value("1")).await.expect("a put");
+    let how = ReadOptions { token: Some(later.token.clone()), ..ReadOptions::default() };
+    let read = store.get_read(&key("a"), &how).await.expect("a read");
+    assert_eq!(read.version, seen.version);
+    assert!(read.token.covers(&later.token), "the database has come as far");
+
+    session(&url).await.batch_execute("SELECT setval('records_version', 1)").await.expect("set");
+    let error = store.get_read(&key("a"), &how).await.expect_err("behind");
+    assert_eq!(error.kind(), ErrorKind::Unavailable);
+    assert!(store.get(&key("a")).await.expect("a read").is_some(), "no token, no question");
+    let elsewhere = Token::of("another", Position { epoch: 9, offset: 9 });
+    let how = ReadOptions { token: Some(elsewhere), ..ReadOptions::default() };
+    assert!(store.get_read(&key("a"), &how).await.is_ok(), "not this database's token");
+}
+
+#[tokio::test]
+async fn a_constraint_of_the_table_refuses_the_batch_as_input() {
+    let url = testing::fresh_database();
+    let store = connect(&url, ConnectionSource::pooled(1, 1)).await;
+    let hand = session(&url).await;
+    let check = "ALTER TABLE records ADD CHECK (value <> 'bad'), ADD UNIQUE (value)";
+    hand.batch_execute(check).await.expect("a constraint");
+    for bad in [
+        vec![Write::put(key("a"), value("1")), Write::put(key("b"), value("bad"))],
+        vec![Write::put(key("a"), value("bad")), Write::delete(key("x"))],
+        vec![Write::put(key("a"), value("1")), Write::put(key("b"), value("1"))],
+    ] {
+        let how = terrace_core::WriteOptions::default();
+        let error = terrace_core::Store::write(&store, bad, &how).await.expect_err("refused");
+        assert_eq!(error.kind(), ErrorKind::InvalidInput, "{error}");
+        assert!(!error.message().contains("constraint \""), "no text of the driver");
+        assert_eq!(store.get(&key("a")).await.expect("a read"), None, "nothing was applied");
+    }
+}

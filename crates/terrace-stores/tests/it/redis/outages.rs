@@ -1,0 +1,131 @@
+//! A server that is away, silent, or refuses: calls fail at once, and the cache comes back.
+
+use std::time::Duration;
+
+use terrace_core::testkit::key;
+use terrace_core::{Cache, ErrorKind, Runtime, Status, Version};
+use terrace_stores::{RedisCache, RedisCacheOptions};
+
+use super::{Private, cache, fill, hit, lease, live, until};
+
+async fn get_kind(cache: &RedisCache) -> ErrorKind {
+    cache.get(&[key("a")]).await.expect_err("no connection").kind()
+}
+
+#[tokio::test]
+async fn a_cache_that_is_down_at_the_start_comes_later() {
+    let private = Private::start().await;
+    private.server.kill();
+    let cache = private.cache().await;
+    assert_eq!(get_kind(&cache).await, ErrorKind::Unavailable);
+    let inspection = cache.inspect().await;
+    assert_eq!((inspection.name, inspection.status), ("redis", Status::Down));
+    assert!(inspection.note.contains("cannot be reached; reconnecting"), "{}", inspection.note);
+    private.server.restart().await.unwrap();
+    live(&cache).await;
+    let inspection = cache.inspect().await;
+    assert_eq!((inspection.status, inspection.note.as_str()), (Status::Healthy, ""));
+    assert!(inspection.figure("keys") >= Some(1));
+}
+
+#[tokio::test]
+async fn a_killed_server_is_found_again() {
+    let private = Private::start().await;
+    let cache = private.cache().await;
+    let key = key("a");
+    let before = lease(&cache, &key).await;
+    private.server.kill();
+    for _ in 0..3 {
+        assert_eq!(get_kind(&cache).await, ErrorKind::Unavailable);
+    }
+    let written = [(key.clone(), Version::new(1))];
+    assert_eq!(cache.invalidate(&written).await.unwrap_err().kind(), ErrorKind::Unavailable);
+    private.server.restart().await.unwrap();
+    live(&cache).await;
+    // The lease is from before the server lost its memory.
+    fill(&cache, &key, before, 1).await;
+    assert_eq!(hit(&cache, &key).await, None);
+    assert!(cache.inspect().await.figure("reconnects") >= Some(1));
+    assert!(cache.inspect().await.figure("errors") >= Some(4));
+}
+
+#[tokio::test]
+async fn a_silent_server_costs_one_timeout_and_not_one_a_call() {
+    let private = Private::start().await;
+    let options =
+        RedisCacheOptions { command_timeout: Duration::from_millis(200), ..private.options() };
+    let (cache, runtime) = (cache(options).await, Runtime::system());
+    let reader = lease(&cache, &key("a")).await;
+    fill(&cache, &key("a"), reader, 1).await;
+    private.server.pause();
+    assert_eq!(get_kind(&cache).await, ErrorKind::Unavailable);
+    let start = runtime.now();
+    for _ in 0..100 {
+        assert_eq!(get_kind(&cache).await, ErrorKind::Unavailable);
+    }
+    assert!(runtime.now() - start < Duration::from_millis(200));
+    let inspection = cache.inspect().await;
+    assert_eq!(inspection.status, Status::Down);
+    private.server.resume();
+    live(&cache).await;
+    // The same process with the same memory is believed.
+    assert_eq!(hit(&cache, &key("a")).await, Some(1));
+}
+
+#[tokio::test]
+async fn a_refused_password_is_said_and_tried_again() {
+    let private = Private::start().await;
+    let good = private.server.url();
+    let url = good.replacen("redis://", "redis://late", 1);
+    let (user, secret) = ("late", good.split([':', '@']).nth(2).unwrap());
+    let options = RedisCacheOptions { url, ..private.options() };
+    let cache = cache(options).await;
+    let inspection = cache.inspect().await;
+    assert_eq!(inspection.status, Status::Down);
+    assert!(inspection.note.contains("refuses the user name or password"), "{}", inspection.note);
+    let error = cache.get(&[key("a")]).await.unwrap_err();
+    assert!(!format!("{error:?} {cache:?} {inspection:?}").contains(secret));
+    private.by_hand::<()>(&format!("ACL SETUSER {user} on >{secret} ~* &* +@all")).await;
+    live(&cache).await;
+}
+
+#[tokio::test]
+async fn a_replica_is_not_used() {
+    let private = Private::start().await;
+    private.by_hand::<()>("REPLICAOF 127.0.0.1 1").await;
+    let cache = private.cache().await;
+    let note = cache.inspect().await.note;
+    assert!(note.contains("replica"), "{note}");
+    private.by_hand::<()>("REPLICAOF NO ONE").await;
+    live(&cache).await;
+    // A primary that becomes a replica is given up at the first write.
+    private.by_hand::<()>("REPLICAOF 127.0.0.1 1").await;
+    let written = [(key("a"), Version::new(1))];
+    until("the end of the connection", || async {
+        cache.invalidate(&written).await.is_err() && cache.inspect().await.note.contains("replica")
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_url_that_is_wrong_is_refused() {
+    for url in ["nonsense", "http://localhost", "redis://host:99999", "rediss://localhost"] {
+        let options = RedisCacheOptions::new(url);
+        let error = RedisCache::connect(options, Runtime::system()).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InvalidInput, "{url}");
+    }
+    let options = RedisCacheOptions { namespace: "a{b".into(), ..RedisCacheOptions::default() };
+    assert!(RedisCache::connect(options, Runtime::system()).await.is_err());
+}
+
+#[tokio::test]
+async fn a_closed_cache_says_so() {
+    let cache = cache(super::options()).await;
+    assert_eq!(cache.to_string(), "redis");
+    cache.close().await.unwrap();
+    cache.close().await.unwrap();
+    let error = cache.get(&[key("a")]).await.unwrap_err();
+    assert_eq!((error.kind(), error.message()), (ErrorKind::Unavailable, "the cache is closed"));
+    assert!(cache.clear().await.is_err());
+    assert_eq!(cache.inspect().await.status, Status::Down);
+}

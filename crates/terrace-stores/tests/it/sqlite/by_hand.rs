@@ -1,0 +1,126 @@
+//! People with a SQLite tool: rows made, changed and removed beside Terrace.
+
+use std::time::Duration;
+
+use terrace_core::testkit::{key, value};
+use terrace_core::{ErrorKind, Outcome, ReadOptions, Scan, Store, StoreExt, Version};
+
+use super::{Database, Hands};
+
+#[tokio::test]
+async fn a_row_needs_only_key_and_value() {
+    let database = Database::new();
+    let store = database.open();
+    let before = store.put(key("before"), value("x")).await.unwrap();
+    let other = database.by_hand();
+    other.execute("INSERT INTO records (key, value) VALUES ('hand', 'made')", []).unwrap();
+    let record = store.get(&key("hand")).await.unwrap().unwrap();
+    assert_eq!(record.value.as_str(), "made");
+    assert!(record.version > before.version);
+    let reference = store.get(&key("before")).await.unwrap().unwrap();
+    let age = record.created_at.duration_since(reference.created_at).abs();
+    assert!(age < jiff_seconds(60), "created now, in microseconds: {record:?}");
+    assert_eq!(record.created_at, record.updated_at);
+
+    let after = store.put(key("hand"), value("taken over")).await.unwrap();
+    assert_eq!(after.outcome, Outcome::Replaced);
+    assert!(after.version > record.version);
+}
+
+fn jiff_seconds(seconds: i64) -> jiff::SignedDuration {
+    jiff::SignedDuration::from_secs(seconds)
+}
+
+#[tokio::test]
+async fn a_changed_row_has_a_new_version() {
+    let database = Database::new();
+    let store = database.open();
+    let put = store.put(key("a"), value("1")).await.unwrap();
+    database.by_hand().execute("UPDATE records SET value = '2' WHERE key = 'a'", []).unwrap();
+    let record = store.get(&key("a")).await.unwrap().unwrap();
+    assert_eq!(record.value.as_str(), "2");
+    assert!(record.version > put.version);
+}
+
+#[tokio::test]
+async fn versions_grow_though_rows_are_removed() {
+    let database = Database::new();
+    let store = database.open();
+    let before = store.put(key("a"), value("1")).await.unwrap();
+    database.by_hand().execute("DELETE FROM records", []).unwrap();
+    let read = store.get_read(&key("a"), &ReadOptions::default()).await.unwrap();
+    assert_eq!((read.record, read.version), (None, Version::NONE));
+    // The counter proves that the database has come as far as the client has seen.
+    let how = ReadOptions { token: Some(before.token.clone()), ..ReadOptions::default() };
+    let read = store.get_read(&key("a"), &how).await.unwrap();
+    assert!(read.record.is_none() && read.token.covers(&before.token));
+    let after = store.put(key("a"), value("2")).await.unwrap();
+    assert_eq!(after.outcome, Outcome::Created);
+    assert!(after.version > before.version);
+}
+
+#[tokio::test]
+async fn a_row_from_elsewhere_with_a_high_version_is_passed() {
+    let database = Database::new();
+    let store = database.open();
+    let copy = "INSERT INTO records (key, value, version) VALUES ('a', 'copied', 900)";
+    database.by_hand().execute(copy, []).unwrap();
+    let receipt = store.put(key("a"), value("2")).await.unwrap();
+    assert!(receipt.version > Version::new(900));
+}
+
+#[tokio::test]
+async fn a_database_behind_the_token_does_not_answer() {
+    let database = Database::new();
+    let store = database.open();
+    store.put(key("a"), value("1")).await.unwrap();
+    let seen = store.put(key("b"), value("1")).await.unwrap();
+    // As if the file came from yesterday's backup.
+    database
+        .by_hand()
+        .execute_batch("DELETE FROM records; UPDATE meta SET value = 1 WHERE name = 'version'")
+        .unwrap();
+    let how = ReadOptions { token: Some(seen.token), ..ReadOptions::default() };
+    let error = store.get_read(&key("a"), &how).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unavailable);
+    let error = store.scan(&Scan::prefix(""), &how).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unavailable);
+    assert!(store.get(&key("a")).await.unwrap().is_none(), "without a token it does");
+}
+
+#[tokio::test]
+async fn a_row_that_no_record_can_be_is_corrupt() {
+    let database = Database::new();
+    let store = database.open();
+    let other = database.by_hand();
+    other.execute("INSERT INTO records (key, value) VALUES ('a', 'x' || char(0))", []).unwrap();
+    assert_eq!(store.get(&key("a")).await.unwrap_err().kind(), ErrorKind::Corrupt);
+    assert!(other.execute("INSERT INTO records (key, value) VALUES ('', 'x')", []).is_err());
+    // The store goes on.
+    store.put(key("a"), value("good again")).await.unwrap();
+    assert!(store.get(&key("a")).await.unwrap().is_some());
+}
+
+#[tokio::test]
+async fn tombstones_stay_a_week_and_are_collected_by_later_deletes() {
+    let database = Database::new();
+    let hands = Hands::new();
+    let store = terrace_stores::SqliteStore::open(database.options(), hands.runtime()).unwrap();
+    let delete = async |name: &str| {
+        store.put(key(name), value("x")).await.unwrap();
+        store.delete(key(name)).await.unwrap()
+    };
+    let rows = || {
+        let count = "SELECT count(*) FROM records WHERE deleted = 1 AND value = ''";
+        database.by_hand().query_row(count, [], |row| row.get::<_, i64>(0)).unwrap()
+    };
+    let old = delete("a").await;
+    delete("b").await;
+    assert_eq!(rows(), 2);
+    let tombstone = store.get_read(&key("a"), &ReadOptions::default()).await.unwrap();
+    assert_eq!((tombstone.record, tombstone.version), (None, old.version));
+    hands.set(|state| state.ahead = Duration::from_secs(8 * 24 * 60 * 60));
+    delete("c").await;
+    assert_eq!(rows(), 1);
+    assert!(store.put(key("a"), value("back")).await.unwrap().version > old.version);
+}

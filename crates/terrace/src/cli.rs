@@ -1,0 +1,167 @@
+//! The command line.
+//!
+//! Output is for people on a terminal, `--json` for programs. Exit codes: 0 done, 1 failed, 2 wrong
+//! usage.
+
+mod config;
+mod doctor;
+mod explain;
+mod logging;
+mod run;
+mod screen;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::config::{ConfigError, Loaded, Mode, Overrides, load};
+use crate::levels::{Level, level, numbers};
+
+/// One data tier that you climb level by level.
+#[derive(Debug, Parser)]
+#[command(version, about, arg_required_else_help = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Serve all levels, or the given ones, in one process.
+    Up {
+        /// Levels by number; all that exist when none is given.
+        levels: Vec<u8>,
+        #[command(flatten)]
+        settings: Settings,
+    },
+    /// Serve one level.
+    Serve {
+        /// The level's number.
+        level: u8,
+        /// The port to listen on, instead of port base + level.
+        #[arg(long)]
+        port: Option<u16>,
+        #[command(flatten)]
+        settings: Settings,
+    },
+    /// Show a level's stack, its guarantee and what it costs.
+    Explain {
+        /// The level's number.
+        level: u8,
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Show what this machine has and lacks.
+    Doctor {
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+        #[command(flatten)]
+        settings: Settings,
+    },
+    /// Show the effective settings and where each came from.
+    Config {
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+        #[command(flatten)]
+        settings: Settings,
+    },
+}
+
+/// Settings that have a flag; every other has a key in the file and a name in the environment.
+#[derive(Args, Debug, Default)]
+struct Settings {
+    /// Where the data lives [default: servers when a database URL is set, else embedded].
+    #[arg(long, value_enum, value_name = "MODE")]
+    stores: Option<Mode>,
+    /// The settings file [default: terrace.toml, if there is one].
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Directory of the embedded and local modes [default: .terrace].
+    #[arg(long, value_name = "DIR")]
+    data_dir: Option<PathBuf>,
+    /// Address to listen on [default: 127.0.0.1].
+    #[arg(long, value_name = "ADDRESS")]
+    host: Option<String>,
+    /// Level N listens on this port + N [default: 8000].
+    #[arg(long, value_name = "PORT")]
+    port_base: Option<u16>,
+}
+
+impl Settings {
+    fn load(&self) -> Result<Loaded, ConfigError> {
+        let mut values = Vec::new();
+        let mut flag = |name, path, value: Option<String>| {
+            values.extend(value.map(|value| (name, path, value)));
+        };
+        flag("--stores", "stores.mode", self.stores.map(|mode| mode.as_str().to_owned()));
+        let directory = self.data_dir.as_ref().map(|path| path.to_string_lossy().into_owned());
+        flag("--data-dir", "stores.data_dir", directory);
+        flag("--host", "server.host", self.host.clone());
+        flag("--port-base", "server.port_base", self.port_base.map(|port| port.to_string()));
+        let environment = std::env::vars_os()
+            .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
+        load(&Overrides { file: self.config.clone(), values }, environment)
+    }
+}
+
+/// Runs the command that the process was started with.
+pub fn main() -> ExitCode {
+    match execute(Cli::parse().command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            screen::error(&failure.text);
+            ExitCode::from(failure.code)
+        }
+    }
+}
+
+/// Why a command ends without success.
+#[derive(Debug)]
+struct Failure {
+    code: u8,
+    text: String,
+}
+
+impl Failure {
+    /// The command was used wrongly.
+    fn usage(text: impl Into<String>) -> Self {
+        Self { code: 2, text: text.into() }
+    }
+
+    /// The command could not do its work.
+    fn failed(text: impl Into<String>) -> Self {
+        Self { code: 1, text: text.into() }
+    }
+}
+
+impl From<ConfigError> for Failure {
+    fn from(error: ConfigError) -> Self {
+        Self::usage(error.to_string())
+    }
+}
+
+fn execute(command: Command) -> Result<(), Failure> {
+    match command {
+        Command::Up { levels, settings } => {
+            let levels = match levels.as_slice() {
+                [] => crate::levels::LEVELS.to_vec(),
+                some => some.iter().map(|number| known(*number)).collect::<Result<_, _>>()?,
+            };
+            run::up(levels, settings.load()?)
+        }
+        Command::Serve { level, port, settings } => run::serve(known(level)?, port, settings.load()?),
+        Command::Explain { level, json } => explain::explain(known(level)?, json),
+        Command::Doctor { json, settings } => doctor::doctor(&settings.load()?, json),
+        Command::Config { json, settings } => config::config(&settings.load()?, json),
+    }
+}
+
+fn known(number: u8) -> Result<&'static Level, Failure> {
+    level(number).ok_or_else(|| {
+        Failure::usage(format!("there is no level {number} yet; choose from {}", numbers()))
+    })
+}

@@ -1,0 +1,298 @@
+//! `terrace up` and `terrace serve`: bind, build, serve, drain.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use terrace_core::{Runtime, Status, Store, Task};
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+
+use super::{Failure, logging, screen};
+use crate::config::{Config, Loaded, Mode, millis};
+use crate::http::{LevelInfo, Limits, Service, serve as serve_http};
+use crate::levels::{Engines, Level, Servers, Stack};
+
+/// How often a level's health is looked at for the log.
+const WATCH_EVERY: Duration = Duration::from_secs(1);
+
+/// Serves several levels; each has a schema and a cache namespace of its own.
+pub(super) fn up(levels: Vec<&'static Level>, loaded: Loaded) -> Result<(), Failure> {
+    let base = loaded.config.server.port_base;
+    let mut plan: Vec<_> =
+        levels.into_iter().map(|level| (level, base + u16::from(level.number))).collect();
+    plan.sort_by_key(|(level, _)| level.number);
+    plan.dedup_by_key(|(level, _)| level.number);
+    run(plan, loaded, true)
+}
+
+/// Serves one level, in the default schema of its database.
+pub(super) fn serve(level: &'static Level, port: Option<u16>, loaded: Loaded) -> Result<(), Failure> {
+    let port = port.unwrap_or(loaded.config.server.port_base + u16::from(level.number));
+    run(vec![(level, port)], loaded, false)
+}
+
+fn run(plan: Vec<(&'static Level, u16)>, loaded: Loaded, up: bool) -> Result<(), Failure> {
+    let mode = loaded.config.mode()?;
+    logging::start(&loaded.config.log)?;
+    let tokio = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::failed(format!("threads cannot be started: {error}")))?;
+    let config = Arc::new(loaded.config);
+    // A private server is used by every level that ever runs here, whichever command starts it.
+    let shared = up || mode == Mode::Local;
+    let outcome = tokio.block_on(async {
+        let stop = stop_signal()?;
+        Session { config, mode, shared, runtime: Runtime::system(), stop }.run(plan).await
+    });
+    // What is still running by now was given its time to end.
+    tokio.shutdown_timeout(Duration::from_millis(200));
+    outcome
+}
+
+/// One run of the program.
+struct Session {
+    config: Arc<Config>,
+    mode: Mode,
+    shared: bool,
+    runtime: Runtime,
+    stop: watch::Receiver<bool>,
+}
+
+/// A level with its stack and its port.
+struct Running {
+    level: &'static Level,
+    address: SocketAddr,
+    store: Arc<dyn Store>,
+    server: Task,
+    // Ends with the session.
+    _watch: Task,
+}
+
+impl Session {
+    async fn run(mut self, plan: Vec<(&'static Level, u16)>) -> Result<(), Failure> {
+        // Ports first: a mistake there shows before any store is touched.
+        let mut bound = Vec::new();
+        for (level, port) in plan {
+            bound.push((level, bind(&self.config, level, port).await?));
+        }
+        let cached = bound.iter().any(|(level, _)| level.cached);
+        let servers = match self.unless_stopped(Servers::start(&self.config, self.mode, cached)).await {
+            None => return Ok(()),
+            Some(started) => Arc::new(started.map_err(|error| fatal(&error))?),
+        };
+        let outcome = self.serve_all(bound, &servers).await;
+        servers.stop().await;
+        outcome
+    }
+
+    async fn serve_all(
+        &mut self,
+        bound: Vec<(&'static Level, TcpListener)>,
+        servers: &Arc<Servers>,
+    ) -> Result<(), Failure> {
+        let mut running = Vec::new();
+        let mut outcome = Ok(());
+        for (level, listener) in bound {
+            match self.start(level, listener, servers).await {
+                Ok(Some(one)) => running.push(one),
+                Ok(None) => break,
+                Err(failure) => {
+                    outcome = Err(failure);
+                    break;
+                }
+            }
+        }
+        if outcome.is_ok() && !*self.stop.borrow() {
+            self.announce(&running);
+            // The sender lives as long as the process.
+            let _ = self.stop.wait_for(|stop| *stop).await;
+            tracing::info!("stopping: requests in flight are finished first");
+        }
+        drain(running, outcome.is_err()).await;
+        outcome
+    }
+
+    /// Builds a level's stack and serves it; `None` when a stop came first.
+    async fn start(
+        &mut self,
+        level: &'static Level,
+        listener: TcpListener,
+        servers: &Arc<Servers>,
+    ) -> Result<Option<Running>, Failure> {
+        let engines = Engines::new(
+            level.number,
+            self.shared,
+            Arc::clone(&self.config),
+            Arc::clone(servers),
+            self.runtime.clone(),
+        );
+        let Some(built) = self.unless_stopped((level.build)(&engines)).await else {
+            return Ok(None);
+        };
+        let Stack { store, caches } = built
+            .map_err(|error| Failure::failed(format!("level {}: {}", level.number, fatal(&error).text)))?;
+        let address = listener
+            .local_addr()
+            .map_err(|error| Failure::failed(format!("a socket has no address: {error}")))?;
+        let service = Service {
+            level: LevelInfo { number: level.number, name: level.name },
+            store: Arc::clone(&store),
+            caches,
+            limits: limits(&self.config),
+            runtime: self.runtime.clone(),
+        };
+        let mut stop = self.stop.clone();
+        let server = self.runtime.spawn("http", async move {
+            let stopped = async move {
+                let _ = stop.wait_for(|stop| *stop).await;
+            };
+            serve_http(listener, service, stopped).await;
+        });
+        let watch = self.runtime.spawn(
+            "health watch",
+            watch_health(level.number, Arc::clone(&store), self.runtime.clone()),
+        );
+        Ok(Some(Running { level, address, store, server, _watch: watch }))
+    }
+
+    /// What the work answers, or `None` when a stop is asked for first.
+    async fn unless_stopped<T>(&self, work: impl Future<Output = T>) -> Option<T> {
+        let mut stop = self.stop.clone();
+        tokio::select! {
+            answer = work => Some(answer),
+            _ = stop.wait_for(|stop| *stop) => None,
+        }
+    }
+
+    fn announce(&self, running: &[Running]) {
+        screen::line(&format!(
+            "Terrace {} with {} stores{}",
+            env!("CARGO_PKG_VERSION"),
+            self.mode.as_str(),
+            match self.mode {
+                Mode::Servers => String::new(),
+                _ => format!(" in {}", self.config.stores.data_dir.display()),
+            }
+        ));
+        screen::line("");
+        let rows = running.iter().map(|one| {
+            [format!("L{}", one.level.number), one.level.title.to_owned(), url(one.address)]
+        });
+        screen::table(["LEVEL", "WHAT", "URL"], rows);
+        screen::line("");
+        if let Some(last) = running.last() {
+            let url = url(last.address);
+            screen::line("Try it:");
+            screen::line(&format!(
+                "  curl {url}/write -H 'content-type: application/json' \\"
+            ));
+            screen::line("    -d '{\"key\":\"user:1\",\"value\":\"Ada\"}'");
+            screen::line(&format!("  curl {url}/read/user:1"));
+            screen::line("");
+            screen::line(&format!("{url}/docs shows all there is. Ctrl-C stops."));
+        }
+    }
+}
+
+/// Ends serving, then closes the stores, so that what was accepted is finished.
+async fn drain(running: Vec<Running>, at_once: bool) {
+    for Running { level, store, server, .. } in running {
+        if at_once {
+            server.stop().await;
+        } else {
+            server.await;
+        }
+        if let Err(error) = store.close().await {
+            tracing::warn!(level = level.number, %error, "the stores did not close in order");
+        }
+    }
+}
+
+async fn bind(config: &Config, level: &Level, port: u16) -> Result<TcpListener, Failure> {
+    let host = config.server.host.as_str();
+    TcpListener::bind((host, port)).await.map_err(|error| {
+        let number = level.number;
+        Failure::failed(match error.kind() {
+            std::io::ErrorKind::AddrInUse => format!(
+                "port {port} (level {number}) is in use; stop the program that has it, or choose \
+                 other ports, such as --port-base 9000"
+            ),
+            std::io::ErrorKind::PermissionDenied => format!(
+                "port {port} (level {number}) is not allowed to this user; choose ports above 1023 \
+                 with --port-base"
+            ),
+            _ => format!("{host}:{port} (level {number}) cannot be bound: {error}; check --host"),
+        })
+    })
+}
+
+/// What stops a start, with its cause, for the person who started it.
+fn fatal(error: &terrace_core::Error) -> Failure {
+    let cause = std::error::Error::source(error).map(|cause| format!(" ({cause})"));
+    Failure::failed(format!("{}{}", error.message(), cause.unwrap_or_default()))
+}
+
+fn limits(config: &Config) -> Limits {
+    let server = &config.server;
+    Limits {
+        connections: server.max_connections,
+        body_bytes: server.max_body_bytes,
+        value_bytes: server.max_value_bytes,
+        header_time: millis(server.header_timeout_ms),
+        body_time: millis(server.body_timeout_ms),
+        request_time: millis(server.request_timeout_ms),
+        drain_time: millis(server.drain_timeout_ms),
+        ..Limits::default()
+    }
+}
+
+/// An address that can be typed into a browser.
+fn url(address: SocketAddr) -> String {
+    match address.ip().is_unspecified() {
+        true => format!("http://127.0.0.1:{}", address.port()),
+        false => format!("http://{address}"),
+    }
+}
+
+/// One log line for each change of a level's health.
+async fn watch_health(level: u8, store: Arc<dyn Store>, runtime: Runtime) {
+    let mut last = (Status::Healthy, String::new());
+    loop {
+        let tree = store.inspect().await;
+        let why = tree.reason();
+        if tree.status != last.0 {
+            match tree.status {
+                Status::Healthy => tracing::info!(level, "healthy again"),
+                status => tracing::warn!(level, %status, why, "level changed"),
+            }
+            last = (tree.status, why);
+        }
+        runtime.sleep(WATCH_EVERY).await;
+    }
+}
+
+/// Turns true at SIGTERM or Ctrl-C; a second one ends the process at once.
+fn stop_signal() -> Result<watch::Receiver<bool>, Failure> {
+    use tokio::signal::unix::{SignalKind, signal};
+
+    let failed = |error| Failure::failed(format!("signals cannot be heard: {error}"));
+    let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
+    let (sender, receiver) = watch::channel(false);
+    let listen = async move {
+        loop {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+            if sender.send_replace(true) {
+                tracing::warn!("stopping at once");
+                std::process::exit(1);
+            }
+        }
+    };
+    Runtime::system().spawn("signals", listen).detach();
+    Ok(receiver)
+}

@@ -1,0 +1,44 @@
+//! What reaches the terminal: the only place that prints.
+
+#![expect(clippy::print_stdout, clippy::print_stderr, reason = "this is the terminal")]
+
+use std::io::{IsTerminal, Write as _};
+
+use comfy_table::{Cell, ContentArrangement, Table, presets};
+
+/// Prints a line for the person, or the program, that asked.
+pub(super) fn line(text: &str) {
+    // A closed pipe (`terrace config | head`) is no failure.
+    let _ = writeln!(std::io::stdout(), "{text}");
+}
+
+/// Prints why the command failed.
+pub(super) fn error(text: &str) {
+    let _ = writeln!(std::io::stderr(), "{} {text}", paint("31;1", "error:", std::io::stderr().is_terminal()));
+}
+
+/// Text that stands out on a terminal, and plain text elsewhere.
+pub(super) fn bold(text: &str) -> String {
+    paint("1", text, std::io::stdout().is_terminal())
+}
+
+fn paint(code: &str, text: &str, terminal: bool) -> String {
+    let colour = terminal && std::env::var_os("NO_COLOR").is_none();
+    if colour { format!("\u{1b}[{code}m{text}\u{1b}[0m") } else { text.to_owned() }
+}
+
+/// Prints rows under their headings, as wide as the terminal allows.
+pub(super) fn table<const N: usize>(headings: [&str; N], rows: impl IntoIterator<Item = [String; N]>) {
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Dynamic);
+    if !table.is_tty() {
+        table.set_width(120);
+    }
+    table.set_header(headings.map(|heading| Cell::new(bold(heading))));
+    for row in rows {
+        table.add_row(row.map(Cell::new));
+    }
+    for text in table.lines() {
+        line(text.trim_end());
+    }
+}

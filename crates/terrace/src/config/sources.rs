@@ -1,0 +1,277 @@
+//! Merges defaults, file, environment and command line, and remembers where each value came from.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use toml::{Table, Value};
+
+use super::{Config, redacted};
+
+/// Names of the environment that the described system uses, and the settings they stand for.
+/// `TERRACE_<SECTION>_<KEY>` works for every setting.
+pub const DOCUMENTED_NAMES: [(&str, &str); 7] = [
+    ("DATABASE_URL", "database.url"),
+    ("REDIS_URL", "cache.url"),
+    ("DB_POOL_MIN_SIZE", "database.pool_min"),
+    ("DB_POOL_MAX_SIZE", "database.pool_max"),
+    ("CACHE_TTL", "cache.ttl_seconds"),
+    ("L1_CACHE_SIZE", "cache.near_max_records"),
+    ("L1_CACHE_TTL", "cache.near_ttl_seconds"),
+];
+
+/// The file that is read when no other is named and it exists.
+pub const DEFAULT_FILE: &str = "terrace.toml";
+
+/// Settings of the command line, as `section.key` and text.
+#[derive(Clone, Debug, Default)]
+pub struct Overrides {
+    /// The file named by `--config`.
+    pub file: Option<PathBuf>,
+    /// Values, under the names of their flags.
+    pub values: Vec<(&'static str, &'static str, String)>,
+}
+
+/// The effective settings, and where each came from.
+#[derive(Clone, Debug)]
+pub struct Loaded {
+    /// The settings.
+    pub config: Config,
+    /// For each `section.key`: its value as text, without passwords, and its source.
+    pub sources: BTreeMap<String, (String, String)>,
+}
+
+/// What is wrong with the settings, and what would be right.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ConfigError(String);
+
+impl ConfigError {
+    /// An error with this text.
+    pub fn new(text: impl Into<String>) -> Self {
+        Self(text.into())
+    }
+}
+
+impl fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for ConfigError {}
+
+/// The settings of this process: defaults, then the file, then the environment, then `overrides`.
+///
+/// # Errors
+/// A file that cannot be read or parsed, an unknown key, a value of the wrong type or out of range.
+pub fn load(
+    overrides: &Overrides,
+    environment: impl Iterator<Item = (String, String)>,
+) -> Result<Loaded, ConfigError> {
+    let mut merged = Merged::defaults()?;
+    match &overrides.file {
+        Some(path) => merged.add_file(path)?,
+        None if Path::new(DEFAULT_FILE).exists() => merged.add_file(Path::new(DEFAULT_FILE))?,
+        None => {}
+    }
+    merged.add_environment(environment)?;
+    for (flag, path, text) in &overrides.values {
+        merged.set_text(path, text, format!("command line, {flag}"))?;
+    }
+    merged.finish()
+}
+
+struct Merged {
+    values: Table,
+    sources: BTreeMap<String, String>,
+}
+
+impl Merged {
+    fn defaults() -> Result<Self, ConfigError> {
+        let values = Table::try_from(Config::default())
+            .map_err(|error| ConfigError::new(format!("the defaults cannot be written: {error}")))?;
+        let mut sources = BTreeMap::new();
+        for (section, keys) in &values {
+            for key in keys.as_table().into_iter().flat_map(Table::keys) {
+                sources.insert(format!("{section}.{key}"), "default".to_owned());
+            }
+        }
+        Ok(Self { values, sources })
+    }
+
+    fn add_file(&mut self, path: &Path) -> Result<(), ConfigError> {
+        let shown = path.display();
+        let text = std::fs::read_to_string(path).map_err(|error| {
+            ConfigError::new(format!("{shown} cannot be read: {error}; check the path and its rights"))
+        })?;
+        let table: Table = text
+            .parse()
+            .map_err(|error| ConfigError::new(format!("{shown} is not valid TOML: {error}")))?;
+        for (section, keys) in table {
+            let Value::Table(keys) = keys else {
+                let hint = self.suggestion(&section);
+                return Err(ConfigError::new(format!(
+                    "{shown}: {section} stands outside a section such as [server]{hint}"
+                )));
+            };
+            for (key, value) in keys {
+                self.set(&format!("{section}.{key}"), value, shown.to_string())?;
+            }
+        }
+        Ok(())
+    }
+
+    fn add_environment(
+        &mut self,
+        environment: impl Iterator<Item = (String, String)>,
+    ) -> Result<(), ConfigError> {
+        let mut named: Vec<_> = environment.filter(|(_, text)| !text.is_empty()).collect();
+        // Terrace's own names come last: they win over the general ones.
+        named.sort_by_key(|(name, _)| (name.starts_with("TERRACE_"), name.clone()));
+        for (name, text) in named {
+            let known = DOCUMENTED_NAMES.iter().find(|(known, _)| *known == name);
+            let path = match (known, name.strip_prefix("TERRACE_")) {
+                (Some((_, path)), _) => (*path).to_owned(),
+                (None, Some(rest)) => match rest.to_lowercase().split_once('_') {
+                    Some((section, key)) => format!("{section}.{key}"),
+                    None => rest.to_lowercase(),
+                },
+                (None, None) => continue,
+            };
+            self.set_text(&path, &text, format!("environment, {name}"))?;
+        }
+        Ok(())
+    }
+
+    /// Sets a value given as text, in the type that its default has.
+    fn set_text(&mut self, path: &str, text: &str, source: String) -> Result<(), ConfigError> {
+        let default = path.split_once('.').and_then(|(section, key)| {
+            self.values.get(section).and_then(|keys| keys.get(key))
+        });
+        let value = match default {
+            Some(Value::Integer(_)) => text.trim().parse().map(Value::Integer).map_err(|_| {
+                ConfigError::new(format!("{path} ({source}) is {text:?}; it must be a whole number"))
+            })?,
+            _ => Value::String(text.to_owned()),
+        };
+        self.set(path, value, source)
+    }
+
+    fn set(&mut self, path: &str, value: Value, source: String) -> Result<(), ConfigError> {
+        let place = path.split_once('.').and_then(|(section, key)| {
+            self.values.get_mut(section)?.as_table_mut()?.get_mut(key)
+        });
+        let Some(place) = place else {
+            let hint = self.suggestion(path);
+            return Err(ConfigError::new(format!("{source}: there is no setting {path}{hint}")));
+        };
+        if !place.same_type(&value) {
+            return Err(ConfigError::new(format!(
+                "{source}: {path} must be {}, not {}",
+                kind(place),
+                kind(&value)
+            )));
+        }
+        *place = value;
+        self.sources.insert(path.to_owned(), source);
+        Ok(())
+    }
+
+    /// The nearest known setting, as the end of a sentence.
+    fn suggestion(&self, wrong: &str) -> String {
+        self.sources
+            .keys()
+            .map(|known| {
+                let short = known.split_once('.').map_or(known.as_str(), |(_, key)| key);
+                let likeness = strsim::jaro_winkler(known, wrong).max(strsim::jaro_winkler(short, wrong));
+                (likeness, known)
+            })
+            .max_by(|a, b| a.0.total_cmp(&b.0))
+            .filter(|(likeness, _)| *likeness > 0.7)
+            .map(|(_, known)| format!("; did you mean {known}?"))
+            .unwrap_or_else(|| "; `terrace config` lists all settings".to_owned())
+    }
+
+    fn finish(self) -> Result<Loaded, ConfigError> {
+        let mut sources = BTreeMap::new();
+        for (path, source) in self.sources {
+            let value = path
+                .split_once('.')
+                .and_then(|(section, key)| self.values.get(section)?.get(key))
+                .map(|value| match value {
+                    Value::String(text) => redacted(text),
+                    other => other.to_string(),
+                });
+            sources.insert(path, (value.unwrap_or_default(), source));
+        }
+        let config: Config = self.values.try_into().map_err(|error: toml::de::Error| {
+            ConfigError::new(format!("a setting is out of range: {}", error.message()))
+        })?;
+        config.check()?;
+        Ok(Loaded { config, sources })
+    }
+}
+
+fn kind(value: &Value) -> &'static str {
+    match value {
+        Value::String(_) => "text in quotes",
+        Value::Integer(_) => "a whole number",
+        Value::Float(_) => "a number",
+        Value::Boolean(_) => "true or false",
+        Value::Datetime(_) => "a time",
+        Value::Array(_) => "a list",
+        Value::Table(_) => "a section",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn with(environment: &[(&str, &str)], file: Option<&str>) -> Result<Loaded, String> {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("test.toml");
+        if let Some(text) = file {
+            std::fs::write(&path, text).expect("a file");
+        }
+        let overrides = Overrides { file: file.map(|_| path), values: vec![] };
+        let environment = environment.iter().map(|(name, text)| (name.to_string(), text.to_string()));
+        load(&overrides, environment).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn later_sources_win_and_are_named() {
+        let file = "[server]\nport_base = 9000\n[database]\npool_max = 3\n";
+        let loaded = with(
+            &[("DATABASE_URL", "postgres://u:p@h/d"), ("TERRACE_DATABASE_POOL_MAX", "4")],
+            Some(file),
+        )
+        .expect("good settings");
+        assert_eq!(loaded.config.server.port_base, 9000);
+        assert_eq!(loaded.config.database.pool_max, 4);
+        assert_eq!(loaded.config.mode(), Ok(super::super::Mode::Servers));
+        let (shown, source) = &loaded.sources["database.url"];
+        assert_eq!((shown.as_str(), source.as_str()), ("postgres://u:***@h/d", "environment, DATABASE_URL"));
+    }
+
+    #[test]
+    fn what_is_wrong_is_named_with_what_would_be_right() {
+        let cases = [
+            (with(&[], Some("[server]\nport_bas = 1")), "did you mean server.port_base?"),
+            (with(&[], Some("[sever]\nport_base = 1")), "did you mean server.port_base?"),
+            (with(&[], Some("port_base = 1")), "outside a section"),
+            (with(&[], Some("[server]\nport_base = \"x\"")), "must be a whole number"),
+            (with(&[], Some("[server]\nport_base = 70000")), "out of range"),
+            (with(&[], Some("[server\n")), "not valid TOML"),
+            (with(&[("TERRACE_CACHE_TTL", "1")], None), "did you mean cache.ttl_seconds?"),
+            (with(&[("CACHE_TTL", "soon")], None), "must be a whole number"),
+            (with(&[("CACHE_TTL", "0")], None), "at least 1"),
+            (with(&[("TERRACE_STORES_MODE", "docker")], None), "embedded, local, servers"),
+            (with(&[("DB_POOL_MIN_SIZE", "20")], None), "must not be above"),
+        ];
+        for (answer, wanted) in cases {
+            let error = answer.expect_err(wanted);
+            assert!(error.contains(wanted), "{error:?} should say {wanted:?}");
+        }
+    }
+}

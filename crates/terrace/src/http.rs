@@ -1,0 +1,120 @@
+//! The HTTP side of a level: two faces over one [`Store`], and knowledge of no engine.
+//!
+//! - [`Service`] is what is served: a level, its store, and limits;
+//! - [`serve`] runs it on a listener until it is told to stop, and then finishes what it began;
+//! - the documents' API (`/write`, `/read/{key}`, ...) differs from level to level and is described
+//!   by data; the record API (`/v1/records`) is the same everywhere;
+//! - routes, `/openapi.json` and `/docs` are made from one table, so they cannot differ.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use terrace_core::{BoxFuture, Cache, Result, Runtime, Store};
+
+mod app;
+mod body;
+mod call;
+mod connection;
+mod documents;
+mod endpoint;
+mod etag;
+mod fields;
+mod headers;
+mod json;
+mod openapi;
+mod operations;
+mod path;
+mod problem;
+mod records;
+mod reply;
+mod request_id;
+mod routes;
+mod schema;
+mod server;
+
+pub use server::{bind, serve};
+
+/// What is served.
+#[derive(Clone, Debug)]
+pub struct Service {
+    /// Which level this is.
+    pub level: LevelInfo,
+    /// The level's stack.
+    pub store: Arc<dyn Store>,
+    /// What `POST /clear-cache` empties, nearest first.
+    pub caches: Vec<Arc<dyn ClearCache>>,
+    /// What a client may use up.
+    pub limits: Limits,
+    /// Clock, random numbers and background work.
+    pub runtime: Runtime,
+}
+
+/// Which level a service is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LevelInfo {
+    /// 0 to 10; decides the documents' API.
+    pub number: u8,
+    /// The name on the wire, such as `5-multi-tier-cache`.
+    pub name: &'static str,
+}
+
+/// A cache that can be told to forget everything.
+pub trait ClearCache: fmt::Debug + Send + Sync + 'static {
+    /// Forgets everything, for every instance that shares the cache.
+    fn clear(&self) -> BoxFuture<'_, Result<()>>;
+}
+
+impl ClearCache for Arc<dyn Cache> {
+    fn clear(&self) -> BoxFuture<'_, Result<()>> {
+        Cache::clear(&**self)
+    }
+}
+
+/// What a client may use up, and how long it may take.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// The most connections at a time; further ones wait in the listener's queue. Default 10 000.
+    pub connections: usize,
+    /// The most bytes of a path with its query (414). Default 8 KiB.
+    pub uri_bytes: usize,
+    /// The most bytes of all request headers (431). Default 32 KiB. A head of more than 100 headers
+    /// or twice these bytes ends the connection.
+    pub header_bytes: usize,
+    /// The most bytes of a request body (413). Default 2 MiB.
+    pub body_bytes: usize,
+    /// The most bytes of a value, at most and by default 1 MiB (422).
+    pub value_bytes: usize,
+    /// From a request's first byte to the end of its headers; then the connection is closed.
+    /// Default 10 s.
+    pub header_time: Duration,
+    /// How long a connection may lie idle between requests. Default 75 s: longer than the 60 s after
+    /// which the usual load balancers close theirs, so that they never use one that is being closed.
+    pub idle_time: Duration,
+    /// How long a body may take (408). Default 10 s.
+    pub body_time: Duration,
+    /// How long the store may take for a request (504). Default 5 s.
+    pub request_time: Duration,
+    /// How long a client may take nothing of an answer; then the connection is closed. Default 10 s.
+    pub write_stall_time: Duration,
+    /// How long requests in flight may take to end after the service was told to stop. Default 10 s.
+    pub drain_time: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            connections: 10_000,
+            uri_bytes: 8 * 1024,
+            header_bytes: 32 * 1024,
+            body_bytes: 2 * 1024 * 1024,
+            value_bytes: terrace_core::Value::MAX_BYTES,
+            header_time: Duration::from_secs(10),
+            idle_time: Duration::from_secs(75),
+            body_time: Duration::from_secs(10),
+            request_time: Duration::from_secs(5),
+            write_stall_time: Duration::from_secs(10),
+            drain_time: Duration::from_secs(10),
+        }
+    }
+}

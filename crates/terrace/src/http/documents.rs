@@ -1,0 +1,62 @@
+//! The documents' API: `/write`, `/read/{key}` and what each level adds to them, described by data.
+
+use std::fmt;
+
+use terrace_core::{Inspection, Read, Receipt};
+
+use super::schema::Field;
+
+mod clear;
+mod levels;
+mod parts;
+mod read;
+mod statistics;
+mod write;
+
+pub(crate) use levels::face;
+
+use super::endpoint::Endpoint;
+
+/// What is particular to a level in the documents' API.
+pub(crate) struct DocumentsFace {
+    /// Which level.
+    level: u8,
+    /// The message of a write.
+    written: &'static str,
+    /// The message for a missing key.
+    missing: &'static str,
+    /// Fields that a write adds.
+    write_fields: &'static [Field<Receipt>],
+    /// Fields that a read adds.
+    read_fields: &'static [Field<Read>],
+    /// Fields that `/health` adds.
+    pub(crate) health_fields: &'static [Field<Inspection>],
+    /// Endpoints that answer numbers.
+    statistics: &'static [Statistics],
+    /// Whether there is `/clear-cache`.
+    clears: bool,
+}
+
+/// An endpoint that answers numbers out of the inspection of the stack.
+struct Statistics {
+    path: &'static str,
+    summary: &'static str,
+    fields: &'static [Field<Inspection>],
+}
+
+/// The rows of the table for this face.
+pub(crate) fn endpoints(face: &'static DocumentsFace) -> Vec<Endpoint> {
+    let mut table = vec![write::endpoint(face), read::endpoint(face)];
+    table.extend(face.statistics.iter().map(statistics::endpoint));
+    table.extend(face.clears.then(clear::endpoint));
+    table
+}
+
+/// The name under which the documentation lists these endpoints.
+const GROUP: &str = "Documents";
+
+impl fmt::Debug for DocumentsFace {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "DocumentsFace({})", self.level)
+    }
+}

@@ -1,0 +1,194 @@
+//! What each level adds to the documents' API.
+
+use terrace_core::{Inspection, Origin, Read};
+
+use super::parts::{self, figure};
+use super::{DocumentsFace, Statistics};
+use crate::http::schema::{Field, Getter};
+
+/// The face of a level; `None` for a level that has no such API.
+pub(crate) fn face(level: u8) -> Option<&'static DocumentsFace> {
+    FACES.iter().find(|face| face.level == level)
+}
+
+/// What L0 has, and others unless they say something else.
+const PLAIN: DocumentsFace = DocumentsFace {
+    level: 0,
+    written: "Data written successfully",
+    missing: "Key not found",
+    write_fields: &[],
+    read_fields: &[],
+    health_fields: &[],
+    statistics: &[],
+    clears: false,
+};
+
+static FACES: &[DocumentsFace] = &[
+    PLAIN,
+    DocumentsFace {
+        level: 1,
+        statistics: &[Statistics {
+            path: "/pool-stats",
+            summary: "Connections of the pool, and who waits for them",
+            fields: POOL,
+        }],
+        ..PLAIN
+    },
+    DocumentsFace {
+        level: 2,
+        read_fields: &[FROM_CACHE],
+        health_fields: &[parts::DATABASE, parts::cache("cache", |tree| parts::cache_word(parts::far(tree)))],
+        statistics: &[Statistics {
+            path: "/cache-stats",
+            summary: "Hits and misses of the cache",
+            fields: CACHE,
+        }],
+        ..PLAIN
+    },
+    DocumentsFace {
+        level: 5,
+        read_fields: &[CACHE_LEVEL],
+        health_fields: &[
+            parts::DATABASE,
+            parts::cache("l1_cache", |tree| parts::cache_word(parts::near(tree))),
+            parts::cache("l2_cache", |tree| parts::cache_word(parts::far(tree))),
+        ],
+        statistics: &[
+            Statistics {
+                path: "/stats",
+                summary: "Both caches and the pool",
+                fields: TWO_CACHES,
+            },
+            Statistics {
+                path: "/cache-stats",
+                summary: "The same as /stats",
+                fields: TWO_CACHES,
+            },
+        ],
+        clears: true,
+        ..PLAIN
+    },
+];
+
+const FROM_CACHE: Field<Read> = Field::new(
+    "from_cache",
+    "Whether a cache answered.",
+    Getter::Bool(|read| read.origin != Origin::Primary),
+);
+
+const CACHE_LEVEL: Field<Read> = Field::new(
+    "cache_level",
+    "What answered: the near cache (L1), the far cache (L2) or the database (L3). A missing key \
+     says L3.",
+    Getter::Word(&["L1", "L2", "L3"], |read| match read.origin {
+        _ if read.record.is_none() => "L3",
+        Origin::Near => "L1",
+        Origin::Far => "L2",
+        _ => "L3",
+    }),
+);
+
+const POOL: &[Field<Inspection>] = &[
+    count("pool_size", "Open connections.", |tree| figure(tree.find("pool"), "pool_size")),
+    count("pool_available", "Connections that nobody uses.", |tree| {
+        figure(tree.find("pool"), "pool_available")
+    }),
+    count("requests_waiting", "Requests that wait for a connection.", |tree| {
+        figure(tree.find("pool"), "requests_waiting")
+    }),
+    count("usage_ms", "Milliseconds for which connections have been in use, added up.", |tree| {
+        figure(tree.find("pool"), "usage_ms")
+    }),
+];
+
+const CACHE: &[Field<Inspection>] = &[
+    flag("available", "Whether the cache can be reached.", |tree| parts::is_up(parts::far(tree))),
+    count("hits", "Reads that the cache answered.", far_hits),
+    count("misses", "Reads that went to the database.", far_misses),
+    count("keys", "Entries in the cache.", far_keys),
+    percent("hit_rate", "Hits in a hundred reads.", |tree| {
+        parts::hit_rate(far_hits(tree), far_misses(tree))
+    }),
+];
+
+const TWO_CACHES: &[Field<Inspection>] = &[
+    flag("l1_cache_available", "Whether the near cache is in use.", |tree| {
+        parts::is_up(parts::near(tree))
+    }),
+    count("l1_cache_size", "Entries in the near cache.", |tree| {
+        figure(parts::near(tree), "keys")
+    }),
+    count(
+        "l1_cache_max_size",
+        "The most that the near cache holds, in bytes: it is bounded by memory, not by entries.",
+        |tree| figure(parts::near(tree), "max_bytes"),
+    ),
+    count("l1_cache_hits", "Reads that the near cache answered.", near_hits),
+    count("l1_cache_misses", "Reads that went on to the far cache.", near_misses),
+    percent("l1_hit_rate", "Hits in a hundred reads of the near cache.", |tree| {
+        parts::hit_rate(near_hits(tree), near_misses(tree))
+    }),
+    flag("l2_cache_available", "Whether the far cache can be reached.", |tree| {
+        parts::is_up(parts::far(tree))
+    }),
+    count("l2_cache_keys", "Entries in the far cache.", far_keys),
+    count("l2_cache_hits", "Reads that the far cache answered.", far_hits),
+    count("l2_cache_misses", "Reads that went to the database.", far_misses),
+    percent("l2_hit_rate", "Hits in a hundred reads of the far cache.", |tree| {
+        parts::hit_rate(far_hits(tree), far_misses(tree))
+    }),
+    count("db_pool_size", "Open connections to the database.", |tree| {
+        figure(tree.find("pool"), "pool_size")
+    }),
+    count("total_hits", "Reads that either cache answered.", |tree| {
+        near_hits(tree) + far_hits(tree)
+    }),
+    count("total_misses", "Reads that no cache answered.", far_misses),
+    percent("overall_hit_rate", "Reads in a hundred that either cache answered.", |tree| {
+        parts::hit_rate(near_hits(tree) + far_hits(tree), far_misses(tree))
+    }),
+];
+
+const fn count(
+    name: &'static str,
+    meaning: &'static str,
+    value: fn(&Inspection) -> u64,
+) -> Field<Inspection> {
+    Field::new(name, meaning, Getter::Count(value))
+}
+
+const fn percent(
+    name: &'static str,
+    meaning: &'static str,
+    value: fn(&Inspection) -> f64,
+) -> Field<Inspection> {
+    Field::new(name, meaning, Getter::Percent(value))
+}
+
+const fn flag(
+    name: &'static str,
+    meaning: &'static str,
+    value: fn(&Inspection) -> bool,
+) -> Field<Inspection> {
+    Field::new(name, meaning, Getter::Bool(value))
+}
+
+fn near_hits(tree: &Inspection) -> u64 {
+    figure(parts::near(tree), "hits")
+}
+
+fn near_misses(tree: &Inspection) -> u64 {
+    figure(parts::near(tree), "misses")
+}
+
+fn far_hits(tree: &Inspection) -> u64 {
+    figure(tree.find("cache-aside"), "hits")
+}
+
+fn far_misses(tree: &Inspection) -> u64 {
+    figure(tree.find("cache-aside"), "misses")
+}
+
+fn far_keys(tree: &Inspection) -> u64 {
+    figure(parts::far(tree), "keys")
+}

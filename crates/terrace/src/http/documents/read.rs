@@ -1,0 +1,50 @@
+//! `GET /read/{key}`.
+
+use hyper::{Method, StatusCode};
+
+use super::{DocumentsFace, GROUP};
+use crate::http::call::Call;
+use crate::http::endpoint::Endpoint;
+use crate::http::json::Object;
+use crate::http::reply::{self, Answer, WithHeaders as _};
+use crate::http::schema::{Field, Shape, object};
+
+pub(super) fn endpoint(face: &'static DocumentsFace) -> Endpoint {
+    let mut answer = vec![
+        ("success", Shape::Bool.schema("Whether there is a record.")),
+        ("key", Shape::Key.schema("")),
+        ("value", Shape::MaybeText.schema("Null for a missing key.")),
+        ("created_at", Shape::MaybePlainTime.schema("UTC. Survives updates.")),
+        ("updated_at", Shape::MaybePlainTime.schema("UTC.")),
+        ("message", Shape::MaybeText.schema("Null beside a record.")),
+    ];
+    answer.extend(face.read_fields.iter().map(Field::described));
+    Endpoint::new(Method::GET, "/read/{key}", move |call| Box::pin(read(call, face)))
+        .summary(GROUP, "Read a record")
+        .description("A missing key answers 200 too, with `success: false`.")
+        .reads()
+        .answers(
+            StatusCode::OK,
+            "The record, or that there is none.",
+            object(&answer).build(),
+            &["Terrace-Origin", "Terrace-Token"],
+        )
+}
+
+async fn read(call: &mut Call, face: &DocumentsFace) -> Answer {
+    let key = call.key()?;
+    let how = call.read_options()?;
+    let read = call.read_one(&key, &how).await?;
+    let record = read.record.as_ref();
+    let value = record.map(|record| record.value.as_str());
+    let room = 224 + key.as_str().len() + value.map_or(0, str::len);
+    let answer = Object::with_capacity(room)
+        .field("success", &record.is_some())
+        .field("key", key.as_str())
+        .field("value", &value)
+        .plain_time("created_at", record.map(|record| record.created_at))
+        .plain_time("updated_at", record.map(|record| record.updated_at))
+        .field("message", &record.is_none().then_some(face.missing));
+    let answer = Field::write_all(face.read_fields, &read, answer);
+    Ok(reply::json(answer).with_origin(read.origin).with_token(&read.token))
+}

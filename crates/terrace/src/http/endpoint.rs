@@ -1,0 +1,191 @@
+//! One row of the table that both the routes and the OpenAPI document are made from.
+
+use std::fmt;
+use std::sync::Arc;
+
+use hyper::{Method, StatusCode};
+use terrace_core::BoxFuture;
+use utoipa::openapi::path::{Parameter, ParameterBuilder, ParameterIn};
+use utoipa::openapi::schema::Schema;
+use utoipa::openapi::{Required, path};
+
+use super::call::Call;
+use super::problem::Kind;
+use super::reply::Answer;
+use super::schema::Shape;
+
+/// What runs for a request.
+pub(crate) type Handler = Arc<dyn for<'a> Fn(&'a mut Call) -> BoxFuture<'a, Answer> + Send + Sync>;
+
+/// One method of one path: what runs, and what the documentation says of it.
+#[derive(Clone)]
+pub(crate) struct Endpoint {
+    pub(crate) method: Method,
+    /// The path, with at most one parameter, `{key}` at the end.
+    pub(crate) path: &'static str,
+    pub(crate) handler: Handler,
+    pub(crate) group: &'static str,
+    pub(crate) summary: &'static str,
+    pub(crate) description: String,
+    pub(crate) parameters: Vec<Parameter>,
+    pub(crate) request: Option<(Schema, serde_json::Value)>,
+    pub(crate) responses: Vec<Described>,
+    pub(crate) problems: Vec<Kind>,
+}
+
+/// An answer as the documentation describes it.
+#[derive(Clone)]
+pub(crate) struct Described {
+    pub(crate) status: StatusCode,
+    pub(crate) meaning: &'static str,
+    pub(crate) content: Option<(&'static str, Schema)>,
+    pub(crate) headers: &'static [&'static str],
+}
+
+impl Endpoint {
+    /// An endpoint without documentation yet.
+    pub(crate) fn new<H>(method: Method, path: &'static str, handler: H) -> Self
+    where
+        H: for<'a> Fn(&'a mut Call) -> BoxFuture<'a, Answer> + Send + Sync + 'static,
+    {
+        Self {
+            method,
+            path,
+            handler: Arc::new(handler),
+            group: "",
+            summary: "",
+            description: String::new(),
+            parameters: Vec::new(),
+            request: None,
+            responses: Vec::new(),
+            problems: Vec::new(),
+        }
+        .with_key()
+    }
+
+    /// In one sentence what it does, and the group it is listed under.
+    pub(crate) fn summary(mut self, group: &'static str, summary: &'static str) -> Self {
+        (self.group, self.summary) = (group, summary);
+        self
+    }
+
+    /// What else a client should know.
+    pub(crate) fn description(mut self, text: impl Into<String>) -> Self {
+        self.description = text.into();
+        self
+    }
+
+    /// A header or query parameter that it understands.
+    pub(crate) fn parameter(
+        mut self,
+        place: ParameterIn,
+        name: &'static str,
+        shape: Shape,
+        meaning: &'static str,
+    ) -> Self {
+        self.parameters.push(parameter(place, name, shape, meaning, Required::False));
+        self
+    }
+
+    /// The headers that every read understands.
+    pub(crate) fn reads(self) -> Self {
+        self.parameter(ParameterIn::Header, "Terrace-Consistency", Shape::Text, CONSISTENCY)
+            .parameter(ParameterIn::Header, "Terrace-Token", Shape::Text, TOKEN)
+            .problems(&[Kind::Overloaded, Kind::Unavailable, Kind::DeadlineExceeded])
+    }
+
+    /// The headers that every write understands.
+    pub(crate) fn writes(self) -> Self {
+        self.parameter(ParameterIn::Header, "Idempotency-Key", Shape::Text, IDEMPOTENCY).problems(
+            &[
+                Kind::InvalidInput,
+                Kind::Overloaded,
+                Kind::Unavailable,
+                Kind::DeadlineExceeded,
+                Kind::OutcomeUnknown,
+            ],
+        )
+    }
+
+    /// The JSON body that it takes, with an example.
+    pub(crate) fn takes(mut self, schema: impl Into<Schema>, example: serde_json::Value) -> Self {
+        self.request = Some((schema.into(), example));
+        self.problems(&[
+            Kind::InvalidInput,
+            Kind::BodyTooLarge,
+            Kind::UnsupportedMediaType,
+            Kind::BodyTimeout,
+        ])
+    }
+
+    /// A JSON answer.
+    pub(crate) fn answers(
+        self,
+        status: StatusCode,
+        meaning: &'static str,
+        schema: impl Into<Schema>,
+        headers: &'static [&'static str],
+    ) -> Self {
+        let content = Some(("application/json", schema.into()));
+        self.described(Described { status, meaning, content, headers })
+    }
+
+    /// An answer of any kind.
+    pub(crate) fn described(mut self, answer: Described) -> Self {
+        self.responses.push(answer);
+        self
+    }
+
+    /// Kinds of problems that it can answer.
+    pub(crate) fn problems(mut self, kinds: &[Kind]) -> Self {
+        for kind in kinds {
+            if !self.problems.contains(kind) {
+                self.problems.push(*kind);
+            }
+        }
+        self
+    }
+
+    /// Whether its path ends in a key.
+    pub(crate) fn has_key(&self) -> bool {
+        self.path.ends_with("{key}")
+    }
+
+    fn with_key(mut self) -> Self {
+        if self.has_key() {
+            let (name, place) = ("key", ParameterIn::Path);
+            self.parameters.push(parameter(place, name, Shape::Key, KEY, Required::True));
+            return self.problems(&[Kind::InvalidInput]);
+        }
+        self
+    }
+}
+
+const KEY: &str = "The record's name, percent-encoded; a slash is written as `%2F`.";
+const CONSISTENCY: &str = "How fresh the answer must be: `default` is what the level promises, \
+     `strong` sees every write acknowledged before, `max-stale=<milliseconds>` allows that age.";
+const TOKEN: &str = "The `Terrace-Token` of an earlier answer: this one is at least as new, or 503.";
+const IDEMPOTENCY: &str = "Makes a repeated request answer the first result again, for 24 hours. \
+     1 to 255 printable ASCII characters.";
+
+fn parameter(
+    place: ParameterIn,
+    name: &'static str,
+    shape: Shape,
+    meaning: &'static str,
+    required: Required,
+) -> path::Parameter {
+    ParameterBuilder::new()
+        .name(name)
+        .parameter_in(place)
+        .required(required)
+        .description(Some(meaning))
+        .schema(Some(shape.schema("")))
+        .build()
+}
+
+impl fmt::Debug for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.method, self.path)
+    }
+}

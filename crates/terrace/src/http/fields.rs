@@ -1,0 +1,124 @@
+//! Fields of JSON bodies, read so that a refusal names the field and never repeats its content.
+
+use std::borrow::Cow;
+
+use serde::Deserialize;
+use serde_json::error::Category;
+use serde_json::value::RawValue;
+
+use super::problem::Problem;
+
+/// The longest part of a parser's message that is shown; field names come from the client.
+const SHOWN_CHARS: usize = 160;
+
+/// A field as it was sent, not yet looked into. `None` when it is missing or null.
+pub(crate) type Raw<'a> = Option<&'a RawValue>;
+
+/// Reads the body as an object whose fields are all [`Raw`].
+///
+/// # Errors
+/// 422 that says where the text stops being JSON, or which field is unknown or sent twice.
+pub(crate) fn object<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, Problem> {
+    let text = str::from_utf8(body).map_err(|error| {
+        let place = error.valid_up_to();
+        Problem::invalid(format!("the body is not UTF-8 from byte {place} on; send UTF-8"))
+    })?;
+    // Checked before the parser sees it: its own message would repeat what was sent.
+    match text.trim_ascii_start().as_bytes().first() {
+        Some(b'{') => {}
+        None => return Err(Problem::invalid("the body is empty; send a JSON object")),
+        Some(_) => return Err(Problem::invalid("the body must be a JSON object, as in {\"...\"}")),
+    }
+    serde_json::from_str(text).map_err(|error| {
+        let what = match error.classify() {
+            Category::Data => "the body has the wrong fields",
+            Category::Io | Category::Syntax | Category::Eof => "the body is not valid JSON",
+        };
+        Problem::invalid(format!("{what}: {}", shown(&error)))
+    })
+}
+
+/// Reads one item of an array as an object whose fields are all [`Raw`].
+///
+/// # Errors
+/// 422 that names the item.
+pub(crate) fn item<'a, T: Deserialize<'a>>(place: &str, raw: &'a RawValue) -> Result<T, Problem> {
+    expect_type(place, raw, "an object")?;
+    serde_json::from_str(raw.get())
+        .map_err(|error| Problem::invalid(format!("{place} has the wrong fields: {}", shown(&error))))
+}
+
+/// Reads a string.
+///
+/// # Errors
+/// 422 that names the field, when it is missing, null, another type, or holds half a surrogate pair.
+pub(crate) fn text<'a>(name: &str, raw: Raw<'a>) -> Result<Cow<'a, str>, Problem> {
+    let raw = present(name, raw, "a string")?;
+    expect_type(name, raw, "a string")?;
+    let quoted = raw.get();
+    let inner = quoted.get(1..quoted.len() - 1).unwrap_or_default();
+    // The parser has seen the whole text: without an escape the slice is the string.
+    if !inner.as_bytes().contains(&b'\\') {
+        return Ok(Cow::Borrowed(inner));
+    }
+    serde_json::from_str::<String>(quoted).map(Cow::Owned).map_err(|_| {
+        Problem::invalid(format!("{name} has an escape that is not Unicode; send whole characters"))
+    })
+}
+
+/// Reads an array whose items are not yet looked into.
+///
+/// # Errors
+/// 422 that names the field, when it is missing, null, another type, or outside 1 to `limit` items.
+pub(crate) fn array<'a>(
+    name: &str,
+    raw: Raw<'a>,
+    limit: usize,
+) -> Result<Vec<&'a RawValue>, Problem> {
+    let raw = present(name, raw, "an array")?;
+    expect_type(name, raw, "an array")?;
+    let items = serde_json::from_str::<Vec<&RawValue>>(raw.get())
+        .map_err(|_| Problem::invalid(format!("{name} must be a JSON array")))?;
+    if (1..=limit).contains(&items.len()) {
+        return Ok(items);
+    }
+    let found = items.len();
+    Err(Problem::invalid(format!("{name} has {found} items; send 1 to {limit}")))
+}
+
+/// Reads a whole number from 0 on, where there is one.
+///
+/// # Errors
+/// 422 that names the field.
+pub(crate) fn number(name: &str, raw: Raw<'_>) -> Result<Option<u64>, Problem> {
+    let Some(raw) = raw else { return Ok(None) };
+    expect_type(name, raw, "a whole number")?;
+    raw.get().parse().map(Some).map_err(|_| {
+        Problem::invalid(format!("{name} must be a whole number from 0 to {}", u64::MAX))
+    })
+}
+
+fn present<'a>(name: &str, raw: Raw<'a>, wanted: &str) -> Result<&'a RawValue, Problem> {
+    raw.ok_or_else(|| Problem::invalid(format!("{name} is missing or null; it must be {wanted}")))
+}
+
+fn expect_type(name: &str, raw: &RawValue, wanted: &str) -> Result<(), Problem> {
+    let found = match raw.get().as_bytes().first() {
+        Some(b'"') => "a string",
+        Some(b'{') => "an object",
+        Some(b'[') => "an array",
+        Some(b't' | b'f') => "a boolean",
+        Some(b'n') => "null",
+        _ => "a number",
+    };
+    let fits = found == wanted || (wanted == "a whole number" && found == "a number");
+    if fits { Ok(()) } else { Err(Problem::invalid(format!("{name} must be {wanted}, not {found}"))) }
+}
+
+fn shown(error: &serde_json::Error) -> String {
+    let message = error.to_string();
+    match message.char_indices().nth(SHOWN_CHARS) {
+        Some((end, _)) => format!("{}... at line {}", &message[..end], error.line()),
+        None => message,
+    }
+}

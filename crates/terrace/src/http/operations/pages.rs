@@ -1,0 +1,66 @@
+//! `GET /`, `/openapi.json` and `/docs`.
+
+use bytes::Bytes;
+use hyper::header::{CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderValue};
+use hyper::{Method, Response, StatusCode};
+use utoipa::openapi::schema::{ObjectBuilder, Type};
+
+use super::GROUP;
+use crate::http::call::Call;
+use crate::http::endpoint::{Described, Endpoint};
+use crate::http::json::Object;
+use crate::http::reply::{self, Answer, WithHeaders as _, full};
+use crate::http::schema::{Shape, object};
+
+/// The page brings all it needs and may fetch nothing.
+const POLICY: HeaderValue = HeaderValue::from_static(
+    "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; \
+     base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+);
+const JSON: HeaderValue = HeaderValue::from_static("application/json");
+const HTML: HeaderValue = HeaderValue::from_static("text/html; charset=utf-8");
+
+pub(super) fn endpoints() -> [Endpoint; 3] {
+    let text = || Shape::Text.schema("");
+    let names = ["service", "version", "layer", "docs", "openapi", "health"];
+    let root = object(&names.map(|name| (name, text()))).build();
+    let any = ObjectBuilder::new().schema_type(Type::Object).build();
+    let page = Described {
+        status: StatusCode::OK,
+        meaning: "A page that needs nothing else.",
+        content: Some(("text/html", text())),
+        headers: &[],
+    };
+    [
+        Endpoint::new(Method::GET, "/", |call| Box::pin(root_of(call)))
+            .summary(GROUP, "What this is and where to go on")
+            .answers(StatusCode::OK, "Links.", root, &[]),
+        Endpoint::new(Method::GET, "/openapi.json", |call| {
+            Box::pin(async { Ok(page_of(&call.app.pages.openapi, JSON)) })
+        })
+        .summary(GROUP, "This description, in OpenAPI 3.1")
+        .answers(StatusCode::OK, "The document.", any, &[]),
+        Endpoint::new(Method::GET, "/docs", |call| {
+            Box::pin(async {
+                Ok(page_of(&call.app.pages.docs, HTML).with(CONTENT_SECURITY_POLICY, POLICY))
+            })
+        })
+        .summary(GROUP, "This description, to read")
+        .described(page),
+    ]
+}
+
+async fn root_of(call: &mut Call) -> Answer {
+    let answer = Object::with_capacity(160)
+        .field("service", "terrace")
+        .field("version", env!("CARGO_PKG_VERSION"))
+        .field("layer", call.app.level.name)
+        .field("docs", "/docs")
+        .field("openapi", "/openapi.json")
+        .field("health", "/health");
+    Ok(reply::json(answer))
+}
+
+fn page_of(body: &Bytes, content_type: HeaderValue) -> reply::Reply {
+    Response::new(full(body.clone())).with(CONTENT_TYPE, content_type)
+}

@@ -1,0 +1,77 @@
+//! `POST /v1/batch/read`.
+
+use hyper::{Method, StatusCode};
+use serde::Deserialize;
+use serde_json::json;
+use terrace_core::{Key, Origin, Token};
+use utoipa::openapi::schema::{AdditionalProperties, OneOfBuilder};
+
+use super::{GROUP, MAX_BATCH, record_schema};
+use crate::http::call::Call;
+use crate::http::endpoint::Endpoint;
+use crate::http::fields::{self, Raw};
+use crate::http::json::Object;
+use crate::http::problem::{Kind, Problem};
+use crate::http::reply::{self, Answer, WithHeaders as _};
+use crate::http::schema::{Shape, array, object};
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Body<'a> {
+    #[serde(borrow)]
+    keys: Raw<'a>,
+}
+
+pub(super) fn endpoint() -> Endpoint {
+    let request = object(&[("keys", array(Shape::Key.schema(""), 1, MAX_BATCH))])
+        .additional_properties(Some(AdditionalProperties::FreeForm(false)))
+        .build();
+    let missing = object(&[("key", Shape::Key.schema("")), ("missing", Shape::True.schema(""))]);
+    let item = OneOfBuilder::new().item(record_schema()).item(missing.build()).build();
+    let answer = object(&[("records", array(item.into(), 1, MAX_BATCH))]).build();
+    Endpoint::new(Method::POST, "/v1/batch/read", |call| Box::pin(read(call)))
+        .summary(GROUP, "Read many records")
+        .description("1 to 1000 keys; the answers are in the order asked.")
+        .takes(request, json!({"keys": ["greeting", "farewell"]}))
+        .reads()
+        .problems(&[Kind::InvalidInput])
+        .answers(StatusCode::OK, "One answer a key.", answer, &["Terrace-Origin", "Terrace-Token"])
+}
+
+async fn read(call: &mut Call) -> Answer {
+    let body = call.json().await?;
+    let fields = fields::object::<Body<'_>>(&body)?;
+    let keys = fields::array("keys", fields.keys, MAX_BATCH)?
+        .into_iter()
+        .enumerate()
+        .map(|(index, raw)| {
+            let place = format!("keys[{index}]");
+            let text = fields::text(&place, Some(raw))?;
+            Key::new(text).map_err(|error| Problem::from(error).within(&place))
+        })
+        .collect::<Result<Vec<_>, _>>()?;
+    let how = call.read_options()?;
+    let reads = call.read(&keys, &how).await?;
+    let mut token = Token::default();
+    reads.iter().for_each(|read| token.merge(&read.token));
+    let answers = keys.iter().zip(&reads);
+    let answer = Object::with_capacity(192 * keys.len()).objects("records", answers, |object, (key, read)| {
+        match &read.record {
+            Some(record) => object.record(record),
+            None => object.field("key", key.as_str()).field("missing", &true),
+        }
+    });
+    Ok(reply::json(answer)
+        .with_origin(furthest(reads.iter().map(|read| read.origin)))
+        .with_token(&token))
+}
+
+/// A batch has one origin: of all that answered, the one furthest from the client.
+fn furthest(origins: impl Iterator<Item = Origin>) -> Origin {
+    let distance = |origin: &Origin| match origin {
+        Origin::Near => 0,
+        Origin::Far => 1,
+        _ => 2,
+    };
+    origins.max_by_key(distance).unwrap_or(Origin::Primary)
+}

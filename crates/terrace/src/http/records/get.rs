@@ -1,0 +1,110 @@
+//! `GET /v1/records/{key}`, and `HEAD`, which is the same without the body.
+
+use hyper::header::{AGE, CACHE_CONTROL, ETAG, HeaderValue, IF_MATCH, IF_NONE_MATCH, LAST_MODIFIED};
+use hyper::{Method, StatusCode};
+use jiff::fmt::rfc2822::DateTimePrinter;
+use terrace_core::{Read, Record, Timestamp};
+use utoipa::openapi::path::ParameterIn;
+
+use super::{GROUP, record_schema};
+use crate::http::call::Call;
+use crate::http::endpoint::{Described, Endpoint};
+use crate::http::etag::{Conditions, etag};
+use crate::http::json::Object;
+use crate::http::problem::{Kind, Problem};
+use crate::http::reply::{self, Answer, Reply, WithHeaders};
+use crate::http::schema::Shape;
+
+/// A cache of the web may keep an answer, but asks each time whether it still holds, which costs a
+/// 304 without a body. Anything laxer would take back what the levels promise.
+const REVALIDATE: HeaderValue = HeaderValue::from_static("no-cache");
+
+const HEADERS: &[&str] =
+    &["ETag", "Last-Modified", "Age", "Cache-Control", "Terrace-Origin", "Terrace-Token"];
+
+pub(super) fn endpoint() -> Endpoint {
+    Endpoint::new(Method::GET, "/v1/records/{key}", |call| Box::pin(get(call)))
+        .summary(GROUP, "Read a record")
+        .reads()
+        .parameter(
+            ParameterIn::Header,
+            "If-None-Match",
+            Shape::Text,
+            "ETags that the client has; 304 when one is current.",
+        )
+        .parameter(
+            ParameterIn::Header,
+            "If-Match",
+            Shape::Text,
+            "ETags that the client expects; 412 when none is current.",
+        )
+        .answers(StatusCode::OK, "The record.", record_schema(), HEADERS)
+        .described(Described {
+            status: StatusCode::NOT_MODIFIED,
+            meaning: "The client has it.",
+            content: None,
+            headers: HEADERS,
+        })
+        .problems(&[Kind::RecordMissing, Kind::PreconditionFailed])
+}
+
+async fn get(call: &mut Call) -> Answer {
+    let key = call.key()?;
+    let how = call.read_options()?;
+    let conditional = [IF_MATCH, IF_NONE_MATCH].iter().any(|name| call.parts.headers.contains_key(name));
+    let conditions =
+        if conditional { Conditions::of(&call.parts.headers)? } else { Conditions::default() };
+    let read = call.read_one(&key, &how).await?;
+    let current = read.record.as_ref().map(|record| record.version);
+    if !conditions.match_holds(current) {
+        return Err(proven(failed(current), &read));
+    }
+    let Some(record) = &read.record else { return Err(proven(missing(), &read)) };
+    let reply = if conditions.none_match_holds(current) {
+        let room = 192 + record.key.as_str().len() + record.value.as_str().len();
+        reply::json(Object::with_capacity(room).record(record))
+    } else {
+        reply::empty(StatusCode::NOT_MODIFIED)
+    };
+    Ok(proven(described(reply, record, &read), &read))
+}
+
+/// The problem of a key without a record.
+pub(super) fn missing() -> Problem {
+    Problem::new(Kind::RecordMissing, "there is no record under this key")
+}
+
+/// The problem of conditions that do not hold; says what is current.
+pub(super) fn failed(current: Option<terrace_core::Version>) -> Problem {
+    match current {
+        Some(version) => {
+            let detail = format!("the record has version {version}; read it and decide anew");
+            Problem::new(Kind::PreconditionFailed, detail).header(ETAG, etag(version))
+        }
+        None => Problem::new(
+            Kind::PreconditionFailed,
+            "there is no record under this key; to create one, send If-None-Match: *",
+        ),
+    }
+}
+
+fn described(reply: Reply, record: &Record, read: &Read) -> Reply {
+    let reply = reply
+        .with(ETAG, etag(record.version))
+        .with(AGE, HeaderValue::from(read.age.as_secs()))
+        .with(CACHE_CONTROL, REVALIDATE);
+    match http_date(record.updated_at) {
+        Some(date) => reply.with(LAST_MODIFIED, date),
+        None => reply,
+    }
+}
+
+fn proven<T: WithHeaders>(answer: T, read: &Read) -> T {
+    answer.with_origin(read.origin).with_token(&read.token)
+}
+
+/// `Mon, 23 Nov 2026 08:58:37 GMT`; `None` for years that the format does not have.
+fn http_date(time: Timestamp) -> Option<HeaderValue> {
+    let text = DateTimePrinter::new().timestamp_to_rfc9110_string(&time).ok()?;
+    HeaderValue::from_maybe_shared(bytes::Bytes::from(text)).ok()
+}

@@ -1,0 +1,44 @@
+//! `GET /v1/records`.
+
+use hyper::{Method, StatusCode};
+use terrace_core::Scan;
+use utoipa::openapi::path::ParameterIn;
+
+use super::{GROUP, record_schema};
+use crate::http::call::Call;
+use crate::http::endpoint::Endpoint;
+use crate::http::json::Object;
+use crate::http::path;
+use crate::http::problem::Kind;
+use crate::http::reply::{self, Answer, WithHeaders as _};
+use crate::http::schema::{Shape, array, object};
+
+pub(super) fn endpoint() -> Endpoint {
+    let answer = object(&[
+        ("records", array(record_schema(), 0, Scan::MAX_LIMIT)),
+        ("next_cursor?", Shape::Text.schema("The cursor of the next page; absent on the last.")),
+    ]);
+    Endpoint::new(Method::GET, "/v1/records", |call| Box::pin(list(call)))
+        .summary(GROUP, "List records")
+        .description("By key, in the order of their bytes.")
+        .parameter(ParameterIn::Query, "prefix", Shape::Text, "Only keys that begin with this.")
+        .parameter(ParameterIn::Query, "cursor", Shape::Text, "`next_cursor` of the page before.")
+        .parameter(ParameterIn::Query, "limit", Shape::Count, "At most so many, 1 to 1000; 100.")
+        .reads()
+        .problems(&[Kind::InvalidInput])
+        .answers(StatusCode::OK, "One page.", answer.build(), &["Terrace-Origin"])
+}
+
+async fn list(call: &mut Call) -> Answer {
+    let scan = path::scan(call.parts.uri.query())?;
+    let how = call.read_options()?;
+    let page = call.scan(&scan, &how).await?;
+    let size = |record: &terrace_core::Record| 160 + record.key.as_str().len() + record.value.as_str().len();
+    let room = 64 + page.records.iter().map(size).sum::<usize>();
+    let answer = Object::with_capacity(room).objects("records", &page.records, Object::record);
+    let answer = match &page.next {
+        Some(next) => answer.field("next_cursor", &path::cursor(next)),
+        None => answer,
+    };
+    Ok(reply::json(answer).with_origin(page.origin))
+}

@@ -1,0 +1,75 @@
+//! Applies one write under the conditions of a request.
+
+use terrace_core::{
+    Consistency, Key, Outcome, Precondition, Read, ReadOptions, Receipt, Version, Write,
+    WriteOptions,
+};
+
+use super::get::failed;
+use crate::http::call::Call;
+use crate::http::etag::Conditions;
+use crate::http::problem::Problem;
+use crate::http::reply::WithHeaders as _;
+
+/// How often conditions that need a look at the record are tried, when others write in between.
+const TRIES: usize = 4;
+
+/// Applies a write under `If-Match` and `If-None-Match`.
+///
+/// One version or `*` for "no record" go to the store as they are. Lists and `If-Match: *` need a
+/// look: the version read is pinned by a precondition, so that nothing can come in between.
+///
+/// # Errors
+/// 412 with the current version when the conditions do not hold.
+pub(super) async fn apply(
+    call: &Call,
+    write: Write,
+    how: &WriteOptions,
+) -> Result<Receipt, Problem> {
+    let conditions = Conditions::of(&call.parts.headers)?;
+    if let Some(precondition) = conditions.as_precondition() {
+        return settled(call.write_one(write.when(precondition), how).await?);
+    }
+    // With an idempotency key the first outcome stands, so there is only one try.
+    let tries = if how.idempotency.is_some() { 1 } else { TRIES };
+    for left in (0..tries).rev() {
+        let read = current(call, &write.key, how).await?;
+        let version = read.record.as_ref().map(|record| record.version);
+        let Some(precondition) = conditions.pin(version) else {
+            return refused(call, write, how, version).await;
+        };
+        let receipt = call.write_one(write.clone().when(precondition), how).await?;
+        if receipt.outcome != Outcome::PreconditionFailed || left == 0 {
+            return settled(receipt);
+        }
+    }
+    Err(failed(None))
+}
+
+async fn current(call: &Call, key: &Key, how: &WriteOptions) -> Result<Read, Problem> {
+    let strong = ReadOptions { consistency: Consistency::Strong, token: None, deadline: how.deadline };
+    call.read_one(key, &strong).await
+}
+
+/// The conditions do not hold. A repeated request must still get its first result, which only the
+/// store knows; it is asked with a precondition that never holds.
+async fn refused(
+    call: &Call,
+    write: Write,
+    how: &WriteOptions,
+    current: Option<Version>,
+) -> Result<Receipt, Problem> {
+    if how.idempotency.is_none() {
+        return Err(failed(current));
+    }
+    let never = Precondition::Version(Version::UNKNOWN);
+    settled(call.write_one(write.when(never), how).await?)
+}
+
+fn settled(receipt: Receipt) -> Result<Receipt, Problem> {
+    if receipt.outcome != Outcome::PreconditionFailed {
+        return Ok(receipt);
+    }
+    let current = Some(receipt.version).filter(|version| *version != Version::NONE);
+    Err(failed(current).with_origin(receipt.origin).with_token(&receipt.token))
+}

@@ -1,0 +1,88 @@
+//! `PUT /v1/records/{key}`.
+
+use hyper::header::ETAG;
+use hyper::{Method, StatusCode};
+use serde::Deserialize;
+use serde_json::json;
+use terrace_core::{Outcome, Write};
+use utoipa::openapi::path::ParameterIn;
+
+use super::{DURABILITIES, GROUP, VERSION, precondition, value};
+use crate::http::call::Call;
+use crate::http::endpoint::Endpoint;
+use crate::http::etag::etag;
+use crate::http::fields::{self, Raw};
+use crate::http::json::Object;
+use crate::http::problem::Kind;
+use crate::http::reply::{self, Answer, WithHeaders as _};
+use crate::http::schema::{Shape, object};
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Body<'a> {
+    #[serde(borrow)]
+    value: Raw<'a>,
+}
+
+const HEADERS: &[&str] = &["ETag", "Terrace-Origin", "Terrace-Durability", "Terrace-Token"];
+
+pub(super) fn endpoint() -> Endpoint {
+    let answer = object(&[
+        ("key", Shape::Key.schema("")),
+        ("version", Shape::Count.schema(VERSION)),
+        ("durability", DURABILITIES.schema("How safe it is now.")),
+        ("token", Shape::Text.schema("Send it as Terrace-Token to read at least this.")),
+    ])
+    .build();
+    let request = object(&[("value", Shape::Value.schema(""))])
+        .additional_properties(Some(utoipa::openapi::schema::AdditionalProperties::FreeForm(false)))
+        .build();
+    conditional(Endpoint::new(Method::PUT, "/v1/records/{key}", |call| Box::pin(put(call))))
+        .summary(GROUP, "Create or replace a record")
+        .takes(request, json!({"value": "hello"}))
+        .writes()
+        .answers(StatusCode::OK, "There was a record; it has the new value.", answer.clone(), HEADERS)
+        .answers(StatusCode::CREATED, "There was no record; now there is.", answer, HEADERS)
+}
+
+/// Adds the conditions that a write of one record understands.
+pub(super) fn conditional(endpoint: Endpoint) -> Endpoint {
+    endpoint
+        .parameter(
+            ParameterIn::Header,
+            "If-Match",
+            Shape::Text,
+            "Write only if the record has one of these ETags, or with `*` if there is a record.",
+        )
+        .parameter(
+            ParameterIn::Header,
+            "If-None-Match",
+            Shape::Text,
+            "Write only if the record has none of these ETags, or with `*` if there is no record.",
+        )
+        .problems(&[Kind::PreconditionFailed])
+}
+
+async fn put(call: &mut Call) -> Answer {
+    let key = call.key()?;
+    let body = call.json().await?;
+    let fields = fields::object::<Body<'_>>(&body)?;
+    let value = value("value", fields.value, &call.app.limits)?;
+    let how = call.write_options(&body)?;
+    let receipt = precondition::apply(call, Write::put(key.clone(), value), &how).await?;
+    let token = receipt.token.to_string();
+    let answer = Object::with_capacity(128 + key.as_str().len())
+        .field("key", key.as_str())
+        .field("version", &receipt.version.get())
+        .field("durability", receipt.durability.as_str())
+        .field("token", &token);
+    let mut reply = reply::json(answer);
+    if receipt.outcome == Outcome::Created {
+        *reply.status_mut() = StatusCode::CREATED;
+    }
+    Ok(reply
+        .with(ETAG, etag(receipt.version))
+        .with_origin(receipt.origin)
+        .with_durability(receipt.durability)
+        .with_token(&receipt.token))
+}

@@ -1,0 +1,87 @@
+//! Answers: JSON in one piece, with its length, and the headers that every answer of a store has.
+
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper::header::{self, HeaderName, HeaderValue};
+use hyper::{Response, StatusCode};
+use terrace_core::{Durability, Origin, Token};
+
+use super::json::Object;
+use super::problem::Problem;
+
+/// An answer. Its body is in memory, so it has a `Content-Length` and is never chunked.
+pub(crate) type Reply = Response<Full<Bytes>>;
+
+/// What a handler answers.
+pub(crate) type Answer = Result<Reply, Problem>;
+
+/// Where an answer came from.
+pub(crate) const TERRACE_ORIGIN: HeaderName = HeaderName::from_static("terrace-origin");
+/// How safe a write is.
+pub(crate) const TERRACE_DURABILITY: HeaderName = HeaderName::from_static("terrace-durability");
+/// Proof of what a client has seen.
+pub(crate) const TERRACE_TOKEN: HeaderName = HeaderName::from_static("terrace-token");
+/// How fresh an answer must be.
+pub(crate) const TERRACE_CONSISTENCY: HeaderName = HeaderName::from_static("terrace-consistency");
+
+const JSON: HeaderValue = HeaderValue::from_static("application/json");
+
+/// A body in one piece.
+pub(crate) fn full(bytes: impl Into<Bytes>) -> Full<Bytes> {
+    Full::new(bytes.into())
+}
+
+/// 200 with a JSON object.
+pub(crate) fn json(object: Object) -> Reply {
+    let mut reply = Response::new(full(object.finish()));
+    reply.headers_mut().insert(header::CONTENT_TYPE, JSON);
+    reply
+}
+
+/// No body.
+pub(crate) fn empty(status: StatusCode) -> Reply {
+    let mut reply = Response::new(Full::default());
+    *reply.status_mut() = status;
+    reply
+}
+
+/// Headers that a store's answer adds to a reply or a problem.
+pub(crate) trait WithHeaders: Sized {
+    /// Sets one header.
+    fn with(self, name: HeaderName, value: HeaderValue) -> Self;
+
+    /// `Terrace-Origin`.
+    fn with_origin(self, origin: Origin) -> Self {
+        self.with(TERRACE_ORIGIN, HeaderValue::from_static(origin.as_str()))
+    }
+
+    /// `Terrace-Durability`.
+    fn with_durability(self, durability: Durability) -> Self {
+        self.with(TERRACE_DURABILITY, HeaderValue::from_static(durability.as_str()))
+    }
+
+    /// `Terrace-Token`, unless the token says nothing.
+    fn with_token(self, token: &Token) -> Self {
+        if token.is_empty() {
+            return self;
+        }
+        // Base64url is always a valid header value, and the text is taken over without a copy.
+        match HeaderValue::from_maybe_shared(Bytes::from(token.to_string())) {
+            Ok(value) => self.with(TERRACE_TOKEN, value),
+            Err(_) => self,
+        }
+    }
+}
+
+impl WithHeaders for Reply {
+    fn with(mut self, name: HeaderName, value: HeaderValue) -> Self {
+        self.headers_mut().insert(name, value);
+        self
+    }
+}
+
+impl WithHeaders for Problem {
+    fn with(self, name: HeaderName, value: HeaderValue) -> Self {
+        self.header(name, value)
+    }
+}

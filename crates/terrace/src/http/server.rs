@@ -1,0 +1,211 @@
+//! Accepts connections, serves each in a task of its own, and ends them in order.
+
+use std::convert::Infallible;
+use std::future::poll_fn;
+use std::io;
+use std::net::SocketAddr;
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::task::Poll;
+use std::time::Duration;
+
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use terrace_core::{Deadline, Error, ErrorKind, Result};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, TcpSocket};
+use tokio::sync::{Semaphore, watch};
+
+use super::app::App;
+use super::connection::Watched;
+use super::{Limits, Service};
+
+/// Connections that wait to be accepted; the kernel may allow fewer.
+const BACKLOG: u32 = 4096;
+/// How long accepting rests when the machine has no more file descriptors or memory.
+const BACK_OFF: Duration = Duration::from_millis(100);
+
+/// Where a service is in its life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Life {
+    Serving,
+    /// Requests in flight end, no new ones begin.
+    Draining,
+    /// What is left is cut off.
+    Over,
+}
+
+/// Listens on an address.
+///
+/// # Errors
+/// `Unavailable` with a message that says what to do: the port is in use, needs more rights, or the
+/// address is not one of this machine.
+///
+/// # Panics
+/// Outside a tokio runtime.
+pub fn bind(address: SocketAddr) -> Result<TcpListener> {
+    listen(address).map_err(|error| {
+        let port = address.port();
+        let message = match error.kind() {
+            io::ErrorKind::AddrInUse => format!(
+                "port {port} is in use on {}; stop the program that has it, or choose another port",
+                address.ip()
+            ),
+            io::ErrorKind::PermissionDenied => {
+                format!("port {port} needs more rights; choose one from 1024 on")
+            }
+            io::ErrorKind::AddrNotAvailable => {
+                format!("{} is not an address of this machine; choose one that is", address.ip())
+            }
+            _ => format!("cannot listen on {address}; choose another address or port"),
+        };
+        Error::new(ErrorKind::Unavailable, message).during("listen").caused_by(error)
+    })
+}
+
+/// Serves until `shutdown` ends; then takes no more connections, lets the requests in flight end
+/// within [`Limits::drain_time`], and closes the rest. Answers how many connections it had to cut.
+///
+/// The store is not closed: that is for whoever built it, after this returns. Dropping the future
+/// stops accepting at once and cuts every connection.
+pub async fn serve(
+    listener: TcpListener,
+    service: Service,
+    shutdown: impl Future<Output = ()>,
+) -> usize {
+    let app = Arc::new(App::new(service));
+    // Every connection holds a slot, so that all slots being free means that all have ended.
+    let total = app.limits.connections.clamp(1, Semaphore::MAX_PERMITS.min(u32::MAX as usize));
+    let slots = Arc::new(Semaphore::new(total));
+    let (life, watcher) = watch::channel(Life::Serving);
+
+    tokio::select! {
+        biased;
+        () = shutdown => {}
+        () = accept(&listener, &app, &slots, &watcher) => {}
+    }
+    drop(listener);
+    app.draining.store(true, Ordering::Relaxed);
+    life.send_replace(Life::Draining);
+    let until = Deadline::at(app.runtime.now() + app.limits.drain_time);
+    let all = u32::try_from(total).unwrap_or(u32::MAX);
+    if app.runtime.within(until, slots.acquire_many(all)).await.is_some() {
+        return 0;
+    }
+    let cut = total - slots.available_permits();
+    tracing::warn!(connections = cut, "requests did not end in time and are cut off");
+    life.send_replace(Life::Over);
+    cut
+}
+
+fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = match address {
+        SocketAddr::V4(_) => TcpSocket::new_v4()?,
+        SocketAddr::V6(_) => TcpSocket::new_v6()?,
+    };
+    // A restart must not wait for the old connections' ports to be forgotten.
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
+}
+
+/// Never ends.
+async fn accept(
+    listener: &TcpListener,
+    app: &Arc<App>,
+    slots: &Arc<Semaphore>,
+    life: &watch::Receiver<Life>,
+) {
+    let limits = Arc::new(app.limits.clone());
+    let mut failing = false;
+    loop {
+        // The semaphore is never closed.
+        let Ok(slot) = Arc::clone(slots).acquire_owned().await else { return };
+        let stream = match listener.accept().await {
+            Ok((stream, _)) => stream,
+            Err(error) if is_of_one_connection(&error) => continue,
+            Err(error) => {
+                if !std::mem::replace(&mut failing, true) {
+                    tracing::error!(%error, "cannot accept connections; trying on (ulimit -n?)");
+                }
+                app.runtime.sleep(BACK_OFF).await;
+                continue;
+            }
+        };
+        if std::mem::replace(&mut failing, false) {
+            tracing::info!("accepting connections again");
+        }
+        // Small answers leave at once; a socket that refuses is about to fail anyway.
+        let _ = stream.set_nodelay(true);
+        let watched = Watched::new(stream, app.runtime.clone(), Arc::clone(&limits));
+        let work = connection(watched, Arc::clone(app), life.clone());
+        let task = app.runtime.spawn("http connection", async move {
+            work.await;
+            drop(slot);
+        });
+        task.detach();
+    }
+}
+
+/// Failures of a connection that was gone before it was taken.
+fn is_of_one_connection(error: &io::Error) -> bool {
+    use io::ErrorKind as E;
+    matches!(
+        error.kind(),
+        E::ConnectionAborted | E::ConnectionReset | E::ConnectionRefused | E::Interrupted
+    )
+}
+
+async fn connection<S>(stream: Watched<S>, app: Arc<App>, mut life: watch::Receiver<Life>)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send,
+{
+    let stage = stream.stage();
+    let service = service_fn(|request| {
+        stage.busy();
+        let (app, stage) = (Arc::clone(&app), Arc::clone(&stage));
+        async move {
+            let reply = app.answer(request).await;
+            stage.answered();
+            Ok::<_, Infallible>(reply)
+        }
+    });
+    let mut connection = pin!(protocol(&app.limits).serve_connection(TokioIo::new(stream), service));
+
+    let mut over = life.clone();
+    let ended = {
+        let mut draining = pin!(life.wait_for(|life| *life >= Life::Draining));
+        let mut registered = false;
+        poll_fn(|context| {
+            // Polling the watch takes a lock that all connections share. Once registered it wakes
+            // this task, and a flag tells why.
+            if !registered || app.draining.load(Ordering::Relaxed) {
+                registered = true;
+                if draining.as_mut().poll(context).is_ready() {
+                    return Poll::Ready(false);
+                }
+            }
+            connection.as_mut().poll(context).map(|_| true)
+        })
+        .await
+    };
+    if !ended {
+        connection.as_mut().graceful_shutdown();
+        tokio::select! {
+            biased;
+            _ = connection => {}
+            _ = over.wait_for(|life| *life >= Life::Over) => {}
+        }
+    }
+}
+
+/// HTTP/1.1 as strict as the library has it. Its header timer is off: [`Watched`] has a better one.
+/// The number of headers stays at the library's 100, which it keeps on the stack.
+fn protocol(limits: &Limits) -> http1::Builder {
+    let mut builder = http1::Builder::new();
+    let buffer = (2 * limits.header_bytes + limits.uri_bytes).max(8 * 1024);
+    builder.keep_alive(true).half_close(false).header_read_timeout(None).max_buf_size(buffer);
+    builder
+}

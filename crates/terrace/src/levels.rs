@@ -1,0 +1,71 @@
+//! The levels: which stack each one is, what it promises and what it costs.
+//!
+//! Composition happens only here. A level's file is a picture, the sentences that people read, and
+//! the stack, one reason a step. [`Engines`] gives it databases and caches of the mode in force.
+
+mod edge;
+mod engines;
+mod l0_single_db;
+mod l1_connection_pooling;
+mod l2_read_cache;
+mod l5_multi_tier_cache;
+
+use std::sync::Arc;
+
+use terrace_core::{BoxFuture, Result, Store};
+
+use crate::http::ClearCache;
+
+pub use engines::{Engines, Servers};
+
+/// One level of the climb.
+#[derive(Debug)]
+pub struct Level {
+    /// 0 to 10.
+    pub number: u8,
+    /// The name on the wire: `2-read-cache`.
+    pub name: &'static str,
+    /// The name for people.
+    pub title: &'static str,
+    /// What it promises, in one sentence that a test could refute.
+    pub guarantee: &'static str,
+    /// What it costs beside the level below.
+    pub costs: &'static str,
+    /// When to climb to it.
+    pub when: &'static str,
+    /// A drawing of the stack.
+    pub picture: &'static str,
+    /// Whether it wants a far cache.
+    pub cached: bool,
+    /// The stack as text, by mode; a test compares it with what is built.
+    pub stacks: [(&'static str, &'static str); 2],
+    /// Builds the stack.
+    pub build: for<'a> fn(&'a Engines) -> BoxFuture<'a, Result<Stack>>,
+}
+
+/// A level that runs.
+#[derive(Debug)]
+pub struct Stack {
+    /// All of it, from the top.
+    pub store: Arc<dyn Store>,
+    /// What `POST /clear-cache` empties, from the far to the near.
+    pub caches: Vec<Arc<dyn ClearCache>>,
+}
+
+/// The levels that exist, from the bottom.
+pub static LEVELS: [&Level; 4] = [
+    &l0_single_db::LEVEL,
+    &l1_connection_pooling::LEVEL,
+    &l2_read_cache::LEVEL,
+    &l5_multi_tier_cache::LEVEL,
+];
+
+/// The level of this number, if it exists.
+pub fn level(number: u8) -> Option<&'static Level> {
+    LEVELS.iter().copied().find(|level| level.number == number)
+}
+
+/// "0, 1, 2, 5": what to answer somebody who asked for another.
+pub fn numbers() -> String {
+    LEVELS.iter().map(|level| level.number.to_string()).collect::<Vec<_>>().join(", ")
+}

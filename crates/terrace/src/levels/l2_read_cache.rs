@@ -1,0 +1,56 @@
+//! Level 2: a shared cache in front of the database.
+
+use std::sync::Arc;
+
+use terrace_core::{BoxFuture, Result, Store};
+use terrace_layers::{
+    CacheAside, CacheAsideOptions, ConcurrencyLimit, ConcurrencyLimitOptions, SingleFlight,
+};
+
+use super::edge::edge;
+use super::engines::FarCache;
+use super::{Engines, Level, Stack, l1_connection_pooling};
+
+/// See the [module](self).
+pub(super) static LEVEL: Level = Level {
+    number: 2,
+    name: "2-read-cache",
+    title: "Read cache",
+    guarantee: "A read after an acknowledged write never returns an older value while the cache can \
+                be reached; without it, reads come from the database.",
+    costs: "A second engine; a write also empties its key in the cache.",
+    when: "Most requests are reads, and many of them of the same keys.",
+    picture: "\
+  requests ──▶ SingleFlight ──▶ CacheAside ──▶ far cache (hit: done)
+                                    │ miss
+                                    ▼
+                              ConcurrencyLimit ──▶ level 1
+  a write commits below, then leaves a tombstone with its version in the cache",
+    cached: true,
+    stacks: [
+        ("embedded", "Observe(Timeout(SingleFlight(CacheAside(memory, ConcurrencyLimit(Coalesce(sqlite))))))"),
+        ("local, servers", "Observe(Timeout(SingleFlight(CacheAside(redis, ConcurrencyLimit(Coalesce(postgres))))))"),
+    ],
+    build: |engines| Box::pin(build(engines)) as BoxFuture<'_, _>,
+};
+
+async fn build(engines: &Engines) -> Result<Stack> {
+    let (store, far) = base(engines).await?;
+    Ok(Stack { store: edge(engines, store), caches: vec![Arc::new(far.cache)] })
+}
+
+/// The far cache over level 1, as the higher levels use it.
+pub(super) async fn base(engines: &Engines) -> Result<(Arc<dyn Store>, FarCache)> {
+    let (store, database) = l1_connection_pooling::base(engines).await?;
+    let far = engines.far_cache(&database).await?;
+    let runtime = engines.runtime();
+    // A dead cache sends every read here: the cap keeps the database alive.
+    let store = ConcurrencyLimit::new(store, ConcurrencyLimitOptions::default(), runtime.clone());
+    // Fills are ordered by version, so a slow reader cannot bring an old value back.
+    let cache = Arc::clone(&far.cache);
+    let options = CacheAsideOptions::default();
+    let store = CacheAside::new(Arc::new(store), cache, options, runtime.clone());
+    // Above the cache: whoever waited for a load finds it there. One load a key.
+    let store = SingleFlight::new(Arc::new(store), runtime.clone());
+    Ok((Arc::new(store), far))
+}

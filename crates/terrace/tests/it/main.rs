@@ -1,0 +1,14 @@
+//! The integration tests of the server: one binary.
+
+mod routes {
+    mod server;
+
+    mod batch;
+    mod connections;
+    mod documents;
+    mod errors;
+    mod health;
+    mod openapi;
+    mod records;
+    mod statistics;
+}

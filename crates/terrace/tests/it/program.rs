@@ -1,0 +1,131 @@
+//! The program as people run it: started, killed, started again, misused.
+
+mod caches;
+mod crash;
+mod instances;
+mod usage;
+
+use std::path::Path;
+use std::process::{ExitStatus, Stdio};
+
+use serde_json::{Value, json};
+use terrace_lab::{PostgresOptions, PostgresServer, RedisOptions, RedisServer};
+use tokio::io::{AsyncBufReadExt as _, BufReader};
+use tokio::process::{Child, Command};
+
+/// A running `terrace serve`.
+struct Program {
+    child: Child,
+    url: String,
+    client: reqwest::Client,
+}
+
+/// Where a program keeps its records.
+enum Stores<'a> {
+    Embedded(&'a Path),
+    Servers { database: &'a str, cache: &'a str },
+}
+
+/// `terrace` with an environment that this machine's settings do not reach.
+fn terrace(arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_terrace"));
+    command.args(arguments).env_clear().env("PATH", std::env::var_os("PATH").unwrap_or_default());
+    command.stdin(Stdio::null()).kill_on_drop(true);
+    command
+}
+
+impl Program {
+    /// Starts `terrace serve` on a free port and waits until it says that it serves.
+    async fn serve(level: u8, stores: &Stores<'_>) -> Self {
+        let level = level.to_string();
+        let port = free_port().to_string();
+        let mut command = terrace(&["serve", &level, "--port", &port]);
+        match stores {
+            Stores::Embedded(directory) => {
+                command.arg("--stores").arg("embedded").arg("--data-dir").arg(directory);
+            }
+            Stores::Servers { database, cache } => {
+                command.env("DATABASE_URL", database).env("REDIS_URL", cache);
+            }
+        }
+        let mut child = command.stdout(Stdio::piped()).spawn().expect("the program starts");
+        let mut lines = BufReader::new(child.stdout.take().expect("a pipe")).lines();
+        while let Some(line) = lines.next_line().await.expect("text") {
+            if line.contains("Ctrl-C stops") {
+                let client = reqwest::Client::new();
+                return Self { child, url: format!("http://127.0.0.1:{port}"), client };
+            }
+        }
+        panic!("the program ended: {:?}", child.wait().await);
+    }
+
+    /// Writes a value; true once it is acknowledged.
+    async fn write(&self, key: &str, value: &str) -> bool {
+        let body = json!({"key": key, "value": value});
+        let sent = self.client.post(format!("{}/write", self.url)).json(&body).send().await;
+        match sent {
+            Ok(answer) => answer.status().is_success() && answer.bytes().await.is_ok(),
+            Err(_) => false,
+        }
+    }
+
+    /// The value of a key; an error says what was answered instead.
+    async fn read(&self, key: &str) -> Result<Option<String>, String> {
+        let sent = self.client.get(format!("{}/read/{key}", self.url)).send().await;
+        let answer = sent.map_err(|error| error.to_string())?;
+        let status = answer.status();
+        let text = answer.text().await.map_err(|error| error.to_string())?;
+        if !status.is_success() {
+            return Err(format!("{status}: {text}"));
+        }
+        let body: Value = serde_json::from_str(&text).map_err(|error| error.to_string())?;
+        Ok(body["value"].as_str().map(str::to_owned))
+    }
+
+    async fn health(&self) -> String {
+        let answer = self.client.get(format!("{}/health", self.url)).send().await.expect("health");
+        let body: Value = answer.json().await.expect("a body");
+        body["status"].as_str().expect("a status").to_owned()
+    }
+
+    /// Waits until the level says that it is in this state.
+    async fn becomes(&self, wanted: &str) {
+        let mut seen = self.health().await;
+        let within = tokio::time::Instant::now() + std::time::Duration::from_secs(30);
+        while seen != wanted {
+            assert!(tokio::time::Instant::now() < within, "{seen} for 30 s, not {wanted}");
+            tokio::task::yield_now().await;
+            seen = self.health().await;
+        }
+    }
+
+    /// `kill -9`, and the wait for its effect.
+    async fn kill(mut self) {
+        self.child.kill().await.expect("the program is killed");
+    }
+
+    /// SIGTERM, and the wait for the exit.
+    async fn terminate(mut self) -> ExitStatus {
+        let pid = self.child.id().expect("it runs").to_string();
+        let status = std::process::Command::new("kill").args(["-TERM", &pid]).status();
+        assert!(status.expect("kill runs").success());
+        self.child.wait().await.expect("it ends")
+    }
+}
+
+fn free_port() -> u16 {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+    listener.local_addr().expect("an address").port()
+}
+
+/// A PostgreSQL of this test's own, which it may kill.
+async fn own_postgres(directory: &Path) -> PostgresServer {
+    let options = PostgresOptions::new(directory.join("postgres"));
+    PostgresServer::start(options).await.expect("PostgreSQL starts")
+}
+
+/// A Redis of this test's own, which it may kill.
+async fn own_redis(directory: &Path) -> RedisServer {
+    let options = RedisOptions::new(directory.join("redis"));
+    RedisServer::start(options).await.expect("Redis starts")
+}

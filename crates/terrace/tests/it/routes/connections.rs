@@ -1,0 +1,181 @@
+//! Connections: limits on their time and number, pipelining, and an orderly end.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::json;
+use terrace::http::{Limits, Service, bind};
+use terrace_core::MemoryStore;
+use terrace_core::testkit::Scripted;
+
+use super::server::{SOON, Server, service};
+
+#[tokio::test]
+async fn a_head_that_trickles_is_cut_off() {
+    let limits = Limits { header_time: SOON, ..Limits::default() };
+    let server = Server::limited(limits);
+    let mut silent = server.connect().await;
+    assert_eq!(silent.closed().await, b"");
+    let mut trickling = server.connect().await;
+    trickling.write("GET /read/a HTTP/1.1\r\nx-").await;
+    assert_eq!(trickling.closed().await, b"");
+    // Also when the first request on the connection was a good one.
+    let mut second = server.connect().await;
+    second.request("GET", "/livez", &[], "").await;
+    assert_eq!(second.reply_to("GET").await.status, 200);
+    second.write("GET /re").await;
+    assert_eq!(second.closed().await, b"");
+}
+
+#[tokio::test]
+async fn an_idle_connection_outlives_the_limit_on_heads() {
+    let limits = Limits { header_time: SOON, idle_time: 3 * SOON, ..Limits::default() };
+    let server = Server::limited(limits);
+    let mut idle = server.connect().await;
+    idle.request("GET", "/livez", &[], "").await;
+    idle.reply_to("GET").await;
+    // A connection opened now and left silent is closed first.
+    let mut silent = server.connect().await;
+    silent.closed().await;
+    idle.request("GET", "/livez", &[], "").await;
+    assert_eq!(idle.reply_to("GET").await.status, 200);
+    assert_eq!(idle.closed().await, b"");
+}
+
+#[tokio::test]
+async fn a_body_that_trickles_is_answered_408_and_cut_off() {
+    let limits = Limits { body_time: SOON, ..Limits::default() };
+    let server = Server::limited(limits);
+    let mut client = server.connect().await;
+    let headers = [("content-type", "application/json"), ("content-length", "100")];
+    client.request("POST", "/write", &headers, "").await;
+    client.write("{\"key\"").await;
+    client.reply_to("POST").await.problem(408, "body-timeout");
+    assert_eq!(client.closed().await, b"");
+}
+
+#[tokio::test]
+async fn a_client_that_takes_nothing_is_cut_off() {
+    let limits = Limits { write_stall_time: SOON, drain_time: Duration::ZERO, ..Limits::default() };
+    let mut server = Server::limited(limits);
+    let value = json!({"key": "a", "value": "x".repeat(1_000_000)});
+    server.send("POST", "/write", &value).await;
+    let mut greedy = server.connect().await;
+    // More than the socket's buffers hold, asked for and not read.
+    for _ in 0..30 {
+        greedy.request("GET", "/read/a", &[], "").await;
+    }
+    let taken = {
+        // The stall is over when the server has given the connection up; then what was sent before
+        // can still be read, and it is not everything.
+        let mut probe = server.connect().await;
+        probe.request("GET", "/livez", &[], "").await;
+        probe.reply_to("GET").await;
+        terrace_core::Runtime::system().sleep(4 * SOON).await;
+        greedy.closed().await
+    };
+    assert!(taken.len() < 30_000_000, "{}", taken.len());
+    server.stop();
+}
+
+#[tokio::test]
+async fn pipelined_requests_are_answered_in_order() {
+    let server = Server::start();
+    let mut client = server.connect().await;
+    let body = r#"{"key":"a","value":"one"}"#;
+    let write = format!(
+        "POST /write HTTP/1.1\r\nhost: t\r\ncontent-type: application/json\r\n\
+         content-length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    let read = "GET /read/a HTTP/1.1\r\nhost: t\r\n\r\n";
+    let head = "HEAD /read/a HTTP/1.1\r\nhost: t\r\n\r\n";
+    client.write(format!("{read}{write}{read}{head}{read}")).await;
+    assert_eq!(client.reply_to("GET").await.json()["success"], false);
+    assert_eq!(client.reply_to("POST").await.json()["success"], true);
+    assert_eq!(client.reply_to("GET").await.json()["value"], "one");
+    assert_eq!(client.reply_to("HEAD").await.status, 200);
+    assert_eq!(client.reply_to("GET").await.json()["value"], "one");
+}
+
+#[tokio::test]
+async fn chunked_bodies_are_read_whole() {
+    let server = Server::start();
+    let mut client = server.connect().await;
+    let headers = [("content-type", "application/json"), ("transfer-encoding", "chunked")];
+    client.request("POST", "/write", &headers, "").await;
+    for part in ["{\"key\":", "\"a\",\"va", "lue\":\"one\"}"] {
+        client.write(format!("{:x}\r\n{part}\r\n", part.len())).await;
+    }
+    client.write("0\r\n\r\n").await;
+    assert_eq!(client.reply_to("POST").await.status, 200);
+    assert_eq!(server.get("/read/a").await.json()["value"], "one");
+}
+
+#[tokio::test]
+async fn connections_over_the_limit_wait_for_a_place() {
+    let limits = Limits { connections: 1, ..Limits::default() };
+    let server = Server::limited(limits);
+    let mut first = server.connect().await;
+    first.request("GET", "/livez", &[], "").await;
+    first.reply_to("GET").await;
+    let mut second = server.connect().await;
+    second.request("GET", "/livez", &[], "").await;
+    drop(first);
+    assert_eq!(second.reply_to("GET").await.status, 200);
+}
+
+#[tokio::test]
+async fn stopping_lets_requests_in_flight_end() {
+    let (store, mut hand) = Scripted::new();
+    let mut server = Server::over(store);
+    let address = server.address();
+    let mut idle = server.connect().await;
+    idle.request("GET", "/livez", &[], "").await;
+    idle.reply_to("GET").await;
+    let mut busy = server.connect().await;
+    busy.request("GET", "/read/a", &[], "").await;
+    let call = hand.read().await;
+    server.stop();
+    assert_eq!(idle.closed().await, b"");
+    assert!(tokio::net::TcpStream::connect(address).await.is_err());
+    call.found(&[("a", "one", 7)]);
+    let reply = busy.reply_to("GET").await;
+    assert_eq!(reply.json()["value"], "one");
+    assert_eq!(reply.header("connection"), Some("close"));
+    assert_eq!(busy.closed().await, b"");
+    assert_eq!(server.ended().await, 0);
+}
+
+#[tokio::test]
+async fn stopping_cuts_what_does_not_end() {
+    let (store, mut hand) = Scripted::new();
+    let limits = Limits { drain_time: SOON, ..Limits::default() };
+    let mut server = Server::of(Service { limits, ..service(store) });
+    let mut busy = server.connect().await;
+    busy.request("GET", "/read/a", &[], "").await;
+    let mut call = hand.read().await;
+    server.stop();
+    assert_eq!(server.ended().await, 1);
+    assert_eq!(busy.closed().await, b"");
+    call.abandoned().await;
+}
+
+#[tokio::test]
+async fn a_client_that_goes_away_takes_its_read_along() {
+    let (store, mut hand) = Scripted::new();
+    let server = Server::over(store);
+    let mut client = server.connect().await;
+    client.request("GET", "/read/a", &[], "").await;
+    let mut call = hand.read().await;
+    drop(client);
+    call.abandoned().await;
+}
+
+#[tokio::test]
+async fn a_port_in_use_is_told() {
+    let listener = bind(([127, 0, 0, 1], 0).into()).unwrap();
+    let error = bind(listener.local_addr().unwrap()).unwrap_err();
+    assert!(error.message().contains("in use") && error.message().contains("another port"));
+    let _ = Arc::new(MemoryStore::default());
+}

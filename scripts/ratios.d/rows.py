@@ -1,0 +1,218 @@
+"""The rows of the table: what is measured, against which reference, and how much is wanted."""
+
+import dataclasses
+import json
+
+from load import Target, pgbench, redis_benchmark, sweep, wrk
+from processes import Failed, http_get
+
+CONNECTIONS = 64
+
+
+@dataclasses.dataclass
+class Row:
+    """`figure` of Terrace against the best of `references`; `wanted` None only informs."""
+
+    title: str
+    figure: str
+    references: tuple
+    wanted: float | None
+
+
+@dataclasses.dataclass
+class Group:
+    """Rows whose measurements are interleaved; `targets` maps a name to a maker of its Target."""
+
+    targets: dict
+    rows: list
+
+
+class Rows:
+    """Makes the targets; nothing is started before a row needs it."""
+
+    def __init__(self, field, options):
+        self.field, self.threads, self.keys = field, options.threads, options.keys
+        # Enough keys for every warm-up and round, were each miss as fast as this.
+        self.wide_keys = 60_000 * (options.seconds * options.rounds + options.warm_up)
+
+    def groups(self):
+        return [
+            self.l0(),
+            self.l1_read(),
+            self.l1_write(),
+            self.l2_hit(),
+            self.l2_miss(),
+            self.l5(),
+            self.embedded("read"),
+            self.embedded("write"),
+        ]
+
+    def l0(self):
+        # Eight at a time on both sides: each request holds a backend of its own.
+        return Group(
+            {
+                "L0 read": lambda: self.read(0, connections=8),
+                "pgbench -C": lambda: self.pgbench("select.sql", 8, connect_each=True),
+            },
+            [Row("L0 read, a connection each", "L0 read", ("pgbench -C",), 0.8)],
+        )
+
+    def l1_read(self):
+        references = {
+            f"pgbench select, {clients}": lambda clients=clients: self.pgbench(
+                "select.sql", clients
+            )
+            for clients in (8, 32)
+        }
+        return Group(
+            {"L1 read": lambda: self.read(1), **references},
+            [Row("L1 read, 64 connections", "L1 read", tuple(references), 0.7)],
+        )
+
+    def l1_write(self):
+        reference = "pgbench upsert, 64"
+        return Group(
+            {
+                "L1 write, 64": lambda: self.write(1),
+                "L1 write, 256": lambda: self.write(1, connections=256),
+                reference: lambda: self.pgbench("upsert.sql", 64, writes=True),
+            },
+            [
+                Row("L1 write, 64 connections", "L1 write, 64", (reference,), 1.4),
+                Row("L1 write, 256 connections", "L1 write, 256", (reference,), 2.2),
+            ],
+        )
+
+    def l2_hit(self):
+        return Group(
+            {
+                "L2 hit": lambda: self.hit(2, "hits", "misses"),
+                "webdis": self.webdis,
+                "redis-benchmark": self.redis_benchmark,
+            },
+            [
+                Row("L2 hit", "L2 hit", ("webdis",), 1.2),
+                Row("L2 hit, beside bare Redis", "L2 hit", ("redis-benchmark",), None),
+            ],
+        )
+
+    def l2_miss(self):
+        # Both levels walk the same table in order, each key once: a miss is a miss, the cache
+        # fills as it does in life, and nothing is cleared or expired to force one.
+        return Group(
+            {"L2 miss": lambda: self.walk(2), "L1 read, same keys": lambda: self.walk(1)},
+            [Row("L2 miss", "L2 miss", ("L1 read, same keys",), 0.7)],
+        )
+
+    def l5(self):
+        return Group(
+            {
+                "L5 near hit": lambda: self.hit(5, "l1_cache_hits", "l1_cache_misses"),
+                "axum hello": self.hello,
+                "nginx proxy_cache": self.nginx,
+            },
+            [
+                Row("L5 near hit, beside axum hello", "L5 near hit", ("axum hello",), 0.9),
+                Row("L5 near hit, beside nginx", "L5 near hit", ("nginx proxy_cache",), 1.4),
+            ],
+        )
+
+    def embedded(self, what):
+        make = self.read if what == "read" else self.write
+        return Group(
+            {
+                f"embedded L1 {what}": lambda: make(1, stores="embedded"),
+                f"L1 {what}": lambda: make(1),
+            },
+            [
+                Row(
+                    f"embedded L1 {what}",
+                    f"embedded L1 {what}",
+                    (f"L1 {what}",),
+                    1.0 if what == "read" else 0.5,
+                )
+            ],
+        )
+
+    def wrk(self, server, connections, script, *arguments):
+        return wrk(server["url"], connections, self.threads, script, *arguments)
+
+    def read(self, level, connections=CONNECTIONS, stores="servers"):
+        server = self.field.terrace(level, stores)
+        return Target(
+            self.wrk(server, connections, "read.lua", "/read/", self.keys), server["pids"]
+        )
+
+    def write(self, level, connections=CONNECTIONS, stores="servers"):
+        server = self.field.terrace(level, stores)
+        return Target(
+            self.wrk(server, connections, "write.lua", self.keys),
+            server["pids"],
+            self.field.wal_syncs if stores == "servers" else None,
+        )
+
+    def pgbench(self, script, clients, connect_each=False, writes=False):
+        server = self.field.reference_table()
+        return Target(
+            pgbench(server, script, clients, self.threads, self.keys, connect_each),
+            server["pids"],
+            self.field.wal_syncs if writes else None,
+        )
+
+    def hit(self, level, hits, misses):
+        """Reads of keys that are all in the cache; the level's own counters must agree."""
+        server = self.field.terrace(level)
+        self.field.once(f"cached keys of l{level}", lambda: self.field.read_all(server["port"]))
+        run = self.wrk(server, CONNECTIONS, "read.lua", "/read/", self.keys)
+        return Target(checked(run, server, misses, hits), server["pids"])
+
+    def walk(self, level):
+        server = self.field.wide(level, self.wide_keys)
+        walked = self.field.started.setdefault(f"walk of l{level}", {"keys": 0})
+        run = sweep(server, CONNECTIONS, self.threads, walked, self.wide_keys)
+        return Target(checked(run, server, "hits", "misses") if level >= 2 else run, server["pids"])
+
+    def webdis(self):
+        server = self.field.webdis()
+        return Target(self.wrk(server, CONNECTIONS, "read.lua", "/GET/", self.keys), server["pids"])
+
+    def redis_benchmark(self):
+        server = self.field.redis()
+        return Target(redis_benchmark(server, CONNECTIONS, self.keys), server["pids"])
+
+    def hello(self):
+        server = self.field.hello()
+        return Target(
+            self.wrk(server, CONNECTIONS, "read.lua", "/read/", self.keys), server["pids"]
+        )
+
+    def nginx(self):
+        server = self.field.nginx()
+        self.field.check_key(server["port"], self.field.key_range().start)
+        return Target(
+            self.wrk(server, CONNECTIONS, "read.lua", "/read/", self.keys), server["pids"]
+        )
+
+
+def checked(run, server, unwanted, wanted):
+    """Fails a run in which more than 1 % of the reads were `unwanted` (hits or misses)."""
+
+    def counters():
+        status, body = http_get(f"{server['url']}/cache-stats")
+        if status != 200:
+            raise Failed(f"/cache-stats answered {status}")
+        figures = json.loads(body)
+        return figures[unwanted], figures[wanted]
+
+    def run_and_check(seconds):
+        before = counters()
+        sample = run(seconds)
+        after = counters()
+        bad, good = after[0] - before[0], after[1] - before[1]
+        if not bad + good:
+            raise Failed(f"/cache-stats did not count the reads as {wanted}")
+        if bad > (bad + good) / 100:
+            raise Failed(f"{bad} of {bad + good} reads were {unwanted}")
+        return sample
+
+    return run_and_check
