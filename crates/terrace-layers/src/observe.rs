@@ -5,6 +5,7 @@ mod histogram;
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::time::{Duration, Instant};
 
 use terrace_core::{
     BoxFuture, Error, ErrorKind, Inspection, Key, Origin, Page, Read, ReadOptions, Receipt, Result,
@@ -24,8 +25,9 @@ use self::histogram::Histogram;
 ///
 /// **On failure.** Errors go through unchanged and are counted: `errors`, and one figure a kind.
 /// One line is logged when the inner store begins to fail (the first `Unavailable`,
-/// `OutcomeUnknown`, `Corrupt` or `Internal` after a success), and one when it works again; never a
-/// line a request. Each call is a span at debug level.
+/// `OutcomeUnknown`, `Corrupt` or `Internal`), and one when it works again, that is, at the first
+/// success after 5 s without a failure: a store that serves some keys and fails others does not
+/// fill the log. Never a line a request. Each call is a span at debug level.
 ///
 /// **Defaults.** No options.
 ///
@@ -50,7 +52,13 @@ pub struct Observe {
     origins: [AtomicU64; ORIGINS.len()],
     errors: [AtomicU64; KINDS.len()],
     failing: AtomicBool,
+    /// Nanoseconds from `started` to the latest failure.
+    last_failure: AtomicU64,
+    started: Instant,
 }
+
+/// How long nothing must have failed before a success counts as a recovery.
+const CALM: Duration = Duration::from_secs(5);
 
 /// Calls begun, and how long those that ended took.
 #[derive(Debug, Default)]
@@ -78,6 +86,7 @@ const KINDS: [(ErrorKind, &str); 10] = [
 impl Observe {
     /// Around this store.
     pub fn new(inner: Arc<dyn Store>, runtime: Runtime) -> Self {
+        let started = runtime.now();
         Self {
             inner,
             runtime,
@@ -89,6 +98,8 @@ impl Observe {
             origins: std::array::from_fn(|_| AtomicU64::new(0)),
             errors: std::array::from_fn(|_| AtomicU64::new(0)),
             failing: AtomicBool::new(false),
+            last_failure: AtomicU64::new(0),
+            started,
         }
     }
 
@@ -101,22 +112,32 @@ impl Observe {
         operation.calls.fetch_add(1, Relaxed);
         let start = self.runtime.now();
         let result = work.await;
-        operation.times.record(self.runtime.now().saturating_duration_since(start));
+        let end = self.runtime.now();
+        operation.times.record(end.saturating_duration_since(start));
         match &result {
-            Ok(_) => self.works(),
-            Err(error) => self.failed(error),
+            Ok(_) => self.works(end),
+            Err(error) => self.failed(error, end),
         }
         result
     }
 
-    fn works(&self) {
+    fn works(&self, now: Instant) {
         // Read before it is written: the flag's line stays shared among the cores.
-        if self.failing.load(Relaxed) && self.failing.swap(false, Relaxed) {
+        if !self.failing.load(Relaxed) {
+            return;
+        }
+        let calm = self.since_start(now).saturating_sub(self.last_failure.load(Relaxed));
+        if Duration::from_nanos(calm) >= CALM && self.failing.swap(false, Relaxed) {
             tracing::info!(store = %self.inner, "the store works again");
         }
     }
 
-    fn failed(&self, error: &Error) {
+    fn since_start(&self, now: Instant) -> u64 {
+        let time = now.saturating_duration_since(self.started).as_nanos();
+        u64::try_from(time).unwrap_or(u64::MAX)
+    }
+
+    fn failed(&self, error: &Error, now: Instant) {
         if let Some(kind) = KINDS.iter().position(|(kind, _)| *kind == error.kind()) {
             self.errors[kind].fetch_add(1, Relaxed);
         }
@@ -127,7 +148,11 @@ impl Observe {
                 | ErrorKind::Corrupt
                 | ErrorKind::Internal
         );
-        if fails && !self.failing.swap(true, Relaxed) {
+        if !fails {
+            return;
+        }
+        self.last_failure.store(self.since_start(now), Relaxed);
+        if !self.failing.swap(true, Relaxed) {
             tracing::warn!(store = %self.inner, %error, "the store begins to fail");
         }
     }

@@ -26,6 +26,8 @@ mod pool;
 mod read;
 mod sqlstate;
 mod statements;
+mod tls;
+mod url;
 mod work;
 mod write;
 

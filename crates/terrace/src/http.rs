@@ -88,16 +88,19 @@ pub struct Limits {
     /// From a request's first byte to the end of its headers; then the connection is closed.
     /// Default 10 s.
     pub header_time: Duration,
-    /// How long a connection may lie idle between requests. Default 75 s: longer than the 60 s after
-    /// which the usual load balancers close theirs, so that they never use one that is being closed.
+    /// How long a connection may lie idle between requests. Default 75 s: longer than the 60 s
+    /// after which the usual load balancers close theirs, so that they use none that is being
+    /// closed.
     pub idle_time: Duration,
     /// How long a body may take (408). Default 10 s.
     pub body_time: Duration,
     /// How long the store may take for a request (504). Default 5 s.
     pub request_time: Duration,
-    /// How long a client may take nothing of an answer; then the connection is closed. Default 10 s.
+    /// How long a client may take nothing of an answer; then the connection is closed. Default
+    /// 10 s.
     pub write_stall_time: Duration,
-    /// How long requests in flight may take to end after the service was told to stop. Default 10 s.
+    /// How long requests in flight may take to end after the service was told to stop. Default
+    /// 10 s.
     pub drain_time: Duration,
 }
 

@@ -9,6 +9,8 @@ mod l0_single_db;
 mod l1_connection_pooling;
 mod l2_read_cache;
 mod l5_multi_tier_cache;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 

@@ -121,7 +121,7 @@ impl Far {
         let until = self.runtime.now() + self.rest;
         *self.rests_until() = Some(until);
         if !self.failing.swap(true, Ordering::AcqRel) {
-            tracing::warn!(
+            tracing::debug!(
                 cache = %self.cache, %error,
                 "the cache fails; reads go to the store below until it answers"
             );
@@ -130,7 +130,7 @@ impl Far {
 
     fn recovered(&self) {
         if self.failing.swap(false, Ordering::AcqRel) {
-            tracing::info!(cache = %self.cache, "the cache answers again");
+            tracing::debug!(cache = %self.cache, "the cache answers again");
         }
     }
 }

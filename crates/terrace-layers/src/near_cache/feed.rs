@@ -123,7 +123,7 @@ impl Near {
         if self.trusted_until.swap(self.nanos(until), Ordering::AcqRel) == 0 {
             // Reads notice a silence by the clock, before the listener has said so.
             self.set_trouble("the feed of invalidations is silent");
-            tracing::info!("the feed of invalidations is heard; the near cache answers");
+            tracing::debug!("the feed of invalidations is heard; the near cache answers");
         }
     }
 
@@ -131,7 +131,7 @@ impl Near {
         self.set_trouble(why);
         if self.trusted_until.swap(0, Ordering::AcqRel) != 0 {
             self.flush();
-            tracing::warn!("{why}; the near cache is empty and reads pass through");
+            tracing::debug!("{why}; the near cache is empty and reads pass through");
         }
     }
     fn set_trouble(&self, why: &'static str) {

@@ -86,6 +86,7 @@ async fn one_line_when_it_begins_to_fail_and_one_when_it_works_again() {
     let lines = Lines::default();
     let _listening = tracing::subscriber::set_default(lines.clone());
     let (store, mut hand) = observe();
+    let runtime = Runtime::system();
     let answers = async {
         hand.read().await.found(&[]);
         // Neither is the store's failure.
@@ -94,12 +95,21 @@ async fn one_line_when_it_begins_to_fail_and_one_when_it_works_again() {
         for _ in 0..5 {
             hand.read().await.fail(ErrorKind::Unavailable);
         }
+        // It serves some keys and fails others: that is one state, not a line a request.
+        for _ in 0..5 {
+            hand.read().await.found(&[]);
+            hand.read().await.fail(ErrorKind::Unavailable);
+        }
         for _ in 0..5 {
             hand.read().await.found(&[]);
         }
     };
     let calls = async {
-        for _ in 0..13 {
+        for _ in 0..18 {
+            let _ = store.get(&key("a")).await;
+        }
+        runtime.sleep(Duration::from_secs(6)).await;
+        for _ in 0..5 {
             let _ = store.get(&key("a")).await;
         }
     };

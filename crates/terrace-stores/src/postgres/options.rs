@@ -5,9 +5,10 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use terrace_core::{Error, Result};
-use tls_parameters::{Parameters, split};
 use tokio_postgres::Config;
 use tokio_postgres::config::{Host, SslMode, TargetSessionAttrs};
+
+use super::url::{Parameters, split};
 
 /// How to reach a PostgreSQL database (15 or later) and how to use it.
 #[derive(Clone)]
@@ -218,70 +219,6 @@ fn addresses(config: &Config) -> String {
         Host::Unix(path) => format!("{}:{}", path.display(), port(index)),
     });
     hosts.collect::<Vec<_>>().join(",")
-}
-
-/// Parameters of the URL that the driver does not know.
-mod tls_parameters {
-    use super::{Error, PathBuf, Result, SslMode};
-
-    pub(super) struct Parameters {
-        pub(super) ssl_mode: SslMode,
-        pub(super) verify: bool,
-        pub(super) root_certificates: Option<PathBuf>,
-    }
-
-    /// The URL without the parameters of TLS, and those.
-    pub(super) fn split(url: &str) -> Result<(String, Parameters)> {
-        if !url.starts_with("postgres://") && !url.starts_with("postgresql://") {
-            return Err(Error::invalid(
-                "the PostgreSQL URL must begin with postgres://; write \
-                 postgres://user:password@host:port/database",
-            ));
-        }
-        let (base, query) = url.split_once('?').unwrap_or((url, ""));
-        let mut rest = Vec::new();
-        let (mut mode, mut roots) = ("prefer", None);
-        for pair in query.split('&').filter(|pair| !pair.is_empty()) {
-            match pair.split_once('=') {
-                Some(("sslmode", value)) => mode = value,
-                Some(("sslrootcert", value)) => roots = Some(PathBuf::from(decode(value)?)),
-                _ => rest.push(pair),
-            }
-        }
-        let (ssl_mode, verify) = match mode {
-            "disable" => (SslMode::Disable, false),
-            "prefer" => (SslMode::Prefer, false),
-            "require" => (SslMode::Require, roots.is_some()),
-            "verify-full" => (SslMode::Require, true),
-            _ => {
-                return Err(Error::invalid(
-                    "sslmode must be disable, prefer, require or verify-full",
-                ));
-            }
-        };
-        let url = if rest.is_empty() { base.into() } else { format!("{base}?{}", rest.join("&")) };
-        Ok((url, Parameters { ssl_mode, verify, root_certificates: roots }))
-    }
-
-    fn decode(text: &str) -> Result<String> {
-        let mut bytes = Vec::with_capacity(text.len());
-        let mut rest = text.as_bytes();
-        while let Some((&first, tail)) = rest.split_first() {
-            let digits = tail.get(..2).and_then(|two| std::str::from_utf8(two).ok());
-            let coded = digits.and_then(|digits| u8::from_str_radix(digits, 16).ok());
-            match (first, coded) {
-                (b'%', Some(byte)) => {
-                    bytes.push(byte);
-                    rest = &tail[2..];
-                }
-                _ => {
-                    bytes.push(first);
-                    rest = tail;
-                }
-            }
-        }
-        String::from_utf8(bytes).map_err(|_| Error::invalid("sslrootcert must be UTF-8"))
-    }
 }
 
 #[cfg(test)]

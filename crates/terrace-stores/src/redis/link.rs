@@ -137,7 +137,7 @@ impl Link {
             *place = None;
             self.down.send_replace(Some(down));
             drop(place);
-            tracing::warn!(state = down.note(), "the cache in Redis was lost");
+            tracing::debug!(state = down.note(), "the cache in Redis was lost");
             self.lost.notify_one();
         }
     }
@@ -165,7 +165,7 @@ impl Link {
                 }
                 Err(down) => {
                     if self.down.send_replace(Some(down)) != Some(down) {
-                        tracing::warn!(state = down.note(), "the cache in Redis is not available");
+                        tracing::debug!(state = down.note(), "the cache in Redis is not available");
                     }
                 }
             }
@@ -182,7 +182,7 @@ impl Link {
         *place = Some(Arc::new(live));
         self.connects.fetch_add(1, Relaxed);
         self.down.send_replace(None);
-        tracing::info!("the cache in Redis is connected");
+        tracing::debug!("the cache in Redis is connected");
     }
 
     async fn connect(&self) -> std::result::Result<Live, Down> {

@@ -71,7 +71,7 @@ impl Shared {
                         why = self.listen(listener, sender) => why,
                         () = self.link.closed() => "the cache was closed",
                     };
-                    tracing::info!(why, "the invalidations from Redis were interrupted");
+                    tracing::debug!(why, "the invalidations from Redis were interrupted");
                     if sender.send(Notice::Disconnected).await.is_err() {
                         return;
                     }

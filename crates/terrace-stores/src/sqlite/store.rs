@@ -79,7 +79,7 @@ impl SqliteStore {
         });
         let store = Self { shared, threads: Mutex::default() };
         store.start_threads(connection)?;
-        tracing::info!(
+        tracing::debug!(
             path = %store.shared.options.path.display(),
             history = %store.shared.history,
             durability = %durability,

@@ -1,5 +1,7 @@
 //! PostgreSQL: the contract, and what it promises beyond it.
 
+#![allow(clippy::expect_used, clippy::disallowed_methods, reason = "everything here is a test")]
+
 mod by_hand;
 mod cancellation;
 mod faults;

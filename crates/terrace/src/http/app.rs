@@ -16,7 +16,9 @@ use super::problem::{Kind, Problem};
 use super::reply::{Answer, Reply};
 use super::request_id::{RequestIds, X_REQUEST_ID};
 use super::routes::Routes;
-use super::{ClearCache, LevelInfo, Limits, Service, body, documents, openapi, operations, records};
+use super::{
+    ClearCache, LevelInfo, Limits, Service, body, documents, openapi, operations, records,
+};
 
 /// The service, ready to answer.
 #[derive(Debug)]
@@ -95,7 +97,8 @@ impl App {
             return Err(Problem::new(Kind::UriTooLong, detail));
         }
         let fields = call.parts.headers.iter();
-        let length = fields.map(|(name, value)| name.as_str().len() + value.len() + 4).sum::<usize>();
+        let length =
+            fields.map(|(name, value)| name.as_str().len() + value.len() + 4).sum::<usize>();
         let limit = self.limits.header_bytes;
         if length > limit {
             let detail = format!("the headers are longer than {limit} bytes; send fewer");

@@ -7,8 +7,8 @@ use bytes::Bytes;
 use hyper::body::Incoming;
 use hyper::http::request::Parts;
 use terrace_core::{
-    Deadline, Error, ErrorKind, Key, Page, Read, ReadOptions, Receipt, Scan, Write,
-    WriteOptions, one,
+    Deadline, Error, ErrorKind, Key, Page, Read, ReadOptions, Receipt, Scan, Write, WriteOptions,
+    one,
 };
 
 use super::app::App;
@@ -59,11 +59,7 @@ impl Call {
     }
 
     /// Reads keys.
-    pub(crate) async fn read(
-        &self,
-        keys: &[Key],
-        how: &ReadOptions,
-    ) -> Result<Vec<Read>, Problem> {
+    pub(crate) async fn read(&self, keys: &[Key], how: &ReadOptions) -> Result<Vec<Read>, Problem> {
         let answer = self.app.store.read(keys, how);
         let answer = self.app.runtime.within(graced(how.deadline), answer).await;
         Ok(answer.unwrap_or_else(|| Err(Deadline::exceeded()))?)

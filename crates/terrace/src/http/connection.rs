@@ -107,13 +107,17 @@ impl<S> Watched<S> {
 
 /// A timer that is moved often and fires seldom.
 #[derive(Default)]
-struct Alarm(Option<BoxFuture<'static, ()>>);
+struct Alarm(Option<(Instant, BoxFuture<'static, ()>)>);
 
 impl Alarm {
-    /// Ready when `until` has passed. A timer for an earlier moment is let run out, then set anew.
+    /// Ready when `until` has passed. A timer for an earlier moment is let run out and then set
+    /// anew, so that moving the moment back costs nothing; one for a later moment is replaced.
     fn poll(&mut self, until: Instant, runtime: &Runtime, context: &mut Context<'_>) -> Poll<()> {
         loop {
-            let timer = self.0.get_or_insert_with(|| runtime.sleep_until(until));
+            if self.0.as_ref().is_some_and(|(when, _)| *when > until) {
+                self.0 = None;
+            }
+            let (_, timer) = self.0.get_or_insert_with(|| (until, runtime.sleep_until(until)));
             ready!(timer.as_mut().poll(context));
             self.0 = None;
             if runtime.now() >= until {
@@ -178,6 +182,10 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
         if outcome.is_ready() && self.stage.get() == Stage::ANSWERED {
             self.stage.set(Stage::IDLE);
             self.since = self.runtime.now();
+            // The last read came before the answer, so nothing else would wake an idle connection.
+            if self.check_reading(context).is_ready() {
+                return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+            }
         }
         self.check_writing(outcome, context)
     }

@@ -164,7 +164,8 @@ impl Endpoint {
 const KEY: &str = "The record's name, percent-encoded; a slash is written as `%2F`.";
 const CONSISTENCY: &str = "How fresh the answer must be: `default` is what the level promises, \
      `strong` sees every write acknowledged before, `max-stale=<milliseconds>` allows that age.";
-const TOKEN: &str = "The `Terrace-Token` of an earlier answer: this one is at least as new, or 503.";
+const TOKEN: &str =
+    "The `Terrace-Token` of an earlier answer: this one is at least as new, or 503.";
 const IDEMPOTENCY: &str = "Makes a repeated request answer the first result again, for 24 hours. \
      1 to 255 printable ASCII characters.";
 

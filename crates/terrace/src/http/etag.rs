@@ -50,9 +50,7 @@ impl Conditions {
         match (&self.if_match, &self.if_none_match) {
             (None, None) => Some(Precondition::None),
             (None, Some(Tags::Any)) => Some(Precondition::Absent),
-            (Some(Tags::Of(tags)), None) if tags.len() == 1 => {
-                Some(Precondition::Version(tags[0]))
-            }
+            (Some(Tags::Of(tags)), None) if tags.len() == 1 => Some(Precondition::Version(tags[0])),
             _ => None,
         }
     }

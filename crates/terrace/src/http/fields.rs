@@ -44,8 +44,9 @@ pub(crate) fn object<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, Proble
 /// 422 that names the item.
 pub(crate) fn item<'a, T: Deserialize<'a>>(place: &str, raw: &'a RawValue) -> Result<T, Problem> {
     expect_type(place, raw, "an object")?;
-    serde_json::from_str(raw.get())
-        .map_err(|error| Problem::invalid(format!("{place} has the wrong fields: {}", shown(&error))))
+    serde_json::from_str(raw.get()).map_err(|error| {
+        Problem::invalid(format!("{place} has the wrong fields: {}", shown(&error)))
+    })
 }
 
 /// Reads a string.
@@ -112,7 +113,11 @@ fn expect_type(name: &str, raw: &RawValue, wanted: &str) -> Result<(), Problem> 
         _ => "a number",
     };
     let fits = found == wanted || (wanted == "a whole number" && found == "a number");
-    if fits { Ok(()) } else { Err(Problem::invalid(format!("{name} must be {wanted}, not {found}"))) }
+    if fits {
+        Ok(())
+    } else {
+        Err(Problem::invalid(format!("{name} must be {wanted}, not {found}")))
+    }
 }
 
 fn shown(error: &serde_json::Error) -> String {

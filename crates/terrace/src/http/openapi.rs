@@ -67,7 +67,8 @@ fn document(level: &LevelInfo, table: &[Endpoint]) -> OpenApi {
             _ => item.merge_operations(PathItem::new(HttpMethod::Patch, operation)),
         }
     }
-    let paths = paths.into_iter().fold(PathsBuilder::new(), |all, (path, item)| all.path(path, item));
+    let paths =
+        paths.into_iter().fold(PathsBuilder::new(), |all, (path, item)| all.path(path, item));
     let components = ComponentsBuilder::new().schema("Problem", problem_schema()).build();
     OpenApiBuilder::new().info(info).paths(paths.build()).components(Some(components)).build()
 }
@@ -160,7 +161,9 @@ fn problem_rows() -> String {
     let row = |kind: Kind| {
         let (status, slug, title) = kind.facts();
         let (code, advice) = (status.as_u16(), kind.advice().replace('<', "&lt;"));
-        format!("<dt id=\"{slug}\"><b>{code}</b> {title} <code>{slug}</code></dt><dd>{advice}</dd>\n")
+        format!(
+            "<dt id=\"{slug}\"><b>{code}</b> {title} <code>{slug}</code></dt><dd>{advice}</dd>\n"
+        )
     };
     Kind::ALL.map(row).concat()
 }

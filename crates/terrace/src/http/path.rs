@@ -103,7 +103,9 @@ fn decode<'a>(what: &str, text: &'a str) -> Result<Cow<'a, str>, Problem> {
         }
     }
     percent_decode_str(text).decode_utf8().map_err(|_| {
-        Problem::invalid(format!("{what} is not UTF-8 once decoded; percent-encode its UTF-8 bytes"))
+        Problem::invalid(format!(
+            "{what} is not UTF-8 once decoded; percent-encode its UTF-8 bytes"
+        ))
     })
 }
 

@@ -103,7 +103,9 @@ impl Kind {
     pub(crate) fn advice(self) -> &'static str {
         match self {
             Self::InvalidInput => "Change what `detail` names; the same request fails again.",
-            Self::UnknownPath => "Look the path up in /openapi.json; write a slash in a key as %2F.",
+            Self::UnknownPath => {
+                "Look the path up in /openapi.json; write a slash in a key as %2F."
+            }
             Self::RecordMissing => "There is no record under this key.",
             Self::MethodNotAllowed => "Use a method of the `Allow` header.",
             Self::BodyTimeout => "Send the whole body within the limit, in a new request.",
@@ -234,7 +236,7 @@ impl Inner {
                 tracing::error!(request_id = id.as_str(), error = %cause, "request failed");
             }
             Kind::OutcomeUnknown => {
-                tracing::warn!(request_id = id.as_str(), error = %cause, "outcome unknown");
+                tracing::debug!(request_id = id.as_str(), error = %cause, "outcome unknown");
             }
             _ => tracing::debug!(request_id = id.as_str(), error = %cause, "request refused"),
         }

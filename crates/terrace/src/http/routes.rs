@@ -49,10 +49,11 @@ impl Routes {
         let resource = found.value;
         // HEAD is GET without the body, which the HTTP library leaves out.
         let wanted = if method == Method::HEAD { &Method::GET } else { method };
-        resource.methods.iter().find(|(known, _)| known == wanted).map_or_else(
-            || Err(resource.refusal()),
-            |(_, handler)| Ok(handler),
-        )
+        resource
+            .methods
+            .iter()
+            .find(|(known, _)| known == wanted)
+            .map_or_else(|| Err(resource.refusal()), |(_, handler)| Ok(handler))
     }
 }
 

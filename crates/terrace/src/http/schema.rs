@@ -43,16 +43,17 @@ impl Shape {
         let object = match self {
             Self::Bool => object.schema_type(Type::Boolean),
             Self::True => object.schema_type(Type::Boolean).enum_values(Some([true])),
-            Self::Count => {
-                object.schema_type(Type::Integer).format(format(KnownFormat::Int64)).minimum(Some(0))
-            }
+            Self::Count => object
+                .schema_type(Type::Integer)
+                .format(format(KnownFormat::Int64))
+                .minimum(Some(0)),
             Self::Percent => object.schema_type(Type::Number).minimum(Some(0)).maximum(Some(100)),
             Self::Text => object.schema_type(Type::String),
             Self::MaybeText => object.schema_type(nullable()),
             Self::Word(words) => object.schema_type(Type::String).enum_values(Some(words.to_vec())),
-            Self::MaybePlainTime => {
-                object.schema_type(nullable()).pattern(Some(r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}$"))
-            }
+            Self::MaybePlainTime => object
+                .schema_type(nullable())
+                .pattern(Some(r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}$")),
             Self::Time => object.schema_type(Type::String).format(format(KnownFormat::DateTime)),
             Self::Key => object
                 .schema_type(Type::String)

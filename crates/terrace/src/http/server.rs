@@ -172,7 +172,8 @@ where
             Ok::<_, Infallible>(reply)
         }
     });
-    let mut connection = pin!(protocol(&app.limits).serve_connection(TokioIo::new(stream), service));
+    let mut connection =
+        pin!(protocol(&app.limits).serve_connection(TokioIo::new(stream), service));
 
     let mut over = life.clone();
     let ended = {

@@ -1,5 +1,7 @@
 //! The integration tests of the server: one binary.
 
+mod program;
+
 mod routes {
     mod server;
 

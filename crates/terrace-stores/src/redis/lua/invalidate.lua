@@ -17,8 +17,9 @@ for i = 3, #KEYS do
   local there = redis.call('GETRANGE', KEYS[i], 0, 37)
   if string.sub(there, 1, 17) ~= head or string.sub(there, 18, 37) < version then
     redis.call('SET', KEYS[i], head .. version .. 't', 'PX', ARGV[2])
-  elseif string.sub(there, 38, 38) == 't' then
-    -- A second write whose version is not known needs the whole time again.
+  elseif string.sub(there, 18, 38) == version .. 't' then
+    -- A second write whose version is not known needs the whole time again. A known write does not
+    -- prolong that doubt, or a key that is written often would never be cached again.
     redis.call('PEXPIRE', KEYS[i], ARGV[2])
   end
 end

@@ -54,6 +54,8 @@ async fn a_server_that_takes_no_writes_is_refused_and_named_so_while_running() {
     let terminate = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity \
                      WHERE application_name = 'terrace' AND datname = current_database()";
     hand.batch_execute(terminate).await.expect("terminated");
+    let error = store.get(&key("a")).await.expect_err("not the primary, so perhaps behind");
+    assert!(error.to_string().contains("read-only"), "{error}");
     let error = store.put(key("a"), value("1")).await.expect_err("read-only");
     assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
     let command = format!("ALTER DATABASE {name} RESET default_transaction_read_only");

@@ -32,7 +32,7 @@ async fn a_thousand_writers_of_ten_keys_do_not_lock_each_other_out() {
                 let seed = random.0 >> (8 * place);
                 let key = key(&format!("k{}", seed % 10));
                 let seed = random.1 >> (8 * place);
-                match if writer % 2 == 0 { 9 } else { seed % 5 } {
+                match if writer.is_multiple_of(2) { 9 } else { seed % 5 } {
                     0 => Write::delete(key),
                     1 => Write::put(key, value("absent")).when(Precondition::Absent),
                     2 => {

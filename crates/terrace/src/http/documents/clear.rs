@@ -29,8 +29,7 @@ async fn clear(call: &mut Call) -> Answer {
         let cleared = app.runtime.within(deadline, cache.clear()).await;
         cleared.unwrap_or_else(|| Err(Deadline::exceeded()))?;
     }
-    let answer = Object::with_capacity(64)
-        .field("success", &true)
-        .field("message", "All caches cleared");
+    let answer =
+        Object::with_capacity(64).field("success", &true).field("message", "All caches cleared");
     Ok(reply::json(answer))
 }

@@ -37,7 +37,10 @@ static FACES: &[DocumentsFace] = &[
     DocumentsFace {
         level: 2,
         read_fields: &[FROM_CACHE],
-        health_fields: &[parts::DATABASE, parts::cache("cache", |tree| parts::cache_word(parts::far(tree)))],
+        health_fields: &[
+            parts::DATABASE,
+            parts::cache("cache", |tree| parts::cache_word(parts::far(tree))),
+        ],
         statistics: &[Statistics {
             path: "/cache-stats",
             summary: "Hits and misses of the cache",
@@ -54,16 +57,8 @@ static FACES: &[DocumentsFace] = &[
             parts::cache("l2_cache", |tree| parts::cache_word(parts::far(tree))),
         ],
         statistics: &[
-            Statistics {
-                path: "/stats",
-                summary: "Both caches and the pool",
-                fields: TWO_CACHES,
-            },
-            Statistics {
-                path: "/cache-stats",
-                summary: "The same as /stats",
-                fields: TWO_CACHES,
-            },
+            Statistics { path: "/stats", summary: "Both caches and the pool", fields: TWO_CACHES },
+            Statistics { path: "/cache-stats", summary: "The same as /stats", fields: TWO_CACHES },
         ],
         clears: true,
         ..PLAIN
@@ -115,9 +110,7 @@ const TWO_CACHES: &[Field<Inspection>] = &[
     flag("l1_cache_available", "Whether the near cache is in use.", |tree| {
         parts::is_up(parts::near(tree))
     }),
-    count("l1_cache_size", "Entries in the near cache.", |tree| {
-        figure(parts::near(tree), "keys")
-    }),
+    count("l1_cache_size", "Entries in the near cache.", |tree| figure(parts::near(tree), "keys")),
     count(
         "l1_cache_max_size",
         "The most that the near cache holds, in bytes: it is bounded by memory, not by entries.",

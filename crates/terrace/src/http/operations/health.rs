@@ -54,8 +54,7 @@ async fn say_health(call: &mut Call) -> Answer {
         Status::Down => (StatusCode::SERVICE_UNAVAILABLE, "unhealthy"),
     };
     let fields = app.face.map_or(&[][..], |face| face.health_fields);
-    let answer =
-        Object::with_capacity(128).field("status", status).field("layer", app.level.name);
+    let answer = Object::with_capacity(128).field("status", status).field("layer", app.level.name);
     let mut reply = reply::json(Field::write_all(fields, &tree, answer));
     *reply.status_mut() = code;
     Ok(reply.with(CACHE_CONTROL, NO_STORE))

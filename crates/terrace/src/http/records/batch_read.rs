@@ -55,12 +55,14 @@ async fn read(call: &mut Call) -> Answer {
     let mut token = Token::default();
     reads.iter().for_each(|read| token.merge(&read.token));
     let answers = keys.iter().zip(&reads);
-    let answer = Object::with_capacity(192 * keys.len()).objects("records", answers, |object, (key, read)| {
-        match &read.record {
+    let answer = Object::with_capacity(192 * keys.len()).objects(
+        "records",
+        answers,
+        |object, (key, read)| match &read.record {
             Some(record) => object.record(record),
             None => object.field("key", key.as_str()).field("missing", &true),
-        }
-    });
+        },
+    );
     Ok(reply::json(answer)
         .with_origin(furthest(reads.iter().map(|read| read.origin)))
         .with_token(&token))

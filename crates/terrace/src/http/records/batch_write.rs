@@ -68,8 +68,7 @@ pub(super) fn endpoint() -> Endpoint {
         )
 }
 
-const STATUSES: Shape =
-    Shape::Word(&["applied", "precondition_failed", "unavailable", "unknown"]);
+const STATUSES: Shape = Shape::Word(&["applied", "precondition_failed", "unavailable", "unknown"]);
 
 fn put_schema() -> Schema {
     object(&[

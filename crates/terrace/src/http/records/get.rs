@@ -1,6 +1,8 @@
 //! `GET /v1/records/{key}`, and `HEAD`, which is the same without the body.
 
-use hyper::header::{AGE, CACHE_CONTROL, ETAG, HeaderValue, IF_MATCH, IF_NONE_MATCH, LAST_MODIFIED};
+use hyper::header::{
+    AGE, CACHE_CONTROL, ETAG, HeaderValue, IF_MATCH, IF_NONE_MATCH, LAST_MODIFIED,
+};
 use hyper::{Method, StatusCode};
 use jiff::fmt::rfc2822::DateTimePrinter;
 use terrace_core::{Read, Record, Timestamp};
@@ -51,7 +53,8 @@ pub(super) fn endpoint() -> Endpoint {
 async fn get(call: &mut Call) -> Answer {
     let key = call.key()?;
     let how = call.read_options()?;
-    let conditional = [IF_MATCH, IF_NONE_MATCH].iter().any(|name| call.parts.headers.contains_key(name));
+    let conditional =
+        [IF_MATCH, IF_NONE_MATCH].iter().any(|name| call.parts.headers.contains_key(name));
     let conditions =
         if conditional { Conditions::of(&call.parts.headers)? } else { Conditions::default() };
     let read = call.read_one(&key, &how).await?;

@@ -33,7 +33,9 @@ async fn list(call: &mut Call) -> Answer {
     let scan = path::scan(call.parts.uri.query())?;
     let how = call.read_options()?;
     let page = call.scan(&scan, &how).await?;
-    let size = |record: &terrace_core::Record| 160 + record.key.as_str().len() + record.value.as_str().len();
+    let size = |record: &terrace_core::Record| {
+        160 + record.key.as_str().len() + record.value.as_str().len()
+    };
     let room = 64 + page.records.iter().map(size).sum::<usize>();
     let answer = Object::with_capacity(room).objects("records", &page.records, Object::record);
     let answer = match &page.next {

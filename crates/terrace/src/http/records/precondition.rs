@@ -47,7 +47,8 @@ pub(super) async fn apply(
 }
 
 async fn current(call: &Call, key: &Key, how: &WriteOptions) -> Result<Read, Problem> {
-    let strong = ReadOptions { consistency: Consistency::Strong, token: None, deadline: how.deadline };
+    let strong =
+        ReadOptions { consistency: Consistency::Strong, token: None, deadline: how.deadline };
     call.read_one(key, &strong).await
 }
 

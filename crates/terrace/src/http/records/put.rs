@@ -41,7 +41,12 @@ pub(super) fn endpoint() -> Endpoint {
         .summary(GROUP, "Create or replace a record")
         .takes(request, json!({"value": "hello"}))
         .writes()
-        .answers(StatusCode::OK, "There was a record; it has the new value.", answer.clone(), HEADERS)
+        .answers(
+            StatusCode::OK,
+            "There was a record; it has the new value.",
+            answer.clone(),
+            HEADERS,
+        )
         .answers(StatusCode::CREATED, "There was no record; now there is.", answer, HEADERS)
 }
 

@@ -21,10 +21,7 @@ async fn what_is_written_is_read_with_every_field_in_order() {
 
     let read = server.get("/read/a").await;
     assert_eq!(read.status, 200);
-    assert_eq!(
-        read.fields(),
-        ["success", "key", "value", "created_at", "updated_at", "message"]
-    );
+    assert_eq!(read.fields(), ["success", "key", "value", "created_at", "updated_at", "message"]);
     let body = read.json();
     assert_eq!(body["value"], "one");
     assert_eq!(body["message"], json!(null));
@@ -121,9 +118,7 @@ async fn a_repeated_write_under_one_idempotency_key_is_applied_once() {
     let body = json!({"key": "a", "value": "one"});
     let send = |body: serde_json::Value| {
         let server = &server;
-        async move {
-            server.send_with("POST", "/write", &[("idempotency-key", "order-7")], &body).await
-        }
+        async move { server.send_with("POST", "/write", &[("idempotency-key", "order-7")], &body).await }
     };
     let first = send(body.clone()).await;
     let second = send(body).await;

@@ -4,12 +4,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::json;
+use terrace::http::{Limits, Service};
 use terrace_core::testkit::Scripted;
 use terrace_core::{
     BoxFuture, Error, ErrorKind, Inspection, Key, Page, Read, ReadOptions, Receipt, Result, Scan,
     Store, Write, WriteOptions,
 };
-use terrace::http::{Limits, Service};
 
 use super::server::{SOON, Server, service};
 
@@ -100,7 +100,10 @@ async fn only_json_is_taken() {
         assert!(detail.contains("-H 'content-type: application/json'"), "{detail}");
     }
     for good in ["application/json; charset=utf-8", "application/merge-patch+json"] {
-        assert_eq!(server.call("POST", "/write", &[("content-type", good)], body).await.status, 200);
+        assert_eq!(
+            server.call("POST", "/write", &[("content-type", good)], body).await.status,
+            200
+        );
     }
 }
 
@@ -109,7 +112,9 @@ async fn what_is_too_large_is_refused() {
     let limits = Limits { body_bytes: 1000, value_bytes: 100, ..Limits::default() };
     let server = Server::limited(limits);
     let value = json!({"key": "a", "value": "x".repeat(101)});
-    assert!(server.send("POST", "/write", &value).await.problem(422, "invalid-input").contains("value"));
+    assert!(
+        server.send("POST", "/write", &value).await.problem(422, "invalid-input").contains("value")
+    );
     let body = json!({"key": "a", "value": "x".repeat(1000)});
     server.send("POST", "/write", &body).await.problem(413, "body-too-large");
 
@@ -207,7 +212,11 @@ impl Store for Panics {
     fn read<'a>(&'a self, _: &'a [Key], _: &'a ReadOptions) -> BoxFuture<'a, Result<Vec<Read>>> {
         panic!("secret")
     }
-    fn write<'a>(&'a self, _: Vec<Write>, _: &'a WriteOptions) -> BoxFuture<'a, Result<Vec<Receipt>>> {
+    fn write<'a>(
+        &'a self,
+        _: Vec<Write>,
+        _: &'a WriteOptions,
+    ) -> BoxFuture<'a, Result<Vec<Receipt>>> {
         Box::pin(async { Ok(Vec::new()) })
     }
     fn scan<'a>(&'a self, _: &'a Scan, _: &'a ReadOptions) -> BoxFuture<'a, Result<Page>> {

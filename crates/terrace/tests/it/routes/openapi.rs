@@ -13,8 +13,7 @@ const LEVELS: [(u8, &str); 4] = [
     (5, "5-multi-tier-cache"),
 ];
 
-const METHODS: [&str; 8] =
-    ["get", "head", "put", "post", "delete", "patch", "options", "trace"];
+const METHODS: [&str; 8] = ["get", "head", "put", "post", "delete", "patch", "options", "trace"];
 
 #[tokio::test]
 async fn every_documented_operation_is_served_and_no_other() {

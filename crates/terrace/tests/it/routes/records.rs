@@ -17,7 +17,7 @@ async fn with(server: &Server, method: &str, headers: &[(&str, &str)]) -> Reply 
 #[tokio::test]
 async fn a_record_is_created_read_replaced_and_removed() {
     let server = Server::start();
-    assert_eq!(server.get("/v1/records/a").await.problem(404, "record-missing").is_empty(), false);
+    server.get("/v1/records/a").await.problem(404, "record-missing");
     let created = put(&server, "a", &[], "one").await;
     assert_eq!(created.status, 201);
     assert_eq!(created.fields(), ["key", "version", "durability", "token"]);
@@ -101,21 +101,22 @@ async fn writes_keep_their_preconditions() {
 async fn a_write_that_comes_in_between_is_not_overwritten() {
     let (store, mut hand) = Scripted::new();
     let server = Server::over(store);
-    let (reply, ()) = tokio::join!(put(&server, "a", &[("if-match", "\"6\", \"7\"")], "x"), async {
-        hand.read().await.found(&[("a", "one", 7)]);
-        let call = hand.write().await;
-        let pinned = terrace_core::Precondition::Version(terrace_core::Version::new(7));
-        assert_eq!(call.batch[0].precondition, pinned);
-        let failed = terrace_core::Receipt {
-            outcome: terrace_core::Outcome::PreconditionFailed,
-            version: terrace_core::Version::new(8),
-            durability: terrace_core::Durability::Committed,
-            token: terrace_core::Token::default(),
-            origin: terrace_core::Origin::Primary,
-        };
-        call.answer(Ok(vec![failed]));
-        hand.read().await.found(&[("a", "another", 8)]);
-    });
+    let (reply, ()) =
+        tokio::join!(put(&server, "a", &[("if-match", "\"6\", \"7\"")], "x"), async {
+            hand.read().await.found(&[("a", "one", 7)]);
+            let call = hand.write().await;
+            let pinned = terrace_core::Precondition::Version(terrace_core::Version::new(7));
+            assert_eq!(call.batch[0].precondition, pinned);
+            let failed = terrace_core::Receipt {
+                outcome: terrace_core::Outcome::PreconditionFailed,
+                version: terrace_core::Version::new(8),
+                durability: terrace_core::Durability::Committed,
+                token: terrace_core::Token::default(),
+                origin: terrace_core::Origin::Primary,
+            };
+            call.answer(Ok(vec![failed]));
+            hand.read().await.found(&[("a", "another", 8)]);
+        });
     assert!(reply.problem(412, "precondition-failed").contains("version 8"));
 }
 

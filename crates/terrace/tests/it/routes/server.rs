@@ -1,4 +1,9 @@
 //! A server on a free port, and a client that sends exactly the bytes it is told to.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "clippy takes only test functions as tests"
+)]
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -1,0 +1,62 @@
+//! The stacks, pinned.
+
+use std::sync::Arc;
+
+use terrace_core::{Runtime, Status, StoreExt, testkit};
+
+use super::{Engines, LEVELS, Level, Servers, Stack};
+use crate::config::{Config, Mode};
+
+async fn built(level: &Level, mode: Mode, config: Config) -> (Stack, Arc<Servers>) {
+    let servers = Servers::start(&config, mode, level.cached).await.expect("the engines");
+    let (servers, runtime) = (Arc::new(servers), Runtime::system());
+    let engines =
+        Engines::new(level.number, true, Arc::new(config), Arc::clone(&servers), runtime);
+    ((level.build)(&engines).await.expect("a stack"), servers)
+}
+
+async fn check(mode: Mode, config: Config, text: usize) {
+    for level in LEVELS {
+        let (stack, servers) = built(level, mode, config.clone()).await;
+        assert_eq!(stack.store.to_string(), level.stacks[text].1, "level {}", level.number);
+        let key = testkit::key("a");
+        stack.store.put(key.clone(), testkit::value("1")).await.expect("a write");
+        let record = stack.store.get(&key).await.expect("a read").expect("a record");
+        assert_eq!(record.value.as_str(), "1");
+        assert_ne!(stack.store.inspect().await.status, Status::Down);
+        stack.store.close().await.expect("an end");
+        servers.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn embedded_stacks_are_what_explain_says() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let mut config = Config::default();
+    config.stores.data_dir = directory.path().to_owned();
+    check(Mode::Embedded, config, 0).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn stacks_over_servers_are_what_explain_says() {
+    let mut config = Config::default();
+    config.database.url = terrace_lab::testing::fresh_database();
+    config.cache.url = terrace_lab::testing::redis().url();
+    check(Mode::Servers, config, 1).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn local_servers_are_started_and_end() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let mut config = Config::default();
+    config.stores.data_dir = directory.path().to_owned();
+    check(Mode::Local, config, 1).await;
+}
+
+#[test]
+fn numbers_names_and_order_fit_together() {
+    for level in LEVELS {
+        assert!(level.name.starts_with(&format!("{}-", level.number)));
+    }
+    assert!(LEVELS.is_sorted_by_key(|level| level.number));
+}
