@@ -138,7 +138,8 @@ impl Inspection {
     }
 
     fn gather_notes<'a>(&'a self, notes: &mut Vec<&'a str>) {
-        if self.status != Status::Healthy && !self.note.is_empty() && !notes.contains(&&*self.note) {
+        if self.status != Status::Healthy && !self.note.is_empty() && !notes.contains(&&*self.note)
+        {
             notes.push(&self.note);
         }
         self.children.iter().for_each(|child| child.gather_notes(notes));

@@ -102,8 +102,9 @@ impl Settings {
         flag("--data-dir", "stores.data_dir", directory);
         flag("--host", "server.host", self.host.clone());
         flag("--port-base", "server.port_base", self.port_base.map(|port| port.to_string()));
-        let environment = std::env::vars_os()
-            .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
+        let environment = std::env::vars_os().filter_map(|(name, value)| {
+            Some((name.into_string().ok()?, value.into_string().ok()?))
+        });
         load(&Overrides { file: self.config.clone(), values }, environment)
     }
 }
@@ -153,7 +154,9 @@ fn execute(command: Command) -> Result<(), Failure> {
             };
             run::up(levels, settings.load()?)
         }
-        Command::Serve { level, port, settings } => run::serve(known(level)?, port, settings.load()?),
+        Command::Serve { level, port, settings } => {
+            run::serve(known(level)?, port, settings.load()?)
+        }
         Command::Explain { level, json } => explain::explain(known(level)?, json),
         Command::Doctor { json, settings } => doctor::doctor(&settings.load()?, json),
         Command::Config { json, settings } => config::config(&settings.load()?, json),

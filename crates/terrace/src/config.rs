@@ -259,10 +259,14 @@ impl Config {
             )));
         }
         if self.server.max_value_bytes > terrace_core::Value::MAX_BYTES {
-            return Err(ConfigError::new("server.max_value_bytes is above 1 MiB, the most there is"));
+            return Err(ConfigError::new(
+                "server.max_value_bytes is above 1 MiB, the most there is",
+            ));
         }
         if self.server.port_base > u16::MAX - 10 {
-            return Err(ConfigError::new("server.port_base leaves no room for level 10; take less"));
+            return Err(ConfigError::new(
+                "server.port_base leaves no room for level 10; take less",
+            ));
         }
         if !["text", "json"].contains(&self.log.format.as_str()) {
             return Err(ConfigError::new("log.format must be text or json"));

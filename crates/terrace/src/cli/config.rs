@@ -17,7 +17,11 @@ pub(super) fn config(loaded: &Loaded, as_json: bool) -> Result<(), Failure> {
         return Ok(());
     }
     let rows = loaded.sources.iter().map(|(path, (value, source))| {
-        [path.clone(), if value.is_empty() { "(none)".into() } else { value.clone() }, source.clone()]
+        [
+            path.clone(),
+            if value.is_empty() { "(none)".into() } else { value.clone() },
+            source.clone(),
+        ]
     });
     screen::table(["SETTING", "VALUE", "FROM"], rows);
     screen::line("");

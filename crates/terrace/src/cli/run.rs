@@ -27,7 +27,11 @@ pub(super) fn up(levels: Vec<&'static Level>, loaded: Loaded) -> Result<(), Fail
 }
 
 /// Serves one level, in the default schema of its database.
-pub(super) fn serve(level: &'static Level, port: Option<u16>, loaded: Loaded) -> Result<(), Failure> {
+pub(super) fn serve(
+    level: &'static Level,
+    port: Option<u16>,
+    loaded: Loaded,
+) -> Result<(), Failure> {
     let port = port.unwrap_or(loaded.config.server.port_base + u16::from(level.number));
     run(vec![(level, port)], loaded, false)
 }
@@ -78,10 +82,11 @@ impl Session {
             bound.push((level, bind(&self.config, level, port).await?));
         }
         let cached = bound.iter().any(|(level, _)| level.cached);
-        let servers = match self.unless_stopped(Servers::start(&self.config, self.mode, cached)).await {
-            None => return Ok(()),
-            Some(started) => Arc::new(started.map_err(|error| fatal(&error))?),
-        };
+        let servers =
+            match self.unless_stopped(Servers::start(&self.config, self.mode, cached)).await {
+                None => return Ok(()),
+                Some(started) => Arc::new(started.map_err(|error| fatal(&error))?),
+            };
         let outcome = self.serve_all(bound, &servers).await;
         servers.stop().await;
         outcome
@@ -131,8 +136,9 @@ impl Session {
         let Some(built) = self.unless_stopped((level.build)(&engines)).await else {
             return Ok(None);
         };
-        let Stack { store, caches } = built
-            .map_err(|error| Failure::failed(format!("level {}: {}", level.number, fatal(&error).text)))?;
+        let Stack { store, caches } = built.map_err(|error| {
+            Failure::failed(format!("level {}: {}", level.number, fatal(&error).text))
+        })?;
         let address = listener
             .local_addr()
             .map_err(|error| Failure::failed(format!("a socket has no address: {error}")))?;
@@ -185,9 +191,7 @@ impl Session {
         if let Some(last) = running.last() {
             let url = url(last.address);
             screen::line("Try it:");
-            screen::line(&format!(
-                "  curl {url}/write -H 'content-type: application/json' \\"
-            ));
+            screen::line(&format!("  curl {url}/write -H 'content-type: application/json' \\"));
             screen::line("    -d '{\"key\":\"user:1\",\"value\":\"Ada\"}'");
             screen::line(&format!("  curl {url}/read/user:1"));
             screen::line("");

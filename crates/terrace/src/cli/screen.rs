@@ -1,7 +1,5 @@
 //! What reaches the terminal: the only place that prints.
 
-#![expect(clippy::print_stdout, clippy::print_stderr, reason = "this is the terminal")]
-
 use std::io::{IsTerminal, Write as _};
 
 use comfy_table::{Cell, ContentArrangement, Table, presets};
@@ -14,7 +12,11 @@ pub(super) fn line(text: &str) {
 
 /// Prints why the command failed.
 pub(super) fn error(text: &str) {
-    let _ = writeln!(std::io::stderr(), "{} {text}", paint("31;1", "error:", std::io::stderr().is_terminal()));
+    let _ = writeln!(
+        std::io::stderr(),
+        "{} {text}",
+        paint("31;1", "error:", std::io::stderr().is_terminal())
+    );
 }
 
 /// Text that stands out on a terminal, and plain text elsewhere.
@@ -28,7 +30,10 @@ fn paint(code: &str, text: &str, terminal: bool) -> String {
 }
 
 /// Prints rows under their headings, as wide as the terminal allows.
-pub(super) fn table<const N: usize>(headings: [&str; N], rows: impl IntoIterator<Item = [String; N]>) {
+pub(super) fn table<const N: usize>(
+    headings: [&str; N],
+    rows: impl IntoIterator<Item = [String; N]>,
+) {
     let mut table = Table::new();
     table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Dynamic);
     if !table.is_tty() {

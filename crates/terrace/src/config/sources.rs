@@ -88,8 +88,9 @@ struct Merged {
 
 impl Merged {
     fn defaults() -> Result<Self, ConfigError> {
-        let values = Table::try_from(Config::default())
-            .map_err(|error| ConfigError::new(format!("the defaults cannot be written: {error}")))?;
+        let values = Table::try_from(Config::default()).map_err(|error| {
+            ConfigError::new(format!("the defaults cannot be written: {error}"))
+        })?;
         let mut sources = BTreeMap::new();
         for (section, keys) in &values {
             for key in keys.as_table().into_iter().flat_map(Table::keys) {
@@ -102,7 +103,9 @@ impl Merged {
     fn add_file(&mut self, path: &Path) -> Result<(), ConfigError> {
         let shown = path.display();
         let text = std::fs::read_to_string(path).map_err(|error| {
-            ConfigError::new(format!("{shown} cannot be read: {error}; check the path and its rights"))
+            ConfigError::new(format!(
+                "{shown} cannot be read: {error}; check the path and its rights"
+            ))
         })?;
         let table: Table = text
             .parse()
@@ -145,12 +148,14 @@ impl Merged {
 
     /// Sets a value given as text, in the type that its default has.
     fn set_text(&mut self, path: &str, text: &str, source: String) -> Result<(), ConfigError> {
-        let default = path.split_once('.').and_then(|(section, key)| {
-            self.values.get(section).and_then(|keys| keys.get(key))
-        });
+        let default = path
+            .split_once('.')
+            .and_then(|(section, key)| self.values.get(section).and_then(|keys| keys.get(key)));
         let value = match default {
             Some(Value::Integer(_)) => text.trim().parse().map(Value::Integer).map_err(|_| {
-                ConfigError::new(format!("{path} ({source}) is {text:?}; it must be a whole number"))
+                ConfigError::new(format!(
+                    "{path} ({source}) is {text:?}; it must be a whole number"
+                ))
             })?,
             _ => Value::String(text.to_owned()),
         };
@@ -158,9 +163,9 @@ impl Merged {
     }
 
     fn set(&mut self, path: &str, value: Value, source: String) -> Result<(), ConfigError> {
-        let place = path.split_once('.').and_then(|(section, key)| {
-            self.values.get_mut(section)?.as_table_mut()?.get_mut(key)
-        });
+        let place = path
+            .split_once('.')
+            .and_then(|(section, key)| self.values.get_mut(section)?.as_table_mut()?.get_mut(key));
         let Some(place) = place else {
             let hint = self.suggestion(path);
             return Err(ConfigError::new(format!("{source}: there is no setting {path}{hint}")));
@@ -183,7 +188,8 @@ impl Merged {
             .keys()
             .map(|known| {
                 let short = known.split_once('.').map_or(known.as_str(), |(_, key)| key);
-                let likeness = strsim::jaro_winkler(known, wrong).max(strsim::jaro_winkler(short, wrong));
+                let likeness =
+                    strsim::jaro_winkler(known, wrong).max(strsim::jaro_winkler(short, wrong));
                 (likeness, known)
             })
             .max_by(|a, b| a.0.total_cmp(&b.0))
@@ -235,7 +241,8 @@ mod tests {
             std::fs::write(&path, text).expect("a file");
         }
         let overrides = Overrides { file: file.map(|_| path), values: vec![] };
-        let environment = environment.iter().map(|(name, text)| (name.to_string(), text.to_string()));
+        let environment =
+            environment.iter().map(|(name, text)| (name.to_string(), text.to_string()));
         load(&overrides, environment).map_err(|error| error.to_string())
     }
 
@@ -251,7 +258,10 @@ mod tests {
         assert_eq!(loaded.config.database.pool_max, 4);
         assert_eq!(loaded.config.mode(), Ok(super::super::Mode::Servers));
         let (shown, source) = &loaded.sources["database.url"];
-        assert_eq!((shown.as_str(), source.as_str()), ("postgres://u:***@h/d", "environment, DATABASE_URL"));
+        assert_eq!(
+            (shown.as_str(), source.as_str()),
+            ("postgres://u:***@h/d", "environment, DATABASE_URL")
+        );
     }
 
     #[test]

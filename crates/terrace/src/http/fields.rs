@@ -52,7 +52,7 @@ pub(crate) fn item<'a, T: Deserialize<'a>>(place: &str, raw: &'a RawValue) -> Re
 /// Reads a string.
 ///
 /// # Errors
-/// 422 that names the field, when it is missing, null, another type, or holds half a surrogate pair.
+/// 422 that names the field, when it is missing, null, another type, or has half a surrogate pair.
 pub(crate) fn text<'a>(name: &str, raw: Raw<'a>) -> Result<Cow<'a, str>, Problem> {
     let raw = present(name, raw, "a string")?;
     expect_type(name, raw, "a string")?;

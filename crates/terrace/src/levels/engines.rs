@@ -7,11 +7,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 use terrace_core::{
     Cache, Error, ErrorKind, Invalidations, MemoryCache, MemoryCacheOptions, Result, Runtime, Store,
 };
-use terrace_lab::{LabError, PostgresOptions as LabPostgres, PostgresServer, RedisOptions, RedisServer};
+use terrace_lab::{
+    LabError, PostgresOptions as LabPostgres, PostgresServer, RedisOptions, RedisServer,
+};
 use terrace_layers::NearCacheOptions;
 use terrace_stores::postgres::{ConnectionSource, PoolOptions};
 use terrace_stores::{
-    PostgresOptions, PostgresStore, RedisCache, RedisCacheOptions, SqliteOptions, SqliteStore, sqlite,
+    PostgresOptions, PostgresStore, RedisCache, RedisCacheOptions, SqliteOptions, SqliteStore,
+    sqlite,
 };
 
 use crate::config::{Config, Mode, millis, seconds};
@@ -205,7 +208,8 @@ impl Engines {
         match &*self.servers {
             Servers::Embedded { .. } => {
                 let max_bytes = config.embedded_max_bytes;
-                let options = MemoryCacheOptions { max_bytes, ttl, missing_ttl, ..Default::default() };
+                let options =
+                    MemoryCacheOptions { max_bytes, ttl, missing_ttl, ..Default::default() };
                 let cache = Arc::new(MemoryCache::new(options, self.runtime.clone()));
                 Ok(FarCache { cache: Arc::clone(&cache) as _, feed: cache })
             }

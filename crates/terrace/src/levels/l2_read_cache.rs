@@ -28,8 +28,14 @@ pub(super) static LEVEL: Level = Level {
   a write commits below, then leaves a tombstone with its version in the cache",
     cached: true,
     stacks: [
-        ("embedded", "Observe(Timeout(SingleFlight(CacheAside(memory, ConcurrencyLimit(Coalesce(sqlite))))))"),
-        ("local, servers", "Observe(Timeout(SingleFlight(CacheAside(redis, ConcurrencyLimit(Coalesce(postgres))))))"),
+        (
+            "embedded",
+            "Observe(Timeout(SingleFlight(CacheAside(memory, ConcurrencyLimit(Coalesce(sqlite))))))",
+        ),
+        (
+            "local, servers",
+            "Observe(Timeout(SingleFlight(CacheAside(redis, ConcurrencyLimit(Coalesce(postgres))))))",
+        ),
     ],
     build: |engines| Box::pin(build(engines)) as BoxFuture<'_, _>,
 };

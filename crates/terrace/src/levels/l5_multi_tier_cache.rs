@@ -25,8 +25,14 @@ pub(super) static LEVEL: Level = Level {
                        a gap or silence empties it",
     cached: true,
     stacks: [
-        ("embedded", "Observe(Timeout(NearCache(SingleFlight(CacheAside(memory, ConcurrencyLimit(Coalesce(sqlite)))))))"),
-        ("local, servers", "Observe(Timeout(NearCache(SingleFlight(CacheAside(redis, ConcurrencyLimit(Coalesce(postgres)))))))"),
+        (
+            "embedded",
+            "Observe(Timeout(NearCache(SingleFlight(CacheAside(memory, ConcurrencyLimit(Coalesce(sqlite)))))))",
+        ),
+        (
+            "local, servers",
+            "Observe(Timeout(NearCache(SingleFlight(CacheAside(redis, ConcurrencyLimit(Coalesce(postgres)))))))",
+        ),
     ],
     build: |engines| Box::pin(build(engines)) as BoxFuture<'_, _>,
 };

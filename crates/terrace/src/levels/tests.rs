@@ -10,8 +10,7 @@ use crate::config::{Config, Mode};
 async fn built(level: &Level, mode: Mode, config: Config) -> (Stack, Arc<Servers>) {
     let servers = Servers::start(&config, mode, level.cached).await.expect("the engines");
     let (servers, runtime) = (Arc::new(servers), Runtime::system());
-    let engines =
-        Engines::new(level.number, true, Arc::new(config), Arc::clone(&servers), runtime);
+    let engines = Engines::new(level.number, true, Arc::new(config), Arc::clone(&servers), runtime);
     ((level.build)(&engines).await.expect("a stack"), servers)
 }
 

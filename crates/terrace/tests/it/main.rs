@@ -1,5 +1,10 @@
 //! The integration tests of the server: one binary.
 
+#[expect(
+    clippy::expect_used,
+    clippy::disallowed_methods,
+    reason = "a test fails by panicking, and the program under test runs in real time"
+)]
 mod program;
 
 mod routes {

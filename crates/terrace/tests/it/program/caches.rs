@@ -68,7 +68,8 @@ async fn trouble(level: u8) {
     let redis = own_redis(directory.path()).await;
     let database = terrace_lab::testing::fresh_database();
     let cache = redis.url();
-    let program = Program::serve(level, &Stores::Servers { database: &database, cache: &cache }).await;
+    let program =
+        Program::serve(level, &Stores::Servers { database: &database, cache: &cache }).await;
     program.becomes("healthy").await;
     let load = Arc::new(Load {
         program,

@@ -18,7 +18,13 @@ const ACKNOWLEDGED: usize = 400;
 type Acknowledged = Arc<Mutex<HashMap<String, usize>>>;
 
 /// Writes growing numbers to a few keys until the program is gone.
-async fn write_until_gone(program: Arc<Program>, writer: usize, from: usize, seen: Acknowledged, count: Arc<AtomicUsize>) {
+async fn write_until_gone(
+    program: Arc<Program>,
+    writer: usize,
+    from: usize,
+    seen: Acknowledged,
+    count: Arc<AtomicUsize>,
+) {
     for number in from.. {
         let key = format!("w{writer}-{}", number % 5);
         if !program.write(&key, &number.to_string()).await {

@@ -4,6 +4,9 @@ use std::process::Output;
 
 use super::{free_port, terrace};
 
+/// Arguments, environment, the exit code, and what the error must say.
+type Case<'a> = (&'a [&'a str], &'a [(&'a str, &'a str)], i32, &'a [&'a str]);
+
 async fn run(arguments: &[&str], environment: &[(&str, &str)]) -> (Option<i32>, String, String) {
     let directory = tempfile::tempdir().expect("a directory");
     let mut command = terrace(arguments);
@@ -21,7 +24,7 @@ async fn what_is_wrong_is_said_with_the_next_step() {
     let nobody = format!("postgres://u:hush@127.0.0.1:{}/d", free_port());
     let database = terrace_lab::testing::fresh_database();
     let wrong_password = database.replacen(":", ":x", 2).replacen(":x//", "://", 1);
-    let cases: [(&[&str], &[(&str, &str)], i32, &[&str]); 9] = [
+    let cases: [Case<'_>; 9] = [
         (&["serve", "3"], &[], 2, &["no level 3", "0, 1, 2, 5"]),
         (&["serve", "1", "--port", &port], &[], 1, &["is in use", "--port-base"]),
         (&["serve", "1", "--config", "none.toml"], &[], 2, &["none.toml", "cannot be read"]),
