@@ -1,8 +1,8 @@
 //! What checks stores, layers and caches: contract suites, a scripted store, stores with faults.
 //!
 //! - [`store_contract!`](crate::store_contract) makes one test of each property that every
-//!   [`Store`](crate::Store) keeps, leaf or layer, on any engine.
-//! - [`cache_contract!`](crate::cache_contract) does the same for every [`Cache`](crate::Cache).
+//!   [`Store`] keeps, leaf or layer, on any engine.
+//! - [`cache_contract!`](crate::cache_contract) does the same for every [`Cache`].
 //! - [`Scripted`] hands each call to the test, which answers when and how it likes: the way to force
 //!   a race without a sleep.
 //! - [`FaultyStore`] and [`FaultyCache`] delay, fail, and lose replies as a seed decides.
