@@ -174,6 +174,19 @@ impl Error {
         self.kind().is_retryable()
     }
 
+    /// What the log knows beyond the message: the facts and the chain of causes, in one line. For the
+    /// operator, not for clients; empty when there is nothing.
+    pub fn particulars(&self) -> String {
+        let facts = self.0.context.iter().map(|(name, value)| format!("{name} {value}"));
+        let mut all: Vec<String> = facts.collect();
+        let mut source = self.source();
+        while let Some(cause) = source {
+            all.push(cause.to_string());
+            source = cause.source();
+        }
+        all.join(": ")
+    }
+
     fn inner(&mut self) -> &mut Inner {
         Arc::make_mut(&mut self.0)
     }
@@ -234,6 +247,7 @@ mod tests {
             "unavailable during read: try again, shard=2: connection refused"
         );
         assert_eq!(error.message(), "try again");
+        assert_eq!(error.particulars(), "shard 2: connection refused");
     }
 
     #[test]

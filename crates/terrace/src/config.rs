@@ -38,6 +38,8 @@ pub struct ServerConfig {
     pub host: String,
     /// Level N listens on this port + N. Default 8000.
     pub port_base: u16,
+    /// Threads that serve requests. Default 0: one fewer than there are cores, at least one.
+    pub worker_threads: usize,
     /// A request is answered within this time, in milliseconds. Default 5000.
     pub request_timeout_ms: u64,
     /// A client sends its headers within this time, in milliseconds. Default 10 000.
@@ -60,6 +62,7 @@ impl Default for ServerConfig {
         Self {
             host: "127.0.0.1".into(),
             port_base: 8000,
+            worker_threads: 0,
             request_timeout_ms: 5_000,
             header_timeout_ms: 10_000,
             body_timeout_ms: 10_000,

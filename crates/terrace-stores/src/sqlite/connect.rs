@@ -1,5 +1,6 @@
 //! Opens connections, sets them up, and asks SQLite what it really does.
 
+use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use rusqlite::{Connection, OpenFlags};
@@ -47,6 +48,16 @@ pub(super) fn prepare_path(path: &Path) -> Result<PathBuf> {
             .with("path", path.display().to_string())
             .caused_by(error)
     })
+}
+
+/// The right to open a database of this directory for the first time, until it is dropped.
+///
+/// SQLite refuses, and does not wait, when several processes switch a new file to its log at once.
+/// The directory is locked, because closing any handle of the file itself would end SQLite's locks.
+/// Where directories cannot be locked, opening is as it was.
+pub(super) fn turn(path: &Path) -> Option<File> {
+    let directory = File::open(path.parent()?).ok()?;
+    directory.lock().is_ok().then_some(directory)
 }
 
 /// The first connection: refuses what is not Terrace's before it changes anything.

@@ -61,8 +61,10 @@ impl SqliteStore {
     /// [`ErrorKind::Corrupt`] when it is damaged.
     pub fn open(mut options: SqliteOptions, runtime: Runtime) -> Result<Self> {
         options.path = connect::prepare_path(&options.path)?;
+        let turn = connect::turn(&options.path);
         let (mut connection, engine) = connect::first(&options)?;
         let history = schema::migrate(&mut connection, &runtime)?;
+        drop(turn);
         let durability = engine.durability();
         let shared = Arc::new(Shared {
             history,
@@ -248,7 +250,11 @@ impl Store for SqliteStore {
                 std::mem::take(&mut *self.threads.lock().unwrap_or_else(PoisonError::into_inner));
             // They have done their work, so joining them takes no time worth mentioning.
             let panicked = threads.into_iter().map(JoinHandle::join).filter(|end| end.is_err());
-            match panicked.count() {
+            let panicked = panicked.count();
+            // Two connections that close together leave the log behind, each for the other. The log
+            // is empty by now; whoever closes alone removes it.
+            drop(connect::another(&self.shared.options));
+            match panicked {
                 0 => Ok(()),
                 _ => Err(failure::dead().during("close")),
             }

@@ -40,6 +40,7 @@ fn run(plan: Vec<(&'static Level, u16)>, loaded: Loaded, up: bool) -> Result<(),
     let mode = loaded.config.mode()?;
     logging::start(&loaded.config.log)?;
     let tokio = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(workers(&loaded.config))
         .enable_all()
         .build()
         .map_err(|error| Failure::failed(format!("threads cannot be started: {error}")))?;
@@ -53,6 +54,15 @@ fn run(plan: Vec<(&'static Level, u16)>, loaded: Loaded, up: bool) -> Result<(),
     // What is still running by now was given its time to end.
     tokio.shutdown_timeout(Duration::from_millis(200));
     outcome
+}
+
+/// How many threads serve requests. The engines need a core, too, and a thread more than there are
+/// cores to run it costs more in switching than it brings.
+fn workers(config: &Config) -> usize {
+    match config.server.worker_threads {
+        0 => std::thread::available_parallelism().map_or(1, |cores| cores.get() - 1).max(1),
+        chosen => chosen,
+    }
 }
 
 /// One run of the program.
@@ -234,8 +244,10 @@ async fn bind(config: &Config, level: &Level, port: u16) -> Result<TcpListener, 
 
 /// What stops a start, with its cause, for the person who started it.
 fn fatal(error: &terrace_core::Error) -> Failure {
-    let cause = std::error::Error::source(error).map(|cause| format!(" ({cause})"));
-    Failure::failed(format!("{}{}", error.message(), cause.unwrap_or_default()))
+    Failure::failed(match error.particulars() {
+        none if none.is_empty() => error.message().to_owned(),
+        why => format!("{} ({why})", error.message()),
+    })
 }
 
 fn limits(config: &Config) -> Limits {

@@ -188,6 +188,10 @@ impl Merged {
             .keys()
             .map(|known| {
                 let short = known.split_once('.').map_or(known.as_str(), |(_, key)| key);
+                // A part of a name means that name.
+                if known.starts_with(wrong) || short.starts_with(wrong) {
+                    return (1.0, known);
+                }
                 let likeness =
                     strsim::jaro_winkler(known, wrong).max(strsim::jaro_winkler(short, wrong));
                 (likeness, known)

@@ -31,7 +31,12 @@ async fn what_is_wrong_is_said_with_the_next_step() {
         (&["serve", "1"], &[("TERRACE_SERVER_HOTS", "x")], 2, &["did you mean server.host?"]),
         (&["serve", "1", "--stores", "servers"], &[], 1, &["DATABASE_URL"]),
         (&["serve", "2"], &[("DATABASE_URL", &nobody)], 1, &["REDIS_URL"]),
-        (&["serve", "1", "--port", "0"], &[("DATABASE_URL", &nobody)], 1, &["127.0.0.1"]),
+        (
+            &["serve", "1", "--port", "0"],
+            &[("DATABASE_URL", &nobody)],
+            1,
+            &["host and port", "127.0.0.1"],
+        ),
         (&["serve", "1", "--port", "0"], &[("DATABASE_URL", &wrong_password)], 1, &["password"]),
         (&["serve", "1", "--port", "0", "--data-dir", "/proc/none"], &[], 1, &["--data-dir"]),
     ];
