@@ -274,18 +274,19 @@ fn url(address: SocketAddr) -> String {
 
 /// One log line for each change of a level's health.
 async fn watch_health(level: u8, store: Arc<dyn Store>, runtime: Runtime) {
-    let mut last = (Status::Healthy, String::new());
+    let mut last = Status::Healthy;
     loop {
+        // First a pause: what is not connected yet at the start is no change.
+        runtime.sleep(WATCH_EVERY).await;
         let tree = store.inspect().await;
         let why = tree.reason();
-        if tree.status != last.0 {
+        if tree.status != last {
             match tree.status {
                 Status::Healthy => tracing::info!(level, "healthy again"),
                 status => tracing::warn!(level, %status, why, "level changed"),
             }
-            last = (tree.status, why);
+            last = tree.status;
         }
-        runtime.sleep(WATCH_EVERY).await;
     }
 }
 
