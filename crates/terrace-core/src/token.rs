@@ -89,15 +89,8 @@ impl Token {
         }
     }
 
-    fn marks(&self) -> impl Iterator<Item = (&Arc<str>, Position)> {
-        let first = self.first.iter().map(|(name, position)| (name, *position));
-        first.chain(self.rest.iter().map(|(name, position)| (name, *position)))
-    }
-}
-
-impl fmt::Display for Token {
-    /// Base64url of a version byte and, for each history, its name and position.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    /// The bytes of a token, for storage: a version byte and, for each history, its name and position.
+    pub fn to_bytes(&self) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(40);
         bytes.push(Self::FORMAT);
         for (name, position) in self.marks() {
@@ -108,16 +101,15 @@ impl fmt::Display for Token {
             put_varint(&mut bytes, position.epoch);
             put_varint(&mut bytes, position.offset);
         }
-        f.write_str(&URL_SAFE_NO_PAD.encode(bytes))
+        bytes
     }
-}
 
-impl FromStr for Token {
-    type Err = Error;
-
-    fn from_str(text: &str) -> Result<Self> {
-        let wrong = || Error::invalid("token is not one that Terrace gave; send it back unchanged");
-        let bytes = URL_SAFE_NO_PAD.decode(text).map_err(|_| wrong())?;
+    /// Reads what [`Token::to_bytes`] gave. `name_of` makes the name of each history, so that
+    /// whoever reads many tokens may share the names.
+    ///
+    /// # Errors
+    /// [`ErrorKind::InvalidInput`](crate::ErrorKind::InvalidInput) for any other bytes.
+    pub fn from_bytes(bytes: &[u8], name_of: impl Fn(&str) -> Arc<str>) -> Result<Self> {
         let (&format, mut rest) = bytes.split_first().ok_or_else(wrong)?;
         if format != Self::FORMAT {
             return Err(wrong());
@@ -129,11 +121,36 @@ impl FromStr for Token {
             let name = std::str::from_utf8(name).map_err(|_| wrong())?;
             let (epoch, tail) = take_varint(tail).ok_or_else(wrong)?;
             let (offset, tail) = take_varint(tail).ok_or_else(wrong)?;
-            token.merge(&Self::of(name, Position { epoch, offset }));
+            token.merge(&Self::of(name_of(name), Position { epoch, offset }));
             rest = tail;
         }
         Err(wrong())
     }
+
+    fn marks(&self) -> impl Iterator<Item = (&Arc<str>, Position)> {
+        let first = self.first.iter().map(|(name, position)| (name, *position));
+        first.chain(self.rest.iter().map(|(name, position)| (name, *position)))
+    }
+}
+
+impl fmt::Display for Token {
+    /// Base64url of [`Token::to_bytes`].
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&URL_SAFE_NO_PAD.encode(self.to_bytes()))
+    }
+}
+
+impl FromStr for Token {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let bytes = URL_SAFE_NO_PAD.decode(text).map_err(|_| wrong())?;
+        Self::from_bytes(&bytes, |name| name.into())
+    }
+}
+
+fn wrong() -> Error {
+    Error::invalid("token is not one that Terrace gave; send it back unchanged")
 }
 
 /// LEB128, as in DWARF and protobuf: seven bits a byte, low bits first.
@@ -183,6 +200,8 @@ mod tests {
         #[test]
         fn text_keeps_what_is_asked(token in tokens()) {
             prop_assert_eq!(asks(&token.to_string().parse().unwrap()), asks(&token));
+            let bytes = token.to_bytes();
+            prop_assert_eq!(asks(&Token::from_bytes(&bytes, |name| name.into()).unwrap()), asks(&token));
         }
 
         #[test]

@@ -37,6 +37,9 @@ pub struct CacheAsideOptions {
     /// How many keys whose invalidation could not be delivered are remembered one by one. Beyond
     /// that no key is trusted until the cache has been cleared. 100 000.
     pub max_undelivered: usize,
+    /// How long a write of unknown outcome may still take effect: its keys are invalidated at once
+    /// and again after this. Must be longer than the database's statement timeout. 15 s.
+    pub doubt: Duration,
     /// How long to wait before an invalidation is tried again; doubles up to
     /// [`CacheAsideOptions::max_retry`]. 50 ms.
     pub retry: Duration,
@@ -52,6 +55,7 @@ impl Default for CacheAsideOptions {
             fill_wait: Duration::from_millis(50),
             max_load: Duration::from_secs(30),
             max_undelivered: 100_000,
+            doubt: Duration::from_secs(15),
             retry: Duration::from_millis(50),
             max_retry: Duration::from_secs(5),
         }

@@ -329,6 +329,10 @@ impl Near {
             .gauge("keys", figure("keys"), Unit::Count)
             .gauge("bytes", figure("bytes"), Unit::Bytes)
             .gauge("max_bytes", figure("max_bytes"), Unit::Bytes);
+        let tree = match self.memory.options().max_entries {
+            Some(most) => tree.gauge("max_keys", most, Unit::Count),
+            None => tree,
+        };
         let tree = match self.is_trusted(now) {
             true => tree,
             false => {

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::fmt;
-use std::hash::{BuildHasher, RandomState};
+use std::hash::{BuildHasher, BuildHasherDefault, Hash, Hasher, RandomState};
 use std::panic::AssertUnwindSafe;
 use std::slice;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -64,11 +64,24 @@ pub struct SingleFlight {
 /// What reads of single keys are under way or next.
 #[derive(Debug)]
 struct Flights {
-    shards: [Mutex<HashMap<Key, Runway>>; Flights::SHARDS],
+    shards: [Mutex<Shard>; Flights::SHARDS],
     hasher: RandomState,
     reads: AtomicU64,
     shared: AtomicU64,
 }
+
+type Shard = HashMap<Hashed, Runway, BuildHasherDefault<Ready>>;
+
+/// A key and its hash, which is worked out once a read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Hashed {
+    hash: u64,
+    key: Key,
+}
+
+/// Takes the hash that a [`Hashed`] brings.
+#[derive(Debug, Default)]
+struct Ready(u64);
 
 /// A key of which a read is under way.
 #[derive(Debug, Default)]
@@ -97,7 +110,7 @@ enum Role {
 /// The right to read a key now. Whatever ends it, the next read gets its turn.
 struct Turn {
     flights: Arc<Flights>,
-    key: Key,
+    key: Hashed,
 }
 
 impl SingleFlight {
@@ -137,16 +150,17 @@ impl SingleFlight {
     }
 
     fn role(&self, key: &Key, deadline: Deadline) -> Role {
-        let mut shard = self.flights.shard(key);
+        let key = self.flights.hashed(key);
+        let mut shard = self.flights.shard(&key);
         let runway = match shard.entry(key.clone()) {
             Entry::Vacant(place) => {
                 #[cfg(feature = "mutants")]
                 if self.joins_running {
                     let (next, flight) = self.next(deadline);
-                    return self.lead_in_public(place.insert(Runway::default()), key, next, flight);
+                    return self.lead_in_public(place.insert(Runway::default()), &key, next, flight);
                 }
                 place.insert(Runway::default());
-                return Role::Lead(Turn { flights: Arc::clone(&self.flights), key: key.clone() });
+                return Role::Lead(Turn { flights: Arc::clone(&self.flights), key });
             }
             Entry::Occupied(place) => place.into_mut(),
         };
@@ -168,7 +182,7 @@ impl SingleFlight {
         let flight: Flight = Box::pin(async move {
             let (turn, deadline) = cleared.await.map_err(|_| broken())?;
             let how = ReadOptions { deadline, ..ReadOptions::default() };
-            let read = AssertUnwindSafe(inner.read(slice::from_ref(&turn.key), &how));
+            let read = AssertUnwindSafe(inner.read(slice::from_ref(&turn.key.key), &how));
             // A panic would be raised again in every reader; they get an error instead.
             one(read.catch_unwind().await.unwrap_or_else(|_| Err(broken()))?)
         });
@@ -180,7 +194,7 @@ impl SingleFlight {
     fn lead_in_public(
         &self,
         runway: &mut Runway,
-        key: &Key,
+        key: &Hashed,
         next: Next,
         flight: Shared<Flight>,
     ) -> Role {
@@ -205,21 +219,45 @@ impl Flights {
         }
     }
 
-    fn shard(&self, key: &Key) -> MutexGuard<'_, HashMap<Key, Runway>> {
-        #[expect(clippy::cast_possible_truncation, reason = "any bits of the hash will do")]
-        let shard = self.hasher.hash_one(key) as usize % Self::SHARDS;
+    fn hashed(&self, key: &Key) -> Hashed {
+        Hashed { hash: self.hasher.hash_one(key), key: key.clone() }
+    }
+
+    fn shard(&self, key: &Hashed) -> MutexGuard<'_, Shard> {
+        // Bits from the middle: the map uses those at both ends.
+        let shard = (key.hash >> 32) as usize % Self::SHARDS;
         // Every change of a map is complete when a panic could happen, so poison means nothing.
         self.shards[shard].lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Hash for Hashed {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        state.write_u64(self.hash);
+    }
+}
+
+impl Hasher for Ready {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write_u64(&mut self, hash: u64) {
+        self.0 = hash;
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.0 = self.0.rotate_left(8) ^ u64::from(*byte);
+        }
     }
 }
 
 impl Drop for Turn {
     fn drop(&mut self) {
         let mut shard = self.flights.shard(&self.key);
-        let Some(next) = shard.get_mut(&self.key).and_then(|runway| runway.next.take()) else {
-            shard.remove(&self.key);
-            return;
-        };
+        let Some(next) = shard.remove(&self.key).and_then(|runway| runway.next) else { return };
+        shard.insert(self.key.clone(), Runway::default());
         drop(shard);
         let turn = Self { flights: Arc::clone(&self.flights), key: self.key.clone() };
         // Readers that have gone give the turn back: dropping it passes it on again.

@@ -60,8 +60,11 @@ use terrace_core::{
 };
 
 use batches::{Batches, WORKERS};
+use changes::Fill;
+use entry::Histories;
 use health::Counters;
 use link::Link;
+use lookups::Found;
 use names::Names;
 pub use options::RedisCacheOptions;
 use subscription::Subscription;
@@ -86,13 +89,33 @@ struct Shared {
     address: String,
     names: Names,
     link: Link,
-    batches: Batches,
+    reads: Batches<Key, Found>,
+    fills: Batches<Fill, ()>,
+    invalidations: Batches<(Key, Version), ()>,
+    histories: Histories,
     counters: Counters,
 }
 
 impl Shared {
     fn runtime(&self) -> &Runtime {
         &self.link.runtime
+    }
+
+    /// Keeps the connection and sends the batches.
+    fn start(self: &Arc<Self>) -> Vec<Task> {
+        let mut tasks = Vec::with_capacity(1 + 3 * WORKERS);
+        let this = Arc::clone(self);
+        tasks.push(self.spawn("redis-connection", async move { this.link.keep().await }));
+        for _ in 0..WORKERS {
+            let this = Arc::clone(self);
+            tasks.push(self.spawn("redis-reads", async move { this.send_reads().await }));
+            let this = Arc::clone(self);
+            tasks.push(self.spawn("redis-fills", async move { this.send_fills().await }));
+            let this = Arc::clone(self);
+            let work = async move { this.send_invalidations().await };
+            tasks.push(self.spawn("redis-invalidations", work));
+        }
+        tasks
     }
 
     fn spawn(&self, name: &'static str, work: impl Future<Output = ()> + Send + 'static) -> Task {
@@ -115,15 +138,18 @@ impl RedisCache {
             Error::invalid("the Redis URL cannot be used; write redis://host[:port][/database]")
         })?;
         let link = Link::new(client, names.clone(), options.clone(), runtime);
-        let (batches, counters) = (Batches::new(), Counters::default());
-        let shared = Arc::new(Shared { options, address, names, link, batches, counters });
-        let mut tasks = Vec::with_capacity(1 + WORKERS);
-        let keeper = Arc::clone(&shared);
-        tasks.push(shared.spawn("redis-connection", async move { keeper.link.keep().await }));
-        for _ in 0..WORKERS {
-            let worker = Arc::clone(&shared);
-            tasks.push(shared.spawn("redis-batches", async move { worker.send_batches().await }));
-        }
+        let shared = Arc::new(Shared {
+            options,
+            address,
+            names,
+            link,
+            reads: Batches::new(),
+            fills: Batches::new(),
+            invalidations: Batches::new(),
+            histories: Histories::default(),
+            counters: Counters::default(),
+        });
+        let tasks = shared.start();
         shared.link.tried().await;
         Ok(Self { shared, tasks: Mutex::new(tasks) })
     }
@@ -164,7 +190,9 @@ impl Cache for RedisCache {
     fn close(&self) -> BoxFuture<'_, Result<()>> {
         Box::pin(async move {
             self.shared.link.close();
-            self.shared.batches.close();
+            self.shared.reads.close();
+            self.shared.fills.close();
+            self.shared.invalidations.close();
             let tasks = {
                 let mut tasks = self.tasks.lock().unwrap_or_else(PoisonError::into_inner);
                 std::mem::take(&mut *tasks)

@@ -21,6 +21,7 @@ mod endpoint;
 mod etag;
 mod fields;
 mod headers;
+mod http_date;
 mod json;
 mod openapi;
 mod operations;
@@ -40,7 +41,8 @@ pub use server::{bind, serve};
 pub struct Service {
     /// Which level this is.
     pub level: LevelInfo,
-    /// The level's stack.
+    /// The level's stack. It must end every call by its deadline, as `terrace_layers::Timeout` at
+    /// its top does: nothing else bounds how long a request may take.
     pub store: Arc<dyn Store>,
     /// What `POST /clear-cache` empties, nearest first.
     pub caches: Vec<Arc<dyn ClearCache>>,
@@ -94,7 +96,7 @@ pub struct Limits {
     pub idle_time: Duration,
     /// How long a body may take (408). Default 10 s.
     pub body_time: Duration,
-    /// How long the store may take for a request (504). Default 5 s.
+    /// How long the store may take for a request (504): the deadline it is given. Default 5 s.
     pub request_time: Duration,
     /// How long a client may take nothing of an answer; then the connection is closed. Default
     /// 10 s.

@@ -66,7 +66,9 @@ impl Far {
 
     /// Offers what was loaded, waiting no longer than this.
     pub(super) async fn fill(&self, offers: Vec<Offer>, wait: Duration, deadline: Deadline) {
-        let _ = self.call(wait, deadline, self.cache.fill(offers)).await;
+        // Not a `call`: a cache that is full refuses fills and still has to hear of writes.
+        let until = Deadline::at(self.runtime.now() + wait).min(deadline);
+        let _ = self.runtime.within(until, self.cache.fill(offers)).await;
     }
 
     /// Delivers invalidations, or fails within the timeout.

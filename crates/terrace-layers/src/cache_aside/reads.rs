@@ -1,5 +1,6 @@
 //! How `CacheAside` reads.
 
+use std::slice;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
@@ -36,10 +37,17 @@ impl Shared {
         // here, or else its tombstone there. (Looked at afterwards, a tombstone that is delivered
         // in between would let through what was got before it.)
         let listed = self.listed(keys);
-        let Some(lookups) = self.far.get(keys, how.deadline).await else {
+        let Some(mut lookups) = self.far.get(keys, how.deadline).await else {
             self.bypassed.fetch_add(keys.len() as u64, Ordering::Relaxed);
             return self.inner.read(keys, how).await;
         };
+        // Nearly every read is of one key, and goes without the lists of many.
+        if let [key] = keys
+            && listed.is_empty()
+            && let Some(lookup) = lookups.pop()
+        {
+            return self.complete_one(key, how, judge(lookup, how), begun).await;
+        }
         let mut found: Vec<Found> = lookups.into_iter().map(|it| judge(it, how)).collect();
         for index in listed {
             found[index] = Found::Missing(None);
@@ -55,6 +63,28 @@ impl Shared {
         }
         self.keep_delivering();
         self.undelivered.which(keys)
+    }
+
+    async fn complete_one(
+        self: &Arc<Self>,
+        key: &Key,
+        how: &ReadOptions,
+        found: Found,
+        begun: Instant,
+    ) -> Result<Vec<Read>> {
+        let lease = match found {
+            Found::Hit(read) => {
+                self.hits.fetch_add(1, Ordering::Relaxed);
+                return Ok(vec![read]);
+            }
+            Found::Missing(lease) => lease,
+        };
+        self.misses.fetch_add(1, Ordering::Relaxed);
+        let loaded = self.inner.read(slice::from_ref(key), how).await?;
+        if let (Some(lease), [read]) = (lease, loaded.as_slice()) {
+            self.offer(vec![offer(key.clone(), lease, read, how)], how, begun).await;
+        }
+        Ok(loaded)
     }
 
     /// Loads what is missing and answers all.

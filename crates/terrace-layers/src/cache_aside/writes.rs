@@ -19,10 +19,14 @@ pub(super) async fn write(
     batch: Vec<Write>,
     how: &WriteOptions,
 ) -> Result<Vec<Receipt>> {
-    shared.open()?;
     let (reply, answer) = oneshot::channel();
     let (task, how) = (Arc::clone(shared), how.clone());
     let doubt = Doubt::new(Arc::clone(shared), &batch);
+    // Looked at once this write is counted: `close` either waits for it or has refused it.
+    if let Err(closed) = shared.open() {
+        doubt.settled();
+        return Err(closed);
+    }
     let work = async move {
         let result = task.write(batch, &how, doubt).await;
         let _ = reply.send(result);
@@ -76,23 +80,43 @@ impl Shared {
         #[cfg(feature = "mutants")]
         if self.mutant == Some(super::Mutant::InvalidatesFirst) {
             let early: Vec<_> = doubt.keys.iter().map(|key| (key.clone(), Version::NONE)).collect();
-            self.deliver(early, how.deadline).await;
+            self.deliver(early).await;
             let result = self.inner.write(batch, how).await;
             doubt.settled();
             return result;
         }
         let result = self.inner.write(batch, how).await;
-        self.deliver(written(&doubt.keys, &result), how.deadline).await;
+        let written = written(&doubt.keys, &result);
+        if written.iter().any(|(_, version)| *version == Version::UNKNOWN) {
+            self.deliver_again(written.clone());
+        }
+        self.deliver(written).await;
         doubt.settled();
         result
     }
 
+    /// Tells the cache once more, when a write in doubt must have ended: a cache that lost its
+    /// memory meanwhile (a flush, a restart) lost the tombstone, too.
+    fn deliver_again(self: &Arc<Self>, written: Vec<(Key, Version)>) {
+        let (weak, runtime) = (Arc::downgrade(self), self.runtime.clone());
+        let wait = self.options.doubt;
+        let work = async move {
+            runtime.sleep(wait).await;
+            if let Some(shared) = weak.upgrade() {
+                shared.deliver(written).await;
+            }
+        };
+        self.runtime.spawn("cache-aside doubt", work).detach();
+    }
+
     /// Tells the cache, or lists the keys; returns when one of the two is done.
-    async fn deliver(self: &Arc<Self>, written: Vec<(Key, Version)>, deadline: Deadline) {
+    async fn deliver(self: &Arc<Self>, written: Vec<(Key, Version)>) {
         if written.is_empty() {
             return;
         }
-        if !self.far.is_resting() && self.far.invalidate(&written, deadline).await.is_ok() {
+        // Always tried, also when lookups have just failed, and never cut short by the caller's
+        // deadline: other instances read what it would have removed. The cache's timeout bounds it.
+        if self.far.invalidate(&written, Deadline::NEVER).await.is_ok() {
             self.undelivered.delivered(&written);
             return;
         }

@@ -1,5 +1,6 @@
 //! Reads: one statement a batch, answers in the order asked.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -35,18 +36,30 @@ impl Work for ReadKeys<'_> {
     const OPERATION: &'static str = "read";
 
     async fn run(&self, connection: &Connection, _: &Progress) -> Result<Vec<Read>, Failure> {
-        let keys = self.keys.iter().map(Key::as_str).collect::<Vec<_>>();
+        // A key that is asked for many times is read once: its value may be large.
+        let mut keys = Vec::with_capacity(self.keys.len());
+        let mut places = HashMap::with_capacity(self.keys.len());
+        let mut place_of = |key| {
+            *places.entry(key).or_insert_with(|| {
+                keys.push(key.as_str());
+                keys.len() - 1
+            })
+        };
+        let asked = self.keys.iter().map(&mut place_of).collect::<Vec<_>>();
         let rows = connection.run(Sql::Read, &[&keys]).await?;
-        let mut answers = self.keys.iter().map(|_| self.missing()).collect::<Vec<_>>();
+        let mut found = keys.iter().map(|_| self.missing()).collect::<Vec<_>>();
         for row in rows {
             let place = row.try_get::<_, i64>(0).map_err(corrupt)?;
             let place = usize::try_from(place).unwrap_or(0).wrapping_sub(1);
-            if let (Some(key), Some(answer)) = (self.keys.get(place), answers.get_mut(place)) {
+            if let (Some(key), Some(answer)) = (keys.get(place), found.get_mut(place)) {
                 *answer = self.answer(key, &row)?;
             }
         }
-        self.prove(connection, &mut answers).await?;
-        Ok(answers)
+        self.prove(connection, &mut found).await?;
+        if found.len() == asked.len() {
+            return Ok(found);
+        }
+        Ok(asked.into_iter().map(|place| found[place].clone()).collect())
     }
 }
 
@@ -61,10 +74,11 @@ impl ReadKeys<'_> {
         }
     }
 
-    fn answer(&self, key: &Key, row: &Row) -> Result<Read, Failure> {
+    fn answer(&self, key: &str, row: &Row) -> Result<Read, Failure> {
         let version = version(row.try_get(1).map_err(corrupt)?);
         let deleted = row.try_get::<_, bool>(2).map_err(corrupt)?;
-        let record = if deleted { None } else { Some(record(key.clone(), version, row, 3)?) };
+        let key = || Key::new(key).map_err(not_allowed);
+        let record = if deleted { None } else { Some(record(key()?, version, row, 3)?) };
         Ok(Read { record, version, token: token(self.history, version), ..self.missing() })
     }
 
@@ -90,6 +104,9 @@ impl ReadKeys<'_> {
     }
 }
 
+/// The most bytes of values in one page; a page that would be larger ends early.
+const MAX_PAGE_BYTES: i64 = 16 * 1024 * 1024;
+
 /// Records in the order of their keys.
 pub(super) struct ScanPage<'a>(pub(super) &'a Scan);
 
@@ -103,13 +120,23 @@ impl Work for ScanPage<'_> {
         let after = scan.after.as_ref().map_or("", Key::as_str);
         let end = end_of(&scan.prefix);
         let limit = i64::try_from(scan.limit.saturating_add(1)).unwrap_or(i64::MAX);
-        let rows = connection.run(Sql::Scan, &[&after, &scan.prefix, &end, &limit]).await?;
+        let parameters: [super::statements::Parameter<'_>; 5] =
+            [&after, &scan.prefix, &end, &limit, &MAX_PAGE_BYTES];
+        let rows = connection.run(Sql::Scan, &parameters).await?;
         let records = rows.iter().map(|row| {
             let key = Key::new(row.try_get::<_, &str>(0).map_err(corrupt)?).map_err(not_allowed)?;
             let version = version(row.try_get(1).map_err(corrupt)?);
             record(key, version, row, 2)
         });
-        Ok(Page::cut(records.collect::<Result<_, Failure>>()?, scan.limit, Origin::Primary))
+        let records = records.collect::<Result<Vec<_>, Failure>>()?;
+        let mut left = usize::try_from(MAX_PAGE_BYTES).unwrap_or(usize::MAX);
+        let fitting = records.iter().take_while(|record| {
+            let fits = left > 0;
+            left = left.saturating_sub(record.value.as_str().len());
+            fits
+        });
+        let limit = scan.limit.min(fitting.count().max(1));
+        Ok(Page::cut(records, limit, Origin::Primary))
     }
 }
 

@@ -10,9 +10,10 @@ use terrace_core::Timestamp;
 /// One statement of requests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Sql {
-    /// Records by key, each with its place in the parameter.
+    /// Records by distinct keys, each with its place in the parameter.
     Read,
-    /// Records after a key, from a key, below a key, at most so many.
+    /// Records after a key, from a key, below a key, at most so many, and of so many bytes: one more
+    /// than the one whose value reaches them.
     Scan,
     /// The latest version that was drawn.
     Latest,
@@ -57,21 +58,28 @@ impl Sql {
                  JOIN records r ON r.key = u.k"
             }
             Self::Scan => {
-                "SELECT key, version, created_at, updated_at, value FROM records \
-                 WHERE key > $1 AND key >= $2 AND key < $3 AND NOT deleted ORDER BY key LIMIT $4"
+                "SELECT key, version, created_at, updated_at, value FROM ( \
+                   SELECT key, version, created_at, updated_at, value, \
+                     sum(octet_length(value)) OVER ( \
+                       ORDER BY key ROWS BETWEEN UNBOUNDED PRECEDING AND 2 PRECEDING) AS bytes \
+                   FROM (SELECT * FROM records \
+                     WHERE key > $1 AND key >= $2 AND key < $3 AND NOT deleted \
+                     ORDER BY key LIMIT $4) AS page \
+                 ) AS page WHERE bytes IS NULL OR bytes < $5 ORDER BY key"
             }
             Self::Latest => {
                 "SELECT CASE WHEN is_called THEN last_value ELSE 0 END \
                              FROM records_version"
             }
             // The version of a replaced row is drawn while the row is locked: `excluded.version` was
-            // drawn before, and a faster writer may have a later one. A replaced row's time is past
-            // both of its times, so only a new record has `created_at = updated_at`.
+            // drawn before, and a faster writer may have a later one. It is past that of the row, too,
+            // which a person may have set. A replaced row's time is past both of its times, so only a
+            // new record has `created_at = updated_at`.
             Self::Put => {
                 "INSERT INTO records AS r (key, value) \
                  SELECT u.k, u.v FROM unnest($1::text[], $2::text[]) AS u(k, v) \
                  ON CONFLICT (key) DO UPDATE SET value = excluded.value, \
-                 version = nextval('records_version'), deleted = false, \
+                 version = greatest(nextval('records_version'), r.version + 1), deleted = false, \
                  updated_at = greatest(now(), r.updated_at + interval '1 microsecond', \
                    r.created_at + interval '1 microsecond'), \
                  created_at = CASE WHEN r.deleted THEN \
@@ -102,11 +110,14 @@ impl Sql {
                    AS u(k, v, n, d, c) \
                  WHERE r.key = u.k"
             }
+            // Claim and result are committed together. A claim without a result was made when BEGIN had
+            // failed, and belongs to nobody.
             Self::Claim => {
                 "INSERT INTO idempotency AS i (key, fingerprint) VALUES ($1, $2) \
                  ON CONFLICT (key) DO UPDATE \
                  SET fingerprint = excluded.fingerprint, result = NULL, created_at = now() \
-                 WHERE i.created_at < now() - interval '24 hours' RETURNING true"
+                 WHERE i.created_at < now() - interval '24 hours' OR i.result IS NULL \
+                 RETURNING true"
             }
             Self::Recall => "SELECT fingerprint, result FROM idempotency WHERE key = $1",
             Self::Remember => "UPDATE idempotency SET result = $2 WHERE key = $1",
@@ -116,7 +127,7 @@ impl Sql {
     fn types(self) -> &'static [Type] {
         match self {
             Self::Read | Self::Lock => &[Type::TEXT_ARRAY],
-            Self::Scan => &[Type::TEXT, Type::TEXT, Type::TEXT, Type::INT8],
+            Self::Scan => &[Type::TEXT, Type::TEXT, Type::TEXT, Type::INT8, Type::INT8],
             Self::Latest => &[],
             Self::Put => &[Type::TEXT_ARRAY, Type::TEXT_ARRAY],
             Self::Draw => &[Type::INT8],

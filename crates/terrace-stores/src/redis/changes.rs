@@ -1,41 +1,83 @@
-//! Fills, invalidations and clears: one script call each, several at once for many keys.
+//! Fills, invalidations and clears: one script call each; single keys share theirs.
 
 use std::time::Duration;
 
 use futures_util::future::try_join_all;
 use redis::{Cmd, Script};
-use terrace_core::{Key, Lease, Offer, Result, Version};
+use terrace_core::{Key, Lease, Offer, Result, Timestamp, Version};
 
 use super::Shared;
+use super::batches::CHUNK;
 use super::entry::{FORMAT, encode, epoch_digits, version_digits};
 use super::link::Live;
 use super::message::encode_keys;
 use super::scripts::{call, call_of};
 
-/// The most keys of one call: a script holds up the whole server while it runs.
-const CHUNK: usize = 128;
+/// An offer as it is sent. Made when it comes, so that a wait does not make it look younger.
+#[derive(Debug)]
+pub(super) struct Fill {
+    key: Key,
+    bytes: Vec<u8>,
+    /// Milliseconds.
+    life: u64,
+}
 
 impl Shared {
     pub(super) async fn offer(&self, offers: &[Offer]) -> Result<()> {
-        if offers.is_empty() {
-            return Ok(());
+        let now = self.runtime().wall();
+        if let [offer] = offers {
+            if let Some(fill) = self.fill(offer, now) {
+                self.fills.ask(fill).await?;
+            }
+        } else {
+            let fills: Vec<_> = offers.iter().filter_map(|offer| self.fill(offer, now)).collect();
+            self.store(&fills).await?;
         }
-        let live = self.link.live()?;
-        let commands = offers.chunks(CHUNK).filter_map(|chunk| self.fill_call(chunk)).collect();
-        self.run(&live, self.fill_script(), commands).await?;
         self.counters.fills(offers.len());
         Ok(())
     }
 
     pub(super) async fn bury(&self, written: &[(Key, Version)]) -> Result<()> {
+        match written {
+            [single] => self.invalidations.ask(single.clone()).await?,
+            _ => self.entomb(written).await?,
+        }
+        self.counters.invalidations(written.len());
+        Ok(())
+    }
+
+    /// Sends batches of single fills for as long as it is polled.
+    pub(super) async fn send_fills(&self) {
+        loop {
+            let (fills, waiters) = self.fills.next().await;
+            waiters.tell(self.store(&fills).await.map(|()| fills.iter().map(|_| ())));
+        }
+    }
+
+    /// Sends batches of single invalidations for as long as it is polled.
+    pub(super) async fn send_invalidations(&self) {
+        loop {
+            let (written, waiters) = self.invalidations.next().await;
+            waiters.tell(self.entomb(&written).await.map(|()| written.iter().map(|_| ())));
+        }
+    }
+
+    async fn store(&self, fills: &[Fill]) -> Result<()> {
+        if fills.is_empty() {
+            return Ok(());
+        }
+        let live = self.link.live()?;
+        let calls = fills.chunks(CHUNK).map(|chunk| self.fill_call(chunk)).collect();
+        self.run(&live, self.fill_script(), calls).await
+    }
+
+    async fn entomb(&self, written: &[(Key, Version)]) -> Result<()> {
         if written.is_empty() {
             return Ok(());
         }
         let live = self.link.live()?;
         let calls = written.chunks(CHUNK).map(|chunk| self.invalidate_call(&live, chunk)).collect();
-        self.run(&live, self.invalidate_script(), calls).await?;
-        self.counters.invalidations(written.len());
-        Ok(())
+        self.run(&live, self.invalidate_script(), calls).await
     }
 
     pub(super) async fn forget(&self) -> Result<()> {
@@ -67,28 +109,23 @@ impl Shared {
         Ok(())
     }
 
-    /// `None` when no offer of the chunk may be kept.
-    fn fill_call(&self, offers: &[Offer]) -> Option<Cmd> {
-        let now = self.runtime().wall();
-        let entries: Vec<_> = offers
-            .iter()
-            .filter_map(|offer| {
-                let life = self.life(offer)?;
-                Some((&offer.key, encode(&offer.entry, offer.lease, now)?, life))
-            })
-            .collect();
-        if entries.is_empty() {
-            return None;
-        }
-        let mut command = call_of(self.fill_script(), entries.len() + 1);
+    fn fill_call(&self, fills: &[Fill]) -> Cmd {
+        let mut command = call_of(self.fill_script(), fills.len() + 1);
         command.arg(&self.names.epoch);
-        for (key, _, _) in &entries {
-            self.names.write_entry(&mut command, key);
+        for fill in fills {
+            self.names.write_entry(&mut command, &fill.key);
         }
-        for (_, bytes, life) in &entries {
-            command.arg(bytes.as_slice()).arg(*life);
+        for fill in fills {
+            command.arg(fill.bytes.as_slice()).arg(fill.life);
         }
-        Some(command)
+        command
+    }
+
+    /// `None` for an offer that may not be kept.
+    fn fill(&self, offer: &Offer, now: Timestamp) -> Option<Fill> {
+        let life = self.life(offer)?;
+        let bytes = encode(&offer.entry, offer.lease, now)?;
+        Some(Fill { key: offer.key.clone(), bytes, life })
     }
 
     /// The milliseconds that an entry has left of its time, which began at its load.

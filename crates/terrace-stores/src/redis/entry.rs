@@ -6,7 +6,7 @@
 //! 17..37  version, 20 decimal digits
 //! 37      kind: "v" value, "m" missing, "t" tombstone (the end)
 //! 38..    loaded, created, updated: microseconds since 1970, i64, little endian (missing: loaded)
-//!         length of the token, u32, little endian; the token's text
+//!         length of the token, u32, little endian; the token's bytes
 //!         the value
 //! ```
 //!
@@ -14,6 +14,7 @@
 //! order and letters need not (Danish sorts "aa" after "z"); as numbers they would lose bits, since
 //! Lua's are doubles.
 
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use terrace_core::{Entry, Key, Lease, Record, Timestamp, Token, Value, Version};
@@ -30,6 +31,19 @@ pub(super) enum Parsed {
     Nothing,
     /// Not an entry, or one of another format.
     Malformed,
+}
+
+/// The name of the history that tokens here are of: kept, so that hits share one.
+///
+/// A database keeps its name for life, so the first that was seen is nearly always the one.
+#[derive(Debug, Default)]
+pub(super) struct Histories(OnceLock<Arc<str>>);
+
+impl Histories {
+    fn name(&self, name: &str) -> Arc<str> {
+        let first = self.0.get_or_init(|| name.into());
+        if **first == *name { Arc::clone(first) } else { name.into() }
+    }
 }
 
 /// 16 digits, as scripts compare them.
@@ -54,7 +68,7 @@ pub(super) fn encode(entry: &Entry, lease: Lease, now: Timestamp) -> Option<Vec<
     if entry.version == Version::UNKNOWN {
         return None;
     }
-    let token = entry.token.to_string();
+    let token = entry.token.to_bytes();
     let value = entry.record.as_ref().map_or("", |record| record.value.as_str());
     let mut bytes = Vec::with_capacity(HEAD + 28 + token.len() + value.len());
     bytes.extend_from_slice(FORMAT.as_bytes());
@@ -68,13 +82,19 @@ pub(super) fn encode(entry: &Entry, lease: Lease, now: Timestamp) -> Option<Vec<
         bytes.extend_from_slice(&record.updated_at.as_microsecond().to_le_bytes());
     }
     bytes.extend_from_slice(&u32::try_from(token.len()).ok()?.to_le_bytes());
-    bytes.extend_from_slice(token.as_bytes());
+    bytes.extend_from_slice(&token);
     bytes.extend_from_slice(value.as_bytes());
     Some(bytes)
 }
 
 /// Reads what is stored under `key`, as seen in this epoch.
-pub(super) fn parse(bytes: &[u8], key: &Key, epoch: &[u8; 16], now: Timestamp) -> Parsed {
+pub(super) fn parse(
+    bytes: &[u8],
+    key: &Key,
+    epoch: &[u8; 16],
+    now: Timestamp,
+    histories: &Histories,
+) -> Parsed {
     let Some((head, body)) = bytes.split_at_checked(HEAD) else { return Parsed::Malformed };
     if &head[..1] != FORMAT.as_bytes() {
         return Parsed::Malformed;
@@ -82,10 +102,16 @@ pub(super) fn parse(bytes: &[u8], key: &Key, epoch: &[u8; 16], now: Timestamp) -
     if head[1..17] != *epoch || head[37] == b't' {
         return Parsed::Nothing;
     }
-    parse_body(head, body, key, now).map_or(Parsed::Malformed, Parsed::Entry)
+    parse_body(head, body, key, now, histories).map_or(Parsed::Malformed, Parsed::Entry)
 }
 
-fn parse_body(head: &[u8], body: &[u8], key: &Key, now: Timestamp) -> Option<Entry> {
+fn parse_body(
+    head: &[u8],
+    body: &[u8],
+    key: &Key,
+    now: Timestamp,
+    histories: &Histories,
+) -> Option<Entry> {
     let version = Version::new(std::str::from_utf8(&head[17..37]).ok()?.parse().ok()?);
     let (loaded, mut body) = take_i64(body)?;
     let times = match head[37] {
@@ -102,7 +128,7 @@ fn parse_body(head: &[u8], body: &[u8], key: &Key, now: Timestamp) -> Option<Ent
     let (length, body) = body.split_first_chunk::<4>()?;
     let length = usize::try_from(u32::from_le_bytes(*length)).ok()?;
     let (token, value) = body.split_at_checked(length)?;
-    let token: Token = std::str::from_utf8(token).ok()?.parse().ok()?;
+    let token = Token::from_bytes(token, |name| histories.name(name)).ok()?;
     let record = match times {
         None => None,
         Some((created_at, updated_at)) => {
@@ -150,7 +176,9 @@ mod tests {
     fn read(bytes: &[u8], epoch: u64, now: i64) -> Parsed {
         let epoch = epoch_digits(Lease(epoch));
         let epoch = epoch.as_bytes().try_into().unwrap();
-        parse(bytes, &Key::new("k").unwrap(), epoch, moment(now))
+        let histories = Histories::default();
+        histories.name("another");
+        parse(bytes, &Key::new("k").unwrap(), epoch, moment(now), &histories)
     }
 
     #[test]

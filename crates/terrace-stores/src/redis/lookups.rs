@@ -4,33 +4,38 @@ use redis::{Cmd, RedisError, RedisResult, Value};
 use terrace_core::{Key, Lease, Lookup, Result, Timestamp};
 
 use super::Shared;
+use super::batches::CHUNK;
 use super::entry::{Parsed, epoch_digits, parse, parse_epoch};
 use super::link::Live;
 
-/// The most keys of one command: a longer one holds up everybody else's.
-pub(super) const CHUNK: usize = 128;
+/// What the server had under one key.
+#[derive(Debug)]
+pub(super) struct Found {
+    epoch: [u8; 16],
+    lease: Lease,
+    value: Value,
+}
 
 /// The answer to one `MGET`.
-pub(super) struct Fetched {
-    pub(super) epoch: [u8; 16],
-    pub(super) lease: Lease,
+struct Fetched {
+    epoch: [u8; 16],
+    lease: Lease,
     /// One a key, in the order asked.
-    pub(super) values: Vec<Value>,
+    values: Vec<Value>,
 }
 
 impl Shared {
     /// Looks keys up: one together with others' in a batch, several in as few commands as they
     /// need.
     pub(super) async fn lookup(&self, keys: &[Key]) -> Result<Vec<Lookup>> {
-        let live = match keys {
-            [] => return Ok(Vec::new()),
-            _ => self.link.live()?,
-        };
         if let [key] = keys {
-            let found = self.batches.find(key).await?;
-            let now = self.runtime().wall();
-            return Ok(vec![self.judge(key, &found.value, &found.epoch, found.lease, now)]);
+            let Found { epoch, lease, value } = self.reads.ask(key.clone()).await?;
+            return Ok(vec![self.judge(key, &value, &epoch, lease, self.runtime().wall())]);
         }
+        if keys.is_empty() {
+            return Ok(Vec::new());
+        }
+        let live = self.link.live()?;
         let chunks = keys.chunks(CHUNK).map(|chunk| self.fetch(&live, chunk));
         let fetched = self.link.ask(&live, futures_util::future::try_join_all(chunks)).await?;
         let now = self.runtime().wall();
@@ -42,7 +47,21 @@ impl Shared {
         Ok(lookups)
     }
 
-    pub(super) async fn fetch(&self, live: &Live, keys: &[Key]) -> RedisResult<Fetched> {
+    /// Sends batches of single reads for as long as it is polled.
+    pub(super) async fn send_reads(&self) {
+        loop {
+            let (keys, waiters) = self.reads.next().await;
+            let fetched = async {
+                let live = self.link.live()?;
+                self.link.ask(&live, self.fetch(&live, &keys)).await
+            };
+            waiters.tell(fetched.await.map(|Fetched { epoch, lease, values }| {
+                values.into_iter().map(move |value| Found { epoch, lease, value })
+            }));
+        }
+    }
+
+    async fn fetch(&self, live: &Live, keys: &[Key]) -> RedisResult<Fetched> {
         let command = self.mget(keys);
         let mut values = match live.connection.clone().send_packed_command(&command).await? {
             Value::Array(values) if values.len() == keys.len() + 1 => values,
@@ -80,7 +99,7 @@ impl Shared {
         now: Timestamp,
     ) -> Lookup {
         let parsed = match value {
-            Value::BulkString(bytes) => parse(bytes, key, epoch, now),
+            Value::BulkString(bytes) => parse(bytes, key, epoch, now, &self.histories),
             _ => Parsed::Nothing,
         };
         match parsed {

@@ -1,23 +1,17 @@
 //! One request in the hands of its handler, and the calls to the store that a handler makes.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::Bytes;
 use hyper::body::Incoming;
 use hyper::http::request::Parts;
 use terrace_core::{
-    Deadline, Error, ErrorKind, Key, Page, Read, ReadOptions, Receipt, Scan, Write, WriteOptions,
-    one,
+    Deadline, Key, Page, Read, ReadOptions, Receipt, Scan, Write, WriteOptions, one,
 };
 
 use super::app::App;
 use super::problem::Problem;
 use super::{body, headers, path};
-
-/// How long a store may take past the deadline to say itself what came of a request. After that the
-/// edge answers in its place.
-const GRACE: Duration = Duration::from_millis(40);
 
 /// One request.
 #[derive(Debug)]
@@ -60,16 +54,12 @@ impl Call {
 
     /// Reads keys.
     pub(crate) async fn read(&self, keys: &[Key], how: &ReadOptions) -> Result<Vec<Read>, Problem> {
-        let answer = self.app.store.read(keys, how);
-        let answer = self.app.runtime.within(graced(how.deadline), answer).await;
-        Ok(answer.unwrap_or_else(|| Err(Deadline::exceeded()))?)
+        Ok(self.app.store.read(keys, how).await?)
     }
 
     /// Lists records.
     pub(crate) async fn scan(&self, scan: &Scan, how: &ReadOptions) -> Result<Page, Problem> {
-        let answer = self.app.store.scan(scan, how);
-        let answer = self.app.runtime.within(graced(how.deadline), answer).await;
-        Ok(answer.unwrap_or_else(|| Err(Deadline::exceeded()))?)
+        Ok(self.app.store.scan(scan, how).await?)
     }
 
     /// Applies one write.
@@ -81,31 +71,16 @@ impl Call {
         Ok(one(self.write(vec![write], how).await?)?)
     }
 
-    /// Applies writes. A store that does not answer in time leaves the outcome unknown.
+    /// Applies writes.
     pub(crate) async fn write(
         &self,
         batch: Vec<Write>,
         how: &WriteOptions,
     ) -> Result<Vec<Receipt>, Problem> {
-        let answer = self.app.store.write(batch, how);
-        let answer = self.app.runtime.within(graced(how.deadline), answer).await;
-        Ok(answer.unwrap_or_else(|| Err(no_answer()))?)
+        Ok(self.app.store.write(batch, how).await?)
     }
 
     fn deadline(&self) -> Deadline {
         Deadline::at(self.app.runtime.now() + self.app.limits.request_time)
     }
-}
-
-fn graced(deadline: Deadline) -> Deadline {
-    deadline.instant().map_or(Deadline::NEVER, |when| Deadline::at(when + GRACE))
-}
-
-fn no_answer() -> Error {
-    Error::new(
-        ErrorKind::OutcomeUnknown,
-        "the store did not answer in time, so the write may or may not have been applied; read the \
-         record, or repeat the request with the same Idempotency-Key",
-    )
-    .during("write")
 }

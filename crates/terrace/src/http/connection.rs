@@ -23,8 +23,9 @@ pub(crate) struct Watched<S> {
     stage: Arc<Stage>,
     runtime: Runtime,
     limits: Arc<Limits>,
-    /// When the current wait for a head, or the current idle time, began.
-    since: Instant,
+    /// When the current wait for a head, or the current idle time, began. `None` while a head may
+    /// still come in one piece, which spares nearly every request a look at the clock.
+    since: Option<Instant>,
     /// When the client stopped taking what is written; `None` while it takes it.
     stalled: Option<Instant>,
     reading: Alarm,
@@ -68,7 +69,7 @@ impl<S> Watched<S> {
     /// Watches a new connection, whose first head is awaited from now on.
     pub(crate) fn new(stream: S, runtime: Runtime, limits: Arc<Limits>) -> Self {
         let stage = Arc::new(Stage(AtomicU8::new(Stage::HEAD)));
-        let since = runtime.now();
+        let since = Some(runtime.now());
         let (reading, writing) = (Alarm::default(), Alarm::default());
         Self { stream, stage, runtime, limits, since, stalled: None, reading, writing }
     }
@@ -85,7 +86,8 @@ impl<S> Watched<S> {
             Stage::IDLE => self.limits.idle_time,
             _ => return Poll::Pending,
         };
-        self.reading.poll(self.since + limit, &self.runtime, context)
+        let since = *self.since.get_or_insert_with(|| self.runtime.now());
+        self.reading.poll(since + limit, &self.runtime, context)
     }
 
     /// What came of a write: has the client taken nothing for too long?
@@ -144,7 +146,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
         if outcome.is_ready() {
             if self.stage.get() == Stage::IDLE && buffer.filled().len() > before {
                 self.stage.set(Stage::HEAD);
-                self.since = self.runtime.now();
+                self.since = None;
             }
             return outcome;
         }
@@ -181,7 +183,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
         // Whoever flushes has written all it had.
         if outcome.is_ready() && self.stage.get() == Stage::ANSWERED {
             self.stage.set(Stage::IDLE);
-            self.since = self.runtime.now();
+            self.since = Some(self.runtime.now());
             // The last read came before the answer, so nothing else would wake an idle connection.
             if self.check_reading(context).is_ready() {
                 return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));

@@ -4,10 +4,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hyper::Uri;
-use hyper::header::{self, HeaderMap, HeaderName};
+use hyper::header::{HeaderMap, HeaderName};
 use sha2::{Digest as _, Sha256};
 use terrace_core::{Consistency, Deadline, Idempotency, ReadOptions, Token, WriteOptions};
 
+use super::etag;
 use super::problem::Problem;
 use super::reply::{TERRACE_CONSISTENCY, TERRACE_TOKEN};
 
@@ -105,7 +106,7 @@ fn fingerprint(method: &str, uri: &Uri, headers: &HeaderMap, body: &[u8]) -> [u8
     };
     part(method.as_bytes());
     part(uri.path().as_bytes());
-    for name in [header::IF_MATCH, header::IF_NONE_MATCH] {
+    for name in etag::ALL {
         for value in headers.get_all(name) {
             part(value.as_bytes());
         }
@@ -117,6 +118,8 @@ fn fingerprint(method: &str, uri: &Uri, headers: &HeaderMap, body: &[u8]) -> [u8
 
 #[cfg(test)]
 mod tests {
+    use hyper::header::{HeaderValue, IF_MATCH};
+
     use super::*;
 
     #[test]
@@ -138,7 +141,7 @@ mod tests {
         assert_eq!(plain, fingerprint("PUT", &uri, &headers, b"{}"));
         assert_ne!(plain, fingerprint("DELETE", &uri, &headers, b"{}"));
         assert_ne!(plain, fingerprint("PUT", &uri, &headers, b"{ }"));
-        headers.insert(header::IF_MATCH, header::HeaderValue::from_static("\"1\""));
+        headers.insert(IF_MATCH, HeaderValue::from_static("\"1\""));
         assert_ne!(plain, fingerprint("PUT", &uri, &headers, b"{}"));
     }
 }

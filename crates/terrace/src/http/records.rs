@@ -34,6 +34,10 @@ const GROUP: &str = "Records";
 /// The most keys or writes of one batch.
 const MAX_BATCH: usize = 1000;
 
+/// The most bytes of values in one answer: 1000 records may have a gigabyte of them, and an answer
+/// is built in memory.
+const MAX_ANSWER_BYTES: usize = 16 * 1024 * 1024;
+
 /// Reads a value within the configured limit.
 ///
 /// # Errors

@@ -2,17 +2,23 @@
 -- KEYS[1] the epoch, KEYS[2..] the entries. ARGV for each entry: its bytes, its life in ms.
 -- Answers how many were stored. Of an entry, bytes 2 to 17 are its epoch, 18 to 37 its version in
 -- digits, and 38 is its kind.
-local epoch = string.sub(redis.call('GET', KEYS[1]) or '', 1, 16)
+local call, sub = redis.call, string.sub
+local epoch = sub(call('GET', KEYS[1]) or '', 1, 16)
 local stored = 0
 for i = 2, #KEYS do
-  local entry, life = ARGV[2 * i - 3], ARGV[2 * i - 2]
-  if string.sub(entry, 2, 17) == epoch then
-    local there = redis.call('GETRANGE', KEYS[i], 0, 37)
-    local mine, theirs = string.sub(entry, 18, 37), string.sub(there, 18, 37)
-    if string.sub(there, 1, 17) ~= string.sub(entry, 1, 17) or theirs < mine
-      or (theirs == mine and string.sub(there, 38, 38) == 't') then
-      redis.call('SET', KEYS[i], entry, 'PX', life)
+  local key, entry, life = KEYS[i], ARGV[2 * i - 3], ARGV[2 * i - 2]
+  if sub(entry, 2, 17) == epoch then
+    -- Mostly there is nothing, and one call does.
+    if call('SET', key, entry, 'PX', life, 'NX') then
       stored = stored + 1
+    else
+      local there = call('GETRANGE', key, 0, 37)
+      local mine, theirs = sub(entry, 18, 37), sub(there, 18, 37)
+      if sub(there, 1, 17) ~= sub(entry, 1, 17) or theirs < mine
+        or (theirs == mine and sub(there, 38, 38) == 't') then
+        call('SET', key, entry, 'PX', life)
+        stored = stored + 1
+      end
     end
   end
 end

@@ -153,3 +153,29 @@ async fn a_request_that_was_refused_can_be_sent_again() {
     let again = store.write(batch(), &how).await.expect("a day later");
     assert_eq!(again[0].outcome, Outcome::Replaced, "a result is kept for a day");
 }
+
+// TEMPORARY
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn zz_speed() {
+    for (lanes, keys) in [(1_u64, 400_u64), (4, 400), (4, 1_000_000), (4, 100_000)] {
+        let store = Arc::new(store(ConnectionSource::pooled(4, 4)).await);
+        let runtime = Runtime::seeded(3);
+        let batches = 60;
+        let start = std::time::Instant::now();
+        let tasks = (0..lanes).map(|_| {
+            let (store, runtime) = (Arc::clone(&store), runtime.clone());
+            tokio::task::spawn(async move {
+                for _ in 0..batches {
+                    let batch = (0..512).map(|i| {
+                        let k = if keys == 1_000_000 && i == 0 { "dup".into() } else if keys == 1_000_000 && i == 511 { "dup".into() } else { format!("k{}", runtime.random() % keys) };
+                        Write::put(key(&k), value("some value of a few bytes"))
+                    }).collect::<Vec<_>>();
+                    store.write(batch, &WriteOptions::default()).await.expect("write");
+                }
+            })
+        }).collect::<Vec<_>>();
+        join_all(tasks).await.into_iter().for_each(|t| t.expect("task"));
+        let n = (lanes * batches * 512) as f64;
+        eprintln!("SPEED lanes {lanes} keys {keys}: {:.0}/s", n / start.elapsed().as_secs_f64());
+    }
+}

@@ -113,8 +113,11 @@ const TWO_CACHES: &[Field<Inspection>] = &[
     count("l1_cache_size", "Entries in the near cache.", |tree| figure(parts::near(tree), "keys")),
     count(
         "l1_cache_max_size",
-        "The most that the near cache holds, in bytes: it is bounded by memory, not by entries.",
-        |tree| figure(parts::near(tree), "max_bytes"),
+        "The most entries of the near cache; its most bytes where their number has no bound.",
+        |tree| {
+            let most = parts::near(tree).and_then(|near| near.figure("max_keys"));
+            most.unwrap_or_else(|| figure(parts::near(tree), "max_bytes"))
+        },
     ),
     count("l1_cache_hits", "Reads that the near cache answered.", near_hits),
     count("l1_cache_misses", "Reads that went on to the far cache.", near_misses),

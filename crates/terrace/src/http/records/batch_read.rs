@@ -1,12 +1,14 @@
 //! `POST /v1/batch/read`.
 
+use std::collections::HashMap;
+
 use hyper::{Method, StatusCode};
 use serde::Deserialize;
 use serde_json::json;
-use terrace_core::{Key, Origin, Token};
+use terrace_core::{Error, ErrorKind, Key, Origin, Read, Token};
 use utoipa::openapi::schema::{AdditionalProperties, OneOfBuilder};
 
-use super::{GROUP, MAX_BATCH, record_schema};
+use super::{GROUP, MAX_ANSWER_BYTES, MAX_BATCH, record_schema};
 use crate::http::call::Call;
 use crate::http::endpoint::Endpoint;
 use crate::http::fields::{self, Raw};
@@ -31,7 +33,10 @@ pub(super) fn endpoint() -> Endpoint {
     let answer = object(&[("records", array(item.into(), 1, MAX_BATCH))]).build();
     Endpoint::new(Method::POST, "/v1/batch/read", |call| Box::pin(read(call)))
         .summary(GROUP, "Read many records")
-        .description("1 to 1000 keys; the answers are in the order asked.")
+        .description(
+            "1 to 1000 keys; the answers are in the order asked. 422 when their values have more \
+             than 16 MiB together: ask for fewer keys at once.",
+        )
         .takes(request, json!({"keys": ["greeting", "farewell"]}))
         .reads()
         .problems(&[Kind::InvalidInput])
@@ -51,10 +56,15 @@ async fn read(call: &mut Call) -> Answer {
         })
         .collect::<Result<Vec<_>, _>>()?;
     let how = call.read_options()?;
-    let reads = call.read(&keys, &how).await?;
+    let (asked, places) = once_each(&keys);
+    let reads = call.read(&asked, &how).await?;
     let mut token = Token::default();
     reads.iter().for_each(|read| token.merge(&read.token));
-    let answers = keys.iter().zip(&reads);
+    let found = places.iter().map(|place| reads.get(*place)).collect::<Option<Vec<_>>>();
+    let found =
+        found.ok_or_else(|| Error::new(ErrorKind::Internal, "a store broke its contract"))?;
+    check_size(&found)?;
+    let answers = keys.iter().zip(found);
     let answer = Object::with_capacity(192 * keys.len()).objects(
         "records",
         answers,
@@ -66,6 +76,34 @@ async fn read(call: &mut Call) -> Answer {
     Ok(reply::json(answer)
         .with_origin(furthest(reads.iter().map(|read| read.origin)))
         .with_token(&token))
+}
+
+/// Each key once, and for each key asked its place among them: a key costs one read, however often
+/// it is asked for.
+fn once_each(keys: &[Key]) -> (Vec<Key>, Vec<usize>) {
+    let mut asked = Vec::with_capacity(keys.len());
+    let mut known = HashMap::with_capacity(keys.len());
+    let places = keys.iter().map(|key| {
+        *known.entry(key).or_insert_with(|| {
+            asked.push(key.clone());
+            asked.len() - 1
+        })
+    });
+    let places = places.collect();
+    (asked, places)
+}
+
+fn check_size(reads: &[&Read]) -> Result<(), Problem> {
+    let records = reads.iter().filter_map(|read| read.record.as_ref());
+    let bytes = records.map(|record| record.value.as_str().len()).sum::<usize>();
+    if bytes <= MAX_ANSWER_BYTES {
+        return Ok(());
+    }
+    let detail = format!(
+        "the values of these keys have {bytes} bytes together, and an answer holds at most \
+         {MAX_ANSWER_BYTES}; ask for fewer keys at once"
+    );
+    Err(Problem::invalid(detail))
 }
 
 /// A batch has one origin: of all that answered, the one furthest from the client.

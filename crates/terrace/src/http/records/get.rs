@@ -1,17 +1,15 @@
 //! `GET /v1/records/{key}`, and `HEAD`, which is the same without the body.
 
-use hyper::header::{
-    AGE, CACHE_CONTROL, ETAG, HeaderValue, IF_MATCH, IF_NONE_MATCH, LAST_MODIFIED,
-};
+use hyper::header::{AGE, CACHE_CONTROL, ETAG, HeaderValue, LAST_MODIFIED};
 use hyper::{Method, StatusCode};
-use jiff::fmt::rfc2822::DateTimePrinter;
-use terrace_core::{Read, Record, Timestamp};
+use terrace_core::{Read, Record};
 use utoipa::openapi::path::ParameterIn;
 
 use super::{GROUP, record_schema};
 use crate::http::call::Call;
 use crate::http::endpoint::{Described, Endpoint};
 use crate::http::etag::{Conditions, etag};
+use crate::http::http_date;
 use crate::http::json::Object;
 use crate::http::problem::{Kind, Problem};
 use crate::http::reply::{self, Answer, Reply, WithHeaders};
@@ -23,6 +21,10 @@ const REVALIDATE: HeaderValue = HeaderValue::from_static("no-cache");
 
 const HEADERS: &[&str] =
     &["ETag", "Last-Modified", "Age", "Cache-Control", "Terrace-Origin", "Terrace-Token"];
+
+/// What a request says with a `Last-Modified` that it got; an ETag is exact.
+pub(super) const UNMODIFIED_SINCE: &str =
+    "Without If-Match: 412 when the record was written after this second. An ETag is exact.";
 
 pub(super) fn endpoint() -> Endpoint {
     Endpoint::new(Method::GET, "/v1/records/{key}", |call| Box::pin(get(call)))
@@ -40,6 +42,13 @@ pub(super) fn endpoint() -> Endpoint {
             Shape::Text,
             "ETags that the client expects; 412 when none is current.",
         )
+        .parameter(
+            ParameterIn::Header,
+            "If-Modified-Since",
+            Shape::Text,
+            "Without If-None-Match: 304 when the record was not written after this second.",
+        )
+        .parameter(ParameterIn::Header, "If-Unmodified-Since", Shape::Text, UNMODIFIED_SINCE)
         .answers(StatusCode::OK, "The record.", record_schema(), HEADERS)
         .described(Described {
             status: StatusCode::NOT_MODIFIED,
@@ -53,17 +62,18 @@ pub(super) fn endpoint() -> Endpoint {
 async fn get(call: &mut Call) -> Answer {
     let key = call.key()?;
     let how = call.read_options()?;
-    let conditional =
-        [IF_MATCH, IF_NONE_MATCH].iter().any(|name| call.parts.headers.contains_key(name));
-    let conditions =
-        if conditional { Conditions::of(&call.parts.headers)? } else { Conditions::default() };
+    let headers = &call.parts.headers;
+    let conditions = match Conditions::are_in(headers) {
+        true => Conditions::of(headers)?,
+        false => Conditions::default(),
+    };
     let read = call.read_one(&key, &how).await?;
-    let current = read.record.as_ref().map(|record| record.version);
-    if !conditions.match_holds(current) {
+    if !conditions.is_expected(read.record.as_ref()) {
+        let current = read.record.as_ref().map(|record| record.version);
         return Err(proven(failed(current), &read));
     }
     let Some(record) = &read.record else { return Err(proven(missing(), &read)) };
-    let reply = if conditions.none_match_holds(current) {
+    let reply = if conditions.is_news(record) {
         let room = 192 + record.key.as_str().len() + record.value.as_str().len();
         reply::json(Object::with_capacity(room).record(record))
     } else {
@@ -96,7 +106,7 @@ fn described(reply: Reply, record: &Record, read: &Read) -> Reply {
         .with(ETAG, etag(record.version))
         .with(AGE, HeaderValue::from(read.age.as_secs()))
         .with(CACHE_CONTROL, REVALIDATE);
-    match http_date(record.updated_at) {
+    match http_date::write(record.updated_at) {
         Some(date) => reply.with(LAST_MODIFIED, date),
         None => reply,
     }
@@ -104,10 +114,4 @@ fn described(reply: Reply, record: &Record, read: &Read) -> Reply {
 
 fn proven<T: WithHeaders>(answer: T, read: &Read) -> T {
     answer.with_origin(read.origin).with_token(&read.token)
-}
-
-/// `Mon, 23 Nov 2026 08:58:37 GMT`; `None` for years that the format does not have.
-fn http_date(time: Timestamp) -> Option<HeaderValue> {
-    let text = DateTimePrinter::new().timestamp_to_rfc9110_string(&time).ok()?;
-    HeaderValue::from_maybe_shared(bytes::Bytes::from(text)).ok()
 }

@@ -1,10 +1,10 @@
 //! `GET /v1/records`.
 
 use hyper::{Method, StatusCode};
-use terrace_core::Scan;
+use terrace_core::{Page, Record, Scan};
 use utoipa::openapi::path::ParameterIn;
 
-use super::{GROUP, record_schema};
+use super::{GROUP, MAX_ANSWER_BYTES, record_schema};
 use crate::http::call::Call;
 use crate::http::endpoint::Endpoint;
 use crate::http::json::Object;
@@ -20,7 +20,10 @@ pub(super) fn endpoint() -> Endpoint {
     ]);
     Endpoint::new(Method::GET, "/v1/records", |call| Box::pin(list(call)))
         .summary(GROUP, "List records")
-        .description("By key, in the order of their bytes.")
+        .description(
+            "By key, in the order of their bytes. A page ends early, with `next_cursor`, when its \
+             values reach 16 MiB.",
+        )
         .parameter(ParameterIn::Query, "prefix", Shape::Text, "Only keys that begin with this.")
         .parameter(ParameterIn::Query, "cursor", Shape::Text, "`next_cursor` of the page before.")
         .parameter(ParameterIn::Query, "limit", Shape::Count, "At most so many, 1 to 1000; 100.")
@@ -32,10 +35,8 @@ pub(super) fn endpoint() -> Endpoint {
 async fn list(call: &mut Call) -> Answer {
     let scan = path::scan(call.parts.uri.query())?;
     let how = call.read_options()?;
-    let page = call.scan(&scan, &how).await?;
-    let size = |record: &terrace_core::Record| {
-        160 + record.key.as_str().len() + record.value.as_str().len()
-    };
+    let page = bounded(call.scan(&scan, &how).await?);
+    let size = |record: &Record| 160 + record.key.as_str().len() + record.value.as_str().len();
     let room = 64 + page.records.iter().map(size).sum::<usize>();
     let answer = Object::with_capacity(room).objects("records", &page.records, Object::record);
     let answer = match &page.next {
@@ -43,4 +44,20 @@ async fn list(call: &mut Call) -> Answer {
         None => answer,
     };
     Ok(reply::json(answer).with_origin(page.origin))
+}
+
+/// The page, cut before the first record whose value does not fit any more.
+fn bounded(mut page: Page) -> Page {
+    let mut bytes = 0;
+    let fit = page.records.iter().take_while(|record| {
+        bytes += record.value.as_str().len();
+        bytes <= MAX_ANSWER_BYTES
+    });
+    // At least one, so that whoever follows the cursors gets on.
+    let fit = fit.count().max(1);
+    if fit < page.records.len() {
+        page.records.truncate(fit);
+        page.next = page.records.last().map(|record| record.key.clone());
+    }
+    page
 }

@@ -8,19 +8,20 @@ use terrace_core::{
 use super::get::failed;
 use crate::http::call::Call;
 use crate::http::etag::Conditions;
-use crate::http::problem::Problem;
+use crate::http::problem::{Kind, Problem};
 use crate::http::reply::WithHeaders as _;
 
 /// How often conditions that need a look at the record are tried, when others write in between.
 const TRIES: usize = 4;
 
-/// Applies a write under `If-Match` and `If-None-Match`.
+/// Applies a write under the conditions of its headers.
 ///
-/// One version or `*` for "no record" go to the store as they are. Lists and `If-Match: *` need a
-/// look: the version read is pinned by a precondition, so that nothing can come in between.
+/// One version or `*` for "no record" go to the store as they are. Lists, `If-Match: *` and dates
+/// need a look: the version read is pinned by a precondition, so that nothing can come in between.
 ///
 /// # Errors
-/// 412 with the current version when the conditions do not hold.
+/// 412 with the current version when the conditions do not hold; 503 when they hold each time, but
+/// others wrote in between every time.
 pub(super) async fn apply(
     call: &Call,
     write: Write,
@@ -32,18 +33,20 @@ pub(super) async fn apply(
     }
     // With an idempotency key the first outcome stands, so there is only one try.
     let tries = if how.idempotency.is_some() { 1 } else { TRIES };
-    for left in (0..tries).rev() {
+    for _ in 0..tries {
         let read = current(call, &write.key, how).await?;
-        let version = read.record.as_ref().map(|record| record.version);
-        let Some(precondition) = conditions.pin(version) else {
+        let Some(precondition) = conditions.pin(read.record.as_ref()) else {
+            let version = read.record.as_ref().map(|record| record.version);
             return refused(call, write, how, version).await;
         };
         let receipt = call.write_one(write.clone().when(precondition), how).await?;
-        if receipt.outcome != Outcome::PreconditionFailed || left == 0 {
+        if receipt.outcome != Outcome::PreconditionFailed
+            || !conditions.hold_again(current_version(&receipt))
+        {
             return settled(receipt);
         }
     }
-    Err(failed(None))
+    Err(overtaken(how))
 }
 
 async fn current(call: &Call, key: &Key, how: &WriteOptions) -> Result<Read, Problem> {
@@ -71,6 +74,25 @@ fn settled(receipt: Receipt) -> Result<Receipt, Problem> {
     if receipt.outcome != Outcome::PreconditionFailed {
         return Ok(receipt);
     }
-    let current = Some(receipt.version).filter(|version| *version != Version::NONE);
+    let current = current_version(&receipt);
     Err(failed(current).with_origin(receipt.origin).with_token(&receipt.token))
+}
+
+fn current_version(receipt: &Receipt) -> Option<Version> {
+    Some(receipt.version).filter(|version| *version != Version::NONE)
+}
+
+/// The conditions held before and after, so 412 would be wrong: what failed is only what pinned the
+/// version read. Under an idempotency key that failure is kept, so the same key would meet it again.
+fn overtaken(how: &WriteOptions) -> Problem {
+    let detail = match how.idempotency {
+        None => {
+            "other writes of this record came first each time, and nothing was changed; try again"
+        }
+        Some(_) => {
+            "another write of this record came first, and nothing was changed; try again with a \
+             new Idempotency-Key"
+        }
+    };
+    Problem::new(Kind::Overloaded, detail)
 }

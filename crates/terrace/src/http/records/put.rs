@@ -7,6 +7,7 @@ use serde_json::json;
 use terrace_core::{Outcome, Write};
 use utoipa::openapi::path::ParameterIn;
 
+use super::get::UNMODIFIED_SINCE;
 use super::{DURABILITIES, GROUP, VERSION, precondition, value};
 use crate::http::call::Call;
 use crate::http::endpoint::Endpoint;
@@ -65,6 +66,7 @@ pub(super) fn conditional(endpoint: Endpoint) -> Endpoint {
             Shape::Text,
             "Write only if the record has none of these ETags, or with `*` if there is no record.",
         )
+        .parameter(ParameterIn::Header, "If-Unmodified-Since", Shape::Text, UNMODIFIED_SINCE)
         .problems(&[Kind::PreconditionFailed])
 }
 

@@ -1,6 +1,10 @@
 //! `/v1/batch`.
 
+use std::sync::Arc;
+
 use serde_json::json;
+use terrace_core::testkit::{Scripted, key};
+use terrace_core::{MemoryStore, StoreExt as _, Value};
 
 use super::server::Server;
 
@@ -71,4 +75,45 @@ async fn batches_have_1_to_1000_items() {
     }
     let reply = server.send("POST", "/v1/batch/read", &json!({"keys": ["a", ""]})).await;
     assert!(reply.problem(422, "invalid-input").contains("keys[1]"));
+}
+
+#[tokio::test]
+async fn a_key_asked_for_again_is_not_read_again() {
+    let (store, mut hand) = Scripted::new();
+    let server = Server::over(store);
+    let keys = json!({"keys": ["c", "a", "c", "b", "a"]});
+    let (reply, ()) = tokio::join!(server.send("POST", "/v1/batch/read", &keys), async {
+        let call = hand.read().await;
+        assert_eq!(call.keys, [key("c"), key("a"), key("b")]);
+        call.found(&[("a", "one", 1), ("c", "three", 3)]);
+    });
+    let records = reply.json()["records"].clone();
+    let found = ["three", "one", "three", "", "one"];
+    for (record, value) in records.as_array().unwrap().iter().zip(found) {
+        assert_eq!(record["value"].as_str().unwrap_or_default(), value);
+    }
+    assert_eq!(records[3], json!({"key": "b", "missing": true}));
+}
+
+#[tokio::test]
+async fn an_answer_holds_16_mib_of_values() {
+    let store = Arc::new(MemoryStore::default());
+    for index in 10..28 {
+        let value = Value::new("x".repeat(Value::MAX_BYTES)).unwrap();
+        store.put(key(index.to_string()), value).await.unwrap();
+    }
+    let server = Server::over(store);
+    let keys = |count: usize| json!({"keys": vec!["10"; count]});
+    assert_eq!(server.send("POST", "/v1/batch/read", &keys(16)).await.status, 200);
+    let reply = server.send("POST", "/v1/batch/read", &keys(17)).await;
+    assert!(reply.problem(422, "invalid-input").contains("ask for fewer keys"));
+
+    let first = server.get("/v1/records").await.json();
+    assert_eq!(first["records"].as_array().unwrap().len(), 16);
+    let cursor = first["next_cursor"].as_str().unwrap();
+    let second = server.get(&format!("/v1/records?cursor={cursor}")).await;
+    assert_eq!(second.fields(), ["records"]);
+    let second = second.json();
+    let keys = second["records"].as_array().unwrap().iter().map(|record| &record["key"]);
+    assert!(keys.eq(["26", "27"]));
 }

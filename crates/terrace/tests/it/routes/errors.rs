@@ -7,9 +7,10 @@ use serde_json::json;
 use terrace::http::{Limits, Service};
 use terrace_core::testkit::Scripted;
 use terrace_core::{
-    BoxFuture, Error, ErrorKind, Inspection, Key, Page, Read, ReadOptions, Receipt, Result, Scan,
-    Store, Write, WriteOptions,
+    BoxFuture, Error, ErrorKind, Inspection, Key, Page, Read, ReadOptions, Receipt, Result,
+    Runtime, Scan, Store, Write, WriteOptions,
 };
+use terrace_layers::{Timeout, TimeoutOptions};
 
 use super::server::{SOON, Server, service};
 
@@ -188,8 +189,10 @@ async fn what_the_store_says_decides_the_status() {
 #[tokio::test]
 async fn a_store_that_does_not_answer_is_given_up_at_the_deadline() {
     let (store, mut hand) = Scripted::new();
+    // As every level has it: the edge sets the deadline, and this layer ends what misses it.
+    let store = Timeout::new(store, TimeoutOptions::default(), Runtime::system());
     let limits = Limits { request_time: SOON, ..Limits::default() };
-    let server = Server::of(Service { limits, ..service(store) });
+    let server = Server::of(Service { limits, ..service(Arc::new(store)) });
     let (reply, call) = tokio::join!(server.get("/read/a"), hand.read());
     reply.problem(504, "deadline-exceeded");
     assert!(call.is_abandoned());

@@ -107,17 +107,82 @@ async fn a_write_that_comes_in_between_is_not_overwritten() {
             let call = hand.write().await;
             let pinned = terrace_core::Precondition::Version(terrace_core::Version::new(7));
             assert_eq!(call.batch[0].precondition, pinned);
-            let failed = terrace_core::Receipt {
-                outcome: terrace_core::Outcome::PreconditionFailed,
-                version: terrace_core::Version::new(8),
-                durability: terrace_core::Durability::Committed,
-                token: terrace_core::Token::default(),
-                origin: terrace_core::Origin::Primary,
-            };
-            call.answer(Ok(vec![failed]));
-            hand.read().await.found(&[("a", "another", 8)]);
+            call.answer(Ok(vec![failed_at(8)]));
         });
     assert!(reply.problem(412, "precondition-failed").contains("version 8"));
+}
+
+#[tokio::test]
+async fn a_lost_race_is_no_failed_condition() {
+    let (store, mut hand) = Scripted::new();
+    let server = Server::over(store);
+    for (headers, tries) in [(&[][..], 4), (&[("idempotency-key", "order-7")], 1)] {
+        let headers = [&[("if-match", "*")], headers].concat();
+        let (reply, ()) = tokio::join!(put(&server, "a", &headers, "x"), async {
+            for version in 1..=tries {
+                hand.read().await.found(&[("a", "one", version)]);
+                hand.write().await.answer(Ok(vec![failed_at(version + 1)]));
+            }
+        });
+        let detail = reply.problem(503, "overloaded");
+        assert_eq!(detail.contains("new Idempotency-Key"), tries == 1, "{detail}");
+        assert_eq!(reply.header("retry-after"), Some("1"));
+    }
+}
+
+#[tokio::test]
+async fn dates_count_where_there_is_no_tag() {
+    let server = Server::start();
+    let (modified, unmodified) = ("if-modified-since", "if-unmodified-since");
+    // Without a record there is no date to compare with.
+    let old = "Sun, 06 Nov 1994 08:49:37 GMT";
+    assert_eq!(put(&server, "a", &[(unmodified, old)], "one").await.status, 201);
+    let read = server.get("/v1/records/a").await;
+    let date = read.header("last-modified").unwrap();
+
+    let reply = with(&server, "GET", &[(modified, date)]).await;
+    assert_eq!((reply.status, reply.body.len()), (304, 0));
+    for news in [old, "1994-11-06T08:49:37Z"] {
+        assert_eq!(with(&server, "GET", &[(modified, news)]).await.status, 200, "{news}");
+    }
+    let tag = ("if-none-match", "\"9\"");
+    assert_eq!(with(&server, "GET", &[(modified, date), tag]).await.status, 200);
+    with(&server, "GET", &[(unmodified, old)]).await.problem(412, "precondition-failed");
+
+    put(&server, "a", &[(unmodified, old)], "x").await.problem(412, "precondition-failed");
+    let removed = with(&server, "DELETE", &[(unmodified, old)]).await;
+    removed.problem(412, "precondition-failed");
+    assert_eq!(put(&server, "a", &[(unmodified, date)], "two").await.status, 200);
+    assert_eq!(put(&server, "a", &[(unmodified, "soon")], "three").await.status, 200);
+    let tag = ("if-match", "\"3\"");
+    assert_eq!(put(&server, "a", &[(unmodified, old), tag], "four").await.status, 200);
+    let now = with(&server, "GET", &[]).await.header("last-modified").unwrap().to_owned();
+    assert_eq!(with(&server, "DELETE", &[(unmodified, &now)]).await.status, 204);
+}
+
+#[tokio::test]
+async fn a_write_under_a_date_is_pinned_and_a_lost_race_fails_it() {
+    let (store, mut hand) = Scripted::new();
+    let server = Server::over(store);
+    let headers = [("if-unmodified-since", "Sun, 06 Nov 1994 08:49:37 GMT")];
+    let (reply, ()) = tokio::join!(put(&server, "a", &headers, "x"), async {
+        hand.read().await.found(&[("a", "one", 7)]);
+        let call = hand.write().await;
+        let pinned = terrace_core::Precondition::Version(terrace_core::Version::new(7));
+        assert_eq!(call.batch[0].precondition, pinned);
+        call.answer(Ok(vec![failed_at(8)]));
+    });
+    reply.problem(412, "precondition-failed");
+}
+
+fn failed_at(version: u64) -> terrace_core::Receipt {
+    terrace_core::Receipt {
+        outcome: terrace_core::Outcome::PreconditionFailed,
+        version: terrace_core::Version::new(version),
+        durability: terrace_core::Durability::Committed,
+        token: terrace_core::Token::default(),
+        origin: terrace_core::Origin::Primary,
+    }
 }
 
 #[tokio::test]

@@ -63,6 +63,7 @@ fn stack(far: Status) -> Inspection {
         .counter("misses", 3)
         .gauge("keys", 10, Unit::Count)
         .gauge("max_bytes", 4096, Unit::Bytes)
+        .gauge("max_keys", 500, Unit::Count)
         .needs(aside)
 }
 
@@ -86,13 +87,21 @@ async fn numbers_come_from_the_inspection() {
     let stats = server.get("/stats").await;
     assert_eq!(
         stats.text(),
-        "{\"l1_cache_available\":true,\"l1_cache_size\":10,\"l1_cache_max_size\":4096,\
+        "{\"l1_cache_available\":true,\"l1_cache_size\":10,\"l1_cache_max_size\":500,\
          \"l1_cache_hits\":6,\"l1_cache_misses\":3,\"l1_hit_rate\":66.67,\
          \"l2_cache_available\":true,\"l2_cache_keys\":30,\"l2_cache_hits\":1,\
          \"l2_cache_misses\":2,\"l2_hit_rate\":33.33,\"db_pool_size\":8,\"total_hits\":7,\
          \"total_misses\":2,\"overall_hit_rate\":77.78}"
     );
     assert_eq!(server.get("/cache-stats").await.text(), stats.text());
+}
+
+#[tokio::test]
+async fn a_near_cache_bounded_by_memory_alone_says_its_bytes() {
+    let tree = Inspection::new("near-cache").gauge("max_bytes", 4096, Unit::Bytes);
+    let store = Arc::new(Says(MemoryStore::default(), tree));
+    let stats = Server::level(5, "5-multi-tier-cache", store).get("/stats").await;
+    assert_eq!(stats.json()["l1_cache_max_size"], 4096);
 }
 
 #[tokio::test]
