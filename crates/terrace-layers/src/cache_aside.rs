@@ -24,7 +24,8 @@ pub(crate) use writes::written;
 /// How long [`CacheAside`] waits for its cache, and what it remembers while it cannot reach it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CacheAsideOptions {
-    /// How long a lookup and an invalidation may take before the cache counts as failing. 250 ms.
+    /// How long a lookup and an invalidation may take before the cache counts as failing. Lookups
+    /// share timers, so that one may get up to an eighth less. 250 ms.
     pub cache_timeout: Duration,
     /// How long a failing cache is left alone before the next read tries it. 200 ms.
     pub rest: Duration,

@@ -157,7 +157,12 @@ impl SingleFlight {
                 #[cfg(feature = "mutants")]
                 if self.joins_running {
                     let (next, flight) = self.next(deadline);
-                    return self.lead_in_public(place.insert(Runway::default()), &key, next, flight);
+                    return self.lead_in_public(
+                        place.insert(Runway::default()),
+                        &key,
+                        next,
+                        flight,
+                    );
                 }
                 place.insert(Runway::default());
                 return Role::Lead(Turn { flights: Arc::clone(&self.flights), key });

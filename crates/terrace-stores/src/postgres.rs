@@ -2,8 +2,9 @@
 //!
 //! The table is made for people, too: `INSERT INTO records (key, value) VALUES (...)` makes a record,
 //! and rows may be deleted and the table truncated by hand. Who changes a row by hand sets
-//! `version = nextval('records_version')`, or caches go on answering the old value. A deleted record
-//! leaves a row with `deleted`, which keeps its version.
+//! `version = nextval('records_version')`, or caches go on answering the old value. Who brings rows
+//! with versions of their own, as from a backup, starts Terrace again afterwards, which goes on from
+//! the highest. A deleted record leaves a row with `deleted`, which keeps its version.
 //!
 //! **Batches.** A batch of reads is one statement, a batch of plain puts too, which commits by itself:
 //! one round trip, one fsync. A batch with deletes, preconditions or an idempotency key is one
@@ -43,7 +44,6 @@ use terrace_core::{
 pub use options::{ConnectionSource, PoolOptions, PostgresOptions};
 
 use connect::Connector;
-use idempotency::ForgetOld;
 use inspect::Health;
 use pool::Pool;
 use read::{ReadKeys, ScanPage};
@@ -109,17 +109,17 @@ impl PostgresStore {
 /// Keeps the pool filled with young connections and forgets old idempotency keys.
 fn upkeep(worker: Worker) -> Task {
     const PERIOD: Duration = Duration::from_secs(1);
-    const FORGET_EVERY: u32 = 600;
+    const FORGET_EVERY: u32 = 60;
     let runtime = worker.runtime.clone();
     runtime.spawn("postgres upkeep", async move {
-        let (mut round, mut failing) = (0_u32, false);
+        let (mut round, mut failing, mut behind) = (0_u32, false, false);
         while !worker.pool.is_closed() {
             worker.runtime.sleep(PERIOD).await;
             round = round.wrapping_add(1);
             let mut tended = worker.pool.tend().await;
-            if tended.is_ok() && round.is_multiple_of(FORGET_EVERY) {
-                let deadline = Deadline::at(worker.runtime.now() + worker.patience);
-                tended = worker.perform(&ForgetOld, deadline).await;
+            if tended.is_ok() && (behind || round.is_multiple_of(FORGET_EVERY)) {
+                let forgotten = idempotency::forget_old(&worker).await;
+                tended = forgotten.map(|more| behind = more);
             }
             match tended {
                 Err(error) if !failing => {

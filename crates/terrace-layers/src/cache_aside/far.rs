@@ -1,12 +1,17 @@
 //! The cache as `CacheAside` calls it: never for long, and not at all while it fails.
 
 use std::fmt;
+use std::future::poll_fn;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::Poll;
 use std::time::{Duration, Instant};
 
+use futures_util::FutureExt as _;
+use futures_util::future::Shared;
 use terrace_core::{
-    Cache, Deadline, Error, ErrorKind, Inspection, Key, Lookup, Offer, Result, Runtime, Version,
+    BoxFuture, Cache, Deadline, Error, ErrorKind, Inspection, Key, Lookup, Offer, Result, Runtime,
+    Version,
 };
 
 #[derive(Debug)]
@@ -18,6 +23,17 @@ pub(super) struct Far {
     /// Read by every call; all else only while it is set.
     failing: AtomicBool,
     rests_until: Mutex<Option<Instant>>,
+    watch: Mutex<Option<Watch>>,
+}
+
+/// One timer for all lookups that begin within an eighth of the timeout, by the first of them: a
+/// timer each would be a fifteenth of what a hit costs this side.
+#[derive(Clone, Debug)]
+struct Watch {
+    /// When lookups no longer join.
+    closes: Instant,
+    ends: Instant,
+    end: Shared<BoxFuture<'static, ()>>,
 }
 
 impl Far {
@@ -27,8 +43,15 @@ impl Far {
         rest: Duration,
         runtime: Runtime,
     ) -> Self {
-        let failing = AtomicBool::new(false);
-        Self { cache, timeout, rest, runtime, failing, rests_until: Mutex::new(None) }
+        Self {
+            cache,
+            timeout,
+            rest,
+            runtime,
+            failing: AtomicBool::new(false),
+            rests_until: Mutex::new(None),
+            watch: Mutex::new(None),
+        }
     }
 
     fn is_failing(&self) -> bool {
@@ -60,8 +83,38 @@ impl Far {
         if self.is_resting() {
             return None;
         }
-        let lookups = self.call(self.timeout, deadline, self.cache.get(keys)).await.ok()?;
+        let lookups = self.look_up(keys, deadline).await.ok()?;
         (lookups.len() == keys.len()).then_some(lookups)
+    }
+
+    async fn look_up(&self, keys: &[Key], deadline: Deadline) -> Result<Vec<Lookup>> {
+        let mut work = self.cache.get(keys);
+        // What is ready at once needs no watch.
+        let first = poll_fn(|context| Poll::Ready(work.as_mut().poll(context)));
+        if let Poll::Ready(result) = first.await {
+            return self.noted(result);
+        }
+        let watch = self.watch();
+        if deadline.passed(watch.ends) {
+            return self.call(self.timeout, deadline, work).await;
+        }
+        tokio::select! {
+            biased;
+            result = work => self.noted(result),
+            () = watch.end => self.noted(Err(late())),
+        }
+    }
+
+    /// The watch for a lookup that begins now.
+    fn watch(&self) -> Watch {
+        let now = self.runtime.now();
+        let mut place = self.watch.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(watch) = place.as_ref().filter(|watch| now < watch.closes) {
+            return watch.clone();
+        }
+        let ends = now + self.timeout;
+        let end = self.runtime.sleep_until(ends).shared();
+        place.insert(Watch { closes: now + self.timeout / 8, ends, end }).clone()
     }
 
     /// Offers what was loaded, waiting no longer than this.
@@ -100,13 +153,15 @@ impl Far {
     ) -> Result<T> {
         let own = Deadline::at(self.runtime.now() + time);
         let Some(result) = self.runtime.within(own.min(deadline), work).await else {
-            let late = Error::new(ErrorKind::Unavailable, "the cache did not answer in time");
             // A client in a hurry says nothing of the cache's health.
-            if own.passed(self.runtime.now()) {
-                self.failed(&late);
-            }
-            return Err(late);
+            let failed = own.passed(self.runtime.now());
+            return if failed { self.noted(Err(late())) } else { Err(late()) };
         };
+        self.noted(result)
+    }
+
+    /// The same result, after what it says of the cache's health was noted.
+    fn noted<T>(&self, result: Result<T>) -> Result<T> {
         match &result {
             Ok(_) if self.is_failing() => self.recovered(),
             Ok(_) => {}
@@ -135,6 +190,10 @@ impl Far {
             tracing::debug!(cache = %self.cache, "the cache answers again");
         }
     }
+}
+
+fn late() -> Error {
+    Error::new(ErrorKind::Unavailable, "the cache did not answer in time")
 }
 
 impl fmt::Display for Far {

@@ -1,14 +1,17 @@
 //! Requests that are done once: their first result, stored in the transaction of the write.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use terrace_core::{Durability, Error, ErrorKind, Idempotency, Origin, Outcome, Receipt, Version};
+use terrace_core::{
+    Deadline, Durability, Error, ErrorKind, Idempotency, Origin, Outcome, Receipt, Version,
+};
 
 use super::connect::Connection;
 use super::read::token;
 use super::statements::Sql;
-use super::work::{Failure, Progress, Work, corrupt};
+use super::work::{Failure, Progress, Work, Worker, corrupt};
 
 /// The right to do a request, which one transaction at a time can hold. A second one that wants it
 /// waits in the server until the first has ended.
@@ -110,18 +113,58 @@ impl Remembered {
     }
 }
 
-/// Forgets a bounded number of results that are older than a day.
-pub(super) struct ForgetOld;
+/// Forgets results that are older than a day, and answers whether there may be more of them: it goes
+/// on for half a second at most.
+pub(super) async fn forget_old(worker: &Worker) -> Result<bool, Error> {
+    let end = worker.runtime.now() + Duration::from_millis(500);
+    while worker.runtime.now() < end {
+        let deadline = Deadline::at(worker.runtime.now() + worker.patience);
+        if worker.perform(&ForgetSome, deadline).await? < ForgetSome::AT_ONCE {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
 
-impl Work for ForgetOld {
-    type Answer = ();
+/// Forgets a bounded number of results that are older than a day, and answers how many.
+struct ForgetSome;
+
+impl ForgetSome {
+    const AT_ONCE: i64 = 1000;
+}
+
+impl Work for ForgetSome {
+    type Answer = i64;
 
     const OPERATION: &'static str = "forget old idempotency keys";
 
-    async fn run(&self, connection: &Connection, _: &Progress) -> Result<(), Failure> {
-        const STEP: &str = "DELETE FROM idempotency WHERE key IN (SELECT key FROM idempotency \
-             WHERE created_at < now() - interval '24 hours' ORDER BY created_at LIMIT 1000 \
-             FOR UPDATE SKIP LOCKED)";
-        Ok(connection.command(STEP).await?)
+    async fn run(&self, connection: &Connection, _: &Progress) -> Result<i64, Failure> {
+        let rows = connection.run(Sql::Forget, &[&Self::AT_ONCE]).await?;
+        rows.first().map_or(Ok(0), |row| row.try_get(0)).map_err(corrupt)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use terrace_core::Runtime;
+    use terrace_lab::testing;
+
+    use super::super::{ConnectionSource, PostgresOptions, PostgresStore};
+    use super::*;
+
+    #[tokio::test]
+    async fn all_that_is_old_is_forgotten_and_nothing_else() {
+        let options = PostgresOptions {
+            source: ConnectionSource::pooled(1, 1),
+            ..PostgresOptions::new(testing::fresh_database())
+        };
+        let store = PostgresStore::connect(options, Runtime::system()).await.unwrap();
+        let connector = store.worker.pool.connector();
+        let hand = connector.open().await.unwrap();
+        let old = "INSERT INTO idempotency (key, fingerprint, result, created_at) SELECT                    i::text, '', '[]', now() - interval '1 hour' * (i / 100)                    FROM generate_series(1, 6000) AS i";
+        hand.command(old).await.unwrap();
+        while forget_old(&store.worker).await.unwrap() {}
+        let left = "DO $$ BEGIN ASSERT (SELECT count(*) FROM idempotency) BETWEEN 2300 AND 2499;                     END $$";
+        hand.command(left).await.expect("a day is left");
     }
 }

@@ -47,6 +47,12 @@ const IDEMPOTENCY: &str = "
 /// others wait and find it done. It works behind a transaction pooler, too.
 pub(super) async fn migrate(client: &mut Client, schema: &str) -> Result<Arc<str>> {
     if let Some(history) = current(client).await.map_err(failed)? {
+        if history.is_ok() && sequence_is_behind(client).await.map_err(failed)? {
+            let transaction = client.transaction().await.map_err(failed)?;
+            lock(&transaction, schema).await?;
+            raise_sequence(&transaction).await?;
+            transaction.commit().await.map_err(failed)?;
+        }
         return history;
     }
     let transaction = client.transaction().await.map_err(failed)?;
@@ -88,11 +94,42 @@ fn newer() -> Error {
     .during("migrate")
 }
 
-async fn change(transaction: &Transaction<'_>, schema: &str) -> Result<Arc<str>> {
+/// Whether rows have versions that the sequence has yet to draw, as after a restore of the data
+/// alone. There is no index on versions, so of a large table a sample of 16 MiB is looked at: such
+/// rows come in great numbers.
+async fn sequence_is_behind(client: &Client) -> Result<bool, tokio_postgres::Error> {
+    const SHARE: &str = "SELECT least(100, 100 * 16777216.0 / \
+         greatest(pg_relation_size(to_regclass('records')), 1))::real";
+    const BEHIND: &str = "SELECT EXISTS (SELECT 1 FROM records TABLESAMPLE SYSTEM ($1::real) \
+         WHERE version > (SELECT last_value FROM records_version))";
+    let share = client.query_one(SHARE, &[]).await?.get::<_, Option<f32>>(0);
+    match share {
+        Some(share) => Ok(client.query_one(BEHIND, &[&share]).await?.get(0)),
+        None => Ok(false),
+    }
+}
+
+/// Lets the sequence go on after the highest version there is; nobody can draw or write meanwhile.
+async fn raise_sequence(transaction: &Transaction<'_>) -> Result<()> {
+    run(
+        transaction,
+        "LOCK TABLE records IN EXCLUSIVE MODE; \
+         SELECT setval('records_version', newest) \
+         FROM (SELECT max(version) AS newest FROM records) AS r, records_version AS s \
+         WHERE newest >= s.last_value",
+    )
+    .await
+}
+
+async fn lock(transaction: &Transaction<'_>, schema: &str) -> Result<()> {
     // Others may hold the lock for as long as a large table is being rewritten.
     run(transaction, "SET LOCAL statement_timeout = '10min'").await?;
     let lock = "SELECT pg_advisory_xact_lock(1952805490, hashtext($1))";
-    transaction.execute(lock, &[&schema]).await.map_err(failed)?;
+    transaction.execute(lock, &[&schema]).await.map_err(failed).map(drop)
+}
+
+async fn change(transaction: &Transaction<'_>, schema: &str) -> Result<Arc<str>> {
+    lock(transaction, schema).await?;
     let there = "SELECT 1 FROM pg_namespace WHERE nspname = $1";
     if transaction.query_opt(there, &[&schema]).await.map_err(failed)?.is_none() {
         run(transaction, &format!("CREATE SCHEMA {schema}")).await?;
@@ -168,7 +205,11 @@ async fn take_over(transaction: &Transaction<'_>) -> Result<()> {
                 changes.push("ALTER value TYPE text, ALTER value SET NOT NULL".into());
                 texts += 1;
             }
-            ("version", "bigint") | ("deleted", "boolean") if !demanded => {}
+            ("version", "bigint") => {
+                raise_sequence(transaction).await?;
+                changes.push(VERSION.into());
+            }
+            ("deleted", "boolean") => changes.push(DELETED.into()),
             ("created_at" | "updated_at", "timestamp with time zone") => {
                 moments.retain(|moment| *moment != name);
                 changes.push(moment(name, ""));
@@ -193,6 +234,16 @@ async fn take_over(transaction: &Transaction<'_>) -> Result<()> {
     run(transaction, &format!("ALTER TABLE records {}", changes.join(", "))).await?;
     run(transaction, "ALTER TABLE records SET (fillfactor = 80)").await
 }
+
+/// A version that no sequence draws means that there was none.
+const VERSION: &str = "ALTER version DROP IDENTITY IF EXISTS, ALTER version DROP DEFAULT, \
+     ALTER version TYPE bigint \
+         USING CASE WHEN version > 0 THEN version ELSE nextval('records_version') END, \
+     ALTER version SET DEFAULT nextval('records_version'), ALTER version SET NOT NULL";
+
+const DELETED: &str = "ALTER deleted DROP DEFAULT, \
+     ALTER deleted TYPE boolean USING coalesce(deleted, false), \
+     ALTER deleted SET DEFAULT false, ALTER deleted SET NOT NULL";
 
 /// A column of times as the store needs it; a time that was not known is that of the change.
 fn moment(name: &str, zone: &str) -> String {

@@ -45,7 +45,8 @@ struct State<'a> {
 }
 
 /// Goes through the batch in its order, each write over what the earlier ones left, and gives each
-/// change the next of `versions`, which must be one a write, rising, and drawn under the locks.
+/// change the next of `versions`, which must be one a write, rising, and drawn under the locks; a
+/// row that a person gave a later one goes on from there.
 /// `locked` has every row that exists for a key of the batch.
 pub(super) fn plan<'a>(
     batch: &'a [Write],
@@ -103,8 +104,8 @@ impl<'a> State<'a> {
         self.live = self.value.is_some();
         self.created |= outcome == Outcome::Created;
         self.changed = true;
-        let number = drawn.next().unwrap_or_default();
-        self.version = super::read::version(number);
+        let number = super::read::version(drawn.next().unwrap_or_default());
+        self.version = number.max(Version::new(self.version.get() + 1));
         (outcome, self.version)
     }
 }

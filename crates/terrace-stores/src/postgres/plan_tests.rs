@@ -65,3 +65,16 @@ fn puts_are_sorted_and_only_the_last_of_a_key_is_written() {
     assert_eq!(places, [(1, true, false), (0, true, true), (1, false, false), (1, false, true)]);
     assert!(Puts::of(&[Write::delete(Key::new("a").unwrap())]).is_none());
 }
+
+/// A person may have set a version that is not drawn yet.
+#[test]
+fn versions_of_a_key_rise_whatever_its_row_has() {
+    let write = || Write::put(Key::new("a").unwrap(), Value::new("1").unwrap());
+    for live in [true, false] {
+        let rows = HashMap::from([("a", Locked { version: Version::new(100), live })]);
+        let batch = [write(), write()];
+        let plan = plan(&batch, &rows, &[6, 7]);
+        let versions = plan.answers.iter().map(|answer| answer.1.get()).collect::<Vec<_>>();
+        assert_eq!((versions, plan.update.versions), (vec![101, 102], vec![102]));
+    }
+}

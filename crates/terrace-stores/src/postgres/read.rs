@@ -37,21 +37,22 @@ impl Work for ReadKeys<'_> {
 
     async fn run(&self, connection: &Connection, _: &Progress) -> Result<Vec<Read>, Failure> {
         // A key that is asked for many times is read once: its value may be large.
-        let mut keys = Vec::with_capacity(self.keys.len());
+        let mut distinct = Vec::with_capacity(self.keys.len());
         let mut places = HashMap::with_capacity(self.keys.len());
-        let mut place_of = |key| {
+        let place_of = |key| {
             *places.entry(key).or_insert_with(|| {
-                keys.push(key.as_str());
-                keys.len() - 1
+                distinct.push(key);
+                distinct.len() - 1
             })
         };
-        let asked = self.keys.iter().map(&mut place_of).collect::<Vec<_>>();
+        let asked = self.keys.iter().map(place_of).collect::<Vec<_>>();
+        let keys = distinct.iter().map(|key| key.as_str()).collect::<Vec<_>>();
         let rows = connection.run(Sql::Read, &[&keys]).await?;
-        let mut found = keys.iter().map(|_| self.missing()).collect::<Vec<_>>();
+        let mut found = distinct.iter().map(|_| self.missing()).collect::<Vec<_>>();
         for row in rows {
             let place = row.try_get::<_, i64>(0).map_err(corrupt)?;
             let place = usize::try_from(place).unwrap_or(0).wrapping_sub(1);
-            if let (Some(key), Some(answer)) = (keys.get(place), found.get_mut(place)) {
+            if let (Some(key), Some(answer)) = (distinct.get(place), found.get_mut(place)) {
                 *answer = self.answer(key, &row)?;
             }
         }
@@ -74,11 +75,10 @@ impl ReadKeys<'_> {
         }
     }
 
-    fn answer(&self, key: &str, row: &Row) -> Result<Read, Failure> {
+    fn answer(&self, key: &Key, row: &Row) -> Result<Read, Failure> {
         let version = version(row.try_get(1).map_err(corrupt)?);
         let deleted = row.try_get::<_, bool>(2).map_err(corrupt)?;
-        let key = || Key::new(key).map_err(not_allowed);
-        let record = if deleted { None } else { Some(record(key()?, version, row, 3)?) };
+        let record = if deleted { None } else { Some(record(key.clone(), version, row, 3)?) };
         Ok(Read { record, version, token: token(self.history, version), ..self.missing() })
     }
 

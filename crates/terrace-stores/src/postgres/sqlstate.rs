@@ -1,7 +1,7 @@
 //! What a failure of the driver means to a caller: one table of SQLSTATE codes.
 
-use std::io;
 use std::time::Duration;
+use std::{fmt, io};
 
 use terrace_core::{Error, ErrorKind};
 use tokio_postgres::error::{DbError, Severity, SqlState};
@@ -42,35 +42,52 @@ pub(super) fn remedy(error: &tokio_postgres::Error, stage: Stage) -> Remedy {
     let Some(refused) = error.as_db_error() else {
         return if stage == Stage::Harmless { Remedy::Reconnect } else { Remedy::None };
     };
-    match *refused.code() {
+    remedy_of(refused.code(), is_fatal(refused), stage)
+}
+
+fn remedy_of(code: &SqlState, fatal: bool, stage: Stage) -> Remedy {
+    match *code {
+        // A COMMIT that the server did not survive may be found in its log when it is back.
+        _ if fatal && stage == Stage::Committing => Remedy::None,
         SqlState::T_R_DEADLOCK_DETECTED | SqlState::T_R_SERIALIZATION_FAILURE => Remedy::Again,
         SqlState::FEATURE_NOT_SUPPORTED | SqlState::INVALID_SQL_STATEMENT_NAME => {
             Remedy::PrepareAgain
         }
         SqlState::READ_ONLY_SQL_TRANSACTION => Remedy::LookUpHosts,
-        _ if is_fatal(refused) && stage == Stage::Harmless => Remedy::Reconnect,
+        _ if fatal && stage == Stage::Harmless => Remedy::Reconnect,
         _ => Remedy::None,
     }
 }
 
-/// The error that a caller sees. The driver's text goes into the source.
+/// The error that a caller sees. What the server said goes into the source, without contents of rows.
 pub(super) fn explain(error: tokio_postgres::Error, stage: Stage) -> Error {
     let (kind, message) = match error.as_db_error() {
-        Some(refused) => refusal(refused, stage),
+        Some(refused) => refusal(refused.code(), is_fatal(refused), stage),
         None if stage == Stage::Committing => (ErrorKind::OutcomeUnknown, UNKNOWN),
         None if stage == Stage::Connecting => unreachable_because(&error),
         None => (ErrorKind::Unavailable, "the connection to the database was lost; try again"),
     };
     let wait = (kind == ErrorKind::Overloaded).then_some(Duration::from_secs(1));
-    let code = error.code().map(|code| code.code().to_owned());
-    let mut explained = Error::new(kind, message).caused_by(error);
-    if let Some(code) = code {
-        explained = explained.with("sqlstate", code);
-    }
+    let mut explained = because(Error::new(kind, message), error);
     if let Some(wait) = wait {
         explained = explained.retry_after(wait);
     }
     explained
+}
+
+/// The error of a batch that found rows of other writers in its way again and again.
+pub(super) fn outrun(error: tokio_postgres::Error) -> Error {
+    because(Error::new(ErrorKind::Overloaded, OUTRUN), error).retry_after(Duration::from_secs(1))
+}
+
+/// An error with what the server said, for the log.
+pub(super) fn because(explained: Error, error: tokio_postgres::Error) -> Error {
+    match error.as_db_error() {
+        Some(refused) => {
+            explained.with("sqlstate", refused.code().code()).caused_by(Refusal::of(refused))
+        }
+        None => explained.caused_by(error),
+    }
 }
 
 /// The error of a write whose answer did not come.
@@ -81,9 +98,14 @@ pub(super) fn outcome_unknown() -> Error {
 const UNKNOWN: &str = "the write left and the database's answer did not come; read to see whether \
                        it was applied, or repeat it with its Idempotency-Key";
 
-fn refusal(refused: &DbError, stage: Stage) -> (ErrorKind, &'static str) {
+const OUTRUN: &str = "other writers of the same keys were faster several times, and nothing was \
+                      changed; try again";
+
+fn refusal(code: &SqlState, fatal: bool, stage: Stage) -> (ErrorKind, &'static str) {
     use ErrorKind::{DeadlineExceeded, Internal, InvalidInput, Overloaded, Unavailable};
-    match *refused.code() {
+    match *code {
+        // First: a server that ended over a full disk may have the COMMIT in its log.
+        _ if fatal && stage == Stage::Committing => (ErrorKind::OutcomeUnknown, UNKNOWN),
         SqlState::QUERY_CANCELED => (
             DeadlineExceeded,
             "the database ended the statement at its time limit, and nothing was changed; try again",
@@ -100,11 +122,9 @@ fn refusal(refused: &DbError, stage: Stage) -> (ErrorKind, &'static str) {
             "the server takes no writes; name the primary in the URL, or all hosts with \
              target_session_attrs=read-write",
         ),
-        SqlState::T_R_DEADLOCK_DETECTED | SqlState::T_R_SERIALIZATION_FAILURE => (
-            Overloaded,
-            "other writers of the same keys were faster several times, and nothing was changed; \
-             try again",
-        ),
+        SqlState::T_R_DEADLOCK_DETECTED | SqlState::T_R_SERIALIZATION_FAILURE => {
+            (Overloaded, OUTRUN)
+        }
         SqlState::LOCK_NOT_AVAILABLE | SqlState::OUT_OF_MEMORY => {
             (Overloaded, "the database is short of locks or memory; try again later")
         }
@@ -123,7 +143,7 @@ fn refusal(refused: &DbError, stage: Stage) -> (ErrorKind, &'static str) {
         SqlState::INSUFFICIENT_PRIVILEGE => (
             Unavailable,
             "the database's user may not use Terrace's tables; grant it SELECT, INSERT, UPDATE and \
-             DELETE on them and USAGE on the sequence, or CREATE on the schema",
+             DELETE on them and on the sequence SELECT, USAGE and UPDATE, or CREATE on the schema",
         ),
         SqlState::INVALID_PASSWORD | SqlState::INVALID_AUTHORIZATION_SPECIFICATION => {
             (Unavailable, "the database refused the user or the password; correct them in the URL")
@@ -135,12 +155,7 @@ fn refusal(refused: &DbError, stage: Stage) -> (ErrorKind, &'static str) {
         SqlState::CANNOT_CONNECT_NOW => {
             (Unavailable, "the database is starting or stopping; try again in a moment")
         }
-        _ if is_fatal(refused) && stage == Stage::Committing => {
-            (ErrorKind::OutcomeUnknown, UNKNOWN)
-        }
-        _ if is_fatal(refused) => {
-            (Unavailable, "the database ended the connection; try again in a moment")
-        }
+        _ if fatal => (Unavailable, "the database ended the connection; try again in a moment"),
         ref other => match &other.code()[..2] {
             "22" | "23" => (
                 InvalidInput,
@@ -194,4 +209,63 @@ fn is_fatal(error: &DbError) -> bool {
             *error.code(),
             SqlState::ADMIN_SHUTDOWN | SqlState::CRASH_SHUTDOWN | SqlState::CANNOT_CONNECT_NOW
         )
+}
+
+/// What the server said, in one line for the log, without what may be the contents of a row: no
+/// detail, no context, and no message that can quote a value.
+#[derive(Debug)]
+struct Refusal(String);
+
+impl Refusal {
+    fn of(refused: &DbError) -> Self {
+        let code = refused.code().code();
+        let mut text = format!("{} {code}", refused.severity());
+        // Class 22 quotes what it cannot read; in 23 and P0 a trigger may say anything.
+        if !["22", "23", "P0"].contains(&&code[..2]) {
+            text = format!("{text}: {}", refused.message());
+        }
+        for (what, name) in [("table", refused.table()), ("constraint", refused.constraint())] {
+            if let Some(name) = name {
+                text = format!("{text}, {what} {name}");
+            }
+        }
+        Self(text.replace(char::is_control, " "))
+    }
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Refusal {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A server that fails so badly while it commits may have the commit in its log.
+    #[test]
+    fn a_fatal_failure_at_the_commit_leaves_the_outcome_unknown() {
+        for code in [
+            SqlState::DISK_FULL,
+            SqlState::QUERY_CANCELED,
+            SqlState::T_R_SERIALIZATION_FAILURE,
+            SqlState::T_R_DEADLOCK_DETECTED,
+            SqlState::FEATURE_NOT_SUPPORTED,
+            SqlState::READ_ONLY_SQL_TRANSACTION,
+            SqlState::CANNOT_CONNECT_NOW,
+            SqlState::ADMIN_SHUTDOWN,
+            SqlState::INTERNAL_ERROR,
+        ] {
+            let (kind, _) = refusal(&code, true, Stage::Committing);
+            assert_eq!(kind, ErrorKind::OutcomeUnknown, "{code:?}");
+            assert_eq!(remedy_of(&code, true, Stage::Committing), Remedy::None, "{code:?}");
+        }
+        let (kind, _) = refusal(&SqlState::DISK_FULL, false, Stage::Committing);
+        assert_eq!(kind, ErrorKind::Unavailable, "an error ends the transaction only");
+        let again = remedy_of(&SqlState::ADMIN_SHUTDOWN, true, Stage::Harmless);
+        assert_eq!(again, Remedy::Reconnect);
+    }
 }

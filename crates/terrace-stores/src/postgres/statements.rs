@@ -21,6 +21,9 @@ pub(super) enum Sql {
     Put,
     /// Locks the rows of keys in the order of the keys and answers their state.
     Lock,
+    /// Makes traces of deleted records for keys without a row and locks all rows, in the order of the
+    /// keys.
+    Reserve,
     /// Draws versions.
     Draw,
     /// Makes rows that a lock did not find.
@@ -33,21 +36,25 @@ pub(super) enum Sql {
     Recall,
     /// Stores the result under the claimed key.
     Remember,
+    /// Removes at most so many results that are older than a day, the oldest first, and counts them.
+    Forget,
 }
 
 impl Sql {
-    const ALL: [Self; 11] = [
+    const ALL: [Self; 13] = [
         Self::Read,
         Self::Scan,
         Self::Latest,
         Self::Put,
         Self::Lock,
+        Self::Reserve,
         Self::Draw,
         Self::Insert,
         Self::Update,
         Self::Claim,
         Self::Recall,
         Self::Remember,
+        Self::Forget,
     ];
 
     fn text(self) -> &'static str {
@@ -57,40 +64,21 @@ impl Sql {
                  FROM unnest($1::text[]) WITH ORDINALITY AS u(k, i) \
                  JOIN records r ON r.key = u.k"
             }
-            Self::Scan => {
-                "SELECT key, version, created_at, updated_at, value FROM ( \
-                   SELECT key, version, created_at, updated_at, value, \
-                     sum(octet_length(value)) OVER ( \
-                       ORDER BY key ROWS BETWEEN UNBOUNDED PRECEDING AND 2 PRECEDING) AS bytes \
-                   FROM (SELECT * FROM records \
-                     WHERE key > $1 AND key >= $2 AND key < $3 AND NOT deleted \
-                     ORDER BY key LIMIT $4) AS page \
-                 ) AS page WHERE bytes IS NULL OR bytes < $5 ORDER BY key"
-            }
+            Self::Scan => SCAN,
             Self::Latest => {
                 "SELECT CASE WHEN is_called THEN last_value ELSE 0 END \
                              FROM records_version"
             }
-            // The version of a replaced row is drawn while the row is locked: `excluded.version` was
-            // drawn before, and a faster writer may have a later one. It is past that of the row, too,
-            // which a person may have set. A replaced row's time is past both of its times, so only a
-            // new record has `created_at = updated_at`.
-            Self::Put => {
-                "INSERT INTO records AS r (key, value) \
-                 SELECT u.k, u.v FROM unnest($1::text[], $2::text[]) AS u(k, v) \
-                 ON CONFLICT (key) DO UPDATE SET value = excluded.value, \
-                 version = greatest(nextval('records_version'), r.version + 1), deleted = false, \
-                 updated_at = greatest(now(), r.updated_at + interval '1 microsecond', \
-                   r.created_at + interval '1 microsecond'), \
-                 created_at = CASE WHEN r.deleted THEN \
-                   greatest(now(), r.updated_at + interval '1 microsecond', \
-                     r.created_at + interval '1 microsecond') \
-                   ELSE r.created_at END \
-                 RETURNING key, version, created_at = updated_at"
-            }
+            Self::Put => PUT,
             Self::Lock => {
                 "SELECT key, version, deleted FROM records WHERE key = ANY ($1::text[]) \
                  ORDER BY key FOR UPDATE"
+            }
+            // Rows in conflict are locked even when they are not updated.
+            Self::Reserve => {
+                "INSERT INTO records AS r (key, value, deleted) \
+                 SELECT u.k, '', true FROM unnest($1::text[]) AS u(k) \
+                 ON CONFLICT (key) DO UPDATE SET deleted = r.deleted WHERE false"
             }
             Self::Draw => "SELECT nextval('records_version') FROM generate_series(1, $1::bigint)",
             Self::Insert => {
@@ -121,16 +109,22 @@ impl Sql {
             }
             Self::Recall => "SELECT fingerprint, result FROM idempotency WHERE key = $1",
             Self::Remember => "UPDATE idempotency SET result = $2 WHERE key = $1",
+            Self::Forget => {
+                "WITH gone AS (DELETE FROM idempotency WHERE key IN (SELECT key FROM idempotency \
+                   WHERE created_at < now() - interval '24 hours' ORDER BY created_at LIMIT $1 \
+                   FOR UPDATE SKIP LOCKED) RETURNING 1) \
+                 SELECT count(*) FROM gone"
+            }
         }
     }
 
     fn types(self) -> &'static [Type] {
         match self {
-            Self::Read | Self::Lock => &[Type::TEXT_ARRAY],
+            Self::Read | Self::Lock | Self::Reserve => &[Type::TEXT_ARRAY],
             Self::Scan => &[Type::TEXT, Type::TEXT, Type::TEXT, Type::INT8, Type::INT8],
             Self::Latest => &[],
             Self::Put => &[Type::TEXT_ARRAY, Type::TEXT_ARRAY],
-            Self::Draw => &[Type::INT8],
+            Self::Draw | Self::Forget => &[Type::INT8],
             Self::Insert => {
                 &[Type::TEXT_ARRAY, Type::TEXT_ARRAY, Type::INT8_ARRAY, Type::BOOL_ARRAY]
             }
@@ -147,6 +141,32 @@ impl Sql {
         }
     }
 }
+
+/// The sizes are known without reading large values.
+const SCAN: &str = "SELECT key, version, created_at, updated_at, value FROM ( \
+       SELECT key, version, created_at, updated_at, value, \
+         sum(octet_length(value)) OVER ( \
+           ORDER BY key ROWS BETWEEN UNBOUNDED PRECEDING AND 2 PRECEDING) AS bytes \
+       FROM (SELECT * FROM records \
+         WHERE key > $1 AND key >= $2 AND key < $3 AND NOT deleted \
+         ORDER BY key LIMIT $4) AS page \
+     ) AS page WHERE bytes IS NULL OR bytes < $5 ORDER BY key";
+
+/// The version of a replaced row is drawn while the row is locked: `excluded.version` was
+/// drawn before, and a faster writer may have a later one. It is past that of the row, too,
+/// which a person may have set. A replaced row's time is past both of its times, so only a
+/// new record has `created_at = updated_at`.
+const PUT: &str = "INSERT INTO records AS r (key, value) \
+     SELECT u.k, u.v FROM unnest($1::text[], $2::text[]) AS u(k, v) \
+     ON CONFLICT (key) DO UPDATE SET value = excluded.value, \
+     version = greatest(nextval('records_version'), r.version + 1), deleted = false, \
+     updated_at = greatest(now(), r.updated_at + interval '1 microsecond', \
+       r.created_at + interval '1 microsecond'), \
+     created_at = CASE WHEN r.deleted THEN \
+       greatest(now(), r.updated_at + interval '1 microsecond', \
+         r.created_at + interval '1 microsecond') \
+       ELSE r.created_at END \
+     RETURNING key, version, created_at = updated_at";
 
 /// A parameter of a statement.
 pub(super) type Parameter<'a> = &'a (dyn ToSql + Sync);

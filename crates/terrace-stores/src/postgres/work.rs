@@ -8,7 +8,7 @@ use terrace_core::{Deadline, Error, ErrorKind, Result, Runtime};
 
 use super::connect::Connection;
 use super::pool::{Lease, Pool};
-use super::sqlstate::{Remedy, Stage, explain, outcome_unknown, remedy, survives};
+use super::sqlstate::{Remedy, Stage, explain, outcome_unknown, outrun, remedy, survives};
 
 /// One piece of work on one connection, which can be done again from its beginning.
 pub(super) trait Work: Sync {
@@ -106,6 +106,7 @@ impl Worker {
                 None if stage == Stage::Committing => return Err(outcome_unknown()),
                 None => return Err(Deadline::exceeded()),
             };
+            let overtaken = matches!(failure, Failure::Overtaken(_));
             let (error, remedy) = match failure {
                 Failure::Refused(error) => {
                     lease.settle();
@@ -140,6 +141,7 @@ impl Worker {
                     self.pool.forget_idle();
                     return Err(explain(error, stage));
                 }
+                _ if overtaken => return Err(outrun(error)),
                 _ => return Err(explain(error, stage)),
             }
             deadline.check(self.runtime.now())?;

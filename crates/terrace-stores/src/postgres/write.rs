@@ -3,15 +3,16 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use futures_util::future::join4;
+use futures_util::future::{join4, join5};
 use terrace_core::{Idempotency, Origin, Outcome, Receipt, Version, Write};
 use tokio_postgres::Row;
-use tokio_postgres::error::SqlState;
+use tokio_postgres::error::{DbError, SqlState};
 
 use super::connect::Connection;
 use super::idempotency::{Claim, Remembered};
 use super::plan::{Locked, Plan, Puts, plan};
 use super::read::{token, version};
+use super::sqlstate::{because, outcome_unknown};
 use super::statements::Sql;
 use super::work::{Failure, Progress, Work, corrupt};
 
@@ -61,8 +62,8 @@ enum Done {
 }
 
 /// Unconditional puts: one statement that commits by itself, so one round trip and one fsync. Puts
-/// that a later one of the batch supersedes draw their versions before it in one transaction, sent
-/// at once.
+/// that a later one of the batch supersedes have versions, too: one transaction, sent at once, locks
+/// the rows, draws these, and puts.
 async fn put(
     connection: &Connection,
     progress: &Progress,
@@ -73,43 +74,64 @@ async fn put(
         (connection.run(Sql::Put, &[&puts.keys, &puts.values]).await?, Vec::new())
     } else {
         let count = i64::try_from(puts.superseded).unwrap_or(i64::MAX);
-        let (begun, drawn, rows, committed) = join4(
+        progress.in_transaction(true);
+        let (begun, reserved, drawn, rows, committed) = join5(
             connection.command("BEGIN"),
+            connection.run(Sql::Reserve, &[&puts.keys]),
             connection.run(Sql::Draw, &[&count]),
             connection.run(Sql::Put, &[&puts.keys, &puts.values]),
             connection.command("COMMIT"),
         )
         .await;
-        // After a failure COMMIT ends the transaction as a ROLLBACK. The first failure is the cause.
-        begun?;
+        if committed.is_ok() {
+            progress.in_transaction(false);
+        }
+        // After a failure COMMIT ends the transaction as a ROLLBACK, and the first failure is the
+        // cause. Were BEGIN to fail alone, each statement would have committed by itself.
+        match begun {
+            Err(error) if rows.is_ok() => return Err(unreadable(error)),
+            begun => begun?,
+        }
+        reserved?;
         let (drawn, rows) = (drawn?, rows?);
         committed?;
         (rows, drawn)
     };
-    let written = written(puts, &rows)?;
+    let written = written(puts, &rows).map_err(unreadable)?;
     let mut drawn = drawn.iter().map(|row| row.try_get::<_, i64>(0));
-    let answers = puts.places.iter().map(|place| {
-        let (created, newest) = written[place.row];
+    let mut answers = Vec::with_capacity(puts.places.len());
+    for place in &puts.places {
+        // A trigger may keep a row from being written.
+        let Some((created, newest)) = written[place.row] else {
+            return Err(Failure::Refused(outcome_unknown()));
+        };
         let outcome = if created && place.first { Outcome::Created } else { Outcome::Replaced };
         let number = if place.last { Some(Ok(newest)) } else { drawn.next() };
-        Ok((outcome, version(number.unwrap_or(Ok(0)).map_err(corrupt)?)))
-    });
-    answers.collect()
+        answers.push((outcome, version(number.unwrap_or(Ok(0)).map_err(unreadable)?)));
+    }
+    Ok(answers)
+}
+
+/// What was committed, or may have been, answers something that says nothing of what was stored.
+fn unreadable(error: tokio_postgres::Error) -> Failure {
+    Failure::Refused(because(outcome_unknown(), error))
 }
 
 /// For each key in its order whether it was created, and its version. The server answers in that
 /// order, but does not promise to.
-fn written(puts: &Puts<'_>, rows: &[Row]) -> Result<Vec<(bool, i64)>, Failure> {
-    let mut written = vec![(false, 0); puts.keys.len()];
+fn written(
+    puts: &Puts<'_>,
+    rows: &[Row],
+) -> Result<Vec<Option<(bool, i64)>>, tokio_postgres::Error> {
+    let mut written = vec![None; puts.keys.len()];
     for (index, row) in rows.iter().enumerate() {
-        let key = row.try_get::<_, &str>(0).map_err(corrupt)?;
+        let key = row.try_get::<_, &str>(0)?;
         let place = match puts.keys.get(index) {
             Some(&expected) if expected == key => Ok(index),
             _ => puts.keys.binary_search(&key),
         };
         if let Ok(place) = place {
-            let created = row.try_get(2).map_err(corrupt)?;
-            written[place] = (created, row.try_get(1).map_err(corrupt)?);
+            written[place] = Some((row.try_get(2)?, row.try_get(1)?));
         }
     }
     Ok(written)
@@ -128,6 +150,7 @@ impl WriteBatch<'_> {
         let count = i64::try_from(self.batch.len()).unwrap_or(i64::MAX);
         let claim = Claim::new(self.request);
         progress.in_transaction(true);
+        // Were BEGIN to fail alone, what is sent with it would change no record.
         let (begun, claimed, locked, drawn) = join4(
             connection.command("BEGIN"),
             claim.take(connection),
@@ -203,12 +226,24 @@ async fn update(connection: &Connection, plan: &Plan<'_>) -> Result<(), tokio_po
     connection.run(Sql::Update, &columns).await.map(drop)
 }
 
-/// A row that a lock did not find was made by another writer meanwhile; the next try will find it.
+/// A row that a lock did not find was made by another writer meanwhile; the next try will find it. A
+/// column that a person made unique is another matter.
 fn overtaken(error: tokio_postgres::Error) -> Failure {
-    match error.code() {
-        Some(code) if *code == SqlState::UNIQUE_VIOLATION => Failure::Overtaken(error),
+    match error.as_db_error() {
+        Some(refused) if *refused.code() == SqlState::UNIQUE_VIOLATION && of_keys(refused) => {
+            Failure::Overtaken(error)
+        }
         _ => Failure::Driver(error),
     }
+}
+
+/// Whether keys were not unique. The detail is in the language of the server, but `(columns)=(values)`
+/// is in all of them.
+fn of_keys(refused: &DbError) -> bool {
+    let Some((_, columns)) = refused.detail().and_then(|detail| detail.split_once('(')) else {
+        return true;
+    };
+    columns.split(")=").next().is_some_and(|names| names.split(", ").any(|name| name == "key"))
 }
 
 /// Ends a transaction that has changed nothing.

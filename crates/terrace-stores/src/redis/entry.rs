@@ -197,6 +197,15 @@ mod tests {
     }
 
     #[test]
+    fn names_of_the_first_history_are_shared_and_others_are_right() {
+        let histories = Histories::default();
+        let first = histories.name("db");
+        assert!(Arc::ptr_eq(&first, &histories.name("db")));
+        assert_eq!(&*histories.name("another"), "another");
+        assert!(Arc::ptr_eq(&first, &histories.name("db")));
+    }
+
+    #[test]
     fn a_clock_that_lags_makes_no_negative_age() {
         let bytes = encode(&entry(None), Lease(1), moment(1_000_000)).unwrap();
         let Parsed::Entry(read) = read(&bytes, 1, 0) else { panic!("no entry") };

@@ -7,6 +7,7 @@ mod cancellation;
 mod faults;
 mod migrations;
 mod pool;
+mod reads;
 mod writes;
 
 use std::sync::Arc;

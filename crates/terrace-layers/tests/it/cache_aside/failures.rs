@@ -143,6 +143,40 @@ async fn a_silent_cache_costs_a_bounded_wait_and_then_none() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn lookups_that_begin_close_together_wait_no_longer_than_the_first() {
+    let stack = stack(restless());
+    let key = key("a");
+    stack.put(&key, "1").await;
+    stack.cut.set(Mode::Silent);
+    let clock = Runtime::system();
+    let begun = clock.now();
+    let ends = join_all([0, 20, 40, 300].map(async |late| {
+        sleep(Duration::from_millis(late)).await;
+        assert_eq!(stack.read(&key).await, is("1", Origin::Primary));
+        (clock.now() - begun).as_millis()
+    }));
+    assert_eq!(ends.await, [250, 250, 290, 550]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_read_in_a_hurry_does_not_wait_for_a_silent_cache_past_its_deadline() {
+    let stack = stack(CacheAsideOptions::default());
+    let key = key("a");
+    stack.put(&key, "1").await;
+    stack.cut.set(Mode::Silent);
+    let clock = Runtime::system();
+    let begun = clock.now();
+    let deadline = Deadline::at(begun + Duration::from_millis(100));
+    let how = ReadOptions { deadline, ..ReadOptions::default() };
+    // Whatever the store below makes of a deadline that has passed.
+    let _ = stack.store.get_read(&key, &how).await;
+    assert_eq!(clock.now() - begun, Duration::from_millis(100));
+    stack.cut.set(Mode::Up);
+    stack.read(&key).await;
+    assert_eq!(stack.read(&key).await.1, Origin::Far, "that said nothing of the cache's health");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_deadline_does_not_cut_an_invalidation_short() {
     let stack = stack(CacheAsideOptions::default());
     stack.cut.set(Mode::Silent);

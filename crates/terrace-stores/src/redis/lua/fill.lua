@@ -12,7 +12,12 @@ for i = 2, #KEYS do
     if call('SET', key, entry, 'PX', life, 'NX') then
       stored = stored + 1
     else
-      local there = call('GETRANGE', key, 0, 37)
+      -- What is no string is no entry; it must not fail the others of this call.
+      local there = redis.pcall('GETRANGE', key, 0, 37)
+      if type(there) == 'table' then
+        if sub(there.err, 1, 9) ~= 'WRONGTYPE' then return there end
+        there = ''
+      end
       local mine, theirs = sub(entry, 18, 37), sub(there, 18, 37)
       if sub(there, 1, 17) ~= sub(entry, 1, 17) or theirs < mine
         or (theirs == mine and sub(there, 38, 38) == 't') then

@@ -14,7 +14,12 @@ epoch = string.sub(epoch, 1, 16)
 local head = ARGV[5] .. epoch
 for i = 3, #KEYS do
   local version = ARGV[i + 3]
-  local there = redis.call('GETRANGE', KEYS[i], 0, 37)
+  -- What is no string is no entry; it must not fail the others of this call.
+  local there = redis.pcall('GETRANGE', KEYS[i], 0, 37)
+  if type(there) == 'table' then
+    if string.sub(there.err, 1, 9) ~= 'WRONGTYPE' then return there end
+    there = ''
+  end
   if string.sub(there, 1, 17) ~= head or string.sub(there, 18, 37) < version then
     redis.call('SET', KEYS[i], head .. version .. 't', 'PX', ARGV[2])
   elseif string.sub(there, 18, 38) == version .. 't' then

@@ -114,11 +114,69 @@ async fn a_constraint_of_the_table_refuses_the_batch_as_input() {
         vec![Write::put(key("a"), value("1")), Write::put(key("b"), value("bad"))],
         vec![Write::put(key("a"), value("bad")), Write::delete(key("x"))],
         vec![Write::put(key("a"), value("1")), Write::put(key("b"), value("1"))],
+        vec![
+            Write::put(key("a"), value("1")),
+            Write::put(key("b"), value("1")),
+            Write::delete(key("c")),
+        ],
     ] {
         let how = terrace_core::WriteOptions::default();
         let error = terrace_core::Store::write(&store, bad, &how).await.expect_err("refused");
         assert_eq!(error.kind(), ErrorKind::InvalidInput, "{error}");
         assert!(!error.message().contains("constraint \""), "no text of the driver");
+        let line = error.to_string();
+        assert!(line.contains("constraint records_value_"), "the log names the constraint: {line}");
+        assert!(
+            !line.contains("bad") && !line.contains("(1") && !line.contains("DETAIL"),
+            "{line}"
+        );
+        assert!(!line.contains('\n'), "one line: {line}");
         assert_eq!(store.get(&key("a")).await.expect("a read"), None, "nothing was applied");
     }
+}
+
+/// Rows that come with versions, as by COPY or from a backup of the data alone.
+#[tokio::test]
+async fn versions_rise_above_those_that_rows_came_with() {
+    let url = testing::fresh_database();
+    let store = connect(&url, ConnectionSource::pooled(1, 1)).await;
+    let hand = session(&url).await;
+    let rows = "INSERT INTO records (key, value, version, deleted) VALUES \
+                ('a', '1', 5000, false), ('b', '1', 6000, false), ('c', '', 7000, true)";
+    hand.batch_execute(rows).await.expect("rows");
+    for (name, old) in [("a", 5000), ("b", 6000), ("c", 7000)] {
+        let put = store.put(key(name), value("2")).await.expect("a put");
+        assert!(put.version > Version::new(old), "{name}: {}", put.version);
+        let delete = store.delete(key(name)).await.expect("a delete");
+        assert!(delete.version > put.version, "{name}: {}", delete.version);
+        let again = store.put(key(name), value("3")).await.expect("a put");
+        assert!(again.version > delete.version, "{name}: {}", again.version);
+    }
+    let highest = store.get(&key("c")).await.expect("a read").expect("a record").version;
+    // From a start on, every key is above, so a token of one is no riddle to another.
+    let store = connect(&url, ConnectionSource::pooled(1, 1)).await;
+    let new = store.put(key("new"), value("1")).await.expect("a put");
+    assert!(new.version > highest, "{} {highest}", new.version);
+}
+
+/// A put is committed when its answer comes; an answer that cannot be read is no refusal.
+#[tokio::test]
+async fn a_put_whose_answer_cannot_be_read_is_in_doubt() {
+    let url = testing::fresh_database();
+    let store = connect(&url, ConnectionSource::pooled(1, 1)).await;
+    let hand = session(&url).await;
+    hand.batch_execute("ALTER TABLE records ALTER version TYPE int").await.expect("a change");
+    let error = store.put(key("a"), value("1")).await.expect_err("unreadable");
+    assert_eq!(error.kind(), ErrorKind::OutcomeUnknown, "{error}");
+    let stored = hand.query("SELECT 1 FROM records WHERE key = 'a'", &[]).await.expect("a row");
+    assert_eq!(stored.len(), 1, "it was applied");
+    hand.batch_execute(
+        "ALTER TABLE records ALTER version TYPE bigint; \
+         CREATE FUNCTION skip() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END'; \
+         CREATE TRIGGER skip BEFORE INSERT ON records FOR EACH ROW EXECUTE FUNCTION skip()",
+    )
+    .await
+    .expect("a trigger");
+    let error = store.put(key("b"), value("1")).await.expect_err("no answer");
+    assert_eq!(error.kind(), ErrorKind::OutcomeUnknown, "{error}");
 }

@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use terrace_core::{
-    Idempotency, Outcome, Precondition, Runtime, Store, StoreExt, Version, Write, WriteOptions,
+    ErrorKind, Idempotency, Outcome, Precondition, Runtime, Store, StoreExt, Version, Write,
+    WriteOptions,
 };
 use terrace_stores::postgres::{ConnectionSource, PoolOptions};
 
@@ -154,28 +155,72 @@ async fn a_request_that_was_refused_can_be_sent_again() {
     assert_eq!(again[0].outcome, Outcome::Replaced, "a result is kept for a day");
 }
 
-// TEMPORARY
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn zz_speed() {
-    for (lanes, keys) in [(1_u64, 400_u64), (4, 400), (4, 1_000_000), (4, 100_000)] {
-        let store = Arc::new(store(ConnectionSource::pooled(4, 4)).await);
-        let runtime = Runtime::seeded(3);
-        let batches = 60;
-        let start = std::time::Instant::now();
-        let tasks = (0..lanes).map(|_| {
-            let (store, runtime) = (Arc::clone(&store), runtime.clone());
-            tokio::task::spawn(async move {
-                for _ in 0..batches {
-                    let batch = (0..512).map(|i| {
-                        let k = if keys == 1_000_000 && i == 0 { "dup".into() } else if keys == 1_000_000 && i == 511 { "dup".into() } else { format!("k{}", runtime.random() % keys) };
-                        Write::put(key(&k), value("some value of a few bytes"))
-                    }).collect::<Vec<_>>();
-                    store.write(batch, &WriteOptions::default()).await.expect("write");
-                }
-            })
-        }).collect::<Vec<_>>();
-        join_all(tasks).await.into_iter().for_each(|t| t.expect("task"));
-        let n = (lanes * batches * 512) as f64;
-        eprintln!("SPEED lanes {lanes} keys {keys}: {:.0}/s", n / start.elapsed().as_secs_f64());
+/// A superseded put has a version of its own, which is drawn under the lock of the row, too: one that
+/// is drawn before would come before that of a write which was committed before.
+#[tokio::test]
+async fn superseded_puts_come_after_what_was_committed_before_them() {
+    let url = terrace_lab::testing::fresh_database();
+    let store = Arc::new(super::connect(&url, ConnectionSource::pooled(1, 1)).await);
+    let (watch, mut hand) = (super::session(&url).await, super::session(&url).await);
+    store.put(key("a"), value("0")).await.expect("a put");
+    let other = hand.transaction().await.expect("a transaction");
+    other.execute("SELECT 1 FROM records WHERE key = 'a' FOR UPDATE", &[]).await.expect("a lock");
+    let writer = Arc::clone(&store);
+    let writing = tokio::task::spawn(async move {
+        let batch = ["1", "2"].map(|text| Write::put(key("a"), value(text))).to_vec();
+        writer.write(batch, &WriteOptions::default()).await
+    });
+    let waiting = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'terrace' \
+                   AND datname = current_database() AND wait_event_type = 'Lock'";
+    while watch.query_one(waiting, &[]).await.expect("sessions").get::<_, i64>(0) == 0 {
+        tokio::task::yield_now().await;
     }
+    let update = "UPDATE records SET value = 'other', version = nextval('records_version') \
+                  WHERE key = 'a' RETURNING version";
+    let between = other.query_one(update, &[]).await.expect("an update").get::<_, i64>(0);
+    other.commit().await.expect("a commit");
+    let receipts = writing.await.expect("a task").expect("a write");
+    let versions = receipts.iter().map(|it| it.version.get().cast_signed()).collect::<Vec<_>>();
+    assert!(between < versions[0] && versions[0] < versions[1], "{between} {versions:?}");
+}
+
+/// A claim that BEGIN did not protect is committed without a result.
+#[tokio::test]
+async fn an_orphaned_claim_is_taken_over() {
+    let url = terrace_lab::testing::fresh_database();
+    let store = super::connect(&url, ConnectionSource::pooled(1, 1)).await;
+    let orphan = "INSERT INTO idempotency (key, fingerprint) VALUES ('once', '')";
+    super::session(&url).await.batch_execute(orphan).await.expect("a claim");
+    let how = WriteOptions {
+        idempotency: Some(Arc::new(Idempotency::new("once", [1; 32]).expect("a key"))),
+        ..WriteOptions::default()
+    };
+    let batch = || vec![Write::put(key("a"), value("1"))];
+    let first = store.write(batch(), &how).await.expect("a write");
+    assert_eq!(store.write(batch(), &how).await.expect("again"), first);
+}
+
+/// Whoever finds a new row of another writer in its way each time has sent nothing wrong.
+#[tokio::test]
+async fn races_lost_again_and_again_are_overload() {
+    let url = terrace_lab::testing::fresh_database();
+    let store = super::connect(&url, ConnectionSource::pooled(1, 1)).await;
+    super::session(&url)
+        .await
+        .batch_execute(
+            "CREATE SEQUENCE tries; \
+             CREATE FUNCTION lose() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN \
+                 PERFORM nextval('tries'); \
+                 RAISE unique_violation USING DETAIL = 'Key (key)=(a) already exists.'; \
+             END $$; \
+             CREATE TRIGGER lose BEFORE INSERT ON records FOR EACH ROW EXECUTE FUNCTION lose()",
+        )
+        .await
+        .expect("a trigger");
+    let put = Write::put(key("a"), value("1")).when(Precondition::Absent);
+    let error = store.write_one(put).await.expect_err("lost");
+    assert_eq!(error.kind(), ErrorKind::Overloaded, "{error}");
+    assert!(error.wait().is_some());
+    let tries = super::session(&url).await.query_one("SELECT nextval('tries')", &[]).await;
+    assert_eq!(tries.expect("a row").get::<_, i64>(0), 12, "it was tried again ten times");
 }

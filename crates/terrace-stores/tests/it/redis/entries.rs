@@ -3,11 +3,12 @@
 use std::time::Duration;
 
 use futures_util::FutureExt as _;
+use futures_util::future::join_all;
 use terrace_core::testkit::{cache_contract, key};
 use terrace_core::{Cache, Lookup, Offer, Version};
 use terrace_stores::RedisCacheOptions;
 
-use super::{by_hand, cache, fill, hit, invalidate, lease, options};
+use super::{Private, by_hand, cache, fill, hit, invalidate, lease, options};
 
 #[tokio::test]
 async fn lives_differ_within_their_share() {
@@ -24,6 +25,67 @@ async fn lives_differ_within_their_share() {
     let (least, most) = (lives.iter().min().unwrap(), lives.iter().max().unwrap());
     assert!((870_000..=1_100_000).contains(least) && *most <= 1_100_000, "{least} to {most} ms");
     assert!(most - least > 50_000, "{least} to {most} ms");
+}
+
+#[tokio::test]
+async fn single_changes_that_come_together_share_their_calls() {
+    let server = Private::start().await;
+    let cache = server.cache().await;
+    let keys: Vec<_> = (0..300).map(|number| key(format!("k{number}"))).collect();
+    let lease = lease(&cache, &keys[0]).await;
+    server.by_hand::<()>("CONFIG RESETSTAT").await;
+    join_all(keys.iter().map(async |key| {
+        fill(&cache, key, lease, 1).await;
+        assert_eq!(hit(&cache, key).await, Some(1));
+        invalidate(&cache, key, 2).await;
+        // By now this one has been applied, whatever it left with.
+        assert_eq!(hit(&cache, key).await, None);
+    }))
+    .await;
+    let told: String = server.by_hand("INFO commandstats").await;
+    let calls = told.lines().find_map(|line| line.strip_prefix("cmdstat_evalsha:calls="));
+    let calls: usize = calls.unwrap().split(',').next().unwrap().parse().unwrap();
+    assert!(calls < 100, "{calls} calls for 600 changes");
+}
+
+#[tokio::test]
+async fn what_is_no_entry_is_replaced_and_fails_no_other() {
+    let options = options();
+    let cache = cache(options.clone()).await;
+    let (foreign, other) = (key("foreign"), key("other"));
+    let lease = lease(&cache, &other).await;
+    for change in ["fill", "invalidate"] {
+        let name = format!("{{{}}}:entry:{foreign}", options.namespace);
+        by_hand::<()>(&options.url, &format!("DEL {name}")).await;
+        by_hand::<()>(&options.url, &format!("LPUSH {name} x")).await;
+        if change == "fill" {
+            let offers = [&foreign, &other].map(|key| super::offer(key, lease, 1));
+            cache.fill(offers.to_vec()).await.unwrap();
+            assert_eq!(hit(&cache, &foreign).await, Some(1));
+            assert_eq!(hit(&cache, &other).await, Some(1));
+        } else {
+            let written = [&foreign, &other].map(|key| (key.clone(), Version::new(2)));
+            cache.invalidate(&written).await.unwrap();
+            assert_eq!(hit(&cache, &foreign).await, None);
+            assert_eq!(hit(&cache, &other).await, None);
+            fill(&cache, &foreign, lease, 1).await;
+            assert_eq!(hit(&cache, &foreign).await, None, "the tombstone is there");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_change_that_nobody_waits_for_does_not_hold_up_others() {
+    let cache = cache(options()).await;
+    let (left, stays) = (key("left"), key("stays"));
+    let lease = lease(&cache, &stays).await;
+    let written = [(left.clone(), Version::new(1))];
+    assert!(cache.fill(vec![super::offer(&left, lease, 1)]).now_or_never().is_none());
+    assert!(cache.invalidate(&written).now_or_never().is_none());
+    fill(&cache, &stays, lease, 1).await;
+    assert_eq!(hit(&cache, &stays).await, Some(1));
+    invalidate(&cache, &stays, 2).await;
+    assert_eq!(hit(&cache, &stays).await, None);
 }
 
 #[tokio::test]
