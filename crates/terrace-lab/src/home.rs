@@ -7,6 +7,7 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt, lchown};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::time::Duration;
 use std::{env, fs, process};
 
 use nix::libc::O_NOFOLLOW;
@@ -14,12 +15,16 @@ use nix::libc::O_NOFOLLOW;
 use crate::account::Account;
 use crate::error::{LabError, LabErrorKind, Result};
 use crate::secret::Secret;
+use crate::wait;
 
 /// Where servers live whose own directory the unprivileged account cannot reach.
 const FALLBACK: &str = "/var/lib/terrace-lab";
 
 /// Lines of a server's log that an error repeats.
 const LOG_LINES: usize = 15;
+
+/// How long a lock may be held by chance before somebody else counts as its holder.
+const LOCK_WITHIN: Duration = Duration::from_millis(500);
 
 /// A server's directory: `data/`, `password`, `port`, `lock`, `server.log` and what an engine adds.
 #[derive(Debug)]
@@ -110,7 +115,12 @@ impl Home {
             .open(&path)
             .map_err(LabError::file("open", &path))?;
         self.own(&path).map_err(LabError::file("give the server", &path))?;
-        match file.try_lock() {
+        // A child that another thread is starting holds copies of all files until it runs its program.
+        let locked = wait::until(LOCK_WITHIN, || match file.try_lock() {
+            Err(TryLockError::WouldBlock) => None,
+            other => Some(other),
+        });
+        match locked.unwrap_or(Err(TryLockError::WouldBlock)) {
             Ok(()) => {
                 let content = format!("{}\n", process::id());
                 let written = file.set_len(0).and_then(|()| file.write_all(content.as_bytes()));
