@@ -1,14 +1,15 @@
 //! A shared cache in Redis 7 that cannot be filled with something old.
 //!
 //! # What is kept, and why it is enough
-//! Three kinds of keys, all under `{namespace}:` (the braces make Redis Cluster keep a namespace on
+//! Four kinds of keys, all under `{namespace}:` (the braces make Redis Cluster keep a namespace on
 //! one node; spreading a cache over a cluster means several namespaces):
 //!
 //! - `entry:<key>`: a record, the knowledge that there is none, or a tombstone, with its version
 //!   and the epoch that it was stored in;
 //! - `epoch`: a random number, the name of the cache's current memory. An entry of another epoch
 //!   does not exist. [`Lease`](terrace_core::Lease) is the epoch of the miss;
-//! - `number`: how many messages were published to the channel `invalidations`.
+//! - `number`: how many messages were published to the channel `invalidations`;
+//! - `beat`: what heartbeats write.
 //!
 //! A read is one `MGET` of the epoch and the entries, which is atomic. Fills, invalidations and
 //! clears are one script call each. A fill stores nothing under another epoch than its lease's, and
@@ -17,23 +18,51 @@
 //! a writer committed version 2 finds the tombstone, and a flush in between, which takes the
 //! tombstone away, takes the epoch and with it the reader's lease.
 //!
+//! The protection lasts `tombstone_ttl` from the invalidation, whatever comes in between. An entry
+//! that replaces a tombstone, or that an invalidation finds to be as new, stays for that time even
+//! if its own is over and readers miss it. The tombstone of a write whose version is not known also
+//! keeps the latest known version, for the whole time of that one. And a fill carries the latest
+//! server time at which it may run, a sixth of `tombstone_ttl` after it was offered, because it may
+//! lie in a buffer or before a server that stands still for longer than a tombstone is kept.
+//!
 //! # Why a connection is checked before it is used
 //! A server that comes back may remember things that were invalidated since: after a restart from a
 //! snapshot, after a failover to a replica that lagged, after an operator copied files. Its run id
 //! (`INFO server`) names the process, and the epoch's value holds the run id under which it began.
 //! Each new connection compares the two, in a script, before anybody may use it; where they differ
-//! a new epoch begins, once, whichever instance comes first. An instance also refuses to see an
-//! epoch again that it saw end. A client that reconnects by itself could not give that moment, so
+//! a new epoch begins, whichever instance comes first. An instance that comes from another process
+//! begins one in any case: while it still told the old process of its writes, others may have
+//! filled the new one. An instance also refuses to see an epoch again that it saw end. A client that reconnects by itself could not give that moment, so
 //! the connection here is made, checked, swapped in and taken out by this module alone.
+//!
+//! # Why every instance writes, even to read
+//! A server may refuse writes and go on answering reads: `MISCONF` after a failed snapshot,
+//! `NOREPLICAS`, a primary that became a replica. Nobody could invalidate what it answers. So each
+//! instance writes every `heartbeat`, and where that is refused it gives the connection up and gets
+//! no other before a write succeeds; then a new epoch begins, for those who could not say what they
+//! wrote may be gone.
+//!
+//! # What is not covered
+//! - For up to `heartbeat` and `command_timeout` after a server began to refuse writes, instances
+//!   other than the writer's may read what it failed to invalidate.
+//! - The same holds for an instance that reaches the server while a writer does not, until the
+//!   writer has repeated its invalidation.
+//! - A primary that is made the replica of one that lagged and promoted again, all within one
+//!   `heartbeat`, has older memory under the same run id and is believed.
+//! - A server whose clock is set back while a fill is under way may run it later by as much; one
+//!   whose clock is set forward loses tombstones early, which may let a late fill in.
 //!
 //! # What Redis must be given
 //! Enough memory. Under `maxmemory` the policies `allkeys-lru` and `allkeys-lfu` are fine;
 //! `volatile-ttl` and the random ones may evict a fresh tombstone, which lets one late fill in.
 //! Invalidations run when memory is full (`allow-oom`); fills fail then, which costs speed only.
-//! Machines' clocks count for the age that is shown, not for what is answered.
+//! The clocks of Terrace's machines count for the age of entries alone: an instance whose clock is
+//! fast misses entries early, and one whose clock is slow may answer an entry past its `ttl`, but
+//! never one older than an invalidation. The clock of a fill's latest time is the server's own.
 
 mod batches;
 mod changes;
+mod clock;
 mod entry;
 mod failure;
 mod health;
@@ -49,6 +78,7 @@ mod scripts;
 mod subscription;
 
 use std::fmt;
+use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use futures_util::StreamExt as _;
@@ -94,6 +124,8 @@ struct Shared {
     invalidations: Batches<(Key, Version), ()>,
     histories: Histories,
     counters: Counters,
+    /// How many subscriptions there are in this instance; they need heartbeats.
+    listeners: AtomicUsize,
 }
 
 impl Shared {
@@ -101,11 +133,13 @@ impl Shared {
         &self.link.runtime
     }
 
-    /// Keeps the connection and sends the batches.
+    /// Keeps the connection, beats, and sends the batches.
     fn start(self: &Arc<Self>) -> Vec<Task> {
-        let mut tasks = Vec::with_capacity(1 + 3 * WORKERS);
+        let mut tasks = Vec::with_capacity(2 + 3 * WORKERS);
         let this = Arc::clone(self);
         tasks.push(self.spawn("redis-connection", async move { this.link.keep().await }));
+        let this = Arc::clone(self);
+        tasks.push(self.spawn("redis-heartbeat", async move { this.beat_forever().await }));
         for _ in 0..WORKERS {
             let this = Arc::clone(self);
             tasks.push(self.spawn("redis-reads", async move { this.send_reads().await }));
@@ -148,6 +182,7 @@ impl RedisCache {
             invalidations: Batches::new(),
             histories: Histories::default(),
             counters: Counters::default(),
+            listeners: AtomicUsize::new(0),
         });
         let tasks = shared.start();
         shared.link.tried().await;

@@ -1,6 +1,7 @@
 //! Fills, invalidations and clears: one script call each; single keys share theirs.
 
-use std::time::Duration;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::{Duration, Instant};
 
 use futures_util::future::try_join_all;
 use redis::{Cmd, Script};
@@ -8,7 +9,9 @@ use terrace_core::{Key, Lease, Offer, Result, Timestamp, Version};
 
 use super::Shared;
 use super::batches::CHUNK;
+use super::clock::millis;
 use super::entry::{FORMAT, encode, epoch_digits, version_digits};
+use super::failure::Down;
 use super::link::Live;
 use super::message::encode_keys;
 use super::scripts::{call, call_of};
@@ -20,6 +23,7 @@ pub(super) struct Fill {
     bytes: Vec<u8>,
     /// Milliseconds.
     life: u64,
+    offered: Instant,
 }
 
 impl Shared {
@@ -67,7 +71,7 @@ impl Shared {
             return Ok(());
         }
         let live = self.link.live()?;
-        let calls = fills.chunks(CHUNK).map(|chunk| self.fill_call(chunk)).collect();
+        let calls = fills.chunks(CHUNK).map(|chunk| self.fill_call(&live, chunk)).collect();
         self.run(&live, self.fill_script(), calls).await
     }
 
@@ -88,11 +92,27 @@ impl Shared {
         self.run(&live, &self.link.scripts.clear, vec![command]).await
     }
 
+    /// Beats for as long as it is polled.
+    pub(super) async fn beat_forever(&self) {
+        loop {
+            self.runtime().sleep(self.options.heartbeat).await;
+            // Without a connection there is nothing to say; the silence says it.
+            let _ = self.beat().await;
+        }
+    }
+
+    /// Gives the connection up unless its server takes writes: one that answers reads alone would
+    /// answer what nobody could invalidate.
     pub(super) async fn beat(&self) -> Result<()> {
         let live = self.link.live()?;
-        let mut command = call_of(&self.link.scripts.heartbeat, 2);
-        command.arg(&self.names.epoch).arg(&self.names.number).arg(&self.names.channel);
-        self.run(&live, &self.link.scripts.heartbeat, vec![command]).await
+        let publishes = self.options.announce || self.listeners.load(Relaxed) > 0;
+        let channel = if publishes { &self.names.channel } else { "" };
+        let done = self.link.ask(&live, self.link.beat(&live, channel)).await;
+        if done.is_err() {
+            // Where the reason was better known the connection is gone already.
+            self.link.lose(&live, Down::Unwritable);
+        }
+        done
     }
 
     async fn run(
@@ -109,12 +129,16 @@ impl Shared {
         Ok(())
     }
 
-    fn fill_call(&self, fills: &[Fill]) -> Cmd {
+    fn fill_call(&self, live: &Live, fills: &[Fill]) -> Cmd {
         let mut command = call_of(self.fill_script(), fills.len() + 1);
         command.arg(&self.names.epoch);
         for fill in fills {
             self.names.write_entry(&mut command, &fill.key);
         }
+        // A call may lie in a buffer, or before a server that stands still, until the tombstones
+        // that it should find are gone. The rest of their time is for the load.
+        let offered = fills.iter().map(|fill| live.clock.at(fill.offered)).min();
+        command.arg(offered.unwrap_or(0).saturating_add(millis(self.options.tombstone_ttl / 6)));
         for fill in fills {
             command.arg(fill.bytes.as_slice()).arg(fill.life);
         }
@@ -124,8 +148,8 @@ impl Shared {
     /// `None` for an offer that may not be kept.
     fn fill(&self, offer: &Offer, now: Timestamp) -> Option<Fill> {
         let life = self.life(offer)?;
-        let bytes = encode(&offer.entry, offer.lease, now)?;
-        Some(Fill { key: offer.key.clone(), bytes, life })
+        let bytes = encode(&offer.entry, offer.lease, now, Duration::from_millis(life))?;
+        Some(Fill { key: offer.key.clone(), bytes, life, offered: self.runtime().now() })
     }
 
     /// The milliseconds that an entry has left of its time, which began at its load.
@@ -170,8 +194,4 @@ impl Shared {
     fn invalidate_script(&self) -> &Script {
         &self.link.scripts.invalidate
     }
-}
-
-fn millis(time: Duration) -> u64 {
-    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }

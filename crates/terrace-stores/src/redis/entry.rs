@@ -1,14 +1,19 @@
 //! The bytes of an entry: a head that scripts compare as text, and a body for this side alone.
 //!
 //! ```text
-//!  0      format, "1"
+//!  0      format, "2"
 //!  1..17  epoch, 16 hexadecimal digits
 //! 17..37  version, 20 decimal digits
 //! 37      kind: "v" value, "m" missing, "t" tombstone (the end)
-//! 38..    loaded, created, updated: microseconds since 1970, i64, little endian (missing: loaded)
+//! 38..    loaded, over, created, updated: microseconds since 1970, i64, little endian (missing:
+//!         loaded, over); what is over is a miss that still keeps older fills out
 //!         length of the token, u32, little endian; the token's bytes
 //!         the value
 //! ```
+//!
+//! The tombstone of a write whose version is not known has the version [`Version::UNKNOWN`] and goes
+//! on after its kind: the latest known version and the server's time when the doubt ends, in
+//! milliseconds since 1970, 20 decimal digits each.
 //!
 //! Versions are decimal because Lua orders strings by the server's locale, where digits keep their
 //! order and letters need not (Danish sorts "aa" after "z"); as numbers they would lose bits, since
@@ -20,14 +25,14 @@ use std::time::Duration;
 use terrace_core::{Entry, Key, Lease, Record, Timestamp, Token, Value, Version};
 
 /// The version of this layout; entries of another are misses.
-pub(super) const FORMAT: &str = "1";
+pub(super) const FORMAT: &str = "2";
 const HEAD: usize = 38;
 
 /// What the bytes under a key come to.
 pub(super) enum Parsed {
     /// A record, or the knowledge that there is none.
     Entry(Entry),
-    /// Nothing that can be answered: a tombstone, or an entry of another epoch.
+    /// Nothing that can be answered: a tombstone, or an entry of another epoch or that is over.
     Nothing,
     /// Not an entry, or one of another format.
     Malformed,
@@ -62,21 +67,28 @@ pub(super) fn version_digits(version: Version) -> String {
     format!("{:020}", version.get())
 }
 
-/// The bytes of an entry; `None` for what no cache should keep.
-pub(super) fn encode(entry: &Entry, lease: Lease, now: Timestamp) -> Option<Vec<u8>> {
+/// The bytes of an entry that has `life` left; `None` for what no cache should keep.
+pub(super) fn encode(
+    entry: &Entry,
+    lease: Lease,
+    now: Timestamp,
+    life: Duration,
+) -> Option<Vec<u8>> {
     // A write of unknown outcome is not a state that can be read.
     if entry.version == Version::UNKNOWN {
         return None;
     }
     let token = entry.token.to_bytes();
     let value = entry.record.as_ref().map_or("", |record| record.value.as_str());
-    let mut bytes = Vec::with_capacity(HEAD + 28 + token.len() + value.len());
+    let mut bytes = Vec::with_capacity(HEAD + 36 + token.len() + value.len());
     bytes.extend_from_slice(FORMAT.as_bytes());
     bytes.extend_from_slice(epoch_digits(lease).as_bytes());
     bytes.extend_from_slice(version_digits(entry.version).as_bytes());
     bytes.push(if entry.record.is_some() { b'v' } else { b'm' });
     let age = i64::try_from(entry.age.as_micros()).ok()?;
-    bytes.extend_from_slice(&now.as_microsecond().saturating_sub(age).to_le_bytes());
+    let (now, life) = (now.as_microsecond(), i64::try_from(life.as_micros()).ok()?);
+    bytes.extend_from_slice(&now.saturating_sub(age).to_le_bytes());
+    bytes.extend_from_slice(&now.saturating_add(life).to_le_bytes());
     if let Some(record) = &entry.record {
         bytes.extend_from_slice(&record.created_at.as_microsecond().to_le_bytes());
         bytes.extend_from_slice(&record.updated_at.as_microsecond().to_le_bytes());
@@ -102,18 +114,24 @@ pub(super) fn parse(
     if head[1..17] != *epoch || head[37] == b't' {
         return Parsed::Nothing;
     }
-    parse_body(head, body, key, now, histories).map_or(Parsed::Malformed, Parsed::Entry)
+    match parse_body(head, body, key, now, histories) {
+        Some((entry, over)) if now.as_microsecond() < over => Parsed::Entry(entry),
+        Some(_) => Parsed::Nothing,
+        None => Parsed::Malformed,
+    }
 }
 
+/// The entry, and when it is over.
 fn parse_body(
     head: &[u8],
     body: &[u8],
     key: &Key,
     now: Timestamp,
     histories: &Histories,
-) -> Option<Entry> {
+) -> Option<(Entry, i64)> {
     let version = Version::new(std::str::from_utf8(&head[17..37]).ok()?.parse().ok()?);
-    let (loaded, mut body) = take_i64(body)?;
+    let (loaded, body) = take_i64(body)?;
+    let (over, mut body) = take_i64(body)?;
     let times = match head[37] {
         b'v' => {
             let (created, rest) = take_i64(body)?;
@@ -138,7 +156,7 @@ fn parse_body(
     };
     // Machines' clocks differ; an entry from the future has no age.
     let age = u64::try_from(now.as_microsecond().saturating_sub(loaded)).unwrap_or(0);
-    Some(Entry { record, version, token, age: Duration::from_micros(age) })
+    Some((Entry { record, version, token, age: Duration::from_micros(age) }, over))
 }
 
 fn take_i64(bytes: &[u8]) -> Option<(i64, &[u8])> {
@@ -151,6 +169,8 @@ mod tests {
     use terrace_core::Position;
 
     use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
 
     fn moment(micros: i64) -> Timestamp {
         Timestamp::from_microsecond(micros).unwrap()
@@ -184,7 +204,7 @@ mod tests {
     #[test]
     fn an_entry_is_read_as_it_was_written_and_grows_older() {
         for value in [Some("Grüße, 世界"), Some(""), None] {
-            let bytes = encode(&entry(value), Lease(0xabc), moment(1_000)).unwrap();
+            let bytes = encode(&entry(value), Lease(0xabc), moment(1_000), SECOND).unwrap();
             let Parsed::Entry(read) = read(&bytes, 0xabc, 1_500) else { panic!("no entry") };
             assert_eq!(read, Entry { age: Duration::from_micros(507), ..entry(value) });
         }
@@ -192,8 +212,15 @@ mod tests {
 
     #[test]
     fn an_entry_of_another_epoch_does_not_exist() {
-        let bytes = encode(&entry(Some("v")), Lease(1), moment(0)).unwrap();
+        let bytes = encode(&entry(Some("v")), Lease(1), moment(0), SECOND).unwrap();
         assert!(matches!(read(&bytes, 2, 0), Parsed::Nothing));
+    }
+
+    #[test]
+    fn an_entry_that_is_over_is_a_miss() {
+        let bytes = encode(&entry(Some("v")), Lease(1), moment(5), SECOND).unwrap();
+        assert!(matches!(read(&bytes, 1, 1_000_004), Parsed::Entry(_)));
+        assert!(matches!(read(&bytes, 1, 1_000_005), Parsed::Nothing));
     }
 
     #[test]
@@ -207,18 +234,18 @@ mod tests {
 
     #[test]
     fn a_clock_that_lags_makes_no_negative_age() {
-        let bytes = encode(&entry(None), Lease(1), moment(1_000_000)).unwrap();
+        let bytes = encode(&entry(None), Lease(1), moment(1_000_000), SECOND).unwrap();
         let Parsed::Entry(read) = read(&bytes, 1, 0) else { panic!("no entry") };
         assert_eq!(read.age, Duration::ZERO);
     }
 
     #[test]
     fn cut_and_foreign_bytes_are_malformed() {
-        let mut bytes = encode(&entry(None), Lease(1), moment(0)).unwrap();
+        let mut bytes = encode(&entry(None), Lease(1), moment(0), SECOND).unwrap();
         for length in 0..bytes.len() {
             assert!(matches!(read(&bytes[..length], 1, 0), Parsed::Malformed), "{length}");
         }
-        bytes[0] = b'2';
+        bytes[0] = b'3';
         assert!(matches!(read(&bytes, 1, 0), Parsed::Malformed));
         assert!(matches!(
             read(b"\xff garbage that somebody else put under this name", 1, 0),

@@ -13,6 +13,7 @@ pub(super) enum Down {
     Permission,
     Loading,
     Replica,
+    Unwritable,
     Cluster,
     TooOld,
     Refused,
@@ -31,13 +32,18 @@ impl Down {
                  reads go to the database"
             }
             Self::Permission => {
-                "its user may not run what the cache needs; grant MGET, EVALSHA, SCRIPT, INFO, \
-                 PUBLISH and SUBSCRIBE; reconnecting, reads go to the database"
+                "its user may not run what the cache needs; grant MGET, GET, SET, GETRANGE, \
+                 INCR, PTTL, PEXPIRE, TIME, EVALSHA, SCRIPT, INFO, PUBLISH and SUBSCRIBE; \
+                 reconnecting, reads go to the database"
             }
             Self::Loading => "is loading its data; reconnecting, reads go to the database",
             Self::Replica => {
                 "is a read-only replica; give the address of the primary; reconnecting, reads go \
                  to the database"
+            }
+            Self::Unwritable => {
+                "refuses writes; reads go to the database until it takes them; look for MISCONF \
+                 or NOREPLICAS in the answers and the log of Redis; reconnecting"
             }
             Self::Cluster => {
                 "is a node of a cluster that does not own the cache's keys; give the address of \
@@ -62,6 +68,7 @@ impl Down {
                 Self::Cluster
             }
             _ if matches!(error.code(), Some("NOAUTH" | "WRONGPASS")) => Self::Credentials,
+            _ if matches!(error.code(), Some("MISCONF" | "NOREPLICAS")) => Self::Unwritable,
             _ => Self::Refused,
         }
     }
@@ -70,6 +77,12 @@ impl Down {
     /// memory) are not.
     pub(super) fn ends_connection(self) -> bool {
         self != Self::Refused && self != Self::Permission
+    }
+
+    /// Whether invalidations that this server should have taken may be missing from what it will
+    /// answer when it is well again.
+    pub(super) fn leaves_doubt(self) -> bool {
+        self == Self::Unwritable || self == Self::Replica
     }
 
     pub(super) fn error(self) -> Error {

@@ -12,6 +12,7 @@ use redis::{AsyncConnectionConfig, Client, RedisResult};
 use terrace_core::{Deadline, Lease, Result, Runtime};
 use tokio::sync::{Notify, watch};
 
+use super::clock::{ServerClock, millis};
 use super::entry::{epoch_digits, parse_epoch};
 use super::failure::Down;
 use super::names::Names;
@@ -29,6 +30,7 @@ pub(super) struct Live {
     pub(super) connection: MultiplexedConnection,
     /// Names the server's process.
     pub(super) run_id: String,
+    pub(super) clock: ServerClock,
 }
 
 impl fmt::Debug for Live {
@@ -50,6 +52,9 @@ pub(super) struct Link {
     lost: Notify,
     /// The epochs that this instance saw end, latest last, and the one in force.
     epochs: Mutex<VecDeque<Lease>>,
+    /// The run id of the process that this instance was connected to last; empty when what that
+    /// process remembers is in doubt.
+    previous: Mutex<Option<String>>,
     connects: AtomicU64,
 }
 
@@ -70,6 +75,7 @@ impl Link {
             down: watch::Sender::new(Some(Down::Starting)),
             lost: Notify::new(),
             epochs: Mutex::new(VecDeque::new()),
+            previous: Mutex::new(None),
             connects: AtomicU64::new(0),
         }
     }
@@ -115,7 +121,10 @@ impl Link {
     ) -> Result<T> {
         let deadline = Deadline::at(self.runtime.now() + self.options.command_timeout);
         match self.runtime.within(deadline, work).await {
-            Some(Ok(answer)) => Ok(answer),
+            // What the server of a lost connection still answers proves nothing: an epoch may have
+            // begun since at the one that took its place.
+            Some(Ok(answer)) if self.is_current(live) => Ok(answer),
+            Some(Ok(_)) => Err(self.down().unwrap_or(Down::Unreachable).error()),
             Some(Err(error)) => {
                 let down = Down::of(&error);
                 if down.ends_connection() {
@@ -130,12 +139,20 @@ impl Link {
         }
     }
 
+    fn is_current(&self, live: &Arc<Live>) -> bool {
+        let place = self.live.read().unwrap_or_else(PoisonError::into_inner);
+        place.as_ref().is_some_and(|current| Arc::ptr_eq(current, live))
+    }
+
     /// Takes a connection out, unless another took its place already, and begins to reconnect.
     pub(super) fn lose(&self, live: &Arc<Live>, down: Down) {
         let mut place = self.live.write().unwrap_or_else(PoisonError::into_inner);
         if place.as_ref().is_some_and(|current| Arc::ptr_eq(current, live)) {
             *place = None;
             self.down.send_replace(Some(down));
+            if down.leaves_doubt() {
+                *self.previous() = Some(String::new());
+            }
             drop(place);
             tracing::debug!(state = down.note(), "the cache in Redis was lost");
             self.lost.notify_one();
@@ -179,6 +196,7 @@ impl Link {
         if self.down() == Some(Down::Closed) {
             return;
         }
+        *self.previous() = Some(live.run_id.clone());
         *place = Some(Arc::new(live));
         self.connects.fetch_add(1, Relaxed);
         self.down.send_replace(None);
@@ -207,25 +225,43 @@ impl Link {
         }
         let run_id = self.identity(field(&info, "run_id").ok_or(Down::Refused)?).to_owned();
         self.scripts.load(&mut connection).await.map_err(|error| Down::of(&error))?;
-        let live = Live { connection, run_id };
-        self.check_epoch(&live).await.map_err(|error| Down::of(&error))?;
+        let live = Live { connection, run_id, clock: ServerClock::default() };
+        // Others may have begun an epoch in this process, and filled it, while this instance still
+        // told the previous one of its writes.
+        let anew = self.previous().as_ref().is_some_and(|previous| *previous != live.run_id);
+        self.check_epoch(&live, anew).await.map_err(|error| Down::of(&error))?;
+        self.beat(&live, "").await.map_err(|error| Down::of(&error))?;
         Ok(live)
     }
 
-    /// Makes sure that there is an epoch that began in this process of the server, and answers it.
-    pub(super) async fn check_epoch(&self, live: &Live) -> RedisResult<Lease> {
+    /// Writes something, learns the server's time, and publishes the number of the latest message
+    /// if there is a channel.
+    pub(super) async fn beat(&self, live: &Live, channel: &str) -> RedisResult<()> {
+        let script = &self.scripts.heartbeat;
+        let mut command = call_of(script, 3);
+        command.arg(&self.names.epoch).arg(&self.names.number).arg(&self.names.beat);
+        command.arg(channel).arg(millis(self.options.heartbeat.saturating_mul(4)));
+        let asked = self.runtime.now();
+        let answer = call(&mut live.connection.clone(), script, &command).await?;
+        live.clock.learn(asked, redis::from_redis_value(answer)?);
+        Ok(())
+    }
+
+    /// Makes sure that there is an epoch that began in this process of the server, `anew` if it has
+    /// to begin now, and answers it.
+    pub(super) async fn check_epoch(&self, live: &Live, anew: bool) -> RedisResult<Lease> {
         let script = &self.scripts.epoch;
         let mut connection = live.connection.clone();
         let mut command = call_of(script, 1);
         command.arg(&self.names.epoch).arg(&live.run_id);
         command.arg(epoch_digits(Lease(self.runtime.random()))).arg(self.ended_epochs());
-        let answer = call(&mut connection, script, &command).await?;
-        let epoch = match &answer {
-            redis::Value::BulkString(bytes) => parse_epoch(bytes),
-            _ => None,
-        };
-        let epoch =
-            epoch.ok_or((redis::ErrorKind::UnexpectedReturnType, "the epoch is malformed"))?;
+        command.arg(u8::from(anew));
+        let asked = self.runtime.now();
+        let (epoch, time): (Vec<u8>, u64) =
+            redis::from_redis_value(call(&mut connection, script, &command).await?)?;
+        let epoch = parse_epoch(&epoch)
+            .ok_or((redis::ErrorKind::UnexpectedReturnType, "the epoch is malformed"))?;
+        live.clock.learn(asked, time);
         self.remember(epoch);
         Ok(epoch)
     }
@@ -246,6 +282,10 @@ impl Link {
         let epochs = self.epochs();
         let ended = epochs.iter().take(epochs.len().saturating_sub(1));
         ended.map(|epoch| epoch_digits(*epoch)).collect::<Vec<_>>().join(" ")
+    }
+
+    fn previous(&self) -> MutexGuard<'_, Option<String>> {
+        self.previous.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn epochs(&self) -> MutexGuard<'_, VecDeque<Lease>> {

@@ -71,7 +71,7 @@ impl Shared {
         // The epoch is asked for last, so that taking it off moves nothing.
         let Some(Value::BulkString(epoch)) = values.pop() else {
             // The memory is gone (`FLUSHALL`): all leases of before end with the epoch.
-            let lease = self.link.check_epoch(live).await?;
+            let lease = self.link.check_epoch(live, false).await?;
             return fetched(epoch_digits(lease).as_bytes(), vec![Value::Nil; keys.len()]);
         };
         let fetched = fetched(&epoch, values)?;

@@ -20,7 +20,7 @@ pub enum Mutant {
 
 static SET: LazyLock<Script> = LazyLock::new(|| {
     Script::new(
-        "for i = 2, #KEYS do redis.call('SET', KEYS[i], ARGV[2*i-3], 'PX', ARGV[2*i-2]) end",
+        "for i = 2, #KEYS do redis.call('SET', KEYS[i], ARGV[2*i-2], 'PX', ARGV[2*i-1]) end",
     )
 });
 static DEL: LazyLock<Script> =

@@ -18,6 +18,8 @@ pub(super) struct Names {
     pub(super) number: String,
     /// The channel of the messages.
     pub(super) channel: String,
+    /// What heartbeats write.
+    pub(super) beat: String,
     entries: String,
 }
 
@@ -33,6 +35,7 @@ impl Names {
             epoch: format!("{{{namespace}}}:epoch"),
             number: format!("{{{namespace}}}:number"),
             channel: format!("{{{namespace}}}:invalidations"),
+            beat: format!("{{{namespace}}}:beat"),
             entries: format!("{{{namespace}}}:entry:"),
         })
     }

@@ -22,8 +22,8 @@ pub struct RedisCacheOptions {
     /// By which share of it a time to live is made longer or shorter at random, so that entries
     /// filled together do not expire together: 0.0 to 0.9. Default: 0.1 (±10 %).
     pub ttl_jitter: f64,
-    /// How long a tombstone keeps older fills out; must be longer than the slowest load from the
-    /// database. Default: 60 s.
+    /// How long a tombstone keeps older fills out. A fill may be on its way for a sixth of it, so
+    /// the slowest load from the database must take less than the other five. Default: 60 s.
     pub tombstone_ttl: Duration,
     /// How long one call may take. A call that takes longer ends the connection, so that later
     /// calls fail at once instead of waiting, too. Default: 200 ms.
@@ -36,9 +36,10 @@ pub struct RedisCacheOptions {
     pub backoff_limit: Duration,
     /// Whether invalidations are published for the near caches of other instances. Default: false.
     pub announce: bool,
-    /// How often a subscriber's instance publishes the number of the latest message, so that
-    /// silence is noticed. A subscription that hears nothing for four of them connects anew.
-    /// Default: 500 ms.
+    /// How often an instance writes to see whether the server takes writes; while it does not, the
+    /// cache is not used. An instance that announces or has subscribers also publishes the number
+    /// of the latest message then, so that silence is noticed: a subscription that hears nothing
+    /// for four of them connects anew. Default: 500 ms.
     pub heartbeat: Duration,
     /// Which rule to break, for tests that must see their check fail.
     #[cfg(feature = "mutants")]

@@ -3,6 +3,7 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::task::{Context, Poll};
 
 use futures_util::StreamExt as _;
@@ -26,18 +27,36 @@ const PATIENCE: u32 = 4;
 #[derive(Debug)]
 pub(super) struct Subscription {
     notices: mpsc::Receiver<Notice>,
-    _tasks: [Task; 2],
+    _task: Task,
+    _listener: Listener,
+}
+
+/// Makes the instance publish heartbeats.
+#[derive(Debug)]
+struct Listener(Arc<Shared>);
+
+impl Listener {
+    fn new(shared: &Arc<Shared>) -> Self {
+        shared.listeners.fetch_add(1, Relaxed);
+        Self(Arc::clone(shared))
+    }
+}
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        self.0.listeners.fetch_sub(1, Relaxed);
+    }
 }
 
 impl Subscription {
     pub(super) fn start(shared: &Arc<Shared>) -> Self {
         let (sender, notices) = mpsc::channel(WAITING);
-        let (beats, listens) = (Arc::clone(shared), Arc::clone(shared));
-        let beat = shared.spawn("redis-heartbeat", async move { beats.beat_forever().await });
-        let listen = shared.spawn("redis-subscription", async move {
+        let listener = Listener::new(shared);
+        let listens = Arc::clone(shared);
+        let task = shared.spawn("redis-subscription", async move {
             listens.listen_forever(&sender).await;
         });
-        Self { notices, _tasks: [beat, listen] }
+        Self { notices, _task: task, _listener: listener }
     }
 }
 
@@ -50,14 +69,6 @@ impl Stream for Subscription {
 }
 
 impl Shared {
-    async fn beat_forever(&self) {
-        loop {
-            // Without a connection there is nothing to say; the silence says it.
-            let _ = self.beat().await;
-            self.runtime().sleep(self.options.heartbeat).await;
-        }
-    }
-
     async fn listen_forever(&self, sender: &mpsc::Sender<Notice>) {
         let mut failures = 0;
         while !sender.is_closed() {

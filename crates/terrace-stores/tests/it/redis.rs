@@ -4,6 +4,7 @@
 
 mod entries;
 mod invalidations;
+mod late;
 #[cfg(feature = "mutants")]
 mod mutants;
 mod outages;

@@ -142,7 +142,7 @@ async fn foreign_bytes_are_counted_and_written_over() {
     let options = options();
     let cache = cache(options.clone()).await;
     let key = key("foreign");
-    let set = format!("SET {{{}}}:entry:foreign 2-something-of-another-version", options.namespace);
+    let set = format!("SET {{{}}}:entry:foreign 3-something-of-another-version", options.namespace);
     by_hand::<()>(&options.url, &set).await;
     let lease = lease(&cache, &key).await;
     assert_eq!(cache.inspect().await.figure("malformed"), Some(1));

@@ -142,3 +142,23 @@ async fn a_closed_cache_ends_its_connections_and_no_stream() {
     })
     .await;
 }
+
+#[tokio::test]
+async fn an_instance_that_neither_announces_nor_listens_publishes_nothing() {
+    let private = Private::start().await;
+    let heartbeat = Duration::from_millis(20);
+    let quiet = cache(RedisCacheOptions { heartbeat, ..private.options() }).await;
+    private.by_hand::<()>("CONFIG RESETSTAT").await;
+    let stats = || private.by_hand::<String>("INFO commandstats");
+    super::until("a beat", || async { stats().await.contains("cmdstat_set:") }).await;
+    assert!(!stats().await.contains("cmdstat_publish:"));
+    // Whoever listens needs beats, and from this instance alone if there is no other.
+    let listening = Subscriber::to(&quiet).await;
+    drop(listening);
+    super::until("silence", || async {
+        private.by_hand::<()>("CONFIG RESETSTAT").await;
+        super::until("a beat", || async { stats().await.contains("cmdstat_set:") }).await;
+        !stats().await.contains("cmdstat_publish:")
+    })
+    .await;
+}

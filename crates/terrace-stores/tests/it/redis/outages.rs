@@ -129,3 +129,23 @@ async fn a_closed_cache_says_so() {
     assert!(cache.clear().await.is_err());
     assert_eq!(cache.inspect().await.status, Status::Down);
 }
+
+#[tokio::test]
+async fn a_server_that_refuses_writes_is_not_read() {
+    let private = Private::start().await;
+    let (one, other) = (private.cache().await, private.cache().await);
+    let key = key("refused");
+    let reader = lease(&other, &key).await;
+    fill(&other, &key, reader, 1).await;
+    // As after a snapshot that failed.
+    private.by_hand::<()>("CONFIG SET min-replicas-to-write 1").await;
+    assert!(one.invalidate(&[(key.clone(), Version::new(2))]).await.is_err());
+    until("the end of reads", || async { other.get(std::slice::from_ref(&key)).await.is_err() })
+        .await;
+    let note = other.inspect().await.note;
+    assert!(note.contains("refuses writes; reads go to the database"), "{note}");
+    private.by_hand::<()>("CONFIG SET min-replicas-to-write 0").await;
+    live(&other).await;
+    // Whoever could not say so may be gone by now.
+    assert_eq!(hit(&other, &key).await, None);
+}

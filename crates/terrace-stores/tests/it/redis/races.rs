@@ -3,7 +3,7 @@
 use terrace_core::testkit::key;
 
 use super::{Private, cache, fill, hit, invalidate, lease, live, options};
-use terrace_stores::RedisCache;
+use terrace_stores::{RedisCache, RedisCacheOptions};
 
 /// What is hit after the race: loaded before a write, offered after its invalidation.
 pub(super) async fn late_fill(cache: &RedisCache) -> Option<u64> {
@@ -124,4 +124,36 @@ async fn a_full_server_still_takes_invalidations() {
     assert_eq!(refused.unwrap_err().kind(), terrace_core::ErrorKind::Unavailable);
     invalidate(&cache, &key, 2).await;
     assert_eq!(hit(&cache, &key).await, None);
+}
+
+#[tokio::test]
+async fn an_instance_that_comes_to_another_process_later_begins_an_epoch() {
+    let private = Private::start().await;
+    let url = private.server.url();
+    let secret = url.split([':', '@']).nth(2).unwrap();
+    // A user that a restart forgets: so the test decides when this instance comes back.
+    let grant = format!("ACL SETUSER late on >{secret} ~* &* +@all");
+    private.by_hand::<()>(&grant).await;
+    let url = url.replacen("redis://", "redis://late", 1);
+    let late = cache(RedisCacheOptions { url, ..private.options() }).await;
+    live(&late).await;
+    let first = private.cache().await;
+    let key = key("moved");
+    private.server.kill();
+    private.server.restart().await.unwrap();
+    live(&first).await;
+    let reader = lease(&first, &key).await;
+    fill(&first, &key, reader, 1).await;
+    assert_eq!(hit(&first, &key).await, Some(1));
+    // Until now the other one may have told the old process of its writes.
+    private.by_hand::<()>(&grant).await;
+    live(&late).await;
+    assert_eq!(hit(&first, &key).await, None);
+    // Once is enough.
+    let reader = lease(&first, &key).await;
+    fill(&first, &key, reader, 2).await;
+    private.by_hand::<()>("CLIENT KILL TYPE normal").await;
+    live(&late).await;
+    live(&first).await;
+    assert_eq!(hit(&late, &key).await, Some(2));
 }
