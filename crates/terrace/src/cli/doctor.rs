@@ -43,7 +43,7 @@ pub(super) fn doctor(loaded: &Loaded, as_json: bool) -> Result<(), Failure> {
         let mark = if found.good { "ok" } else { "missing" };
         [mark.to_owned(), found.what, found.says]
     });
-    screen::table(["", "WHAT", "FOUND"], rows);
+    screen::table(["STATE", "WHAT", "FOUND"], rows);
     screen::line("");
     screen::line("embedded needs the directory; local needs postgres, initdb and redis-server;");
     screen::line("servers needs DATABASE_URL and, for levels with a cache, REDIS_URL.");

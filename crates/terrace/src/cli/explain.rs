@@ -25,18 +25,11 @@ pub(super) fn explain(level: &Level, as_json: bool) -> Result<(), Failure> {
     screen::line("");
     screen::line(level.picture);
     screen::line("");
-    screen::table(
-        ["", ""],
-        [
-            ["Guarantee".to_owned(), level.guarantee.to_owned()],
-            ["Costs".to_owned(), level.costs.to_owned()],
-            ["Climb when".to_owned(), level.when.to_owned()],
-        ],
-    );
-    screen::line("");
-    for (mode, stack) in level.stacks {
-        screen::line(&format!("{mode}: {stack}"));
-    }
+    let facts =
+        [("Guarantee", level.guarantee), ("Costs", level.costs), ("Climb when", level.when)];
+    let stacks =
+        level.stacks.iter().map(|(mode, stack)| [format!("Stack, {mode}"), (*stack).into()]);
+    screen::facts(facts.into_iter().map(|(name, text)| [name.into(), text.into()]).chain(stacks));
     screen::line("");
     screen::line(&format!("Run it: terrace serve {}   Its settings: terrace config", level.number));
     Ok(())

@@ -34,12 +34,26 @@ pub(super) fn table<const N: usize>(
     headings: [&str; N],
     rows: impl IntoIterator<Item = [String; N]>,
 ) {
+    let mut table = plain();
+    table.set_header(headings.map(|heading| Cell::new(bold(heading))));
+    print(table, rows);
+}
+
+/// Prints facts: a name and a text each, as wide as the terminal allows.
+pub(super) fn facts(rows: impl IntoIterator<Item = [String; 2]>) {
+    print(plain(), rows);
+}
+
+fn plain() -> Table {
     let mut table = Table::new();
     table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Dynamic);
     if !table.is_tty() {
         table.set_width(120);
     }
-    table.set_header(headings.map(|heading| Cell::new(bold(heading))));
+    table
+}
+
+fn print<const N: usize>(mut table: Table, rows: impl IntoIterator<Item = [String; N]>) {
     for row in rows {
         table.add_row(row.map(Cell::new));
     }
