@@ -74,7 +74,9 @@ mod linux {
         pub(super) fn new() -> io::Result<Self> {
             let flags = TimerFlags::TFD_NONBLOCK | TimerFlags::TFD_CLOEXEC;
             let timer = TimerFd::new(ClockId::CLOCK_MONOTONIC, flags)?;
-            Ok(Self(AsyncFd::new(Descriptor(timer))?))
+            #[expect(deprecated, reason = "its successor is unsafe; this descriptor stays ours")]
+            let timer = AsyncFd::new(Descriptor(timer))?;
+            Ok(Self(timer))
         }
 
         pub(super) async fn wait(&self, time: Duration) -> io::Result<()> {

@@ -28,7 +28,10 @@ pub fn records(body: &[u8]) -> impl Iterator<Item = (&str, Option<&str>)> {
         // A record that is missing has no value of its own: stop at the next record.
         let end = memmem::find(&rest[1..], b"\"key\"").map_or(rest.len(), |end| end + 1);
         let record = &rest[..end];
-        (text(record, b"\"key\"").flatten().unwrap_or_default(), text(record, b"\"value\"").flatten())
+        (
+            text(record, b"\"key\"").flatten().unwrap_or_default(),
+            text(record, b"\"value\"").flatten(),
+        )
     })
 }
 

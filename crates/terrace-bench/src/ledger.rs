@@ -157,7 +157,8 @@ impl Ledger {
             for (other, write) in key.writes.iter_mut().enumerate() {
                 let before = write.acknowledged < sent;
                 #[cfg(feature = "mutants")]
-                let before = before || (self.is(Mutant::OrdersOverlappingWrites) && write.sent < sent);
+                let before =
+                    before || (self.is(Mutant::OrdersOverlappingWrites) && write.sent < sent);
                 if other != at && before {
                     write.superseded = write.superseded.min(now);
                 }
@@ -223,7 +224,8 @@ impl Ledger {
 
     fn with_key<T>(&self, key: u32, work: impl FnOnce(&mut Key) -> T) -> T {
         let stripe = &self.stripes[(key % STRIPES) as usize];
-        let mut keys: MutexGuard<'_, Vec<Key>> = stripe.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut keys: MutexGuard<'_, Vec<Key>> =
+            stripe.lock().unwrap_or_else(PoisonError::into_inner);
         let at = (key / STRIPES) as usize;
         if at >= keys.len() {
             keys.resize_with(at + 1, Key::default);

@@ -8,9 +8,17 @@
 //! it. Every value names its write ([`value`]), every answer is judged ([`ledger`]), every request of
 //! an open loop has an intended start from which its latency counts ([`feed`]).
 
+pub mod alarm;
 pub mod answer;
+pub mod api;
+pub mod client;
+pub mod feed;
 pub mod keys;
 pub mod ledger;
+#[cfg(test)]
+mod simulated;
+pub mod tally;
 pub mod value;
 pub mod wire;
+pub mod worker;
 pub mod workload;

@@ -39,8 +39,14 @@ impl Failure {
 }
 
 /// A small map whose keys are few and mostly the same.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Counts<K>(Vec<(K, u64)>);
+
+impl<K> Default for Counts<K> {
+    fn default() -> Self {
+        Self(Vec::new())
+    }
+}
 
 impl<K: PartialEq> Counts<K> {
     /// Adds to the count of what equals `key`; `make` makes the key when it is new.

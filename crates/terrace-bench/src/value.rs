@@ -110,7 +110,7 @@ mod tests {
             let text = String::from_utf8(text).unwrap();
             assert_eq!(Values::new(7).read(&text), Some(named));
             assert_eq!(Values::new(8).read(&text), None);
-            assert_eq!(Values::new(7).read(&text.replacen('.', "0.", 1)), None);
+            assert_eq!(Values::new(7).read(&format!("1{text}")), None);
         }
         for odd in ["", ".", "Ada", "1.2.3", "1.2.3.4.5", "-1.0.0.0"] {
             assert_eq!(Values::new(7).read(odd), None, "{odd}");

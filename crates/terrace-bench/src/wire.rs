@@ -289,7 +289,8 @@ mod tests {
         ] {
             assert!(matches!(receive(bytes, 4096).await, Err(Broken::Protocol)));
         }
-        for bytes in [&b""[..], b"HTTP/1.1 200", b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nab"] {
+        for bytes in [&b""[..], b"HTTP/1.1 200", b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nab"]
+        {
             assert!(matches!(receive(bytes, 4096).await, Err(Broken::Lost(_))));
         }
     }

@@ -147,8 +147,9 @@ impl Workload {
     /// "70 % read, 30 % update".
     pub fn describe(&self) -> String {
         let parts = Operation::ALL.into_iter().zip(self.percent).filter(|part| part.1 > 0.0);
-        let parts: Vec<_> =
-            parts.map(|(operation, percent)| format!("{percent} % {}", operation.as_str())).collect();
+        let parts: Vec<_> = parts
+            .map(|(operation, percent)| format!("{percent} % {}", operation.as_str()))
+            .collect();
         parts.join(", ")
     }
 }
