@@ -18,7 +18,7 @@ pub enum Failure {
     Lost,
     /// What came was not HTTP.
     Protocol,
-    /// Still waiting in the generator at its deadline.
+    /// It waited in the generator for half its time, for want of a free connection.
     Unsent,
     /// A status that is no success.
     Status(u16),

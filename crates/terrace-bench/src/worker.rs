@@ -86,7 +86,8 @@ impl<C: Connect> Worker<'_, C> {
         connect.collect::<()>().await;
         let started = self.runtime.now();
         let work: FuturesUnordered<_> = clients.iter_mut().map(Client::run).collect();
-        let work = join(work.collect::<()>(), self.offer(&feed, &tally, started));
+        let schedule = self.offer(&feed, &tally, started);
+        let work = async { join(work.collect::<()>(), schedule).await.0 };
         let ticks = async {
             while !self.stop.load(Ordering::Relaxed) {
                 self.runtime.sleep(TICK).await;
@@ -96,7 +97,7 @@ impl<C: Connect> Worker<'_, C> {
             }
         };
         // What is in flight at a stop is dropped; its writes stay open in the ledger, for ever.
-        let _ = select(pin!(async { drop(work.await) }), pin!(ticks)).await;
+        let _ = select(pin!(work), pin!(ticks)).await;
         let elapsed = self.runtime.now() - started;
         drop(clients);
         let mut tally = tally.take();
