@@ -13,8 +13,13 @@ pub mod answer;
 pub mod api;
 pub mod client;
 pub mod feed;
+pub mod figures;
 pub mod keys;
 pub mod ledger;
+pub mod machine;
+mod phase;
+mod prepare;
+pub mod run;
 #[cfg(test)]
 mod simulated;
 pub mod tally;
