@@ -17,7 +17,7 @@ use crate::api::Api;
 use crate::client::{Manners, Tcp};
 use crate::feed::Loop;
 use crate::figures::{
-    Check, Generator, Kind, Latency, Moment, PhaseFigures, Settings, Wrong, ms, share,
+    Check, Generator, Kind, Latency, Moment, PhaseFigures, Settings, Wrong, ms,
 };
 use crate::keys::Picker;
 use crate::ledger::Ledger;
@@ -469,11 +469,4 @@ impl Settings {
             tokens: false,
         }
     }
-}
-
-/// The share of requests that were answered well.
-pub fn success(phases: &[PhaseFigures]) -> f64 {
-    let done: u64 = phases.iter().map(|phase| phase.done).sum();
-    let failed: u64 = phases.iter().map(PhaseFigures::failed).sum();
-    share(done, done + failed)
 }

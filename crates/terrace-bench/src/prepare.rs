@@ -114,7 +114,7 @@ impl<C: Connect> Preparation<'_, C> {
         rng: &RefCell<Xoshiro256PlusPlus>,
     ) -> Outcome<()> {
         let named = |key| Named { key, write: WriteId::new(0, u64::from(key)) };
-        let mut long = || bytes.draw(&mut *rng.borrow_mut());
+        let long = || bytes.draw(&mut *rng.borrow_mut());
         for key in keys.clone() {
             self.ledger.sent(named(key), self.moment());
         }
