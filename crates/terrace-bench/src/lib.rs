@@ -11,17 +11,21 @@
 pub mod alarm;
 pub mod answer;
 pub mod api;
+pub mod claims;
 pub mod client;
+pub mod compare;
 pub mod feed;
 pub mod figures;
 pub mod keys;
 pub mod ledger;
 pub mod machine;
+pub mod page;
 mod phase;
 mod prepare;
 pub mod run;
 #[cfg(test)]
 mod simulated;
+pub mod summary;
 pub mod tally;
 pub mod value;
 pub mod wire;

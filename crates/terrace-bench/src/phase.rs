@@ -16,9 +16,7 @@ use crate::alarm::Alarm;
 use crate::api::Api;
 use crate::client::{Manners, Tcp};
 use crate::feed::Loop;
-use crate::figures::{
-    Check, Generator, Kind, Latency, Moment, PhaseFigures, Settings, Wrong, ms,
-};
+use crate::figures::{Check, Generator, Kind, Latency, Moment, PhaseFigures, Settings, Wrong, ms};
 use crate::keys::Picker;
 use crate::ledger::Ledger;
 use crate::machine::{Cores, CpuTimes, cpu_times, own_cpu, since, thread_cpu};

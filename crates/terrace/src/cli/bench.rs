@@ -84,7 +84,8 @@ fn urls(arguments: &Arguments) -> Result<Vec<Target>, Failure> {
             None => (String::new(), text.clone()),
         };
         let authority = url.strip_prefix("http://").map(|rest| rest.trim_end_matches('/'));
-        let authority = authority.filter(|rest| !rest.is_empty() && !rest.contains(['/', '@', ' ']));
+        let authority =
+            authority.filter(|rest| !rest.is_empty() && !rest.contains(['/', '@', ' ']));
         let authority = authority.ok_or_else(|| {
             Failure::usage(format!("--url {text}: give http://host:port, without a path"))
         })?;
@@ -189,9 +190,9 @@ fn read(file: &Path) -> Result<Report, Failure> {
 /// A mistake in a file's name shows before minutes of load.
 fn writable(file: &Path) -> Result<(), Failure> {
     let opened = std::fs::File::options().append(true).create(true).open(file);
-    opened.map(drop).map_err(|error| {
-        Failure::usage(format!("{} cannot be written: {error}", file.display()))
-    })
+    opened
+        .map(drop)
+        .map_err(|error| Failure::usage(format!("{} cannot be written: {error}", file.display())))
 }
 
 fn write(file: &Path, bytes: &[u8]) -> Result<(), Failure> {

@@ -142,7 +142,9 @@ impl Arguments {
     pub(super) fn headers(&self) -> Result<Vec<(String, String)>, Failure> {
         let apart = |header: &String| {
             let (name, value) = header.split_once(':')?;
-            let plain = |text: &str| !text.is_empty() && text.chars().all(|c| c.is_ascii_graphic() || c == ' ');
+            let plain = |text: &str| {
+                !text.is_empty() && text.chars().all(|c| c.is_ascii_graphic() || c == ' ')
+            };
             let (name, value) = (name.trim(), value.trim());
             (plain(name) && !name.contains(' ') && plain(value))
                 .then(|| (name.to_owned(), value.to_owned()))

@@ -12,7 +12,7 @@ use super::super::Failure;
 /// The script, in the checkout around the working directory or around this program.
 pub(super) fn script() -> Result<PathBuf, Failure> {
     let places = [std::env::current_dir().ok(), std::env::current_exe().ok()];
-    let mut folders = places.iter().flatten().flat_map(|place| place.ancestors());
+    let folders = places.iter().flatten().flat_map(|place| place.ancestors());
     folders
         .map(|folder: &Path| folder.join("scripts").join("ratios"))
         .find(|script| script.is_file())

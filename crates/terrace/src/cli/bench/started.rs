@@ -140,7 +140,11 @@ fn folder(below: &Path) -> Result<TempDir, Failure> {
     std::fs::create_dir_all(below).map_err(wrong)?;
     let below = below.canonicalize().map_err(wrong)?;
     let permissions = std::fs::Permissions::from_mode(0o755);
-    tempfile::Builder::new().prefix("bench-").permissions(permissions).tempdir_in(below).map_err(wrong)
+    tempfile::Builder::new()
+        .prefix("bench-")
+        .permissions(permissions)
+        .tempdir_in(below)
+        .map_err(wrong)
 }
 
 /// The port of a level in the `place`th group of levels; it must be free.
