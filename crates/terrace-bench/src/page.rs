@@ -41,7 +41,7 @@ pub fn page(report: &Report, comparison: Option<&Comparison>) -> String {
                 a.skip href="#bought" { "Skip to the result" }
                 (head(report))
                 main {
-                    (bought(report))
+                    (bought(report, &summaries))
                     @if let Some(comparison) = comparison { (sections::compared(comparison)) }
                     (side(sections::side_by_side(report, &summaries)))
                     (percentiles(sections::percentiles(report)))
@@ -84,10 +84,16 @@ fn head(report: &Report) -> Markup {
     }
 }
 
-fn bought(report: &Report) -> Markup {
+fn bought(report: &Report, summaries: &[Summary]) -> Markup {
     let (id, title) = SECTIONS[0];
     let list = html! {
         p.soft { "Take the lowest one that serves you: each step up costs another engine, or another thing to run." }
+        @if summaries.iter().any(|one| !one.doubts.is_empty()) {
+            p.warn {
+                "Some figures are not good ones, because the generator or the machine was in the way: "
+                a href="#settings" { "which, and why" } "."
+            }
+        }
         ul.bought {
             @for (at, (target, sentence)) in report.targets.iter().zip(headlines(report)).enumerate() {
                 li class=(format!("c{}", at % 8)) { b { (target.name) " · " (target.title) } (sentence) }

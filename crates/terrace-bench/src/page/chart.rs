@@ -10,7 +10,7 @@ use crate::summary::{millis, thousands};
 const WIDTH: f64 = 420.0;
 const HEIGHT: f64 = 270.0;
 const LEFT: f64 = 52.0;
-const RIGHT: f64 = 10.0;
+const RIGHT: f64 = 26.0;
 const TOP: f64 = 12.0;
 const BOTTOM: f64 = 40.0;
 
@@ -138,7 +138,7 @@ pub(super) fn chart(label: &str, x: (Scale, &str), y: Scale, series: &[Series]) 
                 @for (value, text) in across.ticks() {
                     @let x = at_x(value);
                     line.tick x1=(x) x2=(x) y1=(HEIGHT - BOTTOM) y2=(HEIGHT - BOTTOM + 4.0) {}
-                    text x=(x.min(WIDTH - 22.0)) y=(HEIGHT - BOTTOM + 17.0) text-anchor="middle" { (text) }
+                    text x=(x) y=(HEIGHT - BOTTOM + 17.0) text-anchor="middle" { (text) }
                 }
                 text.axis x=((LEFT + WIDTH - RIGHT) / 2.0) y=(HEIGHT - 6.0) text-anchor="middle" { (x.1) }
                 @for one in series {

@@ -79,7 +79,7 @@ pub(super) fn side_by_side(report: &Report, summaries: &[Summary]) -> Markup {
         ]
     });
     html! {
-        p { "On the left what a closed loop got through at most, on the right how answers felt in an open loop: each latency counts from the moment the request was due, so a stall shows." }
+        p { "The most is what a closed loop got through. Latencies are of an open loop at the rate in the table: each counts from the moment its request was due, so a stall shows." }
         div.grid {
             (bars("Requests a second at most", &|one| one.most.map(|band| band.median), &thousands))
             (bars("Median latency", &|one| one.p50.map(|band| band.median), &millis))

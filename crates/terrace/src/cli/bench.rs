@@ -58,7 +58,7 @@ pub(super) fn bench(arguments: &Arguments) -> Result<(), Failure> {
     let comparison = old.as_ref().map(|old| compare(old, &report));
     write(&arguments.report, page(&report, comparison.as_ref()).as_bytes())?;
     if let Some(file) = &arguments.json {
-        let mut text = serde_json::to_vec_pretty(&report)
+        let mut text = serde_json::to_vec(&report)
             .map_err(|error| Failure::failed(format!("the figures are no JSON: {error}")))?;
         text.push(b'\n');
         write(file, &text)?;
