@@ -26,7 +26,7 @@ impl Api {
     pub fn read(&self, into: &mut Vec<u8>, key: u32, token: &[u8]) {
         into.clear();
         into.extend_from_slice(b"GET /read/");
-        into.extend_from_slice(keys::text(key).as_bytes());
+        keys::write(into, key);
         self.end_without_body(into, token);
     }
 
@@ -49,7 +49,9 @@ impl Api {
     /// `POST /write`.
     pub fn write(&self, into: &mut Vec<u8>, values: Values, named: Named, bytes: usize) {
         self.post(into, "/write", |body| {
-            let _ = write!(body, "{{\"key\":\"{}\",\"value\":\"", keys::text(named.key));
+            body.extend_from_slice(b"{\"key\":\"");
+            keys::write(body, named.key);
+            body.extend_from_slice(b"\",\"value\":\"");
             values.write(body, named, bytes);
             body.extend_from_slice(b"\"}");
         });
@@ -127,11 +129,11 @@ mod tests {
         let text = |request: &[u8]| String::from_utf8(request.to_vec()).unwrap();
         let mut request = Vec::new();
         api.read(&mut request, 7, b"");
-        let head = "GET /read/bench-000000007 HTTP/1.1\r\nHost: h:1\r\nX-API-Key: secret\r\n\r\n";
+        let head = "GET /read/bench-0000000007 HTTP/1.1\r\nHost: h:1\r\nX-API-Key: secret\r\n\r\n";
         assert_eq!(text(&request), head);
         api.scan(&mut request, 1234, 10, b"t1");
         let scan = text(&request);
-        assert!(scan.starts_with("GET /v1/records?prefix=bench-0000012&limit=10 HTTP"), "{scan}");
+        assert!(scan.starts_with("GET /v1/records?prefix=bench-00000012&limit=10 HTTP"), "{scan}");
         assert!(scan.ends_with("\r\nTerrace-Token: t1\r\n\r\n"), "{scan}");
         let named = Named { key: 7, write: WriteId::new(0, 1) };
         api.write(&mut request, Values::new(1), named, 20);
@@ -140,7 +142,7 @@ mod tests {
         let length: usize = head.rsplit(": ").next().unwrap().parse().unwrap();
         assert_eq!(length, body.len());
         let body: serde_json::Value = serde_json::from_str(body).unwrap();
-        assert_eq!(body["key"], "bench-000000007");
+        assert_eq!(body["key"], "bench-0000000007");
         assert_eq!(Values::new(1).read(body["value"].as_str().unwrap()), Some(named));
         api.write_all(&mut request, Values::new(1), [(named, 20), (named, 30)].into_iter());
         let written = text(&request);

@@ -60,7 +60,8 @@ impl<C: Connect> Preparation<'_, C> {
         let value = answer::text(connection.body(), b"\"value\"");
         if status != 200 || value.is_none() {
             return Err(format!(
-                "it does not have the documents' API: GET /read/bench-000000000 answered {status}{}",
+                "it does not have the documents' API: GET /read/{} answered {status}{}",
+                crate::keys::text(0),
                 if status == 401 { " (give a key with --header)" } else { "" }
             ));
         }

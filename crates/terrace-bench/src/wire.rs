@@ -9,7 +9,7 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 
 /// More than an answer of the API can be: a page of values, with their envelope.
 const MOST_BYTES: usize = 32 * 1024 * 1024;
-const HEADERS: usize = 64;
+const HEADERS: usize = 40;
 
 /// Why there is no answer.
 #[derive(Debug)]
