@@ -1,5 +1,33 @@
-//! The seat of Terrace's load generator: workloads, an open-loop runner that counts latency from
-//! the intended start of each request, histograms, and the report as table, JSON and one HTML page.
-//! None of it is here yet; until it is, `scripts/ratios` compares Terrace with its references. It
-//! will speak HTTP only and depend on no store and no layer, so that it measures any level, and any
-//! other server with the same API, from outside.
+//! Terrace's load generator: workloads, an open and a closed loop, a verifier, and the report.
+//!
+//! It speaks HTTP only and knows no store and no layer, so that it measures any level, and any other
+//! server with the documents' API, from outside. Of Terrace it uses the clock alone, which its own
+//! tests pause.
+//!
+//! A run goes through *targets* in turn: [`run`] loads each, warms it up, and puts *phases* of load on
+//! it. Every value names its write ([`value`]), every answer is judged ([`ledger`]), every request of
+//! an open loop has an intended start from which its latency counts ([`feed`]).
+
+pub mod alarm;
+pub mod answer;
+pub mod api;
+pub mod claims;
+pub mod client;
+pub mod compare;
+pub mod feed;
+pub mod figures;
+pub mod keys;
+pub mod ledger;
+pub mod machine;
+pub mod page;
+mod phase;
+mod prepare;
+pub mod run;
+#[cfg(test)]
+mod simulated;
+pub mod summary;
+pub mod tally;
+pub mod value;
+pub mod wire;
+pub mod worker;
+pub mod workload;

@@ -3,6 +3,7 @@
 //! Output is for people on a terminal, `--json` for programs. Exit codes: 0 done, 1 failed, 2 wrong
 //! usage.
 
+mod bench;
 mod config;
 mod doctor;
 mod explain;
@@ -53,6 +54,8 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Measure levels, or any server with the same API, and write a report.
+    Bench(Box<bench::Arguments>),
     /// Show what this machine has and lacks.
     Doctor {
         /// Print JSON.
@@ -158,6 +161,7 @@ fn execute(command: Command) -> Result<(), Failure> {
             run::serve(known(level)?, port, settings.load()?)
         }
         Command::Explain { level, json } => explain::explain(known(level)?, json),
+        Command::Bench(arguments) => bench::bench(&arguments),
         Command::Doctor { json, settings } => doctor::doctor(&settings.load()?, json),
         Command::Config { json, settings } => config::config(&settings.load()?, json),
     }

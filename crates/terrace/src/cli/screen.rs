@@ -10,6 +10,11 @@ pub(super) fn line(text: &str) {
     let _ = writeln!(std::io::stdout(), "{text}");
 }
 
+/// Tells how far a command is, where its result is not mixed with it.
+pub(super) fn progress(text: &str) {
+    let _ = writeln!(std::io::stderr(), "{text}");
+}
+
 /// Prints why the command failed.
 pub(super) fn error(text: &str) {
     let _ = writeln!(

@@ -1,5 +1,6 @@
 //! The program as people run it: started, killed, started again, misused.
 
+mod bench;
 mod caches;
 mod crash;
 mod instances;

@@ -1,0 +1,159 @@
+use super::*;
+
+const KEY: u32 = 7;
+
+/// A ledger under test, with a clock that each step moves on by ten.
+struct Book {
+    ledger: Ledger,
+    now: Moment,
+}
+
+impl Book {
+    fn new() -> Self {
+        Self::over(Ledger::new(100, 1))
+    }
+
+    fn over(ledger: Ledger) -> Self {
+        Self { ledger, now: 0 }
+    }
+
+    fn tick(&mut self) -> Moment {
+        self.now += 10;
+        self.now
+    }
+
+    fn named(sequence: u64) -> Named {
+        Named { key: KEY, write: WriteId::new(1, sequence) }
+    }
+
+    fn send(&mut self, sequence: u64) {
+        let now = self.tick();
+        self.ledger.sent(Self::named(sequence), now);
+    }
+
+    fn acknowledge(&mut self, sequence: u64) {
+        let now = self.tick();
+        self.ledger.acknowledged(Self::named(sequence), now);
+    }
+
+    fn doubt(&mut self, sequence: u64) {
+        let now = self.tick();
+        self.ledger.in_doubt(Self::named(sequence), now);
+    }
+
+    fn write(&mut self, sequence: u64) {
+        self.send(sequence);
+        self.acknowledge(sequence);
+    }
+
+    fn value(&self, named: Named) -> String {
+        let mut text = Vec::new();
+        self.ledger.values().write(&mut text, named, 20);
+        String::from_utf8(text).unwrap()
+    }
+
+    /// The judgement of a read that is sent now and shows this write.
+    fn read(&mut self, sequence: u64) -> Verdict {
+        let (now, value) = (self.tick(), self.value(Self::named(sequence)));
+        self.ledger.judge(KEY, Some(&value), now)
+    }
+}
+
+/// The lies of a server and what each must be called; the first one that passes is named.
+fn lies_pass(mut book: Book) -> Result<(), &'static str> {
+    let expect = |what, verdict: bool| if verdict { Ok(()) } else { Err(what) };
+    book.write(1);
+    book.write(2);
+    let newest = book.read(2);
+    expect("the newest value is right", newest == Verdict::Right)?;
+    let old = book.read(1);
+    expect("a superseded value is stale", matches!(old, Verdict::Stale(20)))?;
+    let now = book.tick();
+    let missing = book.ledger.judge(KEY, None, now);
+    expect("an acknowledged record is not gone", matches!(missing, Verdict::Missing(_)))?;
+    let other = book.value(Named { key: KEY + 1, write: WriteId::new(1, 1) });
+    let swapped = book.ledger.judge(KEY, Some(&other), now);
+    expect("another key's value is swapped", swapped == Verdict::Swapped)?;
+    let invented = book.ledger.judge(KEY, Some("7.1.2.123456789a"), now);
+    expect("an invented value is made up", invented == Verdict::MadeUp)?;
+    book.send(3);
+    book.send(4);
+    book.acknowledge(4);
+    book.acknowledge(3);
+    let overlapping = (book.read(3), book.read(4));
+    expect("overlapping writes have no order", overlapping == (Verdict::Right, Verdict::Right))?;
+    book.send(5);
+    book.doubt(5);
+    let doubt = (book.read(5), book.read(4));
+    expect("a write in doubt settles nothing", doubt == (Verdict::Right, Verdict::Right))
+}
+
+#[test]
+fn every_lie_is_called_what_it_is() {
+    assert_eq!(lies_pass(Book::new()), Ok(()));
+}
+
+#[cfg(feature = "mutants")]
+#[test]
+fn every_broken_judge_is_caught() {
+    for (mutant, caught) in [
+        (Mutant::TakesOldValues, "a superseded value is stale"),
+        (Mutant::ForgetsRecords, "an acknowledged record is not gone"),
+        (Mutant::IgnoresTheKey, "another key's value is swapped"),
+        (Mutant::BelievesEverything, "an invented value is made up"),
+        (Mutant::OrdersOverlappingWrites, "overlapping writes have no order"),
+        (Mutant::TrustsDoubt, "a write in doubt settles nothing"),
+    ] {
+        let book = Book::over(Ledger::new(100, 1).with(mutant));
+        assert_eq!(lies_pass(book), Err(caught), "{mutant:?}");
+    }
+}
+
+#[test]
+fn a_read_on_its_way_may_show_what_was_there_when_it_left() {
+    let mut book = Book::new();
+    book.write(1);
+    let sent = book.tick();
+    book.write(2);
+    let value = book.value(Book::named(1));
+    assert_eq!(book.ledger.judge(KEY, Some(&value), sent), Verdict::Right);
+    // A write that has left may show before it is acknowledged.
+    book.send(3);
+    assert_eq!(book.read(3), Verdict::Right);
+    assert_eq!(book.read(2), Verdict::Right);
+    // Nothing is missing that was not acknowledged.
+    assert_eq!(book.ledger.judge(KEY + 64, None, sent), Verdict::Right);
+}
+
+#[test]
+fn a_write_in_doubt_may_show_at_any_later_time() {
+    let mut book = Book::new();
+    book.write(1);
+    book.send(2);
+    book.doubt(2);
+    book.write(3);
+    assert_eq!(book.read(2), Verdict::Right);
+    assert!(matches!(book.read(1), Verdict::Stale(_)));
+}
+
+#[test]
+fn a_refused_write_must_not_show() {
+    let mut book = Book::new();
+    book.write(1);
+    book.send(2);
+    book.ledger.refused(Book::named(2));
+    assert_eq!(book.read(2), Verdict::MadeUp);
+    assert_eq!(book.read(1), Verdict::Right);
+}
+
+#[test]
+fn what_was_forgotten_is_still_stale_and_memory_is_bounded() {
+    let mut book = Book::new();
+    for sequence in 0..10_000 {
+        book.write(sequence);
+    }
+    assert!(matches!(book.read(3), Verdict::Stale(age) if age > 0));
+    assert_eq!(book.read(9_999), Verdict::Right);
+    let held = book.ledger.with_key(KEY, |key| key.writes.len());
+    assert!(held <= book.ledger.remembered, "{held}");
+}

@@ -1,0 +1,252 @@
+//! Before and after the load: whether the server has the API, the key set, the last read of all keys.
+
+use std::cell::{Cell, RefCell};
+use std::future::Future;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use futures_util::StreamExt as _;
+use futures_util::stream::FuturesUnordered;
+use memchr::memmem;
+use rand::rngs::Xoshiro256PlusPlus;
+use terrace_core::{Deadline, Runtime};
+
+use crate::answer;
+use crate::api::Api;
+use crate::client::{Connect, words};
+use crate::figures::Check;
+use crate::ledger::{Ledger, Verdict};
+use crate::tally::micros;
+use crate::value::{Named, WriteId};
+use crate::wire::{Broken, Connection};
+use crate::workload::ValueBytes;
+
+/// Keys in one request of the record API.
+const BATCH: u32 = 500;
+/// Connections that load and check.
+const LANES: usize = 32;
+/// A lagging read may catch up for so long before what it does not show counts as lost.
+const CATCH_UP: Duration = Duration::from_secs(10);
+/// All keys are read once more for at most so long.
+const CHECK: Duration = Duration::from_secs(20);
+
+/// Speaks to one server outside of the measured phases.
+#[derive(Debug)]
+pub(crate) struct Preparation<'a, C> {
+    pub(crate) connect: &'a C,
+    pub(crate) api: &'a Api,
+    pub(crate) ledger: &'a Ledger,
+    pub(crate) epoch: Instant,
+    pub(crate) runtime: &'a Runtime,
+    pub(crate) timeout: Duration,
+    pub(crate) stop: &'a AtomicBool,
+}
+
+/// What a server can, beside the documents' API.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Abilities {
+    pub(crate) lists: bool,
+    pub(crate) batches: bool,
+}
+
+type Outcome<T> = Result<T, String>;
+
+impl<C: Connect> Preparation<'_, C> {
+    /// Whether the server has the documents' API, and what else it can.
+    pub(crate) async fn probe(&self) -> Outcome<Abilities> {
+        let mut connection = self.open().await?;
+        self.api.read(&mut connection.request, 0, b"");
+        let status = self.exchange(&mut connection).await?;
+        let value = answer::text(connection.body(), b"\"value\"");
+        if status != 200 || value.is_none() {
+            return Err(format!(
+                "it does not have the documents' API: GET /read/{} answered {status}{}",
+                crate::keys::text(0),
+                if status == 401 { " (give a key with --header)" } else { "" }
+            ));
+        }
+        let mut connection = self.open().await?;
+        self.api.get(&mut connection.request, "/v1/records?limit=1");
+        let lists = self.exchange(&mut connection).await? == 200;
+        let mut connection = self.open().await?;
+        self.api.read_all(&mut connection.request, 0..1);
+        let batches = self.exchange(&mut connection).await? == 200;
+        Ok(Abilities { lists, batches })
+    }
+
+    /// Writes every key once.
+    pub(crate) async fn load(
+        &self,
+        keys: u32,
+        bytes: ValueBytes,
+        abilities: Abilities,
+        rng: Xoshiro256PlusPlus,
+        tell: impl Fn(u64),
+    ) -> Outcome<()> {
+        let size = if abilities.batches { BATCH } else { 1 };
+        let (next, done) = (Cell::new(0), Cell::new(0));
+        let rng = RefCell::new(rng);
+        self.lanes(|| async {
+            let mut connection = self.open().await?;
+            while let Some(from) = Some(next.get()).filter(|from| *from < keys) {
+                if self.stop.load(Ordering::Relaxed) {
+                    return Ok(());
+                }
+                let to = (from + size).min(keys);
+                next.set(to);
+                if connection.closes() {
+                    connection = self.open().await?;
+                }
+                self.write(&mut connection, from..to, bytes, size > 1, &rng).await?;
+                done.set(done.get() + u64::from(to - from));
+                tell(done.get());
+            }
+            Ok(())
+        })
+        .await
+    }
+
+    async fn write(
+        &self,
+        connection: &mut Connection<C::Stream>,
+        keys: std::ops::Range<u32>,
+        bytes: ValueBytes,
+        batch: bool,
+        rng: &RefCell<Xoshiro256PlusPlus>,
+    ) -> Outcome<()> {
+        let named = |key| Named { key, write: WriteId::new(0, u64::from(key)) };
+        let long = || bytes.draw(&mut *rng.borrow_mut());
+        for key in keys.clone() {
+            self.ledger.sent(named(key), self.moment());
+        }
+        let values = self.ledger.values();
+        match batch {
+            true => {
+                let writes = keys.clone().map(|key| (named(key), long()));
+                self.api.write_all(&mut connection.request, values, writes);
+            }
+            false => self.api.write(&mut connection.request, values, named(keys.start), long()),
+        }
+        let status = self.exchange(connection).await?;
+        let body = connection.body();
+        let refused = ["\"unavailable\"", "\"unknown\"", "\"precondition_failed\""];
+        let whole = refused.iter().all(|word| memmem::find(body, word.as_bytes()).is_none());
+        if !(200..300).contains(&status) || !whole {
+            let said: String = String::from_utf8_lossy(body).chars().take(200).collect();
+            return Err(format!("the key set could not be loaded: status {status}, {said}"));
+        }
+        for key in keys {
+            self.ledger.acknowledged(named(key), self.moment() + 1);
+        }
+        Ok(())
+    }
+
+    /// Reads every key once more, those that lag again and again for a while.
+    pub(crate) async fn check(&self, abilities: Abilities) -> Outcome<Check> {
+        let known = self.ledger.known();
+        let size = if abilities.batches { BATCH } else { 1 };
+        let check = RefCell::new(Check { of: u64::from(known), ..Check::default() });
+        let next = Cell::new(0);
+        let until = self.runtime.now() + CHECK;
+        self.lanes(|| async {
+            let mut connection = self.open().await?;
+            while let Some(from) = Some(next.get()).filter(|from| *from < known) {
+                if self.runtime.now() > until || self.stop.load(Ordering::Relaxed) {
+                    return Ok(());
+                }
+                let to = (from + size).min(known);
+                next.set(to);
+                self.check_some(&mut connection, (from..to).collect(), size > 1, &check).await?;
+            }
+            Ok(())
+        })
+        .await?;
+        Ok(check.into_inner())
+    }
+
+    async fn check_some(
+        &self,
+        connection: &mut Connection<C::Stream>,
+        mut keys: Vec<u32>,
+        batch: bool,
+        check: &RefCell<Check>,
+    ) -> Outcome<()> {
+        check.borrow_mut().read += keys.len() as u64;
+        let patience = self.runtime.now() + CATCH_UP;
+        loop {
+            let sent = self.moment();
+            if connection.closes() {
+                *connection = self.open().await?;
+            }
+            match batch {
+                true => self.api.read_all(&mut connection.request, keys.iter().copied()),
+                false => self.api.read(&mut connection.request, keys[0], b""),
+            }
+            let status = self.exchange(connection).await?;
+            if !(200..300).contains(&status) {
+                return Err(format!("the last read of all keys was answered with status {status}"));
+            }
+            let body = connection.body();
+            let values: Vec<Option<&str>> = match batch {
+                true => answer::records(body).map(|(_, value)| value).collect(),
+                false => vec![answer::text(body, b"\"value\"").flatten()],
+            };
+            let late = self.runtime.now() >= patience || self.stop.load(Ordering::Relaxed);
+            let mut again = Vec::new();
+            for (key, value) in keys.iter().zip(values) {
+                let verdict = self.ledger.judge(*key, value, sent);
+                let mut check = check.borrow_mut();
+                match verdict {
+                    Verdict::Right => continue,
+                    Verdict::Stale(_) | Verdict::Missing(_) if !late => {
+                        again.push(*key);
+                        continue;
+                    }
+                    Verdict::Stale(_) | Verdict::Missing(_) => check.lost += 1,
+                    Verdict::Swapped | Verdict::MadeUp => check.wrong += 1,
+                }
+                if check.examples.len() < 5 {
+                    check.examples.push(words(verdict, *key, value));
+                }
+            }
+            if again.is_empty() {
+                return Ok(());
+            }
+            keys = again;
+            self.runtime.sleep(Duration::from_millis(200)).await;
+        }
+    }
+
+    /// Runs some of the same at once; the first error is the answer.
+    async fn lanes<F: Future<Output = Outcome<()>>>(&self, lane: impl Fn() -> F) -> Outcome<()> {
+        let mut lanes: FuturesUnordered<F> = (0..LANES).map(|_| lane()).collect();
+        while let Some(ended) = lanes.next().await {
+            ended?;
+        }
+        Ok(())
+    }
+
+    async fn open(&self) -> Outcome<Connection<C::Stream>> {
+        let deadline = Deadline::at(self.runtime.now() + self.timeout);
+        match self.runtime.within(deadline, self.connect.connect()).await {
+            None => Err("it does not take connections in time".into()),
+            Some(Err(error)) => Err(format!("it cannot be reached: {error}")),
+            Some(Ok(stream)) => Ok(Connection::new(stream)),
+        }
+    }
+
+    async fn exchange(&self, connection: &mut Connection<C::Stream>) -> Outcome<u16> {
+        // More patient than a measured request: a batch is much more work.
+        let deadline = Deadline::at(self.runtime.now() + self.timeout.max(Duration::from_secs(30)));
+        match self.runtime.within(deadline, connection.exchange()).await {
+            None => Err("it did not answer in time".into()),
+            Some(Err(Broken::Lost(error))) => Err(format!("the connection was lost: {error}")),
+            Some(Err(Broken::Protocol)) => Err("it does not speak HTTP/1.1".into()),
+            Some(Ok(())) => Ok(connection.answer.status),
+        }
+    }
+
+    fn moment(&self) -> u64 {
+        micros(self.runtime.now().saturating_duration_since(self.epoch))
+    }
+}

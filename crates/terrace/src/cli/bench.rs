@@ -1,0 +1,201 @@
+//! `terrace bench`: which level do I need?
+
+mod arguments;
+mod progress;
+mod references;
+mod started;
+mod table;
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use terrace_bench::compare::compare;
+use terrace_bench::figures::{FORMAT, Report};
+use terrace_bench::page::page;
+use terrace_bench::run::{Target, probe, run};
+
+pub(super) use arguments::Arguments;
+
+use super::{Failure, known, screen};
+use crate::config::Mode;
+use crate::levels::{LEVELS, Level};
+
+/// Measures, prints a table, writes the report.
+pub(super) fn bench(arguments: &Arguments) -> Result<(), Failure> {
+    let settings = arguments.settings()?;
+    let headers = arguments.headers()?;
+    let old = arguments.compare.as_deref().map(read).transpose()?;
+    let script = if arguments.references { Some(references::script()?) } else { None };
+    for file in [Some(&arguments.report), arguments.json.as_ref()].into_iter().flatten() {
+        writable(file)?;
+    }
+    let stop = stop_signal()?;
+    let mut levels = Vec::new();
+    let mut targets = urls(arguments)?;
+    if targets.is_empty() {
+        levels = start(arguments, &stop)?;
+        targets = levels.iter().map(|level| level.target.clone()).collect();
+    }
+    for target in &mut targets {
+        target.headers.clone_from(&headers);
+    }
+    // A server that is not there is a mistake of whoever named it.
+    if !arguments.url.is_empty() {
+        for target in &targets {
+            probe(target, arguments.timeout)
+                .map_err(|why| Failure::usage(format!("{}: {why}", target.name)))?;
+        }
+    }
+    let bars = progress::Bars::new(&settings, targets.len());
+    let mut report = run(&settings, &targets, &bars, &stop);
+    drop(bars);
+    drop(levels);
+    if let Some(script) = script.filter(|_| !stop.load(Ordering::Relaxed)) {
+        report.references = references::rows(&script, &stop)?;
+    }
+    report.cut_short = stop.load(Ordering::Relaxed);
+    let comparison = old.as_ref().map(|old| compare(old, &report));
+    write(&arguments.report, page(&report, comparison.as_ref()).as_bytes())?;
+    if let Some(file) = &arguments.json {
+        let mut text = serde_json::to_vec(&report)
+            .map_err(|error| Failure::failed(format!("the figures are no JSON: {error}")))?;
+        text.push(b'\n');
+        write(file, &text)?;
+    }
+    table::print(&report, comparison.as_ref());
+    screen::line(&format!("Report: {}", arguments.report.display()));
+    let all_failed = report.targets.iter().all(|target| target.phases.is_empty());
+    match all_failed && !report.cut_short {
+        true => Err(Failure::failed("nothing could be measured")),
+        false => Ok(()),
+    }
+}
+
+/// Targets of `--url`.
+fn urls(arguments: &Arguments) -> Result<Vec<Target>, Failure> {
+    if !arguments.pid.is_empty() && arguments.pid.len() != arguments.url.len() {
+        return Err(Failure::usage("give one --pid for each --url, or none"));
+    }
+    let mut targets = Vec::new();
+    for (at, text) in arguments.url.iter().enumerate() {
+        let (name, url) = match text.split_once("=http") {
+            Some((name, rest)) => (name.to_owned(), format!("http{rest}")),
+            None => (String::new(), text.clone()),
+        };
+        let authority = url.strip_prefix("http://").map(|rest| rest.trim_end_matches('/'));
+        let authority =
+            authority.filter(|rest| !rest.is_empty() && !rest.contains(['/', '@', ' ']));
+        let authority = authority.ok_or_else(|| {
+            Failure::usage(format!("--url {text}: give http://host:port, without a path"))
+        })?;
+        let port = authority.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok());
+        let authority = if port { authority.to_owned() } else { format!("{authority}:80") };
+        targets.push(Target {
+            name: if name.is_empty() { authority.clone() } else { name },
+            title: url,
+            level: None,
+            stores: None,
+            authority,
+            headers: Vec::new(),
+            pids: arguments.pid.get(at).copied().into_iter().collect(),
+            may_lag: arguments.may_lag,
+        });
+    }
+    Ok(targets)
+}
+
+/// Starts the levels, all of them before the first is measured, so that turns can be interleaved.
+fn start(arguments: &Arguments, stop: &AtomicBool) -> Result<Vec<started::Started>, Failure> {
+    let mut levels: Vec<&'static Level> = match arguments.levels.as_slice() {
+        [] => LEVELS.to_vec(),
+        some => some.iter().map(|number| known(*number)).collect::<Result<_, _>>()?,
+    };
+    levels.sort_by_key(|level| level.number);
+    levels.dedup_by_key(|level| level.number);
+    let mut modes = arguments.stores.clone();
+    if modes.is_empty() {
+        modes.push(Mode::Embedded);
+    }
+    modes.dedup();
+    if modes.contains(&Mode::Servers) {
+        return Err(Failure::usage(
+            "--stores servers: start the level on your servers yourself and give its --url; bench \
+             fills the stores it measures with keys of its own",
+        ));
+    }
+    let mut wanted = Vec::new();
+    for (place, mode) in modes.iter().enumerate() {
+        for level in &levels {
+            let port = started::port(arguments.port_base, level.number, place)?;
+            let name = match modes.len() {
+                1 => format!("L{}", level.number),
+                _ => format!("L{} {}", level.number, mode.as_str()),
+            };
+            wanted.push((*level, *mode, name, port));
+        }
+    }
+    let mut running = Vec::new();
+    for (level, mode, name, port) in wanted {
+        if stop.load(Ordering::Relaxed) {
+            break;
+        }
+        running.push(started::start(level, mode, name, &arguments.data_dir, port)?);
+    }
+    Ok(running)
+}
+
+/// Turns true at Ctrl-C or SIGTERM; a second one ends the process, and with it what it started.
+fn stop_signal() -> Result<Arc<AtomicBool>, Failure> {
+    use tokio::signal::unix::{SignalKind, signal};
+
+    let failed = |error| Failure::failed(format!("signals cannot be heard: {error}"));
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.map_err(failed)?;
+    let _within = runtime.enter();
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
+    let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
+    drop(_within);
+    let stop = Arc::new(AtomicBool::new(false));
+    let asked = Arc::clone(&stop);
+    std::thread::spawn(move || {
+        runtime.block_on(async move {
+            loop {
+                tokio::select! {
+                    _ = interrupt.recv() => {}
+                    _ = terminate.recv() => {}
+                }
+                if asked.swap(true, Ordering::Relaxed) {
+                    std::process::exit(130);
+                }
+            }
+        });
+    });
+    Ok(stop)
+}
+
+/// An earlier run.
+fn read(file: &Path) -> Result<Report, Failure> {
+    let wrong = |why: String| Failure::usage(format!("--compare {}: {why}", file.display()));
+    let text = std::fs::read_to_string(file).map_err(|error| wrong(error.to_string()))?;
+    let format = serde_json::from_str::<serde_json::Value>(&text)
+        .map_err(|error| wrong(format!("it is no JSON: {error}")))?;
+    let format = format.get("format").and_then(serde_json::Value::as_u64);
+    if format != Some(u64::from(FORMAT)) {
+        return Err(wrong(format!("it has format {format:?}, this Terrace reads {FORMAT}")));
+    }
+    serde_json::from_str(&text).map_err(|error| wrong(error.to_string()))
+}
+
+/// A mistake in a file's name shows before minutes of load.
+fn writable(file: &Path) -> Result<(), Failure> {
+    let opened = std::fs::File::options().append(true).create(true).open(file);
+    opened
+        .map(drop)
+        .map_err(|error| Failure::usage(format!("{} cannot be written: {error}", file.display())))
+}
+
+fn write(file: &Path, bytes: &[u8]) -> Result<(), Failure> {
+    std::fs::write(file, bytes)
+        .map_err(|error| Failure::failed(format!("{} cannot be written: {error}", file.display())))
+}

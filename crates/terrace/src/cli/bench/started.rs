@@ -1,0 +1,171 @@
+//! Levels that `terrace bench` starts: each a process of its own with data of its own.
+//!
+//! A small shell holds a pipe of this process. When this process closes it, or ends in whatever way,
+//! the shell ends the level and removes its data.
+
+use std::fs::File;
+use std::io::{BufRead as _, BufReader};
+use std::net::TcpListener;
+use std::os::unix::process::CommandExt as _;
+use std::path::Path;
+use std::process::{Child, ChildStdout, Command, Stdio};
+
+use tempfile::TempDir;
+use terrace_bench::run::Target;
+
+use super::super::Failure;
+use crate::config::Mode;
+use crate::levels::Level;
+
+/// POSIX shell. $1: the level's process, $2: its data.
+const WATCH: &str = r#"
+trap '' HUP INT TERM
+read -r _
+kill -TERM "$1" 2>/dev/null
+tenths=300
+while kill -0 "$1" 2>/dev/null && [ "$tenths" -gt 0 ]; do
+    tenths=$((tenths - 1))
+    sleep 0.1
+done
+kill -KILL "$1" 2>/dev/null
+rm -rf -- "$2"
+"#;
+
+/// A level that runs; dropping it ends it.
+#[derive(Debug)]
+pub(super) struct Started {
+    pub(super) target: Target,
+    level: Child,
+    watch: Child,
+    // Read to its end by nobody: what is said after the start fits into the pipe.
+    _said: BufReader<ChildStdout>,
+    _data: TempDir,
+}
+
+/// Starts a level and waits until it serves.
+pub(super) fn start(
+    level: &'static Level,
+    mode: Mode,
+    name: String,
+    below: &Path,
+    port: u16,
+) -> Result<Started, Failure> {
+    let data = folder(below)?;
+    let failed = |error: std::io::Error| Failure::failed(format!("{name} cannot start: {error}"));
+    let errors = data.path().join("errors.log");
+    let mut child = Command::new(std::env::current_exe().map_err(failed)?)
+        .arg("serve")
+        .arg(level.number.to_string())
+        .args(["--port", &port.to_string(), "--stores", mode.as_str(), "--host", "127.0.0.1"])
+        .arg("--data-dir")
+        .arg(data.path().join("data"))
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(File::create(&errors).map_err(failed)?)
+        // Ctrl-C is for the bench, which then ends the level.
+        .process_group(0)
+        .spawn()
+        .map_err(failed)?;
+    let watch = Command::new("/bin/sh")
+        .args(["-c", WATCH, "terrace-bench-watch", &child.id().to_string()])
+        .arg(data.path())
+        .current_dir("/")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .process_group(0)
+        .spawn();
+    let watch = match watch {
+        Ok(watch) => watch,
+        Err(error) => {
+            let _ = child.kill();
+            let _ = child.wait();
+            return Err(failed(error));
+        }
+    };
+    let said = child.stdout.take().map(BufReader::new);
+    let mut said = said.ok_or_else(|| Failure::failed("the level has no output"))?;
+    let address = address(&mut said);
+    let authority = address.clone().unwrap_or_default();
+    let target = Target {
+        name,
+        title: level.title.to_owned(),
+        level: Some(level.number),
+        stores: Some(mode.as_str().to_owned()),
+        authority,
+        headers: Vec::new(),
+        pids: vec![child.id()],
+        may_lag: may_lag(level.number),
+    };
+    let started = Started { target, level: child, watch, _said: said, _data: data };
+    match address {
+        Some(_) => Ok(started),
+        None => {
+            let log = std::fs::read_to_string(&errors).unwrap_or_default();
+            let why = log.lines().rev().find(|line| line.contains("error:")).or(log.lines().last());
+            let why = why.unwrap_or("it ended without a word").trim_start_matches("error: ");
+            Err(Failure::failed(format!("{} cannot start: {why}", started.target.name)))
+        }
+    }
+}
+
+/// The address in the table that `serve` prints.
+fn address(said: &mut BufReader<ChildStdout>) -> Option<String> {
+    let mut line = String::new();
+    while said.read_line(&mut line).ok()? > 0 {
+        if let Some((_, url)) = line.split_once("http://") {
+            return url.split_whitespace().next().map(str::to_owned);
+        }
+        line.clear();
+    }
+    None
+}
+
+/// Levels whose reads may show a little less than was acknowledged, unless a token says otherwise:
+/// replicas, a journal, a read model, regions.
+fn may_lag(level: u8) -> bool {
+    matches!(level, 3 | 6 | 7 | 9)
+}
+
+/// A folder on the same disk as the data of other commands; PostgreSQL's user must get through it.
+fn folder(below: &Path) -> Result<TempDir, Failure> {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    let wrong = |error| {
+        Failure::usage(format!(
+            "{} cannot hold data: {error}; choose another folder with --data-dir",
+            below.display()
+        ))
+    };
+    std::fs::create_dir_all(below).map_err(wrong)?;
+    let below = below.canonicalize().map_err(wrong)?;
+    let permissions = std::fs::Permissions::from_mode(0o755);
+    tempfile::Builder::new()
+        .prefix("bench-")
+        .permissions(permissions)
+        .tempdir_in(below)
+        .map_err(wrong)
+}
+
+/// The port of a level in the `place`th group of levels; it must be free.
+pub(super) fn port(base: Option<u16>, level: u8, place: usize) -> Result<u16, Failure> {
+    let Some(base) = base else { return Ok(0) };
+    let place = u16::try_from(place * 20).unwrap_or(u16::MAX);
+    let port = base.checked_add(u16::from(level)).and_then(|port| port.checked_add(place));
+    let port = port.ok_or_else(|| Failure::usage("--port-base is too high"))?;
+    TcpListener::bind(("127.0.0.1", port)).map(|_| port).map_err(|error| {
+        Failure::usage(format!(
+            "port {port} (level {level}) cannot be used: {error}; choose another --port-base, or \
+             leave it out for free ports"
+        ))
+    })
+}
+
+impl Drop for Started {
+    fn drop(&mut self) {
+        // The shell sees the end of its input, ends the level and removes its data.
+        drop(self.watch.stdin.take());
+        let _ = self.level.wait();
+        let _ = self.watch.wait();
+    }
+}
