@@ -5,10 +5,12 @@
 //! - [`cache_contract!`](crate::cache_contract) does the same for every [`Cache`].
 //! - [`Scripted`] hands each call to the test, which answers when and how it likes: the way to force
 //!   a race without a sleep.
+//! - [`MemoryShard`] is a shard in memory, for routers and for what moves slots.
 //! - [`FaultyStore`] and [`FaultyCache`] delay, fail, and lose replies as a seed decides.
 
 pub mod cache_contract;
 mod faults;
+mod memory_shard;
 mod scripted;
 pub mod store_contract;
 
@@ -17,6 +19,7 @@ use std::fmt;
 use std::sync::Arc;
 
 pub use faults::{FaultRates, FaultyCache, FaultyStore};
+pub use memory_shard::MemoryShard;
 pub use scripted::{Call, Hand, ReadCall, ScanCall, Scripted, WriteCall};
 
 use crate::{Cache, Key, Store, Value};

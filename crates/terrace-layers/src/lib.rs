@@ -9,6 +9,7 @@ mod coalesce;
 mod concurrency_limit;
 mod near_cache;
 mod observe;
+mod shard_router;
 mod single_flight;
 mod timeout;
 
@@ -17,5 +18,9 @@ pub use coalesce::{Coalesce, CoalesceOptions};
 pub use concurrency_limit::{ConcurrencyLimit, ConcurrencyLimitOptions};
 pub use near_cache::{NearCache, NearCacheOptions};
 pub use observe::Observe;
+pub use shard_router::{
+    Around, GeoPartitioner, HashPartitioner, Partitioner, RangePartitioner, ShardOpener,
+    ShardRouter, ShardRouterOptions, partitioner,
+};
 pub use single_flight::SingleFlight;
 pub use timeout::{Timeout, TimeoutOptions};

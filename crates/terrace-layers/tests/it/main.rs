@@ -11,5 +11,6 @@ mod coalesce;
 mod concurrency_limit;
 mod near_cache;
 mod observe;
+mod shard_router;
 mod single_flight;
 mod timeout;
