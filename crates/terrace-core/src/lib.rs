@@ -49,7 +49,7 @@ pub use answer::{
     Write,
 };
 pub use cache::{Cache, Entry, Invalidations, Lease, Lookup, Notice, Offer};
-pub use change_log::{ChangeLog, Changes, Logged};
+pub use change_log::{ChangeLog, Changes, Follower, Logged, PositionLost};
 pub use error::{Error, ErrorKind, Result};
 /// What asynchronous methods of object-safe traits answer.
 pub use futures_util::future::BoxFuture;

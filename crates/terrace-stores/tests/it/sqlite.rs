@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "what a test needs is there, or the test fails")]
 
 mod by_hand;
+mod change_log;
 mod groups;
 mod limits;
 mod opening;
