@@ -25,6 +25,7 @@ mod options;
 mod plan;
 mod pool;
 mod read;
+mod shard;
 mod sqlstate;
 mod statements;
 mod tls;
@@ -42,6 +43,7 @@ use terrace_core::{
 };
 
 pub use options::{ConnectionSource, PoolOptions, PostgresOptions};
+pub use shard::PostgresShard;
 
 use connect::Connector;
 use inspect::Health;
@@ -78,11 +80,20 @@ impl PostgresStore {
             ConnectionSource::PerRequest { .. } => Duration::MAX,
         };
         let connector =
-            Connector::new(target, runtime.clone(), options.connect_timeout, max_lifetime)?;
+            Connector::new(
+            target,
+            runtime.clone(),
+            options.connect_timeout,
+            max_lifetime,
+            options.shard,
+        )?;
         let mut first = connector.open().await?;
         let durability = connector.examine(&first).await?;
         let history = migrate::migrate(first.client(), &options.schema).await;
         let history = history.map_err(|error| error.with("hosts", connector.hosts()))?;
+        if options.shard {
+            shard::install(first.client(), &options.schema).await?;
+        }
         drop(first);
         let pool = Arc::new(Pool::new(connector, &options.source, runtime.clone())?);
         pool.tend().await?;
@@ -136,19 +147,51 @@ fn upkeep(worker: Worker) -> Task {
     })
 }
 
+impl PostgresStore {
+    async fn read_under(
+        &self,
+        keys: &[Key],
+        how: &ReadOptions,
+        epoch: Option<i64>,
+    ) -> Result<Vec<Read>> {
+        if keys.is_empty() {
+            return self.nothing(how.deadline).map(|()| Vec::new());
+        }
+        let work = ReadKeys { keys, asked: how.token.as_ref(), history: &self.history, epoch };
+        self.worker.perform(&work, how.deadline).await
+    }
+
+    async fn write_under(
+        &self,
+        batch: &[Write],
+        how: &WriteOptions,
+        epoch: Option<i64>,
+    ) -> Result<Vec<Receipt>> {
+        let request = how.idempotency.as_deref();
+        if batch.is_empty() && request.is_none() {
+            return self.nothing(how.deadline).map(|()| Vec::new());
+        }
+        let work = WriteBatch { batch, request, history: &self.history, epoch };
+        self.worker.perform(&work, how.deadline).await
+    }
+
+    async fn scan_under(
+        &self,
+        scan: &Scan,
+        how: &ReadOptions,
+        epoch: Option<i64>,
+    ) -> Result<Page> {
+        self.worker.perform(&ScanPage { scan, epoch }, how.deadline).await
+    }
+}
+
 impl Store for PostgresStore {
     fn read<'a>(
         &'a self,
         keys: &'a [Key],
         how: &'a ReadOptions,
     ) -> BoxFuture<'a, Result<Vec<Read>>> {
-        Box::pin(async move {
-            if keys.is_empty() {
-                return self.nothing(how.deadline).map(|()| Vec::new());
-            }
-            let work = ReadKeys { keys, asked: how.token.as_ref(), history: &self.history };
-            self.worker.perform(&work, how.deadline).await
-        })
+        Box::pin(self.read_under(keys, how, None))
     }
 
     fn write<'a>(
@@ -156,18 +199,11 @@ impl Store for PostgresStore {
         batch: Vec<Write>,
         how: &'a WriteOptions,
     ) -> BoxFuture<'a, Result<Vec<Receipt>>> {
-        Box::pin(async move {
-            let request = how.idempotency.as_deref();
-            if batch.is_empty() && request.is_none() {
-                return self.nothing(how.deadline).map(|()| Vec::new());
-            }
-            let work = WriteBatch { batch: &batch, request, history: &self.history };
-            self.worker.perform(&work, how.deadline).await
-        })
+        Box::pin(async move { self.write_under(&batch, how, None).await })
     }
 
     fn scan<'a>(&'a self, scan: &'a Scan, how: &'a ReadOptions) -> BoxFuture<'a, Result<Page>> {
-        Box::pin(async move { self.worker.perform(&ScanPage(scan), how.deadline).await })
+        Box::pin(self.scan_under(scan, how, None))
     }
 
     fn inspect(&self) -> BoxFuture<'_, Inspection> {

@@ -325,9 +325,10 @@ impl ChangeLog for Log {
             let mut changes = self.0.store.rows();
             changes.retain(|change| change.position > position);
             changes.sort_by_key(|change| change.position);
+            let more = changes.len() > limit;
             changes.truncate(limit);
             let position = changes.last().map_or(position, |change| change.position);
-            Ok(Changes { changes, position })
+            Ok(Changes { changes, position, more })
         })
     }
 

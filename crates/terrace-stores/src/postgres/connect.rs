@@ -25,6 +25,8 @@ pub(super) struct Connector {
     patience: Duration,
     /// How long a session of the pool is used, ± 10 %.
     max_lifetime: Duration,
+    /// Whether the database is one of several shards.
+    shard: bool,
     /// As the first session found it, for sessions that do not ask.
     durability: OnceLock<Durability>,
 }
@@ -35,13 +37,14 @@ impl Connector {
         runtime: Runtime,
         connect_timeout: Duration,
         max_lifetime: Duration,
+        shard: bool,
     ) -> Result<Self> {
         let tls = MakeRustlsConnect::new(tls::client(&target)?);
         let hosts = u32::try_from(target.config.get_hosts().len()).unwrap_or(u32::MAX);
         let patience = connect_timeout.saturating_mul(hosts);
         let Target { config, hosts, .. } = target;
         let durability = OnceLock::new();
-        Ok(Self { config, tls, runtime, hosts, patience, max_lifetime, durability })
+        Ok(Self { config, tls, runtime, hosts, patience, max_lifetime, shard, durability })
     }
 
     /// `host:port`, separated by commas.
@@ -75,7 +78,8 @@ impl Connector {
         });
         let statements = Statements::Unprepared;
         let durability = self.durability.get().copied().unwrap_or(Durability::Accepted);
-        Ok(Connection { client, task: Some(task), statements, durability, expires_at: None })
+        let (shard, expires_at) = (self.shard, None);
+        Ok(Connection { client, task: Some(task), statements, shard, durability, expires_at })
     }
 
     /// Whether the server can be worked with, and how safe its commits are.
@@ -129,7 +133,7 @@ impl Connector {
         let ready = async {
             let (durability, statements) = futures_util::future::join(
                 self.examine(&connection),
-                Statements::prepare(&connection.client),
+                Statements::prepare(&connection.client, self.shard),
             )
             .await;
             let statements =
@@ -151,6 +155,7 @@ pub(super) struct Connection {
     client: Client,
     task: Option<Task>,
     statements: Statements,
+    shard: bool,
     /// How safe a commit is; worked out from this server's settings.
     pub(super) durability: Durability,
     expires_at: Option<Instant>,
@@ -174,7 +179,7 @@ impl Connection {
     /// Forgets plans that a change of the tables has made invalid.
     pub(super) async fn prepare_again(&mut self) -> Result<(), tokio_postgres::Error> {
         if matches!(self.statements, Statements::Prepared(_)) {
-            self.statements = Statements::prepare(&self.client).await?;
+            self.statements = Statements::prepare(&self.client, self.shard).await?;
         }
         Ok(())
     }

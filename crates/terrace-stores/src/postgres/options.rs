@@ -23,6 +23,9 @@ pub struct PostgresOptions {
     /// The schema that holds the tables, created when missing; lower case letters, digits and `_`.
     /// Default `public`.
     pub schema: String,
+    /// Whether the database is one of several shards, for [`PostgresShard`](super::PostgresShard),
+    /// which sets it. Default no.
+    pub shard: bool,
     /// Where the connection of a request comes from. Default: a pool of 2 to 10.
     pub source: ConnectionSource,
     /// The longest that the server works on one statement. Default 5 s.
@@ -100,6 +103,7 @@ impl PostgresOptions {
         Self {
             url: url.into(),
             schema: "public".to_owned(),
+            shard: false,
             source: ConnectionSource::Pooled(PoolOptions::default()),
             statement_timeout: Duration::from_secs(5),
             connect_timeout: Duration::from_secs(3),

@@ -38,10 +38,22 @@ pub(super) enum Sql {
     Remember,
     /// Removes at most so many results that are older than a day, the oldest first, and counts them.
     Forget,
+    /// Lets the transaction go on under this epoch of the shard, or ends it. These last ones are
+    /// prepared on shards only.
+    Enter,
+    /// As [`Sql::Read`], under an epoch.
+    EpochRead,
+    /// As [`Sql::Scan`], under an epoch.
+    EpochScan,
+    /// As [`Sql::Put`], under an epoch.
+    EpochPut,
 }
 
 impl Sql {
-    const ALL: [Self; 13] = [
+    /// How many of them every database has.
+    const PLAIN: usize = 13;
+
+    const ALL: [Self; 17] = [
         Self::Read,
         Self::Scan,
         Self::Latest,
@@ -55,6 +67,10 @@ impl Sql {
         Self::Recall,
         Self::Remember,
         Self::Forget,
+        Self::Enter,
+        Self::EpochRead,
+        Self::EpochScan,
+        Self::EpochPut,
     ];
 
     fn text(self) -> &'static str {
@@ -115,6 +131,10 @@ impl Sql {
                    FOR UPDATE SKIP LOCKED) RETURNING 1) \
                  SELECT count(*) FROM gone"
             }
+            Self::Enter => "SELECT shard_enter($1)",
+            Self::EpochRead => EPOCH_READ,
+            Self::EpochScan => EPOCH_SCAN,
+            Self::EpochPut => EPOCH_PUT,
         }
     }
 
@@ -124,7 +144,12 @@ impl Sql {
             Self::Scan => &[Type::TEXT, Type::TEXT, Type::TEXT, Type::INT8, Type::INT8],
             Self::Latest => &[],
             Self::Put => &[Type::TEXT_ARRAY, Type::TEXT_ARRAY],
-            Self::Draw | Self::Forget => &[Type::INT8],
+            Self::Draw | Self::Forget | Self::Enter => &[Type::INT8],
+            Self::EpochRead => &[Type::TEXT_ARRAY, Type::INT8],
+            Self::EpochScan => {
+                &[Type::TEXT, Type::TEXT, Type::TEXT, Type::INT8, Type::INT8, Type::INT8]
+            }
+            Self::EpochPut => &[Type::TEXT_ARRAY, Type::TEXT_ARRAY, Type::INT8],
             Self::Insert => {
                 &[Type::TEXT_ARRAY, Type::TEXT_ARRAY, Type::INT8_ARRAY, Type::BOOL_ARRAY]
             }
@@ -168,6 +193,34 @@ const PUT: &str = "INSERT INTO records AS r (key, value) \
        ELSE r.created_at END \
      RETURNING key, version, created_at = updated_at";
 
+/// A sub-select without a column of the query is worked out once, before the first row is looked for.
+/// `shard_look` is stable, so it looks in the snapshot of the statement.
+const EPOCH_READ: &str = "SELECT u.i, r.version, r.deleted, r.created_at, r.updated_at, r.value \
+     FROM unnest($1::text[]) WITH ORDINALITY AS u(k, i) JOIN records r ON r.key = u.k \
+     WHERE (SELECT shard_look($2))";
+
+const EPOCH_SCAN: &str = "SELECT key, version, created_at, updated_at, value FROM ( \
+       SELECT key, version, created_at, updated_at, value, \
+         sum(octet_length(value)) OVER ( \
+           ORDER BY key ROWS BETWEEN UNBOUNDED PRECEDING AND 2 PRECEDING) AS bytes \
+       FROM (SELECT * FROM records \
+         WHERE key > $1 AND key >= $2 AND key < $3 AND NOT deleted AND (SELECT shard_look($6)) \
+         ORDER BY key LIMIT $4) AS page \
+     ) AS page WHERE bytes IS NULL OR bytes < $5 ORDER BY key";
+
+/// `shard_enter` is volatile: it takes its lock, and then looks in a snapshot of its own.
+const EPOCH_PUT: &str = "INSERT INTO records AS r (key, value) \
+     SELECT u.k, u.v FROM unnest($1::text[], $2::text[]) AS u(k, v) WHERE (SELECT shard_enter($3)) \
+     ON CONFLICT (key) DO UPDATE SET value = excluded.value, \
+     version = greatest(nextval('records_version'), r.version + 1), deleted = false, \
+     updated_at = greatest(now(), r.updated_at + interval '1 microsecond', \
+       r.created_at + interval '1 microsecond'), \
+     created_at = CASE WHEN r.deleted THEN \
+       greatest(now(), r.updated_at + interval '1 microsecond', \
+         r.created_at + interval '1 microsecond') \
+       ELSE r.created_at END \
+     RETURNING key, version, created_at = updated_at";
+
 /// A parameter of a statement.
 pub(super) type Parameter<'a> = &'a (dyn ToSql + Sync);
 
@@ -182,8 +235,12 @@ pub(super) enum Statements {
 
 impl Statements {
     /// Prepares all, in one round trip.
-    pub(super) async fn prepare(client: &Client) -> Result<Self, tokio_postgres::Error> {
-        let all = Sql::ALL.iter().map(|sql| client.prepare_typed(sql.text(), sql.types()));
+    pub(super) async fn prepare(
+        client: &Client,
+        shard: bool,
+    ) -> Result<Self, tokio_postgres::Error> {
+        let count = if shard { Sql::ALL.len() } else { Sql::PLAIN };
+        let all = Sql::ALL[..count].iter().map(|sql| client.prepare_typed(sql.text(), sql.types()));
         try_join_all(all).await.map(Self::Prepared)
     }
 

@@ -21,6 +21,8 @@ pub(super) struct WriteBatch<'a> {
     pub(super) batch: &'a [Write],
     pub(super) request: Option<&'a Idempotency>,
     pub(super) history: &'a Arc<str>,
+    /// The epoch of the shard under which they are made.
+    pub(super) epoch: Option<i64>,
 }
 
 impl Work for WriteBatch<'_> {
@@ -34,7 +36,7 @@ impl Work for WriteBatch<'_> {
         progress: &Progress,
     ) -> Result<Vec<Receipt>, Failure> {
         let answers = match (self.request, Puts::of(self.batch)) {
-            (None, Some(puts)) => put(connection, progress, &puts).await?,
+            (None, Some(puts)) => put(connection, progress, &puts, self.epoch).await?,
             _ => match self.transact(connection, progress).await? {
                 Done::Now(answers) => answers,
                 Done::Before(remembered) => return Ok(remembered.receipts(self.history)),
@@ -68,15 +70,22 @@ async fn put(
     connection: &Connection,
     progress: &Progress,
     puts: &Puts<'_>,
+    epoch: Option<i64>,
 ) -> Result<Answers, Failure> {
     progress.commits();
     let (rows, drawn) = if puts.superseded == 0 {
-        (connection.run(Sql::Put, &[&puts.keys, &puts.values]).await?, Vec::new())
+        let rows = match &epoch {
+            None => connection.run(Sql::Put, &[&puts.keys, &puts.values]).await?,
+            Some(epoch) => {
+                connection.run(Sql::EpochPut, &[&puts.keys, &puts.values, epoch]).await?
+            }
+        };
+        (rows, Vec::new())
     } else {
         let count = i64::try_from(puts.superseded).unwrap_or(i64::MAX);
         progress.in_transaction(true);
         let (begun, reserved, drawn, rows, committed) = join5(
-            connection.command("BEGIN"),
+            begin(connection, epoch),
             connection.run(Sql::Reserve, &[&puts.keys]),
             connection.run(Sql::Draw, &[&count]),
             connection.run(Sql::Put, &[&puts.keys, &puts.values]),
@@ -110,6 +119,22 @@ async fn put(
         answers.push((outcome, version(number.unwrap_or(Ok(0)).map_err(unreadable)?)));
     }
     Ok(answers)
+}
+
+/// Begins a transaction; on a shard its first step waits out a change of what the shard has, or
+/// makes one wait. First, or who waits here with rows locked and who has entered and waits for these
+/// rows would wait for each other.
+async fn begin(connection: &Connection, epoch: Option<i64>) -> Result<(), tokio_postgres::Error> {
+    let begun = connection.command("BEGIN");
+    match &epoch {
+        None => begun.await,
+        Some(epoch) => {
+            let entering: [super::statements::Parameter<'_>; 1] = [epoch];
+            let entered = connection.run(Sql::Enter, &entering);
+            let (begun, entered) = futures_util::future::join(begun, entered).await;
+            begun.and(entered.map(drop))
+        }
+    }
 }
 
 /// What was committed, or may have been, answers something that says nothing of what was stored.
@@ -152,7 +177,7 @@ impl WriteBatch<'_> {
         progress.in_transaction(true);
         // Were BEGIN to fail alone, what is sent with it would change no record.
         let (begun, claimed, locked, drawn) = join4(
-            connection.command("BEGIN"),
+            begin(connection, self.epoch),
             claim.take(connection),
             connection.run(Sql::Lock, &[&keys]),
             connection.run(Sql::Draw, &[&count]),
