@@ -14,6 +14,7 @@ pub mod change_log_contract;
 mod faults;
 mod memory_shard;
 mod scripted;
+pub mod shard_contract;
 pub mod store_contract;
 
 use std::any::Any;

@@ -14,4 +14,4 @@ pub use postgres::{PostgresOptions, PostgresShard, PostgresStore};
 #[cfg(feature = "redis")]
 pub use redis::{RedisCache, RedisCacheOptions};
 #[cfg(feature = "sqlite")]
-pub use sqlite::{SqliteOptions, SqliteStore};
+pub use sqlite::{SqliteOptions, SqliteShard, SqliteStore};

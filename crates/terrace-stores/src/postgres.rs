@@ -79,8 +79,7 @@ impl PostgresStore {
             ConnectionSource::Pooled(pool) => pool.max_lifetime,
             ConnectionSource::PerRequest { .. } => Duration::MAX,
         };
-        let connector =
-            Connector::new(
+        let connector = Connector::new(
             target,
             runtime.clone(),
             options.connect_timeout,
@@ -175,12 +174,7 @@ impl PostgresStore {
         self.worker.perform(&work, how.deadline).await
     }
 
-    async fn scan_under(
-        &self,
-        scan: &Scan,
-        how: &ReadOptions,
-        epoch: Option<i64>,
-    ) -> Result<Page> {
+    async fn scan_under(&self, scan: &Scan, how: &ReadOptions, epoch: Option<i64>) -> Result<Page> {
         self.worker.perform(&ScanPage { scan, epoch }, how.deadline).await
     }
 }

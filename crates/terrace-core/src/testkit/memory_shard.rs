@@ -34,7 +34,6 @@ struct Inner {
 #[derive(Debug, Default)]
 struct Kept {
     follows: HashMap<String, Follow>,
-    results: HashMap<String, RequestResult>,
     /// Added to each call before it does anything.
     delay: Duration,
     down: bool,
@@ -232,7 +231,7 @@ impl Shard for MemoryShard {
             self.inner.admits(state.as_ref(), epoch)?;
             for result in results {
                 let fingerprint = result.fingerprint.try_into().unwrap_or([0; 32]);
-                let receipts = deserialized(&result.result, &self.inner.store);
+                let receipts = deserialized(&result.result);
                 self.inner.store.keep_result(result.key, fingerprint, receipts);
             }
             Ok(())
@@ -286,7 +285,7 @@ fn serialized(receipts: &[Receipt]) -> String {
     serde_json::to_string(&done).unwrap_or_default()
 }
 
-fn deserialized(text: &str, _store: &MemoryStore) -> Vec<Receipt> {
+fn deserialized(text: &str) -> Vec<Receipt> {
     let done: Vec<(crate::Outcome, Version)> = serde_json::from_str(text).unwrap_or_default();
     let receipt = |(outcome, version)| Receipt {
         outcome,

@@ -6,7 +6,7 @@ use terrace_core::{Change, Idempotency, Outcome, Precondition, Result, Version, 
 use super::follow::Target;
 use super::job::Task;
 use super::reader::LATEST;
-use super::{failure, idempotency};
+use super::{failure, idempotency, shard};
 
 /// The moment of a group of writes: its time, and the latest version drawn so far.
 #[derive(Clone, Copy, Debug)]
@@ -86,15 +86,18 @@ impl<'c> Statements<'c> {
         task: &Task,
         moment: &mut Moment,
     ) -> Result<idempotency::Results> {
+        if let Task::Write { epoch: Some(epoch), .. } = task {
+            shard::check(self.connection, *epoch)?;
+        }
         // A single change is one statement, which SQLite undoes by itself.
-        if let Task::Write { writes, idempotency: None } = task
+        if let Task::Write { writes, idempotency: None, .. } = task
             && writes.len() <= 1
         {
             return self.apply_all(writes, None, moment);
         }
         self.run("SAVEPOINT batch")?;
         let applied = match task {
-            Task::Write { writes, idempotency } => {
+            Task::Write { writes, idempotency, .. } => {
                 self.apply_all(writes, idempotency.as_deref(), moment)
             }
             Task::Follow(follow) => {

@@ -169,7 +169,8 @@ pub(super) struct Target {
     pub(super) now_micros: i64,
 }
 
-const UPSERT: &str = "INSERT INTO records (key, value, version, created_at, updated_at, deleted)
+pub(super) const UPSERT: &str =
+    "INSERT INTO records (key, value, version, created_at, updated_at, deleted)
     VALUES (?1, ?2, ?3, ?4, ?5, ?6)
     ON CONFLICT (key) DO UPDATE SET value = excluded.value, version = excluded.version,
     created_at = excluded.created_at, updated_at = excluded.updated_at, deleted = excluded.deleted
@@ -192,12 +193,12 @@ fn name(origin: &str) -> String {
     format!("followed:{origin}")
 }
 
-fn counter(connection: &Connection) -> Result<i64> {
+pub(super) fn counter(connection: &Connection) -> Result<i64> {
     let mut ask = connection.prepare_cached(super::reader::COUNTER).map_err(failure::of)?;
     ask.query_row([], |row| row.get(0)).map_err(failure::of)
 }
 
-fn keep_counter(connection: &Connection, counter: i64) -> Result<()> {
+pub(super) fn keep_counter(connection: &Connection, counter: i64) -> Result<()> {
     connection
         .prepare_cached("UPDATE meta SET value = ?1 WHERE name = 'version'")
         .and_then(|mut keep| keep.execute([counter]))

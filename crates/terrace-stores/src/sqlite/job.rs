@@ -17,25 +17,22 @@ pub(super) type Reply<T> = oneshot::Sender<Result<T>>;
 pub(super) enum ReadJob {
     Keys {
         keys: Vec<Key>,
+        /// The epoch of the shard under which they are looked for.
+        epoch: Option<u64>,
         asked: Option<Position>,
         reply: Reply<Vec<Read>>,
     },
     Scan {
         scan: Scan,
+        /// The epoch of the shard under which the records are looked for.
+        epoch: Option<u64>,
         asked: Option<Position>,
         reply: Reply<Page>,
     },
     /// The change log after a version.
-    Log {
-        after: u64,
-        limit: usize,
-        reply: Reply<Part>,
-    },
+    Log { after: u64, limit: usize, reply: Reply<Part> },
     /// How far this file has followed another's.
-    Followed {
-        origin: Arc<str>,
-        reply: Reply<Position>,
-    },
+    Followed { origin: Arc<str>, reply: Reply<Position> },
 }
 
 impl ReadJob {
@@ -71,7 +68,12 @@ pub(super) struct WriteJob {
 /// What the writer has to do in a transaction.
 #[derive(Debug)]
 pub(super) enum Task {
-    Write { writes: Vec<Write>, idempotency: Option<Arc<Idempotency>> },
+    Write {
+        writes: Vec<Write>,
+        idempotency: Option<Arc<Idempotency>>,
+        /// The epoch of the shard under which they are made.
+        epoch: Option<u64>,
+    },
     Follow(Follow),
 }
 

@@ -13,7 +13,7 @@ use terrace_core::{
 use super::change_log::Part;
 use super::job::ReadJob;
 use super::shared::{Role, Shared};
-use super::{connect, failure, follow};
+use super::{connect, failure, follow, shard};
 
 const LOOKUP: &str =
     "SELECT value, version, created_at, updated_at, deleted FROM records WHERE key = ?1";
@@ -93,13 +93,13 @@ impl<'c> Reader<'c> {
         }
         for job in jobs.drain(..).filter(|job| !job.is_moot()) {
             match job {
-                ReadJob::Keys { keys, asked, reply } => {
-                    let answer = self.keys(&keys, asked);
+                ReadJob::Keys { keys, epoch, asked, reply } => {
+                    let answer = self.check(epoch).and_then(|()| self.keys(&keys, asked));
                     self.count(&answer, keys.len());
                     let _ = reply.send(answer);
                 }
-                ReadJob::Scan { scan, asked, reply } => {
-                    let answer = self.scan(&scan, asked);
+                ReadJob::Scan { scan, epoch, asked, reply } => {
+                    let answer = self.check(epoch).and_then(|()| self.scan(&scan, asked));
                     self.count(&answer, 1);
                     let _ = reply.send(answer);
                 }
@@ -126,6 +126,14 @@ impl<'c> Reader<'c> {
             Ok(_) => vitals.reads.fetch_add(reads as u64, Relaxed),
             Err(_) => vitals.errors.fetch_add(1, Relaxed),
         };
+    }
+
+    /// Whether the snapshot is of the shard's epoch that the caller knows.
+    fn check(&self, epoch: Option<u64>) -> Result<()> {
+        match epoch {
+            None => Ok(()),
+            Some(epoch) => shard::check(self.connection, epoch),
+        }
     }
 
     fn keys(&mut self, keys: &[Key], asked: Option<Position>) -> Result<Vec<Read>> {
@@ -244,7 +252,10 @@ fn refuse(shared: &Shared, jobs: &mut Vec<ReadJob>, error: &Error) {
 }
 
 /// The record of a row, none for a tombstone, and its version.
-fn decode(row: &Row<'_>, key: impl FnOnce() -> Result<Key>) -> Result<(Option<Record>, Version)> {
+pub(super) fn decode(
+    row: &Row<'_>,
+    key: impl FnOnce() -> Result<Key>,
+) -> Result<(Option<Record>, Version)> {
     let version = u64::try_from(number(row, 1, "version")?);
     let version = Version::new(version.map_err(|_| failure::corrupt("version"))?);
     if number(row, 4, "deleted")? != 0 {

@@ -42,7 +42,7 @@ use super::{connect, failure, health, reader, schema, writer};
 /// ```
 #[derive(Debug)]
 pub struct SqliteStore {
-    shared: Arc<Shared>,
+    pub(super) shared: Arc<Shared>,
     threads: Mutex<Vec<JoinHandle<()>>>,
 }
 
@@ -142,24 +142,43 @@ impl SqliteStore {
         how.token.as_ref().and_then(|token| token.position(&self.shared.history))
     }
 
-    async fn read_keys(&self, keys: &[Key], how: &ReadOptions) -> Result<Vec<Read>> {
+    pub(super) async fn read_keys(
+        &self,
+        keys: &[Key],
+        how: &ReadOptions,
+        epoch: Option<u64>,
+    ) -> Result<Vec<Read>> {
         let bytes = keys.iter().map(|key| key.as_str().len()).sum();
         let (keys, asked) = (keys.to_vec(), self.asked(how));
-        self.shared.ask(|reply| ReadJob::Keys { keys, asked, reply }, bytes, how.deadline).await
+        self.shared
+            .ask(|reply| ReadJob::Keys { keys, epoch, asked, reply }, bytes, how.deadline)
+            .await
     }
 
-    async fn read_page(&self, scan: &Scan, how: &ReadOptions) -> Result<Page> {
+    pub(super) async fn read_page(
+        &self,
+        scan: &Scan,
+        how: &ReadOptions,
+        epoch: Option<u64>,
+    ) -> Result<Page> {
         let (scan, asked) = (scan.clone(), self.asked(how));
         let bytes = scan.prefix.len();
-        self.shared.ask(|reply| ReadJob::Scan { scan, asked, reply }, bytes, how.deadline).await
+        self.shared
+            .ask(|reply| ReadJob::Scan { scan, epoch, asked, reply }, bytes, how.deadline)
+            .await
     }
 
-    async fn write_batch(&self, writes: Vec<Write>, how: &WriteOptions) -> Result<Vec<Receipt>> {
+    pub(super) async fn write_batch(
+        &self,
+        writes: Vec<Write>,
+        how: &WriteOptions,
+        epoch: Option<u64>,
+    ) -> Result<Vec<Receipt>> {
         if self.shared.is_replica() {
             return Err(failure::replica());
         }
         let bytes = writes.iter().map(bytes_of).sum();
-        let task = Task::Write { writes, idempotency: how.idempotency.clone() };
+        let task = Task::Write { writes, idempotency: how.idempotency.clone(), epoch };
         self.shared.submit(task, bytes, how.deadline).await
     }
 }
@@ -182,9 +201,9 @@ impl Store for SqliteStore {
         keys: &'a [Key],
         how: &'a ReadOptions,
     ) -> BoxFuture<'a, Result<Vec<Read>>> {
-        Box::pin(
-            async move { self.read_keys(keys, how).await.map_err(|error| error.during("read")) },
-        )
+        Box::pin(async move {
+            self.read_keys(keys, how, None).await.map_err(|error| error.during("read"))
+        })
     }
 
     fn write<'a>(
@@ -193,14 +212,14 @@ impl Store for SqliteStore {
         how: &'a WriteOptions,
     ) -> BoxFuture<'a, Result<Vec<Receipt>>> {
         Box::pin(async move {
-            self.write_batch(batch, how).await.map_err(|error| error.during("write"))
+            self.write_batch(batch, how, None).await.map_err(|error| error.during("write"))
         })
     }
 
     fn scan<'a>(&'a self, scan: &'a Scan, how: &'a ReadOptions) -> BoxFuture<'a, Result<Page>> {
-        Box::pin(
-            async move { self.read_page(scan, how).await.map_err(|error| error.during("scan")) },
-        )
+        Box::pin(async move {
+            self.read_page(scan, how, None).await.map_err(|error| error.during("scan"))
+        })
     }
 
     fn inspect(&self) -> BoxFuture<'_, Inspection> {

@@ -8,6 +8,7 @@ mod faults;
 mod migrations;
 mod pool;
 mod reads;
+mod shard;
 mod writes;
 
 use std::sync::Arc;

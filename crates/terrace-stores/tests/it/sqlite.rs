@@ -7,6 +7,7 @@ mod change_log;
 mod groups;
 mod limits;
 mod opening;
+mod shard;
 
 use std::future::Future;
 use std::sync::{Arc, Condvar, Mutex};

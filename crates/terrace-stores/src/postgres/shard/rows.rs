@@ -3,8 +3,8 @@
 use terrace_core::{
     BoxFuture, Error, ErrorKind, Key, Logged, Position, Record, Result, Rows, Value,
 };
-use tokio_postgres::types::Type;
 use tokio_postgres::Row;
+use tokio_postgres::types::Type;
 
 use super::super::connect::Connection;
 use super::super::read::version;

@@ -7,8 +7,7 @@ use tokio_postgres::Client;
 use super::super::sqlstate::{Stage, explain};
 use super::{Inner, refused, signed};
 
-const UPSERT: &str =
-    "INSERT INTO records AS r (key, value, version, created_at, updated_at, deleted) \
+const UPSERT: &str = "INSERT INTO records AS r (key, value, version, created_at, updated_at, deleted) \
      SELECT u.k, u.v, u.n, 'epoch'::timestamptz + u.c * interval '1 microsecond', \
        'epoch'::timestamptz + u.u * interval '1 microsecond', u.d \
      FROM unnest($1::text[], $2::text[], $3::bigint[], $4::bigint[], $5::bigint[], $6::boolean[]) \
@@ -22,8 +21,7 @@ const UPSERT: &str =
 const KEEP_FOLLOW: &str = "INSERT INTO shard_followed VALUES ($1, $2) \
      ON CONFLICT (source) DO UPDATE SET follow = excluded.follow";
 
-const KEEP_RESULTS: &str =
-    "INSERT INTO idempotency AS i (key, fingerprint, result, created_at) \
+const KEEP_RESULTS: &str = "INSERT INTO idempotency AS i (key, fingerprint, result, created_at) \
      SELECT u.k, u.f, u.r, 'epoch'::timestamptz + u.t * interval '1 microsecond' \
      FROM unnest($1::text[], $2::bytea[], $3::text[], $4::bigint[]) AS u(k, f, r, t) \
      ON CONFLICT (key) DO UPDATE SET fingerprint = excluded.fingerprint, \
