@@ -10,7 +10,7 @@ pub mod redis;
 pub mod sqlite;
 
 #[cfg(feature = "postgres")]
-pub use postgres::{PostgresOptions, PostgresStore};
+pub use postgres::{PostgresLog, PostgresOptions, PostgresStore};
 #[cfg(feature = "redis")]
 pub use redis::{RedisCache, RedisCacheOptions};
 #[cfg(feature = "sqlite")]

@@ -19,6 +19,10 @@ pub(super) enum Sql {
     Latest,
     /// Sets values of distinct keys.
     Put,
+    /// The same, and answers the transaction's number.
+    PutLogged,
+    /// The transaction's number.
+    Transaction,
     /// Locks the rows of keys in the order of the keys and answers their state.
     Lock,
     /// Makes traces of deleted records for keys without a row and locks all rows, in the order of the
@@ -41,11 +45,13 @@ pub(super) enum Sql {
 }
 
 impl Sql {
-    const ALL: [Self; 13] = [
+    const ALL: [Self; 15] = [
         Self::Read,
         Self::Scan,
         Self::Latest,
         Self::Put,
+        Self::PutLogged,
+        Self::Transaction,
         Self::Lock,
         Self::Reserve,
         Self::Draw,
@@ -70,6 +76,8 @@ impl Sql {
                              FROM records_version"
             }
             Self::Put => PUT,
+            Self::PutLogged => PUT_LOGGED,
+            Self::Transaction => "SELECT pg_current_xact_id()::text",
             Self::Lock => {
                 "SELECT key, version, deleted FROM records WHERE key = ANY ($1::text[]) \
                  ORDER BY key FOR UPDATE"
@@ -122,8 +130,8 @@ impl Sql {
         match self {
             Self::Read | Self::Lock | Self::Reserve => &[Type::TEXT_ARRAY],
             Self::Scan => &[Type::TEXT, Type::TEXT, Type::TEXT, Type::INT8, Type::INT8],
-            Self::Latest => &[],
-            Self::Put => &[Type::TEXT_ARRAY, Type::TEXT_ARRAY],
+            Self::Latest | Self::Transaction => &[],
+            Self::Put | Self::PutLogged => &[Type::TEXT_ARRAY, Type::TEXT_ARRAY],
             Self::Draw | Self::Forget => &[Type::INT8],
             Self::Insert => {
                 &[Type::TEXT_ARRAY, Type::TEXT_ARRAY, Type::INT8_ARRAY, Type::BOOL_ARRAY]
@@ -156,7 +164,10 @@ const SCAN: &str = "SELECT key, version, created_at, updated_at, value FROM ( \
 /// drawn before, and a faster writer may have a later one. It is past that of the row, too,
 /// which a person may have set. A replaced row's time is past both of its times, so only a
 /// new record has `created_at = updated_at`.
-const PUT: &str = "INSERT INTO records AS r (key, value) \
+macro_rules! put {
+    ($more:literal) => {
+        concat!(
+            "INSERT INTO records AS r (key, value) \
      SELECT u.k, u.v FROM unnest($1::text[], $2::text[]) AS u(k, v) \
      ON CONFLICT (key) DO UPDATE SET value = excluded.value, \
      version = greatest(nextval('records_version'), r.version + 1), deleted = false, \
@@ -166,7 +177,16 @@ const PUT: &str = "INSERT INTO records AS r (key, value) \
        greatest(now(), r.updated_at + interval '1 microsecond', \
          r.created_at + interval '1 microsecond') \
        ELSE r.created_at END \
-     RETURNING key, version, created_at = updated_at";
+     RETURNING key, version, created_at = updated_at",
+            $more
+        )
+    };
+}
+
+const PUT: &str = put!("");
+
+/// The same for a database with a change log.
+const PUT_LOGGED: &str = put!(", pg_current_xact_id()::text");
 
 /// A parameter of a statement.
 pub(super) type Parameter<'a> = &'a (dyn ToSql + Sync);
