@@ -45,14 +45,11 @@ pub trait Shard: fmt::Debug + fmt::Display + Send + Sync + 'static {
     /// the latest version that was drawn or is now the floor.
     fn change(&self, from: u64, to: ShardState, floor: Version) -> BoxFuture<'_, Result<Version>>;
 
-    /// Begins to keep the change log, if it is not kept yet. Changes from before may be missing.
-    fn keep_log(&self) -> BoxFuture<'_, Result<()>>;
+    /// The change log, which begins to be kept unless it is. Changes from before may be missing.
+    fn keep_log(&self) -> BoxFuture<'_, Result<KeptLog>>;
 
     /// Ends what [`Shard::keep_log`] began, and forgets how far other shards' logs were followed.
     fn end_log(&self) -> BoxFuture<'_, Result<()>>;
-
-    /// The change log.
-    fn log(&self) -> Arc<dyn ChangeLog>;
 
     /// All rows after a key, in one snapshot. With `quiet` the snapshot is taken at a moment without
     /// a write under way, after `quiet` has ended, during which no write begins.
@@ -99,6 +96,15 @@ pub trait Shard: fmt::Debug + fmt::Display + Send + Sync + 'static {
     fn close(&self) -> BoxFuture<'_, Result<()>>;
 }
 
+/// A change log that is kept.
+#[derive(Clone, Debug)]
+pub struct KeptLog {
+    /// Its name: another one when it was begun anew, so that a place in the old one means nothing.
+    pub name: Arc<str>,
+    /// The log.
+    pub log: Arc<dyn ChangeLog>,
+}
+
 /// What [`Shard::reserve`] gives; dropping it gives the right back.
 pub type Reserved = Box<dyn std::any::Any + Send + Sync>;
 
@@ -122,6 +128,8 @@ pub struct ShardState {
     pub partitioner: String,
     /// The slots that live here.
     pub owned: SlotSet,
+    /// Slots that this shard has given up last, and that may not have arrived yet.
+    pub given: SlotSet,
     /// All shards that this one knows.
     pub members: Vec<Member>,
     /// Whether every member has been made a shard.
@@ -168,6 +176,8 @@ pub struct Move {
 /// How far the rows of another shard have been taken over.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Follow {
+    /// The name of the log.
+    pub log: String,
     /// How far its change log was followed, as epoch and offset.
     pub position: (u64, u64),
     /// The last key of the first copy that is here.

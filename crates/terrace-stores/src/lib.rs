@@ -10,7 +10,7 @@ pub mod redis;
 pub mod sqlite;
 
 #[cfg(feature = "postgres")]
-pub use postgres::{PostgresOptions, PostgresShard, PostgresStore};
+pub use postgres::{PostgresLog, PostgresOptions, PostgresShard, PostgresStore};
 #[cfg(feature = "redis")]
 pub use redis::{RedisCache, RedisCacheOptions};
 #[cfg(feature = "sqlite")]

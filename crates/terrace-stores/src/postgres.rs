@@ -19,6 +19,7 @@
 mod connect;
 mod idempotency;
 mod inspect;
+pub mod log;
 mod migrate;
 mod openings;
 mod options;
@@ -42,6 +43,7 @@ use terrace_core::{
     Runtime, Scan, Store, Task, Write, WriteOptions,
 };
 
+pub use log::{LogBegin, PostgresLog};
 pub use options::{ConnectionSource, PoolOptions, PostgresOptions};
 pub use shard::PostgresShard;
 
@@ -60,6 +62,8 @@ pub struct PostgresStore {
     worker: Worker,
     history: Arc<str>,
     schema: String,
+    /// The change log whose positions tokens name.
+    log: Option<Arc<str>>,
     durability: Durability,
     health: Health,
     upkeep: Mutex<Option<Task>>,
@@ -93,6 +97,14 @@ impl PostgresStore {
         if options.shard {
             shard::install(first.client(), &options.schema).await?;
         }
+        let log = match options.change_log {
+            true => {
+                let begin = LogBegin::WithRecords;
+                let log = log::install(first.client(), &options.schema, begin).await;
+                Some(log.map_err(|error| error.with("hosts", connector.hosts()))?)
+            }
+            false => None,
+        };
         drop(first);
         let pool = Arc::new(Pool::new(connector, &options.source, runtime.clone())?);
         pool.tend().await?;
@@ -101,12 +113,41 @@ impl PostgresStore {
         let worker = Worker { pool, runtime, patience };
         let upkeep = Mutex::new(Some(upkeep(worker.clone())));
         let (schema, health) = (options.schema, Health::default());
-        Ok(Self { worker, history, schema, durability, health, upkeep })
+        Ok(Self { worker, history, schema, log, durability, health, upkeep })
     }
 
     /// The name of this database's history: kept in it, the same for whoever connects to it.
     pub fn history(&self) -> Arc<str> {
         Arc::clone(&self.history)
+    }
+
+    /// The change log of this database; installed now, while it is in use, unless it is there.
+    ///
+    /// # Errors
+    /// `Unavailable` when the server cannot be reached, or its user may not make tables.
+    pub async fn install_log(&self, begin: LogBegin) -> Result<PostgresLog> {
+        let mut session = self.worker.pool.connector().open().await?;
+        let name = log::install(session.client(), &self.schema, begin).await?;
+        Ok(PostgresLog::new(self.worker.clone(), name))
+    }
+
+    /// The change log of this database, if it has one.
+    ///
+    /// # Errors
+    /// As [`PostgresStore::install_log`].
+    pub async fn log(&self) -> Result<Option<PostgresLog>> {
+        let mut session = self.worker.pool.connector().open().await?;
+        let name = log::current(session.client()).await.map_err(migrate::failed)?;
+        Ok(name.map(|name| PostgresLog::new(self.worker.clone(), name)))
+    }
+
+    /// Removes the change log with all that it holds. Who follows it is refused from now on.
+    ///
+    /// # Errors
+    /// As [`PostgresStore::install_log`].
+    pub async fn remove_log(&self) -> Result<()> {
+        let mut session = self.worker.pool.connector().open().await?;
+        log::remove(session.client(), &self.schema).await
     }
 
     /// Answers at once when there is nothing to do.
@@ -170,7 +211,7 @@ impl PostgresStore {
         if batch.is_empty() && request.is_none() {
             return self.nothing(how.deadline).map(|()| Vec::new());
         }
-        let work = WriteBatch { batch, request, history: &self.history, epoch };
+        let work = WriteBatch { batch, request, history: &self.history, log: self.log.as_ref(), epoch };
         self.worker.perform(&work, how.deadline).await
     }
 

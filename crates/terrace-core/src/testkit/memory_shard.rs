@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tokio::sync::{OwnedMutexGuard, RwLock};
 
-use crate::shard::{RequestResult, Reserved, moved};
+use crate::shard::{KeptLog, RequestResult, Reserved, moved};
 use crate::{
     BoxFuture, ChangeLog, Changes, Deadline, Error, ErrorKind, Follow, Inspection, Key, Logged,
     MemoryStore, Page, Position, Read, ReadOptions, Receipt, Result, Rows, Runtime, Scan, Shard,
@@ -147,8 +147,11 @@ impl Shard for MemoryShard {
         })
     }
 
-    fn keep_log(&self) -> BoxFuture<'_, Result<()>> {
-        Box::pin(self.inner.arrive())
+    fn keep_log(&self) -> BoxFuture<'_, Result<KeptLog>> {
+        Box::pin(async {
+            self.inner.arrive().await?;
+            Ok(KeptLog { name: "log".into(), log: Arc::new(Log(Arc::clone(&self.inner))) })
+        })
     }
 
     fn end_log(&self) -> BoxFuture<'_, Result<()>> {
@@ -156,10 +159,6 @@ impl Shard for MemoryShard {
             self.inner.kept().follows.clear();
             Ok(())
         })
-    }
-
-    fn log(&self) -> Arc<dyn ChangeLog> {
-        Arc::new(Log(Arc::clone(&self.inner)))
     }
 
     fn rows<'a>(

@@ -3,8 +3,12 @@
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
+use futures_util::StreamExt as _;
+use futures_util::stream::poll_fn;
 use terrace_core::{Deadline, Durability, Error, ErrorKind, Result, Runtime, Task};
-use tokio_postgres::{Client, Config, Row};
+use tokio::sync::watch;
+use tokio_postgres::types::{ToSql, Type};
+use tokio_postgres::{AsyncMessage, Client, Config, Row};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 use super::options::Target;
@@ -80,6 +84,28 @@ impl Connector {
         let durability = self.durability.get().copied().unwrap_or(Durability::Accepted);
         let (shard, expires_at) = (self.shard, None);
         Ok(Connection { client, task: Some(task), statements, shard, durability, expires_at })
+    }
+
+    /// A session that tells of notifications, and when it has ended, by raising a number.
+    pub(super) async fn listen(&self, heard: watch::Sender<u64>) -> Result<(Client, Task)> {
+        let deadline = Deadline::at(self.runtime.now() + self.patience);
+        let connect = Box::pin(self.config.connect(self.tls.clone()));
+        let opened = self.runtime.within(deadline, connect).await;
+        let opened = opened.ok_or_else(|| self.too_slow())?;
+        let (client, mut session) = opened.map_err(|error| {
+            explain(error, Stage::Connecting).with("hosts", &*self.hosts).during("connect")
+        })?;
+        let task = self.runtime.spawn("postgres listener", async move {
+            let messages = poll_fn(|context| session.poll_message(context));
+            let mut messages = std::pin::pin!(messages);
+            while let Some(Ok(message)) = messages.next().await {
+                if matches!(message, AsyncMessage::Notification(_)) {
+                    heard.send_modify(|number| *number += 1);
+                }
+            }
+            heard.send_modify(|number| *number += 1);
+        });
+        Ok((client, task))
     }
 
     /// Whether the server can be worked with, and how safe its commits are.
@@ -169,6 +195,15 @@ impl Connection {
         parameters: &'a [Parameter<'a>],
     ) -> impl Future<Output = Result<Vec<Row>, tokio_postgres::Error>> + Send + 'a {
         self.statements.run(&self.client, sql, parameters)
+    }
+
+    /// Runs a statement that is not prepared: text, types and parameters leave at once.
+    pub(super) async fn ask(
+        &self,
+        text: &str,
+        parameters: &[(&(dyn ToSql + Sync), Type)],
+    ) -> Result<Vec<Row>, tokio_postgres::Error> {
+        self.client.query_typed(text, parameters).await
     }
 
     /// Runs commands without parameters; like [`Connection::run`] it sends when first polled.

@@ -34,6 +34,9 @@ pub struct PostgresOptions {
     pub connect_timeout: Duration,
     /// The name that `pg_stat_activity` shows. Default `terrace`.
     pub application_name: String,
+    /// Keeps a log of changes (see [`PostgresLog`](super::PostgresLog)) and lets tokens name the place
+    /// of a write in it. Installed at connect, with the records that there are. Default false.
+    pub change_log: bool,
     /// How long a connection may be silent before the system asks whether the peer lives. Default
     /// 30 s.
     pub keepalives_idle: Duration,
@@ -108,6 +111,7 @@ impl PostgresOptions {
             statement_timeout: Duration::from_secs(5),
             connect_timeout: Duration::from_secs(3),
             application_name: "terrace".to_owned(),
+            change_log: false,
             keepalives_idle: Duration::from_secs(30),
             tcp_user_timeout: Duration::from_secs(10),
         }

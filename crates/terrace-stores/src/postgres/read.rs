@@ -18,6 +18,27 @@ pub(super) fn token(history: &Arc<str>, version: Version) -> Token {
     Token::of(Arc::clone(history), Position { epoch: 0, offset: version.get() })
 }
 
+/// Where a database's writes are logged: in its change log, by the transaction.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct LoggedIn<'a> {
+    pub(super) log: &'a Arc<str>,
+    pub(super) transaction: u64,
+}
+
+/// Proof of a write: its version, and its place in the log.
+pub(super) fn token_of_write(
+    history: &Arc<str>,
+    version: Version,
+    logged: Option<LoggedIn<'_>>,
+) -> Token {
+    let mut token = token(history, version);
+    if let Some(LoggedIn { log, transaction }) = logged {
+        let position = Position { epoch: transaction, offset: version.get() };
+        token.merge(&Token::of(Arc::clone(log), position));
+    }
+    token
+}
+
 /// Versions are drawn from a sequence that starts at 1.
 pub(super) fn version(number: i64) -> Version {
     Version::new(u64::try_from(number).unwrap_or(0))

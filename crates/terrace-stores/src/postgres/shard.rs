@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use terrace_core::shard::{RequestResult, Reserved};
 use terrace_core::{
-    BoxFuture, ChangeLog, Follow, Inspection, Key, Logged, Page, Read, ReadOptions, Receipt,
+    BoxFuture, Follow, Inspection, KeptLog, Key, Logged, Page, Read, ReadOptions, Receipt,
     Result, Rows, Runtime, Scan, Shard, ShardState, SlotSet, Store, Version, Write, WriteOptions,
 };
 use tokio::sync::Mutex;
@@ -27,7 +27,7 @@ use tokio_postgres::Client;
 use super::connect::Connection;
 use super::migrate::{failed, lock, run};
 use super::sqlstate::{Stage, explain};
-use super::{PostgresOptions, PostgresStore};
+use super::{LogBegin, PostgresOptions, PostgresStore};
 
 /// The class of the advisory lock of writers and changes; the object is the table `shard`.
 const LOCK: i32 = 1_952_805_492;
@@ -163,16 +163,18 @@ impl Shard for PostgresShard {
         Box::pin(self.inner.change(from, to, floor))
     }
 
-    fn keep_log(&self) -> BoxFuture<'_, Result<()>> {
-        Box::pin(async { Err(terrace_core::Error::invalid("todo")) })
+    fn keep_log(&self) -> BoxFuture<'_, Result<KeptLog>> {
+        Box::pin(async {
+            let log = self.inner.store.install_log(LogBegin::Empty).await?;
+            Ok(KeptLog { name: log.name(), log: Arc::new(log) })
+        })
     }
 
     fn end_log(&self) -> BoxFuture<'_, Result<()>> {
-        Box::pin(async { Err(terrace_core::Error::invalid("todo")) })
-    }
-
-    fn log(&self) -> Arc<dyn ChangeLog> {
-        unreachable!()
+        Box::pin(async {
+            self.inner.store.remove_log().await?;
+            self.inner.forget_followed().await
+        })
     }
 
     fn rows<'a>(

@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 use rusqlite::{Connection, OptionalExtension, TransactionBehavior, params};
 use terrace_core::shard::{RequestResult, Reserved, moved};
 use terrace_core::{
-    BoxFuture, ChangeLog, Error, ErrorKind, Follow, Inspection, Key, Logged, Page, Read,
+    BoxFuture, Error, ErrorKind, Follow, Inspection, KeptLog, Key, Logged, Page, Read,
     ReadOptions, Receipt, Result, Rows, Runtime, Scan, Shard, ShardState, SlotSet, Store, Version,
     Write, WriteOptions,
 };
@@ -212,8 +212,11 @@ impl Shard for SqliteShard {
     }
 
     /// The rows by version are the log: it is always kept.
-    fn keep_log(&self) -> BoxFuture<'_, Result<()>> {
-        Box::pin(async { Ok(()) })
+    fn keep_log(&self) -> BoxFuture<'_, Result<KeptLog>> {
+        Box::pin(async {
+            let store = &self.inner.store;
+            Ok(KeptLog { name: store.history(), log: Arc::new(store.change_log()) })
+        })
     }
 
     fn end_log(&self) -> BoxFuture<'_, Result<()>> {
@@ -223,10 +226,6 @@ impl Shard for SqliteShard {
                 connection.execute(forget, []).map(drop).map_err(failure::of)
             })
         })
-    }
-
-    fn log(&self) -> Arc<dyn ChangeLog> {
-        Arc::new(self.inner.store.change_log())
     }
 
     fn rows<'a>(

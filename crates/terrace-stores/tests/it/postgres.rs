@@ -5,6 +5,7 @@
 mod by_hand;
 mod cancellation;
 mod faults;
+mod log;
 mod migrations;
 mod pool;
 mod reads;

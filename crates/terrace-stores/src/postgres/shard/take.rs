@@ -42,6 +42,13 @@ impl Inner {
         parsed.map_err(|error| Error::new(ErrorKind::Corrupt, "`shard_followed`").caused_by(error))
     }
 
+    pub(super) async fn forget_followed(&self) -> Result<()> {
+        let (mut session, mut place) = self.take_session().await?;
+        session.client().batch_execute("DELETE FROM shard_followed").await.map_err(refused)?;
+        *place = Some(session);
+        Ok(())
+    }
+
     pub(super) async fn apply(
         &self,
         epoch: u64,
