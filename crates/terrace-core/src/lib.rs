@@ -61,6 +61,8 @@ pub use memory_cache::{MemoryCache, MemoryCacheOptions};
 pub use memory_store::MemoryStore;
 pub use record::{Record, Value, Version};
 pub use runtime::{Clock, Deadline, Rng, Runtime, Spawn, Task};
-pub use shard::{Follow, KeptLog, Member, Move, Plan, Rows, SLOTS, Shard, ShardState, Slot, SlotSet};
+pub use shard::{
+    Follow, KeptLog, Member, Move, Plan, Rows, SLOTS, Shard, ShardState, Slot, SlotSet,
+};
 pub use store::{Consistency, ReadOptions, Store, StoreExt, WriteOptions, one};
 pub use token::{Position, Token};

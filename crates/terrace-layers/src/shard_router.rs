@@ -148,6 +148,15 @@ impl ShardRouter {
         self.shared.map.load().owner(key)
     }
 
+    /// The name of the set of shards.
+    pub async fn cluster(&self) -> Arc<str> {
+        let directory = self.shared.directory.lock().await;
+        let states = directory.nodes().iter().filter_map(|node| node.state.as_ref());
+        states
+            .max_by_key(|state| state.epoch)
+            .map_or("".into(), |state| state.cluster.as_str().into())
+    }
+
     /// A broken variant for tests that prove that they would notice: never looks at the shards
     /// again.
     #[cfg(feature = "mutants")]

@@ -211,7 +211,8 @@ impl PostgresStore {
         if batch.is_empty() && request.is_none() {
             return self.nothing(how.deadline).map(|()| Vec::new());
         }
-        let work = WriteBatch { batch, request, history: &self.history, log: self.log.as_ref(), epoch };
+        let work =
+            WriteBatch { batch, request, history: &self.history, log: self.log.as_ref(), epoch };
         self.worker.perform(&work, how.deadline).await
     }
 

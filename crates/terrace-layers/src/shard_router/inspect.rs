@@ -72,7 +72,7 @@ impl Shared {
             .gauge("shards", all as u64, Unit::Count)
             .counter("calls", calls);
         for (key, count) in top {
-            tree = tree.option("hot_key", format_args!("{key} about {count} times"));
+            tree = tree.option("hot_key", format_args!("{key} {count}"));
         }
         tree = match down {
             0 if map.slots_of(None) > 0 && !moving => {

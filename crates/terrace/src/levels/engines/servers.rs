@@ -68,11 +68,8 @@ impl Servers {
             Mode::Local => Self::start_local(config, cached).await,
             Mode::Servers => {
                 let (database, cache) = (config.database.url.clone(), config.cache.url.clone());
-                if database.is_empty() {
-                    return Err(Error::invalid(
-                        "no database is named; set DATABASE_URL=postgres://user:password@host/name, \
-                         or use --stores embedded",
-                    ));
+                if database.is_empty() && config.shards.urls.is_empty() {
+                    return Err(no_database());
                 }
                 if cached && cache.is_empty() {
                     return Err(Error::invalid(
@@ -153,6 +150,13 @@ impl PrivateServer for RedisServer {
     fn stop(&self) -> BoxFuture<'_, Result<(), LabError>> {
         Box::pin(RedisServer::stop(self))
     }
+}
+
+pub(super) fn no_database() -> Error {
+    Error::invalid(
+        "no database is named; set DATABASE_URL=postgres://user:password@host/name, or use --stores \
+         embedded",
+    )
 }
 
 pub(super) fn no_directory(directory: &Path, error: std::io::Error) -> Error {

@@ -1,0 +1,116 @@
+//! The databases of a sharded level: files, a private server each, or yours.
+
+use std::path::PathBuf;
+use std::sync::{Arc, PoisonError};
+
+use terrace_core::{BoxFuture, Error, Result, Runtime, Shard};
+use terrace_lab::PostgresOptions as PrivatePostgres;
+use terrace_layers::{Partitioner, ShardOpener, partitioner};
+use terrace_stores::{PostgresOptions, PostgresShard, SqliteOptions, SqliteShard};
+
+use super::servers::from_lab;
+use super::{Connections, Engines, Servers, lock};
+
+/// Opens the shards of one level by their addresses, which all instances share:
+///
+/// - `postgres://...`: that database;
+/// - `schema:2`: a schema of the database that all levels share, where it is the only one;
+/// - `private:2`: a server that this process runs;
+/// - else: a file, in the data directory unless its path is absolute.
+#[derive(Debug)]
+pub struct ShardEngines {
+    options: PostgresOptions,
+    servers: Arc<Servers>,
+    level: u8,
+    runtime: Runtime,
+}
+
+impl Engines {
+    /// How the keys of a level are shared out.
+    pub(in super::super) fn partitioner(&self) -> Result<Arc<dyn Partitioner>> {
+        partitioner(&self.config.shards.partitioner)
+    }
+
+    /// The addresses of the shards that the settings name.
+    ///
+    /// # Errors
+    /// When another process serves the files.
+    pub(in super::super) fn shards(&self) -> Result<Vec<String>> {
+        if let Servers::Embedded { directory, locks } = &*self.servers {
+            let lock = lock(directory, self.level)?;
+            locks.lock().unwrap_or_else(PoisonError::into_inner).push(lock);
+        }
+        Ok(self.shard_addresses())
+    }
+
+    /// The same for a process beside the one that serves.
+    pub fn shard_addresses(&self) -> Vec<String> {
+        let config = &self.config.shards;
+        let numbered = |kind: &str| (0..config.count).map(|n| format!("{kind}{n}")).collect();
+        match &*self.servers {
+            Servers::Embedded { .. } => {
+                let file = |number| format!("l{}_shard_{number}.sqlite", self.level);
+                (0..config.count).map(file).collect()
+            }
+            Servers::Urls { .. } if config.urls.is_empty() => numbered("schema:"),
+            Servers::Urls { .. } => config.urls.clone(),
+            Servers::Local { .. } => numbered("private:"),
+        }
+    }
+
+    /// What opens them.
+    pub fn shard_opener(&self) -> Arc<ShardEngines> {
+        let database = match &*self.servers {
+            Servers::Embedded { .. } => "",
+            Servers::Urls { database, .. } | Servers::Local { database, .. } => database,
+        };
+        Arc::new(ShardEngines {
+            options: self.postgres_options(database, Connections::Pooled),
+            servers: Arc::clone(&self.servers),
+            level: self.level,
+            runtime: self.runtime.clone(),
+        })
+    }
+}
+
+impl ShardEngines {
+    async fn url(&self, address: &str) -> Result<PostgresOptions> {
+        let mut options = self.options.clone();
+        match (&*self.servers, address.split_once(':')) {
+            (Servers::Local { directory, private, .. }, Some(("private", number))) => {
+                let name = format!("l{}_shard_{number}", self.level);
+                let server = private.postgres(PrivatePostgres::new(directory.join(name))).await?;
+                options.url = server.create_database("terrace").await.map_err(from_lab)?;
+                // The server is this shard's alone.
+                options.schema = PostgresOptions::new("").schema;
+            }
+            (Servers::Urls { .. }, Some(("schema", number))) => {
+                options.schema = format!("terrace_l{}_shard_{number}", self.level);
+            }
+            (_, Some(("postgres" | "postgresql", _))) => address.clone_into(&mut options.url),
+            _ => {
+                return Err(Error::invalid(
+                    "a shard has an address that this mode has no engine for; name it by its URL",
+                )
+                .with("kind", address.split(':').next().unwrap_or_default().to_owned()));
+            }
+        }
+        Ok(options)
+    }
+
+    async fn shard(&self, address: &str) -> Result<Arc<dyn Shard>> {
+        if let Servers::Embedded { directory, .. } = &*self.servers {
+            let path: PathBuf = directory.join(address);
+            let shard = SqliteShard::open(SqliteOptions::new(path), self.runtime.clone())?;
+            return Ok(Arc::new(shard));
+        }
+        let options = self.url(address).await?;
+        Ok(Arc::new(PostgresShard::connect(options, self.runtime.clone()).await?))
+    }
+}
+
+impl ShardOpener for ShardEngines {
+    fn open<'a>(&'a self, address: &'a str) -> BoxFuture<'a, Result<Arc<dyn Shard>>> {
+        Box::pin(self.shard(address))
+    }
+}
