@@ -9,6 +9,7 @@ mod coalesce;
 mod concurrency_limit;
 mod near_cache;
 mod observe;
+pub mod resharding;
 mod shard_router;
 mod single_flight;
 mod timeout;
@@ -18,6 +19,7 @@ pub use coalesce::{Coalesce, CoalesceOptions};
 pub use concurrency_limit::{ConcurrencyLimit, ConcurrencyLimitOptions};
 pub use near_cache::{NearCache, NearCacheOptions};
 pub use observe::Observe;
+pub use resharding::{Resharding, ReshardingOptions};
 pub use shard_router::{
     Around, GeoPartitioner, HashPartitioner, Partitioner, RangePartitioner, ShardOpener,
     ShardRouter, ShardRouterOptions, partitioner,
