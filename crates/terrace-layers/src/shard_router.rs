@@ -143,9 +143,9 @@ impl ShardRouter {
         Ok(Self { shared, _refresh: refresh })
     }
 
-    /// The number of the shard that has a key, if one has it now.
+    /// The number of the shard that has a key; of one on its way, the shard that had it.
     pub fn shard_of(&self, key: &Key) -> Option<u16> {
-        self.shared.map.load().owner(key)
+        self.shared.map.load().home(key)
     }
 
     /// The name of the set of shards.

@@ -71,7 +71,7 @@ pub trait ClearCache: fmt::Debug + Send + Sync + 'static {
 
 /// Knows where keys live.
 pub trait Shards: fmt::Debug + Send + Sync + 'static {
-    /// The number of the shard that has a key now, if one has.
+    /// The number of the shard that has a key, as far as is known.
     fn shard_of(&self, key: &Key) -> Option<u16>;
 }
 

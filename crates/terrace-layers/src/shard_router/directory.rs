@@ -78,7 +78,7 @@ impl Directory {
             }
             missing |= !self.has(*number);
         }
-        self.drop_former(&members).await;
+        self.drop_former(&members);
         let states = self.states(&members);
         for state in &states {
             if state.partitioner != self.partitioner.to_string() {
@@ -92,7 +92,7 @@ impl Directory {
         self.generation += 1;
         let views = self.views(&members, before);
         let partitioner = Arc::clone(&self.partitioner);
-        Ok(ShardMap::new(partitioner, &states, views, !missing, self.generation))
+        Ok(ShardMap::new(partitioner, &states, views, !missing, self.generation).after(before))
     }
 
     fn has(&self, number: u16) -> bool {
@@ -124,19 +124,18 @@ impl Directory {
     }
 
     /// Lets go of shards that are none any more.
-    async fn drop_former(&mut self, members: &[Member]) {
+    fn drop_former(&mut self, members: &[Member]) {
         let is_one = |number| members.iter().any(|member| member.number == number);
-        let mut former = Vec::new();
-        for node in &mut self.nodes {
-            if node.number().is_some_and(|number| !is_one(number)) {
-                former.extend(node.shard.take());
-                node.state = None;
-                node.failure = Some(Error::new(ErrorKind::Unavailable, "no shard any more"));
-            }
-        }
-        for shard in former {
+        let is_former = |node: &mut Node| node.number().is_some_and(|number| !is_one(number));
+        for former in self.nodes.extract_if(.., is_former).filter_map(|node| node.shard) {
             // Requests under the old map are refused by it, or end with the connections.
-            let _ = shard.close().await;
+            self.runtime
+                .spawn("close a former shard", async move {
+                    if let Err(error) = former.close().await {
+                        tracing::debug!(%error, "a former shard did not close in order");
+                    }
+                })
+                .detach();
         }
     }
 

@@ -33,6 +33,8 @@ pub(super) struct Tally {
 pub(super) struct ShardMap {
     partitioner: Arc<dyn Partitioner>,
     owners: Box<[u16]>,
+    /// Who had the slots last that nobody has now.
+    last: Box<[u16]>,
     views: BTreeMap<u16, View>,
     /// Whether every member was reached at least once, so that a slot without an owner is on its way.
     pub(super) whole: bool,
@@ -55,7 +57,23 @@ impl ShardMap {
         for state in states {
             state.owned.iter().for_each(|slot| owners[slot.index()] = state.number);
         }
-        Self { partitioner, owners, views, whole, generation }
+        let last = owners.clone();
+        Self { partitioner, owners, last, views, whole, generation }
+    }
+
+    /// The same, and it remembers who had what is on its way.
+    pub(super) fn after(mut self, before: Option<&Self>) -> Self {
+        for (last, known) in self.last.iter_mut().zip(before.iter().flat_map(|map| &map.last)) {
+            if *last == NOBODY {
+                *last = *known;
+            }
+        }
+        self
+    }
+
+    /// The number of the shard that has a key, or had it before it went on its way.
+    pub(super) fn home(&self, key: &Key) -> Option<u16> {
+        Some(self.last[self.slot(key).index()]).filter(|owner| *owner != NOBODY)
     }
 
     /// The slot of a key.

@@ -244,7 +244,7 @@ async fn bind(config: &Config, level: &Level, port: u16) -> Result<TcpListener, 
 }
 
 /// What stops a start, with its cause, for the person who started it.
-fn fatal(error: &terrace_core::Error) -> Failure {
+pub(super) fn fatal(error: &terrace_core::Error) -> Failure {
     Failure::failed(match error.particulars() {
         none if none.is_empty() => error.message().to_owned(),
         why => format!("{} ({why})", error.message()),

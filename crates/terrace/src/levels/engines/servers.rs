@@ -82,6 +82,19 @@ impl Servers {
         }
     }
 
+    /// For a command beside the processes that serve: private servers are used and not started.
+    ///
+    /// # Errors
+    /// As [`Servers::start`]; in the local mode also when nobody serves.
+    pub async fn beside(config: &Config, mode: Mode) -> Result<Self> {
+        if mode != Mode::Local {
+            return Self::start(config, mode, false).await;
+        }
+        let directory = config.stores.data_dir.join("local");
+        let (database, cache) = (String::new(), String::new());
+        Ok(Self::Local { database, cache, directory, private: PrivateServers::default() })
+    }
+
     async fn start_local(config: &Config, cached: bool) -> Result<Self> {
         let directory = config.stores.data_dir.join("local");
         fs::create_dir_all(&directory).map_err(|error| no_directory(&directory, error))?;

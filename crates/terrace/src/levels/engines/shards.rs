@@ -1,9 +1,11 @@
 //! The databases of a sharded level: files, a private server each, or yours.
 
-use std::path::PathBuf;
+use std::io::Write as _;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError};
 
-use terrace_core::{BoxFuture, Error, Result, Runtime, Shard};
+use terrace_core::{BoxFuture, Error, ErrorKind, Result, Runtime, Shard};
 use terrace_lab::PostgresOptions as PrivatePostgres;
 use terrace_layers::{Partitioner, ShardOpener, partitioner};
 use terrace_stores::{PostgresOptions, PostgresShard, SqliteOptions, SqliteShard};
@@ -22,6 +24,8 @@ pub struct ShardEngines {
     options: PostgresOptions,
     servers: Arc<Servers>,
     level: u8,
+    /// Whether another process runs the private servers.
+    beside: bool,
     runtime: Runtime,
 }
 
@@ -68,6 +72,7 @@ impl Engines {
             options: self.postgres_options(database, Connections::Pooled),
             servers: Arc::clone(&self.servers),
             level: self.level,
+            beside: matches!(&*self.servers, Servers::Local { database, .. } if database.is_empty()),
             runtime: self.runtime.clone(),
         })
     }
@@ -78,9 +83,17 @@ impl ShardEngines {
         let mut options = self.options.clone();
         match (&*self.servers, address.split_once(':')) {
             (Servers::Local { directory, private, .. }, Some(("private", number))) => {
-                let name = format!("l{}_shard_{number}", self.level);
-                let server = private.postgres(PrivatePostgres::new(directory.join(name))).await?;
-                options.url = server.create_database("terrace").await.map_err(from_lab)?;
+                let home = directory.join(format!("l{}_shard_{number}", self.level));
+                let known = directory.join(format!("l{}_shard_{number}.url", self.level));
+                options.url = match self.beside {
+                    true => std::fs::read_to_string(&known).map_err(not_served)?,
+                    false => {
+                        let server = private.postgres(PrivatePostgres::new(home)).await?;
+                        let url = server.create_database("terrace").await.map_err(from_lab)?;
+                        tell(&known, &url)?;
+                        url
+                    }
+                };
                 // The server is this shard's alone.
                 options.schema = PostgresOptions::new("").schema;
             }
@@ -107,6 +120,24 @@ impl ShardEngines {
         let options = self.url(address).await?;
         Ok(Arc::new(PostgresShard::connect(options, self.runtime.clone()).await?))
     }
+}
+
+/// Writes where a private server is, for this user's eyes.
+fn tell(path: &Path, url: &str) -> Result<()> {
+    let failed = |error| {
+        let message = "the address of a private server cannot be written; check the data directory";
+        Error::new(ErrorKind::Unavailable, message).caused_by(error)
+    };
+    let mut options = std::fs::OpenOptions::new();
+    options.write(true).create(true).truncate(true).mode(0o600);
+    let mut file = options.open(path).map_err(failed)?;
+    file.write_all(url.as_bytes()).map_err(failed)
+}
+
+fn not_served(error: std::io::Error) -> Error {
+    let message =
+        "the shard's private server is not known; serve the level with --stores local first";
+    Error::new(ErrorKind::Unavailable, message).caused_by(error)
 }
 
 impl ShardOpener for ShardEngines {
