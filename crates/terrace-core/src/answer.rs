@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Error, Key, Record, Result, Token, Value, Version};
+use crate::{Error, Key, Record, Result, Slot, Token, Value, Version};
 
 /// What a store knows of one key.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -215,6 +215,14 @@ impl Idempotency {
             ));
         }
         Ok(Self { key: Arc::from(key), fingerprint })
+    }
+
+    /// The same request as far as it concerns one part of the keys, which keeps a result of its own:
+    /// a slot takes its results along when it moves. The name sorts by slot.
+    #[must_use]
+    pub fn part(&self, slot: Slot) -> Self {
+        let key = format!("{:05}:{}", slot.get(), self.key).into();
+        Self { key, fingerprint: self.fingerprint }
     }
 
     /// The client's key.

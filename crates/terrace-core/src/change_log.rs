@@ -16,7 +16,7 @@ use std::fmt;
 
 use futures_util::future::BoxFuture;
 
-use crate::{Deadline, Key, Position, Record, Result, Version};
+use crate::{Deadline, Error, ErrorKind, Key, Position, Record, Result, Version};
 
 /// The committed changes of one database. See the [module](self) for what an answer may hold.
 pub trait ChangeLog: fmt::Debug + fmt::Display + Send + Sync + 'static {
@@ -24,11 +24,12 @@ pub trait ChangeLog: fmt::Debug + fmt::Display + Send + Sync + 'static {
     /// one. [`Position::default`] is before all of them. Cancellation safe.
     ///
     /// An implementation may leave out a change that a later one of the same key in this log has
-    /// superseded, if it says so; the latest change of every key is always there.
+    /// superseded, if it says so; the latest change of every key is always there. See
+    /// [`Changes::more`] for what such a log proves, and when.
     ///
     /// # Errors
     /// `Unavailable` when the database cannot be reached, or no longer has what follows the position
-    /// (the follower must begin anew).
+    /// ([`PositionLost`]: the follower must begin anew).
     fn after(&self, position: Position, limit: usize) -> BoxFuture<'_, Result<Changes>>;
 
     /// Returns when there may be something after the position, or the deadline has passed: woken by
@@ -54,6 +55,13 @@ pub struct Changes {
     /// Where to go on: whoever has applied the changes has followed to here. It may lie beyond the
     /// last change.
     pub position: Position,
+    /// Whether the log went on when it was read.
+    ///
+    /// In the middle of a log that leaves out superseded changes, a follower is in a state in which
+    /// its origin never was: it has seen a later change of one key, and not yet the last one before
+    /// that of another. So only with `false` it has seen everything up to `position`, and may
+    /// answer whoever asks for that.
+    pub more: bool,
 }
 
 /// One committed change of one key.
@@ -68,3 +76,54 @@ pub struct Logged {
     /// The record as it was written; `None` for a deletion.
     pub record: Option<Record>,
 }
+
+/// Something that follows a [`ChangeLog`] and keeps its place in it.
+///
+/// Where several follow for one place (two processes over one file), each sees what the other did:
+/// changes are ordered by version and positions only go forward, so that nothing is undone.
+pub trait Follower: fmt::Debug + fmt::Display + Send + Sync + 'static {
+    /// How far it has come; [`Position::default`] before it began.
+    ///
+    /// # Errors
+    /// `Unavailable` when what it writes to cannot be reached.
+    fn followed(&self) -> BoxFuture<'_, Result<Position>>;
+
+    /// Applies what the log answered after `from`, and keeps the new position in the same
+    /// transaction. A change of a key that has a newer one does nothing. A dropped future has applied
+    /// all or nothing.
+    ///
+    /// # Errors
+    /// `Unavailable` when what it writes to cannot be reached, or has not come to `from`
+    /// ([`PositionLost`]: ask [`Follower::followed`] again). Nothing was applied.
+    fn apply(&self, from: Position, changes: Changes) -> BoxFuture<'_, Result<()>>;
+
+    /// Forgets its place, and what it has from the log if it is a copy of nothing else.
+    ///
+    /// # Errors
+    /// As [`Follower::apply`].
+    fn begin_anew(&self) -> BoxFuture<'_, Result<()>>;
+}
+
+/// The cause of an error that says that a place in a log is of no use any more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PositionLost;
+
+impl PositionLost {
+    /// The error with this cause; the message says what to do.
+    pub fn error(message: &'static str) -> Error {
+        Error::new(ErrorKind::Unavailable, message).caused_by(Self)
+    }
+
+    /// Whether it is the cause of this error.
+    pub fn caused(error: &Error) -> bool {
+        std::error::Error::source(error).is_some_and(|cause| cause.is::<Self>())
+    }
+}
+
+impl fmt::Display for PositionLost {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the position is lost")
+    }
+}
+
+impl std::error::Error for PositionLost {}

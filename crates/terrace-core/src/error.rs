@@ -29,6 +29,9 @@ pub enum ErrorKind {
     Forbidden,
     /// Who is asking has used up the allowance.
     RateLimited,
+    /// The shard that was asked no longer has what it had under the caller's map, or has more.
+    /// Nothing was applied: look the keys up in a new map.
+    Moved,
     /// What was read back is not what a store can have written.
     Corrupt,
     /// A defect of Terrace.
@@ -46,6 +49,7 @@ impl ErrorKind {
                 | Self::DeadlineExceeded
                 | Self::OutcomeUnknown
                 | Self::RateLimited
+                | Self::Moved
         )
     }
 }
@@ -61,6 +65,7 @@ impl fmt::Display for ErrorKind {
             Self::Unauthenticated => "unauthenticated",
             Self::Forbidden => "forbidden",
             Self::RateLimited => "rate limited",
+            Self::Moved => "moved",
             Self::Corrupt => "corrupt",
             Self::Internal => "internal",
         })

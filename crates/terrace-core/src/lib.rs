@@ -7,6 +7,7 @@
 //! - the contract: [`Store`], five methods, batches first, with [`StoreExt`] for one key;
 //! - the port of caches that cannot be filled with something old: [`Cache`], [`Invalidations`];
 //! - the port of a database's committed changes, in commit order: [`ChangeLog`];
+//! - the port of a database that is one of several shards: [`Shard`];
 //! - one [`Error`], with a kind for each way in which a caller would act differently;
 //! - time, randomness and background work as parameters: [`Runtime`];
 //! - [`MemoryStore`] and [`MemoryCache`], which need no engine;
@@ -36,6 +37,7 @@ mod memory_cache;
 mod memory_store;
 mod record;
 mod runtime;
+pub mod shard;
 mod store;
 #[cfg(feature = "testkit")]
 #[allow(clippy::expect_used, reason = "a suite fails by panicking")]
@@ -47,7 +49,7 @@ pub use answer::{
     Write,
 };
 pub use cache::{Cache, Entry, Invalidations, Lease, Lookup, Notice, Offer};
-pub use change_log::{ChangeLog, Changes, Logged};
+pub use change_log::{ChangeLog, Changes, Follower, Logged, PositionLost};
 pub use error::{Error, ErrorKind, Result};
 /// What asynchronous methods of object-safe traits answer.
 pub use futures_util::future::BoxFuture;
@@ -59,5 +61,8 @@ pub use memory_cache::{MemoryCache, MemoryCacheOptions};
 pub use memory_store::MemoryStore;
 pub use record::{Record, Value, Version};
 pub use runtime::{Clock, Deadline, Rng, Runtime, Spawn, Task};
+pub use shard::{
+    Follow, KeptLog, Member, Move, Plan, Rows, SLOTS, Shard, ShardState, Slot, SlotSet,
+};
 pub use store::{Consistency, ReadOptions, Store, StoreExt, WriteOptions, one};
 pub use token::{Position, Token};

@@ -139,6 +139,63 @@ impl MemoryStore {
     }
 }
 
+/// What a shard in memory does with its rows beyond the contract.
+#[cfg(feature = "testkit")]
+impl MemoryStore {
+    /// All rows, of deleted records too.
+    pub(crate) fn rows(&self) -> Vec<crate::Logged> {
+        let state = self.state();
+        let rows = state.rows.iter().map(|(key, row)| crate::Logged {
+            position: Position { epoch: 0, offset: row.version.get() },
+            key: key.clone(),
+            version: row.version,
+            record: row.record(key),
+        });
+        rows.collect()
+    }
+
+    /// Puts rows in the place of older ones.
+    pub(crate) fn restore(&self, rows: Vec<crate::Logged>) {
+        let mut state = self.state();
+        for crate::Logged { key, version, record, .. } in rows {
+            if state.rows.get(&key).is_some_and(|row| row.version >= version) {
+                continue;
+            }
+            let times = record.as_ref().map(|record| (record.created_at, record.updated_at));
+            let (created_at, updated_at) = times.unwrap_or_default();
+            let value = record.map(|record| record.value);
+            state.rows.insert(key, Row { value, version, created_at, updated_at });
+        }
+    }
+
+    /// Lets versions go on above this one, and answers the latest.
+    pub(crate) fn raise(&self, floor: Version) -> Version {
+        let mut state = self.state();
+        state.latest = state.latest.max(floor.get());
+        Version::new(state.latest)
+    }
+
+    /// Removes rows without a trace.
+    pub(crate) fn forget(&self, keys: &[Key]) {
+        let mut state = self.state();
+        keys.iter().for_each(|key| drop(state.rows.remove(key)));
+    }
+
+    /// Stored results of requests: key, digest, receipts.
+    pub(crate) fn results(&self) -> Vec<(String, [u8; 32], Vec<Receipt>)> {
+        let state = self.state();
+        let each =
+            |(key, done): (&String, &Done)| (key.clone(), done.fingerprint, done.receipts.clone());
+        state.results.iter().map(each).collect()
+    }
+
+    /// Keeps results of another store.
+    pub(crate) fn keep_result(&self, key: String, fingerprint: [u8; 32], receipts: Vec<Receipt>) {
+        let done = Done { fingerprint, receipts, at: self.runtime.now() };
+        self.state().results.entry(key).or_insert(done);
+    }
+}
+
 impl State {
     fn apply(&mut self, write: Write, wall: Timestamp) -> (Outcome, Version) {
         let row = self.rows.get(&write.key);

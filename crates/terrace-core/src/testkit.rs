@@ -2,14 +2,19 @@
 //!
 //! - [`store_contract!`](crate::store_contract) makes one test of each property that every
 //!   [`Store`] keeps, leaf or layer, on any engine.
-//! - [`cache_contract!`](crate::cache_contract) does the same for every [`Cache`].
+//! - [`cache_contract!`](crate::cache_contract) does the same for every [`Cache`], and
+//!   [`change_log_contract!`](crate::change_log_contract) for every [`ChangeLog`](crate::ChangeLog).
 //! - [`Scripted`] hands each call to the test, which answers when and how it likes: the way to force
 //!   a race without a sleep.
+//! - [`MemoryShard`] is a shard in memory, for routers and for what moves slots.
 //! - [`FaultyStore`] and [`FaultyCache`] delay, fail, and lose replies as a seed decides.
 
 pub mod cache_contract;
+pub mod change_log_contract;
 mod faults;
+mod memory_shard;
 mod scripted;
+pub mod shard_contract;
 pub mod store_contract;
 
 use std::any::Any;
@@ -17,7 +22,10 @@ use std::fmt;
 use std::sync::Arc;
 
 pub use faults::{FaultRates, FaultyCache, FaultyStore};
+pub use memory_shard::MemoryShard;
 pub use scripted::{Call, Hand, ReadCall, ScanCall, Scripted, WriteCall};
+
+pub use change_log_contract::WithLog;
 
 use crate::{Cache, Key, Store, Value};
 

@@ -22,3 +22,10 @@ mod without_faults {
 
     terrace_core::store_contract!(faultless);
 }
+
+#[tokio::test]
+async fn a_shard_in_memory_keeps_its_promises() {
+    use terrace_core::testkit::{MemoryShard, shard_contract};
+    let shard = || Arc::new(MemoryShard::new(Runtime::system()));
+    shard_contract::keeps_its_promises(shard(), shard()).await;
+}

@@ -1,4 +1,4 @@
-//! Private PostgreSQL and Redis servers on this machine, for `terrace up --stores local` and for
+//! Private PostgreSQL (with streaming standbys) and Redis servers on this machine, for `terrace up --stores local` and for
 //! tests.
 //!
 //! A server lives in one directory: its data, its password (a file of mode 0600), the port that it

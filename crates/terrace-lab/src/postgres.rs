@@ -1,6 +1,7 @@
-//! A private PostgreSQL server.
+//! A private PostgreSQL server, and its standbys.
 
 mod engine;
+mod standby;
 
 use std::path::{Path, PathBuf};
 use std::process::Stdio;

@@ -7,7 +7,8 @@ use std::{env, fs};
 use crate::error::{LabError, LabErrorKind, Result};
 
 /// What must stand together in one directory: they refuse each other's data across versions.
-const POSTGRES_PROGRAMS: [&str; 3] = ["postgres", "initdb", "createdb"];
+const POSTGRES_PROGRAMS: [&str; 6] =
+    ["postgres", "initdb", "createdb", "pg_ctl", "pg_basebackup", "pg_receivewal"];
 
 /// Valkey is the same server by another name.
 const REDIS_PROGRAMS: [&str; 2] = ["redis-server", "valkey-server"];
@@ -56,7 +57,7 @@ pub fn programs() -> Vec<Program> {
 
 /// The path of a program, from `PATH`, then from the places where packages put it.
 ///
-/// PostgreSQL's programs (`postgres`, `initdb`, `createdb`) all come from one directory;
+/// PostgreSQL's programs (`postgres`, `initdb`, `pg_basebackup`, ...) all come from one directory;
 /// `redis-server` may be `valkey-server`.
 ///
 /// # Errors

@@ -9,6 +9,8 @@ mod coalesce;
 mod concurrency_limit;
 mod near_cache;
 mod observe;
+pub mod resharding;
+mod shard_router;
 mod single_flight;
 mod timeout;
 
@@ -17,5 +19,10 @@ pub use coalesce::{Coalesce, CoalesceOptions};
 pub use concurrency_limit::{ConcurrencyLimit, ConcurrencyLimitOptions};
 pub use near_cache::{NearCache, NearCacheOptions};
 pub use observe::Observe;
+pub use resharding::{Resharding, ReshardingOptions};
+pub use shard_router::{
+    Around, GeoPartitioner, HashPartitioner, Partitioner, RangePartitioner, ShardOpener,
+    ShardRouter, ShardRouterOptions, partitioner,
+};
 pub use single_flight::SingleFlight;
 pub use timeout::{Timeout, TimeoutOptions};

@@ -10,8 +10,8 @@ pub mod redis;
 pub mod sqlite;
 
 #[cfg(feature = "postgres")]
-pub use postgres::{PostgresOptions, PostgresStore};
+pub use postgres::{PostgresLog, PostgresOptions, PostgresShard, PostgresStore};
 #[cfg(feature = "redis")]
 pub use redis::{RedisCache, RedisCacheOptions};
 #[cfg(feature = "sqlite")]
-pub use sqlite::{SqliteOptions, SqliteStore};
+pub use sqlite::{SqliteOptions, SqliteShard, SqliteStore};

@@ -19,12 +19,14 @@
 mod connect;
 mod idempotency;
 mod inspect;
+pub mod log;
 mod migrate;
 mod openings;
 mod options;
 mod plan;
 mod pool;
 mod read;
+mod shard;
 mod sqlstate;
 mod statements;
 mod tls;
@@ -41,7 +43,9 @@ use terrace_core::{
     Runtime, Scan, Store, Task, Write, WriteOptions,
 };
 
+pub use log::{LogBegin, PostgresLog};
 pub use options::{ConnectionSource, PoolOptions, PostgresOptions};
+pub use shard::PostgresShard;
 
 use connect::Connector;
 use inspect::Health;
@@ -58,6 +62,8 @@ pub struct PostgresStore {
     worker: Worker,
     history: Arc<str>,
     schema: String,
+    /// The change log whose positions tokens name.
+    log: Option<Arc<str>>,
     durability: Durability,
     health: Health,
     upkeep: Mutex<Option<Task>>,
@@ -77,12 +83,28 @@ impl PostgresStore {
             ConnectionSource::Pooled(pool) => pool.max_lifetime,
             ConnectionSource::PerRequest { .. } => Duration::MAX,
         };
-        let connector =
-            Connector::new(target, runtime.clone(), options.connect_timeout, max_lifetime)?;
+        let connector = Connector::new(
+            target,
+            runtime.clone(),
+            options.connect_timeout,
+            max_lifetime,
+            options.shard,
+        )?;
         let mut first = connector.open().await?;
         let durability = connector.examine(&first).await?;
         let history = migrate::migrate(first.client(), &options.schema).await;
         let history = history.map_err(|error| error.with("hosts", connector.hosts()))?;
+        if options.shard {
+            shard::install(first.client(), &options.schema).await?;
+        }
+        let log = match options.change_log {
+            true => {
+                let begin = LogBegin::WithRecords;
+                let log = log::install(first.client(), &options.schema, begin).await;
+                Some(log.map_err(|error| error.with("hosts", connector.hosts()))?)
+            }
+            false => None,
+        };
         drop(first);
         let pool = Arc::new(Pool::new(connector, &options.source, runtime.clone())?);
         pool.tend().await?;
@@ -91,12 +113,41 @@ impl PostgresStore {
         let worker = Worker { pool, runtime, patience };
         let upkeep = Mutex::new(Some(upkeep(worker.clone())));
         let (schema, health) = (options.schema, Health::default());
-        Ok(Self { worker, history, schema, durability, health, upkeep })
+        Ok(Self { worker, history, schema, log, durability, health, upkeep })
     }
 
     /// The name of this database's history: kept in it, the same for whoever connects to it.
     pub fn history(&self) -> Arc<str> {
         Arc::clone(&self.history)
+    }
+
+    /// The change log of this database; installed now, while it is in use, unless it is there.
+    ///
+    /// # Errors
+    /// `Unavailable` when the server cannot be reached, or its user may not make tables.
+    pub async fn install_log(&self, begin: LogBegin) -> Result<PostgresLog> {
+        let mut session = self.worker.pool.connector().open().await?;
+        let name = log::install(session.client(), &self.schema, begin).await?;
+        Ok(PostgresLog::new(self.worker.clone(), name))
+    }
+
+    /// The change log of this database, if it has one.
+    ///
+    /// # Errors
+    /// As [`PostgresStore::install_log`].
+    pub async fn log(&self) -> Result<Option<PostgresLog>> {
+        let mut session = self.worker.pool.connector().open().await?;
+        let name = log::current(session.client()).await.map_err(migrate::failed)?;
+        Ok(name.map(|name| PostgresLog::new(self.worker.clone(), name)))
+    }
+
+    /// Removes the change log with all that it holds. Who follows it is refused from now on.
+    ///
+    /// # Errors
+    /// As [`PostgresStore::install_log`].
+    pub async fn remove_log(&self) -> Result<()> {
+        let mut session = self.worker.pool.connector().open().await?;
+        log::remove(session.client(), &self.schema).await
     }
 
     /// Answers at once when there is nothing to do.
@@ -136,19 +187,47 @@ fn upkeep(worker: Worker) -> Task {
     })
 }
 
+impl PostgresStore {
+    async fn read_under(
+        &self,
+        keys: &[Key],
+        how: &ReadOptions,
+        epoch: Option<i64>,
+    ) -> Result<Vec<Read>> {
+        if keys.is_empty() {
+            return self.nothing(how.deadline).map(|()| Vec::new());
+        }
+        let work = ReadKeys { keys, asked: how.token.as_ref(), history: &self.history, epoch };
+        self.worker.perform(&work, how.deadline).await
+    }
+
+    async fn write_under(
+        &self,
+        batch: &[Write],
+        how: &WriteOptions,
+        epoch: Option<i64>,
+    ) -> Result<Vec<Receipt>> {
+        let request = how.idempotency.as_deref();
+        if batch.is_empty() && request.is_none() {
+            return self.nothing(how.deadline).map(|()| Vec::new());
+        }
+        let work =
+            WriteBatch { batch, request, history: &self.history, log: self.log.as_ref(), epoch };
+        self.worker.perform(&work, how.deadline).await
+    }
+
+    async fn scan_under(&self, scan: &Scan, how: &ReadOptions, epoch: Option<i64>) -> Result<Page> {
+        self.worker.perform(&ScanPage { scan, epoch }, how.deadline).await
+    }
+}
+
 impl Store for PostgresStore {
     fn read<'a>(
         &'a self,
         keys: &'a [Key],
         how: &'a ReadOptions,
     ) -> BoxFuture<'a, Result<Vec<Read>>> {
-        Box::pin(async move {
-            if keys.is_empty() {
-                return self.nothing(how.deadline).map(|()| Vec::new());
-            }
-            let work = ReadKeys { keys, asked: how.token.as_ref(), history: &self.history };
-            self.worker.perform(&work, how.deadline).await
-        })
+        Box::pin(self.read_under(keys, how, None))
     }
 
     fn write<'a>(
@@ -156,18 +235,11 @@ impl Store for PostgresStore {
         batch: Vec<Write>,
         how: &'a WriteOptions,
     ) -> BoxFuture<'a, Result<Vec<Receipt>>> {
-        Box::pin(async move {
-            let request = how.idempotency.as_deref();
-            if batch.is_empty() && request.is_none() {
-                return self.nothing(how.deadline).map(|()| Vec::new());
-            }
-            let work = WriteBatch { batch: &batch, request, history: &self.history };
-            self.worker.perform(&work, how.deadline).await
-        })
+        Box::pin(async move { self.write_under(&batch, how, None).await })
     }
 
     fn scan<'a>(&'a self, scan: &'a Scan, how: &'a ReadOptions) -> BoxFuture<'a, Result<Page>> {
-        Box::pin(async move { self.worker.perform(&ScanPage(scan), how.deadline).await })
+        Box::pin(self.scan_under(scan, how, None))
     }
 
     fn inspect(&self) -> BoxFuture<'_, Inspection> {

@@ -9,9 +9,11 @@
 //! - `records(key, value, version, created_at, updated_at, deleted)`: times are microseconds since
 //!   1970 UTC; a deleted record stays as a tombstone with an empty value until it is collected. A
 //!   row may be inserted by hand with `key` and `value` alone, and triggers draw the version of
-//!   rows that are inserted or changed by hand. Keys order by their bytes.
-//! - `meta(name, value)`: the name of this history and the counter that versions are drawn from. It
-//!   counts for the whole database, so versions grow for a key even when its row was removed.
+//!   rows that are inserted, changed, renamed or removed by hand. Keys order by their bytes. In the
+//!   order of their versions they are the change log ([`SqliteChangeLog`]).
+//! - `meta(name, value)`: the name of this history, the counter that versions are drawn from, and how
+//!   far the file has followed others. The counter is that of the whole database, so versions grow
+//!   for a key even when its row was removed.
 //! - `idempotency(key, fingerprint, result, created_at)`: first results of repeatable requests.
 //!
 //! `records` is a plain rowid table. `WITHOUT ROWID` would save a descent for short values, but it
@@ -25,8 +27,10 @@
 //! inspection.
 
 mod apply;
+mod change_log;
 mod connect;
 mod failure;
+mod follow;
 mod health;
 mod idempotency;
 mod job;
@@ -34,9 +38,13 @@ mod options;
 mod queue;
 mod reader;
 mod schema;
+mod shard;
 mod shared;
 mod store;
 mod writer;
 
+pub use change_log::SqliteChangeLog;
+pub use follow::SqliteFollower;
 pub use options::{Connections, SqliteOptions, Synchronous};
+pub use shard::SqliteShard;
 pub use store::SqliteStore;

@@ -8,6 +8,7 @@ mod config;
 mod doctor;
 mod explain;
 mod logging;
+mod reshard;
 mod run;
 mod screen;
 
@@ -56,6 +57,19 @@ enum Command {
     },
     /// Measure levels, or any server with the same API, and write a report.
     Bench(Box<bench::Arguments>),
+    /// Move slots between the shards of a level while it is served.
+    Reshard {
+        /// The level's number.
+        #[arg(long, default_value_t = 4)]
+        level: u8,
+        #[command(flatten)]
+        work: reshard::Work,
+        /// Show the plan and do nothing.
+        #[arg(long)]
+        dry_run: bool,
+        #[command(flatten)]
+        settings: Settings,
+    },
     /// Show what this machine has and lacks.
     Doctor {
         /// Print JSON.
@@ -159,6 +173,9 @@ fn execute(command: Command) -> Result<(), Failure> {
         }
         Command::Serve { level, port, settings } => {
             run::serve(known(level)?, port, settings.load()?)
+        }
+        Command::Reshard { level, work, dry_run, settings } => {
+            reshard::reshard(known(level)?, work, dry_run, settings.load()?)
         }
         Command::Explain { level, json } => explain::explain(known(level)?, json),
         Command::Bench(arguments) => bench::bench(&arguments),

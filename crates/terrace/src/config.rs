@@ -24,6 +24,8 @@ pub struct Config {
     pub stores: StoresConfig,
     /// The SQL database.
     pub database: DatabaseConfig,
+    /// The shards of level 4.
+    pub shards: ShardsConfig,
     /// The far and the near cache.
     pub cache: CacheConfig,
     /// What is logged.
@@ -148,6 +150,26 @@ impl Default for DatabaseConfig {
     }
 }
 
+/// The shards of level 4.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ShardsConfig {
+    /// `postgres://...` of each shard, in their order. Default none: of the one database, each shard
+    /// has a schema. `SHARD_0_URL`, `SHARD_1_URL`, ... name them, too.
+    pub urls: Vec<String>,
+    /// How many shards a new set has where the URLs do not say it. Default 3.
+    pub count: u16,
+    /// How keys are shared out: `hash`, `range:<first keys>` or `geo:<places>`; for ever. Default
+    /// `hash`.
+    pub partitioner: String,
+}
+
+impl Default for ShardsConfig {
+    fn default() -> Self {
+        Self { urls: Vec::new(), count: 3, partitioner: "hash".into() }
+    }
+}
+
 /// The far and the near cache.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -220,7 +242,9 @@ impl Config {
             "embedded" => Ok(Mode::Embedded),
             "local" => Ok(Mode::Local),
             "servers" => Ok(Mode::Servers),
-            "auto" if self.database.url.is_empty() => Ok(Mode::Embedded),
+            "auto" if self.database.url.is_empty() && self.shards.urls.is_empty() => {
+                Ok(Mode::Embedded)
+            }
             "auto" => Ok(Mode::Servers),
             other => Err(ConfigError::new(format!(
                 "stores.mode is {other:?}; it must be embedded, local, servers or auto"
@@ -245,6 +269,7 @@ impl Config {
             ("database.connect_timeout_ms", self.database.connect_timeout_ms),
             ("database.statement_timeout_ms", self.database.statement_timeout_ms),
             ("database.per_request_limit", self.database.per_request_limit as u64),
+            ("shards.count", self.shards.count.into()),
             ("cache.ttl_seconds", self.cache.ttl_seconds),
             ("cache.missing_ttl_seconds", self.cache.missing_ttl_seconds),
             ("cache.command_timeout_ms", self.cache.command_timeout_ms),

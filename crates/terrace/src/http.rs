@@ -10,7 +10,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use terrace_core::{BoxFuture, Cache, Result, Runtime, Store};
+use terrace_core::{BoxFuture, Cache, Key, Result, Runtime, Store};
 
 mod app;
 mod body;
@@ -46,6 +46,8 @@ pub struct Service {
     pub store: Arc<dyn Store>,
     /// What `POST /clear-cache` empties, nearest first.
     pub caches: Vec<Arc<dyn ClearCache>>,
+    /// Where keys live, on a level that has shards.
+    pub shards: Option<Arc<dyn Shards>>,
     /// What a client may use up.
     pub limits: Limits,
     /// Clock, random numbers and background work.
@@ -65,6 +67,12 @@ pub struct LevelInfo {
 pub trait ClearCache: fmt::Debug + Send + Sync + 'static {
     /// Forgets everything, for every instance that shares the cache.
     fn clear(&self) -> BoxFuture<'_, Result<()>>;
+}
+
+/// Knows where keys live.
+pub trait Shards: fmt::Debug + Send + Sync + 'static {
+    /// The number of the shard that has a key, as far as is known.
+    fn shard_of(&self, key: &Key) -> Option<u16>;
 }
 
 impl ClearCache for Arc<dyn Cache> {

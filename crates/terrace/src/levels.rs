@@ -8,6 +8,7 @@ mod engines;
 mod l0_single_db;
 mod l1_connection_pooling;
 mod l2_read_cache;
+mod l4_db_sharding;
 mod l5_multi_tier_cache;
 #[cfg(test)]
 mod tests;
@@ -16,9 +17,9 @@ use std::sync::Arc;
 
 use terrace_core::{BoxFuture, Result, Store};
 
-use crate::http::ClearCache;
+use crate::http::{ClearCache, Shards};
 
-pub use engines::{Engines, Servers};
+pub use engines::{Engines, Servers, ShardEngines};
 
 /// One level of the climb.
 #[derive(Debug)]
@@ -52,13 +53,16 @@ pub struct Stack {
     pub store: Arc<dyn Store>,
     /// What `POST /clear-cache` empties, from the far to the near.
     pub caches: Vec<Arc<dyn ClearCache>>,
+    /// Where keys live, on a level that has shards.
+    pub shards: Option<Arc<dyn Shards>>,
 }
 
 /// The levels that exist, from the bottom.
-pub static LEVELS: [&Level; 4] = [
+pub static LEVELS: [&Level; 5] = [
     &l0_single_db::LEVEL,
     &l1_connection_pooling::LEVEL,
     &l2_read_cache::LEVEL,
+    &l4_db_sharding::LEVEL,
     &l5_multi_tier_cache::LEVEL,
 ];
 
@@ -67,7 +71,7 @@ pub fn level(number: u8) -> Option<&'static Level> {
     LEVELS.iter().copied().find(|level| level.number == number)
 }
 
-/// "0, 1, 2, 5": what to answer somebody who asked for another.
+/// "0, 1, 2, 4, 5": what to answer somebody who asked for another.
 pub fn numbers() -> String {
     LEVELS.iter().map(|level| level.number.to_string()).collect::<Vec<_>>().join(", ")
 }

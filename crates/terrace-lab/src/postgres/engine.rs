@@ -6,11 +6,13 @@ use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
 
 use super::PostgresOptions;
+use super::standby::Source;
 use crate::error::{LabError, LabErrorKind, Result};
 use crate::home::Home;
 use crate::private_server::Engine;
@@ -41,8 +43,10 @@ const RESERVED: [&str; 8] = [
 pub(super) struct Postgres {
     pub(super) programs: PostgresPrograms,
     pub(super) password: Secret,
+    pub(super) temporary: bool,
     settings: Vec<(String, String)>,
-    temporary: bool,
+    /// The server that this one is a standby of.
+    source: Mutex<Option<Source>>,
 }
 
 impl Postgres {
@@ -69,7 +73,16 @@ impl Postgres {
         }
         let password = home.password()?;
         let (settings, temporary) = (options.settings.clone(), options.temporary);
-        Ok(Self { programs, password, settings, temporary })
+        Ok(Self { programs, password, settings, temporary, source: Mutex::default() })
+    }
+
+    /// Whom to follow from the next start on.
+    pub(super) fn follow(&self, source: Option<Source>) {
+        *self.source.lock().unwrap_or_else(PoisonError::into_inner) = source;
+    }
+
+    fn source(&self) -> Option<Source> {
+        self.source.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Makes the data beside their place and moves them there whole: an interrupted first start
@@ -79,9 +92,20 @@ impl Postgres {
         if draft.exists() {
             fs::remove_dir_all(&draft).map_err(LabError::file("remove", &draft))?;
         }
+        match self.source() {
+            Some(source) => source.copy(self, home, &draft)?,
+            None => self.initialise(home, &draft)?,
+        }
+        let data = home.data();
+        let moved =
+            fs::rename(&draft, &data).and_then(|()| fs::File::open(home.path())?.sync_all());
+        moved.map_err(LabError::file("create", &data))
+    }
+
+    fn initialise(&self, home: &Home, draft: &Path) -> Result<()> {
         let initdb = self.programs.directory.join("initdb");
         let mut command = home.command(&initdb);
-        command.arg("--pgdata").arg(&draft);
+        command.arg("--pgdata").arg(draft);
         command.args(["--username", USER, "--auth=scram-sha-256", "--encoding=UTF8"]);
         command.arg("--locale=C").arg("--pwfile").arg(home.path().join("password"));
         if self.temporary {
@@ -89,11 +113,8 @@ impl Postgres {
             command.arg("--no-sync");
         }
         run(&mut command, &initdb)?;
-        let data = home.data();
-        let moved = append(&draft.join("postgresql.conf"), "\ninclude 'terrace.conf'\n")
-            .and_then(|()| fs::rename(&draft, &data))
-            .and_then(|()| fs::File::open(home.path())?.sync_all());
-        moved.map_err(LabError::file("create", &data))
+        let settings = draft.join("postgresql.conf");
+        append(&settings, "\ninclude 'terrace.conf'\n").map_err(LabError::file("write", &settings))
     }
 
     fn settings(&self, port: u16) -> String {
@@ -108,7 +129,9 @@ impl Postgres {
             ("full_page_writes", "on".to_owned()),
         ];
         let fixed = fixed.map(|(name, value)| (name.to_owned(), value));
-        let lines = fixed.iter().chain(&self.settings).map(|(name, value)| {
+        let source = self.source().map(|source| source.settings(self.password.reveal()));
+        let follows = source.iter().flatten();
+        let lines = fixed.iter().chain(follows).chain(&self.settings).map(|(name, value)| {
             // Manual, 20.1: quotes double; a backslash escapes.
             let value = value.replace('\\', r"\\").replace('\'', "''");
             format!("{name} = '{value}'\n")
@@ -188,7 +211,7 @@ fn check_setting(name: &str, value: &str) -> Result<()> {
 }
 
 /// Runs a program to its end; what it said goes into the error.
-fn run(command: &mut Command, program: &Path) -> Result<()> {
+pub(super) fn run(command: &mut Command, program: &Path) -> Result<()> {
     let output = command.stdin(Stdio::null()).output().map_err(LabError::run(program))?;
     if output.status.success() {
         return Ok(());

@@ -8,3 +8,4 @@ mod postgres;
 mod redis;
 mod root;
 mod shared;
+mod standby;

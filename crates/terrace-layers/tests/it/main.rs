@@ -11,5 +11,7 @@ mod coalesce;
 mod concurrency_limit;
 mod near_cache;
 mod observe;
+mod resharding;
+mod shard_router;
 mod single_flight;
 mod timeout;

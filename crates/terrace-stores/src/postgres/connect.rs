@@ -3,8 +3,12 @@
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
+use futures_util::StreamExt as _;
+use futures_util::stream::poll_fn;
 use terrace_core::{Deadline, Durability, Error, ErrorKind, Result, Runtime, Task};
-use tokio_postgres::{Client, Config, Row};
+use tokio::sync::watch;
+use tokio_postgres::types::{ToSql, Type};
+use tokio_postgres::{AsyncMessage, Client, Config, Row};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 use super::options::Target;
@@ -25,6 +29,8 @@ pub(super) struct Connector {
     patience: Duration,
     /// How long a session of the pool is used, ± 10 %.
     max_lifetime: Duration,
+    /// Whether the database is one of several shards.
+    shard: bool,
     /// As the first session found it, for sessions that do not ask.
     durability: OnceLock<Durability>,
 }
@@ -35,13 +41,14 @@ impl Connector {
         runtime: Runtime,
         connect_timeout: Duration,
         max_lifetime: Duration,
+        shard: bool,
     ) -> Result<Self> {
         let tls = MakeRustlsConnect::new(tls::client(&target)?);
         let hosts = u32::try_from(target.config.get_hosts().len()).unwrap_or(u32::MAX);
         let patience = connect_timeout.saturating_mul(hosts);
         let Target { config, hosts, .. } = target;
         let durability = OnceLock::new();
-        Ok(Self { config, tls, runtime, hosts, patience, max_lifetime, durability })
+        Ok(Self { config, tls, runtime, hosts, patience, max_lifetime, shard, durability })
     }
 
     /// `host:port`, separated by commas.
@@ -75,7 +82,30 @@ impl Connector {
         });
         let statements = Statements::Unprepared;
         let durability = self.durability.get().copied().unwrap_or(Durability::Accepted);
-        Ok(Connection { client, task: Some(task), statements, durability, expires_at: None })
+        let (shard, expires_at) = (self.shard, None);
+        Ok(Connection { client, task: Some(task), statements, shard, durability, expires_at })
+    }
+
+    /// A session that tells of notifications, and when it has ended, by raising a number.
+    pub(super) async fn listen(&self, heard: watch::Sender<u64>) -> Result<(Client, Task)> {
+        let deadline = Deadline::at(self.runtime.now() + self.patience);
+        let connect = Box::pin(self.config.connect(self.tls.clone()));
+        let opened = self.runtime.within(deadline, connect).await;
+        let opened = opened.ok_or_else(|| self.too_slow())?;
+        let (client, mut session) = opened.map_err(|error| {
+            explain(error, Stage::Connecting).with("hosts", &*self.hosts).during("connect")
+        })?;
+        let task = self.runtime.spawn("postgres listener", async move {
+            let messages = poll_fn(|context| session.poll_message(context));
+            let mut messages = std::pin::pin!(messages);
+            while let Some(Ok(message)) = messages.next().await {
+                if matches!(message, AsyncMessage::Notification(_)) {
+                    heard.send_modify(|number| *number += 1);
+                }
+            }
+            heard.send_modify(|number| *number += 1);
+        });
+        Ok((client, task))
     }
 
     /// Whether the server can be worked with, and how safe its commits are.
@@ -129,7 +159,7 @@ impl Connector {
         let ready = async {
             let (durability, statements) = futures_util::future::join(
                 self.examine(&connection),
-                Statements::prepare(&connection.client),
+                Statements::prepare(&connection.client, self.shard),
             )
             .await;
             let statements =
@@ -151,6 +181,7 @@ pub(super) struct Connection {
     client: Client,
     task: Option<Task>,
     statements: Statements,
+    shard: bool,
     /// How safe a commit is; worked out from this server's settings.
     pub(super) durability: Durability,
     expires_at: Option<Instant>,
@@ -166,6 +197,15 @@ impl Connection {
         self.statements.run(&self.client, sql, parameters)
     }
 
+    /// Runs a statement that is not prepared: text, types and parameters leave at once.
+    pub(super) async fn ask(
+        &self,
+        text: &str,
+        parameters: &[(&(dyn ToSql + Sync), Type)],
+    ) -> Result<Vec<Row>, tokio_postgres::Error> {
+        self.client.query_typed(text, parameters).await
+    }
+
     /// Runs commands without parameters; like [`Connection::run`] it sends when first polled.
     pub(super) async fn command(&self, text: &str) -> Result<(), tokio_postgres::Error> {
         self.client.batch_execute(text).await
@@ -174,7 +214,7 @@ impl Connection {
     /// Forgets plans that a change of the tables has made invalid.
     pub(super) async fn prepare_again(&mut self) -> Result<(), tokio_postgres::Error> {
         if matches!(self.statements, Statements::Prepared(_)) {
-            self.statements = Statements::prepare(&self.client).await?;
+            self.statements = Statements::prepare(&self.client, self.shard).await?;
         }
         Ok(())
     }

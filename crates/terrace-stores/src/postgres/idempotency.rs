@@ -9,7 +9,7 @@ use terrace_core::{
 };
 
 use super::connect::Connection;
-use super::read::token;
+use super::read::{LoggedIn, token_of_write};
 use super::statements::Sql;
 use super::work::{Failure, Progress, Work, Worker, corrupt};
 
@@ -55,12 +55,14 @@ impl<'a> Claim<'a> {
         &self,
         connection: &Connection,
         answers: &[(Outcome, Version)],
+        transaction: Option<u64>,
     ) -> Result<(), Failure> {
         let Some(request) = self.request else { return Ok(()) };
         let stored = answers.iter().map(|&(outcome, version)| Done {
             outcome,
             version,
             durability: connection.durability,
+            transaction,
         });
         let stored = stored.collect::<Vec<_>>();
         let text = serde_json::to_string(&stored).map_err(|error| {
@@ -89,6 +91,9 @@ struct Done {
     outcome: Outcome,
     version: Version,
     durability: Durability,
+    /// The transaction, where there is a change log.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    transaction: Option<u64>,
 }
 
 impl Remembered {
@@ -101,13 +106,16 @@ impl Remembered {
     }
 
     /// As they were answered the first time.
-    pub(super) fn receipts(self, history: &Arc<str>) -> Vec<Receipt> {
-        let receipt = |Done { outcome, version, durability }| Receipt {
-            outcome,
-            version,
-            durability,
-            token: token(history, version),
-            origin: Origin::Primary,
+    pub(super) fn receipts(self, history: &Arc<str>, log: Option<&Arc<str>>) -> Vec<Receipt> {
+        let receipt = |Done { outcome, version, durability, transaction }| {
+            let logged = match (log, transaction) {
+                (Some(log), Some(transaction)) if outcome.is_applied() => {
+                    Some(LoggedIn { log, transaction })
+                }
+                _ => None,
+            };
+            let token = token_of_write(history, version, logged);
+            Receipt { outcome, version, durability, token, origin: Origin::Primary }
         };
         self.done.into_iter().map(receipt).collect()
     }

@@ -61,7 +61,7 @@ pub(super) async fn migrate(client: &mut Client, schema: &str) -> Result<Arc<str
     Ok(history)
 }
 
-fn failed(error: tokio_postgres::Error) -> Error {
+pub(super) fn failed(error: tokio_postgres::Error) -> Error {
     explain(error, Stage::Harmless).during("migrate")
 }
 
@@ -121,7 +121,7 @@ async fn raise_sequence(transaction: &Transaction<'_>) -> Result<()> {
     .await
 }
 
-async fn lock(transaction: &Transaction<'_>, schema: &str) -> Result<()> {
+pub(super) async fn lock(transaction: &Transaction<'_>, schema: &str) -> Result<()> {
     // Others may hold the lock for as long as a large table is being rewritten.
     run(transaction, "SET LOCAL statement_timeout = '10min'").await?;
     let lock = "SELECT pg_advisory_xact_lock(1952805490, hashtext($1))";
@@ -265,6 +265,6 @@ fn refused(message: &'static str) -> Error {
     Error::new(ErrorKind::InvalidInput, message).during("migrate")
 }
 
-async fn run(transaction: &Transaction<'_>, commands: &str) -> Result<()> {
+pub(super) async fn run(transaction: &Transaction<'_>, commands: &str) -> Result<()> {
     transaction.batch_execute(commands).await.map_err(failed)
 }

@@ -23,6 +23,9 @@ pub struct PostgresOptions {
     /// The schema that holds the tables, created when missing; lower case letters, digits and `_`.
     /// Default `public`.
     pub schema: String,
+    /// Whether the database is one of several shards, for [`PostgresShard`](super::PostgresShard),
+    /// which sets it. Default no.
+    pub shard: bool,
     /// Where the connection of a request comes from. Default: a pool of 2 to 10.
     pub source: ConnectionSource,
     /// The longest that the server works on one statement. Default 5 s.
@@ -31,6 +34,9 @@ pub struct PostgresOptions {
     pub connect_timeout: Duration,
     /// The name that `pg_stat_activity` shows. Default `terrace`.
     pub application_name: String,
+    /// Keeps a log of changes (see [`PostgresLog`](super::PostgresLog)) and lets tokens name the place
+    /// of a write in it. Installed at connect, with the records that there are. Default false.
+    pub change_log: bool,
     /// How long a connection may be silent before the system asks whether the peer lives. Default
     /// 30 s.
     pub keepalives_idle: Duration,
@@ -100,10 +106,12 @@ impl PostgresOptions {
         Self {
             url: url.into(),
             schema: "public".to_owned(),
+            shard: false,
             source: ConnectionSource::Pooled(PoolOptions::default()),
             statement_timeout: Duration::from_secs(5),
             connect_timeout: Duration::from_secs(3),
             application_name: "terrace".to_owned(),
+            change_log: false,
             keepalives_idle: Duration::from_secs(30),
             tcp_user_timeout: Duration::from_secs(10),
         }

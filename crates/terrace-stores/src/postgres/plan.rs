@@ -21,6 +21,9 @@ pub(super) struct Plan<'a> {
     pub(super) insert: Rows<'a>,
     /// Rows that are locked.
     pub(super) update: Rows<'a>,
+    /// Changes that a later one of the batch has superseded, in the order of the batch; `created`
+    /// tells which made a record.
+    pub(super) superseded: Rows<'a>,
 }
 
 /// Rows as columns, in the order of their keys.
@@ -41,6 +44,8 @@ struct State<'a> {
     value: Option<&'a str>,
     live: bool,
     created: bool,
+    /// Whether the latest change made the record.
+    made: bool,
     changed: bool,
 }
 
@@ -59,24 +64,36 @@ pub(super) fn plan<'a>(
     for write in batch {
         let key = write.key.as_str();
         let state = states.entry(key).or_insert_with(|| State::of(locked.get(key)));
-        plan.answers.push(state.apply(write, &mut drawn));
+        let before = state.changed.then_some((state.version, state.value, state.made));
+        let (outcome, version) = state.apply(write, &mut drawn);
+        plan.answers.push((outcome, version));
+        if let (true, Some((version, value, made))) = (outcome.is_applied(), before) {
+            plan.superseded.push(key, value, version, made);
+        }
     }
     for (key, state) in states.into_iter().filter(|(_, state)| state.changed) {
         let rows = if state.existed { &mut plan.update } else { &mut plan.insert };
-        rows.keys.push(key);
-        rows.values.push(state.value.unwrap_or(""));
-        rows.versions.push(state.version.get().cast_signed());
-        rows.deleted.push(!state.live);
-        rows.created.push(state.created);
+        rows.push(key, state.value, state.version, state.created);
     }
     plan
+}
+
+impl<'a> Rows<'a> {
+    /// One more row; without a value it is the trace of a deleted record.
+    fn push(&mut self, key: &'a str, value: Option<&'a str>, version: Version, created: bool) {
+        self.keys.push(key);
+        self.values.push(value.unwrap_or(""));
+        self.versions.push(version.get().cast_signed());
+        self.deleted.push(value.is_none());
+        self.created.push(created);
+    }
 }
 
 impl<'a> State<'a> {
     fn of(row: Option<&Locked>) -> Self {
         let (version, live) = row.map_or((Version::NONE, false), |row| (row.version, row.live));
         let existed = row.is_some();
-        Self { existed, version, value: None, live, created: false, changed: false }
+        Self { existed, version, value: None, live, created: false, made: false, changed: false }
     }
 
     fn apply(
@@ -102,7 +119,8 @@ impl<'a> State<'a> {
             Change::Delete => None,
         };
         self.live = self.value.is_some();
-        self.created |= outcome == Outcome::Created;
+        self.made = outcome == Outcome::Created;
+        self.created |= self.made;
         self.changed = true;
         let number = super::read::version(drawn.next().unwrap_or_default());
         self.version = number.max(Version::new(self.version.get() + 1));

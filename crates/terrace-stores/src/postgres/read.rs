@@ -18,6 +18,27 @@ pub(super) fn token(history: &Arc<str>, version: Version) -> Token {
     Token::of(Arc::clone(history), Position { epoch: 0, offset: version.get() })
 }
 
+/// Where a database's writes are logged: in its change log, by the transaction.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct LoggedIn<'a> {
+    pub(super) log: &'a Arc<str>,
+    pub(super) transaction: u64,
+}
+
+/// Proof of a write: its version, and its place in the log.
+pub(super) fn token_of_write(
+    history: &Arc<str>,
+    version: Version,
+    logged: Option<LoggedIn<'_>>,
+) -> Token {
+    let mut token = token(history, version);
+    if let Some(LoggedIn { log, transaction }) = logged {
+        let position = Position { epoch: transaction, offset: version.get() };
+        token.merge(&Token::of(Arc::clone(log), position));
+    }
+    token
+}
+
 /// Versions are drawn from a sequence that starts at 1.
 pub(super) fn version(number: i64) -> Version {
     Version::new(u64::try_from(number).unwrap_or(0))
@@ -28,6 +49,8 @@ pub(super) struct ReadKeys<'a> {
     pub(super) keys: &'a [Key],
     pub(super) asked: Option<&'a Token>,
     pub(super) history: &'a Arc<str>,
+    /// The epoch of the shard under which the keys are looked for.
+    pub(super) epoch: Option<i64>,
 }
 
 impl Work for ReadKeys<'_> {
@@ -47,7 +70,10 @@ impl Work for ReadKeys<'_> {
         };
         let asked = self.keys.iter().map(place_of).collect::<Vec<_>>();
         let keys = distinct.iter().map(|key| key.as_str()).collect::<Vec<_>>();
-        let rows = connection.run(Sql::Read, &[&keys]).await?;
+        let rows = match &self.epoch {
+            None => connection.run(Sql::Read, &[&keys]).await?,
+            Some(epoch) => connection.run(Sql::EpochRead, &[&keys, epoch]).await?,
+        };
         let mut found = distinct.iter().map(|_| self.missing()).collect::<Vec<_>>();
         for row in rows {
             let place = row.try_get::<_, i64>(0).map_err(corrupt)?;
@@ -108,7 +134,11 @@ impl ReadKeys<'_> {
 const MAX_PAGE_BYTES: i64 = 16 * 1024 * 1024;
 
 /// Records in the order of their keys.
-pub(super) struct ScanPage<'a>(pub(super) &'a Scan);
+pub(super) struct ScanPage<'a> {
+    pub(super) scan: &'a Scan,
+    /// The epoch of the shard under which the records are looked for.
+    pub(super) epoch: Option<i64>,
+}
 
 impl Work for ScanPage<'_> {
     type Answer = Page;
@@ -116,13 +146,17 @@ impl Work for ScanPage<'_> {
     const OPERATION: &'static str = "scan";
 
     async fn run(&self, connection: &Connection, _: &Progress) -> Result<Page, Failure> {
-        let scan = self.0;
+        let scan = self.scan;
         let after = scan.after.as_ref().map_or("", Key::as_str);
         let end = end_of(&scan.prefix);
         let limit = i64::try_from(scan.limit.saturating_add(1)).unwrap_or(i64::MAX);
-        let parameters: [super::statements::Parameter<'_>; 5] =
-            [&after, &scan.prefix, &end, &limit, &MAX_PAGE_BYTES];
-        let rows = connection.run(Sql::Scan, &parameters).await?;
+        let epoch = self.epoch.unwrap_or_default();
+        let parameters: [super::statements::Parameter<'_>; 6] =
+            [&after, &scan.prefix, &end, &limit, &MAX_PAGE_BYTES, &epoch];
+        let rows = match self.epoch {
+            None => connection.run(Sql::Scan, &parameters[..5]).await?,
+            Some(_) => connection.run(Sql::EpochScan, &parameters).await?,
+        };
         let records = rows.iter().map(|row| {
             let key = Key::new(row.try_get::<_, &str>(0).map_err(corrupt)?).map_err(not_allowed)?;
             let version = version(row.try_get(1).map_err(corrupt)?);

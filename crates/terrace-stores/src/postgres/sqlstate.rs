@@ -90,6 +90,12 @@ pub(super) fn because(explained: Error, error: tokio_postgres::Error) -> Error {
     }
 }
 
+/// What `shard_look` and `shard_enter` raise under another epoch.
+pub(super) const MOVED: &str = "TR001";
+
+const MOVED_MESSAGE: &str =
+    "what lives on this shard has changed, and nothing was applied; try again";
+
 /// The error of a write whose answer did not come.
 pub(super) fn outcome_unknown() -> Error {
     Error::new(ErrorKind::OutcomeUnknown, UNKNOWN)
@@ -106,6 +112,7 @@ fn refusal(code: &SqlState, fatal: bool, stage: Stage) -> (ErrorKind, &'static s
     match *code {
         // First: a server that ended over a full disk may have the COMMIT in its log.
         _ if fatal && stage == Stage::Committing => (ErrorKind::OutcomeUnknown, UNKNOWN),
+        ref other if other.code() == MOVED => (ErrorKind::Moved, MOVED_MESSAGE),
         SqlState::QUERY_CANCELED => (
             DeadlineExceeded,
             "the database ended the statement at its time limit, and nothing was changed; try again",

@@ -19,6 +19,10 @@ pub(super) enum Sql {
     Latest,
     /// Sets values of distinct keys.
     Put,
+    /// The same, and answers the transaction's number.
+    PutLogged,
+    /// The transaction's number.
+    Transaction,
     /// Locks the rows of keys in the order of the keys and answers their state.
     Lock,
     /// Makes traces of deleted records for keys without a row and locks all rows, in the order of the
@@ -38,14 +42,28 @@ pub(super) enum Sql {
     Remember,
     /// Removes at most so many results that are older than a day, the oldest first, and counts them.
     Forget,
+    /// Lets the transaction go on under this epoch of the shard, or ends it. These last ones are
+    /// prepared on shards only.
+    Enter,
+    /// As [`Sql::Read`], under an epoch.
+    EpochRead,
+    /// As [`Sql::Scan`], under an epoch.
+    EpochScan,
+    /// As [`Sql::Put`], under an epoch.
+    EpochPut,
 }
 
 impl Sql {
-    const ALL: [Self; 13] = [
+    /// How many of them every database has.
+    const PLAIN: usize = 15;
+
+    const ALL: [Self; 19] = [
         Self::Read,
         Self::Scan,
         Self::Latest,
         Self::Put,
+        Self::PutLogged,
+        Self::Transaction,
         Self::Lock,
         Self::Reserve,
         Self::Draw,
@@ -55,6 +73,10 @@ impl Sql {
         Self::Recall,
         Self::Remember,
         Self::Forget,
+        Self::Enter,
+        Self::EpochRead,
+        Self::EpochScan,
+        Self::EpochPut,
     ];
 
     fn text(self) -> &'static str {
@@ -70,6 +92,8 @@ impl Sql {
                              FROM records_version"
             }
             Self::Put => PUT,
+            Self::PutLogged => PUT_LOGGED,
+            Self::Transaction => "SELECT pg_current_xact_id()::text",
             Self::Lock => {
                 "SELECT key, version, deleted FROM records WHERE key = ANY ($1::text[]) \
                  ORDER BY key FOR UPDATE"
@@ -115,6 +139,10 @@ impl Sql {
                    FOR UPDATE SKIP LOCKED) RETURNING 1) \
                  SELECT count(*) FROM gone"
             }
+            Self::Enter => "SELECT shard_enter($1)",
+            Self::EpochRead => EPOCH_READ,
+            Self::EpochScan => EPOCH_SCAN,
+            Self::EpochPut => EPOCH_PUT,
         }
     }
 
@@ -122,9 +150,14 @@ impl Sql {
         match self {
             Self::Read | Self::Lock | Self::Reserve => &[Type::TEXT_ARRAY],
             Self::Scan => &[Type::TEXT, Type::TEXT, Type::TEXT, Type::INT8, Type::INT8],
-            Self::Latest => &[],
-            Self::Put => &[Type::TEXT_ARRAY, Type::TEXT_ARRAY],
-            Self::Draw | Self::Forget => &[Type::INT8],
+            Self::Latest | Self::Transaction => &[],
+            Self::Put | Self::PutLogged => &[Type::TEXT_ARRAY, Type::TEXT_ARRAY],
+            Self::Draw | Self::Forget | Self::Enter => &[Type::INT8],
+            Self::EpochRead => &[Type::TEXT_ARRAY, Type::INT8],
+            Self::EpochScan => {
+                &[Type::TEXT, Type::TEXT, Type::TEXT, Type::INT8, Type::INT8, Type::INT8]
+            }
+            Self::EpochPut => &[Type::TEXT_ARRAY, Type::TEXT_ARRAY, Type::INT8],
             Self::Insert => {
                 &[Type::TEXT_ARRAY, Type::TEXT_ARRAY, Type::INT8_ARRAY, Type::BOOL_ARRAY]
             }
@@ -156,9 +189,13 @@ const SCAN: &str = "SELECT key, version, created_at, updated_at, value FROM ( \
 /// drawn before, and a faster writer may have a later one. It is past that of the row, too,
 /// which a person may have set. A replaced row's time is past both of its times, so only a
 /// new record has `created_at = updated_at`.
-const PUT: &str = "INSERT INTO records AS r (key, value) \
-     SELECT u.k, u.v FROM unnest($1::text[], $2::text[]) AS u(k, v) \
-     ON CONFLICT (key) DO UPDATE SET value = excluded.value, \
+macro_rules! put {
+    ($only:literal, $more:literal) => {
+        concat!(
+            "INSERT INTO records AS r (key, value) \
+     SELECT u.k, u.v FROM unnest($1::text[], $2::text[]) AS u(k, v) ",
+            $only,
+            "ON CONFLICT (key) DO UPDATE SET value = excluded.value, \
      version = greatest(nextval('records_version'), r.version + 1), deleted = false, \
      updated_at = greatest(now(), r.updated_at + interval '1 microsecond', \
        r.created_at + interval '1 microsecond'), \
@@ -166,7 +203,35 @@ const PUT: &str = "INSERT INTO records AS r (key, value) \
        greatest(now(), r.updated_at + interval '1 microsecond', \
          r.created_at + interval '1 microsecond') \
        ELSE r.created_at END \
-     RETURNING key, version, created_at = updated_at";
+     RETURNING key, version, created_at = updated_at",
+            $more
+        )
+    };
+}
+
+const PUT: &str = put!("", "");
+
+/// The same for a database with a change log.
+const PUT_LOGGED: &str = put!("", ", pg_current_xact_id()::text");
+
+/// The same under an epoch. `shard_enter` is volatile: it takes its lock, and then looks in a snapshot
+/// of its own.
+const EPOCH_PUT: &str = put!("WHERE (SELECT shard_enter($3)) ", "");
+
+/// A sub-select without a column of the query is worked out once, before the first row is looked for.
+/// `shard_look` is stable, so it looks in the snapshot of the statement.
+const EPOCH_READ: &str = "SELECT u.i, r.version, r.deleted, r.created_at, r.updated_at, r.value \
+     FROM unnest($1::text[]) WITH ORDINALITY AS u(k, i) JOIN records r ON r.key = u.k \
+     WHERE (SELECT shard_look($2))";
+
+const EPOCH_SCAN: &str = "SELECT key, version, created_at, updated_at, value FROM ( \
+       SELECT key, version, created_at, updated_at, value, \
+         sum(octet_length(value)) OVER ( \
+           ORDER BY key ROWS BETWEEN UNBOUNDED PRECEDING AND 2 PRECEDING) AS bytes \
+       FROM (SELECT * FROM records \
+         WHERE key > $1 AND key >= $2 AND key < $3 AND NOT deleted AND (SELECT shard_look($6)) \
+         ORDER BY key LIMIT $4) AS page \
+     ) AS page WHERE bytes IS NULL OR bytes < $5 ORDER BY key";
 
 /// A parameter of a statement.
 pub(super) type Parameter<'a> = &'a (dyn ToSql + Sync);
@@ -182,8 +247,12 @@ pub(super) enum Statements {
 
 impl Statements {
     /// Prepares all, in one round trip.
-    pub(super) async fn prepare(client: &Client) -> Result<Self, tokio_postgres::Error> {
-        let all = Sql::ALL.iter().map(|sql| client.prepare_typed(sql.text(), sql.types()));
+    pub(super) async fn prepare(
+        client: &Client,
+        shard: bool,
+    ) -> Result<Self, tokio_postgres::Error> {
+        let count = if shard { Sql::ALL.len() } else { Sql::PLAIN };
+        let all = Sql::ALL[..count].iter().map(|sql| client.prepare_typed(sql.text(), sql.types()));
         try_join_all(all).await.map(Self::Prepared)
     }
 

@@ -3,15 +3,16 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use futures_util::future::{join4, join5};
+use futures_util::future::join5;
 use terrace_core::{Idempotency, Origin, Outcome, Receipt, Version, Write};
 use tokio_postgres::Row;
 use tokio_postgres::error::{DbError, SqlState};
+use tokio_postgres::types::Type;
 
 use super::connect::Connection;
 use super::idempotency::{Claim, Remembered};
 use super::plan::{Locked, Plan, Puts, plan};
-use super::read::{token, version};
+use super::read::{LoggedIn, token_of_write, version};
 use super::sqlstate::{because, outcome_unknown};
 use super::statements::Sql;
 use super::work::{Failure, Progress, Work, corrupt};
@@ -21,6 +22,10 @@ pub(super) struct WriteBatch<'a> {
     pub(super) batch: &'a [Write],
     pub(super) request: Option<&'a Idempotency>,
     pub(super) history: &'a Arc<str>,
+    /// The epoch of the shard under which they are made.
+    pub(super) epoch: Option<i64>,
+    /// The change log, if the database keeps one.
+    pub(super) log: Option<&'a Arc<str>>,
 }
 
 impl Work for WriteBatch<'_> {
@@ -33,20 +38,28 @@ impl Work for WriteBatch<'_> {
         connection: &Connection,
         progress: &Progress,
     ) -> Result<Vec<Receipt>, Failure> {
-        let answers = match (self.request, Puts::of(self.batch)) {
-            (None, Some(puts)) => put(connection, progress, &puts).await?,
+        let (answers, transaction) = match (self.request, Puts::of(self.batch)) {
+            // Each change of a database with a log is in it, also one that the batch supersedes.
+            (None, Some(puts)) if self.log.is_none() || puts.superseded == 0 => {
+                put(connection, progress, &puts, self.log.is_some(), self.epoch).await?
+            }
             _ => match self.transact(connection, progress).await? {
-                Done::Now(answers) => answers,
-                Done::Before(remembered) => return Ok(remembered.receipts(self.history)),
+                Done::Now(answers, transaction) => (answers, transaction),
+                Done::Before(remembered) => {
+                    return Ok(remembered.receipts(self.history, self.log));
+                }
             },
         };
         let durability = connection.durability;
-        let receipt = |(outcome, version)| Receipt {
-            outcome,
-            version,
-            durability,
-            token: token(self.history, version),
-            origin: Origin::Primary,
+        let receipt = |(outcome, version): (Outcome, Version)| {
+            let logged = match (self.log, transaction) {
+                (Some(log), Some(transaction)) if outcome.is_applied() => {
+                    Some(LoggedIn { log, transaction })
+                }
+                _ => None,
+            };
+            let token = token_of_write(self.history, version, logged);
+            Receipt { outcome, version, durability, token, origin: Origin::Primary }
         };
         Ok(answers.into_iter().map(receipt).collect())
     }
@@ -56,7 +69,8 @@ type Answers = Vec<(Outcome, Version)>;
 
 /// What a transaction came to.
 enum Done {
-    Now(Answers),
+    /// With the transaction's number, where there is a change log.
+    Now(Answers, Option<u64>),
     /// The request was done before; nothing was done now.
     Before(Remembered),
 }
@@ -68,15 +82,24 @@ async fn put(
     connection: &Connection,
     progress: &Progress,
     puts: &Puts<'_>,
-) -> Result<Answers, Failure> {
+    logged: bool,
+    epoch: Option<i64>,
+) -> Result<(Answers, Option<u64>), Failure> {
     progress.commits();
     let (rows, drawn) = if puts.superseded == 0 {
-        (connection.run(Sql::Put, &[&puts.keys, &puts.values]).await?, Vec::new())
+        let rows = match &epoch {
+            None if logged => connection.run(Sql::PutLogged, &[&puts.keys, &puts.values]).await?,
+            None => connection.run(Sql::Put, &[&puts.keys, &puts.values]).await?,
+            Some(epoch) => {
+                connection.run(Sql::EpochPut, &[&puts.keys, &puts.values, epoch]).await?
+            }
+        };
+        (rows, Vec::new())
     } else {
         let count = i64::try_from(puts.superseded).unwrap_or(i64::MAX);
         progress.in_transaction(true);
         let (begun, reserved, drawn, rows, committed) = join5(
-            connection.command("BEGIN"),
+            begin(connection, epoch),
             connection.run(Sql::Reserve, &[&puts.keys]),
             connection.run(Sql::Draw, &[&count]),
             connection.run(Sql::Put, &[&puts.keys, &puts.values]),
@@ -98,6 +121,10 @@ async fn put(
         (rows, drawn)
     };
     let written = written(puts, &rows).map_err(unreadable)?;
+    let transaction = match rows.first() {
+        Some(row) if logged => Some(transaction(row, 3).map_err(unreadable)?),
+        _ => None,
+    };
     let mut drawn = drawn.iter().map(|row| row.try_get::<_, i64>(0));
     let mut answers = Vec::with_capacity(puts.places.len());
     for place in &puts.places {
@@ -109,7 +136,29 @@ async fn put(
         let number = if place.last { Some(Ok(newest)) } else { drawn.next() };
         answers.push((outcome, version(number.unwrap_or(Ok(0)).map_err(unreadable)?)));
     }
-    Ok(answers)
+    Ok((answers, transaction))
+}
+
+/// The number of a transaction.
+fn transaction(row: &Row, column: usize) -> Result<u64, tokio_postgres::Error> {
+    // The server writes digits alone.
+    Ok(row.try_get::<_, &str>(column)?.parse().unwrap_or(0))
+}
+
+/// Begins a transaction; on a shard its first step waits out a change of what the shard has, or
+/// makes one wait. First, or who waits here with rows locked and who has entered and waits for these
+/// rows would wait for each other.
+async fn begin(connection: &Connection, epoch: Option<i64>) -> Result<(), tokio_postgres::Error> {
+    let begun = connection.command("BEGIN");
+    match &epoch {
+        None => begun.await,
+        Some(epoch) => {
+            let entering: [super::statements::Parameter<'_>; 1] = [epoch];
+            let entered = connection.run(Sql::Enter, &entering);
+            let (begun, entered) = futures_util::future::join(begun, entered).await;
+            begun.and(entered.map(drop))
+        }
+    }
 }
 
 /// What was committed, or may have been, answers something that says nothing of what was stored.
@@ -151,18 +200,19 @@ impl WriteBatch<'_> {
         let claim = Claim::new(self.request);
         progress.in_transaction(true);
         // Were BEGIN to fail alone, what is sent with it would change no record.
-        let (begun, claimed, locked, drawn) = join4(
-            connection.command("BEGIN"),
+        let (begun, claimed, locked, drawn, number) = join5(
+            begin(connection, self.epoch),
             claim.take(connection),
             connection.run(Sql::Lock, &[&keys]),
             connection.run(Sql::Draw, &[&count]),
+            self.number(connection),
         )
         .await;
         let step = begun.map_err(Failure::from).and_then(|()| {
-            let (claimed, locked, drawn) = (claimed?, locked?, drawn?);
-            Ok((claimed, state(&locked, &drawn, self.batch)?))
+            let (claimed, locked, drawn, number) = (claimed?, locked?, drawn?, number?);
+            Ok((claimed, state(&locked, &drawn, self.batch)?, number))
         });
-        let (claimed, plan) = match step {
+        let (claimed, plan, number) = match step {
             Ok(step) => step,
             Err(failure) => return Err(roll_back(connection, progress, failure).await),
         };
@@ -172,26 +222,66 @@ impl WriteBatch<'_> {
         }
         if plan.insert.keys.is_empty() && plan.update.keys.is_empty() && self.request.is_none() {
             leave(connection, progress).await?;
-            return Ok(Done::Now(plan.answers));
+            return Ok(Done::Now(plan.answers, None));
         }
         progress.commits();
-        let (inserted, updated, remembered, committed) = join4(
+        let (logged, inserted, updated, remembered, committed) = join5(
+            self.log_superseded(connection, &plan),
             insert(connection, &plan),
             update(connection, &plan),
-            claim.keep(connection, &plan.answers),
+            claim.keep(connection, &plan.answers, number),
             connection.command("COMMIT"),
         )
         .await;
         if committed.is_ok() {
             progress.in_transaction(false);
         }
+        logged?;
         inserted.map_err(overtaken)?;
         updated?;
         remembered?;
         committed?;
-        Ok(Done::Now(plan.answers))
+        Ok(Done::Now(plan.answers, number))
+    }
+
+    async fn number(&self, connection: &Connection) -> Result<Option<u64>, tokio_postgres::Error> {
+        if self.log.is_none() {
+            return Ok(None);
+        }
+        let rows = connection.run(Sql::Transaction, &[]).await?;
+        rows.first().map(|row| transaction(row, 0)).transpose()
+    }
+
+    /// Changes that the batch itself supersedes never reach the table of records, whose triggers log
+    /// the others.
+    async fn log_superseded(
+        &self,
+        connection: &Connection,
+        plan: &Plan<'_>,
+    ) -> Result<(), tokio_postgres::Error> {
+        let all = &plan.superseded;
+        if self.log.is_none() || all.keys.is_empty() {
+            return Ok(());
+        }
+        let columns: [(super::statements::Parameter<'_>, Type); 5] = [
+            (&all.keys, Type::TEXT_ARRAY),
+            (&all.values, Type::TEXT_ARRAY),
+            (&all.versions, Type::INT8_ARRAY),
+            (&all.deleted, Type::BOOL_ARRAY),
+            (&all.created, Type::BOOL_ARRAY),
+        ];
+        connection.ask(LOG_SUPERSEDED, &columns).await.map(drop)
     }
 }
+
+/// The times are those of the transaction, and of the record for as long as the batch leaves it.
+const LOG_SUPERSEDED: &str = "INSERT INTO commands (version, type, key, value, created_at, time) \
+     SELECT u.n, CASE WHEN u.d THEN 'RecordDeleted' WHEN u.c THEN 'RecordCreated' \
+         ELSE 'RecordUpdated' END, \
+       u.k, CASE WHEN u.d THEN NULL ELSE u.v END, \
+       CASE WHEN r.deleted IS NOT FALSE OR u.c THEN now() ELSE r.created_at END, now() \
+     FROM unnest($1::text[], $2::text[], $3::bigint[], $4::boolean[], $5::boolean[]) \
+       AS u(k, v, n, d, c) LEFT JOIN records r ON r.key = u.k";
 
 fn state<'a>(locked: &[Row], drawn: &[Row], batch: &'a [Write]) -> Result<Plan<'a>, Failure> {
     let row = |row: &'_ Row| -> Result<Locked, tokio_postgres::Error> {

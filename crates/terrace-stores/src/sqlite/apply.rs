@@ -1,17 +1,19 @@
 //! Applies writes within a transaction that is already open.
 
 use rusqlite::{Connection, OptionalExtension, Statement, params};
-use terrace_core::{Change, Outcome, Precondition, Result, Version, Write};
+use terrace_core::{Change, Idempotency, Outcome, Precondition, Result, Version, Write};
 
-use super::job::WriteJob;
-use super::reader::COUNTER;
-use super::{failure, idempotency};
+use super::follow::Target;
+use super::job::Task;
+use super::reader::LATEST;
+use super::{failure, idempotency, shard};
 
 /// The moment of a group of writes: its time, and the latest version drawn so far.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Moment {
     pub(super) latest: u64,
     pub(super) micros: i64,
+    pub(super) is_replica: bool,
 }
 
 /// A connection's prepared statements for writing.
@@ -51,7 +53,7 @@ impl<'c> Statements<'c> {
                 "UPDATE records SET value = ?2, version = ?3, created_at = ?4, updated_at = ?5,
                  deleted = ?6 WHERE rowid = ?1",
             )?,
-            count: connection.prepare(COUNTER)?,
+            count: connection.prepare(LATEST)?,
             counted: connection.prepare("UPDATE meta SET value = ?1 WHERE name = 'version'")?,
         })
     }
@@ -81,15 +83,34 @@ impl<'c> Statements<'c> {
     /// After an error the transaction is still open, unless SQLite has rolled all of it back.
     pub(super) fn apply(
         &mut self,
-        job: &WriteJob,
+        task: &Task,
         moment: &mut Moment,
     ) -> Result<idempotency::Results> {
+        if let Task::Write { epoch: Some(epoch), .. } = task {
+            shard::check(self.connection, *epoch)?;
+        }
         // A single change is one statement, which SQLite undoes by itself.
-        if job.writes.len() <= 1 && job.idempotency.is_none() {
-            return self.apply_all(job, moment);
+        if let Task::Write { writes, idempotency: None, .. } = task
+            && writes.len() <= 1
+        {
+            return self.apply_all(writes, None, moment);
         }
         self.run("SAVEPOINT batch")?;
-        let applied = self.apply_all(job, moment);
+        let applied = match task {
+            Task::Write { writes, idempotency, .. } => {
+                self.apply_all(writes, idempotency.as_deref(), moment)
+            }
+            Task::Follow(follow) => {
+                let to = Target { is_replica: moment.is_replica, now_micros: moment.micros };
+                follow.perform(self.connection, &to).map(|highest| {
+                    // Versions of this file go on after what it has from elsewhere.
+                    if !moment.is_replica {
+                        moment.latest = moment.latest.max(highest.get());
+                    }
+                    Vec::new()
+                })
+            }
+        };
         if applied.is_err() && !self.connection.is_autocommit() {
             self.run("ROLLBACK TO batch")?;
         }
@@ -99,17 +120,22 @@ impl<'c> Statements<'c> {
         applied
     }
 
-    fn apply_all(&mut self, job: &WriteJob, moment: &mut Moment) -> Result<idempotency::Results> {
-        if let Some(request) = &job.idempotency
+    fn apply_all(
+        &mut self,
+        writes: &[Write],
+        request: Option<&Idempotency>,
+        moment: &mut Moment,
+    ) -> Result<idempotency::Results> {
+        if let Some(request) = request
             && let Some(done) = idempotency::find(self.connection, request, moment.micros)?
         {
             return Ok(done);
         }
-        let mut results = Vec::with_capacity(job.writes.len());
-        for write in &job.writes {
+        let mut results = Vec::with_capacity(writes.len());
+        for write in writes {
             results.push(self.apply_one(write, moment)?);
         }
-        if let Some(request) = &job.idempotency {
+        if let Some(request) = request {
             idempotency::keep(self.connection, request, &results, moment.micros)?;
         }
         Ok(results)

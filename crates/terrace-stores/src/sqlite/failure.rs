@@ -89,6 +89,14 @@ pub(super) fn dead() -> Error {
     Error::new(ErrorKind::Unavailable, "the store has stopped after a defect; restart Terrace")
 }
 
+/// The error for writes into a replica.
+pub(super) fn replica() -> Error {
+    Error::new(
+        ErrorKind::Unavailable,
+        "the database is a replica and takes no writes; write to its primary",
+    )
+}
+
 /// The error for writes into a file that is no longer at its path.
 pub(super) fn gone() -> Error {
     Error::new(

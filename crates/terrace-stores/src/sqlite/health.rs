@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use terrace_core::{Error, Inspection, Status, Unit};
+use terrace_core::{Error, ErrorKind, Inspection, Status, Unit};
 
 use super::options::Connections;
 use super::shared::{Role, Shared};
@@ -83,6 +83,10 @@ impl Vitals {
 
     /// Notes what a write ran into, for the inspection.
     pub(super) fn failed(&self, error: &Error) {
+        // Whoever comes with an old map is sent on: nothing is wrong here.
+        if error.kind() == ErrorKind::Moved {
+            return;
+        }
         self.errors.fetch_add(1, Relaxed);
         if error.is_retryable() {
             *self.trouble.lock().unwrap_or_else(PoisonError::into_inner) =

@@ -3,8 +3,11 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 
-use terrace_core::{Idempotency, Key, Page, Position, Read, Receipt, Result, Scan, Write};
+use terrace_core::{Error, Idempotency, Key, Page, Position, Read, Receipt, Result, Scan, Write};
 use tokio::sync::oneshot;
+
+use super::change_log::Part;
+use super::follow::Follow;
 
 /// Where an answer goes; closed when the caller is gone.
 pub(super) type Reply<T> = oneshot::Sender<Result<T>>;
@@ -12,8 +15,24 @@ pub(super) type Reply<T> = oneshot::Sender<Result<T>>;
 /// Something to read. `asked` is what the caller's token asks of this database.
 #[derive(Debug)]
 pub(super) enum ReadJob {
-    Keys { keys: Vec<Key>, asked: Option<Position>, reply: Reply<Vec<Read>> },
-    Scan { scan: Scan, asked: Option<Position>, reply: Reply<Page> },
+    Keys {
+        keys: Vec<Key>,
+        /// The epoch of the shard under which they are looked for.
+        epoch: Option<u64>,
+        asked: Option<Position>,
+        reply: Reply<Vec<Read>>,
+    },
+    Scan {
+        scan: Scan,
+        /// The epoch of the shard under which the records are looked for.
+        epoch: Option<u64>,
+        asked: Option<Position>,
+        reply: Reply<Page>,
+    },
+    /// The change log after a version.
+    Log { after: u64, limit: usize, reply: Reply<Part> },
+    /// How far this file has followed another's.
+    Followed { origin: Arc<str>, reply: Reply<Position> },
 }
 
 impl ReadJob {
@@ -22,6 +41,18 @@ impl ReadJob {
         match self {
             Self::Keys { reply, .. } => reply.is_closed(),
             Self::Scan { reply, .. } => reply.is_closed(),
+            Self::Log { reply, .. } => reply.is_closed(),
+            Self::Followed { reply, .. } => reply.is_closed(),
+        }
+    }
+
+    /// Answers whoever waits with this error.
+    pub(super) fn refuse(self, error: Error) {
+        match self {
+            Self::Keys { reply, .. } => drop(reply.send(Err(error))),
+            Self::Scan { reply, .. } => drop(reply.send(Err(error))),
+            Self::Log { reply, .. } => drop(reply.send(Err(error))),
+            Self::Followed { reply, .. } => drop(reply.send(Err(error))),
         }
     }
 }
@@ -29,10 +60,21 @@ impl ReadJob {
 /// One caller's batch: applied whole or not at all.
 #[derive(Debug)]
 pub(super) struct WriteJob {
-    pub(super) writes: Vec<Write>,
-    pub(super) idempotency: Option<Arc<Idempotency>>,
+    pub(super) task: Task,
     pub(super) claim: Arc<Claim>,
     pub(super) reply: Reply<Vec<Receipt>>,
+}
+
+/// What the writer has to do in a transaction.
+#[derive(Debug)]
+pub(super) enum Task {
+    Write {
+        writes: Vec<Write>,
+        idempotency: Option<Arc<Idempotency>>,
+        /// The epoch of the shard under which they are made.
+        epoch: Option<u64>,
+    },
+    Follow(Follow),
 }
 
 /// Decides between the writer, who takes a job up, and its caller, who gives it up: the first to

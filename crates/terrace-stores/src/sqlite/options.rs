@@ -1,6 +1,7 @@
 //! What can be set, with units and defaults.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// How to keep records in one SQLite file.
@@ -36,6 +37,10 @@ pub struct SqliteOptions {
     /// How long a tombstone is kept. Later writes collect older ones, a few at a time. Default: 7
     /// days.
     pub tombstones_kept_for: Duration,
+    /// The history of which this file is a replica: its records come from a change log by
+    /// [`SqliteStore::follower`](super::SqliteStore::follower) alone, and writes are refused. A
+    /// replica of another history is emptied, another database is refused. Default: none.
+    pub replica_of: Option<Arc<str>>,
 }
 
 impl SqliteOptions {
@@ -55,6 +60,7 @@ impl SqliteOptions {
             mmap_bytes: 256 * 1024 * 1024,
             max_file_bytes: None,
             tombstones_kept_for: Duration::from_secs(7 * 24 * 60 * 60),
+            replica_of: None,
         }
     }
 }

@@ -6,13 +6,14 @@ use std::time::Duration;
 use rusqlite::types::ValueRef;
 use rusqlite::{Connection, Row, Statement};
 use terrace_core::{
-    Error, ErrorKind, Key, Origin, Page, Position, Read, Record, Result, Scan, Timestamp, Value,
-    Version,
+    Error, ErrorKind, Key, Logged, Origin, Page, Position, Read, Record, Result, Scan, Timestamp,
+    Value, Version,
 };
 
+use super::change_log::Part;
 use super::job::ReadJob;
 use super::shared::{Role, Shared};
-use super::{connect, failure};
+use super::{connect, failure, follow, shard};
 
 const LOOKUP: &str =
     "SELECT value, version, created_at, updated_at, deleted FROM records WHERE key = ?1";
@@ -24,7 +25,18 @@ const SCAN: &str = "SELECT value, version, created_at, updated_at, deleted, key 
 /// The most bytes of keys and values in one page; a page that would be larger ends early.
 const MAX_PAGE_BYTES: usize = 16 * 1024 * 1024;
 
+/// How far a replica has followed.
 pub(super) const COUNTER: &str = "SELECT value FROM meta WHERE name = 'version'";
+
+/// The latest version there is: a row that was copied in by hand may be ahead of the counter.
+pub(super) const LATEST: &str =
+    "SELECT max(value, coalesce((SELECT max(version) FROM records), 0)) FROM meta
+    WHERE name = 'version'";
+
+const LOG: &str = "SELECT value, version, created_at, updated_at, deleted, key FROM records
+    WHERE version > ?1 ORDER BY version";
+
+const FLOOR: &str = "SELECT value FROM meta WHERE name = 'floor'";
 
 /// Serves reads on a kept connection until the queue is closed and empty.
 pub(super) fn run_shared(shared: &Shared, connection: &Connection) {
@@ -81,15 +93,21 @@ impl<'c> Reader<'c> {
         }
         for job in jobs.drain(..).filter(|job| !job.is_moot()) {
             match job {
-                ReadJob::Keys { keys, asked, reply } => {
-                    let answer = self.keys(&keys, asked);
+                ReadJob::Keys { keys, epoch, asked, reply } => {
+                    let answer = self.check(epoch).and_then(|()| self.keys(&keys, asked));
                     self.count(&answer, keys.len());
                     let _ = reply.send(answer);
                 }
-                ReadJob::Scan { scan, asked, reply } => {
-                    let answer = self.scan(&scan, asked);
+                ReadJob::Scan { scan, epoch, asked, reply } => {
+                    let answer = self.check(epoch).and_then(|()| self.scan(&scan, asked));
                     self.count(&answer, 1);
                     let _ = reply.send(answer);
+                }
+                ReadJob::Log { after, limit, reply } => {
+                    let _ = reply.send(self.log(after, limit));
+                }
+                ReadJob::Followed { origin, reply } => {
+                    let _ = reply.send(follow::place(self.connection, &origin));
                 }
             }
         }
@@ -108,6 +126,14 @@ impl<'c> Reader<'c> {
             Ok(_) => vitals.reads.fetch_add(reads as u64, Relaxed),
             Err(_) => vitals.errors.fetch_add(1, Relaxed),
         };
+    }
+
+    /// Whether the snapshot is of the shard's epoch that the caller knows.
+    fn check(&self, epoch: Option<u64>) -> Result<()> {
+        match epoch {
+            None => Ok(()),
+            Some(epoch) => shard::check(self.connection, epoch),
+        }
     }
 
     fn keys(&mut self, keys: &[Key], asked: Option<Position>) -> Result<Vec<Read>> {
@@ -174,11 +200,39 @@ impl<'c> Reader<'c> {
         Ok(Page { records, next, origin: Origin::Primary })
     }
 
+    /// The changes after a version: at most so many, but all that have the same version.
+    fn log(&self, after: u64, limit: usize) -> Result<Part> {
+        let (head, floor) = (self.number(LATEST)?, self.number(FLOOR)?);
+        let mut part = Part { head, floor, changes: Vec::new(), more: false };
+        let from = i64::try_from(after).unwrap_or(i64::MAX);
+        let mut statement = self.connection.prepare_cached(LOG).map_err(failure::of)?;
+        let mut rows = statement.query([from]).map_err(failure::of)?;
+        let (mut bytes, mut last) = (0, None);
+        while let Some(row) = rows.next().map_err(failure::of)? {
+            let key = Key::new(text(row, 5, "key")?).map_err(|_| failure::corrupt("key"))?;
+            let (record, version) = decode(row, || Ok(key.clone()))?;
+            let full = part.changes.len() >= limit || bytes >= MAX_PAGE_BYTES;
+            if full && last != Some(version) {
+                part.more = true;
+                break;
+            }
+            last = Some(version);
+            bytes += record.as_ref().map_or(0, |record| record.value.as_str().len());
+            let position = Position { epoch: 0, offset: version.get() };
+            part.changes.push(Logged { position, key, version, record });
+        }
+        Ok(part)
+    }
+
+    fn number(&self, question: &str) -> Result<u64> {
+        let mut statement = self.connection.prepare_cached(question).map_err(failure::of)?;
+        let number: i64 = statement.query_row([], |row| row.get(0)).map_err(failure::of)?;
+        u64::try_from(number).map_err(|_| failure::corrupt("version"))
+    }
+
     /// The version counter, which must have come as far as a client has seen.
     fn require(&self, asked: Position) -> Result<u64> {
-        let mut statement = self.connection.prepare_cached(COUNTER).map_err(failure::of)?;
-        let counter: i64 = statement.query_row([], |row| row.get(0)).map_err(failure::of)?;
-        let counter = u64::try_from(counter).map_err(|_| failure::corrupt("version"))?;
+        let counter = self.number(if self.shared.is_replica() { COUNTER } else { LATEST })?;
         if asked.epoch > 0 || counter < asked.offset {
             return Err(Error::new(
                 ErrorKind::Unavailable,
@@ -193,15 +247,15 @@ impl<'c> Reader<'c> {
 fn refuse(shared: &Shared, jobs: &mut Vec<ReadJob>, error: &Error) {
     for job in jobs.drain(..) {
         shared.vitals.errors.fetch_add(1, Relaxed);
-        match job {
-            ReadJob::Keys { reply, .. } => drop(reply.send(Err(error.clone()))),
-            ReadJob::Scan { reply, .. } => drop(reply.send(Err(error.clone()))),
-        }
+        job.refuse(error.clone());
     }
 }
 
 /// The record of a row, none for a tombstone, and its version.
-fn decode(row: &Row<'_>, key: impl FnOnce() -> Result<Key>) -> Result<(Option<Record>, Version)> {
+pub(super) fn decode(
+    row: &Row<'_>,
+    key: impl FnOnce() -> Result<Key>,
+) -> Result<(Option<Record>, Version)> {
     let version = u64::try_from(number(row, 1, "version")?);
     let version = Version::new(version.map_err(|_| failure::corrupt("version"))?);
     if number(row, 4, "deleted")? != 0 {

@@ -11,7 +11,7 @@ use super::failure;
 const APPLICATION: i32 = 0x5465_7272;
 
 /// Step `n` brings a file from schema version `n` to `n + 1`. Steps are only ever added.
-const STEPS: &[&str] = &[include_str!("schema.sql")];
+const STEPS: &[&str] = &[include_str!("schema.sql"), include_str!("change_log.sql")];
 
 /// Refuses a file that is not Terrace's, before anything in it is changed.
 pub(super) fn examine(connection: &Connection) -> Result<()> {
@@ -37,7 +37,11 @@ pub(super) fn examine(connection: &Connection) -> Result<()> {
 }
 
 /// Applies the steps that are missing, all or none, and answers the name of the history.
-pub(super) fn migrate(connection: &mut Connection, runtime: &Runtime) -> Result<Arc<str>> {
+pub(super) fn migrate(
+    connection: &mut Connection,
+    replica_of: Option<&str>,
+    runtime: &Runtime,
+) -> Result<Arc<str>> {
     let failed = |error| failure::of(error).during("migrate");
     let transaction =
         connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(failed)?;
@@ -51,7 +55,13 @@ pub(super) fn migrate(connection: &mut Connection, runtime: &Runtime) -> Result<
         transaction.pragma_update(None, "application_id", APPLICATION).map_err(failed)?;
         transaction.pragma_update(None, "user_version", STEPS.len() as i64).map_err(failed)?;
     }
-    let name = format!("sqlite-{:012x}", runtime.random() >> 16);
+    let name = match replica_of {
+        Some(origin) => {
+            adopt(&transaction, origin, found == 0)?;
+            origin.to_owned()
+        }
+        None => format!("sqlite-{:012x}", runtime.random() >> 16),
+    };
     transaction
         .execute("INSERT OR IGNORE INTO meta (name, value) VALUES ('history', ?1)", [name])
         .map_err(failed)?;
@@ -67,6 +77,32 @@ pub(super) fn migrate(connection: &mut Connection, runtime: &Runtime) -> Result<
             "the database's table `meta` has no usable history; restore the file from a backup",
         )
     })
+}
+
+/// Makes the file a replica of this history, empty unless it was one before.
+fn adopt(connection: &Connection, origin: &str, fresh: bool) -> Result<()> {
+    const ADOPT: &str = "UPDATE meta SET value = -1 WHERE name = 'version';
+        DELETE FROM records;
+        DELETE FROM meta WHERE name = 'history' OR name LIKE 'followed:%';
+        UPDATE meta SET value = 0 WHERE name IN ('version', 'floor');
+        INSERT OR REPLACE INTO meta (name, value) VALUES ('replica', 1)";
+    let failed = |error| failure::of(error).during("open");
+    let known: Option<String> = connection
+        .query_row(
+            "SELECT h.value FROM meta AS r, meta AS h
+             WHERE r.name = 'replica' AND h.name = 'history'",
+            [],
+            |row| row.get(0),
+        )
+        .optional()
+        .map_err(failed)?;
+    match known {
+        Some(known) if known == origin => Ok(()),
+        None if !fresh => Err(Error::invalid(
+            "the file is a database of its own and cannot become a replica; name another file",
+        )),
+        _ => connection.execute_batch(ADOPT).map_err(failed),
+    }
 }
 
 fn version(connection: &Connection) -> Result<usize> {

@@ -4,15 +4,22 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
+use std::time::Duration;
 
-use terrace_core::{Durability, Position, Runtime, Token, Version};
-use tokio::sync::watch;
+use terrace_core::{
+    Deadline, Durability, Error, ErrorKind, Position, Receipt, Result, Runtime, Token, Version,
+};
+use tokio::sync::{oneshot, watch};
 
 use super::connect::Engine;
+use super::failure;
 use super::health::{FileIdentity, Vitals};
-use super::job::{ReadJob, WriteJob};
+use super::job::{Claim, ReadJob, Reply, Task, WriteJob};
 use super::options::SqliteOptions;
-use super::queue::Queue;
+use super::queue::{Queue, Refused};
+
+/// How long a client is asked to wait when a queue is full.
+const RETRY_AFTER: Duration = Duration::from_secs(1);
 
 /// The queues between callers and threads, and what both need to know.
 #[derive(Debug)]
@@ -30,15 +37,72 @@ pub(super) struct Shared {
     pub(super) closing: AtomicBool,
     /// How many threads run.
     pub(super) living: watch::Sender<usize>,
+    /// Told of every commit of this process.
+    pub(super) commits: watch::Sender<()>,
 }
 
 impl Shared {
+    pub(super) fn is_replica(&self) -> bool {
+        self.options.replica_of.is_some()
+    }
+
     pub(super) fn token(&self, offset: u64) -> Token {
         Token::of(Arc::clone(&self.history), Position { epoch: 0, offset })
     }
 
     pub(super) fn token_at(&self, version: Version) -> Token {
         self.token(version.get())
+    }
+
+    /// Hands a job to the readers and waits for its answer.
+    pub(super) async fn ask<T>(
+        &self,
+        job: impl FnOnce(Reply<T>) -> ReadJob,
+        bytes: usize,
+        deadline: Deadline,
+    ) -> Result<T> {
+        deadline.check(self.runtime.now())?;
+        let (reply, answer) = oneshot::channel();
+        self.reads.push(job(reply), bytes).map_err(|why| self.refused(why))?;
+        match self.runtime.within(deadline, answer).await {
+            Some(Ok(result)) => result,
+            Some(Err(_)) => Err(failure::dead()),
+            None => Err(Deadline::exceeded()),
+        }
+    }
+
+    /// Hands a task to the writer and waits for its COMMIT.
+    pub(super) async fn submit(
+        &self,
+        task: Task,
+        bytes: usize,
+        deadline: Deadline,
+    ) -> Result<Vec<Receipt>> {
+        deadline.check(self.runtime.now())?;
+        let (reply, mut answer) = oneshot::channel();
+        let claim = Arc::new(Claim::default());
+        let job = WriteJob { task, claim: Arc::clone(&claim), reply };
+        self.writes.push(job, bytes).map_err(|why| self.refused(why))?;
+        match self.runtime.within(deadline, &mut answer).await {
+            Some(Ok(result)) => result,
+            Some(Err(_)) if claim.give_up() => Err(failure::dead()),
+            None if claim.give_up() => Err(Deadline::exceeded()),
+            Some(Err(_)) | None => {
+                answer.try_recv().unwrap_or_else(|_| Err(failure::outcome_unknown()))
+            }
+        }
+    }
+
+    fn refused(&self, why: Refused) -> Error {
+        match why {
+            Refused::Full => Error::new(
+                ErrorKind::Overloaded,
+                "too many requests wait for the database; try again a little later",
+            )
+            .retry_after(RETRY_AFTER),
+            Refused::Closed if self.closing.load(Ordering::Acquire) => failure::closed(),
+            Refused::Closed => failure::dead(),
+        }
     }
 
     /// Takes no more work; the threads finish what was accepted and end.

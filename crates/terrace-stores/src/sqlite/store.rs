@@ -1,27 +1,25 @@
 //! The store: checks, queues, and waits for the threads' answers.
 
 use std::fmt;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
-use std::time::Duration;
 
 use terrace_core::{
-    BoxFuture, Deadline, Error, ErrorKind, Inspection, Key, Page, Position, Read, ReadOptions,
-    Receipt, Result, Runtime, Scan, Store, Write, WriteOptions,
+    BoxFuture, Error, ErrorKind, Inspection, Key, Page, Position, Read, ReadOptions, Receipt,
+    Result, Runtime, Scan, Store, Write, WriteOptions,
 };
 use terrace_core::{Change, Precondition};
-use tokio::sync::{oneshot, watch};
+use tokio::sync::watch;
 
+use super::change_log::SqliteChangeLog;
+use super::follow::SqliteFollower;
 use super::health::{FileIdentity, Vitals};
-use super::job::{Claim, ReadJob, WriteJob};
+use super::job::{ReadJob, Task};
 use super::options::{Connections, SqliteOptions};
-use super::queue::{Queue, Refused};
+use super::queue::Queue;
 use super::shared::{Role, Shared, start};
 use super::{connect, failure, health, reader, schema, writer};
-
-/// How long a client is asked to wait when a queue is full.
-const RETRY_AFTER: Duration = Duration::from_secs(1);
 
 /// Records in one SQLite file; see the [module](super) for the file and its promises.
 ///
@@ -44,7 +42,7 @@ const RETRY_AFTER: Duration = Duration::from_secs(1);
 /// ```
 #[derive(Debug)]
 pub struct SqliteStore {
-    shared: Arc<Shared>,
+    pub(super) shared: Arc<Shared>,
     threads: Mutex<Vec<JoinHandle<()>>>,
 }
 
@@ -63,7 +61,7 @@ impl SqliteStore {
         options.path = connect::prepare_path(&options.path)?;
         let turn = connect::turn(&options.path);
         let (mut connection, engine) = connect::first(&options)?;
-        let history = schema::migrate(&mut connection, &runtime)?;
+        let history = schema::migrate(&mut connection, options.replica_of.as_deref(), &runtime)?;
         drop(turn);
         let durability = engine.durability();
         let shared = Arc::new(Shared {
@@ -75,6 +73,7 @@ impl SqliteStore {
             vitals: Vitals::new(runtime.now()),
             closing: AtomicBool::new(false),
             living: watch::Sender::new(0),
+            commits: watch::Sender::new(()),
             engine,
             options,
             runtime,
@@ -93,6 +92,16 @@ impl SqliteStore {
     /// The name of this database's history: kept in it, the same for whoever opens it.
     pub fn history(&self) -> Arc<str> {
         Arc::clone(&self.shared.history)
+    }
+
+    /// The change log of this file, for one follower.
+    pub fn change_log(&self) -> SqliteChangeLog {
+        SqliteChangeLog::new(Arc::clone(&self.shared))
+    }
+
+    /// What follows a change log into this file, and keeps its place under the log's name.
+    pub fn follower(&self, origin: impl Into<Arc<str>>) -> SqliteFollower {
+        SqliteFollower::new(Arc::clone(&self.shared), origin.into())
     }
 
     fn start_threads(&self, connection: rusqlite::Connection) -> Result<()> {
@@ -133,68 +142,44 @@ impl SqliteStore {
         how.token.as_ref().and_then(|token| token.position(&self.shared.history))
     }
 
-    fn refused(&self, why: Refused) -> Error {
-        match why {
-            Refused::Full => Error::new(
-                ErrorKind::Overloaded,
-                "too many requests wait for the database; try again a little later",
-            )
-            .retry_after(RETRY_AFTER),
-            Refused::Closed if self.shared.closing.load(Ordering::Acquire) => failure::closed(),
-            Refused::Closed => failure::dead(),
-        }
-    }
-
-    async fn answered<T>(
+    pub(super) async fn read_keys(
         &self,
-        job: ReadJob,
-        bytes: usize,
-        answer: oneshot::Receiver<Result<T>>,
-        deadline: Deadline,
-    ) -> Result<T> {
-        self.shared.reads.push(job, bytes).map_err(|why| self.refused(why))?;
-        match self.shared.runtime.within(deadline, answer).await {
-            Some(Ok(result)) => result,
-            Some(Err(_)) => Err(failure::dead()),
-            None => Err(Deadline::exceeded()),
-        }
-    }
-
-    async fn read_keys(&self, keys: &[Key], how: &ReadOptions) -> Result<Vec<Read>> {
-        how.deadline.check(self.shared.runtime.now())?;
-        let (reply, answer) = oneshot::channel();
+        keys: &[Key],
+        how: &ReadOptions,
+        epoch: Option<u64>,
+    ) -> Result<Vec<Read>> {
         let bytes = keys.iter().map(|key| key.as_str().len()).sum();
-        let job = ReadJob::Keys { keys: keys.to_vec(), asked: self.asked(how), reply };
-        self.answered(job, bytes, answer, how.deadline).await
+        let (keys, asked) = (keys.to_vec(), self.asked(how));
+        self.shared
+            .ask(|reply| ReadJob::Keys { keys, epoch, asked, reply }, bytes, how.deadline)
+            .await
     }
 
-    async fn read_page(&self, scan: &Scan, how: &ReadOptions) -> Result<Page> {
-        how.deadline.check(self.shared.runtime.now())?;
-        let (reply, answer) = oneshot::channel();
-        let job = ReadJob::Scan { scan: scan.clone(), asked: self.asked(how), reply };
-        self.answered(job, scan.prefix.len(), answer, how.deadline).await
+    pub(super) async fn read_page(
+        &self,
+        scan: &Scan,
+        how: &ReadOptions,
+        epoch: Option<u64>,
+    ) -> Result<Page> {
+        let (scan, asked) = (scan.clone(), self.asked(how));
+        let bytes = scan.prefix.len();
+        self.shared
+            .ask(|reply| ReadJob::Scan { scan, epoch, asked, reply }, bytes, how.deadline)
+            .await
     }
 
-    async fn write_batch(&self, writes: Vec<Write>, how: &WriteOptions) -> Result<Vec<Receipt>> {
-        how.deadline.check(self.shared.runtime.now())?;
-        let (reply, mut answer) = oneshot::channel();
-        let claim = Arc::new(Claim::default());
-        let bytes = writes.iter().map(bytes_of).sum();
-        let job = WriteJob {
-            writes,
-            idempotency: how.idempotency.clone(),
-            claim: Arc::clone(&claim),
-            reply,
-        };
-        self.shared.writes.push(job, bytes).map_err(|why| self.refused(why))?;
-        match self.shared.runtime.within(how.deadline, &mut answer).await {
-            Some(Ok(result)) => result,
-            Some(Err(_)) if claim.give_up() => Err(failure::dead()),
-            None if claim.give_up() => Err(Deadline::exceeded()),
-            Some(Err(_)) | None => {
-                answer.try_recv().unwrap_or_else(|_| Err(failure::outcome_unknown()))
-            }
+    pub(super) async fn write_batch(
+        &self,
+        writes: Vec<Write>,
+        how: &WriteOptions,
+        epoch: Option<u64>,
+    ) -> Result<Vec<Receipt>> {
+        if self.shared.is_replica() {
+            return Err(failure::replica());
         }
+        let bytes = writes.iter().map(bytes_of).sum();
+        let task = Task::Write { writes, idempotency: how.idempotency.clone(), epoch };
+        self.shared.submit(task, bytes, how.deadline).await
     }
 }
 
@@ -216,9 +201,9 @@ impl Store for SqliteStore {
         keys: &'a [Key],
         how: &'a ReadOptions,
     ) -> BoxFuture<'a, Result<Vec<Read>>> {
-        Box::pin(
-            async move { self.read_keys(keys, how).await.map_err(|error| error.during("read")) },
-        )
+        Box::pin(async move {
+            self.read_keys(keys, how, None).await.map_err(|error| error.during("read"))
+        })
     }
 
     fn write<'a>(
@@ -227,14 +212,14 @@ impl Store for SqliteStore {
         how: &'a WriteOptions,
     ) -> BoxFuture<'a, Result<Vec<Receipt>>> {
         Box::pin(async move {
-            self.write_batch(batch, how).await.map_err(|error| error.during("write"))
+            self.write_batch(batch, how, None).await.map_err(|error| error.during("write"))
         })
     }
 
     fn scan<'a>(&'a self, scan: &'a Scan, how: &'a ReadOptions) -> BoxFuture<'a, Result<Page>> {
-        Box::pin(
-            async move { self.read_page(scan, how).await.map_err(|error| error.during("scan")) },
-        )
+        Box::pin(async move {
+            self.read_page(scan, how, None).await.map_err(|error| error.during("scan"))
+        })
     }
 
     fn inspect(&self) -> BoxFuture<'_, Inspection> {

@@ -9,7 +9,7 @@ use terrace_core::{Error, Origin, Outcome, Receipt, Result};
 
 use super::apply::{Moment, Statements};
 use super::idempotency::{self, Results};
-use super::job::WriteJob;
+use super::job::{Task, WriteJob};
 use super::shared::{Role, Shared};
 use super::{connect, failure};
 
@@ -107,16 +107,21 @@ impl<'c> Writer<'c> {
     ) -> Result<()> {
         let before = self.statements.latest()?;
         let micros = self.shared.runtime.wall().as_microsecond();
-        let mut moment = Moment { latest: before, micros };
+        let is_replica = self.shared.is_replica();
+        let mut moment = Moment { latest: before, micros, is_replica };
         let (mut repeatable, mut deleted) = (0, 0);
         while results.len() < jobs.len() {
             for job in &jobs[results.len()..] {
-                let result = self.statements.apply(job, &mut moment);
+                let result = self.statements.apply(&job.task, &mut moment);
                 match &result {
-                    Ok(done) => {
-                        repeatable += usize::from(job.idempotency.is_some());
-                        deleted += done.iter().filter(|(it, _)| *it == Outcome::Deleted).count();
-                    }
+                    Ok(done) => match &job.task {
+                        Task::Write { idempotency, .. } => {
+                            let gone = |(outcome, _): &&_| *outcome == Outcome::Deleted;
+                            repeatable += usize::from(idempotency.is_some());
+                            deleted += done.iter().filter(gone).count();
+                        }
+                        Task::Follow(follow) => deleted += follow.deletions(),
+                    },
                     Err(error) if self.connection.is_autocommit() => return Err(error.clone()),
                     Err(_) => {}
                 }
@@ -166,6 +171,9 @@ impl<'c> Writer<'c> {
         match &failed {
             None => vitals.committed(results.iter().flatten().map(|done| done.len() as u64).sum()),
             Some(error) => vitals.failed(error),
+        }
+        if failed.is_none() {
+            self.shared.commits.send_replace(());
         }
         for (job, result) in jobs.drain(..).zip(results) {
             if let Err(error) = &result {

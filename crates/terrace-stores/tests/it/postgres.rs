@@ -5,9 +5,11 @@
 mod by_hand;
 mod cancellation;
 mod faults;
+mod log;
 mod migrations;
 mod pool;
 mod reads;
+mod shard;
 mod writes;
 
 use std::sync::Arc;

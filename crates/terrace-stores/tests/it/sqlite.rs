@@ -3,9 +3,11 @@
 #![allow(clippy::unwrap_used, reason = "what a test needs is there, or the test fails")]
 
 mod by_hand;
+mod change_log;
 mod groups;
 mod limits;
 mod opening;
+mod shard;
 
 use std::future::Future;
 use std::sync::{Arc, Condvar, Mutex};

@@ -146,7 +146,7 @@ impl Session {
         let Some(built) = self.unless_stopped((level.build)(&engines)).await else {
             return Ok(None);
         };
-        let Stack { store, caches } = built.map_err(|error| {
+        let Stack { store, caches, shards } = built.map_err(|error| {
             Failure::failed(format!("level {}: {}", level.number, fatal(&error).text))
         })?;
         let address = listener
@@ -156,6 +156,7 @@ impl Session {
             level: LevelInfo { number: level.number, name: level.name },
             store: Arc::clone(&store),
             caches,
+            shards,
             limits: limits(&self.config),
             runtime: self.runtime.clone(),
         };
@@ -243,7 +244,7 @@ async fn bind(config: &Config, level: &Level, port: u16) -> Result<TcpListener, 
 }
 
 /// What stops a start, with its cause, for the person who started it.
-fn fatal(error: &terrace_core::Error) -> Failure {
+pub(super) fn fatal(error: &terrace_core::Error) -> Failure {
     Failure::failed(match error.particulars() {
         none if none.is_empty() => error.message().to_owned(),
         why => format!("{} ({why})", error.message()),

@@ -131,6 +131,7 @@ impl Merged {
         let mut named: Vec<_> = environment.filter(|(_, text)| !text.is_empty()).collect();
         // Terrace's own names come last: they win over the general ones.
         named.sort_by_key(|(name, _)| (name.starts_with("TERRACE_"), name.clone()));
+        self.add_shards(&mut named)?;
         for (name, text) in named {
             let known = DOCUMENTED_NAMES.iter().find(|(known, _)| *known == name);
             let path = match (known, name.strip_prefix("TERRACE_")) {
@@ -146,6 +147,33 @@ impl Merged {
         Ok(())
     }
 
+    /// `SHARD_0_URL`, `SHARD_1_URL`, ...: as many as there are.
+    fn add_shards(&mut self, named: &mut Vec<(String, String)>) -> Result<(), ConfigError> {
+        let number = |name: &str| -> Option<usize> {
+            name.strip_prefix("SHARD_")?.strip_suffix("_URL")?.parse().ok()
+        };
+        let mut urls = Vec::new();
+        named.retain(|(name, text)| match number(name) {
+            Some(number) => {
+                urls.push((number, text.clone()));
+                false
+            }
+            None => true,
+        });
+        urls.sort();
+        if let Some(missing) = urls.iter().zip(0..).find(|((number, _), place)| number != place) {
+            let place = missing.1;
+            return Err(ConfigError::new(format!(
+                "environment: SHARD_{place}_URL is missing; number the shards from 0 without a gap"
+            )));
+        }
+        if urls.is_empty() {
+            return Ok(());
+        }
+        let urls = urls.into_iter().map(|(_, url)| Value::String(url)).collect();
+        self.set("shards.urls", Value::Array(urls), "environment, SHARD_0_URL, ...".to_owned())
+    }
+
     /// Sets a value given as text, in the type that its default has.
     fn set_text(&mut self, path: &str, text: &str, source: String) -> Result<(), ConfigError> {
         let default = path
@@ -157,6 +185,10 @@ impl Merged {
                     "{path} ({source}) is {text:?}; it must be a whole number"
                 ))
             })?,
+            Some(Value::Array(_)) => {
+                let items = text.split_whitespace().map(|item| Value::String(item.to_owned()));
+                Value::Array(items.collect())
+            }
             _ => Value::String(text.to_owned()),
         };
         self.set(path, value, source)
@@ -210,6 +242,10 @@ impl Merged {
                 .and_then(|(section, key)| self.values.get(section)?.get(key))
                 .map(|value| match value {
                     Value::String(text) => redacted(text),
+                    Value::Array(items) => {
+                        let texts = items.iter().filter_map(Value::as_str).map(redacted);
+                        texts.collect::<Vec<_>>().join(" ")
+                    }
                     other => other.to_string(),
                 });
             sources.insert(path, (value.unwrap_or_default(), source));

@@ -8,7 +8,7 @@ use futures_util::FutureExt as _;
 use hyper::Request;
 use hyper::body::Incoming;
 use hyper::header::CONTENT_LENGTH;
-use terrace_core::{Runtime, Store};
+use terrace_core::{Key, Origin, Runtime, Store};
 
 use super::call::Call;
 use super::documents::DocumentsFace;
@@ -17,7 +17,7 @@ use super::reply::{Answer, Reply};
 use super::request_id::{RequestIds, X_REQUEST_ID};
 use super::routes::Routes;
 use super::{
-    ClearCache, LevelInfo, Limits, Service, body, documents, openapi, operations, records,
+    ClearCache, LevelInfo, Limits, Service, Shards, body, documents, openapi, operations, records,
 };
 
 /// The service, ready to answer.
@@ -27,6 +27,7 @@ pub(crate) struct App {
     pub(crate) face: Option<&'static DocumentsFace>,
     pub(crate) store: Arc<dyn Store>,
     pub(crate) caches: Vec<Arc<dyn ClearCache>>,
+    pub(crate) shards: Option<Arc<dyn Shards>>,
     pub(crate) limits: Limits,
     pub(crate) runtime: Runtime,
     pub(crate) pages: openapi::Pages,
@@ -39,7 +40,7 @@ pub(crate) struct App {
 impl App {
     /// Builds the routes and the documents from one table.
     pub(crate) fn new(service: Service) -> Self {
-        let Service { level, store, caches, limits, runtime } = service;
+        let Service { level, store, caches, shards, limits, runtime } = service;
         let face = documents::face(level.number);
         let mut table = Vec::new();
         table.extend(face.map(documents::endpoints).unwrap_or_default());
@@ -55,8 +56,19 @@ impl App {
             face,
             store,
             caches,
+            shards,
             limits,
             runtime,
+        }
+    }
+
+    /// The number of the shard that an answer for a key came from; a cache keeps none, so it is the
+    /// one that has the key now.
+    pub(crate) fn shard_of(&self, key: &Key, origin: Origin) -> Option<u16> {
+        match (origin, &self.shards) {
+            (Origin::Shard(number), _) => Some(number),
+            (_, Some(shards)) => shards.shard_of(key),
+            _ => None,
         }
     }
 

@@ -4,7 +4,9 @@ use std::fmt;
 
 use terrace_core::{Inspection, Read, Receipt};
 
-use super::schema::Field;
+use utoipa::openapi::schema::Schema;
+
+use super::schema::{Field, Shape};
 
 mod clear;
 mod levels;
@@ -23,6 +25,8 @@ pub(crate) struct DocumentsFace {
     level: u8,
     /// The message of a write.
     written: &'static str,
+    /// Whether answers name the shard.
+    sharded: bool,
     /// The message for a missing key.
     missing: &'static str,
     /// Fields that a write adds.
@@ -50,6 +54,11 @@ pub(crate) fn endpoints(face: &'static DocumentsFace) -> Vec<Endpoint> {
     table.extend(face.statistics.iter().map(statistics::endpoint));
     table.extend(face.clears.then(clear::endpoint));
     table
+}
+
+/// `shard_id`, as answers of a level with shards have it.
+fn shard_id() -> (&'static str, Schema) {
+    ("shard_id", Shape::Count.schema("The shard that has the key."))
 }
 
 /// The name under which the documentation lists these endpoints.

@@ -137,7 +137,7 @@ impl From<ErrorKind> for Kind {
     fn from(kind: ErrorKind) -> Self {
         match kind {
             ErrorKind::InvalidInput => Self::InvalidInput,
-            ErrorKind::Unavailable => Self::Unavailable,
+            ErrorKind::Unavailable | ErrorKind::Moved => Self::Unavailable,
             ErrorKind::Overloaded => Self::Overloaded,
             ErrorKind::DeadlineExceeded => Self::DeadlineExceeded,
             ErrorKind::OutcomeUnknown => Self::OutcomeUnknown,

@@ -1,5 +1,7 @@
 //! Shapes of JSON fields, and fields that know both their value and their schema.
 
+use std::collections::BTreeMap;
+
 use utoipa::openapi::RefOr;
 use utoipa::openapi::schema::{
     ArrayBuilder, KnownFormat, ObjectBuilder, Schema, SchemaFormat, SchemaType, Type,
@@ -18,6 +20,10 @@ pub(crate) enum Shape {
     Count,
     /// A percentage with two decimals.
     Percent,
+    /// A whole number from 0 on under each of some names.
+    Counts,
+    /// One of these words under each of some names.
+    Words(&'static [&'static str]),
     /// Any text.
     Text,
     /// Any text, or null.
@@ -48,6 +54,10 @@ impl Shape {
                 .format(format(KnownFormat::Int64))
                 .minimum(Some(0)),
             Self::Percent => object.schema_type(Type::Number).minimum(Some(0)).maximum(Some(100)),
+            Self::Counts => object.additional_properties(Some(RefOr::T(Self::Count.schema("")))),
+            Self::Words(words) => {
+                object.additional_properties(Some(RefOr::T(Self::Word(words).schema(""))))
+            }
             Self::Text => object.schema_type(Type::String),
             Self::MaybeText => object.schema_type(nullable()),
             Self::Word(words) => object.schema_type(Type::String).enum_values(Some(words.to_vec())),
@@ -108,6 +118,10 @@ pub(crate) enum Getter<T: 'static> {
     Percent(fn(&T) -> f64),
     /// One of these words.
     Word(&'static [&'static str], fn(&T) -> &'static str),
+    /// Whole numbers by names.
+    Counts(fn(&T) -> BTreeMap<String, u64>),
+    /// Some of these words by names.
+    Words(&'static [&'static str], fn(&T) -> BTreeMap<String, &'static str>),
 }
 
 impl<T> Field<T> {
@@ -123,6 +137,8 @@ impl<T> Field<T> {
             Getter::Count(_) => Shape::Count,
             Getter::Percent(_) => Shape::Percent,
             Getter::Word(words, _) => Shape::Word(words),
+            Getter::Counts(_) => Shape::Counts,
+            Getter::Words(words, _) => Shape::Words(words),
         };
         (self.name, shape.schema(self.meaning))
     }
@@ -136,6 +152,8 @@ impl<T> Field<T> {
                 object.field(field.name, &((get(from) * 100.0).round() / 100.0))
             }
             Getter::Word(_, get) => object.field(field.name, get(from)),
+            Getter::Counts(get) => object.field(field.name, &get(from)),
+            Getter::Words(_, get) => object.field(field.name, &get(from)),
         })
     }
 }

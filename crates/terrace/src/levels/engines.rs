@@ -1,6 +1,7 @@
 //! The databases and caches of the mode in force: SQLite files, private servers, or yours.
 
 mod servers;
+mod shards;
 
 use std::fs::{File, TryLockError};
 use std::path::Path;
@@ -17,7 +18,8 @@ use terrace_stores::{
 };
 
 pub use servers::Servers;
-use servers::no_directory;
+use servers::{no_database, no_directory};
+pub use shards::ShardEngines;
 
 use crate::config::{Config, millis, seconds};
 
@@ -92,6 +94,9 @@ impl Engines {
                 Ok(Database { store: Arc::new(store), history })
             }
             Servers::Urls { database, .. } | Servers::Local { database, .. } => {
+                if database.is_empty() {
+                    return Err(no_database());
+                }
                 let options = self.postgres_options(database, connections);
                 let store = PostgresStore::connect(options, self.runtime.clone()).await?;
                 let history = store.history();

@@ -4,6 +4,7 @@ mod bench;
 mod caches;
 mod crash;
 mod instances;
+mod reshard;
 mod usage;
 
 use std::path::Path;
@@ -25,6 +26,26 @@ struct Program {
 enum Stores<'a> {
     Embedded(&'a Path),
     Servers { database: &'a str, cache: &'a str },
+    Shards { databases: &'a [String], cache: &'a str },
+}
+
+impl Stores<'_> {
+    fn tell(&self, command: &mut Command) {
+        match self {
+            Stores::Embedded(directory) => {
+                command.arg("--stores").arg("embedded").arg("--data-dir").arg(directory);
+            }
+            Stores::Servers { database, cache } => {
+                command.env("DATABASE_URL", database).env("REDIS_URL", cache);
+            }
+            Stores::Shards { databases, cache } => {
+                for (number, url) in databases.iter().enumerate() {
+                    command.env(format!("SHARD_{number}_URL"), url);
+                }
+                command.env("REDIS_URL", cache);
+            }
+        }
+    }
 }
 
 /// `terrace` with an environment that this machine's settings do not reach.
@@ -41,14 +62,7 @@ impl Program {
         let level = level.to_string();
         let port = free_port().to_string();
         let mut command = terrace(&["serve", &level, "--port", &port]);
-        match stores {
-            Stores::Embedded(directory) => {
-                command.arg("--stores").arg("embedded").arg("--data-dir").arg(directory);
-            }
-            Stores::Servers { database, cache } => {
-                command.env("DATABASE_URL", database).env("REDIS_URL", cache);
-            }
-        }
+        stores.tell(&mut command);
         let mut child = command.stdout(Stdio::piped()).spawn().expect("the program starts");
         let mut lines = BufReader::new(child.stdout.take().expect("a pipe")).lines();
         while let Some(line) = lines.next_line().await.expect("text") {

@@ -49,7 +49,7 @@ async fn versions_grow_though_rows_are_removed() {
     let before = store.put(key("a"), value("1")).await.unwrap();
     database.by_hand().execute("DELETE FROM records", []).unwrap();
     let read = store.get_read(&key("a"), &ReadOptions::default()).await.unwrap();
-    assert_eq!((read.record, read.version), (None, Version::NONE));
+    assert!(read.record.is_none() && read.version > before.version, "a trace is left");
     // The counter proves that the database has come as far as the client has seen.
     let how = ReadOptions { token: Some(before.token.clone()), ..ReadOptions::default() };
     let read = store.get_read(&key("a"), &how).await.unwrap();
@@ -78,7 +78,7 @@ async fn a_database_behind_the_token_does_not_answer() {
     // As if the file came from yesterday's backup.
     database
         .by_hand()
-        .execute_batch("DELETE FROM records; UPDATE meta SET value = 1 WHERE name = 'version'")
+        .execute_batch("DELETE FROM records; DELETE FROM records; UPDATE meta SET value = 1 WHERE name = 'version'")
         .unwrap();
     let how = ReadOptions { token: Some(seen.token), ..ReadOptions::default() };
     let error = store.get_read(&key("a"), &how).await.unwrap_err();

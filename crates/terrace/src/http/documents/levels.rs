@@ -15,6 +15,7 @@ pub(crate) fn face(level: u8) -> Option<&'static DocumentsFace> {
 const PLAIN: DocumentsFace = DocumentsFace {
     level: 0,
     written: "Data written successfully",
+    sharded: false,
     missing: "Key not found",
     write_fields: &[],
     read_fields: &[],
@@ -49,6 +50,22 @@ static FACES: &[DocumentsFace] = &[
         ..PLAIN
     },
     DocumentsFace {
+        level: 4,
+        written: "Data written successfully to shard ",
+        sharded: true,
+        read_fields: &[FROM_CACHE],
+        health_fields: &[
+            parts::SHARDS,
+            parts::cache("cache", |tree| parts::cache_word(parts::far(tree))),
+        ],
+        statistics: &[Statistics {
+            path: "/stats",
+            summary: "The cache, and the shards with their connections and records",
+            fields: SHARDS,
+        }],
+        ..PLAIN
+    },
+    DocumentsFace {
         level: 5,
         read_fields: &[CACHE_LEVEL],
         health_fields: &[
@@ -68,7 +85,7 @@ static FACES: &[DocumentsFace] = &[
 const FROM_CACHE: Field<Read> = Field::new(
     "from_cache",
     "Whether a cache answered.",
-    Getter::Bool(|read| read.origin != Origin::Primary),
+    Getter::Bool(|read| matches!(read.origin, Origin::Near | Origin::Far)),
 );
 
 const CACHE_LEVEL: Field<Read> = Field::new(
@@ -104,6 +121,54 @@ const CACHE: &[Field<Inspection>] = &[
     percent("hit_rate", "Hits in a hundred reads.", |tree| {
         parts::hit_rate(far_hits(tree), far_misses(tree))
     }),
+];
+
+const SHARDS: &[Field<Inspection>] = &[
+    flag("cache_available", "Whether the cache can be reached.", |tree| {
+        parts::is_up(parts::far(tree))
+    }),
+    count("cache_hits", "Reads that the cache answered.", far_hits),
+    count("cache_misses", "Reads that went to a shard.", far_misses),
+    count("cache_keys", "Entries in the cache.", far_keys),
+    percent("cache_hit_rate", "Hits in a hundred reads.", |tree| {
+        parts::hit_rate(far_hits(tree), far_misses(tree))
+    }),
+    count("num_shards", "How many shards there are.", |tree| {
+        figure(tree.find("shard-router"), "shards")
+    }),
+    Field::new(
+        "shard_pool_sizes",
+        "Open connections to each shard.",
+        Getter::Counts(|tree| {
+            parts::by_shard(tree, |shard| figure(shard.find("pool"), "pool_size"))
+        }),
+    ),
+    Field::new(
+        "shard_distribution",
+        "Records of each shard, at most a second old; of large ones, the last estimate. While slots \
+         move, also what is on its way.",
+        Getter::Counts(|tree| parts::by_shard(tree, |shard| figure(Some(shard), "records"))),
+    ),
+    Field::new(
+        "shard_reads",
+        "Reads of each shard through this instance.",
+        Getter::Counts(|tree| parts::by_shard(tree, |shard| figure(Some(shard), "reads"))),
+    ),
+    Field::new(
+        "shard_writes",
+        "Writes to each shard through this instance.",
+        Getter::Counts(|tree| parts::by_shard(tree, |shard| figure(Some(shard), "writes"))),
+    ),
+    Field::new(
+        "hot_keys",
+        "The keys asked for most, and about how often, among the calls of this instance.",
+        Getter::Counts(|tree| {
+            let keys = tree.find("shard-router").map(|it| &it.options);
+            let keys = keys.into_iter().flatten().filter(|(name, _)| *name == "hot_key");
+            let parted = keys.filter_map(|(_, text)| text.rsplit_once(' '));
+            parted.filter_map(|(key, count)| Some((key.to_owned(), count.parse().ok()?))).collect()
+        }),
+    ),
 ];
 
 const TWO_CACHES: &[Field<Inspection>] = &[

@@ -1,5 +1,7 @@
 //! The parts of a stack that the documents' API names, found in its inspection.
 
+use std::collections::BTreeMap;
+
 use terrace_core::{Inspection, Status};
 
 use crate::http::schema::{Field, Getter};
@@ -14,6 +16,25 @@ pub(super) const DATABASE: Field<Inspection> = Field::new(
         if leaf.status == Status::Down { "unhealthy" } else { "healthy" }
     }),
 );
+
+/// `shards: {shard_0: healthy | unhealthy}`.
+pub(super) const SHARDS: Field<Inspection> = Field::new(
+    "shards",
+    "Whether each shard can be read or written.",
+    Getter::Words(&["healthy", "unhealthy"], |tree| {
+        by_shard(tree, |shard| match shard.status {
+            Status::Down => "unhealthy",
+            _ => "healthy",
+        })
+    }),
+);
+
+/// Something of each shard, by their names.
+pub(super) fn by_shard<T>(tree: &Inspection, of: impl Fn(&Inspection) -> T) -> BTreeMap<String, T> {
+    let shards = tree.find("shard-router").map(|router| &router.children);
+    let shards = shards.into_iter().flatten();
+    shards.map(|shard| (format!("shard_{}", figure(Some(shard), "number")), of(shard))).collect()
+}
 
 /// What leaf stores call themselves.
 const DATABASES: [&str; 3] = ["postgres", "sqlite", "memory"];

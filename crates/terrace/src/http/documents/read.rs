@@ -2,7 +2,7 @@
 
 use hyper::{Method, StatusCode};
 
-use super::{DocumentsFace, GROUP};
+use super::{DocumentsFace, GROUP, shard_id};
 use crate::http::call::Call;
 use crate::http::endpoint::Endpoint;
 use crate::http::json::Object;
@@ -19,6 +19,7 @@ pub(super) fn endpoint(face: &'static DocumentsFace) -> Endpoint {
         ("message", Shape::MaybeText.schema("Null beside a record.")),
     ];
     answer.extend(face.read_fields.iter().map(Field::described));
+    answer.extend(face.sharded.then(shard_id));
     Endpoint::new(Method::GET, "/read/{key}", move |call| Box::pin(read(call, face)))
         .summary(GROUP, "Read a record")
         .description("A missing key answers 200 too, with `success: false`.")
@@ -45,6 +46,9 @@ async fn read(call: &mut Call, face: &DocumentsFace) -> Answer {
         .plain_time("created_at", record.map(|record| record.created_at))
         .plain_time("updated_at", record.map(|record| record.updated_at))
         .field("message", &record.is_none().then_some(face.missing));
-    let answer = Field::write_all(face.read_fields, &read, answer);
+    let mut answer = Field::write_all(face.read_fields, &read, answer);
+    if face.sharded {
+        answer = answer.field("shard_id", &call.app.shard_of(&key, read.origin));
+    }
     Ok(reply::json(answer).with_origin(read.origin).with_token(&read.token))
 }

@@ -5,7 +5,7 @@ use serde::Deserialize;
 use serde_json::json;
 use terrace_core::{Key, Write};
 
-use super::{DocumentsFace, GROUP};
+use super::{DocumentsFace, GROUP, shard_id};
 use crate::http::call::Call;
 use crate::http::endpoint::Endpoint;
 use crate::http::fields::{self, Raw};
@@ -29,6 +29,7 @@ pub(super) fn endpoint(face: &'static DocumentsFace) -> Endpoint {
         ("message", Shape::Text.schema("")),
     ];
     answer.extend(face.write_fields.iter().map(Field::described));
+    answer.extend(face.sharded.then(shard_id));
     let request =
         object(&[("key", Shape::Key.schema("")), ("value", Shape::Value.schema(""))]).build();
     Endpoint::new(Method::POST, "/write", move |call| Box::pin(write(call, face)))
@@ -53,8 +54,15 @@ async fn write(call: &mut Call, face: &DocumentsFace) -> Answer {
     let receipt = call.write_one(Write::put(key.clone(), value), &how).await?;
     let answer = Object::with_capacity(96 + key.as_str().len())
         .field("success", &true)
-        .field("key", key.as_str())
-        .field("message", face.written);
+        .field("key", key.as_str());
+    let answer = match face.sharded {
+        false => answer.field("message", face.written),
+        true => {
+            let shard = call.app.shard_of(&key, receipt.origin);
+            let number = shard.map(|shard| shard.to_string()).unwrap_or_default();
+            answer.field("message", &format!("{}{number}", face.written)).field("shard_id", &shard)
+        }
+    };
     let answer = Field::write_all(face.write_fields, &receipt, answer);
     Ok(reply::json(answer)
         .with_origin(receipt.origin)

@@ -1,14 +1,16 @@
 //! `POST /v1/batch/read`.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
+use futures_util::future::join_all;
 use hyper::{Method, StatusCode};
 use serde::Deserialize;
 use serde_json::json;
-use terrace_core::{Error, ErrorKind, Key, Origin, Read, Token};
+use terrace_core::{Error, ErrorKind, Key, Origin, Read, ReadOptions, Token};
 use utoipa::openapi::schema::{AdditionalProperties, OneOfBuilder};
 
 use super::{GROUP, MAX_ANSWER_BYTES, MAX_BATCH, record_schema};
+use crate::http::Shards;
 use crate::http::call::Call;
 use crate::http::endpoint::Endpoint;
 use crate::http::fields::{self, Raw};
@@ -29,13 +31,17 @@ pub(super) fn endpoint() -> Endpoint {
         .additional_properties(Some(AdditionalProperties::FreeForm(false)))
         .build();
     let missing = object(&[("key", Shape::Key.schema("")), ("missing", Shape::True.schema(""))]);
-    let item = OneOfBuilder::new().item(record_schema()).item(missing.build()).build();
+    let unavailable = Shape::True.schema("The shard of this key cannot be reached.");
+    let unavailable = object(&[("key", Shape::Key.schema("")), ("unavailable", unavailable)]);
+    let item = OneOfBuilder::new().item(record_schema()).item(missing.build());
+    let item = item.item(unavailable.build()).build();
     let answer = object(&[("records", array(item.into(), 1, MAX_BATCH))]).build();
     Endpoint::new(Method::POST, "/v1/batch/read", |call| Box::pin(read(call)))
         .summary(GROUP, "Read many records")
         .description(
             "1 to 1000 keys; the answers are in the order asked. 422 when their values have more \
-             than 16 MiB together: ask for fewer keys at once.",
+             than 16 MiB together: ask for fewer keys at once. On a level with shards a key whose \
+             shard does not answer is `unavailable`, while others are answered.",
         )
         .takes(request, json!({"keys": ["greeting", "farewell"]}))
         .reads()
@@ -57,9 +63,12 @@ async fn read(call: &mut Call) -> Answer {
         .collect::<Result<Vec<_>, _>>()?;
     let how = call.read_options()?;
     let (asked, places) = once_each(&keys);
-    let reads = call.read(&asked, &how).await?;
+    let reads = match &call.app.shards {
+        None => call.read(&asked, &how).await?.into_iter().map(Some).collect(),
+        Some(shards) => read_parts(call, &**shards, &asked, &how).await?,
+    };
     let mut token = Token::default();
-    reads.iter().for_each(|read| token.merge(&read.token));
+    reads.iter().flatten().for_each(|read| token.merge(&read.token));
     let found = places.iter().map(|place| reads.get(*place)).collect::<Option<Vec<_>>>();
     let found =
         found.ok_or_else(|| Error::new(ErrorKind::Internal, "a store broke its contract"))?;
@@ -68,14 +77,48 @@ async fn read(call: &mut Call) -> Answer {
     let answer = Object::with_capacity(192 * keys.len()).objects(
         "records",
         answers,
-        |object, (key, read)| match &read.record {
-            Some(record) => object.record(record),
-            None => object.field("key", key.as_str()).field("missing", &true),
+        |object, (key, read)| match read.as_ref().map(|read| &read.record) {
+            Some(Some(record)) => object.record(record),
+            Some(None) => object.field("key", key.as_str()).field("missing", &true),
+            None => object.field("key", key.as_str()).field("unavailable", &true),
         },
     );
     Ok(reply::json(answer)
-        .with_origin(furthest(reads.iter().map(|read| read.origin)))
+        .with_origin(furthest(reads.iter().flatten().map(|read| read.origin)))
         .with_token(&token))
+}
+
+/// Reads the keys of each shard by themselves, so that one which does not answer takes only its own
+/// with it. Fails when no shard answers.
+async fn read_parts(
+    call: &Call,
+    shards: &dyn Shards,
+    keys: &[Key],
+    how: &ReadOptions,
+) -> Result<Vec<Option<Read>>, Problem> {
+    let mut parts = BTreeMap::<_, (Vec<Key>, Vec<usize>)>::new();
+    for (place, key) in keys.iter().enumerate() {
+        let (part, places) = parts.entry(shards.shard_of(key)).or_default();
+        part.push(key.clone());
+        places.push(place);
+    }
+    let read = parts
+        .into_values()
+        .map(|(part, places)| async move { (call.app.store.read(&part, how).await, places) });
+    let (mut reads, mut failure) = (vec![None; keys.len()], None);
+    for (answer, places) in join_all(read).await {
+        match answer {
+            Ok(answers) => {
+                places.into_iter().zip(answers).for_each(|(it, read)| reads[it] = Some(read));
+            }
+            Err(error) if error.is_retryable() => failure = Some(error),
+            Err(error) => return Err(error.into()),
+        }
+    }
+    match failure {
+        Some(error) if reads.iter().all(Option::is_none) => Err(error.into()),
+        _ => Ok(reads),
+    }
 }
 
 /// Each key once, and for each key asked its place among them: a key costs one read, however often
@@ -93,8 +136,8 @@ fn once_each(keys: &[Key]) -> (Vec<Key>, Vec<usize>) {
     (asked, places)
 }
 
-fn check_size(reads: &[&Read]) -> Result<(), Problem> {
-    let records = reads.iter().filter_map(|read| read.record.as_ref());
+fn check_size(reads: &[&Option<Read>]) -> Result<(), Problem> {
+    let records = reads.iter().filter_map(|read| read.as_ref()?.record.as_ref());
     let bytes = records.map(|record| record.value.as_str().len()).sum::<usize>();
     if bytes <= MAX_ANSWER_BYTES {
         return Ok(());

@@ -55,7 +55,8 @@ pub(super) fn endpoint() -> Endpoint {
     Endpoint::new(Method::POST, "/v1/batch/write", |call| Box::pin(write(call)))
         .summary(GROUP, "Write many records")
         .description(
-            "1 to 1000 writes, applied in order in one transaction. A failed `if_version` stops no \
+            "1 to 1000 writes, applied in order in one transaction, on a level with shards in one a \
+             shard: there `status` may be `unavailable` or `unknown` for some. A failed `if_version` stops no \
              other write. `if_version: 0` means that there must be no record.",
         )
         .takes(request, json!({"writes": [{"op": "put", "key": "greeting", "value": "hello"}]}))

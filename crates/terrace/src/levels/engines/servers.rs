@@ -68,11 +68,8 @@ impl Servers {
             Mode::Local => Self::start_local(config, cached).await,
             Mode::Servers => {
                 let (database, cache) = (config.database.url.clone(), config.cache.url.clone());
-                if database.is_empty() {
-                    return Err(Error::invalid(
-                        "no database is named; set DATABASE_URL=postgres://user:password@host/name, \
-                         or use --stores embedded",
-                    ));
+                if database.is_empty() && config.shards.urls.is_empty() {
+                    return Err(no_database());
                 }
                 if cached && cache.is_empty() {
                     return Err(Error::invalid(
@@ -83,6 +80,19 @@ impl Servers {
                 Ok(Self::Urls { database, cache })
             }
         }
+    }
+
+    /// For a command beside the processes that serve: private servers are used and not started.
+    ///
+    /// # Errors
+    /// As [`Servers::start`]; in the local mode also when nobody serves.
+    pub async fn beside(config: &Config, mode: Mode) -> Result<Self> {
+        if mode != Mode::Local {
+            return Self::start(config, mode, false).await;
+        }
+        let directory = config.stores.data_dir.join("local");
+        let (database, cache) = (String::new(), String::new());
+        Ok(Self::Local { database, cache, directory, private: PrivateServers::default() })
     }
 
     async fn start_local(config: &Config, cached: bool) -> Result<Self> {
@@ -153,6 +163,13 @@ impl PrivateServer for RedisServer {
     fn stop(&self) -> BoxFuture<'_, Result<(), LabError>> {
         Box::pin(RedisServer::stop(self))
     }
+}
+
+pub(super) fn no_database() -> Error {
+    Error::invalid(
+        "no database is named; set DATABASE_URL=postgres://user:password@host/name, or use --stores \
+         embedded",
+    )
 }
 
 pub(super) fn no_directory(directory: &Path, error: std::io::Error) -> Error {

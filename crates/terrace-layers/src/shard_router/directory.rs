@@ -1,0 +1,297 @@
+//! All shards that this instance has found, and what each said of itself last.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use futures_util::future::join_all;
+use terrace_core::{
+    BoxFuture, Deadline, Error, ErrorKind, Member, Result, Runtime, Shard, ShardState, Store,
+};
+
+use super::Partitioner;
+use super::map::{ShardMap, Tally, View};
+
+/// Opens shards by their addresses.
+pub trait ShardOpener: fmt::Debug + Send + Sync + 'static {
+    /// The shard at an address: a URL, a path, or what else the opener has given out.
+    fn open<'a>(&'a self, address: &'a str) -> BoxFuture<'a, Result<Arc<dyn Shard>>>;
+}
+
+/// What is put around the records of each shard: batches, limits.
+pub type Around = Arc<dyn Fn(Arc<dyn Store>) -> Arc<dyn Store> + Send + Sync>;
+
+/// See the [module](self).
+pub(super) struct Directory {
+    pub(super) partitioner: Arc<dyn Partitioner>,
+    opener: Arc<dyn ShardOpener>,
+    around: Around,
+    runtime: Runtime,
+    nodes: Vec<Node>,
+    generation: u64,
+}
+
+/// One shard, found or looked for.
+pub(super) struct Node {
+    pub(super) address: String,
+    pub(super) shard: Option<Arc<dyn Shard>>,
+    /// As it was at the last look that succeeded.
+    pub(super) state: Option<ShardState>,
+    /// Why the last look failed.
+    pub(super) failure: Option<Error>,
+    /// A failing one is left alone until then.
+    rests_until: Option<Instant>,
+    tally: Arc<Tally>,
+}
+
+impl Directory {
+    /// How long one shard may take to say what it has.
+    const PATIENCE: Duration = Duration::from_millis(500);
+    /// How long a shard that failed is left alone, so that it does not hold up looks at the others.
+    const REST: Duration = Duration::from_millis(900);
+
+    pub(super) fn new(
+        addresses: &[String],
+        partitioner: Arc<dyn Partitioner>,
+        opener: Arc<dyn ShardOpener>,
+        around: Around,
+        runtime: Runtime,
+    ) -> Self {
+        let nodes = addresses.iter().map(|address| Node::at(address)).collect();
+        Self { partitioner, opener, around, runtime, nodes, generation: 0 }
+    }
+
+    /// Looks at all shards, opens those that were not known, and draws the map. `before` lends its
+    /// stores to shards that are as they were.
+    pub(super) async fn look(&mut self, before: Option<&ShardMap>) -> Result<ShardMap> {
+        self.look_at_all().await;
+        let members = self.members();
+        let mut missing = false;
+        for Member { number, address } in &members {
+            if self.has(*number) {
+                continue;
+            }
+            if !self.nodes.iter().any(|node| node.address == *address) {
+                self.nodes.push(Node::at(address));
+                self.look_at_all().await;
+            }
+            missing |= !self.has(*number);
+        }
+        self.drop_former(&members);
+        let states = self.states(&members);
+        for state in &states {
+            if state.partitioner != self.partitioner.to_string() {
+                return Err(Error::invalid(
+                    "the shards share out keys in another way than the settings say; set \
+                     shards.partitioner to what the shards have",
+                )
+                .with("shards", state.partitioner.clone()));
+            }
+        }
+        self.generation += 1;
+        let views = self.views(&members, before);
+        let partitioner = Arc::clone(&self.partitioner);
+        Ok(ShardMap::new(partitioner, &states, views, !missing, self.generation).after(before))
+    }
+
+    fn has(&self, number: u16) -> bool {
+        self.nodes.iter().any(|node| node.number() == Some(number))
+    }
+
+    async fn look_at_all(&mut self) {
+        let (runtime, opener) = (&self.runtime, &self.opener);
+        let now = runtime.now();
+        let due = |node: &&mut Node| node.rests_until.is_none_or(|until| until <= now);
+        let due = self.nodes.iter_mut().filter(due);
+        join_all(due.map(|node| node.look(&**opener, runtime))).await;
+        let ends = self.runtime.now() + Self::REST;
+        for node in &mut self.nodes {
+            match &node.failure {
+                None => node.rests_until = None,
+                Some(_) => {
+                    node.rests_until = node.rests_until.filter(|it| *it > now).or(Some(ends))
+                }
+            }
+        }
+    }
+
+    /// The shards that there are, as the one knows that changed last.
+    fn members(&self) -> Vec<Member> {
+        let states = self.nodes.iter().filter_map(|node| node.state.as_ref());
+        let latest = states.max_by_key(|state| state.epoch);
+        latest.map(|state| state.members.clone()).unwrap_or_default()
+    }
+
+    /// Lets go of shards that are none any more.
+    fn drop_former(&mut self, members: &[Member]) {
+        let is_one = |number| members.iter().any(|member| member.number == number);
+        let is_former = |node: &mut Node| node.number().is_some_and(|number| !is_one(number));
+        for former in self.nodes.extract_if(.., is_former).filter_map(|node| node.shard) {
+            // Requests under the old map are refused by it, or end with the connections.
+            self.runtime
+                .spawn("close a former shard", async move {
+                    if let Err(error) = former.close().await {
+                        tracing::debug!(%error, "a former shard did not close in order");
+                    }
+                })
+                .detach();
+        }
+    }
+
+    fn states(&self, members: &[Member]) -> Vec<ShardState> {
+        let states = self.nodes.iter().filter_map(|node| node.state.clone());
+        states.filter(|state| members.iter().any(|it| it.number == state.number)).collect()
+    }
+
+    fn views(&self, members: &[Member], before: Option<&ShardMap>) -> BTreeMap<u16, View> {
+        let mut views = BTreeMap::new();
+        for node in &self.nodes {
+            let (Some(state), Some(shard)) = (&node.state, &node.shard) else { continue };
+            if !members.iter().any(|member| member.number == state.number) {
+                continue;
+            }
+            let (number, epoch) = (state.number, state.epoch);
+            let known = before.and_then(|map| map.view_of(number));
+            let store = match known.filter(|view| view.epoch == epoch) {
+                Some(same) => Arc::clone(&same.store),
+                None => (self.around)(shard.at(epoch)),
+            };
+            views.insert(number, View { number, epoch, store, tally: Arc::clone(&node.tally) });
+        }
+        views
+    }
+
+    /// Makes the configured databases the shards of a new set, unless they are shards already. Any
+    /// number of instances may do it at once: each step is done by the first, and the same by all.
+    pub(super) async fn found(&mut self) -> Result<()> {
+        self.look_at_all().await;
+        let known = self.nodes.iter().filter_map(|node| node.state.as_ref());
+        if known.clone().any(|state| state.founded) {
+            return Ok(());
+        }
+        if let Some(failed) = self.nodes.iter().find_map(|node| node.failure.clone()) {
+            // Who is missing now may have been founded with others.
+            return Err(failed);
+        }
+        let addresses = self.nodes.iter().map(|node| node.address.clone());
+        let members = addresses.zip(0..).map(|(address, number)| Member { number, address });
+        let first = ShardState {
+            cluster: format!("shards-{:012x}", self.runtime.random() >> 16),
+            partitioner: self.partitioner.to_string(),
+            members: members.collect(),
+            epoch: 1,
+            ..ShardState::default()
+        };
+        let first = self.make_shard(0, first).await?;
+        let count = u16::try_from(first.members.len()).unwrap_or(u16::MAX);
+        if first.members.len() != self.nodes.len() {
+            return Err(Error::invalid(
+                "the first shard was made one of another number of shards, which never came to be; \
+                 start once with that number",
+            )
+            .with("shards", count.to_string()));
+        }
+        for number in 1..self.nodes.len() {
+            self.make_shard(number, first.clone()).await?;
+        }
+        let founded = ShardState { founded: true, epoch: 2, ..first };
+        match self.shard(0)?.change(1, founded, terrace_core::Version::NONE).await {
+            // Another instance was faster.
+            Err(error) if error.kind() != ErrorKind::Moved => Err(error),
+            _ => {
+                self.look_at_all().await;
+                Ok(())
+            }
+        }
+    }
+
+    async fn make_shard(&self, index: usize, like: ShardState) -> Result<ShardState> {
+        let number = u16::try_from(index).unwrap_or(u16::MAX);
+        let count = u16::try_from(like.members.len()).unwrap_or(u16::MAX);
+        let owned = self.partitioner.share(count).into_iter().nth(index).unwrap_or_default();
+        let cluster = like.cluster.clone();
+        let found = self.shard(index)?.found(ShardState { number, owned, ..like }).await?;
+        let same = found.number == number && (index == 0 || found.cluster == cluster);
+        if same { Ok(found) } else { Err(foreign(&self.nodes[index].address)) }
+    }
+
+    fn shard(&self, index: usize) -> Result<&Arc<dyn Shard>> {
+        let shard = self.nodes.get(index).and_then(|node| node.shard.as_ref());
+        shard.ok_or_else(|| Error::new(ErrorKind::Unavailable, "a shard cannot be reached"))
+    }
+
+    /// All that was found, for inspection.
+    pub(super) fn nodes(&self) -> &[Node] {
+        &self.nodes
+    }
+}
+
+fn foreign(address: &str) -> Error {
+    let error = Error::invalid(
+        "a database is a shard of another set, or named twice; correct the addresses of the shards",
+    );
+    let host = address.rsplit_once('@').map_or(address, |(_, host)| host);
+    error.with("shard", host.to_owned())
+}
+
+impl Node {
+    fn at(address: &str) -> Self {
+        Self {
+            address: address.to_owned(),
+            shard: None,
+            state: None,
+            failure: None,
+            rests_until: None,
+            tally: Arc::default(),
+        }
+    }
+
+    pub(super) fn number(&self) -> Option<u16> {
+        self.state.as_ref().map(|state| state.number)
+    }
+
+    async fn look(&mut self, opener: &dyn ShardOpener, runtime: &Runtime) {
+        let looked = self.try_look(opener, runtime).await;
+        match looked {
+            Ok(Some(state)) => {
+                // A look that was overtaken by a later one is no news.
+                let news = self.state.as_ref().is_none_or(|known| known.epoch < state.epoch);
+                if news {
+                    self.state = Some(state);
+                }
+                self.failure = None;
+            }
+            Ok(None) => self.failure = None,
+            Err(error) => {
+                tracing::debug!(%error, "a shard does not say what it has");
+                self.failure = Some(error);
+            }
+        }
+    }
+
+    async fn try_look(
+        &mut self,
+        opener: &dyn ShardOpener,
+        runtime: &Runtime,
+    ) -> Result<Option<ShardState>> {
+        let shard = match &self.shard {
+            Some(shard) => Arc::clone(shard),
+            None => {
+                let shard = opener.open(&self.address).await?;
+                self.shard = Some(Arc::clone(&shard));
+                shard
+            }
+        };
+        let deadline = Deadline::at(runtime.now() + Directory::PATIENCE);
+        let asked = runtime.within(deadline, shard.state()).await;
+        asked.unwrap_or_else(|| Err(Deadline::exceeded()))
+    }
+}
+
+impl fmt::Debug for Directory {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let numbers = self.nodes.iter().map(Node::number);
+        f.debug_list().entries(numbers).finish()
+    }
+}

@@ -1,0 +1,95 @@
+//! What `ShardRouter` says of itself and of each shard.
+
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use terrace_core::{Deadline, Inspection, Status, Unit};
+
+use super::Shared;
+use super::directory::Node;
+
+impl Shared {
+    /// How many hot keys are shown.
+    const HOT: usize = 5;
+
+    pub(super) async fn inspect(&self) -> Inspection {
+        let map = self.map.load_full();
+        let within = Deadline::at(self.runtime.now() + Duration::from_millis(900));
+        let directory = match self.runtime.within(within, self.directory.lock()).await {
+            Some(directory) => directory,
+            None => return Inspection::new("shard-router").status(Status::Degraded, "busy"),
+        };
+        let known = directory.nodes().iter().filter_map(|node| {
+            let number = node.number()?;
+            Some((number, node.shard.clone(), node.failure.clone(), node.state.clone()))
+        });
+        let mut known = known.collect::<Vec<_>>();
+        let lost = directory.nodes().iter().filter(|node| is_lost(node)).count();
+        let partitioner = directory.partitioner.to_string();
+        drop(directory);
+        known.sort_by_key(|(number, ..)| *number);
+        let moving = known
+            .iter()
+            .any(|(.., state)| state.as_ref().is_some_and(|state| state.plan.is_some()));
+        let shards = join_all(known.into_iter().map(|(number, shard, failure, _)| {
+            let (map, runtime) = (&map, &self.runtime);
+            async move {
+                let tree = Inspection::new("shard").gauge("number", number.into(), Unit::Count);
+                let tree = tree.gauge("slots", map.slots_of(Some(number)) as u64, Unit::Count);
+                let tally = map.view_of(number).map(|view| &view.tally);
+                let count = |of: Option<u64>| of.unwrap_or_default();
+                let tree = tree
+                    .counter("reads", count(tally.map(|it| it.reads.load(Ordering::Relaxed))))
+                    .counter("writes", count(tally.map(|it| it.writes.load(Ordering::Relaxed))));
+                let Some(shard) = shard else {
+                    return tree.status(Status::Down, "a shard cannot be reached");
+                };
+                let (inner, size) = tokio::join!(
+                    runtime.within(within, shard.inspect()),
+                    runtime.within(within, shard.size())
+                );
+                let tree = match size {
+                    Some(Ok(size)) => tree.gauge("records", size, Unit::Count),
+                    _ => tree,
+                };
+                let down = || Inspection::new("database").status(Status::Down, "does not answer");
+                let tree = tree.needs(inner.unwrap_or_else(down));
+                match failure {
+                    Some(error) => tree.status(Status::Down, error.message().to_owned()),
+                    None => tree,
+                }
+            }
+        }))
+        .await;
+        let down = shards.iter().filter(|shard| shard.status == Status::Down).count() + lost;
+        let all = shards.len() + lost;
+        let (top, calls) = self.hot.top(Self::HOT);
+        let mut tree = Inspection::new("shard-router")
+            .option("partitioner", partitioner)
+            .counter("moved", self.moved.load(Ordering::Relaxed))
+            .gauge("slots_on_their_way", map.slots_of(None) as u64, Unit::Count)
+            .gauge("shards", all as u64, Unit::Count)
+            .counter("calls", calls);
+        for (key, count) in top {
+            tree = tree.option("hot_key", format_args!("{key} {count}"));
+        }
+        tree = match down {
+            0 if map.slots_of(None) > 0 && !moving => {
+                tree.status(Status::Degraded, "slots have no shard; run terrace reshard --resume")
+            }
+            0 => tree,
+            down if down >= all => tree.status(Status::Down, "no shard answers"),
+            _ => tree.status(Status::Degraded, "a shard does not answer; its keys are 503"),
+        };
+        shards.into_iter().fold(tree, |tree, shard| match down >= all {
+            true => tree.needs(shard),
+            false => tree.helped_by(shard),
+        })
+    }
+}
+
+/// Named, and never found to be a shard.
+fn is_lost(node: &Node) -> bool {
+    node.number().is_none() && node.failure.is_some()
+}

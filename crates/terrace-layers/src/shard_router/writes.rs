@@ -1,0 +1,175 @@
+//! How `ShardRouter` writes.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use futures_util::future::join_all;
+use terrace_core::{
+    Durability, Error, ErrorKind, Origin, Outcome, Receipt, Result, Slot, Token, Version, Write,
+    WriteOptions,
+};
+
+use super::map::{ShardMap, View};
+use super::{Shared, unreached};
+
+/// A write and its place in the batch.
+type Placed = (usize, Write);
+
+/// The writes that go to a shard in one transaction: all of them, or with an idempotency key those
+/// of one slot, whose result is kept under that slot.
+type Part = (u16, Option<Slot>);
+
+impl Shared {
+    pub(super) async fn write(
+        &self,
+        batch: Vec<Write>,
+        how: &WriteOptions,
+    ) -> Result<Vec<Receipt>> {
+        self.open()?;
+        how.deadline.check(self.runtime.now())?;
+        batch.iter().for_each(|write| self.hot.note(&write.key));
+        let mut map = self.map.load_full();
+        let mut waits = self.waits(how.deadline);
+        let mut receipts = vec![None; batch.len()];
+        let mut failures = Failures::default();
+        let mut left = batch.into_iter().enumerate().collect::<Vec<Placed>>();
+        while !left.is_empty() {
+            let (parts, nowhere) = split(&map, left, how.idempotency.is_some());
+            let sent = parts.into_iter().map(|(part, writes)| send(&map, part, writes, how));
+            let sent = join_all(sent).await;
+            left = Vec::new();
+            for (answer, number, writes) in sent {
+                match answer {
+                    Ok(answered) => {
+                        for ((place, _), receipt) in writes.into_iter().zip(answered) {
+                            receipts[place] = Some(receipt);
+                        }
+                    }
+                    Err(error) if error.kind() == ErrorKind::Moved => left.extend(writes),
+                    Err(error) => failures.add(number, writes, error),
+                }
+            }
+            if map.whole {
+                left.extend(nowhere);
+            } else if !nowhere.is_empty() {
+                failures.add(0, nowhere, unreached());
+            }
+            if !left.is_empty() {
+                self.moved.fetch_add(1, Ordering::Relaxed);
+                if let Err(error) = self.look_again(&map, &mut waits).await {
+                    failures.add(0, std::mem::take(&mut left), error);
+                }
+                map = self.map.load_full();
+                left.sort_by_key(|(place, _)| *place);
+            }
+        }
+        failures.into_answer(receipts)
+    }
+}
+
+fn split(
+    map: &ShardMap,
+    writes: Vec<Placed>,
+    by_slot: bool,
+) -> (BTreeMap<Part, Vec<Placed>>, Vec<Placed>) {
+    let (mut parts, mut nowhere) = (BTreeMap::<Part, Vec<_>>::new(), Vec::new());
+    for placed in writes {
+        match map.view(&placed.1.key) {
+            Some(view) => {
+                let slot = by_slot.then(|| map.slot(&placed.1.key));
+                parts.entry((view.number, slot)).or_default().push(placed);
+            }
+            None => nowhere.push(placed),
+        }
+    }
+    (parts, nowhere)
+}
+
+async fn send(
+    map: &ShardMap,
+    (number, slot): Part,
+    writes: Vec<Placed>,
+    how: &WriteOptions,
+) -> (Result<Vec<Receipt>>, u16, Vec<Placed>) {
+    let Some(view) = map.view_of(number) else { return (Err(unreached()), number, writes) };
+    let batch = writes.iter().map(|(_, write)| write.clone()).collect();
+    let answer = match (slot, &how.idempotency) {
+        (Some(slot), Some(request)) => {
+            let idempotency = Some(Arc::new(request.part(slot)));
+            view.write(batch, &WriteOptions { idempotency, ..how.clone() }).await
+        }
+        _ => view.write(batch, how).await,
+    };
+    (answer, number, writes)
+}
+
+impl View {
+    /// Writes here, and says so.
+    async fn write(&self, batch: Vec<Write>, how: &WriteOptions) -> Result<Vec<Receipt>> {
+        let count = batch.len();
+        self.tally.writes.fetch_add(count as u64, Ordering::Relaxed);
+        let mut receipts = self.store.write(batch, how).await?;
+        if receipts.len() != count {
+            let message = "a store broke its contract; the write may have been applied";
+            return Err(Error::new(ErrorKind::OutcomeUnknown, message));
+        }
+        for receipt in &mut receipts {
+            receipt.origin = Origin::Shard(self.number);
+        }
+        Ok(receipts)
+    }
+}
+
+/// Writes that their shards did not apply, or may not have.
+#[derive(Default)]
+struct Failures {
+    error: Option<Error>,
+    writes: Vec<(usize, Outcome, u16)>,
+}
+
+impl Failures {
+    fn add(&mut self, number: u16, writes: Vec<Placed>, error: Error) {
+        let outcome = match error.kind() {
+            ErrorKind::OutcomeUnknown | ErrorKind::Internal | ErrorKind::Corrupt => {
+                Outcome::Unknown
+            }
+            _ => Outcome::Unavailable,
+        };
+        self.writes.extend(writes.into_iter().map(|(place, _)| (place, outcome, number)));
+        // Of several failures the one counts that leaves most in doubt.
+        let doubt = |error: &Error| match error.kind() {
+            ErrorKind::OutcomeUnknown => 2,
+            ErrorKind::Internal | ErrorKind::Corrupt => 1,
+            _ => 0,
+        };
+        if self.error.as_ref().is_none_or(|known| doubt(&error) > doubt(known)) {
+            self.error = Some(error);
+        }
+    }
+
+    fn into_answer(self, mut receipts: Vec<Option<Receipt>>) -> Result<Vec<Receipt>> {
+        if let Some(error) = self.error {
+            if self.writes.len() == receipts.len() {
+                return Err(error);
+            }
+            tracing::warn!(%error, writes = self.writes.len(), "a part of a batch was not written");
+        }
+        let known = receipts.iter().flatten().map(|receipt| receipt.durability).max();
+        let durability = known.unwrap_or(Durability::Accepted);
+        for (place, outcome, number) in self.writes {
+            receipts[place] = Some(Receipt {
+                outcome,
+                version: Version::NONE,
+                // The least of a batch is what the batch has reached, and this has reached nothing.
+                durability,
+                token: Token::default(),
+                origin: Origin::Shard(number),
+            });
+        }
+        receipts.into_iter().collect::<Option<Vec<_>>>().ok_or_else(|| {
+            let message = "a store broke its contract; writes may have been applied";
+            Error::new(ErrorKind::OutcomeUnknown, message)
+        })
+    }
+}

@@ -1,0 +1,81 @@
+//! Where keys go.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use terrace_core::testkit::{key, value};
+use terrace_core::{
+    Idempotency, Origin, Outcome, ReadOptions, Runtime, Scan, Shard as _, Store as _,
+    StoreExt as _, Write, WriteOptions,
+};
+
+use super::Shards;
+
+#[tokio::test]
+async fn every_key_lives_on_the_shard_that_answers_for_it_and_on_no_other() {
+    let runtime = Runtime::system();
+    let shards = Shards::of(3, &runtime);
+    let router = shards.router(3, &runtime).await;
+    let other = shards.router(3, &runtime).await;
+    let keys = (0..300).map(|number| key(format!("key-{number}"))).collect::<Vec<_>>();
+    let batch = keys.iter().map(|it| Write::put(it.clone(), value(it))).collect();
+    let receipts = router.write(batch, &WriteOptions::default()).await.unwrap();
+    let reads = other.read(&keys, &ReadOptions::default()).await.unwrap();
+    for ((it, receipt), read) in keys.iter().zip(receipts).zip(reads) {
+        let owner = router.shard_of(it).unwrap();
+        assert_eq!(receipt.origin, Origin::Shard(owner));
+        assert_eq!(read.origin, Origin::Shard(owner));
+        assert_eq!(read.record.unwrap().value.as_str(), it.as_str());
+        for number in 0..3 {
+            let there = shards.shard(number.into()).rows_now().iter().any(|row| row.key == *it);
+            assert_eq!(there, number == owner, "{it} on {number}");
+        }
+    }
+    let used = keys.iter().map(|it| router.shard_of(it)).collect::<HashSet<_>>();
+    assert_eq!(used.len(), 3);
+}
+
+#[tokio::test]
+async fn a_list_is_merged_in_order_and_leaves_out_what_a_shard_does_not_own() {
+    let runtime = Runtime::system();
+    let shards = Shards::of(3, &runtime);
+    let router = shards.router(3, &runtime).await;
+    let mut all = (0..100).map(|number| format!("k{number:03}")).collect::<Vec<_>>();
+    for it in &all {
+        router.put(key(it), value(it)).await.unwrap();
+    }
+    // A copy on its way in.
+    let copies = shards.shard(0).rows_now();
+    let epoch = shards.shard(1).state().await.unwrap().unwrap().epoch;
+    shards.shard(1).apply(epoch, "0", copies, Default::default()).await.unwrap();
+    let mut scan = Scan { limit: 7, ..Scan::prefix("k") };
+    let mut listed = Vec::new();
+    loop {
+        let page = router.scan(&scan, &ReadOptions::default()).await.unwrap();
+        assert!(page.records.len() <= 7);
+        listed.extend(page.records.into_iter().map(|it| it.key.as_str().to_owned()));
+        match page.next {
+            Some(next) => scan.after = Some(next),
+            None => break,
+        }
+    }
+    all.sort();
+    assert_eq!(listed, all);
+}
+
+#[tokio::test]
+async fn a_repeated_request_over_several_shards_answers_its_first_results() {
+    let runtime = Runtime::system();
+    let router = Shards::of(3, &runtime).router(3, &runtime).await;
+    let batch =
+        || (0..20).map(|number| Write::put(key(format!("k{number}")), value("v"))).collect();
+    let idempotency = Some(Arc::new(Idempotency::new("once", [7; 32]).unwrap()));
+    let how = WriteOptions { idempotency, ..WriteOptions::default() };
+    let first = router.write(batch(), &how).await.unwrap();
+    let again = router.write(batch(), &how).await.unwrap();
+    assert!(first.iter().all(|receipt| receipt.outcome == Outcome::Created));
+    let versions = |receipts: Vec<terrace_core::Receipt>| {
+        receipts.into_iter().map(|receipt| receipt.version).collect::<Vec<_>>()
+    };
+    assert_eq!(versions(first), versions(again));
+}

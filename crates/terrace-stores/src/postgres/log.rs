@@ -1,0 +1,324 @@
+//! The change log of a database: every committed change, also what people change by hand.
+//!
+//! The table `commands` is filled in the transaction that changes `records`, by statement-level
+//! triggers over transition tables: one `INSERT ... SELECT` a statement, whatever its size. An upsert
+//! fires both the insert and the update trigger; each sees its own rows, so each row is logged once.
+//!
+//! **Position.** `epoch` is the transaction's number, `offset` the version that it wrote: one number
+//! serves as both. Transactions overlap, so of two changes of one key the later may stand before the
+//! earlier; the higher version is the newer. Rows that came with equal versions of their own, above
+//! all that were drawn, share a position, and always come in one answer.
+//!
+//! **Without a gap.** One statement, so one snapshot, reads what lies below its `xmin`: transactions
+//! that have ended, and that none can precede any more. A transaction that is slow to end, in any
+//! database of the server, therefore holds back what comes after it.
+//!
+//! **Waking.** A notification takes a lock that commits wait for in turn, so writers notify only
+//! when somebody waits: who waits holds an advisory lock, and a writer looks whether it can have it,
+//! after it has inserted. A writer that looked before was unfinished when the waiting one looked at
+//! the log, and held the lock of its transaction; only then does a timer look again, after 2 ms
+//! and up to 100 ms.
+//!
+//! **Not logged**: what sessions do with `session_replication_role = replica`, or after somebody has
+//! disabled the triggers. The log does not outlive its server: where transactions are counted anew, as
+//! after a restore of a dump, it is begun anew under another name at the next start.
+
+mod install;
+mod listener;
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use terrace_core::{
+    BoxFuture, ChangeLog, Changes, Deadline, Error, ErrorKind, Key, Logged, Position, Record,
+    Result, Value,
+};
+use tokio_postgres::Row;
+use tokio_postgres::types::Type;
+
+pub use install::LogBegin;
+pub(super) use install::{current, install, remove};
+use listener::Listener;
+
+use super::connect::Connection;
+use super::read::version;
+use super::statements::Moment;
+use super::work::{Failure, Progress, Work, Worker, corrupt, not_allowed};
+
+/// The committed changes of one PostgreSQL database; see the [module](self). Holds every change since
+/// its beginning, none superseded, unless it was trimmed.
+pub struct PostgresLog {
+    worker: Worker,
+    name: Arc<str>,
+    listener: Listener,
+    #[cfg(feature = "mutants")]
+    by_last_number: bool,
+}
+
+impl PostgresLog {
+    /// The most changes of one answer.
+    pub const MAX_CHANGES: usize = 10_000;
+
+    /// The first look at the log for a transaction that is slow to end; doubles up to
+    /// [`Self::LAST_LOOK`].
+    const FIRST_LOOK: Duration = Duration::from_millis(2);
+    const LAST_LOOK: Duration = Duration::from_millis(100);
+
+    pub(super) fn new(worker: Worker, name: Arc<str>) -> Self {
+        Self {
+            listener: Listener::new(worker.clone()),
+            worker,
+            name,
+            #[cfg(feature = "mutants")]
+            by_last_number: false,
+        }
+    }
+
+    /// The wrong way, which a test must catch: what is visible with a higher version than the last.
+    #[cfg(feature = "mutants")]
+    #[must_use]
+    pub fn by_last_number(mut self) -> Self {
+        self.by_last_number = true;
+        self
+    }
+
+    fn text(&self) -> &'static str {
+        #[cfg(feature = "mutants")]
+        if self.by_last_number {
+            return AFTER_LAST_NUMBER;
+        }
+        AFTER
+    }
+
+    /// The name of this log: another one when it was begun anew, so that what a follower has kept of
+    /// the old one means nothing here.
+    pub fn name(&self) -> Arc<str> {
+        Arc::clone(&self.name)
+    }
+
+    /// Removes changes at or below a position that a later change of the same key, at or below it,
+    /// has superseded; at most `most`. Answers how many. The latest change of each key stays.
+    ///
+    /// # Errors
+    /// As for a write.
+    pub async fn trim(&self, below: Position, most: usize) -> Result<u64> {
+        self.worker.perform(&Trim { below, most }, self.patience()).await
+    }
+
+    /// No caller of a log waits for more than the server's own limits.
+    fn patience(&self) -> Deadline {
+        Deadline::at(self.worker.runtime.now() + self.worker.patience * 2)
+    }
+
+    async fn wait_for(&self, position: Position, deadline: Deadline) -> Result<()> {
+        let runtime = &self.worker.runtime;
+        let mut waiting = self.listener.wait().await?;
+        let mut look = Self::FIRST_LOOK;
+        loop {
+            let (found, unfinished) = waiting.look(position).await?;
+            if found || deadline.passed(runtime.now()) {
+                break;
+            }
+            let until = match unfinished {
+                true => deadline.min(Deadline::at(runtime.now() + look)),
+                false => deadline,
+            };
+            look = (look * 2).min(Self::LAST_LOOK);
+            runtime.within(until, waiting.heard()).await;
+        }
+        waiting.done().await;
+        Ok(())
+    }
+}
+
+impl ChangeLog for PostgresLog {
+    fn after(&self, position: Position, limit: usize) -> BoxFuture<'_, Result<Changes>> {
+        Box::pin(async move {
+            let limit = limit.clamp(1, Self::MAX_CHANGES);
+            let work = ReadLog { text: self.text(), position, limit };
+            self.worker.perform(&work, self.patience()).await
+        })
+    }
+
+    fn wait(&self, position: Position, deadline: Deadline) -> BoxFuture<'_, Result<()>> {
+        Box::pin(async move {
+            let waited = self.worker.runtime.within(deadline, self.wait_for(position, deadline));
+            waited.await.unwrap_or(Ok(()))
+        })
+    }
+
+    fn head(&self) -> BoxFuture<'_, Result<Position>> {
+        Box::pin(async move { self.worker.perform(&Head, self.patience()).await })
+    }
+}
+
+impl fmt::Display for PostgresLog {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("postgres log")
+    }
+}
+
+impl fmt::Debug for PostgresLog {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PostgresLog").field("name", &self.name).finish_non_exhaustive()
+    }
+}
+
+/// The end of a transaction: every version lies before it.
+const ALL_OF_IT: u64 = i64::MAX.cast_unsigned();
+
+/// The most bytes of values in one answer, which holds at least one change.
+const MAX_BYTES: i64 = 16 * 1024 * 1024;
+
+/// One snapshot: its horizon, and what follows the position below it. Changes at one position are
+/// never parted, neither by the limit nor by the bytes.
+const AFTER: &str = "WITH now AS MATERIALIZED ( \
+       SELECT pg_snapshot_xmin(pg_current_snapshot()) AS horizon) \
+     SELECT now.horizon::text, c.transaction::text, c.version, c.type = 'RecordDeleted', \
+       c.created_at, c.time, c.value, c.key, c.more \
+     FROM now LEFT JOIN LATERAL ( \
+       SELECT *, count(*) OVER () >= $3 AS more, sum(octet_length(value)) OVER ( \
+           ORDER BY transaction, version \
+           RANGE BETWEEN UNBOUNDED PRECEDING AND CURRENT ROW EXCLUDE GROUP) AS before \
+       FROM (SELECT * FROM commands \
+         WHERE (transaction, version) > ($1::text::xid8, $2) AND transaction < now.horizon \
+         ORDER BY transaction, version FETCH FIRST $3 ROWS WITH TIES) AS page \
+     ) AS c ON c.before IS NULL OR c.before < $4 \
+     ORDER BY c.transaction, c.version";
+
+/// The wrong way, for the test that must catch it: what is visible after the highest number.
+#[cfg(feature = "mutants")]
+const AFTER_LAST_NUMBER: &str = "SELECT c.transaction::text, c.transaction::text, c.version, \
+       c.type = 'RecordDeleted', c.created_at, c.time, c.value, c.key, true \
+     FROM commands c WHERE $1::text IS NOT NULL AND version > $2 AND $4::bigint > 0 \
+     ORDER BY version LIMIT $3";
+
+struct ReadLog {
+    text: &'static str,
+    position: Position,
+    limit: usize,
+}
+
+impl Work for ReadLog {
+    type Answer = Changes;
+
+    const OPERATION: &'static str = "read the change log";
+
+    async fn run(&self, connection: &Connection, _: &Progress) -> Result<Changes, Failure> {
+        let epoch = self.position.epoch.to_string();
+        let offset = i64::try_from(self.position.offset).unwrap_or(i64::MAX);
+        let limit = i64::try_from(self.limit).unwrap_or(i64::MAX);
+        let rows = connection
+            .ask(
+                self.text,
+                &[
+                    (&epoch, Type::TEXT),
+                    (&offset, Type::INT8),
+                    (&limit, Type::INT8),
+                    (&MAX_BYTES, Type::INT8),
+                ],
+            )
+            .await?;
+        self.changes(&rows)
+    }
+}
+
+impl ReadLog {
+    fn changes(&self, rows: &[Row]) -> Result<Changes, Failure> {
+        let mut changes = Vec::with_capacity(rows.len());
+        let (mut horizon, mut more) = (0, false);
+        for row in rows {
+            horizon = number(row, 0)?;
+            if row.try_get::<_, Option<&str>>(1).map_err(corrupt)?.is_some() {
+                more = row.try_get(8).map_err(corrupt)?;
+                changes.push(logged(row)?);
+            }
+        }
+        // A page that the bytes have cut has fewer rows than it counted.
+        let last = changes.last().map(|change: &Logged| change.position);
+        let end = Position { epoch: horizon.saturating_sub(1), offset: ALL_OF_IT };
+        let cut = more || (!changes.is_empty() && self.is_cut(&changes));
+        let position = match last {
+            Some(last) if cut => last,
+            _ => end.max(self.position),
+        };
+        Ok(Changes { changes, position, more: cut })
+    }
+
+    /// Whether the bytes may have ended the page: when they come near their bound.
+    fn is_cut(&self, changes: &[Logged]) -> bool {
+        let values = changes.iter().filter_map(|change| change.record.as_ref());
+        let bytes = values.map(|record| record.value.as_str().len()).sum::<usize>();
+        i64::try_from(bytes).unwrap_or(i64::MAX) >= MAX_BYTES
+    }
+}
+
+fn number(row: &Row, column: usize) -> Result<u64, Failure> {
+    let text = row.try_get::<_, &str>(column).map_err(corrupt)?;
+    text.parse().map_err(|_| {
+        let message = "the number of a transaction cannot be read";
+        Failure::Refused(Error::new(ErrorKind::Corrupt, message))
+    })
+}
+
+fn logged(row: &Row) -> Result<Logged, Failure> {
+    let version = version(row.try_get(2).map_err(corrupt)?);
+    let position = Position { epoch: number(row, 1)?, offset: version.get() };
+    let key = Key::new(row.try_get::<_, &str>(7).map_err(corrupt)?).map_err(not_allowed)?;
+    let deleted = row.try_get::<_, bool>(3).map_err(corrupt)?;
+    let Moment(created_at) = row.try_get(4).map_err(corrupt)?;
+    let Moment(updated_at) = row.try_get(5).map_err(corrupt)?;
+    let record = if deleted {
+        None
+    } else {
+        let value = row.try_get::<_, &str>(6).map_err(corrupt)?;
+        let value = Value::new(value).map_err(not_allowed)?;
+        Some(Record { key: key.clone(), value, version, created_at, updated_at })
+    };
+    Ok(Logged { position, key, version, record })
+}
+
+struct Head;
+
+impl Work for Head {
+    type Answer = Position;
+
+    const OPERATION: &'static str = "find the head of the change log";
+
+    async fn run(&self, connection: &Connection, _: &Progress) -> Result<Position, Failure> {
+        const XMAX: &str = "SELECT pg_snapshot_xmax(pg_current_snapshot())::text";
+        let rows = connection.ask(XMAX, &[]).await?;
+        let next = rows.first().map_or(Ok(0), |row| number(row, 0))?;
+        Ok(Position { epoch: next.saturating_sub(1), offset: ALL_OF_IT })
+    }
+}
+
+struct Trim {
+    below: Position,
+    most: usize,
+}
+
+impl Work for Trim {
+    type Answer = u64;
+
+    const OPERATION: &'static str = "trim the change log";
+
+    async fn run(&self, connection: &Connection, progress: &Progress) -> Result<u64, Failure> {
+        const SUPERSEDED: &str = "WITH ranked AS (SELECT c.ctid AS place, max(c.version) OVER ( \
+               PARTITION BY c.key) > c.version AS old \
+             FROM commands c WHERE (c.transaction, c.version) <= ($1::text::xid8, $2)), \
+           gone AS (DELETE FROM commands WHERE ctid = ANY (ARRAY( \
+             SELECT place FROM ranked WHERE old LIMIT $3)) RETURNING 1) \
+           SELECT count(*) FROM gone";
+        progress.commits();
+        let epoch = self.below.epoch.to_string();
+        let offset = i64::try_from(self.below.offset).unwrap_or(i64::MAX);
+        let most = i64::try_from(self.most).unwrap_or(i64::MAX);
+        let rows = connection
+            .ask(SUPERSEDED, &[(&epoch, Type::TEXT), (&offset, Type::INT8), (&most, Type::INT8)])
+            .await?;
+        let gone = rows.first().map_or(Ok(0_i64), |row| row.try_get(0)).map_err(corrupt)?;
+        Ok(u64::try_from(gone).unwrap_or(0))
+    }
+}

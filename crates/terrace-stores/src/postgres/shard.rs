@@ -1,0 +1,275 @@
+//! A PostgreSQL database that is one of several shards.
+//!
+//! The table `shard` has one row: the epoch, and what the shard says of itself. Two functions look at
+//! it. `shard_look` is called by reads and is stable, so it sees what the read's own snapshot sees: a
+//! read that is let in has begun before the shard gave anything up, and answers from that moment.
+//! `shard_enter` is called by writes: it takes an advisory lock, shared, which it keeps until the
+//! transaction has ended, and then looks in a new snapshot. Who changes the row takes the lock
+//! alone: it waits for the writers that were let in, and those behind it see the new epoch. A
+//! reader therefore costs nobody a lock, and a writer none that two writers compete for.
+
+mod change;
+mod rows;
+mod take;
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use terrace_core::shard::{RequestResult, Reserved};
+use terrace_core::{
+    BoxFuture, Follow, Inspection, KeptLog, Key, Logged, Page, Read, ReadOptions, Receipt, Result,
+    Rows, Runtime, Scan, Shard, ShardState, SlotSet, Store, Version, Write, WriteOptions,
+};
+use tokio::sync::Mutex;
+use tokio_postgres::Client;
+
+use super::connect::Connection;
+use super::migrate::{failed, lock, run};
+use super::sqlstate::{Stage, explain};
+use super::{LogBegin, PostgresOptions, PostgresStore};
+
+/// The class of the advisory lock of writers and changes; the object is the table `shard`.
+const LOCK: i32 = 1_952_805_492;
+/// The class of the advisory lock of who moves slots.
+const MOVING: i32 = 1_952_805_493;
+
+/// Makes what is missing.
+pub(super) async fn install(client: &mut Client, schema: &str) -> Result<()> {
+    let known = "SELECT to_regproc('shard_enter') IS NOT NULL";
+    if client.query_one(known, &[]).await.map_err(failed)?.get(0) {
+        return Ok(());
+    }
+    let transaction = client.transaction().await.map_err(failed)?;
+    lock(&transaction, schema).await?;
+    run(
+        &transaction,
+        &format!(
+            "CREATE TABLE IF NOT EXISTS shard (
+                one boolean PRIMARY KEY DEFAULT true CHECK (one),
+                epoch bigint NOT NULL,
+                state text NOT NULL
+            );
+            CREATE TABLE IF NOT EXISTS shard_followed (source text PRIMARY KEY, follow text NOT NULL);
+            CREATE OR REPLACE FUNCTION shard_look(asked bigint) RETURNS boolean
+            LANGUAGE plpgsql STABLE AS $$ BEGIN
+                IF (SELECT epoch FROM {schema}.shard) IS DISTINCT FROM asked THEN
+                    RAISE EXCEPTION 'moved' USING ERRCODE = 'TR001';
+                END IF;
+                RETURN true;
+            END $$;
+            CREATE OR REPLACE FUNCTION shard_enter(asked bigint) RETURNS boolean
+            LANGUAGE plpgsql VOLATILE AS $$ BEGIN
+                PERFORM pg_advisory_xact_lock_shared({LOCK}, '{schema}.shard'::regclass::oid::int);
+                IF (SELECT epoch FROM {schema}.shard) IS DISTINCT FROM asked THEN
+                    RAISE EXCEPTION 'moved' USING ERRCODE = 'TR001';
+                END IF;
+                RETURN true;
+            END $$"
+        ),
+    )
+    .await?;
+    transaction.commit().await.map_err(failed)
+}
+
+/// A [`PostgresStore`] that is one shard of several; see the [module](self).
+#[derive(Clone)]
+pub struct PostgresShard {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    store: Arc<PostgresStore>,
+    schema: String,
+    /// A session for what is done rarely and must not wait for the pool.
+    session: Mutex<Option<Connection>>,
+    /// How many records there were, and when they were counted.
+    counted: Mutex<Option<(std::time::Instant, u64)>>,
+}
+
+impl PostgresShard {
+    /// Connects as [`PostgresStore::connect`] does, and makes the tables of a shard.
+    ///
+    /// # Errors
+    /// As [`PostgresStore::connect`].
+    pub async fn connect(mut options: PostgresOptions, runtime: Runtime) -> Result<Self> {
+        options.shard = true;
+        let schema = options.schema.clone();
+        let store = Arc::new(PostgresStore::connect(options, runtime).await?);
+        let (session, counted) = (Mutex::default(), Mutex::default());
+        Ok(Self { inner: Arc::new(Inner { store, schema, session, counted }) })
+    }
+}
+
+impl Inner {
+    fn now(&self) -> std::time::Instant {
+        self.store.worker.runtime.now()
+    }
+
+    async fn open(&self) -> Result<Connection> {
+        self.store.worker.pool.connector().open().await
+    }
+
+    /// The session, taken out, so that one which is dropped half-way is not used again.
+    async fn take_session(&self) -> Result<(Connection, SessionPlace<'_>)> {
+        let mut place = self.session.lock().await;
+        let session = place.take().filter(|session| !session.is_closed());
+        let session = match session {
+            Some(session) => session,
+            None => self.open().await?,
+        };
+        Ok((session, place))
+    }
+}
+
+type SessionPlace<'a> = tokio::sync::MutexGuard<'a, Option<Connection>>;
+
+/// A failure of a session that this module uses.
+fn refused(error: tokio_postgres::Error) -> terrace_core::Error {
+    explain(error, Stage::Harmless).with("store", "postgres")
+}
+
+/// PostgreSQL's numbers are signed; an epoch grows by one.
+fn signed(number: u64) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
+}
+
+impl fmt::Display for PostgresShard {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("postgres")
+    }
+}
+
+impl fmt::Debug for PostgresShard {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("PostgresShard").field(&self.inner.store).finish()
+    }
+}
+
+impl Shard for PostgresShard {
+    fn at(&self, epoch: u64) -> Arc<dyn Store> {
+        Arc::new(At { store: Arc::clone(&self.inner.store), epoch: signed(epoch) })
+    }
+
+    fn state(&self) -> BoxFuture<'_, Result<Option<ShardState>>> {
+        Box::pin(self.inner.state())
+    }
+
+    fn found(&self, state: ShardState) -> BoxFuture<'_, Result<ShardState>> {
+        Box::pin(self.inner.found(state))
+    }
+
+    fn change(&self, from: u64, to: ShardState, floor: Version) -> BoxFuture<'_, Result<Version>> {
+        Box::pin(self.inner.change(from, to, floor))
+    }
+
+    fn keep_log(&self) -> BoxFuture<'_, Result<KeptLog>> {
+        Box::pin(async {
+            let log = self.inner.store.install_log(LogBegin::Empty).await?;
+            Ok(KeptLog { name: log.name(), log: Arc::new(log) })
+        })
+    }
+
+    fn end_log(&self) -> BoxFuture<'_, Result<()>> {
+        Box::pin(async {
+            self.inner.store.remove_log().await?;
+            self.inner.forget_followed().await
+        })
+    }
+
+    fn rows<'a>(
+        &'a self,
+        after: Option<Key>,
+        quiet: Option<BoxFuture<'a, Result<()>>>,
+    ) -> BoxFuture<'a, Result<Box<dyn Rows>>> {
+        Box::pin(self.inner.rows(after, quiet))
+    }
+
+    fn followed(&self, source: &str) -> BoxFuture<'_, Result<Option<Follow>>> {
+        Box::pin(self.inner.followed(source.to_owned()))
+    }
+
+    fn apply(
+        &self,
+        epoch: u64,
+        source: &str,
+        rows: Vec<Logged>,
+        follow: Follow,
+    ) -> BoxFuture<'_, Result<()>> {
+        Box::pin(self.inner.apply(epoch, source.to_owned(), rows, follow))
+    }
+
+    fn results(&self, slots: &SlotSet) -> BoxFuture<'_, Result<Vec<RequestResult>>> {
+        Box::pin(self.inner.results(slots.clone()))
+    }
+
+    fn keep_results(&self, epoch: u64, results: Vec<RequestResult>) -> BoxFuture<'_, Result<()>> {
+        Box::pin(self.inner.keep_results(epoch, results))
+    }
+
+    fn forget(&self, epoch: u64, keys: Vec<Key>) -> BoxFuture<'_, Result<()>> {
+        Box::pin(self.inner.forget(epoch, keys))
+    }
+
+    fn reserve(&self) -> BoxFuture<'_, Result<Reserved>> {
+        Box::pin(self.inner.reserve())
+    }
+
+    fn inspect(&self) -> BoxFuture<'_, Inspection> {
+        self.inner.store.inspect()
+    }
+
+    fn size(&self) -> BoxFuture<'_, Result<u64>> {
+        Box::pin(self.inner.size())
+    }
+
+    fn close(&self) -> BoxFuture<'_, Result<()>> {
+        self.inner.store.close()
+    }
+}
+
+/// The records, under one epoch.
+#[derive(Debug)]
+struct At {
+    store: Arc<PostgresStore>,
+    epoch: i64,
+}
+
+impl fmt::Display for At {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("postgres")
+    }
+}
+
+impl Store for At {
+    fn read<'a>(
+        &'a self,
+        keys: &'a [Key],
+        how: &'a ReadOptions,
+    ) -> BoxFuture<'a, Result<Vec<Read>>> {
+        Box::pin(self.store.read_under(keys, how, Some(self.epoch)))
+    }
+
+    fn write<'a>(
+        &'a self,
+        batch: Vec<Write>,
+        how: &'a WriteOptions,
+    ) -> BoxFuture<'a, Result<Vec<Receipt>>> {
+        Box::pin(async move { self.store.write_under(&batch, how, Some(self.epoch)).await })
+    }
+
+    fn scan<'a>(&'a self, scan: &'a Scan, how: &'a ReadOptions) -> BoxFuture<'a, Result<Page>> {
+        Box::pin(self.store.scan_under(scan, how, Some(self.epoch)))
+    }
+
+    fn inspect(&self) -> BoxFuture<'_, Inspection> {
+        self.store.inspect()
+    }
+
+    fn close(&self) -> BoxFuture<'_, Result<()>> {
+        self.store.close()
+    }
+}
+
+/// How long a count of the records is good for.
+const COUNTED_FOR: Duration = Duration::from_secs(1);

@@ -1,0 +1,127 @@
+//! What a shard says of itself, and how that changes.
+
+use terrace_core::shard::{Reserved, moved};
+use terrace_core::{Error, ErrorKind, Result, ShardState, Version};
+use tokio_postgres::Client;
+
+use super::super::sqlstate::{Stage, explain};
+use super::{COUNTED_FOR, Inner, LOCK, MOVING, refused, signed};
+
+impl Inner {
+    pub(super) async fn state(&self) -> Result<Option<ShardState>> {
+        let (mut session, mut place) = self.take_session().await?;
+        let found = session.client().query_typed("SELECT state FROM shard", &[]).await;
+        let found = found.map_err(refused)?;
+        *place = Some(session);
+        found.first().map(|row| parsed(row.get(0))).transpose()
+    }
+
+    pub(super) async fn found(&self, state: ShardState) -> Result<ShardState> {
+        const FOUND: &str =
+            "INSERT INTO shard (epoch, state) VALUES ($1, $2) ON CONFLICT (one) DO NOTHING";
+        let (mut session, mut place) = self.take_session().await?;
+        let (epoch, text) = (signed(state.epoch), text(&state)?);
+        let client = session.client();
+        client.execute(FOUND, &[&epoch, &text]).await.map_err(refused)?;
+        let found = client.query_one("SELECT state FROM shard", &[]).await.map_err(refused)?;
+        *place = Some(session);
+        parsed(found.get(0))
+    }
+
+    /// The lock first, then a look in a later statement: its snapshot has all writes that were let in.
+    pub(super) async fn change(
+        &self,
+        from: u64,
+        to: ShardState,
+        floor: Version,
+    ) -> Result<Version> {
+        let (mut session, mut place) = self.take_session().await?;
+        let changed = change(session.client(), from, &to, floor, &self.schema).await;
+        if changed.is_ok() || !session.is_closed() {
+            *place = Some(session);
+        }
+        changed
+    }
+
+    /// An advisory lock of a session that lives as long as what is answered.
+    pub(super) async fn reserve(&self) -> Result<Reserved> {
+        let mut session = self.open().await?;
+        let reserve = format!(
+            "SELECT pg_try_advisory_lock({MOVING}, '{}.shard'::regclass::oid::int)",
+            self.schema
+        );
+        let reserved = session.client().query_one(&reserve, &[]).await.map_err(refused)?;
+        if !reserved.get::<_, bool>(0) {
+            let message = "another terrace reshard is at work; wait for its end";
+            return Err(Error::new(ErrorKind::Unavailable, message));
+        }
+        Ok(Box::new(session))
+    }
+
+    /// Counted up to a size that takes milliseconds, beyond that estimated from the last ANALYZE.
+    pub(super) async fn size(&self) -> Result<u64> {
+        const ESTIMATE: &str =
+            "SELECT reltuples::bigint FROM pg_class WHERE oid = to_regclass('records')";
+        const COUNT: &str = "SELECT count(*) FROM records WHERE NOT deleted";
+        const LARGE: i64 = 200_000;
+        let mut counted = self.counted.lock().await;
+        if let Some((at, size)) = *counted
+            && self.now().saturating_duration_since(at) < COUNTED_FOR
+        {
+            return Ok(size);
+        }
+        let (mut session, mut place) = self.take_session().await?;
+        let client = session.client();
+        let mut size: i64 = client.query_one(ESTIMATE, &[]).await.map_err(refused)?.get(0);
+        if size < LARGE {
+            size = client.query_one(COUNT, &[]).await.map_err(refused)?.get(0);
+        }
+        *place = Some(session);
+        let size = u64::try_from(size).unwrap_or(0);
+        *counted = Some((self.now(), size));
+        Ok(size)
+    }
+}
+
+async fn change(
+    client: &mut Client,
+    from: u64,
+    to: &ShardState,
+    floor: Version,
+    schema: &str,
+) -> Result<Version> {
+    const LATEST: &str =
+        "SELECT CASE WHEN is_called THEN last_value ELSE 0 END FROM records_version";
+    let transaction = client.transaction().await.map_err(refused)?;
+    let alone =
+        format!("SELECT pg_advisory_xact_lock({LOCK}, '{schema}.shard'::regclass::oid::int)");
+    transaction.batch_execute(&alone).await.map_err(refused)?;
+    let update = "UPDATE shard SET epoch = $2, state = $3 WHERE epoch = $1";
+    let (before, after, text) = (signed(from), signed(to.epoch), text(to)?);
+    let changed = transaction.execute(update, &[&before, &after, &text]).await.map_err(refused)?;
+    if changed != 1 {
+        return Err(moved());
+    }
+    // Nobody draws: who writes has entered, and who has entered holds the lock.
+    let latest: i64 = transaction.query_one(LATEST, &[]).await.map_err(refused)?.get(0);
+    let floor = signed(floor.get());
+    if latest < floor {
+        let raise = "SELECT setval('records_version', $1)";
+        transaction.execute(raise, &[&floor]).await.map_err(refused)?;
+    }
+    transaction.commit().await.map_err(|error| explain(error, Stage::Committing))?;
+    Ok(super::super::read::version(latest.max(floor)))
+}
+
+fn parsed(text: &str) -> Result<ShardState> {
+    serde_json::from_str(text).map_err(|error| {
+        let message = "what the table `shard` holds cannot be read; restore it from a backup";
+        Error::new(ErrorKind::Corrupt, message).caused_by(error)
+    })
+}
+
+fn text(state: &ShardState) -> Result<String> {
+    serde_json::to_string(state).map_err(|error| {
+        Error::new(ErrorKind::Internal, "the state cannot be written").caused_by(error)
+    })
+}

@@ -1,0 +1,408 @@
+//! The change log: every change once, none lost to a slow transaction, woken by writers.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use terrace_core::{
+    ChangeLog, Deadline, Idempotency, Logged, Outcome, Position, Receipt, Runtime, Store, StoreExt,
+    Write, WriteOptions,
+};
+use terrace_lab::testing;
+use terrace_stores::postgres::{ConnectionSource, LogBegin, PostgresLog};
+use terrace_stores::{PostgresOptions, PostgresStore};
+
+use super::{connect, key, session, value, within};
+
+async fn logged(url: &str) -> (PostgresStore, PostgresLog) {
+    let options = PostgresOptions {
+        source: ConnectionSource::pooled(1, 8),
+        change_log: true,
+        connect_timeout: Duration::from_secs(30),
+        ..PostgresOptions::new(url)
+    };
+    let store = PostgresStore::connect(options, Runtime::system()).await.expect("a store");
+    let log = store.log().await.expect("an answer").expect("a log");
+    (store, log)
+}
+
+/// What follows a position, once all that was committed can be read. Other tests of the server have
+/// transactions, too, which hold the horizon back.
+async fn follow(log: &PostgresLog, from: Position, limit: usize) -> (Vec<Logged>, Position) {
+    let head = log.head().await.expect("a head");
+    let (mut all, mut position) = (Vec::new(), from);
+    while position < head {
+        let page = log.after(position, limit).await.expect("a page");
+        if page.position == position {
+            log.wait(position, within(Duration::from_millis(20))).await.expect("a wait");
+        }
+        position = page.position;
+        all.extend(page.changes);
+    }
+    (all, position)
+}
+
+fn told(changes: &[Logged]) -> Vec<(String, Option<String>)> {
+    let text = |change: &Logged| {
+        let value = change.record.as_ref().map(|record| record.value.as_str().to_owned());
+        (change.key.as_str().to_owned(), value)
+    };
+    changes.iter().map(text).collect()
+}
+
+fn expected(changes: &[(&str, Option<&str>)]) -> Vec<(String, Option<String>)> {
+    changes.iter().map(|(key, value)| (key.to_string(), value.map(str::to_owned))).collect()
+}
+
+async fn write(store: &PostgresStore, batch: Vec<Write>) -> Vec<Receipt> {
+    store.write(batch, &WriteOptions::default()).await.expect("receipts")
+}
+
+#[tokio::test]
+async fn each_change_is_logged_once_with_its_version() {
+    let (store, log) = logged(&testing::fresh_database()).await;
+    let put = |name: &str, text: &str| Write::put(key(name), value(text));
+    let mut receipts = write(&store, vec![put("b", "1"), put("a", "1")]).await;
+    // An upsert of old and new rows fires two triggers.
+    receipts.extend(write(&store, vec![put("a", "2"), put("c", "1")]).await);
+    receipts.extend(write(&store, vec![Write::delete(key("a")), put("b", "2")]).await);
+    receipts.extend(write(&store, vec![Write::delete(key("missing"))]).await);
+    // Changes that the batch supersedes are changes, too.
+    receipts.extend(write(&store, vec![put("d", "1"), put("d", "2"), put("d", "3")]).await);
+    receipts.extend(write(&store, vec![put("e", "1"), Write::delete(key("e"))]).await);
+    let (changes, _) = follow(&log, Position::default(), 3).await;
+    let mut versions = changes.iter().map(|change| change.version).collect::<Vec<_>>();
+    versions.sort_unstable();
+    let mut applied = receipts
+        .iter()
+        .filter(|receipt| receipt.outcome.is_applied())
+        .map(|receipt| receipt.version)
+        .collect::<Vec<_>>();
+    applied.sort_unstable();
+    assert_eq!(versions, applied);
+    let by_key = |name: &str| {
+        let changes = changes.iter().filter(|change| change.key.as_str() == name).cloned();
+        told(&changes.collect::<Vec<_>>())
+    };
+    assert_eq!(by_key("a"), expected(&[("a", Some("1")), ("a", Some("2")), ("a", None)]));
+    assert_eq!(by_key("d"), expected(&[("d", Some("1")), ("d", Some("2")), ("d", Some("3"))]));
+    assert_eq!(by_key("e"), expected(&[("e", Some("1")), ("e", None)]));
+    for receipt in receipts {
+        let named = receipt.token.position(&log.name());
+        let position = changes.iter().find(|change| change.version == receipt.version);
+        match receipt.outcome.is_applied() {
+            true => assert_eq!(named, position.map(|change| change.position)),
+            false => assert_eq!((receipt.outcome, named), (Outcome::Absent, None)),
+        }
+    }
+    let record = changes.iter().rfind(|change| change.key.as_str() == "c").expect("c");
+    let stored = store.get(&key("c")).await.expect("a read");
+    assert_eq!(record.record, stored, "times and all");
+}
+
+#[tokio::test]
+async fn what_people_change_is_logged() {
+    let url = testing::fresh_database();
+    let (store, log) = logged(&url).await;
+    let hand = session(&url).await;
+    let mut position = Position::default();
+    for (command, changes) in [
+        ("INSERT INTO records (key, value) VALUES ('a', '1'), ('b', '1')", vec!["a=1", "b=1"]),
+        ("UPDATE records SET value = '2' WHERE key = 'a'", vec!["a=2"]),
+        (
+            "UPDATE records SET value = '3', version = nextval('records_version')",
+            vec!["a=3", "b=3"],
+        ),
+        ("UPDATE records SET key = 'c' WHERE key = 'a'", vec!["a", "c=3"]),
+        ("UPDATE records SET deleted = true WHERE key = 'c'", vec!["c"]),
+        ("DELETE FROM records", vec!["b"]),
+        (
+            "COPY records (key, value) FROM PROGRAM 'printf ''x\\t1\\ny\\t1\\n'''",
+            vec!["x=1", "y=1"],
+        ),
+        ("DELETE FROM records WHERE key = 'x'", vec!["x"]),
+        ("TRUNCATE records", vec!["y"]),
+        ("BEGIN; INSERT INTO records (key, value) VALUES ('z', '1'); ROLLBACK", vec![]),
+    ] {
+        hand.batch_execute(command).await.expect(command);
+        let (found, end) = follow(&log, position, 100).await;
+        let mut found = found
+            .iter()
+            .map(|change| match &change.record {
+                Some(record) => format!("{}={}", change.key.as_str(), record.value.as_str()),
+                None => change.key.as_str().to_owned(),
+            })
+            .collect::<Vec<_>>();
+        found.sort();
+        assert_eq!(found, changes, "{command}");
+        position = end;
+    }
+    let again = store.put(key("y"), value("2")).await.expect("a put");
+    let (found, _) = follow(&log, position, 100).await;
+    assert_eq!(found[0].version, again.version, "past that of the deletion");
+}
+
+/// A transaction draws its number, a faster one draws a later number and commits first.
+async fn slow_and_fast(log: &PostgresLog, store: &PostgresStore, url: &str) -> Vec<String> {
+    let slow = session(url).await;
+    slow.batch_execute("BEGIN; INSERT INTO records (key, value) VALUES ('slow', '1')")
+        .await
+        .expect("a transaction");
+    store.put(key("fast"), value("1")).await.expect("a put");
+    let before = log.after(Position::default(), 100).await.expect("a page");
+    slow.batch_execute("COMMIT").await.expect("a commit");
+    let (after, _) = follow(log, before.position, 100).await;
+    let changes = before.changes.iter().chain(&after);
+    changes.map(|change| change.key.as_str().to_owned()).collect()
+}
+
+#[tokio::test]
+async fn a_slow_transaction_with_a_small_number_is_not_lost() {
+    let url = testing::fresh_database();
+    let (store, log) = logged(&url).await;
+    assert_eq!(slow_and_fast(&log, &store, &url).await, ["slow", "fast"]);
+}
+
+#[cfg(feature = "mutants")]
+#[tokio::test]
+async fn reading_past_the_last_number_loses_the_slow_transaction() {
+    let url = testing::fresh_database();
+    let (store, log) = logged(&url).await;
+    let log = log.by_last_number();
+    let slow = session(&url).await;
+    slow.batch_execute("BEGIN; INSERT INTO records (key, value) VALUES ('slow', '1')")
+        .await
+        .expect("a transaction");
+    store.put(key("fast"), value("1")).await.expect("a put");
+    let before = log.after(Position::default(), 100).await.expect("a page");
+    slow.batch_execute("COMMIT").await.expect("a commit");
+    let after = log.after(before.position, 100).await.expect("a page");
+    assert_eq!(told(&before.changes), expected(&[("fast", Some("1"))]));
+    assert!(after.changes.is_empty(), "the mutant has lost `slow`: the test above would be red");
+}
+
+#[tokio::test]
+async fn who_waits_is_woken_by_a_write_and_by_the_end_of_a_slow_transaction() {
+    let url = testing::fresh_database();
+    let (store, log) = logged(&url).await;
+    let (_, mut position) = follow(&log, Position::default(), 10).await;
+    for round in 0..20 {
+        let patience = within(Duration::from_secs(60));
+        let (waited, written) = futures_util::future::join(
+            log.wait(position, patience),
+            store.put(key("a"), value(&round.to_string())),
+        )
+        .await;
+        waited.expect("woken");
+        written.expect("a put");
+        let (found, end) = follow(&log, position, 10).await;
+        assert_eq!(found.len(), 1);
+        position = end;
+    }
+    // The slow one looked for who waits before anybody did, so it will not notify.
+    let slow = session(&url).await;
+    slow.batch_execute("BEGIN; INSERT INTO records (key, value) VALUES ('slow', '1')")
+        .await
+        .expect("a transaction");
+    let waiting = async {
+        loop {
+            log.wait(position, within(Duration::from_secs(60))).await.expect("a wait");
+            let page = log.after(position, 10).await.expect("a page");
+            if !page.changes.is_empty() {
+                break page.changes;
+            }
+        }
+    };
+    let (found, committed) =
+        futures_util::future::join(waiting, slow.batch_execute("COMMIT")).await;
+    committed.expect("a commit");
+    assert_eq!(found[0].key.as_str(), "slow");
+}
+
+#[tokio::test]
+async fn waiting_outlives_the_session_that_listens_and_ends_at_its_deadline() {
+    let url = testing::fresh_database();
+    let (store, log) = logged(&url).await;
+    let hand = session(&url).await;
+    let (_, position) = follow(&log, Position::default(), 10).await;
+    log.wait(position, within(Duration::from_millis(50))).await.expect("nothing came");
+    let kill = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity \
+                WHERE datname = current_database() AND (query LIKE 'SELECT EXISTS (SELECT 1 FROM commands%' OR query LIKE '%advisory%') \
+                  AND pid <> pg_backend_pid()";
+    for round in 0..5 {
+        hand.batch_execute(kill).await.expect("a kill");
+        let waiting = async {
+            // A lost session may be an error once; the next wait has another.
+            while log.wait(position, within(Duration::from_secs(60))).await.is_err() {}
+        };
+        let written = async { store.put(key("a"), value(&round.to_string())).await };
+        futures_util::future::join(waiting, written).await.1.expect("a put");
+    }
+    let (found, _) = follow(&log, position, 10).await;
+    assert_eq!(found.len(), 5);
+}
+
+#[tokio::test]
+async fn changes_at_one_position_are_never_parted() {
+    let url = testing::fresh_database();
+    let (_store, log) = logged(&url).await;
+    let hand = session(&url).await;
+    let large = "INSERT INTO records (key, value, version) \
+                 SELECT 'k' || i, repeat('x', 1048576), 5000 + i / 20 FROM generate_series(1, 40) i";
+    hand.batch_execute(large).await.expect("rows");
+    let (changes, _) = follow(&log, Position::default(), 1).await;
+    assert_eq!(changes.len(), 40);
+    let page = log.after(Position::default(), 100).await.expect("a page");
+    assert_eq!(page.changes.len(), 19, "cut by bytes where a position ends");
+}
+
+#[tokio::test]
+async fn a_log_is_installed_and_removed_while_the_database_is_written() {
+    let url = testing::fresh_database();
+    let store = Arc::new(connect(&url, ConnectionSource::pooled(1, 8)).await);
+    for number in 0..10 {
+        store.put(key(&format!("old{number}")), value("1")).await.expect("a put");
+    }
+    assert!(store.log().await.expect("an answer").is_none());
+    let writing = {
+        let store = Arc::clone(&store);
+        async move {
+            for number in 0..100 {
+                store.put(key(&format!("new{number}")), value("1")).await.expect("a put");
+            }
+        }
+    };
+    let installing = async {
+        let log = store.install_log(LogBegin::WithRecords).await.expect("a log");
+        assert_eq!(store.install_log(LogBegin::Empty).await.expect("one").name(), log.name());
+        log
+    };
+    let ((), log) = futures_util::future::join(writing, installing).await;
+    let (changes, _) = follow(&log, Position::default(), 1000).await;
+    assert_eq!(changes.len(), 110);
+    store.remove_log().await.expect("removed");
+    assert!(log.after(Position::default(), 1).await.is_err(), "who follows is told");
+    store.put(key("a"), value("1")).await.expect("writes go on");
+    let log = store.install_log(LogBegin::Empty).await.expect("a log");
+    store.put(key("b"), value("1")).await.expect("a put");
+    let (changes, _) = follow(&log, Position::default(), 10).await;
+    assert_eq!(told(&changes), expected(&[("b", Some("1"))]));
+}
+
+#[tokio::test]
+async fn a_repeated_request_names_the_same_place() {
+    let (store, log) = logged(&testing::fresh_database()).await;
+    let request = Arc::new(Idempotency::new("once", [1; 32]).expect("a request"));
+    let how = WriteOptions { idempotency: Some(request), ..WriteOptions::default() };
+    let batch = || vec![Write::put(key("a"), value("1"))];
+    let first = store.write(batch(), &how).await.expect("receipts");
+    let second = store.write(batch(), &how).await.expect("receipts");
+    assert_eq!(first, second);
+    let (changes, _) = follow(&log, Position::default(), 10).await;
+    assert_eq!(changes.len(), 1);
+    assert_eq!(first[0].token.position(&log.name()), Some(changes[0].position));
+}
+
+/// A dump that is restored into another server names transactions which that server has yet to count.
+#[tokio::test]
+async fn a_log_of_another_server_is_begun_anew() {
+    let url = testing::fresh_database();
+    let (store, log) = logged(&url).await;
+    store.put(key("a"), value("1")).await.expect("a put");
+    let hand = session(&url).await;
+    let ahead = "UPDATE commands SET transaction = '9000000000'::xid8";
+    hand.batch_execute(ahead).await.expect("a change");
+    let (_again, anew) = logged(&url).await;
+    assert_ne!(anew.name(), log.name());
+    let (changes, _) = follow(&anew, Position::default(), 10).await;
+    assert_eq!(told(&changes), expected(&[("a", Some("1"))]));
+}
+
+#[tokio::test]
+async fn trimming_leaves_the_latest_change_of_each_key() {
+    let (store, log) = logged(&testing::fresh_database()).await;
+    for round in 0..5 {
+        for name in ["a", "b"] {
+            store.put(key(name), value(&round.to_string())).await.expect("a put");
+        }
+    }
+    let (_, end) = follow(&log, Position::default(), 100).await;
+    store.put(key("a"), value("last")).await.expect("a put");
+    assert_eq!(log.trim(end, 3).await.expect("trimmed"), 3);
+    assert_eq!(log.trim(end, 100).await.expect("trimmed"), 5);
+    let (changes, _) = follow(&log, Position::default(), 100).await;
+    let left = expected(&[("a", Some("4")), ("b", Some("4")), ("a", Some("last"))]);
+    assert_eq!(told(&changes), left);
+}
+
+/// Writers of all kinds, some slow, beside a follower: it sees each acknowledged change exactly once.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_follower_of_many_writers_misses_nothing_and_repeats_nothing() {
+    const WRITERS: usize = 8;
+    const ROUNDS: usize = 40;
+    let url = testing::fresh_database();
+    let (store, log) = logged(&url).await;
+    let store = Arc::new(store);
+    let runtime = Runtime::seeded(7);
+    let mut writers = Vec::new();
+    for writer in 0..WRITERS {
+        let (store, url, runtime) = (Arc::clone(&store), url.clone(), runtime.clone());
+        writers.push(tokio::spawn(async move {
+            let mut versions = Vec::new();
+            if writer == 0 {
+                let hand = session(&url).await;
+                for round in 0..ROUNDS {
+                    hand.batch_execute("BEGIN").await.expect("begun");
+                    let put = format!(
+                        "INSERT INTO records (key, value) VALUES ('slow{round}', '') \
+                         RETURNING version"
+                    );
+                    let row = hand.query_one(&put, &[]).await.expect("a row");
+                    versions.push(u64::try_from(row.get::<_, i64>(0)).expect("a version"));
+                    hand.batch_execute("SELECT pg_sleep(0.01); COMMIT").await.expect("done");
+                }
+                return versions;
+            }
+            for _ in 0..ROUNDS {
+                let writes = (0..=runtime.random() % 4)
+                    .map(|_| Write::put(key(&format!("k{}", runtime.random() % 5)), value("v")));
+                let receipts = write(&store, writes.collect()).await;
+                versions.extend(receipts.iter().map(|receipt| receipt.version.get()));
+            }
+            versions
+        }));
+    }
+    let (mut seen, mut position) = (HashMap::<u64, usize>::new(), Position::default());
+    let mut written = Vec::new();
+    loop {
+        let finished = writers.iter().all(|writer| writer.is_finished());
+        let head = log.head().await.expect("a head");
+        while position < head {
+            let page = log.after(position, 16).await.expect("a page");
+            assert!(page.position >= position);
+            for change in &page.changes {
+                assert!(change.position > position && change.position <= page.position);
+                *seen.entry(change.version.get()).or_default() += 1;
+            }
+            if page.changes.is_empty() && page.position < head {
+                let patience = within(Duration::from_millis(20));
+                log.wait(page.position, patience).await.expect("a wait");
+            }
+            position = page.position;
+        }
+        if finished {
+            break;
+        }
+        log.wait(position, Deadline::at(Runtime::system().now() + Duration::from_millis(100)))
+            .await
+            .expect("a wait");
+    }
+    for writer in writers {
+        written.extend(writer.await.expect("a writer"));
+    }
+    written.sort_unstable();
+    let mut found = seen.keys().copied().collect::<Vec<_>>();
+    found.sort_unstable();
+    assert_eq!(found, written);
+    assert!(seen.values().all(|times| *times == 1));
+}

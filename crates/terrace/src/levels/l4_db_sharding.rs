@@ -1,0 +1,86 @@
+//! Level 4: several databases, each with a part of the keys.
+
+use std::sync::Arc;
+
+use terrace_core::{BoxFuture, Key, Result, Store};
+use terrace_layers::{
+    CacheAside, CacheAsideOptions, Coalesce, CoalesceOptions, ConcurrencyLimit,
+    ConcurrencyLimitOptions, ShardRouter, ShardRouterOptions, SingleFlight,
+};
+
+use super::edge::edge;
+use super::engines::Database;
+use super::{Engines, Level, Stack};
+use crate::http::Shards;
+
+impl Shards for ShardRouter {
+    fn shard_of(&self, key: &Key) -> Option<u16> {
+        ShardRouter::shard_of(self, key)
+    }
+}
+
+/// See the [module](self).
+pub(super) static LEVEL: Level = Level {
+    number: 4,
+    name: "4-db-sharding",
+    title: "Database sharding",
+    guarantee: "A key lives on one shard, and is as safe and as fresh there as on level 2, also while \
+                it moves to another; a shard that is down takes no other shard's keys with it.",
+    costs: "No transaction over keys of several shards; a list asks all of them.",
+    when: "One database cannot hold the data, or cannot take the writes.",
+    picture: "\
+  requests ──▶ CacheAside ──▶ far cache (hit: done)
+                   │ miss
+                   ▼
+              ShardRouter: 16384 slots ──▶ shard 0: level 1
+                                      ├──▶ shard 1: level 1
+                                      └──▶ shard 2: level 1
+  every call names its shard's epoch; a shard that has given slots up refuses an old one",
+    cached: true,
+    stacks: [
+        (
+            "embedded",
+            "Observe(Timeout(SingleFlight(CacheAside(memory, \
+             ShardRouter(3 x ConcurrencyLimit(Coalesce(sqlite)))))))",
+        ),
+        (
+            "local, servers",
+            "Observe(Timeout(SingleFlight(CacheAside(redis, \
+             ShardRouter(3 x ConcurrencyLimit(Coalesce(postgres)))))))",
+        ),
+    ],
+    build: |engines| Box::pin(build(engines)) as BoxFuture<'_, _>,
+};
+
+async fn build(engines: &Engines) -> Result<Stack> {
+    let runtime = engines.runtime().clone();
+    let on = runtime.clone();
+    let around = move |shard: Arc<dyn Store>| -> Arc<dyn Store> {
+        // One lane: with several databases at work, a second one would only make batches smaller.
+        let options = CoalesceOptions { read_lanes: 1, ..CoalesceOptions::default() };
+        let store = Arc::new(Coalesce::new(shard, options, on.clone()));
+        // A cap a shard: who waits for a dead one must not keep the others' callers out.
+        Arc::new(ConcurrencyLimit::new(store, ConcurrencyLimitOptions::default(), on.clone()))
+    };
+    // Which key lives where is the shards' word; this instance keeps a copy of it.
+    let addresses = engines.shards()?;
+    let shards = ShardRouter::open(
+        &addresses,
+        engines.partitioner()?,
+        engines.shard_opener(),
+        Arc::new(around),
+        ShardRouterOptions::default(),
+        runtime.clone(),
+    );
+    let shards = Arc::new(shards.await?);
+    // One cache for all shards, so that a key which moves stays cached.
+    let history = shards.cluster().await;
+    let database = Database { store: Arc::clone(&shards) as _, history };
+    let far = engines.far_cache(&database).await?;
+    let (cache, options) = (Arc::clone(&far.cache), CacheAsideOptions::default());
+    let store = CacheAside::new(database.store, cache, options, runtime.clone());
+    // Above the cache: whoever waited for a load finds it there. One load a key.
+    let store = SingleFlight::new(Arc::new(store), runtime);
+    let store = edge(engines, Arc::new(store));
+    Ok(Stack { store, caches: vec![Arc::new(far.cache)], shards: Some(shards) })
+}
