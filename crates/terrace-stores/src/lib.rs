@@ -10,7 +10,7 @@ pub mod redis;
 pub mod sqlite;
 
 #[cfg(feature = "postgres")]
-pub use postgres::{PostgresLog, PostgresOptions, PostgresStore};
+pub use postgres::{PostgresLog, PostgresOptions, PostgresReadModel, PostgresStore};
 #[cfg(feature = "redis")]
 pub use redis::{RedisCache, RedisCacheOptions};
 #[cfg(feature = "sqlite")]

@@ -26,6 +26,7 @@ mod options;
 mod plan;
 mod pool;
 mod read;
+mod read_model;
 mod sqlstate;
 mod statements;
 mod tls;
@@ -44,11 +45,13 @@ use terrace_core::{
 
 pub use log::{LogBegin, PostgresLog};
 pub use options::{ConnectionSource, PoolOptions, PostgresOptions};
+pub use read_model::PostgresReadModel;
 
 use connect::Connector;
 use inspect::Health;
 use pool::Pool;
 use read::{ReadKeys, ScanPage};
+use statements::Prepares;
 use work::Worker;
 use write::WriteBatch;
 
@@ -81,8 +84,13 @@ impl PostgresStore {
             ConnectionSource::Pooled(pool) => pool.max_lifetime,
             ConnectionSource::PerRequest { .. } => Duration::MAX,
         };
-        let connector =
-            Connector::new(target, runtime.clone(), options.connect_timeout, max_lifetime)?;
+        let connector = Connector::new(
+            target,
+            runtime.clone(),
+            options.connect_timeout,
+            max_lifetime,
+            Prepares::Records,
+        )?;
         let mut first = connector.open().await?;
         let durability = connector.examine(&first).await?;
         let history = migrate::migrate(first.client(), &options.schema).await;
@@ -101,7 +109,7 @@ impl PostgresStore {
         // Two statements at their limit, and what the network needs.
         let patience = options.statement_timeout * 2 + Duration::from_secs(1);
         let worker = Worker { pool, runtime, patience };
-        let upkeep = Mutex::new(Some(upkeep(worker.clone())));
+        let upkeep = Mutex::new(Some(upkeep(worker.clone(), true)));
         let (schema, health) = (options.schema, Health::default());
         Ok(Self { worker, history, schema, log, durability, health, upkeep })
     }
@@ -147,8 +155,9 @@ impl PostgresStore {
     }
 }
 
-/// Keeps the pool filled with young connections and forgets old idempotency keys.
-fn upkeep(worker: Worker) -> Task {
+/// Keeps the pool filled with young connections and, where there are any, forgets old idempotency
+/// keys.
+fn upkeep(worker: Worker, forgets: bool) -> Task {
     const PERIOD: Duration = Duration::from_secs(1);
     const FORGET_EVERY: u32 = 60;
     let runtime = worker.runtime.clone();
@@ -158,7 +167,7 @@ fn upkeep(worker: Worker) -> Task {
             worker.runtime.sleep(PERIOD).await;
             round = round.wrapping_add(1);
             let mut tended = worker.pool.tend().await;
-            if tended.is_ok() && (behind || round.is_multiple_of(FORGET_EVERY)) {
+            if forgets && tended.is_ok() && (behind || round.is_multiple_of(FORGET_EVERY)) {
                 let forgotten = idempotency::forget_old(&worker).await;
                 tended = forgotten.map(|more| behind = more);
             }
