@@ -14,4 +14,4 @@ pub use postgres::{PostgresLog, PostgresOptions, PostgresReadModel, PostgresStor
 #[cfg(feature = "redis")]
 pub use redis::{RedisCache, RedisCacheOptions};
 #[cfg(feature = "sqlite")]
-pub use sqlite::{SqliteOptions, SqliteStore};
+pub use sqlite::{SqliteLog, SqliteOptions, SqliteReadModel, SqliteStore};

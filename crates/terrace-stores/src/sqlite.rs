@@ -30,13 +30,18 @@ mod failure;
 mod health;
 mod idempotency;
 mod job;
+mod lane;
+mod log;
 mod options;
 mod queue;
+mod read_model;
 mod reader;
 mod schema;
 mod shared;
 mod store;
 mod writer;
 
+pub use log::SqliteLog;
 pub use options::{Connections, SqliteOptions, Synchronous};
+pub use read_model::SqliteReadModel;
 pub use store::SqliteStore;

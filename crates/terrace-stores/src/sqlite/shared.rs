@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
-use terrace_core::{Durability, Position, Runtime, Token, Version};
+use terrace_core::{Durability, Outcome, Position, Runtime, Token, Version};
 use tokio::sync::watch;
 
 use super::connect::Engine;
@@ -20,6 +20,10 @@ pub(super) struct Shared {
     pub(super) options: SqliteOptions,
     pub(super) runtime: Runtime,
     pub(super) history: Arc<str>,
+    /// The name of the change log, if the file keeps one.
+    pub(super) log: Option<Arc<str>>,
+    /// Raised by each COMMIT.
+    pub(super) committed: watch::Sender<u64>,
     pub(super) engine: Engine,
     pub(super) durability: Durability,
     pub(super) file: FileIdentity,
@@ -39,6 +43,16 @@ impl Shared {
 
     pub(super) fn token_at(&self, version: Version) -> Token {
         self.token(version.get())
+    }
+
+    /// Proof of a write: its version, and its place in the log.
+    pub(super) fn token_of_write(&self, outcome: Outcome, version: Version) -> Token {
+        let mut token = self.token_at(version);
+        if let Some(log) = self.log.as_ref().filter(|_| outcome.is_applied()) {
+            let position = Position { epoch: 0, offset: version.get() };
+            token.merge(&Token::of(Arc::clone(log), position));
+        }
+        token
     }
 
     /// Takes no more work; the threads finish what was accepted and end.

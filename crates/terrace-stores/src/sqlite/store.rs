@@ -15,6 +15,7 @@ use tokio::sync::{oneshot, watch};
 
 use super::health::{FileIdentity, Vitals};
 use super::job::{Claim, ReadJob, WriteJob};
+use super::log::SqliteLog;
 use super::options::{Connections, SqliteOptions};
 use super::queue::{Queue, Refused};
 use super::shared::{Role, Shared, start};
@@ -64,10 +65,16 @@ impl SqliteStore {
         let turn = connect::turn(&options.path);
         let (mut connection, engine) = connect::first(&options)?;
         let history = schema::migrate(&mut connection, &runtime)?;
+        let log = match options.change_log {
+            true => Some(super::log::install(&mut connection, &runtime)?),
+            false => None,
+        };
         drop(turn);
         let durability = engine.durability();
         let shared = Arc::new(Shared {
             history,
+            log,
+            committed: watch::Sender::new(0),
             durability,
             file: FileIdentity::of(&options.path),
             reads: Queue::new(options.max_queued_reads, options.max_queued_bytes),
@@ -93,6 +100,16 @@ impl SqliteStore {
     /// The name of this database's history: kept in it, the same for whoever opens it.
     pub fn history(&self) -> Arc<str> {
         Arc::clone(&self.shared.history)
+    }
+
+    /// The change log of this file, if the options ask for one.
+    ///
+    /// # Errors
+    /// `Unavailable` when the file cannot be opened once more.
+    pub fn log(&self) -> Result<Option<SqliteLog>> {
+        let Some(name) = self.shared.log.clone() else { return Ok(None) };
+        let Shared { options, committed, runtime, .. } = &*self.shared;
+        SqliteLog::open(options, name, committed.clone(), runtime.clone()).map(Some)
     }
 
     fn start_threads(&self, connection: rusqlite::Connection) -> Result<()> {
