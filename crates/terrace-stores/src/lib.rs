@@ -12,6 +12,6 @@ pub mod sqlite;
 #[cfg(feature = "postgres")]
 pub use postgres::{PostgresLog, PostgresOptions, PostgresReadModel, PostgresStore};
 #[cfg(feature = "redis")]
-pub use redis::{RedisCache, RedisCacheOptions};
+pub use redis::{RedisCache, RedisCacheOptions, RedisStream, RedisStreamOptions};
 #[cfg(feature = "sqlite")]
 pub use sqlite::{SqliteLog, SqliteOptions, SqliteReadModel, SqliteStore};

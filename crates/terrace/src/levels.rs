@@ -9,6 +9,7 @@ mod l0_single_db;
 mod l1_connection_pooling;
 mod l2_read_cache;
 mod l5_multi_tier_cache;
+mod l7_cqrs;
 #[cfg(test)]
 mod tests;
 
@@ -16,7 +17,7 @@ use std::sync::Arc;
 
 use terrace_core::{BoxFuture, Result, Store};
 
-use crate::http::ClearCache;
+use crate::http::{ClearCache, Queries};
 
 pub use engines::{Engines, Servers};
 
@@ -52,14 +53,17 @@ pub struct Stack {
     pub store: Arc<dyn Store>,
     /// What `POST /clear-cache` empties, from the far to the near.
     pub caches: Vec<Arc<dyn ClearCache>>,
+    /// What the query side answers beyond the store, where there is one.
+    pub queries: Option<Arc<dyn Queries>>,
 }
 
 /// The levels that exist, from the bottom.
-pub static LEVELS: [&Level; 4] = [
+pub static LEVELS: [&Level; 5] = [
     &l0_single_db::LEVEL,
     &l1_connection_pooling::LEVEL,
     &l2_read_cache::LEVEL,
     &l5_multi_tier_cache::LEVEL,
+    &l7_cqrs::LEVEL,
 ];
 
 /// The level of this number, if it exists.
@@ -67,7 +71,7 @@ pub fn level(number: u8) -> Option<&'static Level> {
     LEVELS.iter().copied().find(|level| level.number == number)
 }
 
-/// "0, 1, 2, 5": what to answer somebody who asked for another.
+/// "0, 1, 2, 5, 7": what to answer somebody who asked for another.
 pub fn numbers() -> String {
     LEVELS.iter().map(|level| level.number.to_string()).collect::<Vec<_>>().join(", ")
 }

@@ -146,7 +146,7 @@ impl Session {
         let Some(built) = self.unless_stopped((level.build)(&engines)).await else {
             return Ok(None);
         };
-        let Stack { store, caches } = built.map_err(|error| {
+        let Stack { store, caches, queries } = built.map_err(|error| {
             Failure::failed(format!("level {}: {}", level.number, fatal(&error).text))
         })?;
         let address = listener
@@ -156,6 +156,7 @@ impl Session {
             level: LevelInfo { number: level.number, name: level.name },
             store: Arc::clone(&store),
             caches,
+            queries,
             limits: limits(&self.config),
             runtime: self.runtime.clone(),
         };

@@ -17,7 +17,7 @@ use super::reply::{Answer, Reply};
 use super::request_id::{RequestIds, X_REQUEST_ID};
 use super::routes::Routes;
 use super::{
-    ClearCache, LevelInfo, Limits, Service, body, documents, openapi, operations, records,
+    ClearCache, LevelInfo, Limits, Queries, Service, body, documents, openapi, operations, records,
 };
 
 /// The service, ready to answer.
@@ -27,6 +27,7 @@ pub(crate) struct App {
     pub(crate) face: Option<&'static DocumentsFace>,
     pub(crate) store: Arc<dyn Store>,
     pub(crate) caches: Vec<Arc<dyn ClearCache>>,
+    pub(crate) queries: Option<Arc<dyn Queries>>,
     pub(crate) limits: Limits,
     pub(crate) runtime: Runtime,
     pub(crate) pages: openapi::Pages,
@@ -39,11 +40,12 @@ pub(crate) struct App {
 impl App {
     /// Builds the routes and the documents from one table.
     pub(crate) fn new(service: Service) -> Self {
-        let Service { level, store, caches, limits, runtime } = service;
+        let Service { level, store, caches, queries, limits, runtime } = service;
         let face = documents::face(level.number);
         let mut table = Vec::new();
         table.extend(face.map(documents::endpoints).unwrap_or_default());
         table.extend(records::endpoints());
+        table.extend(queries.iter().flat_map(|_| super::queries::endpoints()));
         table.extend(operations::endpoints(face));
         Self {
             pages: openapi::Pages::new(&level, &table),
@@ -55,6 +57,7 @@ impl App {
             face,
             store,
             caches,
+            queries,
             limits,
             runtime,
         }

@@ -108,6 +108,8 @@ pub(crate) enum Getter<T: 'static> {
     Percent(fn(&T) -> f64),
     /// One of these words.
     Word(&'static [&'static str], fn(&T) -> &'static str),
+    /// Any text.
+    Text(fn(&T) -> String),
 }
 
 impl<T> Field<T> {
@@ -123,6 +125,7 @@ impl<T> Field<T> {
             Getter::Count(_) => Shape::Count,
             Getter::Percent(_) => Shape::Percent,
             Getter::Word(words, _) => Shape::Word(words),
+            Getter::Text(_) => Shape::Text,
         };
         (self.name, shape.schema(self.meaning))
     }
@@ -136,6 +139,7 @@ impl<T> Field<T> {
                 object.field(field.name, &((get(from) * 100.0).round() / 100.0))
             }
             Getter::Word(_, get) => object.field(field.name, get(from)),
+            Getter::Text(get) => object.field(field.name, &get(from)),
         })
     }
 }

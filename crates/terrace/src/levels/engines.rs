@@ -1,5 +1,6 @@
 //! The databases and caches of the mode in force: SQLite files, private servers, or yours.
 
+mod cqrs;
 mod servers;
 
 use std::fs::{File, TryLockError};

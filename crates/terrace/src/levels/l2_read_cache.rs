@@ -42,7 +42,7 @@ pub(super) static LEVEL: Level = Level {
 
 async fn build(engines: &Engines) -> Result<Stack> {
     let (store, far) = base(engines).await?;
-    Ok(Stack { store: edge(engines, store), caches: vec![Arc::new(far.cache)] })
+    Ok(Stack { store: edge(engines, store), caches: vec![Arc::new(far.cache)], queries: None })
 }
 
 /// The far cache over level 1, as the higher levels use it.

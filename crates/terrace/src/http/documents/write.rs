@@ -23,6 +23,15 @@ struct Body<'a> {
 }
 
 pub(super) fn endpoint(face: &'static DocumentsFace) -> Endpoint {
+    described(face, Method::POST, face.written).summary(GROUP, "Write a record")
+}
+
+/// `PUT /write`: the same with another message.
+pub(super) fn update(face: &'static DocumentsFace, message: &'static str) -> Endpoint {
+    described(face, Method::PUT, message).summary(GROUP, "Update a record")
+}
+
+fn described(face: &'static DocumentsFace, method: Method, message: &'static str) -> Endpoint {
     let mut answer = vec![
         ("success", Shape::True.schema("")),
         ("key", Shape::Key.schema("")),
@@ -31,8 +40,7 @@ pub(super) fn endpoint(face: &'static DocumentsFace) -> Endpoint {
     answer.extend(face.write_fields.iter().map(Field::described));
     let request =
         object(&[("key", Shape::Key.schema("")), ("value", Shape::Value.schema(""))]).build();
-    Endpoint::new(Method::POST, "/write", move |call| Box::pin(write(call, face)))
-        .summary(GROUP, "Write a record")
+    Endpoint::new(method, "/write", move |call| Box::pin(write(call, face, message)))
         .description("Creates it or replaces its value. Unknown fields are ignored.")
         .takes(request, json!({"key": "greeting", "value": "hello"}))
         .writes()
@@ -44,7 +52,7 @@ pub(super) fn endpoint(face: &'static DocumentsFace) -> Endpoint {
         )
 }
 
-async fn write(call: &mut Call, face: &DocumentsFace) -> Answer {
+async fn write(call: &mut Call, face: &DocumentsFace, message: &str) -> Answer {
     let body = call.json().await?;
     let fields = fields::object::<Body<'_>>(&body)?;
     let key = Key::new(fields::text("key", fields.key)?)?;
@@ -54,7 +62,7 @@ async fn write(call: &mut Call, face: &DocumentsFace) -> Answer {
     let answer = Object::with_capacity(96 + key.as_str().len())
         .field("success", &true)
         .field("key", key.as_str())
-        .field("message", face.written);
+        .field("message", message);
     let answer = Field::write_all(face.write_fields, &receipt, answer);
     Ok(reply::json(answer)
         .with_origin(receipt.origin)

@@ -67,7 +67,11 @@ impl Servers {
             }
             Mode::Local => Self::start_local(config, cached).await,
             Mode::Servers => {
-                let (database, cache) = (config.database.url.clone(), config.cache.url.clone());
+                let (mut database, cache) = (config.database.url.clone(), config.cache.url.clone());
+                if database.is_empty() {
+                    // Enough for level 7 alone.
+                    database.clone_from(&config.cqrs.write_url);
+                }
                 if database.is_empty() {
                     return Err(Error::invalid(
                         "no database is named; set DATABASE_URL=postgres://user:password@host/name, \

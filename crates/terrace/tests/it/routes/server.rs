@@ -28,6 +28,7 @@ pub(super) fn service(store: Arc<dyn Store>) -> Service {
         level: LevelInfo { number: 0, name: "0-single-db" },
         store,
         caches: Vec::new(),
+        queries: None,
         limits: Limits::default(),
         runtime: Runtime::system(),
     }
