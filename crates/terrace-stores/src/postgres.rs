@@ -40,7 +40,7 @@ use std::time::Duration;
 
 use terrace_core::{
     BoxFuture, Deadline, Durability, Inspection, Key, Page, Read, ReadOptions, Receipt, Result,
-    Runtime, Scan, Store, Task, Write, WriteOptions,
+    Runtime, Scan, Status, Store, Task, Write, WriteOptions,
 };
 
 pub use log::{LogBegin, PostgresLog};
@@ -228,7 +228,12 @@ impl Store for PostgresStore {
     fn inspect(&self) -> BoxFuture<'_, Inspection> {
         Box::pin(async move {
             let health = self.health.ask(&self.worker).await;
-            inspect::tree(&self.worker, &self.schema, self.durability, health)
+            let well = health.0 != Status::Down;
+            let tree = inspect::tree(&self.worker, &self.schema, self.durability, health);
+            if self.log.is_some() && well {
+                return inspect::with_count(&self.worker, tree).await;
+            }
+            tree
         })
     }
 

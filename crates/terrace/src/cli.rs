@@ -7,6 +7,7 @@ mod config;
 mod doctor;
 mod explain;
 mod logging;
+mod projections;
 mod run;
 mod screen;
 
@@ -52,6 +53,13 @@ enum Command {
         /// Print JSON.
         #[arg(long)]
         json: bool,
+    },
+    /// Look after the projection of level 7.
+    Projections {
+        #[command(subcommand)]
+        action: projections::Action,
+        #[command(flatten)]
+        settings: Settings,
     },
     /// Show what this machine has and lacks.
     Doctor {
@@ -158,6 +166,9 @@ fn execute(command: Command) -> Result<(), Failure> {
             run::serve(known(level)?, port, settings.load()?)
         }
         Command::Explain { level, json } => explain::explain(known(level)?, json),
+        Command::Projections { action, settings } => {
+            projections::projections(&action, settings.load()?)
+        }
         Command::Doctor { json, settings } => doctor::doctor(&settings.load()?, json),
         Command::Config { json, settings } => config::config(&settings.load()?, json),
     }

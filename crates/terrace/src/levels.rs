@@ -19,7 +19,7 @@ use terrace_core::{BoxFuture, Result, Store};
 
 use crate::http::{ClearCache, Queries};
 
-pub use engines::{Engines, Servers};
+pub use engines::{Engines, QuerySide, Servers};
 
 /// One level of the climb.
 #[derive(Debug)]

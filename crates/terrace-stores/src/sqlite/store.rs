@@ -8,13 +8,14 @@ use std::time::Duration;
 
 use terrace_core::{
     BoxFuture, Deadline, Error, ErrorKind, Inspection, Key, Page, Position, Read, ReadOptions,
-    Receipt, Result, Runtime, Scan, Store, Write, WriteOptions,
+    Receipt, Result, Runtime, Scan, Store, Unit, Write, WriteOptions,
 };
 use terrace_core::{Change, Precondition};
 use tokio::sync::{oneshot, watch};
 
 use super::health::{FileIdentity, Vitals};
 use super::job::{Claim, ReadJob, WriteJob};
+use super::lane::Lane;
 use super::log::SqliteLog;
 use super::options::{Connections, SqliteOptions};
 use super::queue::{Queue, Refused};
@@ -47,6 +48,8 @@ const RETRY_AFTER: Duration = Duration::from_secs(1);
 pub struct SqliteStore {
     shared: Arc<Shared>,
     threads: Mutex<Vec<JoinHandle<()>>>,
+    /// For the number of records, where the level tells it.
+    counting: Option<Lane>,
 }
 
 impl SqliteStore {
@@ -86,7 +89,11 @@ impl SqliteStore {
             options,
             runtime,
         });
-        let store = Self { shared, threads: Mutex::default() };
+        let counting = match shared.log {
+            Some(_) => Some(Lane::start(&shared.options, "sqlite-count")?),
+            None => None,
+        };
+        let store = Self { shared, threads: Mutex::default(), counting };
         store.start_threads(connection)?;
         tracing::debug!(
             path = %store.shared.options.path.display(),
@@ -255,12 +262,26 @@ impl Store for SqliteStore {
     }
 
     fn inspect(&self) -> BoxFuture<'_, Inspection> {
-        Box::pin(async move { health::inspect(&self.shared) })
+        Box::pin(async move {
+            let tree = health::inspect(&self.shared);
+            let Some(lane) = &self.counting else { return tree };
+            let counted = lane.run(|connection| {
+                let text = "SELECT count(*) FROM records WHERE deleted = 0";
+                connection.query_row(text, [], |row| row.get::<_, i64>(0)).map_err(failure::of)
+            });
+            match counted.await.map(u64::try_from) {
+                Ok(Ok(records)) => tree.gauge("records", records, Unit::Count),
+                _ => tree,
+            }
+        })
     }
 
     fn close(&self) -> BoxFuture<'_, Result<()>> {
         Box::pin(async move {
             self.shared.close();
+            if let Some(lane) = &self.counting {
+                lane.close();
+            }
             // Fails only when the sender is gone, and the sender lives in `shared`.
             let _ = self.shared.living.subscribe().wait_for(|living| *living == 0).await;
             let threads =

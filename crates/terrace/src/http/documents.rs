@@ -50,8 +50,10 @@ struct Statistics {
 
 /// The rows of the table for this face.
 pub(crate) fn endpoints(face: &'static DocumentsFace) -> Vec<Endpoint> {
-    let mut table = vec![write::endpoint(face), read::endpoint(face)];
+    // Rows of one path stand together.
+    let mut table = vec![write::endpoint(face)];
     table.extend(face.updated.map(|message| write::update(face, message)));
+    table.push(read::endpoint(face));
     table.extend(face.statistics.iter().map(statistics::endpoint));
     table.extend(face.clears.then(clear::endpoint));
     table

@@ -17,6 +17,7 @@ use terrace_stores::{
     sqlite,
 };
 
+pub use cqrs::QuerySide;
 pub use servers::Servers;
 use servers::no_directory;
 

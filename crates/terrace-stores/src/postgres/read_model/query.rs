@@ -8,6 +8,7 @@ use terrace_core::{Key, Position, Record, Timestamp, Value};
 use tokio_postgres::types::Type;
 
 use super::super::connect::Connection;
+use super::super::inspect::COUNT;
 use super::super::read::version;
 use super::super::statements::Moment;
 use super::super::work::{Failure, Progress, Work, corrupt, not_allowed};
@@ -261,9 +262,3 @@ impl Work for Counts {
         }
     }
 }
-
-/// Live records: counted up to 100 000, else as the planner knows.
-pub(in super::super) const COUNT: &str = "SELECT CASE WHEN n <= 100000 THEN n ELSE \
-       greatest(n, (SELECT reltuples::bigint FROM pg_class WHERE oid = 'records'::regclass)) END \
-     FROM (SELECT count(*) AS n FROM (SELECT 1 FROM records WHERE NOT deleted LIMIT 100001) AS some_) \
-       AS counted";

@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, PoisonError};
 
-use terrace_core::{EventStream, ReadModel, Result};
+use terrace_core::{ChangeLog, EventStream, ReadModel, Result};
 use terrace_layers::{CommandSide, CqrsOptions, ProjectorOptions};
 use terrace_stores::redis::{RedisStream, RedisStreamOptions};
 use terrace_stores::{
@@ -19,13 +19,43 @@ fn no_log() -> terrace_core::Error {
     terrace_core::Error::new(terrace_core::ErrorKind::Unavailable, message)
 }
 
+/// What looks after a projection beside the process that serves.
+#[derive(Debug)]
+pub struct QuerySide {
+    /// The command side's log.
+    pub log: Arc<dyn ChangeLog>,
+    /// Its name.
+    pub source: Arc<str>,
+    /// What is made of it.
+    pub model: Arc<dyn ReadModel>,
+    /// How to project.
+    pub options: ProjectorOptions,
+}
+
 impl Engines {
-    /// The database that takes commands, with its log.
+    /// The log and the read model, also while another process serves them.
+    ///
+    /// # Errors
+    /// What cannot be reached, and the next step.
+    pub async fn query_side(&self) -> Result<QuerySide> {
+        let side = self.commands().await?;
+        let model = self.read_model().await?;
+        let options = self.cqrs_options().projector;
+        Ok(QuerySide { log: side.log, source: side.log_name, model, options })
+    }
+
+    /// The database that takes commands, with its log. Its files are this process's own.
     pub(in super::super) async fn command_side(&self) -> Result<CommandSide> {
+        if let Servers::Embedded { directory, locks } = &*self.servers {
+            let lock = lock(directory, self.level)?;
+            locks.lock().unwrap_or_else(PoisonError::into_inner).push(lock);
+        }
+        self.commands().await
+    }
+
+    async fn commands(&self) -> Result<CommandSide> {
         match &*self.servers {
-            Servers::Embedded { directory, locks } => {
-                let lock = lock(directory, self.level)?;
-                locks.lock().unwrap_or_else(PoisonError::into_inner).push(lock);
+            Servers::Embedded { directory, .. } => {
                 let path = directory.join(format!("l{}.sqlite", self.level));
                 let options = SqliteOptions { change_log: true, ..SqliteOptions::new(path) };
                 let store = SqliteStore::open(options, self.runtime.clone())?;
