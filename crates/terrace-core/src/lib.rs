@@ -31,10 +31,12 @@ mod answer;
 pub mod cache;
 pub mod change_log;
 mod error;
+pub mod event_stream;
 mod inspection;
 mod key;
 mod memory_cache;
 mod memory_store;
+pub mod read_model;
 mod record;
 mod runtime;
 pub mod shard;
@@ -51,6 +53,7 @@ pub use answer::{
 pub use cache::{Cache, Entry, Invalidations, Lease, Lookup, Notice, Offer};
 pub use change_log::{ChangeLog, Changes, Follower, Logged, PositionLost};
 pub use error::{Error, ErrorKind, Result};
+pub use event_stream::EventStream;
 /// What asynchronous methods of object-safe traits answer.
 pub use futures_util::future::BoxFuture;
 pub use inspection::{Figure, Inspection, Status, Unit};
@@ -59,6 +62,7 @@ pub use jiff::Timestamp;
 pub use key::Key;
 pub use memory_cache::{MemoryCache, MemoryCacheOptions};
 pub use memory_store::MemoryStore;
+pub use read_model::ReadModel;
 pub use record::{Record, Value, Version};
 pub use runtime::{Clock, Deadline, Rng, Runtime, Spawn, Task};
 pub use shard::{

@@ -67,6 +67,11 @@ impl Token {
         self.marks().find(|(name, _)| &***name == history).map(|(_, position)| position)
     }
 
+    /// The position in the first history whose name begins with this.
+    pub fn position_in(&self, prefix: &str) -> Option<Position> {
+        self.marks().find(|(name, _)| name.starts_with(prefix)).map(|(_, position)| position)
+    }
+
     /// Whether an answer that proves this token satisfies a client that asks for `asked`.
     ///
     /// Every history of this token must have come as far as asked. Histories that only `asked` knows

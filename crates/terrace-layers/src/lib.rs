@@ -7,6 +7,7 @@
 mod cache_aside;
 mod coalesce;
 mod concurrency_limit;
+mod cqrs;
 mod near_cache;
 mod observe;
 pub mod resharding;
@@ -17,6 +18,7 @@ mod timeout;
 pub use cache_aside::{CacheAside, CacheAsideOptions};
 pub use coalesce::{Coalesce, CoalesceOptions};
 pub use concurrency_limit::{ConcurrencyLimit, ConcurrencyLimitOptions};
+pub use cqrs::{CommandSide, Cqrs, CqrsOptions, Projector, ProjectorOptions, Relay};
 pub use near_cache::{NearCache, NearCacheOptions};
 pub use observe::Observe;
 pub use resharding::{Resharding, ReshardingOptions};

@@ -10,8 +10,8 @@ pub mod redis;
 pub mod sqlite;
 
 #[cfg(feature = "postgres")]
-pub use postgres::{PostgresLog, PostgresOptions, PostgresShard, PostgresStore};
+pub use postgres::{PostgresLog, PostgresOptions, PostgresReadModel, PostgresShard, PostgresStore};
 #[cfg(feature = "redis")]
-pub use redis::{RedisCache, RedisCacheOptions};
+pub use redis::{RedisCache, RedisCacheOptions, RedisStream, RedisStreamOptions};
 #[cfg(feature = "sqlite")]
-pub use sqlite::{SqliteOptions, SqliteShard, SqliteStore};
+pub use sqlite::{SqliteLog, SqliteOptions, SqliteReadModel, SqliteShard, SqliteStore};

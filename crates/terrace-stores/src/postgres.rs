@@ -26,6 +26,7 @@ mod options;
 mod plan;
 mod pool;
 mod read;
+mod read_model;
 mod shard;
 mod sqlstate;
 mod statements;
@@ -40,17 +41,19 @@ use std::time::Duration;
 
 use terrace_core::{
     BoxFuture, Deadline, Durability, Inspection, Key, Page, Read, ReadOptions, Receipt, Result,
-    Runtime, Scan, Store, Task, Write, WriteOptions,
+    Runtime, Scan, Status, Store, Task, Write, WriteOptions,
 };
 
 pub use log::{LogBegin, PostgresLog};
 pub use options::{ConnectionSource, PoolOptions, PostgresOptions};
+pub use read_model::PostgresReadModel;
 pub use shard::PostgresShard;
 
 use connect::Connector;
 use inspect::Health;
 use pool::Pool;
 use read::{ReadKeys, ScanPage};
+use statements::Prepares;
 use work::Worker;
 use write::WriteBatch;
 
@@ -88,7 +91,7 @@ impl PostgresStore {
             runtime.clone(),
             options.connect_timeout,
             max_lifetime,
-            options.shard,
+            if options.shard { Prepares::Shard } else { Prepares::Records },
         )?;
         let mut first = connector.open().await?;
         let durability = connector.examine(&first).await?;
@@ -111,7 +114,7 @@ impl PostgresStore {
         // Two statements at their limit, and what the network needs.
         let patience = options.statement_timeout * 2 + Duration::from_secs(1);
         let worker = Worker { pool, runtime, patience };
-        let upkeep = Mutex::new(Some(upkeep(worker.clone())));
+        let upkeep = Mutex::new(Some(upkeep(worker.clone(), true)));
         let (schema, health) = (options.schema, Health::default());
         Ok(Self { worker, history, schema, log, durability, health, upkeep })
     }
@@ -157,8 +160,9 @@ impl PostgresStore {
     }
 }
 
-/// Keeps the pool filled with young connections and forgets old idempotency keys.
-fn upkeep(worker: Worker) -> Task {
+/// Keeps the pool filled with young connections and, where there are any, forgets old idempotency
+/// keys.
+fn upkeep(worker: Worker, forgets: bool) -> Task {
     const PERIOD: Duration = Duration::from_secs(1);
     const FORGET_EVERY: u32 = 60;
     let runtime = worker.runtime.clone();
@@ -168,7 +172,7 @@ fn upkeep(worker: Worker) -> Task {
             worker.runtime.sleep(PERIOD).await;
             round = round.wrapping_add(1);
             let mut tended = worker.pool.tend().await;
-            if tended.is_ok() && (behind || round.is_multiple_of(FORGET_EVERY)) {
+            if forgets && tended.is_ok() && (behind || round.is_multiple_of(FORGET_EVERY)) {
                 let forgotten = idempotency::forget_old(&worker).await;
                 tended = forgotten.map(|more| behind = more);
             }
@@ -245,7 +249,12 @@ impl Store for PostgresStore {
     fn inspect(&self) -> BoxFuture<'_, Inspection> {
         Box::pin(async move {
             let health = self.health.ask(&self.worker).await;
-            inspect::tree(&self.worker, &self.schema, self.durability, health)
+            let well = health.0 != Status::Down;
+            let tree = inspect::tree(&self.worker, &self.schema, self.durability, health);
+            if self.log.is_some() && well {
+                return inspect::with_count(&self.worker, tree).await;
+            }
+            tree
         })
     }
 

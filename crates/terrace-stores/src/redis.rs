@@ -75,6 +75,7 @@ pub mod mutants;
 mod names;
 mod options;
 mod scripts;
+mod stream;
 mod subscription;
 
 use std::fmt;
@@ -97,6 +98,7 @@ use link::Link;
 use lookups::Found;
 use names::Names;
 pub use options::RedisCacheOptions;
+pub use stream::{RedisStream, RedisStreamOptions};
 use subscription::Subscription;
 
 /// A cache in Redis that all instances share. See the [module](self) for how it stays right.

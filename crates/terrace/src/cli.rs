@@ -8,6 +8,7 @@ mod config;
 mod doctor;
 mod explain;
 mod logging;
+mod projections;
 mod reshard;
 mod run;
 mod screen;
@@ -67,6 +68,13 @@ enum Command {
         /// Show the plan and do nothing.
         #[arg(long)]
         dry_run: bool,
+        #[command(flatten)]
+        settings: Settings,
+    },
+    /// Look after the projection of level 7.
+    Projections {
+        #[command(subcommand)]
+        action: projections::Action,
         #[command(flatten)]
         settings: Settings,
     },
@@ -179,6 +187,9 @@ fn execute(command: Command) -> Result<(), Failure> {
         }
         Command::Explain { level, json } => explain::explain(known(level)?, json),
         Command::Bench(arguments) => bench::bench(&arguments),
+        Command::Projections { action, settings } => {
+            projections::projections(&action, settings.load()?)
+        }
         Command::Doctor { json, settings } => doctor::doctor(&settings.load()?, json),
         Command::Config { json, settings } => config::config(&settings.load()?, json),
     }

@@ -28,6 +28,8 @@ pub struct Config {
     pub shards: ShardsConfig,
     /// The far and the near cache.
     pub cache: CacheConfig,
+    /// Level 7: commands and queries.
+    pub cqrs: CqrsConfig,
     /// What is logged.
     pub log: LogConfig,
 }
@@ -215,6 +217,47 @@ impl Default for CacheConfig {
     }
 }
 
+/// Level 7: the databases of commands and of queries, and the stream between them and others.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct CqrsConfig {
+    /// The database that takes commands. Default: `database.url`.
+    pub write_url: String,
+    /// The database that answers queries. Default: a schema of its own in the one for commands.
+    pub read_url: String,
+    /// A read with a token waits this long for the projection, in milliseconds; then the command side
+    /// answers. Default 500.
+    pub wait_ms: u64,
+    /// The least time from one batch of the projection to the next, in milliseconds. Default 5.
+    pub pace_ms: u64,
+    /// The most events of one batch. Default 2000.
+    pub batch: usize,
+    /// An instance that dies is replaced as projector after this time, in milliseconds. Default 5000.
+    pub lease_ms: u64,
+    /// Counts of reads are stored this often, in milliseconds. Default 1000.
+    pub count_flush_ms: u64,
+    /// The key of the Redis stream. Default: made from the log's own name.
+    pub stream: String,
+    /// About how many events the stream keeps. Default 1 000 000.
+    pub stream_max_events: u64,
+}
+
+impl Default for CqrsConfig {
+    fn default() -> Self {
+        Self {
+            write_url: String::new(),
+            read_url: String::new(),
+            wait_ms: 500,
+            pace_ms: 5,
+            batch: 2_000,
+            lease_ms: 5_000,
+            count_flush_ms: 1_000,
+            stream: String::new(),
+            stream_max_events: 1_000_000,
+        }
+    }
+}
+
 /// What is logged.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -242,7 +285,11 @@ impl Config {
             "embedded" => Ok(Mode::Embedded),
             "local" => Ok(Mode::Local),
             "servers" => Ok(Mode::Servers),
-            "auto" if self.database.url.is_empty() && self.shards.urls.is_empty() => {
+            "auto"
+                if self.database.url.is_empty()
+                    && self.shards.urls.is_empty()
+                    && self.cqrs.write_url.is_empty() =>
+            {
                 Ok(Mode::Embedded)
             }
             "auto" => Ok(Mode::Servers),
@@ -274,6 +321,11 @@ impl Config {
             ("cache.missing_ttl_seconds", self.cache.missing_ttl_seconds),
             ("cache.command_timeout_ms", self.cache.command_timeout_ms),
             ("cache.near_ttl_seconds", self.cache.near_ttl_seconds),
+            ("cqrs.wait_ms", self.cqrs.wait_ms),
+            ("cqrs.batch", self.cqrs.batch as u64),
+            ("cqrs.lease_ms", self.cqrs.lease_ms),
+            ("cqrs.count_flush_ms", self.cqrs.count_flush_ms),
+            ("cqrs.stream_max_events", self.cqrs.stream_max_events),
             ("cache.near_heartbeat_ms", self.cache.near_heartbeat_ms),
         ];
         if let Some((name, _)) = positive.iter().find(|(_, value)| *value == 0) {

@@ -10,6 +10,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use terrace_core::read_model::{Activity, Counted, Row};
 use terrace_core::{BoxFuture, Cache, Key, Result, Runtime, Store};
 
 mod app;
@@ -27,6 +28,7 @@ mod openapi;
 mod operations;
 mod path;
 mod problem;
+mod queries;
 mod records;
 mod reply;
 mod request_id;
@@ -48,6 +50,8 @@ pub struct Service {
     pub caches: Vec<Arc<dyn ClearCache>>,
     /// Where keys live, on a level that has shards.
     pub shards: Option<Arc<dyn Shards>>,
+    /// What the query side answers beyond the store, where there is one.
+    pub queries: Option<Arc<dyn Queries>>,
     /// What a client may use up.
     pub limits: Limits,
     /// Clock, random numbers and background work.
@@ -73,6 +77,21 @@ pub trait ClearCache: fmt::Debug + Send + Sync + 'static {
 pub trait Shards: fmt::Debug + Send + Sync + 'static {
     /// The number of the shard that has a key, as far as is known.
     fn shard_of(&self, key: &Key) -> Option<u16>;
+}
+
+/// What a read model answers beyond the store.
+pub trait Queries: fmt::Debug + Send + Sync + 'static {
+    /// How often a key was read, this instance's latest reads included.
+    fn read_count(&self, key: &Key) -> u64;
+
+    /// See [`terrace_core::ReadModel::search`].
+    fn search<'a>(&'a self, words: &'a str, limit: usize) -> BoxFuture<'a, Result<Vec<Row>>>;
+
+    /// See [`terrace_core::ReadModel::top`].
+    fn top(&self, by: Counted, limit: usize) -> BoxFuture<'_, Result<Vec<Row>>>;
+
+    /// See [`terrace_core::ReadModel::activity`].
+    fn activity(&self, bucket: Duration, limit: usize) -> BoxFuture<'_, Result<Vec<Activity>>>;
 }
 
 impl ClearCache for Arc<dyn Cache> {

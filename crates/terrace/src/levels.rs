@@ -10,6 +10,7 @@ mod l1_connection_pooling;
 mod l2_read_cache;
 mod l4_db_sharding;
 mod l5_multi_tier_cache;
+mod l7_cqrs;
 #[cfg(test)]
 mod tests;
 
@@ -17,9 +18,9 @@ use std::sync::Arc;
 
 use terrace_core::{BoxFuture, Result, Store};
 
-use crate::http::{ClearCache, Shards};
+use crate::http::{ClearCache, Queries, Shards};
 
-pub use engines::{Engines, Servers, ShardEngines};
+pub use engines::{Engines, QuerySide, Servers, ShardEngines};
 
 /// One level of the climb.
 #[derive(Debug)]
@@ -55,15 +56,25 @@ pub struct Stack {
     pub caches: Vec<Arc<dyn ClearCache>>,
     /// Where keys live, on a level that has shards.
     pub shards: Option<Arc<dyn Shards>>,
+    /// What the query side answers beyond the store, where there is one.
+    pub queries: Option<Arc<dyn Queries>>,
+}
+
+impl Stack {
+    /// A stack that answers nothing beyond its store.
+    fn of(store: Arc<dyn Store>) -> Self {
+        Self { store, caches: vec![], shards: None, queries: None }
+    }
 }
 
 /// The levels that exist, from the bottom.
-pub static LEVELS: [&Level; 5] = [
+pub static LEVELS: [&Level; 6] = [
     &l0_single_db::LEVEL,
     &l1_connection_pooling::LEVEL,
     &l2_read_cache::LEVEL,
     &l4_db_sharding::LEVEL,
     &l5_multi_tier_cache::LEVEL,
+    &l7_cqrs::LEVEL,
 ];
 
 /// The level of this number, if it exists.
@@ -71,7 +82,7 @@ pub fn level(number: u8) -> Option<&'static Level> {
     LEVELS.iter().copied().find(|level| level.number == number)
 }
 
-/// "0, 1, 2, 4, 5": what to answer somebody who asked for another.
+/// "0, 1, 2, 4": what to answer somebody who asked for another.
 pub fn numbers() -> String {
     LEVELS.iter().map(|level| level.number.to_string()).collect::<Vec<_>>().join(", ")
 }

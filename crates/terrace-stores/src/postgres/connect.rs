@@ -13,7 +13,7 @@ use tokio_postgres_rustls::MakeRustlsConnect;
 
 use super::options::Target;
 use super::sqlstate::{Stage, explain};
-use super::statements::{Parameter, Sql, Statements};
+use super::statements::{Parameter, Prepares, Sql, Statements};
 use super::tls;
 
 /// The oldest major version whose behaviour the statements rely on.
@@ -29,8 +29,8 @@ pub(super) struct Connector {
     patience: Duration,
     /// How long a session of the pool is used, ± 10 %.
     max_lifetime: Duration,
-    /// Whether the database is one of several shards.
-    shard: bool,
+    /// What sessions of the pool prepare.
+    prepares: Prepares,
     /// As the first session found it, for sessions that do not ask.
     durability: OnceLock<Durability>,
 }
@@ -41,14 +41,14 @@ impl Connector {
         runtime: Runtime,
         connect_timeout: Duration,
         max_lifetime: Duration,
-        shard: bool,
+        prepares: Prepares,
     ) -> Result<Self> {
         let tls = MakeRustlsConnect::new(tls::client(&target)?);
         let hosts = u32::try_from(target.config.get_hosts().len()).unwrap_or(u32::MAX);
         let patience = connect_timeout.saturating_mul(hosts);
         let Target { config, hosts, .. } = target;
         let durability = OnceLock::new();
-        Ok(Self { config, tls, runtime, hosts, patience, max_lifetime, shard, durability })
+        Ok(Self { config, tls, runtime, hosts, patience, max_lifetime, prepares, durability })
     }
 
     /// `host:port`, separated by commas.
@@ -82,8 +82,8 @@ impl Connector {
         });
         let statements = Statements::Unprepared;
         let durability = self.durability.get().copied().unwrap_or(Durability::Accepted);
-        let (shard, expires_at) = (self.shard, None);
-        Ok(Connection { client, task: Some(task), statements, shard, durability, expires_at })
+        let (task, prepares) = (Some(task), self.prepares);
+        Ok(Connection { client, task, statements, prepares, durability, expires_at: None })
     }
 
     /// A session that tells of notifications, and when it has ended, by raising a number.
@@ -159,7 +159,7 @@ impl Connector {
         let ready = async {
             let (durability, statements) = futures_util::future::join(
                 self.examine(&connection),
-                Statements::prepare(&connection.client, self.shard),
+                Statements::prepare(&connection.client, self.prepares),
             )
             .await;
             let statements =
@@ -181,7 +181,7 @@ pub(super) struct Connection {
     client: Client,
     task: Option<Task>,
     statements: Statements,
-    shard: bool,
+    prepares: Prepares,
     /// How safe a commit is; worked out from this server's settings.
     pub(super) durability: Durability,
     expires_at: Option<Instant>,
@@ -195,6 +195,11 @@ impl Connection {
         parameters: &'a [Parameter<'a>],
     ) -> impl Future<Output = Result<Vec<Row>, tokio_postgres::Error>> + Send + 'a {
         self.statements.run(&self.client, sql, parameters)
+    }
+
+    /// Rows of a read model by distinct keys; see [`Statements::read_rows`].
+    pub(super) async fn read_rows(&self, keys: &[&str]) -> Result<Vec<Row>, tokio_postgres::Error> {
+        self.statements.read_rows(&self.client, keys).await
     }
 
     /// Runs a statement that is not prepared: text, types and parameters leave at once.
@@ -213,8 +218,8 @@ impl Connection {
 
     /// Forgets plans that a change of the tables has made invalid.
     pub(super) async fn prepare_again(&mut self) -> Result<(), tokio_postgres::Error> {
-        if matches!(self.statements, Statements::Prepared(_)) {
-            self.statements = Statements::prepare(&self.client, self.shard).await?;
+        if !matches!(self.statements, Statements::Unprepared) {
+            self.statements = Statements::prepare(&self.client, self.prepares).await?;
         }
         Ok(())
     }

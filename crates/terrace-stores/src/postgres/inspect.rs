@@ -2,11 +2,12 @@
 
 use std::time::{Duration, Instant};
 
-use terrace_core::{Deadline, Durability, ErrorKind, Inspection, Status};
+use terrace_core::{Deadline, Durability, ErrorKind, Inspection, Status, Unit};
 use tokio::sync::Mutex;
 
+use super::connect::Connection;
 use super::read::Ping;
-use super::work::Worker;
+use super::work::{Failure, Progress, Work, Worker, corrupt};
 
 /// Asks the server whether it answers, and remembers it for a while, so that asking often is cheap.
 #[derive(Debug, Default)]
@@ -46,6 +47,35 @@ impl Health {
         asked.await.unwrap_or_else(late)
     }
 }
+
+/// The tree with the number of records, where the level tells it.
+pub(super) async fn with_count(worker: &Worker, tree: Inspection) -> Inspection {
+    let deadline = Deadline::at(worker.runtime.now() + Health::WITHIN);
+    match worker.perform(&CountRecords, deadline).await {
+        Ok(records) => tree.gauge("records", records, Unit::Count),
+        Err(_) => tree,
+    }
+}
+
+struct CountRecords;
+
+impl Work for CountRecords {
+    type Answer = u64;
+
+    const OPERATION: &'static str = "inspect";
+
+    async fn run(&self, connection: &Connection, _: &Progress) -> Result<u64, Failure> {
+        let rows = connection.ask(COUNT, &[]).await?;
+        let count = rows.first().map_or(Ok(0_i64), |row| row.try_get(0)).map_err(corrupt)?;
+        Ok(u64::try_from(count).unwrap_or(0))
+    }
+}
+
+/// Live records: counted up to 100 000, else as the planner knows.
+pub(super) const COUNT: &str = "SELECT CASE WHEN n <= 100000 THEN n ELSE \
+       greatest(n, (SELECT reltuples::bigint FROM pg_class WHERE oid = 'records'::regclass)) END \
+     FROM (SELECT count(*) AS n FROM (SELECT 1 FROM records WHERE NOT deleted LIMIT 100001) AS few) \
+       AS counted";
 
 /// Settings, figures and parts, with the health that was found.
 pub(super) fn tree(

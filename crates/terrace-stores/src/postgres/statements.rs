@@ -243,15 +243,35 @@ pub(super) enum Statements {
     Unprepared,
     /// Parsed and planned once, in the order of [`Sql::ALL`].
     Prepared(Vec<Statement>),
+    /// The one statement that a read model runs for each request.
+    ReadRows(Statement),
+}
+
+/// What a session prepares.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Prepares {
+    /// The part of [`Sql`] for a database that has all records.
+    Records,
+    /// All of [`Sql`], for one of several shards.
+    Shard,
+    /// What reads of a read model need.
+    ReadModel,
 }
 
 impl Statements {
     /// Prepares all, in one round trip.
     pub(super) async fn prepare(
         client: &Client,
-        shard: bool,
+        what: Prepares,
     ) -> Result<Self, tokio_postgres::Error> {
-        let count = if shard { Sql::ALL.len() } else { Sql::PLAIN };
+        let count = match what {
+            Prepares::Records => Sql::PLAIN,
+            Prepares::Shard => Sql::ALL.len(),
+            Prepares::ReadModel => {
+                let statement = client.prepare_typed(READ_ROWS, &[Type::TEXT_ARRAY]).await?;
+                return Ok(Self::ReadRows(statement));
+            }
+        };
         let all = Sql::ALL[..count].iter().map(|sql| client.prepare_typed(sql.text(), sql.types()));
         try_join_all(all).await.map(Self::Prepared)
     }
@@ -266,11 +286,33 @@ impl Statements {
     ) -> Result<Vec<Row>, tokio_postgres::Error> {
         match self {
             Self::Prepared(all) => client.query(&all[sql as usize], parameters).await,
-            Self::Unprepared => {
+            Self::Unprepared | Self::ReadRows(_) => {
                 let types = sql.types().iter().cloned();
                 let typed = parameters.iter().copied().zip(types).collect::<Vec<_>>();
                 client.query_typed(sql.text(), &typed).await
             }
+        }
+    }
+}
+
+/// The checkpoint of a read model, and for each of distinct keys its place, its row and whether it is
+/// parked: one snapshot.
+const READ_ROWS: &str = "SELECT p.source, p.epoch, p.place, u.i, k.key IS NOT NULL, \
+       r.version, r.deleted, r.created_at, r.updated_at, r.value, r.read_count, r.write_count \
+     FROM projection p LEFT JOIN unnest($1::text[]) WITH ORDINALITY AS u(k, i) ON true \
+     LEFT JOIN records r ON r.key = u.k LEFT JOIN parked k ON k.key = u.k \
+     WHERE p.name = 'live'";
+
+impl Statements {
+    /// See [`READ_ROWS`].
+    pub(super) async fn read_rows(
+        &self,
+        client: &Client,
+        keys: &[&str],
+    ) -> Result<Vec<Row>, tokio_postgres::Error> {
+        match self {
+            Self::ReadRows(statement) => client.query(statement, &[&keys]).await,
+            _ => client.query_typed(READ_ROWS, &[(&keys, Type::TEXT_ARRAY)]).await,
         }
     }
 }

@@ -37,7 +37,7 @@ struct Found {
 }
 
 impl<'c> Statements<'c> {
-    pub(super) fn prepare(connection: &'c Connection) -> rusqlite::Result<Self> {
+    pub(super) fn prepare(connection: &'c Connection, logged: bool) -> rusqlite::Result<Self> {
         Ok(Self {
             connection,
             begin: connection.prepare("BEGIN IMMEDIATE")?,
@@ -53,7 +53,7 @@ impl<'c> Statements<'c> {
                 "UPDATE records SET value = ?2, version = ?3, created_at = ?4, updated_at = ?5,
                  deleted = ?6 WHERE rowid = ?1",
             )?,
-            count: connection.prepare(LATEST)?,
+            count: connection.prepare(if logged { super::log::LATEST } else { LATEST })?,
             counted: connection.prepare("UPDATE meta SET value = ?1 WHERE name = 'version'")?,
         })
     }

@@ -80,6 +80,15 @@ pub(super) fn first(options: &SqliteOptions) -> Result<(Connection, Engine)> {
     Ok((connection, Engine { journal_mode, synchronous }))
 }
 
+/// The first connection to a file that is no store of records: made when it is missing.
+pub(super) fn plain(options: &SqliteOptions) -> Result<Connection> {
+    let connection = connect(options, OpenFlags::SQLITE_OPEN_CREATE)?;
+    let failed = |error| failure::of(error).during("open");
+    connection.pragma_update_and_check(None, "journal_mode", "WAL", |_| Ok(())).map_err(failed)?;
+    set_up(&connection, options).map_err(failed)?;
+    Ok(connection)
+}
+
 /// One more connection to a file that is there.
 pub(super) fn another(options: &SqliteOptions) -> Result<Connection> {
     let connection = connect(options, OpenFlags::empty())?;

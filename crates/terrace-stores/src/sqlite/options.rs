@@ -34,6 +34,9 @@ pub struct SqliteOptions {
     /// The largest size of the file (without its log); writes that need more are refused as on a
     /// full disk. Default: none.
     pub max_file_bytes: Option<u64>,
+    /// Keeps a log of changes (see [`SqliteLog`](super::SqliteLog)), and lets tokens name the place of
+    /// a write in it. Made at open, with the records that there are. Default: false.
+    pub change_log: bool,
     /// How long a tombstone is kept. Later writes collect older ones, a few at a time. Default: 7
     /// days.
     pub tombstones_kept_for: Duration,
@@ -59,6 +62,7 @@ impl SqliteOptions {
             cache_bytes: 8 * 1024 * 1024,
             mmap_bytes: 256 * 1024 * 1024,
             max_file_bytes: None,
+            change_log: false,
             tombstones_kept_for: Duration::from_secs(7 * 24 * 60 * 60),
             replica_of: None,
         }

@@ -7,7 +7,8 @@ use std::thread;
 use std::time::Duration;
 
 use terrace_core::{
-    Deadline, Durability, Error, ErrorKind, Position, Receipt, Result, Runtime, Token, Version,
+    Deadline, Durability, Error, ErrorKind, Outcome, Position, Receipt, Result, Runtime, Token,
+    Version,
 };
 use tokio::sync::{oneshot, watch};
 
@@ -27,6 +28,10 @@ pub(super) struct Shared {
     pub(super) options: SqliteOptions,
     pub(super) runtime: Runtime,
     pub(super) history: Arc<str>,
+    /// The name of the change log, if the file keeps one.
+    pub(super) log: Option<Arc<str>>,
+    /// Raised by each COMMIT.
+    pub(super) committed: watch::Sender<u64>,
     pub(super) engine: Engine,
     pub(super) durability: Durability,
     pub(super) file: FileIdentity,
@@ -103,6 +108,16 @@ impl Shared {
             Refused::Closed if self.closing.load(Ordering::Acquire) => failure::closed(),
             Refused::Closed => failure::dead(),
         }
+    }
+
+    /// Proof of a write: its version, and its place in the log.
+    pub(super) fn token_of_write(&self, outcome: Outcome, version: Version) -> Token {
+        let mut token = self.token_at(version);
+        if let Some(log) = self.log.as_ref().filter(|_| outcome.is_applied()) {
+            let position = Position { epoch: 0, offset: version.get() };
+            token.merge(&Token::of(Arc::clone(log), position));
+        }
+        token
     }
 
     /// Takes no more work; the threads finish what was accepted and end.

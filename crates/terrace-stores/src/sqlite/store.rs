@@ -7,7 +7,7 @@ use std::thread::JoinHandle;
 
 use terrace_core::{
     BoxFuture, Error, ErrorKind, Inspection, Key, Page, Position, Read, ReadOptions, Receipt,
-    Result, Runtime, Scan, Store, Write, WriteOptions,
+    Result, Runtime, Scan, Store, Unit, Write, WriteOptions,
 };
 use terrace_core::{Change, Precondition};
 use tokio::sync::watch;
@@ -16,6 +16,8 @@ use super::change_log::SqliteChangeLog;
 use super::follow::SqliteFollower;
 use super::health::{FileIdentity, Vitals};
 use super::job::{ReadJob, Task};
+use super::lane::Lane;
+use super::log::SqliteLog;
 use super::options::{Connections, SqliteOptions};
 use super::queue::Queue;
 use super::shared::{Role, Shared, start};
@@ -44,6 +46,8 @@ use super::{connect, failure, health, reader, schema, writer};
 pub struct SqliteStore {
     pub(super) shared: Arc<Shared>,
     threads: Mutex<Vec<JoinHandle<()>>>,
+    /// For the number of records, where the level tells it.
+    counting: Option<Lane>,
 }
 
 impl SqliteStore {
@@ -62,10 +66,16 @@ impl SqliteStore {
         let turn = connect::turn(&options.path);
         let (mut connection, engine) = connect::first(&options)?;
         let history = schema::migrate(&mut connection, options.replica_of.as_deref(), &runtime)?;
+        let log = match options.change_log {
+            true => Some(super::log::install(&mut connection, &runtime)?),
+            false => None,
+        };
         drop(turn);
         let durability = engine.durability();
         let shared = Arc::new(Shared {
             history,
+            log,
+            committed: watch::Sender::new(0),
             durability,
             file: FileIdentity::of(&options.path),
             reads: Queue::new(options.max_queued_reads, options.max_queued_bytes),
@@ -78,7 +88,11 @@ impl SqliteStore {
             options,
             runtime,
         });
-        let store = Self { shared, threads: Mutex::default() };
+        let counting = match shared.log {
+            Some(_) => Some(Lane::start(&shared.options, "sqlite-count")?),
+            None => None,
+        };
+        let store = Self { shared, threads: Mutex::default(), counting };
         store.start_threads(connection)?;
         tracing::debug!(
             path = %store.shared.options.path.display(),
@@ -102,6 +116,16 @@ impl SqliteStore {
     /// What follows a change log into this file, and keeps its place under the log's name.
     pub fn follower(&self, origin: impl Into<Arc<str>>) -> SqliteFollower {
         SqliteFollower::new(Arc::clone(&self.shared), origin.into())
+    }
+
+    /// The change log of this file, if the options ask for one.
+    ///
+    /// # Errors
+    /// `Unavailable` when the file cannot be opened once more.
+    pub fn log(&self) -> Result<Option<SqliteLog>> {
+        let Some(name) = self.shared.log.clone() else { return Ok(None) };
+        let Shared { options, committed, runtime, .. } = &*self.shared;
+        SqliteLog::open(options, name, committed.clone(), runtime.clone()).map(Some)
     }
 
     fn start_threads(&self, connection: rusqlite::Connection) -> Result<()> {
@@ -223,12 +247,26 @@ impl Store for SqliteStore {
     }
 
     fn inspect(&self) -> BoxFuture<'_, Inspection> {
-        Box::pin(async move { health::inspect(&self.shared) })
+        Box::pin(async move {
+            let tree = health::inspect(&self.shared);
+            let Some(lane) = &self.counting else { return tree };
+            let counted = lane.run(|connection| {
+                let text = "SELECT count(*) FROM records WHERE deleted = 0";
+                connection.query_row(text, [], |row| row.get::<_, i64>(0)).map_err(failure::of)
+            });
+            match counted.await.map(u64::try_from) {
+                Ok(Ok(records)) => tree.gauge("records", records, Unit::Count),
+                _ => tree,
+            }
+        })
     }
 
     fn close(&self) -> BoxFuture<'_, Result<()>> {
         Box::pin(async move {
             self.shared.close();
+            if let Some(lane) = &self.counting {
+                lane.close();
+            }
             // Fails only when the sender is gone, and the sender lives in `shared`.
             let _ = self.shared.living.subscribe().wait_for(|living| *living == 0).await;
             let threads =

@@ -59,7 +59,11 @@ struct Writer<'c> {
 
 impl<'c> Writer<'c> {
     fn new(shared: &'c Shared, connection: &'c Connection) -> rusqlite::Result<Self> {
-        Ok(Self { shared, connection, statements: Statements::prepare(connection)? })
+        Ok(Self {
+            shared,
+            connection,
+            statements: Statements::prepare(connection, shared.log.is_some())?,
+        })
     }
 
     /// Applies all jobs in one transaction, with those that arrive meanwhile up to `most`, and
@@ -169,7 +173,10 @@ impl<'c> Writer<'c> {
     ) {
         let vitals = &self.shared.vitals;
         match &failed {
-            None => vitals.committed(results.iter().flatten().map(|done| done.len() as u64).sum()),
+            None => {
+                self.shared.committed.send_modify(|number| *number += 1);
+                vitals.committed(results.iter().flatten().map(|done| done.len() as u64).sum());
+            }
             Some(error) => vitals.failed(error),
         }
         if failed.is_none() {
@@ -192,7 +199,7 @@ impl<'c> Writer<'c> {
             outcome,
             version,
             durability: self.shared.durability,
-            token: self.shared.token_at(version),
+            token: self.shared.token_of_write(outcome, version),
             origin: Origin::Primary,
         };
         results.into_iter().map(receipt).collect()

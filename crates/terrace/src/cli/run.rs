@@ -146,7 +146,7 @@ impl Session {
         let Some(built) = self.unless_stopped((level.build)(&engines)).await else {
             return Ok(None);
         };
-        let Stack { store, caches, shards } = built.map_err(|error| {
+        let Stack { store, caches, shards, queries } = built.map_err(|error| {
             Failure::failed(format!("level {}: {}", level.number, fatal(&error).text))
         })?;
         let address = listener
@@ -157,6 +157,7 @@ impl Session {
             store: Arc::clone(&store),
             caches,
             shards,
+            queries,
             limits: limits(&self.config),
             runtime: self.runtime.clone(),
         };

@@ -17,7 +17,8 @@ use super::reply::{Answer, Reply};
 use super::request_id::{RequestIds, X_REQUEST_ID};
 use super::routes::Routes;
 use super::{
-    ClearCache, LevelInfo, Limits, Service, Shards, body, documents, openapi, operations, records,
+    ClearCache, LevelInfo, Limits, Queries, Service, Shards, body, documents, openapi, operations,
+    records,
 };
 
 /// The service, ready to answer.
@@ -28,6 +29,7 @@ pub(crate) struct App {
     pub(crate) store: Arc<dyn Store>,
     pub(crate) caches: Vec<Arc<dyn ClearCache>>,
     pub(crate) shards: Option<Arc<dyn Shards>>,
+    pub(crate) queries: Option<Arc<dyn Queries>>,
     pub(crate) limits: Limits,
     pub(crate) runtime: Runtime,
     pub(crate) pages: openapi::Pages,
@@ -40,11 +42,12 @@ pub(crate) struct App {
 impl App {
     /// Builds the routes and the documents from one table.
     pub(crate) fn new(service: Service) -> Self {
-        let Service { level, store, caches, shards, limits, runtime } = service;
+        let Service { level, store, caches, shards, queries, limits, runtime } = service;
         let face = documents::face(level.number);
         let mut table = Vec::new();
         table.extend(face.map(documents::endpoints).unwrap_or_default());
         table.extend(records::endpoints());
+        table.extend(queries.iter().flat_map(|_| super::queries::endpoints()));
         table.extend(operations::endpoints(face));
         Self {
             pages: openapi::Pages::new(&level, &table),
@@ -57,6 +60,7 @@ impl App {
             store,
             caches,
             shards,
+            queries,
             limits,
             runtime,
         }

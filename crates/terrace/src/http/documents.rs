@@ -27,12 +27,16 @@ pub(crate) struct DocumentsFace {
     written: &'static str,
     /// Whether answers name the shard.
     sharded: bool,
+    /// The message of `PUT /write`, where there is one.
+    updated: Option<&'static str>,
     /// The message for a missing key.
     missing: &'static str,
     /// Fields that a write adds.
     write_fields: &'static [Field<Receipt>],
     /// Fields that a read adds.
     read_fields: &'static [Field<Read>],
+    /// Whether a read tells how often its key was read.
+    counts_reads: bool,
     /// Fields that `/health` adds.
     pub(crate) health_fields: &'static [Field<Inspection>],
     /// Endpoints that answer numbers.
@@ -50,7 +54,10 @@ struct Statistics {
 
 /// The rows of the table for this face.
 pub(crate) fn endpoints(face: &'static DocumentsFace) -> Vec<Endpoint> {
-    let mut table = vec![write::endpoint(face), read::endpoint(face)];
+    // Rows of one path stand together.
+    let mut table = vec![write::endpoint(face)];
+    table.extend(face.updated.map(|message| write::update(face, message)));
+    table.push(read::endpoint(face));
     table.extend(face.statistics.iter().map(statistics::endpoint));
     table.extend(face.clears.then(clear::endpoint));
     table

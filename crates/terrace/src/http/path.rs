@@ -1,6 +1,7 @@
 //! Keys in paths and parameters in queries, percent-decoded.
 
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -47,6 +48,32 @@ pub(crate) fn scan(query: Option<&str>) -> Result<Scan, Problem> {
         }
     }
     Ok(scan)
+}
+
+/// The parameters of a query, decoded; only these may be there, each once.
+///
+/// # Errors
+/// 422 that names what is wrong.
+pub(crate) fn query(
+    query: Option<&str>,
+    names: &[&'static str],
+) -> Result<BTreeMap<&'static str, String>, Problem> {
+    let mut found = BTreeMap::new();
+    for pair in query.unwrap_or_default().split('&').filter(|pair| !pair.is_empty()) {
+        let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+        let Some(name) = names.iter().copied().find(|known| *known == name) else {
+            let known = names.join(" and ");
+            return Err(Problem::invalid(format!(
+                "the query has an unknown parameter; known are {known}"
+            )));
+        };
+        // A form writes a space as a plus sign.
+        let value = decode(name, &value.replace('+', " "))?.into_owned();
+        if found.insert(name, value).is_some() {
+            return Err(Problem::invalid(format!("{name} is given twice; give it once")));
+        }
+    }
+    Ok(found)
 }
 
 /// The opaque text that stands for "after this key".

@@ -122,6 +122,8 @@ pub(crate) enum Getter<T: 'static> {
     Counts(fn(&T) -> BTreeMap<String, u64>),
     /// Some of these words by names.
     Words(&'static [&'static str], fn(&T) -> BTreeMap<String, &'static str>),
+    /// Any text.
+    Text(fn(&T) -> String),
 }
 
 impl<T> Field<T> {
@@ -139,6 +141,7 @@ impl<T> Field<T> {
             Getter::Word(words, _) => Shape::Word(words),
             Getter::Counts(_) => Shape::Counts,
             Getter::Words(words, _) => Shape::Words(words),
+            Getter::Text(_) => Shape::Text,
         };
         (self.name, shape.schema(self.meaning))
     }
@@ -154,6 +157,7 @@ impl<T> Field<T> {
             Getter::Word(_, get) => object.field(field.name, get(from)),
             Getter::Counts(get) => object.field(field.name, &get(from)),
             Getter::Words(_, get) => object.field(field.name, &get(from)),
+            Getter::Text(get) => object.field(field.name, &get(from)),
         })
     }
 }

@@ -1,5 +1,6 @@
 //! The databases and caches of the mode in force: SQLite files, private servers, or yours.
 
+mod cqrs;
 mod servers;
 mod shards;
 
@@ -17,6 +18,7 @@ use terrace_stores::{
     sqlite,
 };
 
+pub use cqrs::QuerySide;
 pub use servers::Servers;
 use servers::{no_database, no_directory};
 pub use shards::ShardEngines;

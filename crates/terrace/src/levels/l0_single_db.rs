@@ -28,5 +28,5 @@ pub(super) static LEVEL: Level = Level {
 async fn build(engines: &Engines) -> Result<Stack> {
     // Nothing is shared between requests: that is the level, and its price.
     let database = engines.database(Connections::PerRequest).await?;
-    Ok(Stack { store: edge(engines, database.store), caches: vec![], shards: None })
+    Ok(Stack::of(edge(engines, database.store)))
 }

@@ -31,7 +31,7 @@ pub(super) static LEVEL: Level = Level {
 
 async fn build(engines: &Engines) -> Result<Stack> {
     let (store, _) = base(engines).await?;
-    Ok(Stack { store: edge(engines, store), caches: vec![], shards: None })
+    Ok(Stack::of(edge(engines, store)))
 }
 
 /// The bottom of every higher level: batches over pooled connections.

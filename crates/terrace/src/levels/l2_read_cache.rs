@@ -42,8 +42,7 @@ pub(super) static LEVEL: Level = Level {
 
 async fn build(engines: &Engines) -> Result<Stack> {
     let (store, far) = base(engines).await?;
-    let store = edge(engines, store);
-    Ok(Stack { store, caches: vec![Arc::new(far.cache)], shards: None })
+    Ok(Stack { caches: vec![Arc::new(far.cache)], ..Stack::of(edge(engines, store)) })
 }
 
 /// The far cache over level 1, as the higher levels use it.

@@ -82,5 +82,6 @@ async fn build(engines: &Engines) -> Result<Stack> {
     // Above the cache: whoever waited for a load finds it there. One load a key.
     let store = SingleFlight::new(Arc::new(store), runtime);
     let store = edge(engines, Arc::new(store));
-    Ok(Stack { store, caches: vec![Arc::new(far.cache)], shards: Some(shards) })
+    let caches = vec![Arc::new(far.cache) as _];
+    Ok(Stack { caches, shards: Some(shards), ..Stack::of(store) })
 }

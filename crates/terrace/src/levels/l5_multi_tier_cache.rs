@@ -44,7 +44,7 @@ async fn build(engines: &Engines) -> Result<Stack> {
     let options = engines.near_cache_options();
     let near = Arc::new(NearCache::new(store, far.feed, options, engines.runtime().clone()));
     let store = edge(engines, Arc::clone(&near) as _);
-    Ok(Stack { store, caches: vec![near, Arc::new(far.cache)], shards: None })
+    Ok(Stack { caches: vec![near, Arc::new(far.cache)], ..Stack::of(store) })
 }
 
 impl ClearCache for NearCache {

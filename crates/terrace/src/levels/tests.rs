@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use terrace_core::{Runtime, Status, StoreExt, testkit};
+use terrace_core::{ReadOptions, Runtime, Status, StoreExt, testkit};
 
 use super::{Engines, LEVELS, Level, Servers, Stack};
 use crate::config::{Config, Mode};
@@ -19,9 +19,10 @@ async fn check(mode: Mode, config: Config, text: usize) {
         let (stack, servers) = built(level, mode, config.clone()).await;
         assert_eq!(stack.store.to_string(), level.stacks[text].1, "level {}", level.number);
         let key = testkit::key("a");
-        stack.store.put(key.clone(), testkit::value("1")).await.expect("a write");
-        let record = stack.store.get(&key).await.expect("a read").expect("a record");
-        assert_eq!(record.value.as_str(), "1");
+        let receipt = stack.store.put(key.clone(), testkit::value("1")).await.expect("a write");
+        let how = ReadOptions { token: Some(receipt.token), ..ReadOptions::default() };
+        let read = stack.store.get_read(&key, &how).await.expect("a read");
+        assert_eq!(read.record.expect("a record").value.as_str(), "1", "level {}", level.number);
         assert_ne!(stack.store.inspect().await.status, Status::Down);
         stack.store.close().await.expect("an end");
         servers.stop().await;

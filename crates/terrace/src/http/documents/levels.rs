@@ -1,6 +1,7 @@
 //! What each level adds to the documents' API.
 
-use terrace_core::{Inspection, Origin, Read};
+use terrace_core::event_stream::event_id;
+use terrace_core::{Inspection, Origin, Read, Receipt};
 
 use super::parts::{self, figure};
 use super::{DocumentsFace, Statistics};
@@ -16,9 +17,11 @@ const PLAIN: DocumentsFace = DocumentsFace {
     level: 0,
     written: "Data written successfully",
     sharded: false,
+    updated: None,
     missing: "Key not found",
     write_fields: &[],
     read_fields: &[],
+    counts_reads: false,
     health_fields: &[],
     statistics: &[],
     clears: false,
@@ -80,7 +83,61 @@ static FACES: &[DocumentsFace] = &[
         clears: true,
         ..PLAIN
     },
+    DocumentsFace {
+        level: 7,
+        written: "Command written and event published",
+        updated: Some("Command updated and event published"),
+        missing: "Key not found in read database (may not be projected yet)",
+        write_fields: &[EVENT_ID],
+        read_fields: &[FROM_READ_DB],
+        counts_reads: true,
+        statistics: &[Statistics {
+            path: "/stats",
+            summary: "Both sides, and the way between them",
+            fields: TWO_SIDES,
+        }],
+        ..PLAIN
+    },
 ];
+
+const EVENT_ID: Field<Receipt> = Field::new(
+    "event_id",
+    "The event's place in the log, under which it is published.",
+    Getter::Text(|receipt| event_id(receipt.token.position_in("log-").unwrap_or_default())),
+);
+
+const FROM_READ_DB: Field<Read> = Field::new(
+    "from_read_db",
+    "Whether the read database answered; else the write database did.",
+    Getter::Bool(|read| read.origin == Origin::ReadModel),
+);
+
+const TWO_SIDES: &[Field<Inspection>] = &[
+    count("write_db_pool_size", "Open connections to the write database.", |tree| {
+        figure(write_side(tree).and_then(|side| side.find("pool")), "pool_size")
+    }),
+    count("read_db_pool_size", "Open connections to the read database.", |tree| {
+        let side = tree.find("read-model");
+        let pool = side.and_then(|side| side.find("pool"));
+        figure(pool.or(side), "pool_size")
+    }),
+    count("events_published", "Commands that this instance has written to the log.", |tree| {
+        figure(tree.find("cqrs"), "events_published")
+    }),
+    count("events_projected", "Events that this instance has projected.", |tree| {
+        figure(tree.find("projector"), "events_projected")
+    }),
+    count("read_db_records", "Records in the read database.", |tree| {
+        figure(tree.find("read-model"), "records")
+    }),
+    count("write_db_records", "Records in the write database.", |tree| {
+        figure(write_side(tree), "records")
+    }),
+];
+
+fn write_side(tree: &Inspection) -> Option<&Inspection> {
+    tree.find("postgres").or_else(|| tree.find("sqlite"))
+}
 
 const FROM_CACHE: Field<Read> = Field::new(
     "from_cache",

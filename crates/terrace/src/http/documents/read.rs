@@ -18,6 +18,10 @@ pub(super) fn endpoint(face: &'static DocumentsFace) -> Endpoint {
         ("updated_at", Shape::MaybePlainTime.schema("UTC.")),
         ("message", Shape::MaybeText.schema("Null beside a record.")),
     ];
+    if face.counts_reads {
+        let count = Shape::Count.schema("How often it was read, this read included.");
+        answer.push(("read_count", count));
+    }
     answer.extend(face.read_fields.iter().map(Field::described));
     answer.extend(face.sharded.then(shard_id));
     Endpoint::new(Method::GET, "/read/{key}", move |call| Box::pin(read(call, face)))
@@ -46,6 +50,11 @@ async fn read(call: &mut Call, face: &DocumentsFace) -> Answer {
         .plain_time("created_at", record.map(|record| record.created_at))
         .plain_time("updated_at", record.map(|record| record.updated_at))
         .field("message", &record.is_none().then_some(face.missing));
+    let answer = match &call.app.queries {
+        Some(queries) if face.counts_reads => answer.field("read_count", &queries.read_count(&key)),
+        _ if face.counts_reads => answer.field("read_count", &0),
+        _ => answer,
+    };
     let mut answer = Field::write_all(face.read_fields, &read, answer);
     if face.sharded {
         answer = answer.field("shard_id", &call.app.shard_of(&key, read.origin));

@@ -23,6 +23,15 @@ struct Body<'a> {
 }
 
 pub(super) fn endpoint(face: &'static DocumentsFace) -> Endpoint {
+    described(face, Method::POST, face.written).summary(GROUP, "Write a record")
+}
+
+/// `PUT /write`: the same with another message.
+pub(super) fn update(face: &'static DocumentsFace, message: &'static str) -> Endpoint {
+    described(face, Method::PUT, message).summary(GROUP, "Update a record")
+}
+
+fn described(face: &'static DocumentsFace, method: Method, message: &'static str) -> Endpoint {
     let mut answer = vec![
         ("success", Shape::True.schema("")),
         ("key", Shape::Key.schema("")),
@@ -32,8 +41,7 @@ pub(super) fn endpoint(face: &'static DocumentsFace) -> Endpoint {
     answer.extend(face.sharded.then(shard_id));
     let request =
         object(&[("key", Shape::Key.schema("")), ("value", Shape::Value.schema(""))]).build();
-    Endpoint::new(Method::POST, "/write", move |call| Box::pin(write(call, face)))
-        .summary(GROUP, "Write a record")
+    Endpoint::new(method, "/write", move |call| Box::pin(write(call, face, message)))
         .description("Creates it or replaces its value. Unknown fields are ignored.")
         .takes(request, json!({"key": "greeting", "value": "hello"}))
         .writes()
@@ -45,7 +53,7 @@ pub(super) fn endpoint(face: &'static DocumentsFace) -> Endpoint {
         )
 }
 
-async fn write(call: &mut Call, face: &DocumentsFace) -> Answer {
+async fn write(call: &mut Call, face: &DocumentsFace, message: &str) -> Answer {
     let body = call.json().await?;
     let fields = fields::object::<Body<'_>>(&body)?;
     let key = Key::new(fields::text("key", fields.key)?)?;
@@ -56,11 +64,11 @@ async fn write(call: &mut Call, face: &DocumentsFace) -> Answer {
         .field("success", &true)
         .field("key", key.as_str());
     let answer = match face.sharded {
-        false => answer.field("message", face.written),
+        false => answer.field("message", message),
         true => {
             let shard = call.app.shard_of(&key, receipt.origin);
             let number = shard.map(|shard| shard.to_string()).unwrap_or_default();
-            answer.field("message", &format!("{}{number}", face.written)).field("shard_id", &shard)
+            answer.field("message", &format!("{message}{number}")).field("shard_id", &shard)
         }
     };
     let answer = Field::write_all(face.write_fields, &receipt, answer);

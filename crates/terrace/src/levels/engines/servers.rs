@@ -67,7 +67,11 @@ impl Servers {
             }
             Mode::Local => Self::start_local(config, cached).await,
             Mode::Servers => {
-                let (database, cache) = (config.database.url.clone(), config.cache.url.clone());
+                let (mut database, cache) = (config.database.url.clone(), config.cache.url.clone());
+                if database.is_empty() {
+                    // Enough for level 7 alone.
+                    database.clone_from(&config.cqrs.write_url);
+                }
                 if database.is_empty() && config.shards.urls.is_empty() {
                     return Err(no_database());
                 }

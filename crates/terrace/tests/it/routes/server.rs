@@ -29,6 +29,7 @@ pub(super) fn service(store: Arc<dyn Store>) -> Service {
         store,
         caches: Vec::new(),
         shards: None,
+        queries: None,
         limits: Limits::default(),
         runtime: Runtime::system(),
     }

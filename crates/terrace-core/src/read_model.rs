@@ -1,0 +1,235 @@
+//! The port of read models: what a projector makes of a change log.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::time::Duration;
+
+use futures_util::future::BoxFuture;
+use jiff::Timestamp;
+
+use crate::{Inspection, Key, Logged, Page, Position, Record, Result, Scan, Version};
+
+/// Records as the query side keeps them, with what the command side does not answer: counts, full
+/// text, activity. Only a projector changes it, batch by batch, each with its checkpoint in one
+/// transaction.
+pub trait ReadModel: fmt::Debug + fmt::Display + Send + Sync + 'static {
+    /// How far the projection has come. Made anew, at the beginning, when it is not of this source.
+    ///
+    /// # Errors
+    /// `Unavailable` when the database cannot be reached.
+    fn checkpoint(&self, of: Projection, source: &str) -> BoxFuture<'_, Result<Position>>;
+
+    /// Takes the projection for a while, or keeps it; `false` while another owner has it. Only saves
+    /// work: what must not happen twice is decided by the checkpoint.
+    ///
+    /// # Errors
+    /// As [`ReadModel::checkpoint`].
+    fn lease<'a>(&'a self, owner: &'a str, time: Duration) -> BoxFuture<'a, Result<bool>>;
+
+    /// Applies a batch and moves the checkpoint, in one transaction; `false`, and nothing is changed,
+    /// unless the checkpoint is still where the batch begins.
+    ///
+    /// # Errors
+    /// Retryable kinds for an engine that is unwell, any other for a change that cannot be applied;
+    /// then nothing was changed. `OutcomeUnknown` when nobody knows: the checkpoint tells.
+    fn apply<'a>(&'a self, of: Projection, batch: &'a Batch) -> BoxFuture<'a, Result<bool>>;
+
+    /// One row a key in the order asked, and the checkpoint, out of one snapshot.
+    ///
+    /// # Errors
+    /// As [`ReadModel::checkpoint`].
+    fn read<'a>(&'a self, keys: &'a [Key]) -> BoxFuture<'a, Result<Rows>>;
+
+    /// As [`Store::scan`](crate::Store::scan).
+    ///
+    /// # Errors
+    /// As [`ReadModel::checkpoint`].
+    fn scan<'a>(&'a self, scan: &'a Scan) -> BoxFuture<'a, Result<Page>>;
+
+    /// Records whose key or value has all these words, the best first.
+    ///
+    /// # Errors
+    /// As [`ReadModel::checkpoint`].
+    fn search<'a>(&'a self, words: &'a str, limit: usize) -> BoxFuture<'a, Result<Vec<Row>>>;
+
+    /// Records with the highest counts, the highest first.
+    ///
+    /// # Errors
+    /// As [`ReadModel::checkpoint`].
+    fn top(&self, by: Counted, limit: usize) -> BoxFuture<'_, Result<Vec<Row>>>;
+
+    /// Values written by time: the latest buckets of this length that have any, the latest first.
+    ///
+    /// # Errors
+    /// As [`ReadModel::checkpoint`].
+    fn activity(&self, bucket: Duration, limit: usize) -> BoxFuture<'_, Result<Vec<Activity>>>;
+
+    /// Adds reads to the counts of keys.
+    ///
+    /// # Errors
+    /// As [`ReadModel::apply`].
+    fn add_reads<'a>(&'a self, reads: &'a [(Key, u64)]) -> BoxFuture<'a, Result<()>>;
+
+    /// Keys that are stopped, at most `limit`.
+    ///
+    /// # Errors
+    /// As [`ReadModel::checkpoint`].
+    fn parked(&self, limit: usize) -> BoxFuture<'_, Result<Vec<Parked>>>;
+
+    /// Applies what a stopped key missed and lets it go on; `false` when it is not stopped.
+    ///
+    /// # Errors
+    /// As [`ReadModel::apply`].
+    fn retry<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, Result<bool>>;
+
+    /// Makes [`Projection::Next`] empty and at the beginning.
+    ///
+    /// # Errors
+    /// As [`ReadModel::apply`].
+    fn begin_rebuild<'a>(&'a self, source: &'a str) -> BoxFuture<'a, Result<()>>;
+
+    /// Lets nobody apply to [`Projection::Live`] for this time.
+    ///
+    /// # Errors
+    /// As [`ReadModel::apply`].
+    fn pause(&self, time: Duration) -> BoxFuture<'_, Result<()>>;
+
+    /// Compares both projections at one checkpoint, and puts the next one in the place of the live
+    /// one, with the counts of reads, when `swap` says so; `None`, and nothing is changed, unless both
+    /// have come as far.
+    ///
+    /// # Errors
+    /// As [`ReadModel::apply`].
+    fn finish_rebuild(&self, swap: bool) -> BoxFuture<'_, Result<Option<Difference>>>;
+
+    /// As [`Store::inspect`](crate::Store::inspect).
+    fn inspect(&self) -> BoxFuture<'_, Inspection>;
+
+    /// As [`Store::close`](crate::Store::close).
+    ///
+    /// # Errors
+    /// What could not be finished.
+    fn close(&self) -> BoxFuture<'_, Result<()>>;
+}
+
+/// Which tables.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Projection {
+    /// Those that answer.
+    Live,
+    /// Those that a rebuild fills.
+    Next,
+}
+
+/// A part of a change log, ready to be applied.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Batch {
+    /// The log's name.
+    pub source: String,
+    /// The checkpoint before it.
+    pub from: Position,
+    /// The checkpoint after it.
+    pub to: Position,
+    /// What to apply, one a key.
+    pub folded: Vec<Folded>,
+    /// What to set aside because it cannot be applied, and why.
+    pub poison: Vec<(Folded, String)>,
+}
+
+/// All changes of one key in a batch.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Folded {
+    /// The change with the highest version.
+    pub newest: Logged,
+    /// How many they are; each is one command.
+    pub commands: u64,
+    /// When values were written.
+    pub written: Vec<Timestamp>,
+}
+
+/// Gathers changes by key, in the order of keys. Of a key's changes the one with the highest version
+/// counts, wherever it stands: transactions overlap.
+pub fn fold(changes: &[Logged]) -> Vec<Folded> {
+    let mut keys = BTreeMap::<&Key, Folded>::new();
+    for change in changes {
+        let folded = keys.entry(&change.key).or_insert_with(|| Folded {
+            newest: change.clone(),
+            commands: 0,
+            written: Vec::new(),
+        });
+        folded.commands += 1;
+        folded.written.extend(change.record.as_ref().map(|record| record.updated_at));
+        if change.version > folded.newest.version {
+            folded.newest = change.clone();
+        }
+    }
+    keys.into_values().collect()
+}
+
+/// Answers out of one snapshot.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Rows {
+    /// One a key.
+    pub rows: Vec<Row>,
+    /// How far the projection had come.
+    pub checkpoint: Position,
+    /// The log that it follows; empty before the first.
+    pub source: String,
+}
+
+/// One record with its counts.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Row {
+    /// The record, if there is one.
+    pub record: Option<Record>,
+    /// Its version, or that of its deletion.
+    pub version: Version,
+    /// How often it was read, as far as that was stored.
+    pub reads: u64,
+    /// How many commands its key has had.
+    pub writes: u64,
+    /// Whether the key is stopped, so that the record may be old.
+    pub parked: bool,
+}
+
+/// A key whose changes are not applied.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Parked {
+    /// The key.
+    pub key: Key,
+    /// The first change that could not be applied.
+    pub position: Position,
+    /// How many changes wait.
+    pub commands: u64,
+    /// Why.
+    pub reason: String,
+}
+
+/// What to order by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Counted {
+    /// How often a record was read.
+    Reads,
+    /// How many commands its key has had.
+    Writes,
+}
+
+/// Values written within a bucket of time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Activity {
+    /// The bucket's beginning.
+    pub from: Timestamp,
+    /// How many.
+    pub writes: u64,
+}
+
+/// What a comparison of two projections found.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Difference {
+    /// How many keys were compared.
+    pub keys: u64,
+    /// How many differ in anything but reads.
+    pub differing: u64,
+    /// Some of them.
+    pub examples: Vec<String>,
+}

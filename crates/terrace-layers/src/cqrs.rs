@@ -1,0 +1,350 @@
+//! Commands to one database, queries from another that follows it.
+
+mod projector;
+mod reads;
+mod relay;
+
+use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use terrace_core::read_model::{Activity, Counted, Row, Rows};
+use terrace_core::{
+    BoxFuture, ChangeLog, Consistency, Deadline, Error, ErrorKind, Inspection, Key, Origin, Page,
+    Position, Read, ReadModel, ReadOptions, Receipt, Result, Runtime, Scan, Store, Task, Token,
+    Write, WriteOptions,
+};
+
+pub use projector::{Projector, ProjectorOptions};
+pub use relay::Relay;
+
+use reads::ReadCounts;
+
+/// How to separate commands and queries.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CqrsOptions {
+    /// How long a read with a token waits for the projection before it goes to the command side.
+    /// Default 500 ms.
+    pub wait: Duration,
+    /// How often counts of reads are stored. Default 1 s.
+    pub flush: Duration,
+    /// How to project.
+    pub projector: ProjectorOptions,
+}
+
+impl Default for CqrsOptions {
+    fn default() -> Self {
+        Self {
+            wait: Duration::from_millis(500),
+            flush: Duration::from_secs(1),
+            projector: ProjectorOptions::default(),
+        }
+    }
+}
+
+/// Where commands go, and the log that they leave.
+#[derive(Clone, Debug)]
+pub struct CommandSide {
+    /// Takes the commands.
+    pub store: Arc<dyn Store>,
+    /// The name of its history, as its tokens have it.
+    pub history: Arc<str>,
+    /// Its committed changes.
+    pub log: Arc<dyn ChangeLog>,
+    /// The name of the log, under which receipts' tokens have the place of a write.
+    pub log_name: Arc<str>,
+}
+
+/// Separates commands from queries.
+///
+/// **What it is.** Writes go to the command side, whose change log a [`Projector`] follows into a read
+/// model that answers reads, and what the command side cannot: search, counts, activity.
+///
+/// **On read.** The read model answers. With a token, or a bound on age, a read waits until the
+/// projection has come as far, for at most [`CqrsOptions::wait`]; then the command side answers, and
+/// at once for strong reads and for keys that are parked. While the read model cannot be reached, the
+/// command side answers.
+///
+/// **On write, on delete.** The command side; the receipt's token has the place in the log, which is
+/// the event's name.
+///
+/// **On failure.** What dies between commit and projection is projected later: the log has it. A
+/// change that the read model refuses stops its key, visibly, not the others.
+///
+/// **Defaults.** See [`CqrsOptions`] and [`ProjectorOptions`].
+///
+/// **Where it belongs.** Over `Coalesce` on the command side, with nothing that caches between; below
+/// `Timeout`.
+///
+/// **What it gives up.** A read after a write may not see it yet, unless it sends the token. Pages of
+/// a scan with a token come from the command side; searches and counts are as new as the projection
+/// is. Reads counted since the last flush are lost when the process is killed.
+#[derive(Debug)]
+pub struct Cqrs {
+    command: CommandSide,
+    model: Arc<dyn ReadModel>,
+    projector: Arc<Projector>,
+    relay: Option<Arc<Relay>>,
+    reads: Arc<ReadCounts>,
+    accepted: AtomicU64,
+    fallbacks: AtomicU64,
+    options: CqrsOptions,
+    runtime: Runtime,
+    tasks: Mutex<Vec<Task>>,
+}
+
+impl Cqrs {
+    /// Starts to project, and to publish when there is a relay.
+    pub fn new(
+        command: CommandSide,
+        model: Arc<dyn ReadModel>,
+        relay: Option<Relay>,
+        options: CqrsOptions,
+        runtime: Runtime,
+    ) -> Self {
+        let projector = Arc::new(Projector::new(
+            Arc::clone(&command.log),
+            Arc::clone(&command.log_name),
+            Arc::clone(&model),
+            options.projector.clone(),
+            runtime.clone(),
+        ));
+        let relay = relay.map(Arc::new);
+        let reads = Arc::new(ReadCounts::default());
+        let mut tasks = Vec::new();
+        let run = Arc::clone(&projector);
+        tasks.push(runtime.spawn("projector", async move { run.run().await }));
+        if let Some(relay) = relay.clone() {
+            tasks.push(runtime.spawn("relay", async move { relay.run().await }));
+        }
+        tasks.push({
+            let (reads, model) = (Arc::clone(&reads), Arc::clone(&model));
+            let (clock, period) = (runtime.clone(), options.flush);
+            runtime.spawn("read counts", async move {
+                loop {
+                    clock.sleep(period).await;
+                    reads.flush(&*model).await;
+                }
+            })
+        });
+        Self {
+            command,
+            model,
+            projector,
+            relay,
+            reads,
+            accepted: AtomicU64::new(0),
+            fallbacks: AtomicU64::new(0),
+            options,
+            runtime,
+            tasks: Mutex::new(tasks),
+        }
+    }
+
+    /// How often a key was read, with what this instance has not stored yet.
+    pub fn read_count(&self, key: &Key) -> u64 {
+        self.reads.total(key)
+    }
+
+    /// See [`ReadModel::search`].
+    ///
+    /// # Errors
+    /// Of the read model.
+    pub async fn search(&self, words: &str, limit: usize) -> Result<Vec<Row>> {
+        self.model.search(words, limit).await.map(|rows| self.with_pending(rows))
+    }
+
+    /// See [`ReadModel::top`]. Of the reads, those that were not stored yet are added to the counts
+    /// and do not change the order.
+    ///
+    /// # Errors
+    /// Of the read model.
+    pub async fn top(&self, by: Counted, limit: usize) -> Result<Vec<Row>> {
+        self.model.top(by, limit).await.map(|rows| self.with_pending(rows))
+    }
+
+    /// See [`ReadModel::activity`].
+    ///
+    /// # Errors
+    /// Of the read model.
+    pub async fn activity(&self, bucket: Duration, limit: usize) -> Result<Vec<Activity>> {
+        self.model.activity(bucket, limit).await
+    }
+
+    fn with_pending(&self, mut rows: Vec<Row>) -> Vec<Row> {
+        for row in &mut rows {
+            let record = row.record.as_ref();
+            row.reads += record.map_or(0, |record| self.reads.pending(&record.key));
+        }
+        rows
+    }
+
+    /// The position that an answer must have reached.
+    async fn asked(&self, how: &ReadOptions) -> Result<Option<Position>> {
+        let head = || async { self.command.log.head().await.map(Some) };
+        let token = how.token.as_ref();
+        let logged = token.and_then(|token| token.position(&self.command.log_name));
+        let version = token.and_then(|token| token.position(&self.command.history));
+        match how.consistency {
+            Consistency::MaxStale(_) => head().await,
+            // A version that no place in the log stands for: seen at the command side.
+            _ if version.is_some_and(|version| {
+                version.offset > 0 && logged.is_none_or(|logged| version.offset > logged.offset)
+            }) =>
+            {
+                head().await
+            }
+            _ => Ok(logged),
+        }
+    }
+
+    /// The read model's answer, when it is as new as asked in time and fit to be one.
+    async fn query(&self, keys: &[Key], how: &ReadOptions) -> Result<Option<Vec<Read>>> {
+        let asked = self.asked(how).await?;
+        let budget = Deadline::at(self.runtime.now() + self.options.wait).min(how.deadline);
+        for round in 0.. {
+            // Before the snapshot: what was applied by then is in it.
+            let reached = self.projector.reached();
+            let rows = self.runtime.within(how.deadline, self.model.read(keys)).await;
+            let rows = rows.unwrap_or_else(|| Err(Deadline::exceeded()))?;
+            let mine = *rows.source == *self.command.log_name;
+            let come = |asked: Position| mine && (reached >= asked || rows.checkpoint >= asked);
+            if asked.is_none_or(come) {
+                return Ok(self.answer(keys, rows, asked, how));
+            }
+            if budget.passed(self.runtime.now()) {
+                return Ok(None);
+            }
+            self.projector.progressed(asked.unwrap_or_default(), round, budget).await;
+        }
+        Ok(None)
+    }
+
+    /// `None` when a key is parked: its record may be older than the checkpoint says.
+    fn answer(
+        &self,
+        keys: &[Key],
+        rows: Rows,
+        asked: Option<Position>,
+        how: &ReadOptions,
+    ) -> Option<Vec<Read>> {
+        if rows.rows.iter().any(|row| row.parked) {
+            return None;
+        }
+        let position = asked.unwrap_or_default().max(rows.checkpoint);
+        let mut token = Token::of(Arc::clone(&self.command.log_name), position);
+        if let Some(seen) = how.token.as_ref().and_then(|it| it.position(&self.command.history)) {
+            token.merge(&Token::of(Arc::clone(&self.command.history), seen));
+        }
+        let reads = keys.iter().zip(rows.rows).map(|(key, row)| {
+            if row.record.is_some() {
+                self.reads.add(key, row.reads);
+            }
+            Read {
+                record: row.record,
+                version: row.version,
+                origin: Origin::ReadModel,
+                age: Duration::ZERO,
+                token: token.clone(),
+            }
+        });
+        Some(reads.collect())
+    }
+
+    fn falls_back(&self) {
+        self.fallbacks.fetch_add(1, Relaxed);
+    }
+}
+
+/// Whether the command side may answer in the place of the read model.
+fn may_fall_back(error: &Error) -> bool {
+    matches!(error.kind(), ErrorKind::Unavailable | ErrorKind::Overloaded)
+}
+
+#[deny(clippy::missing_trait_methods)]
+impl Store for Cqrs {
+    fn read<'a>(
+        &'a self,
+        keys: &'a [Key],
+        how: &'a ReadOptions,
+    ) -> BoxFuture<'a, Result<Vec<Read>>> {
+        Box::pin(async move {
+            how.deadline.check(self.runtime.now())?;
+            if how.consistency != Consistency::Strong {
+                match self.query(keys, how).await {
+                    Ok(Some(reads)) => return Ok(reads),
+                    Ok(None) => {}
+                    Err(error) if may_fall_back(&error) => {}
+                    Err(error) => return Err(error),
+                }
+            }
+            self.falls_back();
+            self.command.store.read(keys, how).await
+        })
+    }
+
+    fn write<'a>(
+        &'a self,
+        batch: Vec<Write>,
+        how: &'a WriteOptions,
+    ) -> BoxFuture<'a, Result<Vec<Receipt>>> {
+        Box::pin(async move {
+            let receipts = self.command.store.write(batch, how).await?;
+            let applied = receipts.iter().filter(|receipt| receipt.outcome.is_applied()).count();
+            self.accepted.fetch_add(applied as u64, Relaxed);
+            Ok(receipts)
+        })
+    }
+
+    fn scan<'a>(&'a self, scan: &'a Scan, how: &'a ReadOptions) -> BoxFuture<'a, Result<Page>> {
+        Box::pin(async move {
+            how.deadline.check(self.runtime.now())?;
+            if how.consistency == Consistency::Default && how.token.is_none() {
+                let page = self.runtime.within(how.deadline, self.model.scan(scan)).await;
+                match page.unwrap_or_else(|| Err(Deadline::exceeded())) {
+                    Err(error) if may_fall_back(&error) => {}
+                    answer => return answer,
+                }
+            }
+            self.falls_back();
+            self.command.store.scan(scan, how).await
+        })
+    }
+
+    fn inspect(&self) -> BoxFuture<'_, Inspection> {
+        Box::pin(async move {
+            let tree = Inspection::new("cqrs")
+                .option("wait_ms", self.options.wait.as_millis())
+                .counter("events_published", self.accepted.load(Relaxed))
+                .counter("command_side_reads", self.fallbacks.load(Relaxed));
+            let (command, model) =
+                futures_util::future::join(self.command.store.inspect(), self.model.inspect())
+                    .await;
+            let tree = tree.needs(command).helped_by(model).helped_by(self.projector.inspect());
+            match &self.relay {
+                Some(relay) => tree.helped_by(relay.inspect().await),
+                None => tree,
+            }
+        })
+    }
+
+    fn close(&self) -> BoxFuture<'_, Result<()>> {
+        Box::pin(async move {
+            let tasks =
+                std::mem::take(&mut *self.tasks.lock().unwrap_or_else(PoisonError::into_inner));
+            for task in tasks {
+                task.stop().await;
+            }
+            self.reads.flush(&*self.model).await;
+            let model = self.model.close().await;
+            self.command.store.close().await.and(model)
+        })
+    }
+}
+
+impl fmt::Display for Cqrs {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Cqrs({}, {})", self.command.store, self.model)
+    }
+}

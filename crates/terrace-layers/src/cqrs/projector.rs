@@ -1,0 +1,378 @@
+//! Follows a change log and keeps a read model: every change once, the checkpoint with its effects.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use terrace_core::read_model::{Batch, Difference, Projection, fold};
+use terrace_core::{
+    ChangeLog, Changes, Deadline, Error, ErrorKind, Inspection, Position, ReadModel, Result,
+    Runtime, Status, Unit,
+};
+use tokio::sync::watch;
+
+/// How to project.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ProjectorOptions {
+    /// The most changes of one batch. Default 2000.
+    pub batch: usize,
+    /// The least time from the end of a batch to the next: what comes meanwhile is one batch, with one
+    /// commit. Default 5 ms.
+    pub pace: Duration,
+    /// How long an instance has the projection without renewing it; when it dies, another goes on
+    /// after this time. Default 5 s.
+    pub lease: Duration,
+    /// The first wait after a failure; doubles up to 30 times itself. Default 100 ms.
+    pub backoff: Duration,
+    /// Deliberately wrong: the checkpoint is moved before the batch is applied.
+    #[cfg(feature = "mutants")]
+    pub checkpoint_first: bool,
+}
+
+impl Default for ProjectorOptions {
+    fn default() -> Self {
+        Self {
+            batch: 2000,
+            pace: Duration::from_millis(5),
+            lease: Duration::from_secs(5),
+            backoff: Duration::from_millis(100),
+            #[cfg(feature = "mutants")]
+            checkpoint_first: false,
+        }
+    }
+}
+
+/// Brings a read model up to date with a change log, for as long as [`Projector::run`] is polled.
+///
+/// A batch and its checkpoint are one transaction, which succeeds only from the checkpoint that the
+/// batch began at: whatever dies, and however many project at once, each change has its effect once.
+/// A lease keeps all but one instance from trying.
+///
+/// A change that the read model refuses stops its key: it is set aside, visibly, with all that follows
+/// of that key, and the others go on. It is found by halving the batch.
+#[derive(Debug)]
+pub struct Projector {
+    log: Arc<dyn ChangeLog>,
+    model: Arc<dyn ReadModel>,
+    source: Arc<str>,
+    owner: String,
+    options: ProjectorOptions,
+    runtime: Runtime,
+    progress: Progress,
+}
+
+/// What others see of it.
+#[derive(Debug)]
+struct Progress {
+    /// Everything at or before it has been applied, as far as this instance knows.
+    reached: watch::Sender<Position>,
+    leads: AtomicBool,
+    projected: AtomicU64,
+    batches: AtomicU64,
+    lags: Mutex<VecDeque<Duration>>,
+    trouble: Mutex<Option<String>>,
+}
+
+/// Where a run stands.
+#[derive(Debug)]
+struct Place {
+    /// The checkpoint in the read model, when it is known.
+    stored: Option<Position>,
+    /// The position that was followed to; nothing lies between the checkpoint and it.
+    followed: Position,
+    limit: usize,
+    renew_at: Option<Instant>,
+}
+
+impl Projector {
+    /// How many batches the lag is told from.
+    const LAGS: usize = 512;
+
+    /// A projector of the log with this name.
+    pub fn new(
+        log: Arc<dyn ChangeLog>,
+        source: Arc<str>,
+        model: Arc<dyn ReadModel>,
+        options: ProjectorOptions,
+        runtime: Runtime,
+    ) -> Self {
+        let owner = format!("{:016x}", runtime.random());
+        let progress = Progress {
+            reached: watch::Sender::new(Position::default()),
+            leads: AtomicBool::new(false),
+            projected: AtomicU64::new(0),
+            batches: AtomicU64::new(0),
+            lags: Mutex::default(),
+            trouble: Mutex::default(),
+        };
+        Self { log, model, source, owner, options, runtime, progress }
+    }
+
+    /// Projects without end. Cancellation safe: a batch is applied whole or not at all.
+    pub async fn run(&self) {
+        let mut place = self.start();
+        let mut backoff = self.options.backoff;
+        loop {
+            match self.step(&mut place).await {
+                Ok(()) => {
+                    backoff = self.options.backoff;
+                    self.settle(None);
+                }
+                Err(error) => {
+                    place.stored = None;
+                    self.settle(Some(&error));
+                    self.runtime.sleep(self.runtime.jitter(backoff, 0.2)).await;
+                    backoff = (backoff * 2).min(self.options.backoff * 30);
+                }
+            }
+        }
+    }
+
+    /// Projects what there is until the log's present head; for rebuilds by hand and for tests.
+    ///
+    /// # Errors
+    /// The first failure.
+    pub async fn catch_up(&self) -> Result<()> {
+        let head = self.log.head().await?;
+        let mut place = self.start();
+        while place.followed < head {
+            self.step(&mut place).await?;
+        }
+        Ok(())
+    }
+
+    fn start(&self) -> Place {
+        let limit = self.options.batch;
+        Place { stored: None, followed: Position::default(), limit, renew_at: None }
+    }
+
+    async fn step(&self, place: &mut Place) -> Result<()> {
+        if !self.lead(place).await? {
+            // Another instance has it; its progress is read from the checkpoint.
+            place.stored = None;
+            self.runtime.sleep(self.options.lease / 4).await;
+            return Ok(());
+        }
+        let stored = match place.stored {
+            Some(stored) => stored,
+            None => {
+                let stored = self.model.checkpoint(Projection::Live, &self.source).await?;
+                place.stored = Some(stored);
+                place.followed = stored;
+                stored
+            }
+        };
+        let page = self.log.after(place.followed, place.limit).await?;
+        if page.changes.is_empty() {
+            place.followed = page.position;
+            self.reach(page.position);
+            let until = self.runtime.now() + self.options.lease / 3;
+            return self.log.wait(page.position, Deadline::at(until)).await;
+        }
+        self.project(place, stored, &page).await
+    }
+
+    async fn lead(&self, place: &mut Place) -> Result<bool> {
+        let now = self.runtime.now();
+        if place.renew_at.is_none_or(|at| at <= now) {
+            let leads = self.model.lease(&self.owner, self.options.lease).await?;
+            self.progress.leads.store(leads, Relaxed);
+            place.renew_at = leads.then(|| now + self.options.lease / 3);
+        }
+        Ok(place.renew_at.is_some())
+    }
+
+    async fn project(&self, place: &mut Place, stored: Position, page: &Changes) -> Result<()> {
+        let began = self.runtime.wall();
+        let mut batch = self.batch(stored, page);
+        let mut applied = self.apply(&batch).await;
+        if let Err(error) = &applied
+            && is_refusal(error)
+        {
+            if place.limit > 1 {
+                place.limit = (page.changes.len() / 2).max(1);
+                return Ok(());
+            }
+            tracing::error!(%error, changes = page.changes.len(), "a key is parked: a change of it \
+                cannot be projected; see `terrace projections status`");
+            let reason = error.to_string();
+            let folded = std::mem::take(&mut batch.folded);
+            batch.poison = folded.into_iter().map(|folded| (folded, reason.clone())).collect();
+            applied = self.apply(&batch).await;
+        }
+        if !applied? {
+            // Another instance was faster, or a rebuild is about to be swapped.
+            place.stored = None;
+            place.renew_at = None;
+            self.runtime.sleep(self.options.pace.max(Duration::from_millis(5))).await;
+            return Ok(());
+        }
+        (place.stored, place.followed) = (Some(page.position), page.position);
+        place.limit = (place.limit * 2).min(self.options.batch);
+        self.count(page, began);
+        self.reach(page.position);
+        self.runtime.sleep(self.options.pace).await;
+        Ok(())
+    }
+
+    fn batch(&self, from: Position, page: &Changes) -> Batch {
+        Batch {
+            source: self.source.as_ref().to_owned(),
+            from,
+            to: page.position,
+            folded: fold(&page.changes),
+            poison: Vec::new(),
+        }
+    }
+
+    async fn apply(&self, batch: &Batch) -> Result<bool> {
+        #[cfg(feature = "mutants")]
+        if self.options.checkpoint_first {
+            let first = Batch { folded: Vec::new(), poison: Vec::new(), ..batch.clone() };
+            if !self.model.apply(Projection::Live, &first).await? {
+                return Ok(false);
+            }
+            let then = Batch { from: batch.to, ..batch.clone() };
+            return self.model.apply(Projection::Live, &then).await;
+        }
+        self.model.apply(Projection::Live, batch).await
+    }
+
+    fn reach(&self, position: Position) {
+        self.progress.reached.send_if_modified(|reached| {
+            let later = position > *reached;
+            *reached = position.max(*reached);
+            later
+        });
+    }
+
+    fn count(&self, page: &Changes, now: terrace_core::Timestamp) {
+        self.progress.projected.fetch_add(page.changes.len() as u64, Relaxed);
+        self.progress.batches.fetch_add(1, Relaxed);
+        let oldest = page.changes.iter().filter_map(|change| change.record.as_ref());
+        let Some(oldest) = oldest.map(|record| record.updated_at).min() else { return };
+        let lag = Duration::try_from(now.duration_since(oldest)).unwrap_or_default();
+        let mut lags = self.progress.lags.lock().unwrap_or_else(PoisonError::into_inner);
+        if lags.len() == Self::LAGS {
+            lags.pop_front();
+        }
+        lags.push_back(lag);
+    }
+
+    fn settle(&self, failure: Option<&Error>) {
+        let mut trouble = self.progress.trouble.lock().unwrap_or_else(PoisonError::into_inner);
+        match failure {
+            Some(error) if trouble.is_none() => {
+                tracing::warn!(%error, "the projection stands still; it is tried again");
+            }
+            None if trouble.is_some() => tracing::info!("the projection goes on"),
+            _ => {}
+        }
+        *trouble = failure.map(|error| error.message().to_owned());
+    }
+
+    /// A position that everything at or before it has been applied, as far as this instance knows.
+    pub fn reached(&self) -> Position {
+        *self.progress.reached.borrow()
+    }
+
+    /// Waits until the projection may have come to this position: this instance's own progress wakes
+    /// it; where another instance projects, a timer that begins at 2 ms and doubles.
+    pub(super) async fn progressed(&self, position: Position, round: u32, deadline: Deadline) {
+        let mut reached = self.progress.reached.subscribe();
+        let look = Duration::from_millis(2 << round.min(5));
+        let limit = deadline.min(Deadline::at(self.runtime.now() + look));
+        let come = reached.wait_for(|reached| *reached >= position);
+        let _either_way_it_is_looked_at_again = self.runtime.within(limit, come).await;
+    }
+
+    /// Builds the read model anew beside the one that answers, compares both at one position, and lets
+    /// the new one answer from then on when `swap` says so.
+    ///
+    /// # Errors
+    /// What stopped it; the old one goes on answering.
+    pub async fn rebuild(&self, swap: bool) -> Result<Difference> {
+        /// How long the live projection may stand still for the last part.
+        const PAUSE: Duration = Duration::from_secs(10);
+        self.model.begin_rebuild(&self.source).await?;
+        let mut paused_until = None;
+        loop {
+            let live = self.model.checkpoint(Projection::Live, &self.source).await?;
+            let next = self.model.checkpoint(Projection::Next, &self.source).await?;
+            if next < live {
+                self.advance(next, live).await?;
+            } else if paused_until.is_none_or(|until| until <= self.runtime.now()) {
+                // From here on the live one stands still, so the two will meet.
+                paused_until = Some(self.runtime.now() + PAUSE);
+                self.model.pause(PAUSE).await?;
+            } else if let Some(difference) = self.model.finish_rebuild(swap).await? {
+                return Ok(difference);
+            }
+        }
+    }
+
+    /// One batch of the rebuild, not beyond the live projection.
+    async fn advance(&self, next: Position, live: Position) -> Result<()> {
+        let mut page = self.log.after(next, self.options.batch).await?;
+        if page.position > live {
+            page.changes.retain(|change| change.position <= live);
+            page.position = live;
+        }
+        let batch = self.batch(next, &page);
+        match self.model.apply(Projection::Next, &batch).await {
+            Err(error) if is_refusal(&error) => self.advance_one_by_one(next, &page).await,
+            applied => applied.map(drop),
+        }
+    }
+
+    async fn advance_one_by_one(&self, mut from: Position, page: &Changes) -> Result<()> {
+        for group in page.changes.chunk_by(|a, b| a.position == b.position) {
+            let Some(first) = group.first() else { continue };
+            let part = Changes { changes: group.to_vec(), position: first.position, more: true };
+            let mut batch = self.batch(from, &part);
+            let applied = self.model.apply(Projection::Next, &batch).await;
+            if let Err(error) = applied {
+                if !is_refusal(&error) {
+                    return Err(error);
+                }
+                let folded = std::mem::take(&mut batch.folded);
+                let reason = error.to_string();
+                batch.poison = folded.into_iter().map(|it| (it, reason.clone())).collect();
+                self.model.apply(Projection::Next, &batch).await?;
+            }
+            from = first.position;
+        }
+        let rest = Changes { changes: Vec::new(), position: page.position, more: page.more };
+        self.model.apply(Projection::Next, &self.batch(from, &rest)).await.map(drop)
+    }
+
+    pub(super) fn inspect(&self) -> Inspection {
+        let progress = &self.progress;
+        let mut lags = {
+            let lags = progress.lags.lock().unwrap_or_else(PoisonError::into_inner);
+            lags.iter().copied().collect::<Vec<_>>()
+        };
+        lags.sort_unstable();
+        let at = |share: usize| {
+            let lag = lags.get((lags.len() * share / 100).min(lags.len().saturating_sub(1)));
+            lag.map_or(0, |lag| u64::try_from(lag.as_micros()).unwrap_or(u64::MAX))
+        };
+        let trouble = progress.trouble.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let status = if trouble.is_some() { Status::Degraded } else { Status::Healthy };
+        let note = trouble.unwrap_or_default();
+        Inspection::new("projector")
+            .status(status, note)
+            .option("source", &self.source)
+            .option("leads", progress.leads.load(Relaxed))
+            .counter("events_projected", progress.projected.load(Relaxed))
+            .counter("batches", progress.batches.load(Relaxed))
+            .gauge("lag_p50", at(50), Unit::Micros)
+            .gauge("lag_p99", at(99), Unit::Micros)
+    }
+}
+
+/// Whether trying again would fail again.
+fn is_refusal(error: &Error) -> bool {
+    matches!(error.kind(), ErrorKind::InvalidInput | ErrorKind::Internal | ErrorKind::Corrupt)
+}

@@ -1,0 +1,200 @@
+//! A read model in a PostgreSQL database, or schema, of its own.
+
+mod apply;
+mod query;
+mod rebuild;
+mod steps;
+mod tables;
+
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use terrace_core::read_model::{
+    Activity, Batch, Counted, Difference, Parked, Projection, Row, Rows,
+};
+use terrace_core::{
+    BoxFuture, Deadline, Durability, Inspection, Key, Origin, Page, Position, ReadModel, Result,
+    Runtime, Scan, Status, Task, Unit,
+};
+
+use super::connect::Connector;
+use super::inspect::{self, Health};
+use super::options::{ConnectionSource, PostgresOptions};
+use super::pool::Pool;
+use super::read::ScanPage;
+use super::statements::Prepares;
+use super::work::{Work, Worker};
+
+/// Keeps a read model in PostgreSQL 15 or later: `records(key, value, created_at, updated_at,
+/// read_count, write_count, version)` with a full-text index, made by the first start.
+///
+/// Words are those of the configuration `simple`: without stemming, whatever the language. Of a value
+/// the first 100 000 characters are searched, for an index entry has a limit. A deleted record leaves
+/// a row with `deleted`, which keeps its version and counts.
+pub struct PostgresReadModel {
+    worker: Worker,
+    schema: String,
+    durability: Durability,
+    health: Health,
+    upkeep: Mutex<Option<Task>>,
+}
+
+impl PostgresReadModel {
+    /// Connects and makes the tables that are missing.
+    ///
+    /// # Errors
+    /// As [`PostgresStore::connect`](super::PostgresStore::connect).
+    pub async fn connect(options: PostgresOptions, runtime: Runtime) -> Result<Self> {
+        let target = options.target()?;
+        let max_lifetime = match &options.source {
+            ConnectionSource::Pooled(pool) => pool.max_lifetime,
+            ConnectionSource::PerRequest { .. } => Duration::MAX,
+        };
+        let connector = Connector::new(
+            target,
+            runtime.clone(),
+            options.connect_timeout,
+            max_lifetime,
+            Prepares::ReadModel,
+        )?;
+        let mut first = connector.open().await?;
+        let durability = connector.examine(&first).await?;
+        tables::make(first.client(), &options.schema).await?;
+        drop(first);
+        let pool = Arc::new(Pool::new(connector, &options.source, runtime.clone())?);
+        pool.tend().await?;
+        let patience = options.statement_timeout * 2 + Duration::from_secs(1);
+        let worker = Worker { pool, runtime, patience };
+        let upkeep = Mutex::new(Some(super::upkeep(worker.clone(), false)));
+        let (schema, health) = (options.schema, Health::default());
+        Ok(Self { worker, schema, durability, health, upkeep })
+    }
+
+    fn patience(&self) -> Deadline {
+        Deadline::at(self.worker.runtime.now() + self.worker.patience * 2)
+    }
+
+    async fn perform<W: Work>(&self, work: &W) -> Result<W::Answer> {
+        self.worker.perform(work, self.patience()).await
+    }
+}
+
+impl ReadModel for PostgresReadModel {
+    fn checkpoint(&self, of: Projection, source: &str) -> BoxFuture<'_, Result<Position>> {
+        let source = source.to_owned();
+        Box::pin(async move {
+            if let Some(position) = self.perform(&query::Checkpoint { of, source: &source }).await?
+            {
+                return Ok(position);
+            }
+            let work = rebuild::Begin { of, source: &source };
+            self.perform(&work).await.map(|()| Position::default())
+        })
+    }
+
+    fn lease<'a>(&'a self, owner: &'a str, time: Duration) -> BoxFuture<'a, Result<bool>> {
+        Box::pin(async move { self.perform(&query::Lease { owner, time }).await })
+    }
+
+    fn apply<'a>(&'a self, of: Projection, batch: &'a Batch) -> BoxFuture<'a, Result<bool>> {
+        Box::pin(async move { self.perform(&apply::Apply { of, batch }).await })
+    }
+
+    fn read<'a>(&'a self, keys: &'a [Key]) -> BoxFuture<'a, Result<Rows>> {
+        Box::pin(async move { self.perform(&query::ReadRows(keys)).await })
+    }
+
+    fn scan<'a>(&'a self, scan: &'a Scan) -> BoxFuture<'a, Result<Page>> {
+        Box::pin(async move {
+            let page = self.perform(&ScanPage { scan, epoch: None }).await?;
+            Ok(Page { origin: Origin::ReadModel, ..page })
+        })
+    }
+
+    fn search<'a>(&'a self, words: &'a str, limit: usize) -> BoxFuture<'a, Result<Vec<Row>>> {
+        Box::pin(async move { self.perform(&query::Search { words, limit }).await })
+    }
+
+    fn top(&self, by: Counted, limit: usize) -> BoxFuture<'_, Result<Vec<Row>>> {
+        Box::pin(async move { self.perform(&query::Top { by, limit }).await })
+    }
+
+    fn activity(&self, bucket: Duration, limit: usize) -> BoxFuture<'_, Result<Vec<Activity>>> {
+        Box::pin(async move { self.perform(&query::ByTime { bucket, limit }).await })
+    }
+
+    fn add_reads<'a>(&'a self, reads: &'a [(Key, u64)]) -> BoxFuture<'a, Result<()>> {
+        Box::pin(async move { self.perform(&apply::AddReads(reads)).await })
+    }
+
+    fn parked(&self, limit: usize) -> BoxFuture<'_, Result<Vec<Parked>>> {
+        Box::pin(async move { self.perform(&query::ParkedKeys(limit)).await })
+    }
+
+    fn retry<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, Result<bool>> {
+        Box::pin(async move { self.perform(&apply::Retry(key)).await })
+    }
+
+    fn begin_rebuild<'a>(&'a self, source: &'a str) -> BoxFuture<'a, Result<()>> {
+        Box::pin(async move {
+            let work = rebuild::Begin { of: Projection::Next, source };
+            self.perform(&work).await
+        })
+    }
+
+    fn pause(&self, time: Duration) -> BoxFuture<'_, Result<()>> {
+        Box::pin(async move { self.perform(&query::Pause(time)).await })
+    }
+
+    fn finish_rebuild(&self, swap: bool) -> BoxFuture<'_, Result<Option<Difference>>> {
+        Box::pin(async move { self.perform(&rebuild::Finish { swap }).await })
+    }
+
+    fn inspect(&self) -> BoxFuture<'_, Inspection> {
+        Box::pin(async move {
+            let health = self.health.ask(&self.worker).await;
+            let well = health.0 != Status::Down;
+            let mut tree = inspect::tree(&self.worker, &self.schema, self.durability, health);
+            tree.name = "read-model";
+            if well && let Ok((records, parked)) = self.perform(&query::Counts).await {
+                tree = tree.gauge("records", records, Unit::Count).gauge(
+                    "parked",
+                    parked,
+                    Unit::Count,
+                );
+                if parked > 0 {
+                    let note = "keys are parked; see `terrace projections status`";
+                    tree = tree.status(Status::Degraded, note);
+                }
+            }
+            tree
+        })
+    }
+
+    fn close(&self) -> BoxFuture<'_, Result<()>> {
+        Box::pin(async move {
+            self.worker.pool.close();
+            let upkeep = self.upkeep.lock().unwrap_or_else(PoisonError::into_inner).take();
+            if let Some(upkeep) = upkeep {
+                upkeep.stop().await;
+            }
+            Ok(())
+        })
+    }
+}
+
+impl fmt::Display for PostgresReadModel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("postgres")
+    }
+}
+
+impl fmt::Debug for PostgresReadModel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PostgresReadModel")
+            .field("hosts", &self.worker.pool.connector().hosts())
+            .field("schema", &self.schema)
+            .finish_non_exhaustive()
+    }
+}

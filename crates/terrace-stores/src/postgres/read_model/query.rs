@@ -1,0 +1,264 @@
+//! What a read model answers.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use terrace_core::read_model::{Activity, Counted, Parked, Projection, Row, Rows};
+use terrace_core::{Key, Position, Record, Timestamp, Value};
+use tokio_postgres::types::Type;
+
+use super::super::connect::Connection;
+use super::super::inspect::COUNT;
+use super::super::read::version;
+use super::super::statements::Moment;
+use super::super::work::{Failure, Progress, Work, corrupt, not_allowed};
+use super::apply::signed;
+use super::tables::name;
+
+fn unsigned(row: &tokio_postgres::Row, column: usize) -> Result<u64, Failure> {
+    Ok(u64::try_from(row.try_get::<_, i64>(column).map_err(corrupt)?).unwrap_or(0))
+}
+
+fn position(row: &tokio_postgres::Row, column: usize) -> Result<Position, Failure> {
+    Ok(Position { epoch: unsigned(row, column)?, offset: unsigned(row, column + 1)? })
+}
+
+/// How far a projection of this source has come; `None` when it is of another.
+pub(super) struct Checkpoint<'a> {
+    pub(super) of: Projection,
+    pub(super) source: &'a str,
+}
+
+impl Work for Checkpoint<'_> {
+    type Answer = Option<Position>;
+
+    const OPERATION: &'static str = "find the checkpoint";
+
+    async fn run(
+        &self,
+        connection: &Connection,
+        _: &Progress,
+    ) -> Result<Option<Position>, Failure> {
+        const TEXT: &str = "SELECT epoch, place FROM projection WHERE name = $1 AND source = $2";
+        let name = name(self.of);
+        let rows = connection.ask(TEXT, &[(&name, Type::TEXT), (&self.source, Type::TEXT)]).await?;
+        rows.first().map(|row| position(row, 0)).transpose()
+    }
+}
+
+/// Takes or keeps the projection.
+pub(super) struct Lease<'a> {
+    pub(super) owner: &'a str,
+    pub(super) time: Duration,
+}
+
+impl Work for Lease<'_> {
+    type Answer = bool;
+
+    const OPERATION: &'static str = "lease the projection";
+
+    async fn run(&self, connection: &Connection, _: &Progress) -> Result<bool, Failure> {
+        const TEXT: &str = "UPDATE projection SET owner = $1, \
+               leased_until = clock_timestamp() + $2 * interval '1 millisecond' \
+             WHERE name = 'live' AND (owner = $1 OR owner IS NULL \
+               OR leased_until < clock_timestamp()) RETURNING 1";
+        let time = i64::try_from(self.time.as_millis()).unwrap_or(i64::MAX);
+        let rows = connection.ask(TEXT, &[(&self.owner, Type::TEXT), (&time, Type::INT8)]).await?;
+        Ok(!rows.is_empty())
+    }
+}
+
+/// Lets nobody project for a while.
+pub(super) struct Pause(pub(super) Duration);
+
+impl Work for Pause {
+    type Answer = ();
+
+    const OPERATION: &'static str = "pause the projection";
+
+    async fn run(&self, connection: &Connection, _: &Progress) -> Result<(), Failure> {
+        const TEXT: &str = "UPDATE projection \
+             SET paused_until = clock_timestamp() + $1 * interval '1 millisecond' \
+             WHERE name = 'live'";
+        let time = i64::try_from(self.0.as_millis()).unwrap_or(i64::MAX);
+        connection.ask(TEXT, &[(&time, Type::INT8)]).await?;
+        Ok(())
+    }
+}
+
+/// Rows by keys.
+pub(super) struct ReadRows<'a>(pub(super) &'a [Key]);
+
+impl Work for ReadRows<'_> {
+    type Answer = Rows;
+
+    const OPERATION: &'static str = "read";
+
+    async fn run(&self, connection: &Connection, _: &Progress) -> Result<Rows, Failure> {
+        let mut distinct = Vec::with_capacity(self.0.len());
+        let mut places = HashMap::with_capacity(self.0.len());
+        let asked = self.0.iter().map(|key| {
+            *places.entry(key).or_insert_with(|| {
+                distinct.push(key);
+                distinct.len() - 1
+            })
+        });
+        let asked = asked.collect::<Vec<_>>();
+        let keys = distinct.iter().map(|key| key.as_str()).collect::<Vec<_>>();
+        let found = connection.read_rows(&keys).await?;
+        let mut rows = vec![Row::default(); distinct.len()];
+        let mut answer = Rows::default();
+        for row in &found {
+            row.try_get::<_, &str>(0).map_err(corrupt)?.clone_into(&mut answer.source);
+            answer.checkpoint = position(row, 1)?;
+            let Some(place) = row.try_get::<_, Option<i64>>(3).map_err(corrupt)? else { continue };
+            let place = usize::try_from(place).unwrap_or(0).wrapping_sub(1);
+            if let (Some(key), Some(place)) = (distinct.get(place), rows.get_mut(place)) {
+                place.parked = row.try_get(4).map_err(corrupt)?;
+                if row.try_get::<_, Option<i64>>(5).map_err(corrupt)?.is_some() {
+                    *place = Row { parked: place.parked, ..counted((*key).clone(), row, 5)? };
+                }
+            }
+        }
+        answer.rows = asked.into_iter().map(|place| rows[place].clone()).collect();
+        Ok(answer)
+    }
+}
+
+/// The row whose version, deletion, times, value and counts begin at `column`.
+fn counted(key: Key, row: &tokio_postgres::Row, column: usize) -> Result<Row, Failure> {
+    let version = version(row.try_get(column).map_err(corrupt)?);
+    let deleted = row.try_get::<_, bool>(column + 1).map_err(corrupt)?;
+    let record = if deleted {
+        None
+    } else {
+        let Moment(created_at) = row.try_get(column + 2).map_err(corrupt)?;
+        let Moment(updated_at) = row.try_get(column + 3).map_err(corrupt)?;
+        let value = row.try_get::<_, &str>(column + 4).map_err(corrupt)?;
+        let value = Value::new(value).map_err(not_allowed)?;
+        Some(Record { key, value, version, created_at, updated_at })
+    };
+    let (reads, writes) = (unsigned(row, column + 5)?, unsigned(row, column + 6)?);
+    Ok(Row { record, version, reads, writes, parked: false })
+}
+
+fn all(rows: &[tokio_postgres::Row]) -> Result<Vec<Row>, Failure> {
+    let row = |row| {
+        let key = tokio_postgres::Row::try_get::<_, &str>(row, 0).map_err(corrupt)?;
+        counted(Key::new(key).map_err(not_allowed)?, row, 1)
+    };
+    rows.iter().map(row).collect()
+}
+
+const COLUMNS: &str =
+    "key, version, deleted, created_at, updated_at, value, read_count, write_count";
+
+/// Records with all these words.
+pub(super) struct Search<'a> {
+    pub(super) words: &'a str,
+    pub(super) limit: usize,
+}
+
+impl Work for Search<'_> {
+    type Answer = Vec<Row>;
+
+    const OPERATION: &'static str = "search";
+
+    async fn run(&self, connection: &Connection, _: &Progress) -> Result<Vec<Row>, Failure> {
+        let text = format!(
+            "SELECT {COLUMNS} FROM records, plainto_tsquery('simple', $1) AS q \
+             WHERE words @@ q AND NOT deleted ORDER BY ts_rank(words, q) DESC, key LIMIT $2"
+        );
+        let limit = signed(self.limit as u64);
+        all(&connection.ask(&text, &[(&self.words, Type::TEXT), (&limit, Type::INT8)]).await?)
+    }
+}
+
+/// Records with the highest counts.
+pub(super) struct Top {
+    pub(super) by: Counted,
+    pub(super) limit: usize,
+}
+
+impl Work for Top {
+    type Answer = Vec<Row>;
+
+    const OPERATION: &'static str = "find the top";
+
+    async fn run(&self, connection: &Connection, _: &Progress) -> Result<Vec<Row>, Failure> {
+        let column = match self.by {
+            Counted::Reads => "read_count",
+            Counted::Writes => "write_count",
+        };
+        let text = format!(
+            "SELECT {COLUMNS} FROM records WHERE NOT deleted ORDER BY {column} DESC, key LIMIT $1"
+        );
+        all(&connection.ask(&text, &[(&signed(self.limit as u64), Type::INT8)]).await?)
+    }
+}
+
+/// Values written by time.
+pub(super) struct ByTime {
+    pub(super) bucket: Duration,
+    pub(super) limit: usize,
+}
+
+impl Work for ByTime {
+    type Answer = Vec<Activity>;
+
+    const OPERATION: &'static str = "tell the activity";
+
+    async fn run(&self, connection: &Connection, _: &Progress) -> Result<Vec<Activity>, Failure> {
+        const TEXT: &str = "SELECT minute / $1 * $1, sum(writes)::bigint FROM activity \
+             GROUP BY 1 ORDER BY 1 DESC LIMIT $2";
+        let minutes = signed((self.bucket.as_secs() / 60).max(1));
+        let limit = signed(self.limit as u64);
+        let rows = connection.ask(TEXT, &[(&minutes, Type::INT8), (&limit, Type::INT8)]).await?;
+        let bucket = |row: &tokio_postgres::Row| {
+            let minute = row.try_get::<_, i64>(0).map_err(corrupt)?;
+            let from = Timestamp::from_second(minute.saturating_mul(60)).unwrap_or_default();
+            Ok(Activity { from, writes: unsigned(row, 1)? })
+        };
+        rows.iter().map(bucket).collect()
+    }
+}
+
+/// Keys that are stopped.
+pub(super) struct ParkedKeys(pub(super) usize);
+
+impl Work for ParkedKeys {
+    type Answer = Vec<Parked>;
+
+    const OPERATION: &'static str = "list parked keys";
+
+    async fn run(&self, connection: &Connection, _: &Progress) -> Result<Vec<Parked>, Failure> {
+        const TEXT: &str = "SELECT key, epoch, place, commands, reason FROM parked \
+             ORDER BY epoch, place, key LIMIT $1";
+        let rows = connection.ask(TEXT, &[(&signed(self.0 as u64), Type::INT8)]).await?;
+        let parked = |row: &tokio_postgres::Row| {
+            let key = Key::new(row.try_get::<_, &str>(0).map_err(corrupt)?).map_err(not_allowed)?;
+            let (position, commands) = (position(row, 1)?, unsigned(row, 3)?);
+            let reason = row.try_get::<_, String>(4).map_err(corrupt)?;
+            Ok(Parked { key, position, commands, reason })
+        };
+        rows.iter().map(parked).collect()
+    }
+}
+
+/// How many records and parked keys there are. Of many records the number is the planner's.
+pub(super) struct Counts;
+
+impl Work for Counts {
+    type Answer = (u64, u64);
+
+    const OPERATION: &'static str = "count";
+
+    async fn run(&self, connection: &Connection, _: &Progress) -> Result<(u64, u64), Failure> {
+        let text = format!("SELECT ({COUNT}), (SELECT count(*) FROM parked)");
+        let rows = connection.ask(&text, &[]).await?;
+        match rows.first() {
+            Some(row) => Ok((unsigned(row, 0)?, unsigned(row, 1)?)),
+            None => Ok((0, 0)),
+        }
+    }
+}

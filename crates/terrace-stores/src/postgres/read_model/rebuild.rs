@@ -1,0 +1,135 @@
+//! A projection made anew beside the one that answers.
+
+use terrace_core::read_model::{Difference, Projection};
+use tokio_postgres::Row;
+use tokio_postgres::types::Type;
+
+use super::super::connect::Connection;
+use super::super::work::{Failure, Progress, Work, corrupt};
+use super::steps::{LOCK, LOCK_NEXT};
+use super::tables::{DROP_NEXT, EMPTY, NEXT, SWAP, name};
+
+/// Makes a projection empty, at the beginning of this source.
+pub(super) struct Begin<'a> {
+    pub(super) of: Projection,
+    pub(super) source: &'a str,
+}
+
+impl Work for Begin<'_> {
+    type Answer = ();
+
+    const OPERATION: &'static str = "begin a projection";
+
+    async fn run(&self, connection: &Connection, progress: &Progress) -> Result<(), Failure> {
+        const START: &str = "UPDATE projection SET source = $2, epoch = 0, place = 0, \
+             paused_until = NULL WHERE name = $1";
+        let (lock, tables) = match self.of {
+            Projection::Live => (LOCK, EMPTY),
+            Projection::Next => (LOCK_NEXT, NEXT),
+        };
+        progress.in_transaction(true);
+        connection.command("BEGIN").await?;
+        let name = name(self.of);
+        let done = async {
+            connection.command(lock).await?;
+            connection.command(tables).await?;
+            connection.ask(START, &[(&name, Type::TEXT), (&self.source, Type::TEXT)]).await
+        };
+        end(connection, progress, done.await.map(drop).map_err(Failure::from)).await
+    }
+}
+
+/// Commits, or rolls back what has failed.
+async fn end<T>(
+    connection: &Connection,
+    progress: &Progress,
+    done: Result<T, Failure>,
+) -> Result<T, Failure> {
+    let last = if done.is_ok() { "COMMIT" } else { "ROLLBACK" };
+    if done.is_ok() {
+        progress.commits();
+    }
+    let ended = connection.command(last).await;
+    if ended.is_ok() {
+        progress.in_transaction(false);
+    }
+    let answer = done?;
+    ended?;
+    Ok(answer)
+}
+
+/// Compares, and swaps.
+pub(super) struct Finish {
+    pub(super) swap: bool,
+}
+
+/// Everything but reads, which are no changes of the log.
+const COMPARE: &str = "WITH compared AS ( \
+       SELECT coalesce(a.key, b.key) AS key, \
+         (a.value, a.version, a.created_at, a.updated_at, a.deleted, a.write_count) \
+           IS DISTINCT FROM \
+         (b.value, b.version, b.created_at, b.updated_at, b.deleted, b.write_count) AS differs \
+       FROM records a FULL JOIN records_next b ON a.key = b.key) \
+     SELECT count(*), count(*) FILTER (WHERE differs), \
+       ARRAY(SELECT key FROM compared WHERE differs ORDER BY key LIMIT 10) FROM compared";
+
+const READS: &str = "UPDATE records_next n SET read_count = r.read_count FROM records r \
+     WHERE r.key = n.key AND r.read_count > 0";
+
+impl Work for Finish {
+    type Answer = Option<Difference>;
+
+    const OPERATION: &'static str = "finish a rebuild";
+
+    async fn run(
+        &self,
+        connection: &Connection,
+        progress: &Progress,
+    ) -> Result<Option<Difference>, Failure> {
+        progress.in_transaction(true);
+        connection.command("BEGIN").await?;
+        let done = self.compare_and_swap(connection).await;
+        end(connection, progress, done).await
+    }
+}
+
+impl Finish {
+    async fn compare_and_swap(
+        &self,
+        connection: &Connection,
+    ) -> Result<Option<Difference>, Failure> {
+        const SAME: &str = "SELECT a.source = b.source AND a.epoch = b.epoch AND a.place = b.place \
+             FROM projection a, projection b WHERE a.name = 'live' AND b.name = 'next'";
+        const GO_ON: &str = "UPDATE projection SET paused_until = NULL WHERE name = 'live'";
+        // The store's sessions are told to look rows up one by one; here all are compared. The reads
+        // of a table that goes away end before it does.
+        const FOR_ALL: &str = "SET LOCAL enable_hashjoin = on; SET LOCAL enable_seqscan = on; \
+             SET LOCAL statement_timeout = '10min'";
+        connection.command(LOCK).await?;
+        connection.command(FOR_ALL).await?;
+        let same = connection.ask(SAME, &[]).await?;
+        if !same.first().is_some_and(|row| row.get::<_, Option<bool>>(0) == Some(true)) {
+            return Ok(None);
+        }
+        let compared = connection.ask(COMPARE, &[]).await?;
+        let difference = difference(compared.first())?;
+        if self.swap {
+            connection.command(READS).await?;
+            connection.command(SWAP).await?;
+        } else {
+            connection.command(DROP_NEXT).await?;
+        }
+        connection.command(GO_ON).await?;
+        Ok(Some(difference))
+    }
+}
+
+fn difference(row: Option<&Row>) -> Result<Difference, Failure> {
+    let Some(row) = row else { return Ok(Difference::default()) };
+    let count = |column| {
+        let number = row.try_get::<_, i64>(column).map_err(corrupt)?;
+        Ok::<_, Failure>(u64::try_from(number).unwrap_or(0))
+    };
+    let examples = row.try_get::<_, Vec<String>>(2).map_err(corrupt)?;
+    Ok(Difference { keys: count(0)?, differing: count(1)?, examples })
+}

@@ -1,0 +1,226 @@
+//! Events on a Redis stream, for others.
+
+use std::fmt;
+use std::time::Duration;
+
+use redis::aio::MultiplexedConnection;
+use redis::{Client, RedisResult, Script};
+use terrace_core::event_stream::event_id;
+use terrace_core::{
+    BoxFuture, Deadline, Error, ErrorKind, EventStream, Inspection, Logged, Position, Result,
+    Runtime, Status, Unit,
+};
+use tokio::sync::Mutex;
+
+/// How to publish on a Redis stream.
+#[derive(Clone)]
+pub struct RedisStreamOptions {
+    /// `redis://user:password@host:port/number`.
+    pub url: String,
+    /// The stream's key.
+    pub key: String,
+    /// About how many events the stream keeps. Default 1 000 000.
+    pub max_events: u64,
+    /// Redis answers within this time or is taken for down. Default 2 s.
+    pub timeout: Duration,
+}
+
+impl RedisStreamOptions {
+    /// The defaults for this server and key.
+    pub fn new(url: impl Into<String>, key: impl Into<String>) -> Self {
+        let timeout = Duration::from_secs(2);
+        Self { url: url.into(), key: key.into(), max_events: 1_000_000, timeout }
+    }
+}
+
+impl fmt::Debug for RedisStreamOptions {
+    /// Without the URL, which holds the password.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RedisStreamOptions")
+            .field("key", &self.key)
+            .field("max_events", &self.max_events)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A Redis stream whose entries have the positions of their events as ids: `epoch-offset`. Redis takes
+/// an id once, and remembers the last also when entries are trimmed, so the stream is its own
+/// checkpoint.
+///
+/// Fields: `type` (`RecordCreated`, `RecordUpdated`, `RecordDeleted`), `key`, `value` (but of a
+/// deletion), `version`, `time` (microseconds since 1970; but of a deletion). Two events of one key may
+/// stand in either order when their transactions overlapped: the higher version is the newer.
+pub struct RedisStream {
+    client: Client,
+    options: RedisStreamOptions,
+    runtime: Runtime,
+    connection: Mutex<Option<MultiplexedConnection>>,
+    last: Script,
+    publish: Script,
+}
+
+/// The last id, also of a stream whose entries are gone.
+const LAST: &str = r"
+local function last(key)
+    local info = redis.pcall('XINFO', 'STREAM', key)
+    if info.err then return '0-0' end
+    for i = 1, #info, 2 do
+        if info[i] == 'last-generated-id' then return info[i + 1] end
+    end
+    return '0-0'
+end
+";
+
+/// All events, or none when the stream is not where they follow.
+const PUBLISH: &str = r"
+if last(KEYS[1]) ~= ARGV[1] then return 0 end
+local at = 3
+while at <= #ARGV do
+    local fields = {}
+    local count = tonumber(ARGV[at + 1])
+    for i = 1, count do fields[i] = ARGV[at + 1 + i] end
+    redis.call('XADD', KEYS[1], 'MAXLEN', '~', ARGV[2], ARGV[at], unpack(fields))
+    at = at + 2 + count
+end
+return 1
+";
+
+impl RedisStream {
+    /// A stream on this server; connects when it is first used.
+    ///
+    /// # Errors
+    /// `InvalidInput` for a URL that cannot be read.
+    pub fn new(options: RedisStreamOptions, runtime: Runtime) -> Result<Self> {
+        let client =
+            Client::open(options.url.as_str()).map_err(|_driver_text_may_hold_the_url| {
+                Error::invalid("the Redis URL cannot be read; write redis://host:port/number")
+            })?;
+        let last = Script::new(&format!("{LAST}\nreturn last(KEYS[1])"));
+        let publish = Script::new(&format!("{LAST}\n{PUBLISH}"));
+        Ok(Self { client, options, runtime, connection: Mutex::default(), last, publish })
+    }
+
+    async fn ask<T: redis::FromRedisValue>(
+        &self,
+        invocation: redis::ScriptInvocation<'_>,
+    ) -> Result<T> {
+        let deadline = Deadline::at(self.runtime.now() + self.options.timeout);
+        let mut kept = self.connection.lock().await;
+        let work = async {
+            let mut connection = match kept.take() {
+                Some(connection) => connection,
+                None => self.client.get_multiplexed_async_connection().await?,
+            };
+            let answer: RedisResult<T> = invocation.invoke_async(&mut connection).await;
+            // After a failure the next call makes a new one.
+            if answer.is_ok() {
+                *kept = Some(connection);
+            }
+            answer
+        };
+        match self.runtime.within(deadline, work).await {
+            Some(Ok(answer)) => Ok(answer),
+            Some(Err(error)) => {
+                let message = "the broker cannot be reached or refuses; events wait in the log";
+                Err(Error::new(ErrorKind::Unavailable, message).caused_by(error))
+            }
+            None => {
+                let message = "the broker does not answer in time; events wait in the log";
+                Err(Error::new(ErrorKind::Unavailable, message))
+            }
+        }
+    }
+}
+
+fn position(id: &str) -> Position {
+    let (epoch, offset) = id.split_once('-').unwrap_or((id, "0"));
+    Position { epoch: epoch.parse().unwrap_or(0), offset: offset.parse().unwrap_or(0) }
+}
+
+/// Ids of events in their order. Events that share a position take the next ones.
+fn ids(last: Position, events: &[Logged]) -> Vec<Position> {
+    let mut before = last;
+    let next = events.iter().map(|event| {
+        if event.position > before {
+            before = event.position;
+        } else {
+            before.offset += 1;
+        }
+        before
+    });
+    next.collect()
+}
+
+impl EventStream for RedisStream {
+    fn last(&self) -> BoxFuture<'_, Result<Position>> {
+        Box::pin(async move {
+            let id: String = self.ask(self.last.key(&self.options.key)).await?;
+            Ok(position(&id))
+        })
+    }
+
+    fn publish<'a>(&'a self, last: Position, events: &'a [Logged]) -> BoxFuture<'a, Result<bool>> {
+        Box::pin(async move {
+            let mut invocation = self.publish.key(&self.options.key);
+            invocation.arg(event_id(last)).arg(self.options.max_events);
+            for (id, event) in ids(last, events).into_iter().zip(events) {
+                let kind = match &event.record {
+                    None => "RecordDeleted",
+                    Some(record) if record.created_at == record.updated_at => "RecordCreated",
+                    Some(_) => "RecordUpdated",
+                };
+                invocation.arg(event_id(id)).arg(if event.record.is_some() { 10 } else { 6 });
+                invocation.arg("type").arg(kind).arg("key").arg(event.key.as_str());
+                invocation.arg("version").arg(event.version.get());
+                if let Some(record) = &event.record {
+                    invocation.arg("value").arg(record.value.as_str());
+                    invocation.arg("time").arg(record.updated_at.as_microsecond());
+                }
+            }
+            Ok(self.ask::<i64>(invocation).await? == 1)
+        })
+    }
+
+    fn inspect(&self) -> BoxFuture<'_, Inspection> {
+        Box::pin(async move {
+            let tree = Inspection::new("redis-stream").option("key", &self.options.key);
+            match self.connection.try_lock().map(|kept| kept.is_some()) {
+                Ok(false) => tree.status(Status::Degraded, "the broker is not connected"),
+                _ => tree.gauge("connected", 1, Unit::Count),
+            }
+        })
+    }
+}
+
+impl fmt::Display for RedisStream {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("redis stream")
+    }
+}
+
+impl fmt::Debug for RedisStream {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RedisStream").field("options", &self.options).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use terrace_core::{Key, Version};
+
+    use super::*;
+
+    #[test]
+    fn ids_rise_also_where_events_share_a_position() {
+        let at = |epoch, offset| Position { epoch, offset };
+        let event = |position| Logged {
+            position,
+            key: Key::new("a").unwrap(),
+            version: Version::new(1),
+            record: None,
+        };
+        let events = [at(1, 5), at(1, 5), at(1, 6), at(2, 1)].map(event);
+        assert_eq!(ids(at(1, 4), &events), [at(1, 5), at(1, 6), at(1, 7), at(2, 1)]);
+        assert_eq!(position("12-7"), at(12, 7));
+    }
+}

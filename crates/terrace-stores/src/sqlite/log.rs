@@ -1,0 +1,185 @@
+//! The change log of a file: the table `commands`, filled by triggers in the writing transaction.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rusqlite::{Connection, OptionalExtension, Row};
+use terrace_core::{
+    BoxFuture, ChangeLog, Changes, Deadline, Key, Logged, Position, Record, Result, Runtime,
+    Timestamp, Value, Version,
+};
+use tokio::sync::watch;
+
+use super::failure;
+use super::lane::Lane;
+use super::options::SqliteOptions;
+
+/// The committed changes of one SQLite file, every one of them, in the order of their commits.
+///
+/// A file has one writer at a time, so the order of numbers is that of commits: `epoch` is 0 and
+/// `offset` the version that was written. Woken by the store of this process; what other programs
+/// change in the file is seen within half a second.
+pub struct SqliteLog {
+    lane: Lane,
+    name: Arc<str>,
+    committed: watch::Sender<u64>,
+    runtime: Runtime,
+}
+
+/// The highest number that was drawn, by the counter or by a row that came with its own.
+pub(super) const LATEST: &str = "SELECT max(value, (SELECT ifnull(max(position), 0) FROM commands))
+     FROM meta WHERE name = 'version'";
+
+/// The most bytes of values in one answer, which holds at least one change.
+const MAX_BYTES: usize = 16 * 1024 * 1024;
+
+/// How often what other programs change is looked for.
+const LOOK: Duration = Duration::from_millis(500);
+
+/// Makes the table, with the records that there are, unless it is there; answers the log's name.
+pub(super) fn install(connection: &mut Connection, runtime: &Runtime) -> Result<Arc<str>> {
+    let failed = |error| failure::of(error).during("migrate");
+    let transaction = connection
+        .transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)
+        .map_err(failed)?;
+    let name = "SELECT value FROM meta WHERE name = 'log'";
+    let known = transaction.query_row(name, [], |row| row.get::<_, String>(0)).optional();
+    if let Some(name) = known.map_err(failed)? {
+        return Ok(Arc::from(name));
+    }
+    transaction.execute_batch(include_str!("log.sql")).map_err(failed)?;
+    transaction
+        .execute_batch(
+            "INSERT INTO commands (position, type, key, value, version, created_at, time)
+             SELECT row_number() OVER (ORDER BY version)
+                 + (SELECT value FROM meta WHERE name = 'version'),
+                 'RecordCreated', key, value, version, created_at, updated_at
+             FROM records WHERE deleted = 0 AND version > 0;",
+        )
+        .map_err(failed)?;
+    let name = format!("log-{:012x}", runtime.random() >> 16);
+    transaction
+        .execute("INSERT INTO meta (name, value) VALUES ('log', ?1)", [&name])
+        .map_err(failed)?;
+    transaction.commit().map_err(failed)?;
+    Ok(Arc::from(name))
+}
+
+impl SqliteLog {
+    pub(super) fn open(
+        options: &SqliteOptions,
+        name: Arc<str>,
+        committed: watch::Sender<u64>,
+        runtime: Runtime,
+    ) -> Result<Self> {
+        Ok(Self { lane: Lane::start(options, "sqlite-log")?, name, committed, runtime })
+    }
+
+    /// The name of this log.
+    pub fn name(&self) -> Arc<str> {
+        Arc::clone(&self.name)
+    }
+
+    async fn last(&self) -> Result<u64> {
+        self.lane
+            .run(|connection| {
+                let text = "SELECT ifnull(max(position), 0) FROM commands";
+                let last = connection
+                    .prepare_cached(text)
+                    .and_then(|mut statement| statement.query_row([], |row| row.get::<_, i64>(0)));
+                unsigned(last.map_err(failure::of)?)
+            })
+            .await
+    }
+}
+
+impl ChangeLog for SqliteLog {
+    fn after(&self, position: Position, limit: usize) -> BoxFuture<'_, Result<Changes>> {
+        Box::pin(async move {
+            let page = self.lane.run(move |connection| page(connection, position, limit)).await;
+            page.map_err(|error| error.during("read the change log"))
+        })
+    }
+
+    fn wait(&self, position: Position, deadline: Deadline) -> BoxFuture<'_, Result<()>> {
+        Box::pin(async move {
+            loop {
+                let mut committed = self.committed.subscribe();
+                let now = self.runtime.now();
+                if self.last().await? > position.offset || deadline.passed(now) {
+                    return Ok(());
+                }
+                let look = deadline.min(Deadline::at(now + LOOK));
+                let _looked_at_again = self.runtime.within(look, committed.changed()).await;
+            }
+        })
+    }
+
+    fn head(&self) -> BoxFuture<'_, Result<Position>> {
+        Box::pin(async move { Ok(Position { epoch: 0, offset: self.last().await? }) })
+    }
+}
+
+fn page(connection: &mut Connection, position: Position, limit: usize) -> Result<Changes> {
+    let mut statement = connection
+        .prepare_cached(
+            "SELECT position, type = 'RecordDeleted', key, version, created_at, time, value
+             FROM commands WHERE position > ?1 ORDER BY position",
+        )
+        .map_err(failure::of)?;
+    let after = i64::try_from(position.offset).unwrap_or(i64::MAX);
+    let mut rows = statement.query([after]).map_err(failure::of)?;
+    let mut answer = Changes { changes: Vec::new(), position, more: false };
+    let mut bytes = 0;
+    while let Some(row) = rows.next().map_err(failure::of)? {
+        answer.more = answer.changes.len() >= limit.max(1) || bytes >= MAX_BYTES;
+        if answer.more {
+            break;
+        }
+        let change = logged(row)?;
+        bytes += change.record.as_ref().map_or(0, |record| record.value.as_str().len());
+        answer.position = change.position;
+        answer.changes.push(change);
+    }
+    Ok(answer)
+}
+
+fn logged(row: &Row<'_>) -> Result<Logged> {
+    let get = |column| row.get::<_, i64>(column).map_err(failure::of);
+    let key = Key::new(row.get::<_, String>(2).map_err(failure::of)?)?;
+    let version = Version::new(unsigned(get(3)?)?);
+    let record = match get(1)? {
+        0 => Some(Record {
+            key: key.clone(),
+            value: Value::new(row.get::<_, String>(6).map_err(failure::of)?)?,
+            version,
+            created_at: moment(get(4)?),
+            updated_at: moment(get(5)?),
+        }),
+        _ => None,
+    };
+    let position = Position { epoch: 0, offset: unsigned(get(0)?)? };
+    Ok(Logged { position, key, version, record })
+}
+
+pub(super) fn unsigned(number: i64) -> Result<u64> {
+    u64::try_from(number).map_err(|_| failure::corrupt("position"))
+}
+
+pub(super) fn moment(micros: i64) -> Timestamp {
+    let edge = if micros < 0 { Timestamp::MIN } else { Timestamp::MAX };
+    Timestamp::from_microsecond(micros).unwrap_or(edge)
+}
+
+impl fmt::Display for SqliteLog {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("sqlite log")
+    }
+}
+
+impl fmt::Debug for SqliteLog {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SqliteLog").field("name", &self.name).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,232 @@
+//! Changes of a read model, each within a transaction that is open.
+
+use std::time::Duration;
+
+use rusqlite::{Connection, OptionalExtension, params};
+use terrace_core::read_model::{Batch, Difference, Folded, Projection};
+use terrace_core::{Key, Position, Result};
+
+use super::super::failure;
+use super::super::log::unsigned;
+
+fn names(of: Projection) -> (&'static str, &'static str) {
+    match of {
+        Projection::Live => ("live", ""),
+        Projection::Next => ("next", "_next"),
+    }
+}
+
+fn signed(number: u64) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
+}
+
+fn micros(time: Duration) -> i64 {
+    i64::try_from(time.as_micros()).unwrap_or(i64::MAX)
+}
+
+fn run(connection: &Connection, text: &str, parameters: impl rusqlite::Params) -> Result<usize> {
+    let done =
+        connection.prepare_cached(text).and_then(|mut statement| statement.execute(parameters));
+    done.map_err(failure::of)
+}
+
+/// How far a projection of this source has come; begun anew when it is of another.
+pub(super) fn checkpoint(it: &Connection, of: Projection, source: &str) -> Result<Position> {
+    let (name, _) = names(of);
+    let found = it
+        .query_row(
+            "SELECT epoch, place FROM projection WHERE name = ?1 AND source = ?2",
+            params![name, source],
+            |row| Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?)),
+        )
+        .optional()
+        .map_err(failure::of)?;
+    match found {
+        Some((epoch, place)) => Ok(Position { epoch: unsigned(epoch)?, offset: unsigned(place)? }),
+        None => begin(it, of, source).map(|()| Position::default()),
+    }
+}
+
+/// Empties a projection.
+pub(super) fn begin(it: &Connection, of: Projection, source: &str) -> Result<()> {
+    let (name, end) = names(of);
+    for table in ["records", "parked", "activity"] {
+        run(it, &format!("DELETE FROM {table}{end}"), [])?;
+    }
+    let start = "UPDATE projection SET source = ?2, epoch = 0, place = 0, paused_until = 0
+         WHERE name = ?1";
+    run(it, start, params![name, source]).map(drop)
+}
+
+pub(super) fn lease(it: &Connection, owner: &str, now: i64, time: Duration) -> Result<bool> {
+    let text = "UPDATE projection SET owner = ?1, leased_until = ?3
+         WHERE name = 'live' AND (owner = ?1 OR owner IS NULL OR leased_until < ?2)";
+    Ok(run(it, text, params![owner, now, now.saturating_add(micros(time))])? > 0)
+}
+
+pub(super) fn pause(it: &Connection, now: i64, time: Duration) -> Result<()> {
+    let text = "UPDATE projection SET paused_until = ?1 WHERE name = 'live'";
+    run(it, text, [now.saturating_add(micros(time))]).map(drop)
+}
+
+/// Moves the checkpoint from where the batch begins, and only then applies it.
+pub(super) fn apply(it: &Connection, of: Projection, batch: &Batch, now: i64) -> Result<bool> {
+    let (name, end) = names(of);
+    let moved = run(
+        it,
+        "UPDATE projection SET epoch = ?1, place = ?2
+         WHERE name = ?3 AND source = ?4 AND epoch = ?5 AND place = ?6 AND paused_until < ?7",
+        params![
+            signed(batch.to.epoch),
+            signed(batch.to.offset),
+            name,
+            batch.source,
+            signed(batch.from.epoch),
+            signed(batch.from.offset),
+            now,
+        ],
+    )?;
+    if moved == 0 {
+        return Ok(false);
+    }
+    let stopped: i64 = it
+        .query_row(&format!("SELECT count(*) FROM parked{end}"), [], |row| row.get(0))
+        .map_err(failure::of)?;
+    for folded in &batch.folded {
+        if stopped > 0 && is_parked(it, end, &folded.newest.key)? {
+            park(it, end, folded, "")?;
+        } else {
+            put(it, end, folded)?;
+        }
+    }
+    for (folded, reason) in &batch.poison {
+        park(it, end, folded, reason)?;
+    }
+    let poison = batch.poison.iter().map(|(folded, _)| folded);
+    let add = format!(
+        "INSERT INTO activity{end} (minute, writes) VALUES (?1, 1)
+         ON CONFLICT (minute) DO UPDATE SET writes = writes + 1"
+    );
+    for at in batch.folded.iter().chain(poison).flat_map(|folded| &folded.written) {
+        run(it, &add, [at.as_second().div_euclid(60)])?;
+    }
+    Ok(true)
+}
+
+fn is_parked(it: &Connection, end: &str, key: &Key) -> Result<bool> {
+    let text = format!("SELECT 1 FROM parked{end} WHERE key = ?1");
+    let mut statement = it.prepare_cached(&text).map_err(failure::of)?;
+    statement.exists([key.as_str()]).map_err(failure::of)
+}
+
+/// Of a key's changes the highest version counts, wherever it stands; each is counted.
+const NEWER: &str = "value = iif(excluded.version > version, excluded.value, value),
+     created_at = iif(excluded.version > version, excluded.created_at, created_at),
+     updated_at = iif(excluded.version > version, excluded.updated_at, updated_at),
+     deleted = iif(excluded.version > version, excluded.deleted, deleted),
+     version = max(excluded.version, version)";
+
+fn put(it: &Connection, end: &str, folded: &Folded) -> Result<()> {
+    let change = &folded.newest;
+    let record = change.record.as_ref();
+    let text = format!(
+        "INSERT INTO records{end} (key, value, version, created_at, updated_at, deleted, write_count)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7) ON CONFLICT (key) DO UPDATE SET
+         write_count = write_count + excluded.write_count, {NEWER}"
+    );
+    let parameters = params![
+        change.key.as_str(),
+        record.map_or("", |record| record.value.as_str()),
+        signed(change.version.get()),
+        record.map_or(0, |record| record.created_at.as_microsecond()),
+        record.map_or(0, |record| record.updated_at.as_microsecond()),
+        record.is_none(),
+        signed(folded.commands),
+    ];
+    run(it, &text, parameters).map(drop)
+}
+
+fn park(it: &Connection, end: &str, folded: &Folded, reason: &str) -> Result<()> {
+    let change = &folded.newest;
+    let record = change.record.as_ref();
+    let text = format!(
+        "INSERT INTO parked{end}
+           (key, value, version, created_at, updated_at, deleted, commands, epoch, place, reason)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10) ON CONFLICT (key) DO UPDATE SET
+         commands = commands + excluded.commands, {NEWER}"
+    );
+    let parameters = params![
+        change.key.as_str(),
+        record.map_or("", |record| record.value.as_str()),
+        signed(change.version.get()),
+        record.map_or(0, |record| record.created_at.as_microsecond()),
+        record.map_or(0, |record| record.updated_at.as_microsecond()),
+        record.is_none(),
+        signed(folded.commands),
+        signed(change.position.epoch),
+        signed(change.position.offset),
+        reason,
+    ];
+    run(it, &text, parameters).map(drop)
+}
+
+pub(super) fn retry(it: &Connection, key: &Key) -> Result<bool> {
+    let text = format!(
+        "INSERT INTO records (key, value, version, created_at, updated_at, deleted, write_count)
+         SELECT key, value, version, created_at, updated_at, deleted, commands FROM parked
+         WHERE key = ?1 ON CONFLICT (key) DO UPDATE SET
+         write_count = write_count + excluded.write_count, {NEWER}"
+    );
+    run(it, &text, [key.as_str()])?;
+    Ok(run(it, "DELETE FROM parked WHERE key = ?1", [key.as_str()])? > 0)
+}
+
+pub(super) fn add_reads(it: &Connection, reads: &[(Key, u64)]) -> Result<()> {
+    let text = "UPDATE records SET read_count = read_count + ?2 WHERE key = ?1";
+    for (key, count) in reads {
+        run(it, text, params![key.as_str(), signed(*count)])?;
+    }
+    Ok(())
+}
+
+const SIDES: &str = "SELECT key FROM (
+         SELECT key, value, version, created_at, updated_at, deleted, write_count FROM records
+         EXCEPT SELECT key, value, version, created_at, updated_at, deleted, write_count
+         FROM records_next)
+     UNION SELECT key FROM (
+         SELECT key, value, version, created_at, updated_at, deleted, write_count FROM records_next
+         EXCEPT SELECT key, value, version, created_at, updated_at, deleted, write_count
+         FROM records)
+     ORDER BY key";
+
+/// Compares everything but reads, which are no changes of the log.
+pub(super) fn finish(it: &Connection, swap: bool) -> Result<Option<Difference>> {
+    const SAME: &str = "SELECT a.source = b.source AND a.epoch = b.epoch AND a.place = b.place
+         FROM projection a, projection b WHERE a.name = 'live' AND b.name = 'next'";
+    let same: bool = it.query_row(SAME, [], |row| row.get(0)).map_err(failure::of)?;
+    if !same {
+        return Ok(None);
+    }
+    let mut statement = it.prepare(SIDES).map_err(failure::of)?;
+    let keys = statement.query_map([], |row| row.get::<_, String>(0)).map_err(failure::of)?;
+    let differing = keys.collect::<Result<Vec<_>, _>>().map_err(failure::of)?;
+    let count = "SELECT count(*) FROM (SELECT key FROM records UNION SELECT key FROM records_next)";
+    let keys: i64 = it.query_row(count, [], |row| row.get(0)).map_err(failure::of)?;
+    if swap {
+        it.execute_batch(
+            "UPDATE records_next SET read_count = ifnull(
+                 (SELECT read_count FROM records r WHERE r.key = records_next.key), 0);
+             DELETE FROM records; INSERT INTO records SELECT * FROM records_next;
+             DELETE FROM parked; INSERT INTO parked SELECT * FROM parked_next;
+             DELETE FROM activity; INSERT INTO activity SELECT * FROM activity_next;",
+        )
+        .map_err(failure::of)?;
+    }
+    it.execute_batch(
+        "DELETE FROM records_next; DELETE FROM parked_next; DELETE FROM activity_next;
+         UPDATE projection SET paused_until = 0 WHERE name = 'live';",
+    )
+    .map_err(failure::of)?;
+    let examples = differing.iter().take(10).cloned().collect();
+    Ok(Some(Difference { keys: unsigned(keys)?, differing: differing.len() as u64, examples }))
+}

@@ -1,0 +1,168 @@
+//! What the query side answers beyond records by key: search, counts, activity.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use hyper::{Method, StatusCode};
+use terrace_core::read_model::{Counted, Row};
+use terrace_core::{BoxFuture, Deadline, Result};
+use utoipa::openapi::path::ParameterIn;
+use utoipa::openapi::schema::Schema;
+
+use super::Queries;
+use super::call::Call;
+use super::endpoint::Endpoint;
+use super::json::Object;
+use super::path;
+use super::problem::{Kind, Problem};
+use super::reply::{self, Answer};
+use super::schema::{Shape, array, object};
+
+const GROUP: &str = "Queries";
+
+/// The most records or buckets of one answer.
+const MAX_LIMIT: usize = 1000;
+
+/// The rows of the table for a level with a query side.
+pub(crate) fn endpoints() -> Vec<Endpoint> {
+    let records = || object(&[("records", array(row_schema(), 0, MAX_LIMIT))]).build();
+    let buckets = object(&[("from", Shape::Time.schema("")), ("writes", Shape::Count.schema(""))]);
+    let buckets = object(&[("buckets", array(buckets.build().into(), 0, MAX_LIMIT))]);
+    let limit = "At most so many, 1 to 1000; 20.";
+    vec![
+        Endpoint::new(Method::GET, "/v1/search", |call| Box::pin(search(call)))
+            .summary(GROUP, "Find records by words")
+            .description("Records whose key or value has all the words, the best first.")
+            .parameter(ParameterIn::Query, "q", Shape::Text, "The words.")
+            .parameter(ParameterIn::Query, "limit", Shape::Count, limit)
+            .problems(PROBLEMS)
+            .answers(StatusCode::OK, "What was found.", records(), &[]),
+        Endpoint::new(Method::GET, "/v1/top", |call| Box::pin(top(call)))
+            .summary(GROUP, "Find the records most read or written")
+            .parameter(ParameterIn::Query, "by", Shape::Word(&["reads", "writes"]), "Which count.")
+            .parameter(ParameterIn::Query, "limit", Shape::Count, limit)
+            .problems(PROBLEMS)
+            .answers(StatusCode::OK, "The records, the highest first.", records(), &[]),
+        Endpoint::new(Method::GET, "/v1/activity", |call| Box::pin(activity(call)))
+            .summary(GROUP, "Tell values written over time")
+            .description("The latest buckets that have any, the latest first.")
+            .parameter(
+                ParameterIn::Query,
+                "bucket",
+                Shape::Text,
+                "The length: `1m` (the default), `15m`, `2h`, `1d`.",
+            )
+            .parameter(ParameterIn::Query, "limit", Shape::Count, limit)
+            .problems(PROBLEMS)
+            .answers(StatusCode::OK, "The buckets.", buckets.build(), &[]),
+    ]
+}
+
+const PROBLEMS: &[Kind] =
+    &[Kind::InvalidInput, Kind::Overloaded, Kind::Unavailable, Kind::DeadlineExceeded];
+
+fn row_schema() -> Schema {
+    object(&[
+        ("key", Shape::Key.schema("")),
+        ("value", Shape::Value.schema("")),
+        ("version", Shape::Count.schema("")),
+        ("created_at", Shape::Time.schema("")),
+        ("updated_at", Shape::Time.schema("")),
+        ("read_count", Shape::Count.schema("How often it was read.")),
+        ("write_count", Shape::Count.schema("How many commands its key has had.")),
+    ])
+    .build()
+    .into()
+}
+
+async fn search(call: &mut Call) -> Answer {
+    let query = path::query(call.parts.uri.query(), &["q", "limit"])?;
+    let words = query.get("q").filter(|words| !words.trim().is_empty());
+    let words = words.ok_or_else(|| Problem::invalid("q is missing; give the words to find"))?;
+    if words.len() > 1024 {
+        return Err(Problem::invalid("q is longer than 1024 bytes; give fewer words"));
+    }
+    let limit = limit(query.get("limit"))?;
+    answered(call, |queries| queries.search(words, limit)).await.map(|rows| records(&rows))
+}
+
+async fn top(call: &mut Call) -> Answer {
+    let query = path::query(call.parts.uri.query(), &["by", "limit"])?;
+    let by = match query.get("by").map(String::as_str) {
+        Some("reads") => Counted::Reads,
+        Some("writes") => Counted::Writes,
+        _ => return Err(Problem::invalid("by must be reads or writes")),
+    };
+    let limit = limit(query.get("limit"))?;
+    answered(call, |queries| queries.top(by, limit)).await.map(|rows| records(&rows))
+}
+
+async fn activity(call: &mut Call) -> Answer {
+    let query = path::query(call.parts.uri.query(), &["bucket", "limit"])?;
+    let bucket = bucket(query.get("bucket").map_or("1m", String::as_str))?;
+    let limit = limit(query.get("limit"))?;
+    let buckets = answered(call, |queries| queries.activity(bucket, limit)).await?;
+    let room = 32 + buckets.len() * 64;
+    Ok(reply::json(Object::with_capacity(room).objects("buckets", &buckets, |object, bucket| {
+        object.time("from", bucket.from).field("writes", &bucket.writes)
+    })))
+}
+
+/// What the query side answers by the request's deadline.
+async fn answered<'a, T>(
+    call: &'a Call,
+    ask: impl FnOnce(&'a Arc<dyn Queries>) -> BoxFuture<'a, Result<T>>,
+) -> Result<T, Problem> {
+    let app = &call.app;
+    let queries = app.queries.as_ref().ok_or_else(|| {
+        Problem::from(terrace_core::Error::new(
+            terrace_core::ErrorKind::Internal,
+            "this level has no query side",
+        ))
+    })?;
+    let deadline = Deadline::at(app.runtime.now() + app.limits.request_time);
+    let answer = app.runtime.within(deadline, ask(queries)).await;
+    Ok(answer.unwrap_or_else(|| Err(Deadline::exceeded()))?)
+}
+
+fn records(rows: &[Row]) -> reply::Reply {
+    let rows = rows.iter().filter_map(|row| Some((row.record.as_ref()?, row)));
+    reply::json(Object::with_capacity(4096).objects("records", rows, |object, (record, row)| {
+        object.record(record).field("read_count", &row.reads).field("write_count", &row.writes)
+    }))
+}
+
+fn limit(text: Option<&String>) -> Result<usize, Problem> {
+    let Some(text) = text else { return Ok(20) };
+    let number = text.parse().ok().filter(|number| (1..=MAX_LIMIT).contains(number));
+    number.ok_or_else(|| Problem::invalid("limit must be a whole number from 1 to 1000"))
+}
+
+/// A whole number of minutes, hours or days, up to 366 days.
+fn bucket(text: &str) -> Result<Duration, Problem> {
+    let wrong = || Problem::invalid("bucket must be a number and m, h or d, such as 1m");
+    let unit = match text.chars().last() {
+        Some('m') => 60,
+        Some('h') => 60 * 60,
+        Some('d') => 24 * 60 * 60,
+        _ => return Err(wrong()),
+    };
+    let number = text.get(..text.len() - 1).and_then(|digits| digits.parse::<u64>().ok());
+    let seconds = number.filter(|number| *number > 0).and_then(|number| number.checked_mul(unit));
+    let seconds = seconds.filter(|seconds| *seconds <= 366 * 24 * 60 * 60);
+    seconds.map(Duration::from_secs).ok_or_else(wrong)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn buckets_are_read_or_refused() {
+        assert_eq!(bucket("1m").unwrap(), Duration::from_secs(60));
+        assert_eq!(bucket("2h").unwrap(), Duration::from_secs(7200));
+        for bad in ["", "m", "0m", "1", "1s", "-1m", "99999999999999999999d", "400d", "1µ"] {
+            assert!(bucket(bad).is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,148 @@
+//! The two databases of level 7, and the stream.
+
+use std::sync::{Arc, PoisonError};
+
+use terrace_core::{ChangeLog, EventStream, ReadModel, Result};
+use terrace_layers::{CommandSide, CqrsOptions, ProjectorOptions};
+use terrace_stores::redis::{RedisStream, RedisStreamOptions};
+use terrace_stores::{
+    PostgresOptions, PostgresReadModel, PostgresStore, SqliteOptions, SqliteReadModel, SqliteStore,
+};
+
+use super::servers::Servers;
+use super::{Connections, Engines, lock};
+use crate::config::millis;
+
+/// What a program without the command side's own log would be told.
+fn no_log() -> terrace_core::Error {
+    let message = "the change log is missing from the write database; restart Terrace";
+    terrace_core::Error::new(terrace_core::ErrorKind::Unavailable, message)
+}
+
+/// What looks after a projection beside the process that serves.
+#[derive(Debug)]
+pub struct QuerySide {
+    /// The command side's log.
+    pub log: Arc<dyn ChangeLog>,
+    /// Its name.
+    pub source: Arc<str>,
+    /// What is made of it.
+    pub model: Arc<dyn ReadModel>,
+    /// How to project.
+    pub options: ProjectorOptions,
+}
+
+impl Engines {
+    /// The log and the read model, also while another process serves them.
+    ///
+    /// # Errors
+    /// What cannot be reached, and the next step.
+    pub async fn query_side(&self) -> Result<QuerySide> {
+        let side = self.commands().await?;
+        let model = self.read_model().await?;
+        let options = self.cqrs_options().projector;
+        Ok(QuerySide { log: side.log, source: side.log_name, model, options })
+    }
+
+    /// The database that takes commands, with its log. Its files are this process's own.
+    pub(in super::super) async fn command_side(&self) -> Result<CommandSide> {
+        if let Servers::Embedded { directory, locks } = &*self.servers {
+            let lock = lock(directory, self.level)?;
+            locks.lock().unwrap_or_else(PoisonError::into_inner).push(lock);
+        }
+        self.commands().await
+    }
+
+    async fn commands(&self) -> Result<CommandSide> {
+        match &*self.servers {
+            Servers::Embedded { directory, .. } => {
+                let path = directory.join(format!("l{}.sqlite", self.level));
+                let options = SqliteOptions { change_log: true, ..SqliteOptions::new(path) };
+                let store = SqliteStore::open(options, self.runtime.clone())?;
+                let log = store.log()?.ok_or_else(no_log)?;
+                let (history, log_name) = (store.history(), log.name());
+                Ok(CommandSide { store: Arc::new(store), history, log: Arc::new(log), log_name })
+            }
+            Servers::Urls { database, .. } | Servers::Local { database, .. } => {
+                let url = match self.config.cqrs.write_url.as_str() {
+                    "" => database,
+                    url => url,
+                };
+                let mut options = self.postgres_options(url, Connections::Pooled);
+                options.change_log = true;
+                let store = PostgresStore::connect(options, self.runtime.clone()).await?;
+                let log = store.log().await?.ok_or_else(no_log)?;
+                let (history, log_name) = (store.history(), log.name());
+                Ok(CommandSide { store: Arc::new(store), history, log: Arc::new(log), log_name })
+            }
+        }
+    }
+
+    /// The database that answers queries.
+    pub(in super::super) async fn read_model(&self) -> Result<Arc<dyn ReadModel>> {
+        match &*self.servers {
+            Servers::Embedded { directory, .. } => {
+                let path = directory.join(format!("l{}-read.sqlite", self.level));
+                let options = SqliteOptions::new(path);
+                Ok(Arc::new(SqliteReadModel::open(options, self.runtime.clone())?))
+            }
+            Servers::Urls { database, .. } | Servers::Local { database, .. } => {
+                let config = &self.config.cqrs;
+                let (url, own) = match (config.read_url.as_str(), config.write_url.as_str()) {
+                    ("", "") => (database.as_str(), false),
+                    ("", url) => (url, false),
+                    (url, _) => (url, true),
+                };
+                let options = self.postgres_options(url, Connections::Pooled);
+                let schema = match (own, self.shared) {
+                    // A database of its own has plain names.
+                    (true, false) => options.schema.clone(),
+                    (_, true) => format!("{}_read", options.schema),
+                    (false, false) => "terrace_read".to_owned(),
+                };
+                let options = PostgresOptions { schema, ..options };
+                let model = PostgresReadModel::connect(options, self.runtime.clone()).await?;
+                Ok(Arc::new(model))
+            }
+        }
+    }
+
+    /// Where events are published for others, when there is a broker.
+    pub(in super::super) fn event_stream(
+        &self,
+        side: &CommandSide,
+    ) -> Result<Option<Arc<dyn EventStream>>> {
+        let config = &self.config.cqrs;
+        match &*self.servers {
+            Servers::Embedded { .. } => Ok(None),
+            Servers::Urls { cache, .. } | Servers::Local { cache, .. } if cache.is_empty() => {
+                Ok(None)
+            }
+            Servers::Urls { cache, .. } | Servers::Local { cache, .. } => {
+                let key = match config.stream.as_str() {
+                    "" => format!("terrace:events:{}", side.log_name),
+                    chosen => chosen.to_owned(),
+                };
+                let max_events = config.stream_max_events;
+                let options =
+                    RedisStreamOptions { max_events, ..RedisStreamOptions::new(cache, key) };
+                let stream = RedisStream::new(options, self.runtime.clone())?;
+                Ok(Some(Arc::new(stream)))
+            }
+        }
+    }
+
+    pub(in super::super) fn cqrs_options(&self) -> CqrsOptions {
+        let config = &self.config.cqrs;
+        CqrsOptions {
+            wait: millis(config.wait_ms),
+            flush: millis(config.count_flush_ms),
+            projector: ProjectorOptions {
+                batch: config.batch,
+                pace: millis(config.pace_ms),
+                lease: millis(config.lease_ms),
+                ..ProjectorOptions::default()
+            },
+        }
+    }
+}

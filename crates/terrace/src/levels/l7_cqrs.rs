@@ -1,0 +1,70 @@
+//! Level 7: commands to one database, queries from another that follows it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use terrace_core::read_model::{Activity, Counted, Row};
+use terrace_core::{BoxFuture, Key, Result};
+use terrace_layers::{Coalesce, CoalesceOptions, CommandSide, Cqrs, Relay};
+
+use super::edge::edge;
+use super::{Engines, Level, Stack};
+use crate::http::Queries;
+
+/// See the [module](self).
+pub(super) static LEVEL: Level = Level {
+    number: 7,
+    name: "7-cqrs",
+    title: "CQRS",
+    guarantee: "Every acknowledged command is projected once into the read database; a read with the \
+                token of a write sees it, or comes from the write database.",
+    costs: "A second database; every change is written to a log; a read without a token may be \
+            behind.",
+    when: "Questions that the write database should not answer: search, counts, activity.",
+    picture: "\
+  commands ──▶ Coalesce ──▶ write database: records, and the log of commands
+                                  │ in commit order, below the horizon
+                        Relay ◀───┴───▶ Projector: a batch and its checkpoint
+                 (Redis stream)              ▼       in one transaction
+  queries ──────────────────────────▶ read database: search, top, activity",
+    cached: true,
+    stacks: [
+        ("embedded", "Observe(Timeout(Cqrs(Coalesce(sqlite), sqlite)))"),
+        ("local, servers", "Observe(Timeout(Cqrs(Coalesce(postgres), postgres)))"),
+    ],
+    build: |engines| Box::pin(build(engines)) as BoxFuture<'_, _>,
+};
+
+async fn build(engines: &Engines) -> Result<Stack> {
+    let runtime = engines.runtime();
+    let side = engines.command_side().await?;
+    let model = engines.read_model().await?;
+    // Events have their names by the log, so the broker may be down.
+    let stream = engines.event_stream(&side)?;
+    let relay = stream.map(|stream| Relay::new(Arc::clone(&side.log), stream, runtime.clone()));
+    // Many commands share one fsync; each has its event all the same.
+    let store = Coalesce::new(side.store, CoalesceOptions::default(), runtime.clone());
+    let side = CommandSide { store: Arc::new(store), ..side };
+    // Follows the log into the read database, and answers from there.
+    let cqrs = Arc::new(Cqrs::new(side, model, relay, engines.cqrs_options(), runtime.clone()));
+    let store = edge(engines, Arc::clone(&cqrs) as _);
+    Ok(Stack { queries: Some(cqrs), ..Stack::of(store) })
+}
+
+impl Queries for Cqrs {
+    fn read_count(&self, key: &Key) -> u64 {
+        Cqrs::read_count(self, key)
+    }
+
+    fn search<'a>(&'a self, words: &'a str, limit: usize) -> BoxFuture<'a, Result<Vec<Row>>> {
+        Box::pin(Cqrs::search(self, words, limit))
+    }
+
+    fn top(&self, by: Counted, limit: usize) -> BoxFuture<'_, Result<Vec<Row>>> {
+        Box::pin(Cqrs::top(self, by, limit))
+    }
+
+    fn activity(&self, bucket: Duration, limit: usize) -> BoxFuture<'_, Result<Vec<Activity>>> {
+        Box::pin(Cqrs::activity(self, bucket, limit))
+    }
+}
