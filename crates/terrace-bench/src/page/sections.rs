@@ -230,7 +230,7 @@ pub(super) fn ladder(report: &Report) -> Markup {
 pub(super) fn timeline(report: &Report) -> Markup {
     html! {
         p { "The 99th percentile of each second of the open loop, all turns one after the other. A red dot is a second in which requests failed." }
-        div.grid {
+        div.grid.plots {
             @for (colour, target) in report.targets.iter().enumerate() {
                 @let kind = if of_kind(target, Kind::Open).next().is_some() { Kind::Open } else { Kind::Closed };
                 @let (points, marks) = seconds(target, kind);
