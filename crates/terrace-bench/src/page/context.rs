@@ -70,51 +70,7 @@ pub(super) fn claims(report: &Report, summaries: &[Summary]) -> Markup {
 
 /// How the run was made, and what makes figures doubtful.
 pub(super) fn settings(report: &Report, summaries: &[Summary]) -> Markup {
-    let settings = &report.settings;
-    let machine = &report.machine;
-    let seconds = |seconds: f64| format!("{seconds} s");
-    let open = settings.rate.map_or("half of what the closed loop reached".into(), |rate| {
-        format!("{}/s", thousands(rate))
-    });
-    let facts = [
-        ("Workload", format!("{}: {}", settings.workload.name, settings.workload.describe())),
-        (
-            "Keys",
-            format!(
-                "{}, {}",
-                thousands_of(settings.keys.into()),
-                settings.workload.distribution.as_str()
-            ),
-        ),
-        ("Value bytes", settings.value_bytes.to_string()),
-        (
-            "Closed loop",
-            settings.connections.map_or("none".into(), |number| format!("{number} connections")),
-        ),
-        (
-            "Open loop",
-            format!(
-                "{open}, {:?} arrivals, {} connections",
-                settings.arrivals, settings.open_connections
-            ),
-        ),
-        ("Each phase", seconds(settings.duration_s)),
-        ("Turns", format!("{}, interleaved", settings.repeat)),
-        ("Warm-up", format!("until the hit ratio is flat, at most {}", seconds(settings.warmup_s))),
-        ("Timeout", format!("{} ms", settings.timeout_ms)),
-        ("Tokens sent back", if settings.tokens { "yes".into() } else { "no".into() }),
-        ("Generator", format!("{} thread(s), seed {}", settings.threads, settings.seed)),
-        (
-            "Machine",
-            format!(
-                "{} cores, {} MiB, {}",
-                machine.cores,
-                thousands_of(machine.memory_mib),
-                machine.processor
-            ),
-        ),
-        ("System", format!("{}, Linux {}", machine.system, machine.kernel)),
-    ];
+    let facts = facts(report);
     let durability = report.targets.iter().zip(summaries).map(|(target, summary)| {
         let words: Vec<_> = summary
             .durabilities
@@ -156,6 +112,54 @@ pub(super) fn settings(report: &Report, summaries: &[Summary]) -> Markup {
         details { summary { "The load generator's own state, phase by phase" }
             (table(&["", "busy", "CPU a request", "late, 99 %", "most waiting", "other programs", "taken by host"], generator)) }
     }
+}
+
+fn facts(report: &Report) -> [(&'static str, String); 13] {
+    let settings = &report.settings;
+    let machine = &report.machine;
+    let seconds = |seconds: f64| format!("{seconds} s");
+    let open = settings.rate.map_or("half of what the closed loop reached".into(), |rate| {
+        format!("{}/s", thousands(rate))
+    });
+    [
+        ("Workload", format!("{}: {}", settings.workload.name, settings.workload.describe())),
+        (
+            "Keys",
+            format!(
+                "{}, {}",
+                thousands_of(settings.keys.into()),
+                settings.workload.distribution.as_str()
+            ),
+        ),
+        ("Value bytes", settings.value_bytes.to_string()),
+        (
+            "Closed loop",
+            settings.connections.map_or("none".into(), |number| format!("{number} connections")),
+        ),
+        (
+            "Open loop",
+            format!(
+                "{open}, {:?} arrivals, {} connections",
+                settings.arrivals, settings.open_connections
+            ),
+        ),
+        ("Each phase", seconds(settings.duration_s)),
+        ("Turns", format!("{}, interleaved", settings.repeat)),
+        ("Warm-up", format!("until the hit ratio is flat, at most {}", seconds(settings.warmup_s))),
+        ("Timeout", format!("{} ms", settings.timeout_ms)),
+        ("Tokens sent back", if settings.tokens { "yes".into() } else { "no".into() }),
+        ("Generator", format!("{} thread(s), seed {}", settings.threads, settings.seed)),
+        (
+            "Machine",
+            format!(
+                "{} cores, {} MiB, {}",
+                machine.cores,
+                thousands_of(machine.memory_mib),
+                machine.processor
+            ),
+        ),
+        ("System", format!("{}, Linux {}", machine.system, machine.kernel)),
+    ]
 }
 
 /// What changed since an earlier run.
