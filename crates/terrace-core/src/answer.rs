@@ -34,22 +34,28 @@ pub enum Origin {
     Far,
     /// The database that takes the writes.
     Primary,
-}
-
-impl Origin {
-    /// The word on the wire.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Near => "near",
-            Self::Far => "far",
-            Self::Primary => "primary",
-        }
-    }
+    /// A read replica, counted from 1.
+    Replica(u16),
+    /// A shard, counted from 0.
+    Shard(u16),
+    /// The journal of writes that are accepted and not yet applied.
+    Journal,
+    /// The read side of separated commands and queries.
+    ReadModel,
 }
 
 impl fmt::Display for Origin {
+    /// The words on the wire: `near`, `replica:1`, `read-model`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
+        match self {
+            Self::Near => f.write_str("near"),
+            Self::Far => f.write_str("far"),
+            Self::Primary => f.write_str("primary"),
+            Self::Replica(number) => write!(f, "replica:{number}"),
+            Self::Shard(number) => write!(f, "shard:{number}"),
+            Self::Journal => f.write_str("journal"),
+            Self::ReadModel => f.write_str("read-model"),
+        }
     }
 }
 
@@ -118,10 +124,17 @@ pub enum Outcome {
     Absent,
     /// The precondition did not hold; nothing was changed.
     PreconditionFailed,
+    /// A journal has it; it is applied later, in order, and has no version yet.
+    Queued,
+    /// The store of this key could not be reached while others of the batch were; nothing was
+    /// changed.
+    Unavailable,
+    /// Nobody knows whether the store of this key applied it, while others of the batch did.
+    Unknown,
 }
 
 impl Outcome {
-    /// Whether the write changed something.
+    /// Whether the write has changed something.
     pub fn is_applied(self) -> bool {
         matches!(self, Self::Created | Self::Replaced | Self::Deleted)
     }

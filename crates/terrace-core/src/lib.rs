@@ -6,6 +6,7 @@
 //! - the values: [`Key`], [`Value`], [`Version`], [`Record`], [`Token`];
 //! - the contract: [`Store`], five methods, batches first, with [`StoreExt`] for one key;
 //! - the port of caches that cannot be filled with something old: [`Cache`], [`Invalidations`];
+//! - the port of a database's committed changes, in commit order: [`ChangeLog`];
 //! - one [`Error`], with a kind for each way in which a caller would act differently;
 //! - time, randomness and background work as parameters: [`Runtime`];
 //! - [`MemoryStore`] and [`MemoryCache`], which need no engine;
@@ -27,6 +28,7 @@
 
 mod answer;
 pub mod cache;
+pub mod change_log;
 mod error;
 mod inspection;
 mod key;
@@ -45,6 +47,7 @@ pub use answer::{
     Write,
 };
 pub use cache::{Cache, Entry, Invalidations, Lease, Lookup, Notice, Offer};
+pub use change_log::{ChangeLog, Changes, Logged};
 pub use error::{Error, ErrorKind, Result};
 /// What asynchronous methods of object-safe traits answer.
 pub use futures_util::future::BoxFuture;

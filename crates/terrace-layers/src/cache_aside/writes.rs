@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use terrace_core::{
-    Deadline, Error, ErrorKind, Key, Receipt, Result, Version, Write, WriteOptions,
+    Deadline, Error, ErrorKind, Key, Outcome, Receipt, Result, Version, Write, WriteOptions,
 };
 use tokio::sync::oneshot;
 
@@ -194,10 +194,13 @@ pub(crate) fn written(keys: &[Key], result: &Result<Vec<Receipt>>) -> Vec<(Key, 
     match result {
         Ok(receipts) => {
             for (key, receipt) in keys.iter().zip(receipts) {
-                if receipt.outcome.is_applied() {
-                    let version = newest.entry(key).or_default();
-                    *version = receipt.version.max(*version);
-                }
+                let written = match receipt.outcome {
+                    Outcome::Unknown => Version::UNKNOWN,
+                    applied if applied.is_applied() => receipt.version,
+                    _ => continue,
+                };
+                let version = newest.entry(key).or_default();
+                *version = written.max(*version);
             }
         }
         Err(error) if may_have_been_applied(error.kind()) => {

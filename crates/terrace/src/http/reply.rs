@@ -52,7 +52,17 @@ pub(crate) trait WithHeaders: Sized {
 
     /// `Terrace-Origin`.
     fn with_origin(self, origin: Origin) -> Self {
-        self.with(TERRACE_ORIGIN, HeaderValue::from_static(origin.as_str()))
+        let value = match origin {
+            Origin::Near => HeaderValue::from_static("near"),
+            Origin::Far => HeaderValue::from_static("far"),
+            Origin::Primary => HeaderValue::from_static("primary"),
+            // Words and numbers are always valid, and the text is taken over without a copy.
+            other => match HeaderValue::from_maybe_shared(Bytes::from(other.to_string())) {
+                Ok(value) => value,
+                Err(_) => return self,
+            },
+        };
+        self.with(TERRACE_ORIGIN, value)
     }
 
     /// `Terrace-Durability`.

@@ -1,14 +1,13 @@
 //! The databases and caches of the mode in force: SQLite files, private servers, or yours.
 
-use std::fs::{self, File, TryLockError};
-use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+mod servers;
+
+use std::fs::{File, TryLockError};
+use std::path::Path;
+use std::sync::{Arc, PoisonError};
 
 use terrace_core::{
     Cache, Error, ErrorKind, Invalidations, MemoryCache, MemoryCacheOptions, Result, Runtime, Store,
-};
-use terrace_lab::{
-    LabError, PostgresOptions as LabPostgres, PostgresServer, RedisOptions, RedisServer,
 };
 use terrace_layers::NearCacheOptions;
 use terrace_stores::postgres::{ConnectionSource, PoolOptions};
@@ -17,7 +16,10 @@ use terrace_stores::{
     sqlite,
 };
 
-use crate::config::{Config, Mode, millis, seconds};
+pub use servers::Servers;
+use servers::no_directory;
+
+use crate::config::{Config, millis, seconds};
 
 /// Gives one level its databases and caches.
 #[derive(Debug)]
@@ -28,27 +30,6 @@ pub struct Engines {
     config: Arc<Config>,
     servers: Arc<Servers>,
     runtime: Runtime,
-}
-
-/// Servers that this process reaches, or runs, for all its levels.
-#[derive(Debug)]
-pub enum Servers {
-    /// None: files and memory.
-    Embedded {
-        /// Where the files are.
-        directory: PathBuf,
-        /// Held as long as the files are served.
-        locks: Mutex<Vec<File>>,
-    },
-    /// Servers by URL; the process runs those it holds.
-    Urls {
-        /// PostgreSQL.
-        database: String,
-        /// Redis; empty when there is none.
-        cache: String,
-        /// The private servers behind the URLs, in the local mode.
-        local: Option<(PostgresServer, Option<RedisServer>)>,
-    },
 }
 
 /// How a level uses its database.
@@ -74,67 +55,6 @@ pub(super) struct Database {
 pub(super) struct FarCache {
     pub(super) cache: Arc<dyn Cache>,
     pub(super) feed: Arc<dyn Invalidations>,
-}
-
-impl Servers {
-    /// Makes the directory, starts the private servers, or takes the URLs, as the mode says.
-    /// `cached` tells whether any level wants a far cache.
-    ///
-    /// # Errors
-    /// What is missing, and the next step.
-    pub async fn start(config: &Config, mode: Mode, cached: bool) -> Result<Self> {
-        match mode {
-            Mode::Embedded => {
-                let directory = config.stores.data_dir.join("embedded");
-                fs::create_dir_all(&directory).map_err(|error| no_directory(&directory, error))?;
-                Ok(Self::Embedded { directory, locks: Mutex::default() })
-            }
-            Mode::Local => Self::start_local(config, cached).await,
-            Mode::Servers => {
-                let (database, cache) = (config.database.url.clone(), config.cache.url.clone());
-                if database.is_empty() {
-                    return Err(Error::invalid(
-                        "no database is named; set DATABASE_URL=postgres://user:password@host/name, \
-                         or use --stores embedded",
-                    ));
-                }
-                if cached && cache.is_empty() {
-                    return Err(Error::invalid(
-                        "a level with a cache needs one; set REDIS_URL=redis://host:6379, or serve \
-                         levels 0 and 1 only",
-                    ));
-                }
-                Ok(Self::Urls { database, cache, local: None })
-            }
-        }
-    }
-
-    async fn start_local(config: &Config, cached: bool) -> Result<Self> {
-        let directory = config.stores.data_dir.join("local");
-        fs::create_dir_all(&directory).map_err(|error| no_directory(&directory, error))?;
-        let postgres = PostgresServer::start(LabPostgres::new(directory.join("postgres")));
-        let postgres = postgres.await.map_err(from_lab)?;
-        let redis = match cached {
-            true => {
-                let server = RedisServer::start(RedisOptions::new(directory.join("redis")));
-                Some(server.await.map_err(from_lab)?)
-            }
-            false => None,
-        };
-        let database = postgres.create_database("terrace").await.map_err(from_lab)?;
-        let cache = redis.as_ref().map(RedisServer::url).unwrap_or_default();
-        Ok(Self::Urls { database, cache, local: Some((postgres, redis)) })
-    }
-
-    /// Stops the private servers, if there are any.
-    pub async fn stop(&self) {
-        if let Self::Urls { local: Some((postgres, redis)), .. } = self {
-            if let Some(redis) = redis {
-                log_failure("redis", redis.stop().await);
-            }
-            log_failure("postgres", postgres.stop().await);
-        }
-    }
 }
 
 impl Engines {
@@ -171,7 +91,7 @@ impl Engines {
                 let history = store.history();
                 Ok(Database { store: Arc::new(store), history })
             }
-            Servers::Urls { database, .. } => {
+            Servers::Urls { database, .. } | Servers::Local { database, .. } => {
                 let options = self.postgres_options(database, connections);
                 let store = PostgresStore::connect(options, self.runtime.clone()).await?;
                 let history = store.history();
@@ -213,7 +133,7 @@ impl Engines {
                 let cache = Arc::new(MemoryCache::new(options, self.runtime.clone()));
                 Ok(FarCache { cache: Arc::clone(&cache) as _, feed: cache })
             }
-            Servers::Urls { cache, .. } => {
+            Servers::Urls { cache, .. } | Servers::Local { cache, .. } => {
                 // Whoever shares the database shares its cached records, and nobody else does.
                 let namespace = match config.namespace.as_str() {
                     "" => format!("terrace:{}", database.history),
@@ -262,26 +182,5 @@ fn lock(directory: &Path, level: u8) -> Result<File> {
             ),
         )),
         Err(TryLockError::Error(error)) => Err(no_directory(directory, error)),
-    }
-}
-
-fn no_directory(directory: &Path, error: std::io::Error) -> Error {
-    Error::new(
-        ErrorKind::Unavailable,
-        format!(
-            "the directory {} cannot be made; choose another with --data-dir",
-            directory.display()
-        ),
-    )
-    .caused_by(error)
-}
-
-fn from_lab(error: LabError) -> Error {
-    Error::new(ErrorKind::Unavailable, error.to_string())
-}
-
-fn log_failure(server: &str, outcome: Result<(), LabError>) {
-    if let Err(error) = outcome {
-        tracing::warn!(server, %error, "a private server did not stop in order");
     }
 }

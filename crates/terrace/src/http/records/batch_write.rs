@@ -68,7 +68,8 @@ pub(super) fn endpoint() -> Endpoint {
         )
 }
 
-const STATUSES: Shape = Shape::Word(&["applied", "precondition_failed", "unavailable", "unknown"]);
+const STATUSES: Shape =
+    Shape::Word(&["applied", "queued", "precondition_failed", "unavailable", "unknown"]);
 
 fn put_schema() -> Schema {
     object(&[
@@ -154,5 +155,8 @@ fn status(outcome: Outcome) -> &'static str {
     match outcome {
         Outcome::PreconditionFailed => "precondition_failed",
         Outcome::Created | Outcome::Replaced | Outcome::Deleted | Outcome::Absent => "applied",
+        Outcome::Queued => "queued",
+        Outcome::Unavailable => "unavailable",
+        Outcome::Unknown => "unknown",
     }
 }
