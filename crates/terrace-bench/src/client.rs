@@ -301,8 +301,10 @@ pub(crate) fn words(verdict: Verdict, key: u32, value: Option<&str>) -> String {
 /// A deadline for each request without a timer for each: one timer is set anew only when it ends.
 struct Limit<'a> {
     runtime: &'a Runtime,
-    timer: Option<(Instant, Pin<Box<dyn Future<Output = ()> + Send>>)>,
+    timer: Option<(Instant, Timer)>,
 }
+
+type Timer = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 impl Limit<'_> {
     async fn within<T>(&mut self, by: Instant, work: impl Future<Output = T>) -> Option<T> {

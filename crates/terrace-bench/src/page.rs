@@ -1,6 +1,7 @@
 //! The report as one HTML file that needs nothing else: no script, no font, no network.
 
 mod chart;
+mod context;
 mod sections;
 
 use maud::{DOCTYPE, Markup, PreEscaped, html};
@@ -42,15 +43,15 @@ pub fn page(report: &Report, comparison: Option<&Comparison>) -> String {
                 (head(report))
                 main {
                     (bought(report, &summaries))
-                    @if let Some(comparison) = comparison { (sections::compared(comparison)) }
+                    @if let Some(comparison) = comparison { (context::compared(comparison)) }
                     (side(sections::side_by_side(report, &summaries)))
                     (percentiles(sections::percentiles(report)))
                     (knee(sections::ladder(report)))
                     (timeline(sections::timeline(report)))
                     (origins(sections::origins(report, &summaries)))
                     (verification(sections::verification(report, &summaries)))
-                    (claims(sections::claims(report, &summaries)))
-                    (settings(sections::settings(report, &summaries)))
+                    (claims(context::claims(report, &summaries)))
+                    (settings(context::settings(report, &summaries)))
                 }
                 footer { "Made by terrace bench on " (report.made_at) ". The page loads nothing from anywhere." }
             }

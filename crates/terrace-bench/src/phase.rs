@@ -289,16 +289,16 @@ impl Meter {
 struct Timeline {
     moments: Vec<Moment>,
     current: Tick,
-    ticks: usize,
+    ticks: u32,
 }
 
 impl Timeline {
-    const TICKS: usize = 5;
+    const TICKS: u32 = 5;
 
     fn add(&mut self, tick: &Tick, workers: usize) {
         self.current.merge(tick);
         self.ticks += 1;
-        if self.ticks == Self::TICKS * workers {
+        if self.ticks as usize == Self::TICKS as usize * workers {
             self.close();
         }
     }
@@ -306,7 +306,7 @@ impl Timeline {
     fn close(&mut self) {
         let tick = std::mem::take(&mut self.current);
         self.ticks = 0;
-        let seconds = (TICK * Self::TICKS as u32).as_secs_f64();
+        let seconds = (TICK * Self::TICKS).as_secs_f64();
         let at = |quantile| ms(tick.latencies.value_at_quantile(quantile));
         #[expect(clippy::cast_precision_loss, reason = "small numbers")]
         self.moments.push(Moment {

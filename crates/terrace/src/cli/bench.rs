@@ -189,10 +189,16 @@ fn read(file: &Path) -> Result<Report, Failure> {
 
 /// A mistake in a file's name shows before minutes of load.
 fn writable(file: &Path) -> Result<(), Failure> {
+    let there = file.exists();
     let opened = std::fs::File::options().append(true).create(true).open(file);
-    opened
-        .map(drop)
-        .map_err(|error| Failure::usage(format!("{} cannot be written: {error}", file.display())))
+    opened.map(drop).map_err(|error| {
+        Failure::usage(format!("{} cannot be written: {error}", file.display()))
+    })?;
+    if !there {
+        // An empty file would look like a result.
+        let _ = std::fs::remove_file(file);
+    }
+    Ok(())
 }
 
 fn write(file: &Path, bytes: &[u8]) -> Result<(), Failure> {
