@@ -13,6 +13,9 @@ impl Shared {
     /// How many hot keys are shown.
     const HOT: usize = 5;
 
+    /// Slots that are longer on their way do not arrive: what moves them has died.
+    const ON_THEIR_WAY: Duration = Duration::from_secs(3);
+
     pub(super) async fn inspect(&self) -> Inspection {
         let map = self.map.load_full();
         let within = Deadline::at(self.runtime.now() + Duration::from_millis(900));
@@ -22,17 +25,14 @@ impl Shared {
         };
         let known = directory.nodes().iter().filter_map(|node| {
             let number = node.number()?;
-            Some((number, node.shard.clone(), node.failure.clone(), node.state.clone()))
+            Some((number, node.shard.clone(), node.failure.clone()))
         });
         let mut known = known.collect::<Vec<_>>();
         let lost = directory.nodes().iter().filter(|node| is_lost(node)).count();
         let partitioner = directory.partitioner.to_string();
         drop(directory);
         known.sort_by_key(|(number, ..)| *number);
-        let moving = known
-            .iter()
-            .any(|(.., state)| state.as_ref().is_some_and(|state| state.plan.is_some()));
-        let shards = join_all(known.into_iter().map(|(number, shard, failure, _)| {
+        let shards = join_all(known.into_iter().map(|(number, shard, failure)| {
             let (map, runtime) = (&map, &self.runtime);
             async move {
                 let tree = Inspection::new("shard").gauge("number", number.into(), Unit::Count);
@@ -75,8 +75,9 @@ impl Shared {
             tree = tree.option("hot_key", format_args!("{key} {count}"));
         }
         tree = match down {
-            0 if map.slots_of(None) > 0 && !moving => {
-                tree.status(Status::Degraded, "slots have no shard; run terrace reshard --resume")
+            0 if map.incomplete_for(self.runtime.now()) > Self::ON_THEIR_WAY => {
+                let note = "slots do not arrive where they go; run terrace reshard --resume";
+                tree.status(Status::Degraded, note)
             }
             0 => tree,
             down if down >= all => tree.status(Status::Down, "no shard answers"),
