@@ -220,6 +220,10 @@ async fn what_moves_slots_and_what_serves_may_be_killed() {
             clients.urls.lock().expect("a lock")[1].clone_from(&again.url);
             b = Some(again);
         }
+        if round == 4 {
+            postgres.kill();
+            postgres.restart().await.expect("it is back");
+        }
     }
     if reshard_knows_a_plan(&stores).await {
         reshard(&stores, &["--resume"], None).await;
