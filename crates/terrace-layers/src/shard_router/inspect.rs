@@ -1,13 +1,15 @@
 //! What `ShardRouter` says of itself and of each shard.
 
-use std::sync::atomic::Ordering;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use terrace_core::{Deadline, Inspection, Status, Unit};
+use terrace_core::{Deadline, Error, Inspection, Shard, Status, Unit};
 
 use super::Shared;
 use super::directory::Node;
+use super::map::{ShardMap, Tally};
 
 impl Shared {
     /// How many hot keys are shown.
@@ -32,36 +34,10 @@ impl Shared {
         let partitioner = directory.partitioner.to_string();
         drop(directory);
         known.sort_by_key(|(number, ..)| *number);
-        let shards = join_all(known.into_iter().map(|(number, shard, failure)| {
-            let (map, runtime) = (&map, &self.runtime);
-            async move {
-                let tree = Inspection::new("shard").gauge("number", number.into(), Unit::Count);
-                let tree = tree.gauge("slots", map.slots_of(Some(number)) as u64, Unit::Count);
-                let tally = map.view_of(number).map(|view| &view.tally);
-                let count = |of: Option<u64>| of.unwrap_or_default();
-                let tree = tree
-                    .counter("reads", count(tally.map(|it| it.reads.load(Ordering::Relaxed))))
-                    .counter("writes", count(tally.map(|it| it.writes.load(Ordering::Relaxed))));
-                let Some(shard) = shard else {
-                    return tree.status(Status::Down, "a shard cannot be reached");
-                };
-                let (inner, size) = tokio::join!(
-                    runtime.within(within, shard.inspect()),
-                    runtime.within(within, shard.size())
-                );
-                let tree = match size {
-                    Some(Ok(size)) => tree.gauge("records", size, Unit::Count),
-                    _ => tree,
-                };
-                let down = || Inspection::new("database").status(Status::Down, "does not answer");
-                let tree = tree.needs(inner.unwrap_or_else(down));
-                match failure {
-                    Some(error) => tree.status(Status::Down, error.message().to_owned()),
-                    None => tree,
-                }
-            }
-        }))
-        .await;
+        let shards = known.into_iter().map(|(number, shard, failure)| {
+            self.inspect_shard(&map, within, number, shard, failure)
+        });
+        let shards = join_all(shards).await;
         let down = shards.iter().filter(|shard| shard.status == Status::Down).count() + lost;
         let all = shards.len() + lost;
         let (top, calls) = self.hot.top(Self::HOT);
@@ -87,6 +63,45 @@ impl Shared {
             true => tree.needs(shard),
             false => tree.helped_by(shard),
         })
+    }
+}
+
+impl Shared {
+    async fn inspect_shard(
+        &self,
+        map: &ShardMap,
+        within: Deadline,
+        number: u16,
+        shard: Option<Arc<dyn Shard>>,
+        failure: Option<Error>,
+    ) -> Inspection {
+        let tally = map.view_of(number).map(|view| &view.tally);
+        let count = |of: fn(&Tally) -> &AtomicU64| {
+            tally.map_or(0, |tally| of(tally).load(Ordering::Relaxed))
+        };
+        let tree = Inspection::new("shard")
+            .gauge("number", number.into(), Unit::Count)
+            .gauge("slots", map.slots_of(Some(number)) as u64, Unit::Count)
+            .counter("reads", count(|tally| &tally.reads))
+            .counter("writes", count(|tally| &tally.writes));
+        let Some(shard) = shard else {
+            return tree.status(Status::Down, "a shard cannot be reached");
+        };
+        let runtime = &self.runtime;
+        let (inner, size) = tokio::join!(
+            runtime.within(within, shard.inspect()),
+            runtime.within(within, shard.size())
+        );
+        let tree = match size {
+            Some(Ok(size)) => tree.gauge("records", size, Unit::Count),
+            _ => tree,
+        };
+        let down = || Inspection::new("database").status(Status::Down, "does not answer");
+        let tree = tree.needs(inner.unwrap_or_else(down));
+        match failure {
+            Some(error) => tree.status(Status::Down, error.message().to_owned()),
+            None => tree,
+        }
     }
 }
 

@@ -277,7 +277,7 @@ async fn a_database_that_is_killed_takes_only_its_keys_with_it() {
     }
     let cache = redis.url();
     let program = Program::serve(4, &Stores::Shards { databases: &urls, cache: &cache }).await;
-    let mut keys = vec![Vec::new(), Vec::new(), Vec::new()];
+    let mut keys = [Vec::new(), Vec::new(), Vec::new()];
     for index in 0..30 {
         let body = serde_json::json!({"key": name(index), "value": "1"});
         let sent = program.client.post(format!("{}/write", program.url)).json(&body).send().await;
