@@ -42,6 +42,7 @@ class Rows:
             self.l1_write(),
             self.l2_hit(),
             self.l2_miss(),
+            self.l4_read(),
             self.l5(),
             self.embedded("read"),
             self.embedded("write"),
@@ -104,6 +105,16 @@ class Rows:
             [Row("L2 miss", "L2 miss", ("L1 read, same keys",), 0.7)],
         )
 
+    def l4_read(self):
+        # Strong reads go past the cache, on both sides.
+        return Group(
+            {
+                "L4 read": lambda: self.read(4, consistency="strong"),
+                "L1 read, strong": lambda: self.read(1, consistency="strong"),
+            },
+            [Row("L4 read, past the cache", "L4 read", ("L1 read, strong",), 0.9)],
+        )
+
     def l5(self):
         return Group(
             {
@@ -137,11 +148,10 @@ class Rows:
     def wrk(self, server, connections, script, *arguments):
         return wrk(server["url"], connections, self.threads, script, *arguments)
 
-    def read(self, level, connections=CONNECTIONS, stores="servers"):
+    def read(self, level, connections=CONNECTIONS, stores="servers", consistency=None):
         server = self.field.terrace(level, stores)
-        return Target(
-            self.wrk(server, connections, "read.lua", "/read/", self.keys), server["pids"]
-        )
+        arguments = ["/read/", self.keys, *([consistency] if consistency else [])]
+        return Target(self.wrk(server, connections, "read.lua", *arguments), server["pids"])
 
     def write(self, level, connections=CONNECTIONS, stores="servers"):
         server = self.field.terrace(level, stores)

@@ -207,7 +207,7 @@ impl PostgresStore {
 
     async fn write_under(
         &self,
-        batch: &[Write],
+        batch: Vec<Write>,
         how: &WriteOptions,
         epoch: Option<i64>,
     ) -> Result<Vec<Receipt>> {
@@ -215,8 +215,13 @@ impl PostgresStore {
         if batch.is_empty() && request.is_none() {
             return self.nothing(how.deadline).map(|()| Vec::new());
         }
-        let work =
-            WriteBatch { batch, request, history: &self.history, log: self.log.as_ref(), epoch };
+        let work = WriteBatch {
+            batch: &batch,
+            request,
+            history: &self.history,
+            log: self.log.as_ref(),
+            epoch,
+        };
         self.worker.perform(&work, how.deadline).await
     }
 
@@ -239,7 +244,7 @@ impl Store for PostgresStore {
         batch: Vec<Write>,
         how: &'a WriteOptions,
     ) -> BoxFuture<'a, Result<Vec<Receipt>>> {
-        Box::pin(async move { self.write_under(&batch, how, None).await })
+        Box::pin(self.write_under(batch, how, None))
     }
 
     fn scan<'a>(&'a self, scan: &'a Scan, how: &'a ReadOptions) -> BoxFuture<'a, Result<Page>> {

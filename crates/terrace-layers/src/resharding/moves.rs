@@ -49,7 +49,7 @@ impl Resharding {
         if way.slots.is_empty() {
             return Ok(());
         }
-        self.keep_way_back(&way).await?;
+        self.keep_way_back(&way, slots).await?;
         self.copy(&way).await?;
         way.catch_up(self.epoch_of(to)?).await?;
         // What is on its way already cannot be compared with an owner that takes writes.
@@ -80,12 +80,14 @@ impl Resharding {
         Ok(self.node(number)?.state.epoch)
     }
 
-    /// Lets the giver follow the taker from here on, before the taker has anything of its own.
-    async fn keep_way_back(&self, way: &Way) -> Result<()> {
+    /// Lets the giver follow the taker from here on, before the taker has anything of its own. Where
+    /// it has, and its log is another one by now, the way back begins with a copy.
+    async fn keep_way_back(&self, way: &Way, slots: &SlotSet) -> Result<()> {
         let log = way.taker.keep_log().await?;
         let source = format!("{}:{}", self.node(way.to)?.state.cluster, way.to);
         let known = way.giver.followed(&source).await?;
-        if known.is_some_and(|follow| follow.log == *log.name) {
+        let begun = !self.node(way.to)?.state.owned.within(slots).is_empty();
+        if begun || known.is_some_and(|follow| follow.log == *log.name) {
             return Ok(());
         }
         let start = Follow { log: log.name.to_string(), complete: true, ..Follow::default() };

@@ -92,7 +92,8 @@ impl Directory {
         self.generation += 1;
         let views = self.views(&members, before);
         let partitioner = Arc::clone(&self.partitioner);
-        Ok(ShardMap::new(partitioner, &states, views, !missing, self.generation).after(before))
+        let map = ShardMap::new(partitioner, &states, views, !missing, self.generation);
+        Ok(map.after(before, self.runtime.now()))
     }
 
     fn has(&self, number: u16) -> bool {

@@ -1,17 +1,22 @@
 //! What `ShardRouter` says of itself and of each shard.
 
-use std::sync::atomic::Ordering;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use terrace_core::{Deadline, Inspection, Status, Unit};
+use terrace_core::{Deadline, Error, Inspection, Shard, Status, Unit};
 
 use super::Shared;
 use super::directory::Node;
+use super::map::{ShardMap, Tally};
 
 impl Shared {
     /// How many hot keys are shown.
     const HOT: usize = 5;
+
+    /// Slots that are longer on their way do not arrive: what moves them has died.
+    const ON_THEIR_WAY: Duration = Duration::from_secs(3);
 
     pub(super) async fn inspect(&self) -> Inspection {
         let map = self.map.load_full();
@@ -22,46 +27,17 @@ impl Shared {
         };
         let known = directory.nodes().iter().filter_map(|node| {
             let number = node.number()?;
-            Some((number, node.shard.clone(), node.failure.clone(), node.state.clone()))
+            Some((number, node.shard.clone(), node.failure.clone()))
         });
         let mut known = known.collect::<Vec<_>>();
         let lost = directory.nodes().iter().filter(|node| is_lost(node)).count();
         let partitioner = directory.partitioner.to_string();
         drop(directory);
         known.sort_by_key(|(number, ..)| *number);
-        let moving = known
-            .iter()
-            .any(|(.., state)| state.as_ref().is_some_and(|state| state.plan.is_some()));
-        let shards = join_all(known.into_iter().map(|(number, shard, failure, _)| {
-            let (map, runtime) = (&map, &self.runtime);
-            async move {
-                let tree = Inspection::new("shard").gauge("number", number.into(), Unit::Count);
-                let tree = tree.gauge("slots", map.slots_of(Some(number)) as u64, Unit::Count);
-                let tally = map.view_of(number).map(|view| &view.tally);
-                let count = |of: Option<u64>| of.unwrap_or_default();
-                let tree = tree
-                    .counter("reads", count(tally.map(|it| it.reads.load(Ordering::Relaxed))))
-                    .counter("writes", count(tally.map(|it| it.writes.load(Ordering::Relaxed))));
-                let Some(shard) = shard else {
-                    return tree.status(Status::Down, "a shard cannot be reached");
-                };
-                let (inner, size) = tokio::join!(
-                    runtime.within(within, shard.inspect()),
-                    runtime.within(within, shard.size())
-                );
-                let tree = match size {
-                    Some(Ok(size)) => tree.gauge("records", size, Unit::Count),
-                    _ => tree,
-                };
-                let down = || Inspection::new("database").status(Status::Down, "does not answer");
-                let tree = tree.needs(inner.unwrap_or_else(down));
-                match failure {
-                    Some(error) => tree.status(Status::Down, error.message().to_owned()),
-                    None => tree,
-                }
-            }
-        }))
-        .await;
+        let shards = known.into_iter().map(|(number, shard, failure)| {
+            self.inspect_shard(&map, within, number, shard, failure)
+        });
+        let shards = join_all(shards).await;
         let down = shards.iter().filter(|shard| shard.status == Status::Down).count() + lost;
         let all = shards.len() + lost;
         let (top, calls) = self.hot.top(Self::HOT);
@@ -75,8 +51,9 @@ impl Shared {
             tree = tree.option("hot_key", format_args!("{key} {count}"));
         }
         tree = match down {
-            0 if map.slots_of(None) > 0 && !moving => {
-                tree.status(Status::Degraded, "slots have no shard; run terrace reshard --resume")
+            0 if map.incomplete_for(self.runtime.now()) > Self::ON_THEIR_WAY => {
+                let note = "slots do not arrive where they go; run terrace reshard --resume";
+                tree.status(Status::Degraded, note)
             }
             0 => tree,
             down if down >= all => tree.status(Status::Down, "no shard answers"),
@@ -86,6 +63,45 @@ impl Shared {
             true => tree.needs(shard),
             false => tree.helped_by(shard),
         })
+    }
+}
+
+impl Shared {
+    async fn inspect_shard(
+        &self,
+        map: &ShardMap,
+        within: Deadline,
+        number: u16,
+        shard: Option<Arc<dyn Shard>>,
+        failure: Option<Error>,
+    ) -> Inspection {
+        let tally = map.view_of(number).map(|view| &view.tally);
+        let count = |of: fn(&Tally) -> &AtomicU64| {
+            tally.map_or(0, |tally| of(tally).load(Ordering::Relaxed))
+        };
+        let tree = Inspection::new("shard")
+            .gauge("number", number.into(), Unit::Count)
+            .gauge("slots", map.slots_of(Some(number)) as u64, Unit::Count)
+            .counter("reads", count(|tally| &tally.reads))
+            .counter("writes", count(|tally| &tally.writes));
+        let Some(shard) = shard else {
+            return tree.status(Status::Down, "a shard cannot be reached");
+        };
+        let runtime = &self.runtime;
+        let (inner, size) = tokio::join!(
+            runtime.within(within, shard.inspect()),
+            runtime.within(within, shard.size())
+        );
+        let tree = match size {
+            Some(Ok(size)) => tree.gauge("records", size, Unit::Count),
+            _ => tree,
+        };
+        let down = || Inspection::new("database").status(Status::Down, "does not answer");
+        let tree = tree.needs(inner.unwrap_or_else(down));
+        match failure {
+            Some(error) => tree.status(Status::Down, error.message().to_owned()),
+            None => tree,
+        }
     }
 }
 

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
+use std::time::{Duration, Instant};
 
 use terrace_core::{Key, SLOTS, ShardState, Slot, Store};
 
@@ -38,6 +39,8 @@ pub(super) struct ShardMap {
     views: BTreeMap<u16, View>,
     /// Whether every member was reached at least once, so that a slot without an owner is on its way.
     pub(super) whole: bool,
+    /// Since when there has been a slot that nobody has.
+    incomplete_since: Option<Instant>,
     /// Grows with every map of this instance.
     pub(super) generation: u64,
 }
@@ -58,11 +61,16 @@ impl ShardMap {
             state.owned.iter().for_each(|slot| owners[slot.index()] = state.number);
         }
         let last = owners.clone();
-        Self { partitioner, owners, last, views, whole, generation }
+        let incomplete_since = None;
+        Self { partitioner, owners, last, views, whole, incomplete_since, generation }
     }
 
     /// The same, and it remembers who had what is on its way.
-    pub(super) fn after(mut self, before: Option<&Self>) -> Self {
+    pub(super) fn after(mut self, before: Option<&Self>, now: Instant) -> Self {
+        if !self.is_complete() {
+            let since = before.and_then(|map| map.incomplete_since);
+            self.incomplete_since = since.or(Some(now));
+        }
         for (last, known) in self.last.iter_mut().zip(before.iter().flat_map(|map| &map.last)) {
             if *last == NOBODY {
                 *last = *known;
@@ -107,6 +115,12 @@ impl ShardMap {
     /// All shards, by number.
     pub(super) fn views(&self) -> impl Iterator<Item = &View> {
         self.views.values()
+    }
+
+    /// For how long there has been a slot that nobody has.
+    pub(super) fn incomplete_for(&self, now: Instant) -> Duration {
+        let since = self.incomplete_since;
+        since.map_or(Duration::ZERO, |since| now.saturating_duration_since(since))
     }
 
     /// Whether every slot has an owner.

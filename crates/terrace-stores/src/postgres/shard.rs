@@ -255,7 +255,7 @@ impl Store for At {
         batch: Vec<Write>,
         how: &'a WriteOptions,
     ) -> BoxFuture<'a, Result<Vec<Receipt>>> {
-        Box::pin(async move { self.store.write_under(&batch, how, Some(self.epoch)).await })
+        Box::pin(self.store.write_under(batch, how, Some(self.epoch)))
     }
 
     fn scan<'a>(&'a self, scan: &'a Scan, how: &'a ReadOptions) -> BoxFuture<'a, Result<Page>> {

@@ -43,7 +43,8 @@ impl Work for WriteBatch<'_> {
             (None, Some(puts)) if self.log.is_none() || puts.superseded == 0 => {
                 put(connection, progress, &puts, self.log.is_some(), self.epoch).await?
             }
-            _ => match self.transact(connection, progress).await? {
+            // Boxed: it is large, and only some writes need it.
+            _ => match Box::pin(self.transact(connection, progress)).await? {
                 Done::Now(answers, transaction) => (answers, transaction),
                 Done::Before(remembered) => {
                     return Ok(remembered.receipts(self.history, self.log));

@@ -87,7 +87,7 @@ impl Clients {
         // In the end every acknowledged write is there, through both instances.
         for index in 0..WRITERS * KEYS {
             for router in &self.shared.routers {
-                self.shared.read_one(&**router, index).await;
+                self.shared.read_one(router, index).await;
             }
         }
         self.shared.verdict.lock().unwrap().clone()

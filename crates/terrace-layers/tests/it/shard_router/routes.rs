@@ -3,10 +3,11 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
+use proptest::prelude::*;
 use terrace_core::testkit::{key, value};
 use terrace_core::{
-    Idempotency, Origin, Outcome, ReadOptions, Runtime, Scan, Shard as _, Store as _,
-    StoreExt as _, Write, WriteOptions,
+    Idempotency, MemoryStore, Origin, Outcome, Precondition, ReadOptions, Runtime, Scan,
+    Shard as _, Store as _, StoreExt as _, Write, WriteOptions,
 };
 
 use super::Shards;
@@ -78,4 +79,100 @@ async fn a_repeated_request_over_several_shards_answers_its_first_results() {
         receipts.into_iter().map(|receipt| receipt.version).collect::<Vec<_>>()
     };
     assert_eq!(versions(first), versions(again));
+}
+
+#[tokio::test]
+async fn routing_a_key_allocates_nothing() {
+    let runtime = Runtime::system();
+    let router = Shards::of(3, &runtime).router(3, &runtime).await;
+    let keys = (0..1000).map(|number| key(format!("{{tag}}key-{number}"))).collect::<Vec<_>>();
+    // The first look of a thread may set something up.
+    let mut found = keys.iter().filter_map(|it| router.shard_of(it)).count();
+    let counted = allocation_counter::measure(|| {
+        found += keys.iter().filter_map(|it| router.shard_of(it)).count();
+    });
+    assert_eq!((found, counted.count_total), (2000, 0));
+}
+
+/// One step of a client.
+#[derive(Clone, Debug)]
+enum Step {
+    Write(Vec<(u8, bool, bool)>),
+    Read(Vec<u8>),
+    List(u8, usize),
+}
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let writes = proptest::collection::vec((0..40u8, any::<bool>(), any::<bool>()), 1..12);
+    let keys = proptest::collection::vec(0..40u8, 1..12);
+    let step = prop_oneof![
+        writes.prop_map(Step::Write),
+        keys.prop_map(Step::Read),
+        (0..40u8, 1..9usize).prop_map(|(after, limit)| Step::List(after, limit)),
+    ];
+    proptest::collection::vec(step, 1..25)
+}
+
+async fn same_as_one(steps: Vec<Step>, count: usize) {
+    let runtime = Runtime::system();
+    let router = Shards::of(count, &runtime).router(count, &runtime).await;
+    let model = MemoryStore::default();
+    let name = |number: u8| key(format!("k{number:02}"));
+    for (round, step) in steps.into_iter().enumerate() {
+        match step {
+            Step::Write(writes) => {
+                let write = |(number, put, absent): (u8, bool, bool)| {
+                    let write = match put {
+                        true => Write::put(name(number), value(format!("{round}"))),
+                        false => Write::delete(name(number)),
+                    };
+                    if absent { write.when(Precondition::Absent) } else { write }
+                };
+                let batch = writes.into_iter().map(write).collect::<Vec<_>>();
+                let how = WriteOptions::default();
+                let expected = model.write(batch.clone(), &how).await.unwrap();
+                let answered = router.write(batch, &how).await.unwrap();
+                for (expected, answered) in expected.iter().zip(&answered) {
+                    assert_eq!(expected.outcome, answered.outcome);
+                }
+            }
+            Step::Read(numbers) => {
+                let keys = numbers.into_iter().map(name).collect::<Vec<_>>();
+                let expected = model.read(&keys, &ReadOptions::default()).await.unwrap();
+                let answered = router.read(&keys, &ReadOptions::default()).await.unwrap();
+                let text = |read: &terrace_core::Read| {
+                    read.record.as_ref().map(|it| it.value.as_str().to_owned())
+                };
+                assert!(expected.iter().map(text).eq(answered.iter().map(text)));
+            }
+            Step::List(after, limit) => {
+                let mut scan = Scan { after: Some(name(after)), limit, ..Scan::prefix("k") };
+                let mut wanted = scan.clone();
+                wanted.limit = Scan::MAX_LIMIT;
+                let expected = model.scan(&wanted, &ReadOptions::default()).await.unwrap().records;
+                let mut listed = Vec::new();
+                loop {
+                    let page = router.scan(&scan, &ReadOptions::default()).await.unwrap();
+                    listed.extend(page.records);
+                    match page.next {
+                        Some(next) => scan.after = Some(next),
+                        None => break,
+                    }
+                }
+                let keys = |records: &[terrace_core::Record]| {
+                    records.iter().map(|it| it.key.clone()).collect::<Vec<_>>()
+                };
+                assert_eq!(keys(&listed), keys(&expected));
+            }
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+    #[test]
+    fn several_shards_answer_as_one_store_does(steps in steps(), count in 1..5usize) {
+        let tokio = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        tokio.block_on(same_as_one(steps, count));
+    }
 }

@@ -1,4 +1,5 @@
 //! Files that are shards.
+#![expect(clippy::expect_used, reason = "a test's helpers fail it by panicking")]
 
 use std::sync::Arc;
 

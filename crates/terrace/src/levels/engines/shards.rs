@@ -15,7 +15,7 @@ use super::{Connections, Engines, Servers, lock};
 
 /// Opens the shards of one level by their addresses, which all instances share:
 ///
-/// - `postgres://...`: that database;
+/// - `postgres://...`: that database, its default schema: it is this shard's alone;
 /// - `schema:2`: a schema of the database that all levels share, where it is the only one;
 /// - `private:2`: a server that this process runs;
 /// - else: a file, in the data directory unless its path is absolute.
@@ -94,13 +94,15 @@ impl ShardEngines {
                         url
                     }
                 };
-                // The server is this shard's alone.
                 options.schema = PostgresOptions::new("").schema;
             }
             (Servers::Urls { .. }, Some(("schema", number))) => {
                 options.schema = format!("terrace_l{}_shard_{number}", self.level);
             }
-            (_, Some(("postgres" | "postgresql", _))) => address.clone_into(&mut options.url),
+            (_, Some(("postgres" | "postgresql", _))) => {
+                address.clone_into(&mut options.url);
+                options.schema = PostgresOptions::new("").schema;
+            }
             _ => {
                 return Err(Error::invalid(
                     "a shard has an address that this mode has no engine for; name it by its URL",

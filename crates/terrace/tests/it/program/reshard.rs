@@ -220,6 +220,10 @@ async fn what_moves_slots_and_what_serves_may_be_killed() {
             clients.urls.lock().expect("a lock")[1].clone_from(&again.url);
             b = Some(again);
         }
+        if round == 4 {
+            postgres.kill();
+            postgres.restart().await.expect("it is back");
+        }
     }
     if reshard_knows_a_plan(&stores).await {
         reshard(&stores, &["--resume"], None).await;
@@ -273,7 +277,7 @@ async fn a_database_that_is_killed_takes_only_its_keys_with_it() {
     }
     let cache = redis.url();
     let program = Program::serve(4, &Stores::Shards { databases: &urls, cache: &cache }).await;
-    let mut keys = vec![Vec::new(), Vec::new(), Vec::new()];
+    let mut keys = [Vec::new(), Vec::new(), Vec::new()];
     for index in 0..30 {
         let body = serde_json::json!({"key": name(index), "value": "1"});
         let sent = program.client.post(format!("{}/write", program.url)).json(&body).send().await;

@@ -52,7 +52,7 @@ async fn what_is_wrong_is_said_with_the_next_step() {
 
 #[tokio::test]
 async fn pages_for_people_and_for_programs() {
-    for level in ["0", "1", "2", "5"] {
+    for level in ["0", "1", "2", "4", "5"] {
         let (exit, page, _) = run(&["explain", level], &[]).await;
         assert_eq!(exit, Some(0));
         assert!(page.contains("Guarantee") && page.contains("Observe(Timeout("), "{page}");
