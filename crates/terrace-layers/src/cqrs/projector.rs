@@ -179,8 +179,22 @@ impl Projector {
             let leads = self.model.lease(&self.owner, self.options.lease).await?;
             self.progress.leads.store(leads, Relaxed);
             place.renew_at = leads.then(|| now + self.options.lease / 3);
+            if let (true, Some(stored)) = (leads, place.stored) {
+                self.store_idle_progress(place, stored).await?;
+            }
         }
         Ok(place.renew_at.is_some())
+    }
+
+    /// What was followed without a change is stored now and then, so that other instances, and the
+    /// next run, know it.
+    async fn store_idle_progress(&self, place: &mut Place, stored: Position) -> Result<()> {
+        if place.followed > stored {
+            let nothing = Changes { changes: Vec::new(), position: place.followed };
+            let moved = self.model.apply(Projection::Live, &self.batch(stored, &nothing)).await?;
+            place.stored = moved.then_some(place.followed);
+        }
+        Ok(())
     }
 
     async fn project(&self, place: &mut Place, stored: Position, page: &Changes) -> Result<()> {

@@ -9,6 +9,7 @@
 mod cache_aside;
 mod coalesce;
 mod concurrency_limit;
+mod cqrs;
 mod near_cache;
 mod observe;
 mod resharding;

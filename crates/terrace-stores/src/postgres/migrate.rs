@@ -123,7 +123,9 @@ async fn raise_sequence(transaction: &Transaction<'_>) -> Result<()> {
 
 pub(super) async fn lock(transaction: &Transaction<'_>, schema: &str) -> Result<()> {
     // Others may hold the lock for as long as a large table is being rewritten.
-    run(transaction, "SET LOCAL statement_timeout = '10min'").await?;
+    let settings =
+        "SET LOCAL statement_timeout = '10min'; SET LOCAL client_min_messages = 'warning'";
+    run(transaction, settings).await?;
     let lock = "SELECT pg_advisory_xact_lock(1952805490, hashtext($1))";
     transaction.execute(lock, &[&schema]).await.map_err(failed).map(drop)
 }

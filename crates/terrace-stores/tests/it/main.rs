@@ -2,6 +2,8 @@
 
 #[cfg(feature = "postgres")]
 mod postgres;
+#[cfg(all(feature = "postgres", feature = "sqlite"))]
+mod read_model;
 #[cfg(feature = "redis")]
 mod redis;
 #[cfg(feature = "sqlite")]

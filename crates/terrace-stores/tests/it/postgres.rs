@@ -61,7 +61,7 @@ async fn connect(url: &str, source: ConnectionSource) -> PostgresStore {
 }
 
 /// A session beside the store, for what a person would do.
-async fn session(url: &str) -> tokio_postgres::Client {
+pub(crate) async fn session(url: &str) -> tokio_postgres::Client {
     let (client, connection) =
         tokio_postgres::connect(url, tokio_postgres::NoTls).await.expect("a session");
     Runtime::system().spawn("session", async { drop(connection.await) }).detach();

@@ -1,0 +1,5 @@
+//! Commands and queries apart: what a client sees, and the protocol under faults.
+
+mod layer;
+mod memory;
+mod simulation;

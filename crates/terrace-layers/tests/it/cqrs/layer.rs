@@ -1,0 +1,141 @@
+//! What a client of the layer sees.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use terrace_core::testkit::{key, value};
+use terrace_core::{
+    Consistency, Key, Logged, MemoryStore, Origin, Position, ReadOptions, Runtime, Store, StoreExt,
+    Token, Value,
+};
+use terrace_layers::{CommandSide, Cqrs, CqrsOptions};
+
+use super::memory::{Faults, MemoryLog, MemoryModel};
+
+struct Field {
+    cqrs: Cqrs,
+    log: Arc<MemoryLog>,
+    model: Arc<MemoryModel>,
+    store: Arc<MemoryStore>,
+    runtime: Runtime,
+}
+
+fn field() -> Field {
+    let runtime = Runtime::seeded(1);
+    let faults = Faults::new(runtime.clone(), 0);
+    let log = Arc::new(MemoryLog::new(Arc::clone(&faults), runtime.clone()));
+    let model = Arc::new(MemoryModel::new(faults, runtime.clone()));
+    let store = Arc::new(MemoryStore::new(runtime.clone()));
+    let side = CommandSide {
+        store: Arc::clone(&store) as _,
+        history: "db".into(),
+        log: Arc::clone(&log) as _,
+        log_name: "log-1".into(),
+    };
+    let model_ = Arc::clone(&model);
+    let cqrs = Cqrs::new(side, model_, None, CqrsOptions::default(), runtime.clone());
+    Field { cqrs, log, model, store, runtime }
+}
+
+impl Field {
+    /// A command that both the store and the log have, and its token.
+    async fn command(&self, name: &Key, text: &str) -> (Vec<Logged>, Token) {
+        self.store.put(name.clone(), value(text)).await.expect("a put");
+        let changes = self.log.begin(&[(name.clone(), Some(Value::new(text).expect("a value")))]);
+        let position = changes[0].position;
+        let mut token = Token::of("log-1", position);
+        token.merge(&Token::of("db", Position { epoch: 0, offset: position.offset }));
+        (changes, token)
+    }
+
+    async fn read(&self, name: &Key, how: ReadOptions) -> terrace_core::Read {
+        self.cqrs.get_read(name, &how).await.expect("a read")
+    }
+}
+
+fn with(token: &Token) -> ReadOptions {
+    ReadOptions { token: Some(token.clone()), ..ReadOptions::default() }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_token_waits_for_the_projection_and_then_goes_to_the_command_side() {
+    let field = field();
+    let name = key("a");
+    let (changes, token) = field.command(&name, "1").await;
+    // Not committed in the log yet: the projection cannot come as far.
+    let before = field.runtime.now();
+    let read = field.read(&name, with(&token)).await;
+    assert_eq!(read.origin, Origin::Primary);
+    let waited = field.runtime.now() - before;
+    assert!(waited >= Duration::from_millis(500) && waited < Duration::from_millis(700));
+    assert!(field.read(&name, ReadOptions::default()).await.record.is_none(), "may be behind");
+
+    let (read, ()) = futures_util::future::join(field.read(&name, with(&token)), async {
+        field.runtime.sleep(Duration::from_millis(50)).await;
+        field.log.commit(changes);
+    })
+    .await;
+    assert_eq!(read.origin, Origin::ReadModel);
+    assert_eq!(read.record.expect("a record").value.as_str(), "1");
+    assert!(read.token.position("log-1") >= token.position("log-1"), "proves what was asked");
+    field.cqrs.close().await.expect("an end");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_the_command_side_was_seen_to_have_is_asked_of_the_read_model() {
+    let field = field();
+    let name = key("a");
+    let (changes, _) = field.command(&name, "1").await;
+    field.log.commit(changes);
+    let strong = ReadOptions { consistency: Consistency::Strong, ..ReadOptions::default() };
+    assert_eq!(field.read(&name, strong).await.origin, Origin::Primary);
+    // A version alone, as a read of the command side proves it.
+    let seen = Token::of("db", Position { epoch: 0, offset: 1 });
+    let read = field.read(&name, with(&seen)).await;
+    assert_eq!((read.origin, read.record.is_some()), (Origin::ReadModel, true));
+    let bounded = Consistency::MaxStale(Duration::from_millis(1));
+    let bounded = ReadOptions { consistency: bounded, ..ReadOptions::default() };
+    assert!(field.read(&name, bounded).await.record.is_some());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_parked_key_is_read_from_the_command_side_and_the_others_go_on() {
+    let field = field();
+    let (bad, good) = (key("bad"), key("good"));
+    field.model.refuse("poison", true);
+    for (name, text) in [(&bad, "1"), (&good, "1"), (&bad, "poison"), (&good, "2")] {
+        let (changes, _) = field.command(name, text).await;
+        field.log.commit(changes);
+    }
+    let (changes, token) = field.command(&good, "3").await;
+    field.log.commit(changes);
+    let read = field.read(&good, with(&token)).await;
+    assert_eq!(read.origin, Origin::ReadModel);
+    assert_eq!(read.record.expect("a record").value.as_str(), "3");
+    let read = field.read(&bad, with(&token)).await;
+    assert_eq!(read.origin, Origin::Primary);
+    assert_eq!(read.record.expect("a record").value.as_str(), "poison");
+    assert_eq!(field.model.live().parked.keys().collect::<Vec<_>>(), [&bad]);
+    let row = field.model.live().rows[&good].clone();
+    assert_eq!(row.writes, 3, "each command once");
+}
+
+#[tokio::test(start_paused = true)]
+async fn reads_are_counted_in_memory_and_stored_in_batches() {
+    let field = field();
+    let name = key("a");
+    let (changes, token) = field.command(&name, "1").await;
+    field.log.commit(changes);
+    field.read(&name, with(&token)).await;
+    for count in 2..5 {
+        field.read(&name, ReadOptions::default()).await;
+        assert_eq!(field.cqrs.read_count(&name), count);
+    }
+    assert_eq!(field.model.live().rows[&name].reads, 0, "a read is not a write");
+    field.runtime.sleep(Duration::from_secs(2)).await;
+    assert_eq!(field.model.live().rows[&name].reads, 4);
+    assert_eq!(field.cqrs.read_count(&name), 4);
+    field.read(&name, ReadOptions::default()).await;
+    field.cqrs.close().await.expect("an end");
+    assert_eq!(field.model.live().rows[&name].reads, 5, "what is pending is stored at the end");
+}

@@ -1,0 +1,482 @@
+//! A log, a read model and a stream in memory, which fail and stand still as a seed says.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use terrace_core::read_model::{
+    Activity, Batch, Counted, Difference, Folded, Parked, Projection, Row, Rows,
+};
+use terrace_core::{
+    BoxFuture, ChangeLog, Changes, Deadline, Error, ErrorKind, EventStream, Inspection, Key,
+    Logged, Origin, Page, Position, ReadModel, Record, Result, Runtime, Scan, Timestamp, Value,
+    Version,
+};
+use tokio::sync::watch;
+
+/// Fails calls by chance, before or after they took effect.
+#[derive(Debug)]
+pub(super) struct Faults {
+    runtime: Runtime,
+    /// Failures in a thousand calls.
+    per_mille: Mutex<u64>,
+}
+
+/// What becomes of a call.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Fate {
+    Done,
+    Refused,
+    Unknown,
+}
+
+impl Faults {
+    pub(super) fn new(runtime: Runtime, per_mille: u64) -> Arc<Self> {
+        Arc::new(Self { runtime, per_mille: Mutex::new(per_mille) })
+    }
+
+    pub(super) fn heal(&self) {
+        *self.per_mille.lock().unwrap() = 0;
+    }
+
+    async fn fate(&self) -> Fate {
+        let most = *self.per_mille.lock().unwrap();
+        if self.runtime.random() % 4 == 0 {
+            self.runtime.sleep(Duration::from_millis(self.runtime.random() % 20)).await;
+        }
+        match self.runtime.random() % 1000 {
+            number if number < most / 2 => Fate::Refused,
+            number if number < most => Fate::Unknown,
+            _ => Fate::Done,
+        }
+    }
+}
+
+fn failed(fate: Fate) -> Error {
+    match fate {
+        Fate::Unknown => Error::new(ErrorKind::OutcomeUnknown, "the connection died"),
+        _ => Error::new(ErrorKind::Unavailable, "the engine is down"),
+    }
+}
+
+/// Transactions that draw their numbers when they begin and become visible when they commit.
+#[derive(Debug)]
+pub(super) struct MemoryLog {
+    state: Mutex<LogState>,
+    committed: watch::Sender<u64>,
+    faults: Arc<Faults>,
+    runtime: Runtime,
+}
+
+#[derive(Debug, Default)]
+struct LogState {
+    next_transaction: u64,
+    latest_version: u64,
+    open: BTreeSet<u64>,
+    visible: BTreeMap<Position, Logged>,
+    keys: BTreeMap<Key, (Version, bool)>,
+}
+
+impl MemoryLog {
+    pub(super) fn new(faults: Arc<Faults>, runtime: Runtime) -> Self {
+        let state = LogState { next_transaction: 1, ..LogState::default() };
+        Self { state: Mutex::new(state), committed: watch::Sender::new(0), faults, runtime }
+    }
+
+    fn state(&self) -> MutexGuard<'_, LogState> {
+        self.state.lock().unwrap()
+    }
+
+    /// Begins a transaction that changes these keys, which nobody else may hold, and draws its
+    /// numbers; a deletion has no value. Nothing is visible before [`MemoryLog::commit`].
+    pub(super) fn begin(&self, writes: &[(Key, Option<Value>)]) -> Vec<Logged> {
+        let epoch = {
+            let mut state = self.state();
+            state.next_transaction += 1;
+            state.next_transaction - 1
+        };
+        self.state().open.insert(epoch);
+        self.more(epoch, writes)
+    }
+
+    /// Further changes of a transaction, with later numbers.
+    pub(super) fn more(&self, epoch: u64, writes: &[(Key, Option<Value>)]) -> Vec<Logged> {
+        let mut state = self.state();
+        let now = self.runtime.wall();
+        let changes = writes.iter().map(|(key, value)| {
+            state.latest_version += 1;
+            let version = Version::new(state.latest_version);
+            let record = value.clone().map(|value| Record {
+                key: key.clone(),
+                value,
+                version,
+                created_at: now,
+                updated_at: now,
+            });
+            let position = Position { epoch, offset: version.get() };
+            Logged { position, key: key.clone(), version, record }
+        });
+        changes.collect()
+    }
+
+    pub(super) fn commit(&self, changes: Vec<Logged>) {
+        let mut state = self.state();
+        for change in changes {
+            state.open.remove(&change.position.epoch);
+            let live = change.record.is_some();
+            state.keys.insert(change.key.clone(), (change.version, live));
+            state.visible.insert(change.position, change);
+        }
+        drop(state);
+        self.committed.send_modify(|number| *number += 1);
+    }
+
+    /// Every change that was committed.
+    pub(super) fn all(&self) -> Vec<Logged> {
+        self.state().visible.values().cloned().collect()
+    }
+}
+
+impl ChangeLog for MemoryLog {
+    fn after(&self, position: Position, limit: usize) -> BoxFuture<'_, Result<Changes>> {
+        Box::pin(async move {
+            if self.faults.fate().await != Fate::Done {
+                return Err(failed(Fate::Refused));
+            }
+            let state = self.state();
+            let horizon = state.open.first().copied().unwrap_or(state.next_transaction);
+            let below = Position { epoch: horizon, offset: 0 };
+            let changes = state
+                .visible
+                .range((std::ops::Bound::Excluded(position), std::ops::Bound::Unbounded))
+                .take_while(|(at, _)| **at < below)
+                .map(|(_, change)| change.clone())
+                .take(limit)
+                .collect::<Vec<_>>();
+            let end = Position { epoch: horizon - 1, offset: u64::MAX };
+            let position = match changes.last() {
+                Some(last) if changes.len() == limit => last.position,
+                _ => end.max(position),
+            };
+            Ok(Changes { changes, position })
+        })
+    }
+
+    fn wait(&self, _: Position, deadline: Deadline) -> BoxFuture<'_, Result<()>> {
+        Box::pin(async move {
+            let mut committed = self.committed.subscribe();
+            let look = self.runtime.now() + Duration::from_millis(20);
+            let until = deadline.min(Deadline::at(look));
+            let _ = self.runtime.within(until, committed.changed()).await;
+            Ok(())
+        })
+    }
+
+    fn head(&self) -> BoxFuture<'_, Result<Position>> {
+        Box::pin(async move {
+            let epoch = self.state().next_transaction - 1;
+            Ok(Position { epoch, offset: u64::MAX })
+        })
+    }
+}
+
+impl fmt::Display for MemoryLog {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("memory log")
+    }
+}
+
+/// What a read model must keep, in maps.
+#[derive(Debug)]
+pub(super) struct MemoryModel {
+    state: Mutex<Model>,
+    faults: Arc<Faults>,
+    runtime: Runtime,
+    /// Values that cannot be applied.
+    poison: Mutex<BTreeSet<String>>,
+}
+
+#[derive(Debug, Default)]
+struct Model {
+    tables: BTreeMap<bool, Table>,
+    owner: Option<(String, std::time::Instant)>,
+    paused_until: Option<std::time::Instant>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(super) struct Table {
+    source: String,
+    checkpoint: Position,
+    pub(super) rows: BTreeMap<Key, Row>,
+    pub(super) parked: BTreeMap<Key, (Folded, String)>,
+}
+
+impl MemoryModel {
+    pub(super) fn new(faults: Arc<Faults>, runtime: Runtime) -> Self {
+        Self { state: Mutex::default(), faults, runtime, poison: Mutex::default() }
+    }
+
+    pub(super) fn refuse(&self, value: &str, refused: bool) {
+        let mut poison = self.poison.lock().unwrap();
+        if refused {
+            poison.insert(value.to_owned())
+        } else {
+            poison.remove(value)
+        };
+    }
+
+    pub(super) fn live(&self) -> Table {
+        self.state.lock().unwrap().tables.get(&false).cloned().unwrap_or_default()
+    }
+
+    async fn changing<T>(&self, change: impl FnOnce(&mut Model) -> Result<T>) -> Result<T> {
+        let fate = self.faults.fate().await;
+        if fate == Fate::Refused {
+            return Err(failed(fate));
+        }
+        let answer = change(&mut self.state.lock().unwrap());
+        if fate == Fate::Unknown { Err(failed(fate)) } else { answer }
+    }
+
+    fn put(&self, table: &mut Table, folded: &Folded) -> Result<()> {
+        let value = folded.newest.record.as_ref().map(|record| record.value.as_str().to_owned());
+        if value.is_some_and(|value| self.poison.lock().unwrap().contains(&value)) {
+            return Err(Error::invalid("this value cannot be kept"));
+        }
+        let row = table.rows.entry(folded.newest.key.clone()).or_default();
+        row.writes += folded.commands;
+        if folded.newest.version > row.version {
+            row.version = folded.newest.version;
+            row.record.clone_from(&folded.newest.record);
+        }
+        Ok(())
+    }
+}
+
+impl ReadModel for MemoryModel {
+    fn checkpoint(&self, of: Projection, source: &str) -> BoxFuture<'_, Result<Position>> {
+        let source = source.to_owned();
+        Box::pin(self.changing(move |model| {
+            let table = model.tables.entry(of == Projection::Next).or_default();
+            if table.source != source {
+                *table = Table { source, ..Table::default() };
+            }
+            Ok(table.checkpoint)
+        }))
+    }
+
+    fn lease<'a>(&'a self, owner: &'a str, time: Duration) -> BoxFuture<'a, Result<bool>> {
+        let now = self.runtime.now();
+        Box::pin(self.changing(move |model| {
+            let free =
+                model.owner.as_ref().is_none_or(|(name, until)| name == owner || *until < now);
+            if free {
+                model.owner = Some((owner.to_owned(), now + time));
+            }
+            Ok(free)
+        }))
+    }
+
+    fn apply<'a>(&'a self, of: Projection, batch: &'a Batch) -> BoxFuture<'a, Result<bool>> {
+        Box::pin(self.changing(move |model| {
+            let now = self.runtime.now();
+            let live = of == Projection::Live;
+            let paused = live && model.paused_until.is_some_and(|until| until > now);
+            let table = model.tables.entry(!live).or_default();
+            if paused || table.source != batch.source || table.checkpoint != batch.from {
+                return Ok(false);
+            }
+            let mut next = table.clone();
+            for folded in &batch.folded {
+                match next.parked.get_mut(&folded.newest.key) {
+                    Some((waiting, _)) => merge(waiting, folded),
+                    None => self.put(&mut next, folded)?,
+                }
+            }
+            for (folded, reason) in &batch.poison {
+                match next.parked.get_mut(&folded.newest.key) {
+                    Some((waiting, _)) => merge(waiting, folded),
+                    None => {
+                        let key = folded.newest.key.clone();
+                        next.parked.insert(key, (folded.clone(), reason.clone()));
+                    }
+                }
+            }
+            next.checkpoint = batch.to;
+            *table = next;
+            Ok(true)
+        }))
+    }
+
+    fn read<'a>(&'a self, keys: &'a [Key]) -> BoxFuture<'a, Result<Rows>> {
+        Box::pin(self.changing(move |model| {
+            let table = model.tables.entry(false).or_default();
+            let row = |key: &Key| {
+                let row = table.rows.get(key).cloned().unwrap_or_default();
+                Row { parked: table.parked.contains_key(key), ..row }
+            };
+            let rows = keys.iter().map(row).collect();
+            Ok(Rows { rows, checkpoint: table.checkpoint, source: table.source.clone() })
+        }))
+    }
+
+    fn scan<'a>(&'a self, scan: &'a Scan) -> BoxFuture<'a, Result<Page>> {
+        Box::pin(self.changing(move |model| {
+            let rows = &model.tables.entry(false).or_default().rows;
+            let after = |record: &Record| scan.after.as_ref().is_none_or(|it| record.key > *it);
+            let records = rows.values().filter_map(|row| row.record.clone());
+            let records = records.filter(after).take(scan.limit + 1).collect();
+            Ok(Page::cut(records, scan.limit, Origin::ReadModel))
+        }))
+    }
+
+    fn search<'a>(&'a self, _: &'a str, _: usize) -> BoxFuture<'a, Result<Vec<Row>>> {
+        Box::pin(async { Ok(Vec::new()) })
+    }
+
+    fn top(&self, _: Counted, _: usize) -> BoxFuture<'_, Result<Vec<Row>>> {
+        Box::pin(async { Ok(Vec::new()) })
+    }
+
+    fn activity(&self, _: Duration, _: usize) -> BoxFuture<'_, Result<Vec<Activity>>> {
+        Box::pin(async { Ok(vec![Activity { from: Timestamp::UNIX_EPOCH, writes: 0 }]) })
+    }
+
+    fn add_reads<'a>(&'a self, reads: &'a [(Key, u64)]) -> BoxFuture<'a, Result<()>> {
+        Box::pin(self.changing(move |model| {
+            let table = model.tables.entry(false).or_default();
+            for (key, count) in reads {
+                table.rows.entry(key.clone()).or_default().reads += count;
+            }
+            Ok(())
+        }))
+    }
+
+    fn parked(&self, _: usize) -> BoxFuture<'_, Result<Vec<Parked>>> {
+        Box::pin(async { Ok(Vec::new()) })
+    }
+
+    fn retry<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, Result<bool>> {
+        Box::pin(self.changing(move |model| {
+            let table = model.tables.entry(false).or_default();
+            let Some((folded, _)) = table.parked.get(key).cloned() else { return Ok(false) };
+            self.put(table, &folded)?;
+            table.parked.remove(key);
+            Ok(true)
+        }))
+    }
+
+    fn begin_rebuild<'a>(&'a self, source: &'a str) -> BoxFuture<'a, Result<()>> {
+        Box::pin(self.changing(move |model| {
+            let source = source.to_owned();
+            model.tables.insert(true, Table { source, ..Table::default() });
+            Ok(())
+        }))
+    }
+
+    fn pause(&self, time: Duration) -> BoxFuture<'_, Result<()>> {
+        let until = self.runtime.now() + time;
+        Box::pin(self.changing(move |model| {
+            model.paused_until = Some(until);
+            Ok(())
+        }))
+    }
+
+    fn finish_rebuild(&self, swap: bool) -> BoxFuture<'_, Result<Option<Difference>>> {
+        Box::pin(self.changing(move |model| {
+            let (live, next) = (model.tables.get(&false), model.tables.get(&true));
+            let (Some(live), Some(next)) = (live.cloned(), next.cloned()) else { return Ok(None) };
+            if live.checkpoint != next.checkpoint {
+                return Ok(None);
+            }
+            let differing = live.rows.iter().filter(|(key, row)| {
+                next.rows.get(*key).is_none_or(|new| {
+                    (&new.record, new.version, new.writes) != (&row.record, row.version, row.writes)
+                })
+            });
+            let (keys, differing) = (next.rows.len() as u64, differing.count() as u64);
+            model.paused_until = None;
+            if swap {
+                model.tables.insert(false, next);
+            }
+            Ok(Some(Difference { keys, differing, examples: Vec::new() }))
+        }))
+    }
+
+    fn inspect(&self) -> BoxFuture<'_, Inspection> {
+        Box::pin(async { Inspection::new("read-model") })
+    }
+
+    fn close(&self) -> BoxFuture<'_, Result<()>> {
+        Box::pin(async { Ok(()) })
+    }
+}
+
+fn merge(waiting: &mut Folded, folded: &Folded) {
+    waiting.commands += folded.commands;
+    if folded.newest.version > waiting.newest.version {
+        waiting.newest = folded.newest.clone();
+    }
+}
+
+impl fmt::Display for MemoryModel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("memory")
+    }
+}
+
+/// A stream that may lose its end, as a broker that fails over.
+#[derive(Debug)]
+pub(super) struct MemoryStream {
+    pub(super) events: Mutex<Vec<Logged>>,
+    faults: Arc<Faults>,
+}
+
+impl MemoryStream {
+    pub(super) fn new(faults: Arc<Faults>) -> Self {
+        Self { events: Mutex::default(), faults }
+    }
+
+    pub(super) fn lose_the_end(&self, events: usize) {
+        let mut all = self.events.lock().unwrap();
+        let left = all.len().saturating_sub(events);
+        all.truncate(left);
+    }
+}
+
+impl EventStream for MemoryStream {
+    fn last(&self) -> BoxFuture<'_, Result<Position>> {
+        Box::pin(async move {
+            if self.faults.fate().await != Fate::Done {
+                return Err(failed(Fate::Refused));
+            }
+            Ok(self.events.lock().unwrap().last().map_or(Position::default(), |it| it.position))
+        })
+    }
+
+    fn publish<'a>(&'a self, last: Position, events: &'a [Logged]) -> BoxFuture<'a, Result<bool>> {
+        Box::pin(async move {
+            let fate = self.faults.fate().await;
+            if fate == Fate::Refused {
+                return Err(failed(fate));
+            }
+            let mut all = self.events.lock().unwrap();
+            let fits = all.last().map_or(Position::default(), |it| it.position) == last;
+            if fits {
+                all.extend_from_slice(events);
+            }
+            if fate == Fate::Unknown { Err(failed(fate)) } else { Ok(fits) }
+        })
+    }
+
+    fn inspect(&self) -> BoxFuture<'_, Inspection> {
+        Box::pin(async { Inspection::new("memory-stream") })
+    }
+}
+
+impl fmt::Display for MemoryStream {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("memory stream")
+    }
+}
