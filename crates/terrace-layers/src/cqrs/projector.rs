@@ -190,7 +190,7 @@ impl Projector {
     /// next run, know it.
     async fn store_idle_progress(&self, place: &mut Place, stored: Position) -> Result<()> {
         if place.followed > stored {
-            let nothing = Changes { changes: Vec::new(), position: place.followed };
+            let nothing = Changes { position: place.followed, ..Changes::default() };
             let moved = self.model.apply(Projection::Live, &self.batch(stored, &nothing)).await?;
             place.stored = moved.then_some(place.followed);
         }

@@ -147,19 +147,21 @@ impl ChangeLog for MemoryLog {
             let state = self.state();
             let horizon = state.open.first().copied().unwrap_or(state.next_transaction);
             let below = Position { epoch: horizon, offset: 0 };
-            let changes = state
+            let mut changes = state
                 .visible
                 .range((std::ops::Bound::Excluded(position), std::ops::Bound::Unbounded))
                 .take_while(|(at, _)| **at < below)
                 .map(|(_, change)| change.clone())
-                .take(limit)
+                .take(limit + 1)
                 .collect::<Vec<_>>();
+            let more = changes.len() > limit;
+            changes.truncate(limit);
             let end = Position { epoch: horizon - 1, offset: u64::MAX };
             let position = match changes.last() {
-                Some(last) if changes.len() == limit => last.position,
+                Some(last) if more => last.position,
                 _ => end.max(position),
             };
-            Ok(Changes { changes, position })
+            Ok(Changes { changes, position, more })
         })
     }
 
