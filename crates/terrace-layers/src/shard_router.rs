@@ -177,6 +177,8 @@ async fn keep_fresh(shared: std::sync::Weak<Shared>) {
         };
         runtime.sleep(runtime.jitter(pause, 0.2)).await;
         let Some(shared) = shared.upgrade() else { return };
+        let opener = Arc::clone(&shared.directory.lock().await.opener);
+        opener.tend().await;
         let before = shared.map.load_full();
         if let Err(error) = shared.refresh(&before).await {
             tracing::warn!(%error, "the map of the shards cannot be drawn anew");

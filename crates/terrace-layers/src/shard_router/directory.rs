@@ -17,6 +17,11 @@ use super::map::{ShardMap, Tally, View};
 pub trait ShardOpener: fmt::Debug + Send + Sync + 'static {
     /// The shard at an address: a URL, a path, or what else the opener has given out.
     fn open<'a>(&'a self, address: &'a str) -> BoxFuture<'a, Result<Arc<dyn Shard>>>;
+
+    /// Called now and then by who serves: makes what others wait for in [`ShardOpener::open`].
+    fn tend(&self) -> BoxFuture<'_, ()> {
+        Box::pin(async {})
+    }
 }
 
 /// What is put around the records of each shard: batches, limits.
@@ -25,7 +30,7 @@ pub type Around = Arc<dyn Fn(Arc<dyn Store>) -> Arc<dyn Store> + Send + Sync>;
 /// See the [module](self).
 pub(super) struct Directory {
     pub(super) partitioner: Arc<dyn Partitioner>,
-    opener: Arc<dyn ShardOpener>,
+    pub(super) opener: Arc<dyn ShardOpener>,
     around: Around,
     runtime: Runtime,
     nodes: Vec<Node>,

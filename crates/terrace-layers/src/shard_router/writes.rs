@@ -161,7 +161,7 @@ impl Failures {
             receipts[place] = Some(Receipt {
                 outcome,
                 version: Version::NONE,
-                // The least of a batch is what the batch has reached, and this has reached nothing.
+                // It has reached nothing, and says nothing of what the others have.
                 durability,
                 token: Token::default(),
                 origin: Origin::Shard(number),

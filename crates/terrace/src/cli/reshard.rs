@@ -19,7 +19,8 @@ use crate::levels::{Engines, Level, Servers};
 #[derive(Args, Debug, Default)]
 #[group(required = true, multiple = false)]
 pub(super) struct Work {
-    /// Give a new, empty database its share: a postgres:// URL, or a file in the embedded mode.
+    /// Give a new, empty database its share: a postgres:// URL; in the embedded mode a file, in the
+    /// local mode also `private`.
     #[arg(long, value_name = "URL")]
     add: Option<String>,
     /// Give all that the shard of this number has to the others.
@@ -83,7 +84,8 @@ async fn run(
         runtime,
     );
     let mut resharding = opened.await.map_err(|error| fatal(&error))?;
-    let change = work.change(mode);
+    let next = resharding.shares().iter().map(|share| share.number + 1).max().unwrap_or(0);
+    let change = work.change(mode, next);
     let plan = match &change {
         Some(change) => Some(resharding.draw(change).map_err(|error| fatal(&error))?),
         None => resharding.plan().cloned(),
@@ -123,9 +125,9 @@ async fn run(
 }
 
 impl Work {
-    fn change(&self, mode: Mode) -> Option<Change> {
+    fn change(&self, mode: Mode, next: u16) -> Option<Change> {
         if let Some(address) = &self.add {
-            return Some(Change::Add(address_of(address, mode)));
+            return Some(Change::Add(address_of(address, mode, next)));
         }
         match self.remove {
             Some(number) => Some(Change::Remove(number)),
@@ -136,8 +138,9 @@ impl Work {
 
 /// A path is kept as an absolute one, unless it is a name in the data directory: every instance must
 /// find it.
-fn address_of(text: &str, mode: Mode) -> String {
+fn address_of(text: &str, mode: Mode, next: u16) -> String {
     match mode {
+        Mode::Local if text == "private" => format!("private:{next}"),
         Mode::Embedded if text.contains('/') => std::path::absolute(Path::new(text))
             .map_or_else(|_| text.to_owned(), |path| path.to_string_lossy().into_owned()),
         _ => text.to_owned(),

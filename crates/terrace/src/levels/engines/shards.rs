@@ -4,6 +4,7 @@ use std::io::Write as _;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError};
+use std::time::Duration;
 
 use terrace_core::{BoxFuture, Error, ErrorKind, Result, Runtime, Shard};
 use terrace_lab::PostgresOptions as PrivatePostgres;
@@ -84,13 +85,12 @@ impl ShardEngines {
         match (&*self.servers, address.split_once(':')) {
             (Servers::Local { directory, private, .. }, Some(("private", number))) => {
                 let home = directory.join(format!("l{}_shard_{number}", self.level));
-                let known = directory.join(format!("l{}_shard_{number}.url", self.level));
                 options.url = match self.beside {
-                    true => std::fs::read_to_string(&known).map_err(not_served)?,
+                    true => self.told(&home).await?,
                     false => {
-                        let server = private.postgres(PrivatePostgres::new(home)).await?;
+                        let server = private.postgres(PrivatePostgres::new(&home)).await?;
                         let url = server.create_database("terrace").await.map_err(from_lab)?;
-                        tell(&known, &url)?;
+                        tell(&home, &url)?;
                         url
                     }
                 };
@@ -113,6 +113,37 @@ impl ShardEngines {
         Ok(options)
     }
 
+    /// Where a private server is that another process runs, or starts when it is asked to.
+    async fn told(&self, home: &Path) -> Result<String> {
+        const PATIENCE: Duration = Duration::from_secs(30);
+        let end = self.runtime.now() + PATIENCE;
+        loop {
+            match std::fs::read_to_string(home.with_extension(URL)) {
+                Ok(url) => return Ok(url),
+                Err(error) if self.runtime.now() > end => return Err(not_served(error)),
+                Err(_) => write(&home.with_extension(WANTED), "")?,
+            }
+            self.runtime.sleep(Duration::from_millis(50)).await;
+        }
+    }
+
+    /// Starts the private servers that a command beside this process waits for.
+    async fn start_wanted(&self) -> Result<()> {
+        let Servers::Local { directory, .. } = &*self.servers else { return Ok(()) };
+        let prefix = format!("l{}_shard_", self.level);
+        let files = std::fs::read_dir(directory).into_iter().flatten().flatten();
+        let wanted = files.filter_map(|file| {
+            let name = file.file_name().into_string().ok()?;
+            let number = name.strip_prefix(&prefix)?.strip_suffix(&format!(".{WANTED}"))?;
+            Some((file.path(), number.parse::<u16>().ok()?))
+        });
+        for (path, number) in wanted.collect::<Vec<_>>() {
+            self.url(&format!("private:{number}")).await?;
+            let _somebody_else_may_have = std::fs::remove_file(path);
+        }
+        Ok(())
+    }
+
     async fn shard(&self, address: &str) -> Result<Arc<dyn Shard>> {
         if let Servers::Embedded { directory, .. } = &*self.servers {
             let path: PathBuf = directory.join(address);
@@ -124,8 +155,20 @@ impl ShardEngines {
     }
 }
 
-/// Writes where a private server is, for this user's eyes.
-fn tell(path: &Path, url: &str) -> Result<()> {
+/// What the files beside a private server's directory end with.
+const URL: &str = "url";
+const WANTED: &str = "wanted";
+
+/// Writes where a private server is.
+fn tell(home: &Path, url: &str) -> Result<()> {
+    // Renamed into its place, so that nobody reads a part of it.
+    let new = home.with_extension("url.new");
+    write(&new, url)?;
+    std::fs::rename(new, home.with_extension(URL)).map_err(not_served)
+}
+
+/// Writes a file for this user's eyes.
+fn write(path: &Path, text: &str) -> Result<()> {
     let failed = |error| {
         let message = "the address of a private server cannot be written; check the data directory";
         Error::new(ErrorKind::Unavailable, message).caused_by(error)
@@ -133,7 +176,7 @@ fn tell(path: &Path, url: &str) -> Result<()> {
     let mut options = std::fs::OpenOptions::new();
     options.write(true).create(true).truncate(true).mode(0o600);
     let mut file = options.open(path).map_err(failed)?;
-    file.write_all(url.as_bytes()).map_err(failed)
+    file.write_all(text.as_bytes()).map_err(failed)
 }
 
 fn not_served(error: std::io::Error) -> Error {
@@ -145,5 +188,13 @@ fn not_served(error: std::io::Error) -> Error {
 impl ShardOpener for ShardEngines {
     fn open<'a>(&'a self, address: &'a str) -> BoxFuture<'a, Result<Arc<dyn Shard>>> {
         Box::pin(self.shard(address))
+    }
+
+    fn tend(&self) -> BoxFuture<'_, ()> {
+        Box::pin(async {
+            if let Err(error) = self.start_wanted().await {
+                tracing::warn!(%error, "a private server that is waited for cannot be started");
+            }
+        })
     }
 }

@@ -96,6 +96,47 @@ async fn numbers_come_from_the_inspection() {
     assert_eq!(server.get("/cache-stats").await.text(), stats.text());
 }
 
+/// A whole L4 with two shards, one of which is down.
+fn sharded() -> Inspection {
+    let shard = |number, status| {
+        let pool = Inspection::new("pool").gauge("pool_size", 2 + number, Unit::Count);
+        Inspection::new("shard")
+            .gauge("number", number, Unit::Count)
+            .gauge("records", 7 * number, Unit::Count)
+            .counter("reads", 3)
+            .counter("writes", number)
+            .needs(Inspection::new("postgres").needs(pool).status(status, ""))
+    };
+    let router = Inspection::new("shard-router")
+        .option("hot_key", "user: 1 61")
+        .gauge("shards", 2, Unit::Count)
+        .helped_by(shard(0, Status::Healthy))
+        .helped_by(shard(1, Status::Down));
+    let cache = Inspection::new("memory-cache").gauge("keys", 30, Unit::Count);
+    let aside = Inspection::new("cache-aside").counter("hits", 3).counter("misses", 1);
+    aside.helped_by(cache).needs(router)
+}
+
+#[tokio::test]
+async fn figures_of_shards_stand_under_their_names() {
+    let store = Arc::new(Says(MemoryStore::default(), sharded()));
+    let server = Server::level(4, "4-db-sharding", store);
+    assert_eq!(
+        server.get("/stats").await.text(),
+        "{\"cache_available\":true,\"cache_hits\":3,\"cache_misses\":1,\"cache_keys\":30,\
+         \"cache_hit_rate\":75.0,\"num_shards\":2,\
+         \"shard_pool_sizes\":{\"shard_0\":2,\"shard_1\":3},\
+         \"shard_distribution\":{\"shard_0\":0,\"shard_1\":7},\
+         \"shard_reads\":{\"shard_0\":3,\"shard_1\":3},\
+         \"shard_writes\":{\"shard_0\":0,\"shard_1\":1},\"hot_keys\":{\"user: 1\":61}}"
+    );
+    assert_eq!(
+        server.get("/health").await.text(),
+        "{\"status\":\"degraded\",\"layer\":\"4-db-sharding\",\
+         \"shards\":{\"shard_0\":\"healthy\",\"shard_1\":\"unhealthy\"},\"cache\":\"healthy\"}"
+    );
+}
+
 #[tokio::test]
 async fn a_near_cache_bounded_by_memory_alone_says_its_bytes() {
     let tree = Inspection::new("near-cache").gauge("max_bytes", 4096, Unit::Bytes);
