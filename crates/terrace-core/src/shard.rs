@@ -10,7 +10,7 @@
 //! # What the epoch is for
 //! A reader or writer names the epoch under which it looked its keys up, and the database checks it
 //! in the snapshot of the read, and in the transaction of the write. Whoever comes with an older map
-//! is answered [`ErrorKind::Moved`](crate::ErrorKind::Moved) and changes nothing. A fence waits for
+//! is answered [`ErrorKind::Moved`] and changes nothing. A fence waits for
 //! the writes under way, and those that begin later see it.
 
 mod slots;

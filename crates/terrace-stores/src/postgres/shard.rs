@@ -72,7 +72,7 @@ pub(super) async fn install(client: &mut Client, schema: &str) -> Result<()> {
     transaction.commit().await.map_err(failed)
 }
 
-/// A [`PostgresStore`] that is one shard of several; see the [module](self).
+/// A [`PostgresStore`] that is one shard of several.
 #[derive(Clone)]
 pub struct PostgresShard {
     inner: Arc<Inner>,

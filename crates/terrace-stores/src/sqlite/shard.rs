@@ -36,7 +36,7 @@ pub(super) fn check(connection: &Connection, epoch: u64) -> Result<()> {
     if same { Ok(()) } else { Err(moved()) }
 }
 
-/// A [`SqliteStore`] that is one shard of several; see the [module](self).
+/// A [`SqliteStore`] that is one shard of several.
 #[derive(Clone)]
 pub struct SqliteShard {
     inner: Arc<Inner>,
