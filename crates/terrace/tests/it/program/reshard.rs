@@ -138,7 +138,8 @@ fn name(index: usize) -> String {
     format!("key-{index}")
 }
 
-/// Runs `terrace reshard`; with a life it is killed then. Whether it came to its end.
+/// Runs `terrace reshard`; with a life it is killed then. Whether it came to its end: a machine that
+/// is too busy to hand slots over in time is told to resume.
 async fn reshard(stores: &Stores<'_>, work: &[&str], life: Option<Duration>) -> bool {
     let mut command = terrace(&["reshard", "--level", "4"]);
     command.args(work);
@@ -155,8 +156,17 @@ async fn reshard(stores: &Stores<'_>, work: &[&str], life: Option<Duration>) -> 
     let output = child.wait_with_output().await.expect("it ends");
     let said = String::from_utf8_lossy(&output.stdout).into_owned()
         + &String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{work:?}: {said}");
-    true
+    let gave_up = said.contains("did not come to the end of the change log in time");
+    assert!(output.status.success() || gave_up, "{work:?}: {said}");
+    output.status.success()
+}
+
+/// Runs `terrace reshard`, and resumes it as often as it asks for that.
+async fn to_the_end(stores: &Stores<'_>, work: &[&str]) {
+    let mut ended = reshard(stores, work, None).await;
+    while !ended {
+        ended = reshard(stores, &["--resume"], None).await;
+    }
 }
 
 /// One server with four databases: what matters here is that they are four.
@@ -181,10 +191,10 @@ async fn a_fourth_database_takes_its_share_under_load_without_an_error() {
     let tasks = clients.at_work();
     clients.until_busy().await;
     reshard(&stores, &["--add", &urls[3], "--dry-run"], None).await;
-    reshard(&stores, &["--add", &urls[3]], None).await;
+    to_the_end(&stores, &["--add", &urls[3]]).await;
     clients.until_busy().await;
-    reshard(&stores, &["--back"], None).await;
-    reshard(&stores, &["--finish"], None).await;
+    to_the_end(&stores, &["--back"]).await;
+    to_the_end(&stores, &["--finish"]).await;
     clients.until_busy().await;
     clients.end(tasks).await;
     assert_eq!(clients.errors.load(Ordering::Relaxed), 0);
@@ -226,11 +236,10 @@ async fn what_moves_slots_and_what_serves_may_be_killed() {
         }
     }
     if reshard_knows_a_plan(&stores).await {
-        reshard(&stores, &["--resume"], None).await;
-    } else {
-        reshard(&stores, &begun, None).await;
+        begun = ["--resume"].to_vec();
     }
-    reshard(&stores, &["--finish"], None).await;
+    to_the_end(&stores, &begun).await;
+    to_the_end(&stores, &["--finish"]).await;
     clients.until_busy().await;
     clients.end(tasks).await;
 }
