@@ -1,11 +1,11 @@
 //! One move: copy, catch up, compare, and then group by group.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use terrace_core::shard::KeptLog;
 use terrace_core::{
-    Changes, Follow, Key, Logged, Plan, Position, PositionLost, Result, Shard, SlotSet,
+    Changes, Follow, Key, Logged, Plan, Position, PositionLost, Result, Rows, Shard, SlotSet,
 };
 
 use super::{Progress, Resharding};
@@ -80,7 +80,8 @@ impl Resharding {
         Ok(self.node(number)?.state.epoch)
     }
 
-    /// Lets the giver follow the taker from here on, before the taker has anything of its own. Where
+    /// Lets the giver follow the taker from here on, before the taker has anything of its own: who
+    /// writes one of these keys there begins later, and so stands after the head. Where
     /// it has, and its log is another one by now, the way back begins with a copy.
     async fn keep_way_back(&self, way: &Way, slots: &SlotSet) -> Result<()> {
         let log = way.taker.keep_log().await?;
@@ -98,13 +99,14 @@ impl Resharding {
     /// The first copy, from where it was left.
     async fn copy(&self, way: &Way) -> Result<()> {
         let epoch = self.epoch_of(way.to)?;
-        let mut follow = match way.place().await? {
+        let (mut follow, mut rows) = match way.place().await? {
             Some(follow) if follow.complete => return Ok(()),
-            Some(follow) => follow,
+            Some(follow) => {
+                let after = follow.copied.as_ref().map(Key::new).transpose()?;
+                (follow, way.giver.rows(after, None).await?)
+            }
             None => self.begin_copy(way, epoch).await?,
         };
-        let after = follow.copied.as_ref().map(Key::new).transpose()?;
-        let mut rows = way.giver.rows(after, None).await?;
         let (mut looked_at, mut begun) = (0, self.runtime.now());
         let mut waiting = Vec::new();
         loop {
@@ -130,9 +132,10 @@ impl Resharding {
         }
     }
 
-    /// What the taker has of these slots is left over from earlier; it goes. Then the log's head is
-    /// noted: whatever is copied later is older than what follows it there, or the same.
-    async fn begin_copy(&self, way: &Way, epoch: u64) -> Result<Follow> {
+    /// What the taker has of these slots is left over from earlier; it goes. Then, at a moment without
+    /// a write under way, the log's head is noted and the snapshot taken. (At another moment a write
+    /// under way could stand before the head and end after the snapshot.)
+    async fn begin_copy(&self, way: &Way, epoch: u64) -> Result<(Follow, Box<dyn Rows>)> {
         let mut rows = way.taker.rows(None, None).await?;
         loop {
             let some = rows.next().await?;
@@ -145,9 +148,16 @@ impl Resharding {
             }
         }
         let start = Follow { log: way.log.name.to_string(), ..Follow::default() };
-        let start = start.at(way.log.log.head().await?);
+        let head = Mutex::new(Position::default());
+        let note = Box::pin(async {
+            let now = way.log.log.head().await?;
+            *head.lock().unwrap_or_else(PoisonError::into_inner) = now;
+            Ok(())
+        });
+        let rows = way.giver.rows(None, Some(note)).await?;
+        let start = start.at(head.into_inner().unwrap_or_else(PoisonError::into_inner));
         way.taker.apply(epoch, &way.source, Vec::new(), start.clone()).await?;
-        Ok(start)
+        Ok((start, rows))
     }
 
     async fn rest(&self, since: Instant) {

@@ -53,6 +53,8 @@ pub(super) struct Node {
 impl Directory {
     /// How long one shard may take to say what it has.
     const PATIENCE: Duration = Duration::from_millis(500);
+    /// The same for one that is looked at for the first time, which may have to connect first.
+    const FIRST_PATIENCE: Duration = Duration::from_secs(3);
     /// How long a shard that failed is left alone, so that it does not hold up looks at the others.
     const REST: Duration = Duration::from_millis(900);
 
@@ -281,15 +283,17 @@ impl Node {
         opener: &dyn ShardOpener,
         runtime: &Runtime,
     ) -> Result<Option<ShardState>> {
+        let mut patience = Directory::PATIENCE;
         let shard = match &self.shard {
             Some(shard) => Arc::clone(shard),
             None => {
                 let shard = opener.open(&self.address).await?;
                 self.shard = Some(Arc::clone(&shard));
+                patience = Directory::FIRST_PATIENCE;
                 shard
             }
         };
-        let deadline = Deadline::at(runtime.now() + Directory::PATIENCE);
+        let deadline = Deadline::at(runtime.now() + patience);
         let asked = runtime.within(deadline, shard.state()).await;
         asked.unwrap_or_else(|| Err(Deadline::exceeded()))
     }

@@ -132,7 +132,7 @@ async fn check_shares(shards: &Arc<Shards>, end: End) {
 
 #[tokio::test(start_paused = true)]
 async fn three_shards_become_four_under_load_and_nobody_notices() {
-    for seed in 0..checker::seeds(10) {
+    for seed in 0..checker::seeds(5) {
         let verdict = run(seed, 0, End::Finish, Broken::default()).await;
         assert!(verdict.is_good() && verdict.errors == 0, "seed {seed}: {verdict:?}");
         assert!(verdict.reads > 1000 && verdict.writes > 500, "{verdict:?}");
@@ -141,7 +141,7 @@ async fn three_shards_become_four_under_load_and_nobody_notices() {
 
 #[tokio::test(start_paused = true)]
 async fn what_moves_slots_may_be_killed_at_any_point() {
-    for seed in 0..checker::seeds(25) {
+    for seed in 0..checker::seeds(10) {
         let verdict = run(seed, 4, End::Finish, Broken::default()).await;
         assert!(verdict.is_good(), "seed {seed}: {verdict:?}");
     }
@@ -149,7 +149,7 @@ async fn what_moves_slots_may_be_killed_at_any_point() {
 
 #[tokio::test(start_paused = true)]
 async fn the_way_back_is_as_safe() {
-    for seed in 0..checker::seeds(10) {
+    for seed in 0..checker::seeds(5) {
         let verdict = run(seed, 2, End::Back, Broken::default()).await;
         assert!(verdict.is_good(), "seed {seed}: {verdict:?}");
     }

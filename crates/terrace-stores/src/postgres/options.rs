@@ -188,6 +188,7 @@ impl PostgresOptions {
             ("enable_hashjoin", "off"),
             ("enable_mergejoin", "off"),
             ("jit", "off"),
+            ("client_min_messages", "warning"),
         ] {
             text.push_str(&format!("-c {name}={value} "));
         }
