@@ -1,6 +1,7 @@
 //! The program as people run it: started, killed, started again, misused.
 
 mod caches;
+mod cqrs;
 mod crash;
 mod instances;
 mod usage;

@@ -154,11 +154,7 @@ impl ChangeLog for MemoryLog {
                 .map(|(_, change)| change.clone())
                 .take(limit)
                 .collect::<Vec<_>>();
-            let end = Position { epoch: horizon - 1, offset: u64::MAX };
-            let position = match changes.last() {
-                Some(last) if changes.len() == limit => last.position,
-                _ => end.max(position),
-            };
+            let position = changes.last().map_or(position, |last| last.position);
             Ok(Changes { changes, position })
         })
     }
@@ -175,8 +171,8 @@ impl ChangeLog for MemoryLog {
 
     fn head(&self) -> BoxFuture<'_, Result<Position>> {
         Box::pin(async move {
-            let epoch = self.state().next_transaction - 1;
-            Ok(Position { epoch, offset: u64::MAX })
+            let state = self.state();
+            Ok(state.visible.keys().next_back().copied().unwrap_or_default())
         })
     }
 }
