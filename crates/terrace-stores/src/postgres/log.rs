@@ -261,8 +261,9 @@ impl Work for Head {
     const OPERATION: &'static str = "find the head of the change log";
 
     async fn run(&self, connection: &Connection, _: &Progress) -> Result<Position, Failure> {
-        const LAST: &str = "SELECT transaction::text, version FROM commands \
-             ORDER BY transaction DESC, version DESC LIMIT 1";
+        // A bare name would be that of the text, whose order is another.
+        const LAST: &str = "SELECT c.transaction::text, c.version FROM commands c \
+             ORDER BY c.transaction DESC, c.version DESC LIMIT 1";
         let rows = connection.ask(LAST, &[]).await?;
         let Some(row) = rows.first() else { return Ok(Position::default()) };
         let offset = version(row.try_get(1).map_err(corrupt)?).get();
