@@ -44,6 +44,7 @@ class Rows:
             self.l2_miss(),
             self.l4_read(),
             self.l5(),
+            self.l7(),
             self.embedded("read"),
             self.embedded("write"),
         ]
@@ -128,6 +129,27 @@ class Rows:
             ],
         )
 
+    def l7(self):
+        return Group(
+            {
+                "L7 command": lambda: self.write(7),
+                "L7 projection": self.projection,
+                "L1 write": lambda: self.write(1),
+            },
+            [
+                Row("L7 command", "L7 command", ("L1 write",), 0.7),
+                # As fast as commands come, or the log grows.
+                Row("L7 projection, beside the commands of its run", "L7 projection",
+                    ("L7 command",), 0.95),
+            ],
+        )
+
+    def projection(self):
+        """Events projected a second while commands come as fast as they can; the lag is told."""
+        server = self.field.terrace(7)
+        run = self.wrk(server, CONNECTIONS, "write.lua", self.keys)
+        return Target(projected(run, server), server["pids"])
+
     def embedded(self, what):
         make = self.read if what == "read" else self.write
         return Group(
@@ -202,6 +224,24 @@ class Rows:
         return Target(
             self.wrk(server, CONNECTIONS, "read.lua", "/read/", self.keys), server["pids"]
         )
+
+
+def projected(run, server):
+    """Counts what was projected during a run instead of what was asked for."""
+
+    def answer():
+        return json.loads(http_get(server["port"], "/v1/projection"))
+
+    def counted(seconds):
+        before = answer()["events_projected"]
+        sample = run(seconds)
+        after = answer()
+        events = after["events_projected"] - before
+        sample.per_second *= events / max(sample.operations, 1)
+        sample.p99_ms = after["lag_p99_us"] / 1000
+        return sample
+
+    return counted
 
 
 def checked(run, server, unwanted, wanted):

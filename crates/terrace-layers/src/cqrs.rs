@@ -336,6 +336,7 @@ impl Store for Cqrs {
             for task in tasks {
                 task.stop().await;
             }
+            self.projector.release().await;
             self.reads.flush(&*self.model).await;
             let model = self.model.close().await;
             self.command.store.close().await.and(model)

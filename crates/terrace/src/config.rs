@@ -232,7 +232,7 @@ pub struct CqrsConfig {
     pub pace_ms: u64,
     /// The most events of one batch. Default 2000.
     pub batch: usize,
-    /// An instance that dies is replaced as projector after this time, in milliseconds. Default 5000.
+    /// An instance that dies is replaced as projector after this time, in milliseconds. Default 2000.
     pub lease_ms: u64,
     /// Counts of reads are stored this often, in milliseconds. Default 1000.
     pub count_flush_ms: u64,
@@ -250,7 +250,7 @@ impl Default for CqrsConfig {
             wait_ms: 500,
             pace_ms: 5,
             batch: 2_000,
-            lease_ms: 5_000,
+            lease_ms: 2_000,
             count_flush_ms: 1_000,
             stream: String::new(),
             stream_max_events: 1_000_000,

@@ -21,7 +21,7 @@ pub struct ProjectorOptions {
     /// commit. Default 5 ms.
     pub pace: Duration,
     /// How long an instance has the projection without renewing it; when it dies, another goes on
-    /// after this time. Default 5 s.
+    /// after this time. Default 2 s.
     pub lease: Duration,
     /// The first wait after a failure; doubles up to 30 times itself. Default 100 ms.
     pub backoff: Duration,
@@ -35,7 +35,7 @@ impl Default for ProjectorOptions {
         Self {
             batch: 2000,
             pace: Duration::from_millis(5),
-            lease: Duration::from_secs(5),
+            lease: Duration::from_secs(2),
             backoff: Duration::from_millis(100),
             #[cfg(feature = "mutants")]
             checkpoint_first: false,
@@ -129,6 +129,13 @@ impl Projector {
         }
     }
 
+    /// Lets another instance project at once.
+    pub(super) async fn release(&self) {
+        if self.progress.leads.swap(false, Relaxed) {
+            let _runs_out_by_itself = self.model.lease(&self.owner, Duration::ZERO).await;
+        }
+    }
+
     /// Projects what there is until the log's present head; for rebuilds by hand and for tests.
     ///
     /// # Errors
@@ -179,22 +186,8 @@ impl Projector {
             let leads = self.model.lease(&self.owner, self.options.lease).await?;
             self.progress.leads.store(leads, Relaxed);
             place.renew_at = leads.then(|| now + self.options.lease / 3);
-            if let (true, Some(stored)) = (leads, place.stored) {
-                self.store_idle_progress(place, stored).await?;
-            }
         }
         Ok(place.renew_at.is_some())
-    }
-
-    /// What was followed without a change is stored now and then, so that other instances, and the
-    /// next run, know it.
-    async fn store_idle_progress(&self, place: &mut Place, stored: Position) -> Result<()> {
-        if place.followed > stored {
-            let nothing = Changes { position: place.followed, ..Changes::default() };
-            let moved = self.model.apply(Projection::Live, &self.batch(stored, &nothing)).await?;
-            place.stored = moved.then_some(place.followed);
-        }
-        Ok(())
     }
 
     async fn project(&self, place: &mut Place, stored: Position, page: &Changes) -> Result<()> {
@@ -329,7 +322,8 @@ impl Projector {
     /// One batch of the rebuild, not beyond the live projection.
     async fn advance(&self, next: Position, live: Position) -> Result<()> {
         let mut page = self.log.after(next, self.options.batch).await?;
-        if page.position > live {
+        // A log that was trimmed may end before the live projection does.
+        if page.position > live || page.changes.is_empty() {
             page.changes.retain(|change| change.position <= live);
             page.position = live;
         }

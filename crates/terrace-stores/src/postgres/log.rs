@@ -9,6 +9,9 @@
 //! earlier; the higher version is the newer. Rows that came with equal versions of their own, above
 //! all that were drawn, share a position, and always come in one answer.
 //!
+//! Positions are those of changes alone. A horizon would be no position to go on from: numbers of
+//! transactions that left nothing on disk are given out again after a crash of the server.
+//!
 //! **Without a gap.** One statement, so one snapshot, reads what lies below its `xmin`: transactions
 //! that have ended, and that none can precede any more. A transaction that is slow to end, in any
 //! database of the server, therefore holds back what comes after it.
@@ -165,9 +168,6 @@ impl fmt::Debug for PostgresLog {
     }
 }
 
-/// The end of a transaction: every version lies before it.
-const ALL_OF_IT: u64 = i64::MAX.cast_unsigned();
-
 /// The most bytes of values in one answer, which holds at least one change.
 const MAX_BYTES: i64 = 16 * 1024 * 1024;
 
@@ -175,21 +175,21 @@ const MAX_BYTES: i64 = 16 * 1024 * 1024;
 /// never parted, neither by the limit nor by the bytes.
 const AFTER: &str = "WITH now AS MATERIALIZED ( \
        SELECT pg_snapshot_xmin(pg_current_snapshot()) AS horizon) \
-     SELECT now.horizon::text, c.transaction::text, c.version, c.type = 'RecordDeleted', \
-       c.created_at, c.time, c.value, c.key, c.more \
-     FROM now LEFT JOIN LATERAL ( \
+     SELECT c.transaction::text, c.version, c.type = 'RecordDeleted', c.created_at, c.time, \
+       c.value, c.key, c.more \
+     FROM now CROSS JOIN LATERAL ( \
        SELECT *, count(*) OVER () >= $3 AS more, sum(octet_length(value)) OVER ( \
            ORDER BY transaction, version \
            RANGE BETWEEN UNBOUNDED PRECEDING AND CURRENT ROW EXCLUDE GROUP) AS before \
        FROM (SELECT * FROM commands \
          WHERE (transaction, version) > ($1::text::xid8, $2) AND transaction < now.horizon \
          ORDER BY transaction, version FETCH FIRST $3 ROWS WITH TIES) AS page \
-     ) AS c ON c.before IS NULL OR c.before < $4 \
+     ) AS c WHERE c.before IS NULL OR c.before < $4 \
      ORDER BY c.transaction, c.version";
 
 /// The wrong way, for the test that must catch it: what is visible after the highest number.
 #[cfg(feature = "mutants")]
-const AFTER_LAST_NUMBER: &str = "SELECT c.transaction::text, c.transaction::text, c.version, \
+const AFTER_LAST_NUMBER: &str = "SELECT c.transaction::text, c.version, \
        c.type = 'RecordDeleted', c.created_at, c.time, c.value, c.key, true \
      FROM commands c WHERE $1::text IS NOT NULL AND version > $2 AND $4::bigint > 0 \
      ORDER BY version LIMIT $3";
@@ -220,38 +220,19 @@ impl Work for ReadLog {
                 ],
             )
             .await?;
-        self.changes(&rows)
+        let changes = rows.iter().map(logged).collect::<Result<Vec<_>, _>>()?;
+        let position = changes.last().map_or(self.position, |change| change.position);
+        // A page that the bytes have cut has fewer rows than it counted.
+        let counted = rows.first().map_or(Ok(false), |row| row.try_get(7)).map_err(corrupt)?;
+        let more = counted || bytes(&changes) >= MAX_BYTES;
+        Ok(Changes { changes, position, more })
     }
 }
 
-impl ReadLog {
-    fn changes(&self, rows: &[Row]) -> Result<Changes, Failure> {
-        let mut changes = Vec::with_capacity(rows.len());
-        let (mut horizon, mut more) = (0, false);
-        for row in rows {
-            horizon = number(row, 0)?;
-            if row.try_get::<_, Option<&str>>(1).map_err(corrupt)?.is_some() {
-                more = row.try_get(8).map_err(corrupt)?;
-                changes.push(logged(row)?);
-            }
-        }
-        // A page that the bytes have cut has fewer rows than it counted.
-        let last = changes.last().map(|change: &Logged| change.position);
-        let end = Position { epoch: horizon.saturating_sub(1), offset: ALL_OF_IT };
-        let cut = more || (!changes.is_empty() && self.is_cut(&changes));
-        let position = match last {
-            Some(last) if cut => last,
-            _ => end.max(self.position),
-        };
-        Ok(Changes { changes, position, more: cut })
-    }
-
-    /// Whether the bytes may have ended the page: when they come near their bound.
-    fn is_cut(&self, changes: &[Logged]) -> bool {
-        let values = changes.iter().filter_map(|change| change.record.as_ref());
-        let bytes = values.map(|record| record.value.as_str().len()).sum::<usize>();
-        i64::try_from(bytes).unwrap_or(i64::MAX) >= MAX_BYTES
-    }
+fn bytes(changes: &[Logged]) -> i64 {
+    let values = changes.iter().filter_map(|change| change.record.as_ref());
+    let bytes = values.map(|record| record.value.as_str().len()).sum::<usize>();
+    i64::try_from(bytes).unwrap_or(i64::MAX)
 }
 
 fn number(row: &Row, column: usize) -> Result<u64, Failure> {
@@ -263,22 +244,24 @@ fn number(row: &Row, column: usize) -> Result<u64, Failure> {
 }
 
 fn logged(row: &Row) -> Result<Logged, Failure> {
-    let version = version(row.try_get(2).map_err(corrupt)?);
-    let position = Position { epoch: number(row, 1)?, offset: version.get() };
-    let key = Key::new(row.try_get::<_, &str>(7).map_err(corrupt)?).map_err(not_allowed)?;
-    let deleted = row.try_get::<_, bool>(3).map_err(corrupt)?;
-    let Moment(created_at) = row.try_get(4).map_err(corrupt)?;
-    let Moment(updated_at) = row.try_get(5).map_err(corrupt)?;
+    let version = version(row.try_get(1).map_err(corrupt)?);
+    let position = Position { epoch: number(row, 0)?, offset: version.get() };
+    let key = Key::new(row.try_get::<_, &str>(6).map_err(corrupt)?).map_err(not_allowed)?;
+    let deleted = row.try_get::<_, bool>(2).map_err(corrupt)?;
+    let Moment(created_at) = row.try_get(3).map_err(corrupt)?;
+    let Moment(updated_at) = row.try_get(4).map_err(corrupt)?;
     let record = if deleted {
         None
     } else {
-        let value = row.try_get::<_, &str>(6).map_err(corrupt)?;
+        let value = row.try_get::<_, &str>(5).map_err(corrupt)?;
         let value = Value::new(value).map_err(not_allowed)?;
         Some(Record { key: key.clone(), value, version, created_at, updated_at })
     };
     Ok(Logged { position, key, version, record })
 }
 
+/// The last change that can be seen, also above the horizon: a follower comes to it when all before it
+/// have ended.
 struct Head;
 
 impl Work for Head {
@@ -287,10 +270,13 @@ impl Work for Head {
     const OPERATION: &'static str = "find the head of the change log";
 
     async fn run(&self, connection: &Connection, _: &Progress) -> Result<Position, Failure> {
-        const XMAX: &str = "SELECT pg_snapshot_xmax(pg_current_snapshot())::text";
-        let rows = connection.ask(XMAX, &[]).await?;
-        let next = rows.first().map_or(Ok(0), |row| number(row, 0))?;
-        Ok(Position { epoch: next.saturating_sub(1), offset: ALL_OF_IT })
+        // A bare name would be that of the text, whose order is another.
+        const LAST: &str = "SELECT c.transaction::text, c.version FROM commands c \
+             ORDER BY c.transaction DESC, c.version DESC LIMIT 1";
+        let rows = connection.ask(LAST, &[]).await?;
+        let Some(row) = rows.first() else { return Ok(Position::default()) };
+        let offset = version(row.try_get(1).map_err(corrupt)?).get();
+        Ok(Position { epoch: number(row, 0)?, offset })
     }
 }
 

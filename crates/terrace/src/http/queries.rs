@@ -55,6 +55,9 @@ pub(crate) fn endpoints() -> Vec<Endpoint> {
             .parameter(ParameterIn::Query, "limit", Shape::Count, limit)
             .problems(PROBLEMS)
             .answers(StatusCode::OK, "The buckets.", buckets.build(), &[]),
+        Endpoint::new(Method::GET, "/v1/projection", |call| Box::pin(projection(call)))
+            .summary(GROUP, "Tell how the projection does")
+            .answers(StatusCode::OK, "As this instance sees it.", projection_schema(), &[]),
     ]
 }
 
@@ -106,6 +109,36 @@ async fn activity(call: &mut Call) -> Answer {
     Ok(reply::json(Object::with_capacity(room).objects("buckets", &buckets, |object, bucket| {
         object.time("from", bucket.from).field("writes", &bucket.writes)
     })))
+}
+
+fn projection_schema() -> Schema {
+    let lag = "From the oldest command of a batch to its projection; of the latest 512 batches.";
+    object(&[
+        ("projects", Shape::Bool.schema("Whether this instance projects; else another does.")),
+        ("events_projected", Shape::Count.schema("By this instance.")),
+        ("batches", Shape::Count.schema("By this instance.")),
+        ("parked_keys", Shape::Count.schema("Keys that are stopped.")),
+        ("lag_p50_us", Shape::Count.schema(lag)),
+        ("lag_p99_us", Shape::Count.schema(lag)),
+    ])
+    .build()
+    .into()
+}
+
+async fn projection(call: &mut Call) -> Answer {
+    let tree = call.app.store.inspect().await;
+    let projector = tree.find("projector");
+    let figure = |name| projector.and_then(|part| part.figure(name)).unwrap_or(0);
+    let parked = tree.find("read-model").and_then(|model| model.figure("parked")).unwrap_or(0);
+    let leads = projector.is_some_and(|part| part.options.contains(&("leads", "true".to_owned())));
+    let answer = Object::with_capacity(160)
+        .field("projects", &leads)
+        .field("events_projected", &figure("events_projected"))
+        .field("batches", &figure("batches"))
+        .field("parked_keys", &parked)
+        .field("lag_p50_us", &figure("lag_p50"))
+        .field("lag_p99_us", &figure("lag_p99"));
+    Ok(reply::json(answer))
 }
 
 /// What the query side answers by the request's deadline.

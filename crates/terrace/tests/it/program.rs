@@ -2,6 +2,7 @@
 
 mod bench;
 mod caches;
+mod cqrs;
 mod crash;
 mod instances;
 mod reshard;

@@ -132,7 +132,7 @@ async fn reads_are_counted_in_memory_and_stored_in_batches() {
         assert_eq!(field.cqrs.read_count(&name), count);
     }
     assert_eq!(field.model.live().rows[&name].reads, 0, "a read is not a write");
-    field.runtime.sleep(Duration::from_secs(2)).await;
+    field.runtime.sleep(Duration::from_millis(1500)).await;
     assert_eq!(field.model.live().rows[&name].reads, 4);
     assert_eq!(field.cqrs.read_count(&name), 4);
     field.read(&name, ReadOptions::default()).await;

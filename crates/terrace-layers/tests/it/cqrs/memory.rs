@@ -156,11 +156,7 @@ impl ChangeLog for MemoryLog {
                 .collect::<Vec<_>>();
             let more = changes.len() > limit;
             changes.truncate(limit);
-            let end = Position { epoch: horizon - 1, offset: u64::MAX };
-            let position = match changes.last() {
-                Some(last) if more => last.position,
-                _ => end.max(position),
-            };
+            let position = changes.last().map_or(position, |last| last.position);
             Ok(Changes { changes, position, more })
         })
     }
@@ -177,8 +173,8 @@ impl ChangeLog for MemoryLog {
 
     fn head(&self) -> BoxFuture<'_, Result<Position>> {
         Box::pin(async move {
-            let epoch = self.state().next_transaction - 1;
-            Ok(Position { epoch, offset: u64::MAX })
+            let state = self.state();
+            Ok(state.visible.keys().next_back().copied().unwrap_or_default())
         })
     }
 }
