@@ -70,6 +70,9 @@ pub enum Lookup {
     Hit(Entry),
     /// It is not; whoever loads it may offer it under this lease.
     Miss(Lease),
+    /// It is not, and it was written a moment ago: as [`Lookup::Miss`], but a replica may not have
+    /// it yet. A cache that has lost the trace of a write answers `Miss`.
+    Written(Lease),
 }
 
 /// The right to fill one key, taken before the load. Opaque; only its cache can read it.

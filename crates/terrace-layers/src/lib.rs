@@ -9,6 +9,8 @@ mod coalesce;
 mod concurrency_limit;
 mod near_cache;
 mod observe;
+mod replica_router;
+mod replicator;
 mod single_flight;
 mod timeout;
 
@@ -17,5 +19,7 @@ pub use coalesce::{Coalesce, CoalesceOptions};
 pub use concurrency_limit::{ConcurrencyLimit, ConcurrencyLimitOptions};
 pub use near_cache::{NearCache, NearCacheOptions};
 pub use observe::Observe;
+pub use replica_router::{Member, ReplicaRouter, ReplicaRouterOptions};
+pub use replicator::{Replicator, ReplicatorOptions};
 pub use single_flight::SingleFlight;
 pub use timeout::{Timeout, TimeoutOptions};

@@ -19,6 +19,7 @@
 mod connect;
 mod idempotency;
 mod inspect;
+mod member;
 mod migrate;
 mod openings;
 mod options;
@@ -37,14 +38,15 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use terrace_core::{
-    BoxFuture, Deadline, Durability, Inspection, Key, Page, Read, ReadOptions, Receipt, Result,
-    Runtime, Scan, Store, Task, Write, WriteOptions,
+    BoxFuture, Deadline, Error, ErrorKind, Inspection, Key, Node, NodeState, Page, Read,
+    ReadOptions, Receipt, Result, Runtime, Scan, Store, Task, Write, WriteOptions,
 };
 
 pub use options::{ConnectionSource, PoolOptions, PostgresOptions};
 
 use connect::Connector;
 use inspect::Health;
+use member::Member;
 use pool::Pool;
 use read::{ReadKeys, ScanPage};
 use work::Worker;
@@ -53,12 +55,11 @@ use write::WriteBatch;
 /// Keeps records in PostgreSQL 15 or later, with every promise of the contract.
 ///
 /// An acknowledged write is on the server's disk when its settings say so, else its receipt says
-/// [`Durability::Accepted`]. Every future may be dropped at any point.
+/// [`Durability::Accepted`](terrace_core::Durability::Accepted). Every future may be dropped at any point.
 pub struct PostgresStore {
     worker: Worker,
     history: Arc<str>,
     schema: String,
-    durability: Durability,
     health: Health,
     upkeep: Mutex<Option<Task>>,
 }
@@ -72,26 +73,40 @@ impl PostgresStore {
     /// when the server cannot be reached, refuses the user, lacks the database or takes no writes.
     /// Each says what to check.
     pub async fn connect(options: PostgresOptions, runtime: Runtime) -> Result<Self> {
-        let target = options.target()?;
-        let max_lifetime = match &options.source {
-            ConnectionSource::Pooled(pool) => pool.max_lifetime,
-            ConnectionSource::PerRequest { .. } => Duration::MAX,
-        };
-        let connector =
-            Connector::new(target, runtime.clone(), options.connect_timeout, max_lifetime)?;
+        // Whoever makes tables needs a server that takes writes.
+        let connector = connector(&options, false, &runtime)?;
         let mut first = connector.open().await?;
-        let durability = connector.examine(&first).await?;
+        let (durability, _) = connector.examine(&first).await?;
         let history = migrate::migrate(first.client(), &options.schema).await;
         let history = history.map_err(|error| error.with("hosts", connector.hosts()))?;
         drop(first);
+        let store = Self::assemble(options, history, runtime)?;
+        store.worker.pool.connector().assume(durability);
+        store.worker.pool.tend().await?;
+        Ok(store)
+    }
+
+    /// For a server of a primary and its replicas, which may be down or take no writes now:
+    /// nothing is asked of it yet. `history` is what [`PostgresStore::history`] of its primary says;
+    /// a server of another history is found out by [`Node::state`].
+    ///
+    /// # Errors
+    /// [`ErrorKind::InvalidInput`](terrace_core::ErrorKind::InvalidInput) for options that cannot be
+    /// used.
+    pub fn member(options: PostgresOptions, history: Arc<str>, runtime: Runtime) -> Result<Self> {
+        Self::assemble(PostgresOptions { member: true, ..options }, history, runtime)
+    }
+
+    fn assemble(options: PostgresOptions, history: Arc<str>, runtime: Runtime) -> Result<Self> {
+        let connector = connector(&options, options.member, &runtime)?;
         let pool = Arc::new(Pool::new(connector, &options.source, runtime.clone())?);
-        pool.tend().await?;
         // Two statements at their limit, and what the network needs.
         let patience = options.statement_timeout * 2 + Duration::from_secs(1);
-        let worker = Worker { pool, runtime, patience };
+        let member = options.member.then(|| Arc::new(Member::new(&history)));
+        let worker = Worker { pool, runtime, patience, member };
         let upkeep = Mutex::new(Some(upkeep(worker.clone())));
         let (schema, health) = (options.schema, Health::default());
-        Ok(Self { worker, history, schema, durability, health, upkeep })
+        Ok(Self { worker, history, schema, health, upkeep })
     }
 
     /// The name of this database's history: kept in it, the same for whoever connects to it.
@@ -104,6 +119,15 @@ impl PostgresStore {
         deadline.check(self.worker.runtime.now())?;
         if self.worker.pool.is_closed() { Err(pool::closed()) } else { Ok(()) }
     }
+}
+
+fn connector(options: &PostgresOptions, read_only: bool, runtime: &Runtime) -> Result<Connector> {
+    let max_lifetime = match &options.source {
+        ConnectionSource::Pooled(pool) => pool.max_lifetime,
+        ConnectionSource::PerRequest { .. } => Duration::MAX,
+    };
+    let (target, timeout) = (options.target()?, options.connect_timeout);
+    Connector::new(target, runtime.clone(), timeout, max_lifetime, read_only)
 }
 
 /// Keeps the pool filled with young connections and forgets old idempotency keys.
@@ -146,7 +170,9 @@ impl Store for PostgresStore {
             if keys.is_empty() {
                 return self.nothing(how.deadline).map(|()| Vec::new());
             }
-            let work = ReadKeys { keys, asked: how.token.as_ref(), history: &self.history };
+            let member = self.worker.member.as_deref();
+            let asked = how.token.as_ref();
+            let work = ReadKeys { keys, asked, history: &self.history, member };
             self.worker.perform(&work, how.deadline).await
         })
     }
@@ -161,7 +187,8 @@ impl Store for PostgresStore {
             if batch.is_empty() && request.is_none() {
                 return self.nothing(how.deadline).map(|()| Vec::new());
             }
-            let work = WriteBatch { batch: &batch, request, history: &self.history };
+            let member = self.worker.member.as_deref();
+            let work = WriteBatch { batch: &batch, request, history: &self.history, member };
             self.worker.perform(&work, how.deadline).await
         })
     }
@@ -173,7 +200,8 @@ impl Store for PostgresStore {
     fn inspect(&self) -> BoxFuture<'_, Inspection> {
         Box::pin(async move {
             let health = self.health.ask(&self.worker).await;
-            inspect::tree(&self.worker, &self.schema, self.durability, health)
+            let durability = self.worker.pool.connector().durability();
+            inspect::tree(&self.worker, &self.schema, durability, health)
         })
     }
 
@@ -186,6 +214,23 @@ impl Store for PostgresStore {
             }
             Ok(())
         })
+    }
+}
+
+impl Node for PostgresStore {
+    fn state(&self, deadline: Deadline) -> BoxFuture<'_, Result<NodeState>> {
+        Box::pin(async move {
+            let Some(member) = &self.worker.member else {
+                return Err(Error::new(ErrorKind::Internal, "the store is not one of several"));
+            };
+            member.ask(&self.worker, deadline).await
+        })
+    }
+
+    fn admit(&self, state: &NodeState) {
+        if let Some(member) = &self.worker.member {
+            member.admit(state);
+        }
     }
 }
 

@@ -16,6 +16,8 @@ enum Found {
     Hit(Read),
     /// To be loaded, and offered under the lease, if there is one.
     Missing(Option<Lease>),
+    /// The same, from where writes go.
+    Written(Option<Lease>),
 }
 
 impl Shared {
@@ -50,7 +52,7 @@ impl Shared {
         }
         let mut found: Vec<Found> = lookups.into_iter().map(|it| judge(it, how)).collect();
         for index in listed {
-            found[index] = Found::Missing(None);
+            found[index] = Found::Written(None);
             self.bypassed.fetch_add(1, Ordering::Relaxed);
         }
         self.complete(keys, how, found, begun).await
@@ -72,15 +74,16 @@ impl Shared {
         found: Found,
         begun: Instant,
     ) -> Result<Vec<Read>> {
-        let lease = match found {
+        let (lease, written) = match found {
             Found::Hit(read) => {
                 self.hits.fetch_add(1, Ordering::Relaxed);
                 return Ok(vec![read]);
             }
-            Found::Missing(lease) => lease,
+            Found::Missing(lease) => (lease, false),
+            Found::Written(lease) => (lease, true),
         };
         self.misses.fetch_add(1, Ordering::Relaxed);
-        let loaded = self.inner.read(slice::from_ref(key), how).await?;
+        let loaded = self.load(slice::from_ref(key), how, written).await?;
         if let (Some(lease), [read]) = (lease, loaded.as_slice()) {
             self.offer(vec![offer(key.clone(), lease, read, how)], how, begun).await;
         }
@@ -98,14 +101,15 @@ impl Shared {
         let missing: Vec<Key> = keys
             .iter()
             .zip(&found)
-            .filter(|(_, found)| matches!(found, Found::Missing(_)))
+            .filter(|(_, found)| !matches!(found, Found::Hit(_)))
             .map(|(key, _)| key.clone())
             .collect();
         self.hits.fetch_add((keys.len() - missing.len()) as u64, Ordering::Relaxed);
         let mut loaded = Vec::new();
         if !missing.is_empty() {
             self.misses.fetch_add(missing.len() as u64, Ordering::Relaxed);
-            loaded = self.inner.read(&missing, how).await?;
+            let written = found.iter().any(|found| matches!(found, Found::Written(_)));
+            loaded = self.load(&missing, how, written).await?;
         }
         let mut loaded = missing.into_iter().zip(loaded);
         let mut offers = Vec::new();
@@ -113,7 +117,7 @@ impl Shared {
         for found in found {
             match found {
                 Found::Hit(read) => answers.push(read),
-                Found::Missing(lease) => {
+                Found::Missing(lease) | Found::Written(lease) => {
                     // A store that answers fewer keys than asked breaks the contract; the caller
                     // notices by the number of answers.
                     let Some((key, read)) = loaded.next() else { break };
@@ -126,13 +130,25 @@ impl Shared {
         Ok(answers)
     }
 
+    /// Loads from the inner store; `written` when a key was written a moment ago.
+    async fn load(&self, keys: &[Key], how: &ReadOptions, written: bool) -> Result<Vec<Read>> {
+        if written && self.options.over_replicas {
+            let how = ReadOptions { consistency: Consistency::Strong, ..how.clone() };
+            return self.inner.read(keys, &how).await;
+        }
+        self.inner.read(keys, how).await
+    }
+
     async fn offer(self: &Arc<Self>, mut offers: Vec<Offer>, how: &ReadOptions, begun: Instant) {
         // Looked at again: an invalidation that failed during the load left no tombstone that
         // would refuse this.
         if !self.undelivered.is_empty() {
             offers.retain(|offer| !self.undelivered.holds(&offer.key));
         }
-        if offers.is_empty() || self.runtime.now() - begun > self.options.max_load {
+        // What is older than tombstones last could undo one that has expired: no version tells.
+        let taken = self.runtime.now() - begun;
+        offers.retain(|offer| offer.entry.age.saturating_add(taken) <= self.options.max_load);
+        if offers.is_empty() {
             return;
         }
         self.far.fill(offers, self.options.fill_wait, how.deadline).await;
@@ -142,6 +158,7 @@ impl Shared {
 fn judge(lookup: Lookup, how: &ReadOptions) -> Found {
     match lookup {
         Lookup::Miss(lease) => Found::Missing(Some(lease)),
+        Lookup::Written(lease) => Found::Written(Some(lease)),
         Lookup::Hit(entry) if satisfies(&entry, how) => {
             let Entry { record, version, token, age } = entry;
             Found::Hit(Read { record, version, origin: Origin::Far, age, token })

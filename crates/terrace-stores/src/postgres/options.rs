@@ -29,6 +29,10 @@ pub struct PostgresOptions {
     pub statement_timeout: Duration,
     /// The longest that one host may take to accept a connection. Default 3 s.
     pub connect_timeout: Duration,
+    /// Whether this server is one of a primary and its replicas: it may take no writes now and take
+    /// them later; its answers' tokens say how far it has come in the write-ahead log. Default
+    /// `false`.
+    pub member: bool,
     /// The name that `pg_stat_activity` shows. Default `terrace`.
     pub application_name: String,
     /// How long a connection may be silent before the system asks whether the peer lives. Default
@@ -103,6 +107,7 @@ impl PostgresOptions {
             source: ConnectionSource::Pooled(PoolOptions::default()),
             statement_timeout: Duration::from_secs(5),
             connect_timeout: Duration::from_secs(3),
+            member: false,
             application_name: "terrace".to_owned(),
             keepalives_idle: Duration::from_secs(30),
             tcp_user_timeout: Duration::from_secs(10),

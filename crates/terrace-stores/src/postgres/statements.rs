@@ -17,6 +17,8 @@ pub(super) enum Sql {
     Scan,
     /// The latest version that was drawn.
     Latest,
+    /// How far this server has come: see [`super::member`].
+    Position,
     /// Sets values of distinct keys.
     Put,
     /// Locks the rows of keys in the order of the keys and answers their state.
@@ -41,10 +43,11 @@ pub(super) enum Sql {
 }
 
 impl Sql {
-    const ALL: [Self; 13] = [
+    const ALL: [Self; 14] = [
         Self::Read,
         Self::Scan,
         Self::Latest,
+        Self::Position,
         Self::Put,
         Self::Lock,
         Self::Reserve,
@@ -69,6 +72,7 @@ impl Sql {
                 "SELECT CASE WHEN is_called THEN last_value ELSE 0 END \
                              FROM records_version"
             }
+            Self::Position => super::member::POSITION,
             Self::Put => PUT,
             Self::Lock => {
                 "SELECT key, version, deleted FROM records WHERE key = ANY ($1::text[]) \
@@ -122,7 +126,7 @@ impl Sql {
         match self {
             Self::Read | Self::Lock | Self::Reserve => &[Type::TEXT_ARRAY],
             Self::Scan => &[Type::TEXT, Type::TEXT, Type::TEXT, Type::INT8, Type::INT8],
-            Self::Latest => &[],
+            Self::Latest | Self::Position => &[],
             Self::Put => &[Type::TEXT_ARRAY, Type::TEXT_ARRAY],
             Self::Draw | Self::Forget => &[Type::INT8],
             Self::Insert => {

@@ -111,6 +111,10 @@ impl Shared {
                 self.counters.miss();
                 Lookup::Miss(lease)
             }
+            Parsed::Tombstone => {
+                self.counters.miss();
+                Lookup::Written(lease)
+            }
             Parsed::Malformed => {
                 self.counters.malformed();
                 self.counters.miss();
