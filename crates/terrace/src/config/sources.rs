@@ -10,9 +10,11 @@ use super::{Config, redacted};
 
 /// Names of the environment that the described system uses, and the settings they stand for.
 /// `TERRACE_<SECTION>_<KEY>` works for every setting.
-pub const DOCUMENTED_NAMES: [(&str, &str); 7] = [
+pub const DOCUMENTED_NAMES: [(&str, &str); 9] = [
     ("DATABASE_URL", "database.url"),
     ("REDIS_URL", "cache.url"),
+    ("PRIMARY_DATABASE_URL", "replicas.primary_url"),
+    ("REPLICA_DATABASE_URL", "replicas.urls"),
     ("DB_POOL_MIN_SIZE", "database.pool_min"),
     ("DB_POOL_MAX_SIZE", "database.pool_max"),
     ("CACHE_TTL", "cache.ttl_seconds"),
@@ -156,6 +158,9 @@ impl Merged {
                 ConfigError::new(format!(
                     "{path} ({source}) is {text:?}; it must be a whole number"
                 ))
+            })?,
+            Some(Value::Boolean(_)) => text.trim().parse().map(Value::Boolean).map_err(|_| {
+                ConfigError::new(format!("{path} ({source}) is {text:?}; it must be true or false"))
             })?,
             _ => Value::String(text.to_owned()),
         };

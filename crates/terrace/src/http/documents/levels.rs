@@ -49,6 +49,22 @@ static FACES: &[DocumentsFace] = &[
         ..PLAIN
     },
     DocumentsFace {
+        level: 3,
+        written: "Data written successfully to primary",
+        read_fields: &[FROM_CACHE, FROM_REPLICA],
+        health_fields: &[
+            parts::server("primary", "Whether the server that takes the writes answers."),
+            parts::server("replica", "Whether any replica answers reads."),
+            parts::cache("cache", |tree| parts::cache_word(parts::far(tree))),
+        ],
+        statistics: &[Statistics {
+            path: "/stats",
+            summary: "The cache and the pools of primary and replicas",
+            fields: CACHE_AND_REPLICAS,
+        }],
+        ..PLAIN
+    },
+    DocumentsFace {
         level: 5,
         read_fields: &[CACHE_LEVEL],
         health_fields: &[
@@ -68,7 +84,13 @@ static FACES: &[DocumentsFace] = &[
 const FROM_CACHE: Field<Read> = Field::new(
     "from_cache",
     "Whether a cache answered.",
-    Getter::Bool(|read| read.origin != Origin::Primary),
+    Getter::Bool(|read| matches!(read.origin, Origin::Near | Origin::Far)),
+);
+
+const FROM_REPLICA: Field<Read> = Field::new(
+    "from_replica",
+    "Whether a replica answered; false for what came from a cache.",
+    Getter::Bool(|read| matches!(read.origin, Origin::Replica(_))),
 );
 
 const CACHE_LEVEL: Field<Read> = Field::new(
@@ -103,6 +125,24 @@ const CACHE: &[Field<Inspection>] = &[
     count("keys", "Entries in the cache.", far_keys),
     percent("hit_rate", "Hits in a hundred reads.", |tree| {
         parts::hit_rate(far_hits(tree), far_misses(tree))
+    }),
+];
+
+const CACHE_AND_REPLICAS: &[Field<Inspection>] = &[
+    flag("cache_available", "Whether the cache can be reached.", |tree| {
+        parts::is_up(parts::far(tree))
+    }),
+    count("cache_hits", "Reads that the cache answered.", far_hits),
+    count("cache_misses", "Reads that went to a database.", far_misses),
+    count("cache_keys", "Entries in the cache.", far_keys),
+    percent("cache_hit_rate", "Hits in a hundred reads.", |tree| {
+        parts::hit_rate(far_hits(tree), far_misses(tree))
+    }),
+    count("primary_pool_size", "Open connections to the primary.", |tree| {
+        parts::pool_size(tree, "primary")
+    }),
+    count("replica_pool_size", "Open connections to all replicas.", |tree| {
+        parts::pool_size(tree, "replica")
     }),
 ];
 

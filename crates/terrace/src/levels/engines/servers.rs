@@ -45,7 +45,7 @@ pub enum Servers {
 pub struct PrivateServers(Mutex<Vec<Arc<dyn PrivateServer>>>);
 
 /// One of them.
-trait PrivateServer: Debug + Send + Sync {
+pub(super) trait PrivateServer: Debug + Send + Sync {
     /// Its program, for the log.
     fn program(&self) -> &'static str;
     /// Ends it in order.
@@ -67,7 +67,10 @@ impl Servers {
             }
             Mode::Local => Self::start_local(config, cached).await,
             Mode::Servers => {
-                let (database, cache) = (config.database.url.clone(), config.cache.url.clone());
+                let named = [&config.database.url, &config.replicas.primary_url];
+                let database = named.into_iter().find(|url| !url.is_empty());
+                let (database, cache) =
+                    (database.cloned().unwrap_or_default(), config.cache.url.clone());
                 if database.is_empty() {
                     return Err(Error::invalid(
                         "no database is named; set DATABASE_URL=postgres://user:password@host/name, \
@@ -117,7 +120,7 @@ impl PrivateServers {
         Ok(self.keep(RedisServer::start(options).await.map_err(from_lab)?))
     }
 
-    fn keep<S: PrivateServer + 'static>(&self, server: S) -> Arc<S> {
+    pub(super) fn keep<S: PrivateServer + 'static>(&self, server: S) -> Arc<S> {
         let server = Arc::new(server);
         self.0.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::clone(&server) as _);
         server
