@@ -320,13 +320,12 @@ impl Shared {
             // One of several: the others go on without it.
             tree = tree.helped_by(part);
         }
-        let primary = table.primary.is_some();
-        let (status, note) = match (reads, primary) {
-            (false, _) => (Status::Down, "no server answers".to_owned()),
-            (true, false) => (Status::Degraded, table.why_no_primary().to_owned()),
-            (true, true) => return tree,
-        };
-        tree.status(status, note)
+        let status = if reads { Status::Degraded } else { Status::Down };
+        match table.primary {
+            Some(_) if reads => tree,
+            Some(_) => tree.status(status, "no server answers"),
+            None => tree.status(status, table.why_no_primary()),
+        }
     }
 
     /// What is known of one server.

@@ -11,5 +11,7 @@ mod coalesce;
 mod concurrency_limit;
 mod near_cache;
 mod observe;
+mod replica_router;
+mod replicator;
 mod single_flight;
 mod timeout;
