@@ -171,7 +171,7 @@ impl MemoryCache {
     pub fn lookup_at(&self, key: &Key, now: Instant) -> Lookup {
         let at = self.nanos(now);
         let slot = self.slots.get(key);
-        let written = slot.as_ref().is_some_and(|slot| slot.guard.holds_at(at));
+        let version = slot.as_ref().map_or(Version::NONE, |slot| slot.guard.floor_at(at));
         match slot.and_then(|slot| slot.content) {
             Some(content) if content.is_live(at, self.stripes.epoch()) => {
                 self.counts.hits.fetch_add(1, Ordering::Relaxed);
@@ -181,7 +181,10 @@ impl MemoryCache {
         }
         self.counts.misses.fetch_add(1, Ordering::Relaxed);
         let lease = self.stripes.lease(key);
-        if written { Lookup::Written(lease) } else { Lookup::Miss(lease) }
+        match version {
+            Version::NONE => Lookup::Miss(lease),
+            version => Lookup::Written { lease, version },
+        }
     }
 
     /// The lease that a miss of this key would answer now, for callers that found a hit too old.

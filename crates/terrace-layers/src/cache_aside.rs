@@ -46,9 +46,10 @@ pub struct CacheAsideOptions {
     pub retry: Duration,
     /// The longest wait before an invalidation is tried again. 5 s.
     pub max_retry: Duration,
-    /// Whether the store below may answer from replicas: then a key whose tombstone is in the
-    /// cache, or could not be delivered, is loaded by a [`Strong`](terrace_core::Consistency::Strong)
-    /// read, so that a read after an acknowledged write is not older here either. `false`.
+    /// Whether the store below may answer from replicas: then a load that is older than the key's
+    /// tombstone in the cache, or of a key whose invalidation could not be delivered, is done again by
+    /// a [`Strong`](terrace_core::Consistency::Strong) read, so that a read after an acknowledged
+    /// write is not older here either. `false`.
     pub over_replicas: bool,
 }
 

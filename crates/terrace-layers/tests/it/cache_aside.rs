@@ -56,7 +56,7 @@ fn token(offset: u64) -> Token {
 fn cached(cache: &MemoryCache, key: &Key) -> Option<u64> {
     match cache.lookup(key) {
         Lookup::Hit(entry) => Some(entry.version.get()),
-        Lookup::Miss(_) | Lookup::Written(_) => None,
+        Lookup::Miss(_) | Lookup::Written { .. } => None,
     }
 }
 

@@ -34,8 +34,8 @@ pub(super) enum Parsed {
     Entry(Entry),
     /// Nothing that can be answered: an entry of another epoch, or one that is over.
     Nothing,
-    /// The trace of a write.
-    Tombstone,
+    /// The trace of a write at this version.
+    Tombstone(Version),
     /// Not an entry, or one of another format.
     Malformed,
 }
@@ -114,7 +114,8 @@ pub(super) fn parse(
         return Parsed::Malformed;
     }
     if head[37] == b't' {
-        return Parsed::Tombstone;
+        let version = std::str::from_utf8(&head[17..37]).ok().and_then(|it| it.parse().ok());
+        return version.map_or(Parsed::Malformed, |it| Parsed::Tombstone(Version::new(it)));
     }
     if head[1..17] != *epoch {
         return Parsed::Nothing;

@@ -111,9 +111,9 @@ impl Shared {
                 self.counters.miss();
                 Lookup::Miss(lease)
             }
-            Parsed::Tombstone => {
+            Parsed::Tombstone(version) => {
                 self.counters.miss();
-                Lookup::Written(lease)
+                Lookup::Written { lease, version }
             }
             Parsed::Malformed => {
                 self.counters.malformed();

@@ -26,7 +26,7 @@ pub(super) static LEVEL: Level = Level {
                                     │ miss
                                     ▼
                               ConcurrencyLimit ──▶ ReplicaRouter
-                     writes, strong reads, keys just written │ reads
+                     writes, strong reads │ reads
                                     ▼                        ▼
                                  primary ──── log ────▶ replica 1, 2, ...",
     cached: true,
@@ -58,7 +58,7 @@ async fn build(engines: &Engines) -> Result<Stack> {
     // A dead cache sends every read here: the cap keeps the databases alive.
     let store = ConcurrencyLimit::new(store, ConcurrencyLimitOptions::default(), runtime.clone());
     // A replica may be behind a write that was acknowledged: the tombstone in the cache tells, and
-    // such a key is loaded from the primary.
+    // the primary is asked instead.
     let options = CacheAsideOptions { over_replicas: true, ..CacheAsideOptions::default() };
     let cache = Arc::clone(&far.cache);
     let store = CacheAside::new(Arc::new(store), cache, options, runtime.clone());
