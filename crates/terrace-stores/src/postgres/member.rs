@@ -20,10 +20,10 @@ use super::sqlstate::{Stage, because, explain};
 use super::statements::Sql;
 use super::work::Worker;
 
-/// Whether it is a replica; where its log ends or its replay stands; on a replica, what it has
-/// received; on a primary, its timeline. The replay is asked before what was received: see the
+/// Where its log ends or its replay stands; on a replica, what it has received; on a primary, its
+/// timeline. The replay is asked before what was received: see the
 /// [module](self).
-pub(super) const POSITION: &str = "SELECT pg_is_in_recovery(), \
+pub(super) const POSITION: &str = "SELECT \
      CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() \
        ELSE pg_current_wal_insert_lsn() END, \
      CASE WHEN pg_is_in_recovery() THEN pg_last_wal_receive_lsn() END, \
@@ -53,10 +53,11 @@ pub(super) struct Place {
 
 impl Place {
     fn of(row: &Row) -> Result<Self, tokio_postgres::Error> {
-        let is_replica: bool = row.try_get(0)?;
-        let reached = row.try_get::<_, Option<PgLsn>>(1)?.map_or(0, u64::from);
-        let received = row.try_get::<_, Option<PgLsn>>(2)?.map(u64::from);
-        let timeline = row.try_get::<_, Option<i32>>(3)?.and_then(|it| u64::try_from(it).ok());
+        let reached = row.try_get::<_, Option<PgLsn>>(0)?.map_or(0, u64::from);
+        let received = row.try_get::<_, Option<PgLsn>>(1)?.map(u64::from);
+        let timeline = row.try_get::<_, Option<i32>>(2)?.and_then(|it| u64::try_from(it).ok());
+        // Asked last: a server that was promoted in between has told where its own log ends.
+        let is_replica = timeline.is_none();
         if !is_replica {
             let reached = end_of_record(reached);
             return Ok(Self { is_replica, reached, shown: reached, timeline });
@@ -172,9 +173,9 @@ impl Member {
         let rows = connection.ask(&format!("{STATE} ({POSITION}) AS p")).await.map_err(failed)?;
         let row = &rows[0];
         let place = Place::of(row).map_err(failed)?;
-        let life = row.try_get::<_, i64>(4).map_err(failed)?.unsigned_abs();
-        let followed = row.try_get::<_, Option<i32>>(5).map_err(failed)?.unwrap_or(0);
-        let history = row.try_get::<_, Option<&str>>(6).map_err(failed)?.unwrap_or_default();
+        let life = row.try_get::<_, i64>(3).map_err(failed)?.unsigned_abs();
+        let followed = row.try_get::<_, Option<i32>>(4).map_err(failed)?.unwrap_or(0);
+        let history = row.try_get::<_, Option<&str>>(5).map_err(failed)?.unwrap_or_default();
         let epoch = place.timeline.unwrap_or(u64::try_from(followed).unwrap_or(0));
         let forks = match known.filter(|(timeline, _)| *timeline == epoch) {
             Some(known) => Some(known),

@@ -83,15 +83,20 @@ async fn until<F: Future<Output = bool>>(what: &str, mut is_so: impl FnMut() -> 
     }
 }
 
-/// Runs a statement as the superuser.
+/// Runs a statement as the superuser; again where a standby ended it in favour of its replay.
 async fn sql(server: &PostgresServer, statement: &str) -> String {
     let postgres = find_program("postgres").expect("PostgreSQL");
-    let output = tokio::process::Command::new(postgres.with_file_name("psql"))
-        .args(["--no-psqlrc", "--no-align", "--tuples-only", "--quiet", "--command", statement])
-        .arg(server.url())
-        .output()
-        .await
-        .expect("psql");
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    String::from_utf8_lossy(&output.stdout).trim().to_owned()
+    loop {
+        let output = tokio::process::Command::new(postgres.with_file_name("psql"))
+            .args(["--no-psqlrc", "--no-align", "--tuples-only", "--quiet", "--command", statement])
+            .arg(server.url())
+            .output()
+            .await
+            .expect("psql");
+        if output.status.success() {
+            return String::from_utf8_lossy(&output.stdout).trim().to_owned();
+        }
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(said.contains("conflict with recovery"), "{said}");
+    }
 }

@@ -14,6 +14,7 @@ pub(super) const SESSIONS: usize = 8;
 /// What all sessions do and have found.
 pub(super) struct Load {
     store: Arc<dyn Store>,
+    log: String,
     /// Reads that were answered.
     pub(super) reads: AtomicUsize,
     /// Of those, by replicas.
@@ -38,9 +39,10 @@ struct Session {
 }
 
 impl Load {
-    pub(super) fn over(store: Arc<dyn Store>) -> Arc<Self> {
+    pub(super) fn over(store: Arc<dyn Store>, history: &str) -> Arc<Self> {
         Arc::new(Self {
             store,
+            log: format!("{history}:wal"),
             reads: AtomicUsize::new(0),
             by_replicas: AtomicUsize::new(0),
             violations: AtomicUsize::new(0),
@@ -111,10 +113,20 @@ impl Session {
         // Applied or not, the next number is greater.
         self.written = next;
         if let Ok(Receipt { token, .. }) = written.and_then(one) {
+            // A replica may show what its primary has not acknowledged yet. If another is promoted,
+            // that is lost, and a token of the old timeline is refused; the token of a write on the
+            // new one asks for what is there. What was acknowledged is looked at in the end.
+            if self.timeline(&token) > self.timeline(&self.token) {
+                self.seen = [0; SESSIONS];
+            }
             self.token.merge(&token);
             self.seen[self.own] = next;
             self.load.acknowledged[self.own].store(next, Ordering::SeqCst);
         }
+    }
+
+    fn timeline(&self, token: &Token) -> u64 {
+        token.position(&self.load.log).map_or(0, |position| position.epoch)
     }
 
     async fn read(&mut self, number: usize) {

@@ -4,13 +4,14 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use terrace_core::{Origin, ReadOptions, StoreExt as _, testkit};
+use terrace_layers::ReplicaRouter;
 
 use super::load::Load;
 use super::{Field, in_service, sql, until};
 
 fn reads_wanted() -> usize {
     let asked = std::env::var("TERRACE_READS").ok().and_then(|text| text.parse().ok());
-    asked.unwrap_or(20_000)
+    asked.unwrap_or(16_000)
 }
 
 const PAUSE: &str = "SELECT pg_wal_replay_pause()";
@@ -20,7 +21,7 @@ const RESUME: &str = "SELECT pg_wal_replay_resume()";
 async fn tokens_hop_replicas_while_replay_is_paused_and_servers_are_killed() {
     let field = Field::new().await;
     let router = field.router().await;
-    let load = Load::over(Arc::clone(&router) as _);
+    let load = Load::over(Arc::clone(&router) as _, &field.history);
     let sessions = load.start();
     let part = reads_wanted() / 8;
     for round in 0..2 {
@@ -42,25 +43,27 @@ async fn tokens_hop_replicas_while_replay_is_paused_and_servers_are_killed() {
     assert!(reads >= reads_wanted() && by_replicas * 4 > reads, "{by_replicas} of {reads}");
     assert_eq!(load.lost().await, 0);
     eprintln!("{reads} reads with tokens, {by_replicas} by replicas, 0 violations");
+    #[cfg(feature = "mutants")]
+    a_router_that_ignores_tokens_is_caught(&field).await;
+    a_replica_that_is_cut_off_is_not_up_to_date(&field, &router).await;
 }
 
+/// The same load over a router that ignores tokens.
 #[cfg(feature = "mutants")]
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_router_that_ignores_tokens_is_caught() {
+async fn a_router_that_ignores_tokens_is_caught(field: &Field) {
     use terrace_core::Runtime;
-    use terrace_layers::{ReplicaRouter, ReplicaRouterOptions};
+    use terrace_layers::ReplicaRouterOptions;
 
-    let field = Field::new().await;
-    drop(field.router().await);
     let (history, members) = (Arc::clone(&field.history), field.members.clone());
     let options = ReplicaRouterOptions::default();
     let runtime = Runtime::system();
     let router = ReplicaRouter::ignoring_tokens(history, members, options, runtime).await;
-    let load = Load::over(Arc::new(router));
+    let load = Load::over(Arc::new(router), &field.history);
     let sessions = load.start();
     sql(field.standby(1), PAUSE).await;
     load.go_on(500).await;
     load.end(sessions).await;
+    sql(field.standby(1), RESUME).await;
     assert!(load.violations.load(Ordering::SeqCst) > 0);
 }
 
@@ -75,7 +78,7 @@ async fn a_promotion_under_load_loses_nothing_that_the_standby_had() {
     let synchronous = "SELECT count(*) FROM pg_stat_replication WHERE sync_state = 'sync'";
     until("commits wait", || async { sql(primary, synchronous).await == "1" }).await;
 
-    let load = Load::over(Arc::clone(&router) as _);
+    let load = Load::over(Arc::clone(&router) as _, &field.history);
     let sessions = load.start();
     load.go_on(1500).await;
     primary.kill();
@@ -105,10 +108,7 @@ async fn a_promotion_under_load_loses_nothing_that_the_standby_had() {
 }
 
 /// A replica without a connection to its primary has replayed all that it received, and lags.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_replica_that_is_cut_off_is_not_up_to_date() {
-    let field = Field::new().await;
-    let router = field.router().await;
+async fn a_replica_that_is_cut_off_is_not_up_to_date(field: &Field, router: &ReplicaRouter) {
     let key = testkit::key("a");
     let cut = field.standby(1);
     sql(cut, "ALTER SYSTEM SET primary_conninfo = ''").await;
@@ -119,7 +119,7 @@ async fn a_replica_that_is_cut_off_is_not_up_to_date() {
     let same = "SELECT pg_last_wal_receive_lsn() = pg_last_wal_replay_lsn()";
     assert_eq!(sql(cut, same).await, "t", "it believes to be up to date");
     let lag = || async {
-        let tree = terrace_core::Store::inspect(&*router).await;
+        let tree = terrace_core::Store::inspect(router).await;
         tree.children[1].figure("lag").unwrap_or(0)
     };
     until("its lag is seen", || async { lag().await > 500_000 }).await;
