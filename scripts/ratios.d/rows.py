@@ -42,6 +42,7 @@ class Rows:
             self.l1_write(),
             self.l2_hit(),
             self.l2_miss(),
+            self.l3_read(),
             self.l5(),
             self.embedded("read"),
             self.embedded("write"),
@@ -104,6 +105,17 @@ class Rows:
             [Row("L2 miss", "L2 miss", ("L1 read, same keys",), 0.7)],
         )
 
+    def l3_read(self):
+        # Primary, two standbys and the reference's server share this machine: what is measured is
+        # what choosing a replica and asking for its place in the log costs, not what it gains.
+        return Group(
+            {
+                "L3 read": lambda: self.read(3, stores="local", flags=("--no-cache",)),
+                "L1 read": lambda: self.read(1),
+            },
+            [Row("L3 read, cache off", "L3 read", ("L1 read",), 0.9)],
+        )
+
     def l5(self):
         return Group(
             {
@@ -137,8 +149,8 @@ class Rows:
     def wrk(self, server, connections, script, *arguments):
         return wrk(server["url"], connections, self.threads, script, *arguments)
 
-    def read(self, level, connections=CONNECTIONS, stores="servers"):
-        server = self.field.terrace(level, stores)
+    def read(self, level, connections=CONNECTIONS, stores="servers", flags=()):
+        server = self.field.terrace(level, stores, flags=flags)
         return Target(
             self.wrk(server, connections, "read.lua", "/read/", self.keys), server["pids"]
         )
