@@ -3,6 +3,7 @@
 mod cuttable;
 mod failures;
 mod races;
+mod replicas;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};

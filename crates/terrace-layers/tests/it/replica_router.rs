@@ -28,7 +28,7 @@ terrace_core::store_contract!(over_memory);
 
 /// A second of the clock, and what the watches do in it.
 async fn pass(time: Duration) {
-    tokio::time::sleep(time).await;
+    Runtime::system().sleep(time).await;
 }
 
 const SECOND: Duration = Duration::from_secs(1);
