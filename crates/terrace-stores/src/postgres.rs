@@ -141,7 +141,8 @@ fn upkeep(worker: Worker) -> Task {
             worker.runtime.sleep(PERIOD).await;
             round = round.wrapping_add(1);
             let mut tended = worker.pool.tend().await;
-            if tended.is_ok() && (behind || round.is_multiple_of(FORGET_EVERY)) {
+            let writes = worker.member.as_ref().is_none_or(|member| member.takes_writes());
+            if writes && tended.is_ok() && (behind || round.is_multiple_of(FORGET_EVERY)) {
                 let forgotten = idempotency::forget_old(&worker).await;
                 tended = forgotten.map(|more| behind = more);
             }

@@ -61,16 +61,19 @@ impl Book {
     /// Notes what a server said when it was asked at `asked`.
     pub(super) fn heard(&mut self, number: usize, state: NodeState, asked: Instant) {
         let page = &mut self.pages[number];
-        let same = page.state.as_ref().is_some_and(|known| {
-            (known.life, known.position.epoch) == (state.life, state.position.epoch)
-        });
+        // A copy that began anew has gone back within its life.
+        let back = page.state.as_ref().is_some_and(|known| known.position > state.position);
+        let same = !back
+            && page.state.as_ref().is_some_and(|known| {
+                (known.life, known.position.epoch) == (state.life, state.position.epoch)
+            });
         if same {
             page.reached.fetch_max(state.position.offset, Ordering::AcqRel);
         } else {
             page.reached = Arc::new(AtomicU64::new(state.position.offset));
         }
-        if page.state.as_ref().is_some_and(|known| known.life != state.life) {
-            // It may have gone back.
+        if back || page.state.as_ref().is_some_and(|known| known.life != state.life) {
+            // What it showed before it may show no more.
             page.fresh_as_of = None;
         }
         page.silences = 0;

@@ -112,11 +112,29 @@ impl Shared {
         question: &Q,
         how: &ReadOptions,
     ) -> Result<Q::Answer> {
-        how.deadline.check(self.runtime.now())?;
-        let wish = match self.way(how).await? {
-            Way::Replica(wish) => wish,
-            Way::Primary => return self.ask_primary(question, how, false).await,
-        };
+        for _ in 0..3 {
+            how.deadline.check(self.runtime.now())?;
+            let (epoch, way) = self.way(how).await?;
+            let answer = match way {
+                Way::Replica(wish) => self.ask_replicas(question, how, wish).await,
+                Way::Primary => self.ask_primary(question, how, false).await,
+            };
+            // Where the history has forked meanwhile, what the token asks for may be lost: looked
+            // at anew.
+            if how.token.is_none() || self.table.load().epoch == epoch {
+                return answer;
+            }
+        }
+        let message = "the primary has changed again and again during the read; try again";
+        Err(self.refused(Error::new(ErrorKind::Unavailable, message)))
+    }
+
+    async fn ask_replicas<Q: Question>(
+        &self,
+        question: &Q,
+        how: &ReadOptions,
+        wish: Wish,
+    ) -> Result<Q::Answer> {
         let mut tried = None;
         // Once, and once elsewhere.
         for _ in 0..2 {
@@ -135,8 +153,9 @@ impl Shared {
         self.without_replicas(question, how, wish).await
     }
 
-    /// What a read asks for, as far as replicas are concerned.
-    async fn way(&self, how: &ReadOptions) -> Result<Way> {
+    /// What a read asks for, as far as replicas are concerned, on the timeline on which that was
+    /// looked at.
+    async fn way(&self, how: &ReadOptions) -> Result<(u64, Way)> {
         let within = match how.consistency {
             Consistency::Strong => Duration::ZERO,
             Consistency::Default => self.options.max_lag,
@@ -145,36 +164,40 @@ impl Shared {
         let wish = Wish { reached: 0, within };
         #[cfg(feature = "mutants")]
         if self.mutant == Some(super::Mutant::IgnoresTokens) {
-            return Ok(Way::Replica(wish));
+            return Ok((self.table.load().epoch, Way::Replica(wish)));
         }
-        let way = self.way_of_token(how, wish).await?;
-        Ok(if how.consistency == Consistency::Strong { Way::Primary } else { way })
+        let (epoch, way) = self.way_of_token(how, wish).await?;
+        let strong = how.consistency == Consistency::Strong;
+        Ok((epoch, if strong { Way::Primary } else { way }))
     }
 
-    async fn way_of_token(&self, how: &ReadOptions, mut wish: Wish) -> Result<Way> {
-        let Some(token) = &how.token else { return Ok(Way::Replica(wish)) };
-        let table = self.table.load();
-        let Some((history, log)) = &table.names else { return Ok(Way::Primary) };
-        let Some(asked) = token.position(log) else {
+    async fn way_of_token(&self, how: &ReadOptions, mut wish: Wish) -> Result<(u64, Way)> {
+        let mut table = self.table.load_full();
+        let primary = |table: &Table| Ok((table.epoch, Way::Primary));
+        let Some(token) = &how.token else { return Ok((table.epoch, Way::Replica(wish))) };
+        let Some((history, log)) = table.names.clone() else { return primary(&table) };
+        let Some(asked) = token.position(&log) else {
             // A version alone says nothing of a place in the log.
-            let other = token.position(history).is_none();
-            return Ok(if other { Way::Replica(wish) } else { Way::Primary });
+            let other = token.position(&history).is_none();
+            let way = if other { Way::Replica(wish) } else { Way::Primary };
+            return Ok((table.epoch, way));
         };
         if asked.epoch > table.epoch {
-            drop(table);
-            self.see_epoch(asked.epoch, how.deadline).await?;
-        } else if asked.epoch < table.epoch {
+            table = self.see_epoch(asked.epoch, how.deadline).await?;
+        }
+        if asked.epoch < table.epoch {
             match table.includes(asked) {
                 Some(true) => {}
                 Some(false) => return Err(lost()),
-                None => return Ok(Way::Primary),
+                None => return primary(&table),
             }
         }
         wish.reached = asked.offset;
-        if how.consistency == Consistency::Strong {
-            return Ok(Way::Primary);
+        let strong = how.consistency == Consistency::Strong;
+        if strong || !self.reach(wish, how.deadline).await {
+            return primary(&table);
         }
-        Ok(if self.reach(wish, how.deadline).await { Way::Replica(wish) } else { Way::Primary })
+        Ok((table.epoch, Way::Replica(wish)))
     }
 
     /// Waits for a replica that grants the wish; `false` when none does in time.
@@ -208,10 +231,12 @@ impl Shared {
     }
 
     /// A token of a timeline that nobody here has spoken of yet: no server known so far may answer.
-    async fn see_epoch(&self, epoch: u64, deadline: Deadline) -> Result<()> {
+    async fn see_epoch(&self, epoch: u64, deadline: Deadline) -> Result<Arc<Table>> {
         let until = Deadline::at(self.runtime.now() + self.options.primary_wait).min(deadline);
-        if self.wait_until(until, || self.table.load().epoch >= epoch).await {
-            return Ok(());
+        self.wait_until(until, || self.table.load().epoch >= epoch).await;
+        let table = self.table.load_full();
+        if table.epoch >= epoch {
+            return Ok(table);
         }
         let message = "the token is of a newer primary than can be reached from here; try again";
         Err(self.refused(Error::new(ErrorKind::Unavailable, message)))
@@ -227,11 +252,14 @@ impl Shared {
     ) -> Result<Option<Q::Answer>> {
         let server = &self.members[number];
         let Some(seat) = &table.seats[number] else { return Ok(None) };
-        // What the token asks for was looked at above; without it, reads can be merged.
+        // What the token asks for was looked at above; without it, reads can be merged. Where
+        // positions are versions, the store itself can tell, and may have gone back.
+        let versions = table.names.as_ref().is_some_and(|(history, log)| history == log);
+        let token = how.token.clone().filter(|_| versions);
         let consistency = Consistency::Default;
         let now = self.runtime.now();
         let deadline = how.deadline.min(Deadline::at(now + self.options.patience));
-        let plain = ReadOptions { consistency, token: None, deadline };
+        let plain = ReadOptions { consistency, token, deadline };
         let busy = Busy::one(&server.outstanding);
         let asked = question.ask(&*server.member.store, &plain);
         let answer = self.runtime.within(deadline, asked).await;

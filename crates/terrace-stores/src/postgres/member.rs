@@ -8,7 +8,7 @@
 //! only after that record. A replay that has reached the end of what it received is past all of it.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use terrace_core::{Deadline, Error, ErrorKind, NodeState, Position, Result, Role, Token};
 use tokio::sync::Mutex;
@@ -103,6 +103,8 @@ pub(super) struct Member {
     life: AtomicU64,
     /// The timeline that it follows, as it said last.
     timeline: AtomicU64,
+    /// Whether it takes writes, as it said last.
+    primary: AtomicBool,
     /// A session of its own, so that no request delays the question.
     session: Mutex<Session>,
 }
@@ -120,6 +122,7 @@ impl Member {
             log: format!("{history}:wal").into(),
             life: AtomicU64::new(0),
             timeline: AtomicU64::new(0),
+            primary: AtomicBool::new(false),
             session: Mutex::default(),
         }
     }
@@ -144,7 +147,12 @@ impl Member {
         Err(Error::new(ErrorKind::Unavailable, message))
     }
 
+    pub(super) fn takes_writes(&self) -> bool {
+        self.primary.load(Ordering::Acquire)
+    }
+
     pub(super) fn admit(&self, state: &NodeState) {
+        self.primary.store(state.role == Role::Primary, Ordering::Release);
         self.timeline.store(state.position.epoch, Ordering::Release);
         self.life.store(state.life, Ordering::Release);
     }
