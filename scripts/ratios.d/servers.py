@@ -17,7 +17,7 @@ FIRST_KEY = 1_000_001
 FIRST_WIDE_KEY = 2_000_000
 BATCH = 1000
 # What `terrace up` serves by default today, level N on port base + N.
-UP_LEVELS = (0, 1, 2, 5, 7)
+UP_LEVELS = (0, 1, 2, 3, 5, 7)
 # Rows about hits measure hits: both caches hold every key, and none expires during a run.
 CACHES = {"CACHE_TTL": "3600", "L1_CACHE_TTL": "3600", "L1_CACHE_SIZE": "100000"}
 POSTGRES_SETTINGS = {
@@ -236,15 +236,15 @@ class Field:
                 raise Failed(f"nginx does not cache /read/: X-Cache is {answer.headers['X-Cache']}")
         return {"pids": [process.pid], "url": url, "port": port}
 
-    def terrace(self, level, stores="servers", name=None, fill=True):
-        """`terrace serve`, on the run's servers or embedded, filled through its own API."""
+    def terrace(self, level, stores="servers", name=None, fill=True, flags=()):
+        """`terrace serve`, on the run's servers or others, filled through its own API."""
         name = name or f"l{level}_{stores}"
-        server = self.once(f"terrace {name}", lambda: self._start_terrace(level, stores, name))
+        server = self.once(f"terrace {name}", lambda: self._start_terrace(level, stores, name, flags=flags))
         if fill:
             self.once(f"keys of {name}", lambda: self.fill(server["port"], self.key_range()))
         return server
 
-    def _start_terrace(self, level, stores, name, database=None):
+    def _start_terrace(self, level, stores, name, database=None, flags=()):
         port, environment, pids = free_port(), dict(CACHES), []
         if stores == "servers":
             self.database(database or name)
@@ -266,6 +266,7 @@ class Field:
             stores,
             "--data-dir",
             str(data),
+            *flags,
         ]
         url = f"http://127.0.0.1:{port}"
         process = self.processes.start(
@@ -310,9 +311,16 @@ class Field:
             text = answer.read().decode(errors="replace")
             if answer.status != 200:
                 raise Failed(f"/v1/batch/write answered {answer.status}: {text[:300]}")
-        self.check_key(port, keys.start)
-        self.check_key(port, keys.stop - 1)
         connection.close()
+        self.check_key(port, keys.start)
+        for attempt in range(50, -1, -1):
+            try:
+                self.check_key(port, keys.stop - 1)
+                break
+            except Failed:  # A replica may be a moment behind.
+                if not attempt:
+                    raise
+                time.sleep(0.1)
 
     def read_all(self, port):
         """Reads every key twice, so that each cache on the way holds it."""

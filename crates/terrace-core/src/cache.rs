@@ -70,6 +70,14 @@ pub enum Lookup {
     Hit(Entry),
     /// It is not; whoever loads it may offer it under this lease.
     Miss(Lease),
+    /// It is not, and it was written a moment ago: as [`Lookup::Miss`], but who loads it from a
+    /// replica may find it older than this. A cache that has lost the trace of a write answers `Miss`.
+    Written {
+        /// As of a miss.
+        lease: Lease,
+        /// The version that was written; [`Version::UNKNOWN`] when nobody knows.
+        version: Version,
+    },
 }
 
 /// The right to fill one key, taken before the load. Opaque; only its cache can read it.

@@ -170,15 +170,20 @@ impl MemoryCache {
     /// As [`MemoryCache::lookup`], for callers that have just read the clock.
     pub fn lookup_at(&self, key: &Key, now: Instant) -> Lookup {
         let at = self.nanos(now);
-        match self.slots.get(key).and_then(|slot| slot.content) {
+        let slot = self.slots.get(key);
+        let version = slot.as_ref().map_or(Version::NONE, |slot| slot.guard.floor_at(at));
+        match slot.and_then(|slot| slot.content) {
             Some(content) if content.is_live(at, self.stripes.epoch()) => {
                 self.counts.hits.fetch_add(1, Ordering::Relaxed);
-                Lookup::Hit(content.into_entry(at))
+                return Lookup::Hit(content.into_entry(at));
             }
-            _ => {
-                self.counts.misses.fetch_add(1, Ordering::Relaxed);
-                Lookup::Miss(self.stripes.lease(key))
-            }
+            _ => {}
+        }
+        self.counts.misses.fetch_add(1, Ordering::Relaxed);
+        let lease = self.stripes.lease(key);
+        match version {
+            Version::NONE => Lookup::Miss(lease),
+            version => Lookup::Written { lease, version },
         }
     }
 

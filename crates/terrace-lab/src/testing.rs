@@ -33,6 +33,47 @@ pub fn postgres() -> &'static PostgresServer {
     })
 }
 
+/// A primary and its streaming standbys, of one test's own; it may stop, pause and promote them.
+///
+/// Their directory goes with the value, which blocks for about a second.
+#[derive(Debug)]
+pub struct Replicated {
+    /// What takes the writes.
+    pub primary: PostgresServer,
+    /// What follows it; their slots are `replica_1`, `replica_2`, ...
+    pub standbys: Vec<PostgresServer>,
+}
+
+/// A new primary with this many standbys, with settings such as [`PostgresOptions::settings`].
+///
+/// # Panics
+/// When PostgreSQL cannot be started; the message says what to do.
+pub async fn replicated(standbys: usize, settings: &[(&str, &str)]) -> Replicated {
+    let directory = or_fail(temporary_directory("replicated"));
+    let settings: Vec<_> =
+        settings.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+    let options = |name: &str| PostgresOptions {
+        temporary: true,
+        settings: settings.clone(),
+        ..PostgresOptions::new(directory.join(name))
+    };
+    let primary = or_fail(PostgresServer::start(options("primary")).await);
+    let mut all = Vec::new();
+    for number in 1..=standbys {
+        let name = format!("replica_{number}");
+        all.push(or_fail(primary.start_standby(&name, options(&name)).await));
+    }
+    Replicated { primary, standbys: all }
+}
+
+impl Replicated {
+    /// The URLs of the standbys' database `postgres`, separated by commas.
+    #[must_use]
+    pub fn standby_urls(&self) -> String {
+        self.standbys.iter().map(PostgresServer::url).collect::<Vec<_>>().join(",")
+    }
+}
+
 /// The URL of a new, empty database on [`postgres`].
 ///
 /// # Panics

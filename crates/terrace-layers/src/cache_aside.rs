@@ -32,7 +32,7 @@ pub struct CacheAsideOptions {
     /// How long the answer of a miss may wait until the cache has taken it, so that the next read
     /// of the same client is a hit. 50 ms; what takes longer is given up.
     pub fill_wait: Duration,
-    /// How long a load may take to be offered to the cache; must be well below the lifetime of the
+    /// How long a load may take, and how old its answer may be, to be offered to the cache; must be well below the lifetime of the
     /// cache's tombstones (60 s). 30 s.
     pub max_load: Duration,
     /// How many keys whose invalidation could not be delivered are remembered one by one. Beyond
@@ -46,6 +46,11 @@ pub struct CacheAsideOptions {
     pub retry: Duration,
     /// The longest wait before an invalidation is tried again. 5 s.
     pub max_retry: Duration,
+    /// Whether the store below may answer from replicas: then a load that is older than the key's
+    /// tombstone in the cache, or of a key whose invalidation could not be delivered, is done again by
+    /// a [`Strong`](terrace_core::Consistency::Strong) read, so that a read after an acknowledged
+    /// write is not older here either. `false`.
+    pub over_replicas: bool,
 }
 
 impl Default for CacheAsideOptions {
@@ -59,6 +64,7 @@ impl Default for CacheAsideOptions {
             doubt: Duration::from_secs(15),
             retry: Duration::from_millis(50),
             max_retry: Duration::from_secs(5),
+            over_replicas: false,
         }
     }
 }

@@ -10,6 +10,8 @@ mod concurrency_limit;
 mod cqrs;
 mod near_cache;
 mod observe;
+mod replica_router;
+mod replicator;
 pub mod resharding;
 mod shard_router;
 mod single_flight;
@@ -21,6 +23,8 @@ pub use concurrency_limit::{ConcurrencyLimit, ConcurrencyLimitOptions};
 pub use cqrs::{CommandSide, Cqrs, CqrsOptions, Projector, ProjectorOptions, Relay};
 pub use near_cache::{NearCache, NearCacheOptions};
 pub use observe::Observe;
+pub use replica_router::{Member, ReplicaRouter, ReplicaRouterOptions};
+pub use replicator::{Replicator, ReplicatorOptions};
 pub use resharding::{Resharding, ReshardingOptions};
 pub use shard_router::{
     Around, GeoPartitioner, HashPartitioner, Partitioner, RangePartitioner, ShardOpener,

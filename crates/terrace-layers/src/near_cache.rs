@@ -287,7 +287,7 @@ impl Near {
                 self.too_old.fetch_add(1, Ordering::Relaxed);
                 Err(self.memory.lease(key))
             }
-            Lookup::Miss(lease) => Err(lease),
+            Lookup::Miss(lease) | Lookup::Written { lease, .. } => Err(lease),
         }
     }
 

@@ -20,6 +20,7 @@ mod connect;
 mod idempotency;
 mod inspect;
 pub mod log;
+mod member;
 mod migrate;
 mod openings;
 mod options;
@@ -40,8 +41,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use terrace_core::{
-    BoxFuture, Deadline, Durability, Inspection, Key, Page, Read, ReadOptions, Receipt, Result,
-    Runtime, Scan, Status, Store, Task, Write, WriteOptions,
+    BoxFuture, Deadline, Error, ErrorKind, Inspection, Key, Node, NodeState, Page, Read,
+    ReadOptions, Receipt, Result, Runtime, Scan, Status, Store, Task, Write, WriteOptions,
 };
 
 pub use log::{LogBegin, PostgresLog};
@@ -51,6 +52,7 @@ pub use shard::PostgresShard;
 
 use connect::Connector;
 use inspect::Health;
+use member::Member;
 use pool::Pool;
 use read::{ReadKeys, ScanPage};
 use statements::Prepares;
@@ -60,14 +62,13 @@ use write::WriteBatch;
 /// Keeps records in PostgreSQL 15 or later, with every promise of the contract.
 ///
 /// An acknowledged write is on the server's disk when its settings say so, else its receipt says
-/// [`Durability::Accepted`]. Every future may be dropped at any point.
+/// [`Durability::Accepted`](terrace_core::Durability::Accepted). Every future may be dropped at any point.
 pub struct PostgresStore {
     worker: Worker,
     history: Arc<str>,
     schema: String,
     /// The change log whose positions tokens name.
     log: Option<Arc<str>>,
-    durability: Durability,
     health: Health,
     upkeep: Mutex<Option<Task>>,
 }
@@ -81,20 +82,10 @@ impl PostgresStore {
     /// when the server cannot be reached, refuses the user, lacks the database or takes no writes.
     /// Each says what to check.
     pub async fn connect(options: PostgresOptions, runtime: Runtime) -> Result<Self> {
-        let target = options.target()?;
-        let max_lifetime = match &options.source {
-            ConnectionSource::Pooled(pool) => pool.max_lifetime,
-            ConnectionSource::PerRequest { .. } => Duration::MAX,
-        };
-        let connector = Connector::new(
-            target,
-            runtime.clone(),
-            options.connect_timeout,
-            max_lifetime,
-            if options.shard { Prepares::Shard } else { Prepares::Records },
-        )?;
+        // Whoever makes tables needs a server that takes writes.
+        let connector = connector(&options, options.prepares(), &runtime)?;
         let mut first = connector.open().await?;
-        let durability = connector.examine(&first).await?;
+        let (durability, _) = connector.examine(&first).await?;
         let history = migrate::migrate(first.client(), &options.schema).await;
         let history = history.map_err(|error| error.with("hosts", connector.hosts()))?;
         if options.shard {
@@ -109,14 +100,33 @@ impl PostgresStore {
             false => None,
         };
         drop(first);
+        let store = Self { log, ..Self::assemble(options, history, runtime)? };
+        store.worker.pool.connector().assume(durability);
+        store.worker.pool.tend().await?;
+        Ok(store)
+    }
+
+    /// For a server of a primary and its replicas, which may be down or take no writes now:
+    /// nothing is asked of it yet. `history` is what [`PostgresStore::history`] of its primary says;
+    /// a server of another history is found out by [`Node::state`].
+    ///
+    /// # Errors
+    /// [`ErrorKind::InvalidInput`](terrace_core::ErrorKind::InvalidInput) for options that cannot be
+    /// used.
+    pub fn member(options: PostgresOptions, history: Arc<str>, runtime: Runtime) -> Result<Self> {
+        Self::assemble(PostgresOptions { member: true, ..options }, history, runtime)
+    }
+
+    fn assemble(options: PostgresOptions, history: Arc<str>, runtime: Runtime) -> Result<Self> {
+        let connector = connector(&options, options.prepares(), &runtime)?;
         let pool = Arc::new(Pool::new(connector, &options.source, runtime.clone())?);
-        pool.tend().await?;
         // Two statements at their limit, and what the network needs.
         let patience = options.statement_timeout * 2 + Duration::from_secs(1);
-        let worker = Worker { pool, runtime, patience };
+        let member = options.member.then(|| Arc::new(Member::new(&history)));
+        let worker = Worker { pool, runtime, patience, member };
         let upkeep = Mutex::new(Some(upkeep(worker.clone(), true)));
         let (schema, health) = (options.schema, Health::default());
-        Ok(Self { worker, history, schema, log, durability, health, upkeep })
+        Ok(Self { worker, history, schema, log: None, health, upkeep })
     }
 
     /// The name of this database's history: kept in it, the same for whoever connects to it.
@@ -160,6 +170,19 @@ impl PostgresStore {
     }
 }
 
+fn connector(
+    options: &PostgresOptions,
+    prepares: Prepares,
+    runtime: &Runtime,
+) -> Result<Connector> {
+    let max_lifetime = match &options.source {
+        ConnectionSource::Pooled(pool) => pool.max_lifetime,
+        ConnectionSource::PerRequest { .. } => Duration::MAX,
+    };
+    let (target, timeout) = (options.target()?, options.connect_timeout);
+    Connector::new(target, runtime.clone(), timeout, max_lifetime, prepares, options.member)
+}
+
 /// Keeps the pool filled with young connections and, where there are any, forgets old idempotency
 /// keys.
 fn upkeep(worker: Worker, forgets: bool) -> Task {
@@ -172,6 +195,8 @@ fn upkeep(worker: Worker, forgets: bool) -> Task {
             worker.runtime.sleep(PERIOD).await;
             round = round.wrapping_add(1);
             let mut tended = worker.pool.tend().await;
+            let writes = worker.member.as_ref().is_none_or(|member| member.takes_writes());
+            let forgets = forgets && writes;
             if forgets && tended.is_ok() && (behind || round.is_multiple_of(FORGET_EVERY)) {
                 let forgotten = idempotency::forget_old(&worker).await;
                 tended = forgotten.map(|more| behind = more);
@@ -201,7 +226,8 @@ impl PostgresStore {
         if keys.is_empty() {
             return self.nothing(how.deadline).map(|()| Vec::new());
         }
-        let work = ReadKeys { keys, asked: how.token.as_ref(), history: &self.history, epoch };
+        let (asked, member) = (how.token.as_ref(), self.worker.member.as_deref());
+        let work = ReadKeys { keys, asked, history: &self.history, epoch, member };
         self.worker.perform(&work, how.deadline).await
     }
 
@@ -221,6 +247,7 @@ impl PostgresStore {
             history: &self.history,
             log: self.log.as_ref(),
             epoch,
+            member: self.worker.member.as_deref(),
         };
         self.worker.perform(&work, how.deadline).await
     }
@@ -255,7 +282,8 @@ impl Store for PostgresStore {
         Box::pin(async move {
             let health = self.health.ask(&self.worker).await;
             let well = health.0 != Status::Down;
-            let tree = inspect::tree(&self.worker, &self.schema, self.durability, health);
+            let durability = self.worker.pool.connector().durability();
+            let tree = inspect::tree(&self.worker, &self.schema, durability, health);
             if self.log.is_some() && well {
                 return inspect::with_count(&self.worker, tree).await;
             }
@@ -272,6 +300,23 @@ impl Store for PostgresStore {
             }
             Ok(())
         })
+    }
+}
+
+impl Node for PostgresStore {
+    fn state(&self, deadline: Deadline) -> BoxFuture<'_, Result<NodeState>> {
+        Box::pin(async move {
+            let Some(member) = &self.worker.member else {
+                return Err(Error::new(ErrorKind::Internal, "the store is not one of several"));
+            };
+            member.ask(&self.worker, deadline).await
+        })
+    }
+
+    fn admit(&self, state: &NodeState) {
+        if let Some(member) = &self.worker.member {
+            member.admit(state);
+        }
     }
 }
 

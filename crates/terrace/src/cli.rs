@@ -108,6 +108,9 @@ struct Settings {
     /// Directory of the embedded and local modes [default: .terrace].
     #[arg(long, value_name = "DIR")]
     data_dir: Option<PathBuf>,
+    /// Leave out the far cache of levels 3 and 4.
+    #[arg(long)]
+    no_cache: bool,
     /// Address to listen on [default: 127.0.0.1].
     #[arg(long, value_name = "ADDRESS")]
     host: Option<String>,
@@ -125,6 +128,7 @@ impl Settings {
         flag("--stores", "stores.mode", self.stores.map(|mode| mode.as_str().to_owned()));
         let directory = self.data_dir.as_ref().map(|path| path.to_string_lossy().into_owned());
         flag("--data-dir", "stores.data_dir", directory);
+        flag("--no-cache", "cache.enabled", self.no_cache.then(|| false.to_string()));
         flag("--host", "server.host", self.host.clone());
         flag("--port-base", "server.port_base", self.port_base.map(|port| port.to_string()));
         let environment = std::env::vars_os().filter_map(|(name, value)| {

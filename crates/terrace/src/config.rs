@@ -30,6 +30,8 @@ pub struct Config {
     pub cache: CacheConfig,
     /// Level 7: commands and queries.
     pub cqrs: CqrsConfig,
+    /// The read replicas of level 3.
+    pub replicas: ReplicasConfig,
     /// What is logged.
     pub log: LogConfig,
 }
@@ -176,6 +178,9 @@ impl Default for ShardsConfig {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct CacheConfig {
+    /// Whether levels 3 and 4 have a far cache. Default `true`. Levels that are about their cache
+    /// have one in any case.
+    pub enabled: bool,
     /// `redis://:password@host:port/number`. Default none.
     pub url: String,
     /// Prefix of all keys in Redis. Default: made from the database's own name, so that all
@@ -203,6 +208,7 @@ pub struct CacheConfig {
 impl Default for CacheConfig {
     fn default() -> Self {
         Self {
+            enabled: true,
             url: String::new(),
             namespace: String::new(),
             ttl_seconds: 300,
@@ -258,6 +264,46 @@ impl Default for CqrsConfig {
     }
 }
 
+/// The read replicas of level 3.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ReplicasConfig {
+    /// The primary, `postgres://user:password@host:port/name`. Default: `database.url`. Several hosts
+    /// are a primary and its replicas, whichever is which.
+    pub primary_url: String,
+    /// The replicas, as many URLs as there are, separated by spaces or commas; several hosts in one
+    /// URL are as many replicas. Default none.
+    pub urls: String,
+    /// How many replicas Terrace makes in the embedded and local modes. Default 2.
+    pub count: u16,
+    /// How old what a replica shows may be, in milliseconds. Default 5000.
+    pub max_lag_ms: u64,
+    /// How often each server is asked how it is, in milliseconds. Default 100.
+    pub refresh_ms: u64,
+    /// A read waits this long for a replica to come to its token, in milliseconds. Default 50.
+    pub token_wait_ms: u64,
+    /// At most this many reads at once go to the primary for want of a replica. Default 32.
+    pub fallback_limit: u64,
+    /// Embedded replicas hold changes back for this long, in milliseconds, to see what lag does.
+    /// Default 0.
+    pub delay_ms: u64,
+}
+
+impl Default for ReplicasConfig {
+    fn default() -> Self {
+        Self {
+            primary_url: String::new(),
+            urls: String::new(),
+            count: 2,
+            max_lag_ms: 5_000,
+            refresh_ms: 100,
+            token_wait_ms: 50,
+            fallback_limit: 32,
+            delay_ms: 0,
+        }
+    }
+}
+
 /// What is logged.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -287,6 +333,7 @@ impl Config {
             "servers" => Ok(Mode::Servers),
             "auto"
                 if self.database.url.is_empty()
+                    && self.replicas.primary_url.is_empty()
                     && self.shards.urls.is_empty()
                     && self.cqrs.write_url.is_empty() =>
             {
@@ -317,6 +364,9 @@ impl Config {
             ("database.statement_timeout_ms", self.database.statement_timeout_ms),
             ("database.per_request_limit", self.database.per_request_limit as u64),
             ("shards.count", self.shards.count.into()),
+            ("replicas.count", u64::from(self.replicas.count)),
+            ("replicas.refresh_ms", self.replicas.refresh_ms),
+            ("replicas.fallback_limit", self.replicas.fallback_limit),
             ("cache.ttl_seconds", self.cache.ttl_seconds),
             ("cache.missing_ttl_seconds", self.cache.missing_ttl_seconds),
             ("cache.command_timeout_ms", self.cache.command_timeout_ms),

@@ -8,6 +8,7 @@ mod engines;
 mod l0_single_db;
 mod l1_connection_pooling;
 mod l2_read_cache;
+mod l3_read_replicas;
 mod l4_db_sharding;
 mod l5_multi_tier_cache;
 mod l7_cqrs;
@@ -18,6 +19,7 @@ use std::sync::Arc;
 
 use terrace_core::{BoxFuture, Result, Store};
 
+use crate::config::Config;
 use crate::http::{ClearCache, Queries, Shards};
 
 pub use engines::{Engines, QuerySide, Servers, ShardEngines};
@@ -41,10 +43,19 @@ pub struct Level {
     pub picture: &'static str,
     /// Whether it wants a far cache.
     pub cached: bool,
+    /// Whether it can do without, when the settings say so.
+    pub cache_is_optional: bool,
     /// The stack as text, by mode; a test compares it with what is built.
     pub stacks: [(&'static str, &'static str); 2],
     /// Builds the stack.
     pub build: for<'a> fn(&'a Engines) -> BoxFuture<'a, Result<Stack>>,
+}
+
+impl Level {
+    /// Whether it has a far cache under these settings.
+    pub fn uses_cache(&self, config: &Config) -> bool {
+        self.cached && (config.cache.enabled || !self.cache_is_optional)
+    }
 }
 
 /// A level that runs.
@@ -68,10 +79,11 @@ impl Stack {
 }
 
 /// The levels that exist, from the bottom.
-pub static LEVELS: [&Level; 6] = [
+pub static LEVELS: [&Level; 7] = [
     &l0_single_db::LEVEL,
     &l1_connection_pooling::LEVEL,
     &l2_read_cache::LEVEL,
+    &l3_read_replicas::LEVEL,
     &l4_db_sharding::LEVEL,
     &l5_multi_tier_cache::LEVEL,
     &l7_cqrs::LEVEL,
@@ -82,7 +94,7 @@ pub fn level(number: u8) -> Option<&'static Level> {
     LEVELS.iter().copied().find(|level| level.number == number)
 }
 
-/// "0, 1, 2, 4": what to answer somebody who asked for another.
+/// "0, 1, 2, ...": what to answer somebody who asked for another.
 pub fn numbers() -> String {
     LEVELS.iter().map(|level| level.number.to_string()).collect::<Vec<_>>().join(", ")
 }

@@ -24,14 +24,14 @@ fn exact() -> MemoryCacheOptions {
 
 fn lease(cache: &MemoryCache, key: &Key) -> Lease {
     match cache.lookup(key) {
-        Lookup::Miss(lease) => lease,
+        Lookup::Miss(lease) | Lookup::Written { lease, .. } => lease,
         Lookup::Hit(entry) => panic!("a miss was expected, not {entry:?}"),
     }
 }
 
 fn hit(cache: &MemoryCache, key: &Key) -> Option<Entry> {
     match cache.lookup(key) {
-        Lookup::Miss(_) => None,
+        Lookup::Miss(_) | Lookup::Written { .. } => None,
         Lookup::Hit(entry) => Some(entry),
     }
 }
@@ -222,7 +222,7 @@ fn no_hit_is_older_than_a_finished_invalidation() {
                     let floor = finished[index].load(Ordering::SeqCst);
                     match cache.lookup(&keys[index]) {
                         Lookup::Hit(entry) => assert!(entry.version.get() >= floor),
-                        Lookup::Miss(lease) => {
+                        Lookup::Miss(lease) | Lookup::Written { lease, .. } => {
                             let version = stored[index].load(Ordering::SeqCst);
                             let entry = entry(&keys[index], Some("x"), version);
                             cache.offer(Offer { key: keys[index].clone(), lease, entry });

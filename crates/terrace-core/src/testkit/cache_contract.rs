@@ -55,7 +55,7 @@ async fn get(cache: &dyn Cache, key: &Key) -> Lookup {
 
 async fn lease(cache: &dyn Cache, key: &Key) -> Lease {
     match get(cache, key).await {
-        Lookup::Miss(lease) => lease,
+        Lookup::Miss(lease) | Lookup::Written { lease, .. } => lease,
         Lookup::Hit(entry) => panic!("a miss was expected, not {entry:?}"),
     }
 }
@@ -71,7 +71,7 @@ async fn invalidate(cache: &dyn Cache, key: &Key, version: u64) {
 
 async fn hit(cache: &dyn Cache, key: &Key) -> Option<(Option<String>, u64)> {
     match get(cache, key).await {
-        Lookup::Miss(_) => None,
+        Lookup::Miss(_) | Lookup::Written { .. } => None,
         Lookup::Hit(entry) => {
             let text = entry.record.map(|record| record.value.as_str().to_owned());
             Some((text, entry.version.get()))
@@ -201,7 +201,7 @@ pub async fn many_keys_are_one_call(cache: Arc<dyn Cache>) {
         .iter()
         .zip(answers)
         .map(|(key, answer)| match answer {
-            Lookup::Miss(lease) => {
+            Lookup::Miss(lease) | Lookup::Written { lease, .. } => {
                 Offer { key: key.clone(), lease, entry: entry(key, Some(key.as_str()), 1) }
             }
             Lookup::Hit(entry) => panic!("a miss was expected, not {entry:?}"),

@@ -7,6 +7,7 @@ use std::time::Instant;
 
 use terrace_core::{
     Consistency, Entry, Key, Lease, Lookup, Offer, Origin, Read, ReadOptions, Result, Token,
+    Version,
 };
 
 use super::Shared;
@@ -16,6 +17,8 @@ enum Found {
     Hit(Read),
     /// To be loaded, and offered under the lease, if there is one.
     Missing(Option<Lease>),
+    /// The same, for a key that was written a moment ago at this version.
+    Written(Option<Lease>, Version),
 }
 
 impl Shared {
@@ -50,7 +53,7 @@ impl Shared {
         }
         let mut found: Vec<Found> = lookups.into_iter().map(|it| judge(it, how)).collect();
         for index in listed {
-            found[index] = Found::Missing(None);
+            found[index] = Found::Written(None, Version::UNKNOWN);
             self.bypassed.fetch_add(1, Ordering::Relaxed);
         }
         self.complete(keys, how, found, begun).await
@@ -72,15 +75,16 @@ impl Shared {
         found: Found,
         begun: Instant,
     ) -> Result<Vec<Read>> {
-        let lease = match found {
+        let (lease, written) = match found {
             Found::Hit(read) => {
                 self.hits.fetch_add(1, Ordering::Relaxed);
                 return Ok(vec![read]);
             }
-            Found::Missing(lease) => lease,
+            Found::Missing(lease) => (lease, Version::NONE),
+            Found::Written(lease, version) => (lease, version),
         };
         self.misses.fetch_add(1, Ordering::Relaxed);
-        let loaded = self.inner.read(slice::from_ref(key), how).await?;
+        let loaded = self.load(slice::from_ref(key), &[written], how).await?;
         if let (Some(lease), [read]) = (lease, loaded.as_slice()) {
             self.offer(vec![offer(key.clone(), lease, read, how)], how, begun).await;
         }
@@ -95,17 +99,17 @@ impl Shared {
         found: Vec<Found>,
         begun: Instant,
     ) -> Result<Vec<Read>> {
-        let missing: Vec<Key> = keys
-            .iter()
-            .zip(&found)
-            .filter(|(_, found)| matches!(found, Found::Missing(_)))
-            .map(|(key, _)| key.clone())
-            .collect();
+        let missing = keys.iter().zip(&found).filter_map(|(key, found)| match found {
+            Found::Hit(_) => None,
+            Found::Missing(_) => Some((key.clone(), Version::NONE)),
+            Found::Written(_, version) => Some((key.clone(), *version)),
+        });
+        let (missing, written): (Vec<Key>, Vec<Version>) = missing.unzip();
         self.hits.fetch_add((keys.len() - missing.len()) as u64, Ordering::Relaxed);
         let mut loaded = Vec::new();
         if !missing.is_empty() {
             self.misses.fetch_add(missing.len() as u64, Ordering::Relaxed);
-            loaded = self.inner.read(&missing, how).await?;
+            loaded = self.load(&missing, &written, how).await?;
         }
         let mut loaded = missing.into_iter().zip(loaded);
         let mut offers = Vec::new();
@@ -113,7 +117,7 @@ impl Shared {
         for found in found {
             match found {
                 Found::Hit(read) => answers.push(read),
-                Found::Missing(lease) => {
+                Found::Missing(lease) | Found::Written(lease, _) => {
                     // A store that answers fewer keys than asked breaks the contract; the caller
                     // notices by the number of answers.
                     let Some((key, read)) = loaded.next() else { break };
@@ -126,13 +130,37 @@ impl Shared {
         Ok(answers)
     }
 
+    /// Loads from the inner store. A replica may be behind what was written a moment ago; then the
+    /// primary is asked.
+    async fn load(
+        &self,
+        keys: &[Key],
+        written: &[Version],
+        how: &ReadOptions,
+    ) -> Result<Vec<Read>> {
+        // Nobody knows what would be new enough.
+        let in_doubt = || written.contains(&Version::UNKNOWN);
+        if !self.options.over_replicas || !in_doubt() {
+            let loaded = self.inner.read(keys, how).await?;
+            let new_enough = |(read, floor): (&Read, &Version)| read.version >= *floor;
+            if !self.options.over_replicas || loaded.iter().zip(written).all(new_enough) {
+                return Ok(loaded);
+            }
+        }
+        let how = ReadOptions { consistency: Consistency::Strong, ..how.clone() };
+        self.inner.read(keys, &how).await
+    }
+
     async fn offer(self: &Arc<Self>, mut offers: Vec<Offer>, how: &ReadOptions, begun: Instant) {
         // Looked at again: an invalidation that failed during the load left no tombstone that
         // would refuse this.
         if !self.undelivered.is_empty() {
             offers.retain(|offer| !self.undelivered.holds(&offer.key));
         }
-        if offers.is_empty() || self.runtime.now() - begun > self.options.max_load {
+        // What is older than tombstones last could undo one that has expired: no version tells.
+        let taken = self.runtime.now() - begun;
+        offers.retain(|offer| offer.entry.age.saturating_add(taken) <= self.options.max_load);
+        if offers.is_empty() {
             return;
         }
         self.far.fill(offers, self.options.fill_wait, how.deadline).await;
@@ -142,6 +170,7 @@ impl Shared {
 fn judge(lookup: Lookup, how: &ReadOptions) -> Found {
     match lookup {
         Lookup::Miss(lease) => Found::Missing(Some(lease)),
+        Lookup::Written { lease, version } => Found::Written(Some(lease), version),
         Lookup::Hit(entry) if satisfies(&entry, how) => {
             let Entry { record, version, token, age } = entry;
             Found::Hit(Read { record, version, origin: Origin::Far, age, token })

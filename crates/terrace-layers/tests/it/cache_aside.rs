@@ -3,6 +3,7 @@
 mod cuttable;
 mod failures;
 mod races;
+mod replicas;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -56,7 +57,7 @@ fn token(offset: u64) -> Token {
 fn cached(cache: &MemoryCache, key: &Key) -> Option<u64> {
     match cache.lookup(key) {
         Lookup::Hit(entry) => Some(entry.version.get()),
-        Lookup::Miss(_) => None,
+        Lookup::Miss(_) | Lookup::Written { .. } => None,
     }
 }
 

@@ -12,6 +12,8 @@ mod concurrency_limit;
 mod cqrs;
 mod near_cache;
 mod observe;
+mod replica_router;
+mod replicator;
 mod resharding;
 mod shard_router;
 mod single_flight;

@@ -33,6 +33,8 @@ pub(super) struct Connector {
     prepares: Prepares,
     /// As the first session found it, for sessions that do not ask.
     durability: OnceLock<Durability>,
+    /// Whether a server that takes no writes will do.
+    read_only: bool,
 }
 
 impl Connector {
@@ -42,18 +44,39 @@ impl Connector {
         connect_timeout: Duration,
         max_lifetime: Duration,
         prepares: Prepares,
+        read_only: bool,
     ) -> Result<Self> {
         let tls = MakeRustlsConnect::new(tls::client(&target)?);
         let hosts = u32::try_from(target.config.get_hosts().len()).unwrap_or(u32::MAX);
         let patience = connect_timeout.saturating_mul(hosts);
         let Target { config, hosts, .. } = target;
         let durability = OnceLock::new();
-        Ok(Self { config, tls, runtime, hosts, patience, max_lifetime, prepares, durability })
+        Ok(Self {
+            config,
+            tls,
+            runtime,
+            hosts,
+            patience,
+            max_lifetime,
+            prepares,
+            durability,
+            read_only,
+        })
     }
 
     /// `host:port`, separated by commas.
     pub(super) fn hosts(&self) -> &str {
         &self.hosts
+    }
+
+    /// How safe a commit is, as far as it was asked.
+    pub(super) fn durability(&self) -> Option<Durability> {
+        self.durability.get().copied()
+    }
+
+    /// What another session with this server found.
+    pub(super) fn assume(&self, durability: Durability) {
+        self.durability.get_or_init(|| durability);
     }
 
     /// The longest that opening a session may take.
@@ -82,8 +105,8 @@ impl Connector {
         });
         let statements = Statements::Unprepared;
         let durability = self.durability.get().copied().unwrap_or(Durability::Accepted);
-        let (task, prepares) = (Some(task), self.prepares);
-        Ok(Connection { client, task, statements, prepares, durability, expires_at: None })
+        let (task, prepares, life) = (Some(task), self.prepares, 0);
+        Ok(Connection { client, task, statements, prepares, durability, life, expires_at: None })
     }
 
     /// A session that tells of notifications, and when it has ended, by raising a number.
@@ -109,11 +132,12 @@ impl Connector {
     }
 
     /// Whether the server can be worked with, and how safe its commits are.
-    pub(super) async fn examine(&self, connection: &Connection) -> Result<Durability> {
+    pub(super) async fn examine(&self, connection: &Connection) -> Result<(Durability, u64)> {
         const SETTINGS: &str = "SELECT current_setting('server_version_num')::int, \
              current_setting('transaction_read_only') = 'on', current_setting('fsync') = 'on', \
              current_setting('synchronous_commit'), \
-             current_setting('synchronous_standby_names') <> ''";
+             current_setting('synchronous_standby_names') <> '', \
+             (extract(epoch FROM pg_postmaster_start_time()) * 1000000)::bigint";
         let rows = connection.client.query_typed(SETTINGS, &[]).await;
         let rows = rows.map_err(|error| explain(error, Stage::Connecting).during("connect"))?;
         let row = rows.first().ok_or_else(|| Error::new(ErrorKind::Internal, "no settings"))?;
@@ -122,13 +146,14 @@ impl Connector {
             let old = Error::invalid("the PostgreSQL server is too old; use version 15 or later");
             return Err(old.with("version", version.to_string()).with("hosts", &*self.hosts));
         }
-        if row.get(1) {
+        if row.get(1) && !self.read_only {
             let message = "the PostgreSQL server is read-only; name the primary in the URL, or all \
                            hosts with target_session_attrs=read-write";
             return Err(Error::new(ErrorKind::Unavailable, message).with("hosts", &*self.hosts));
         }
         let durability = durability(row.get(2), row.get(3), row.get(4));
-        Ok(*self.durability.get_or_init(|| durability).min(&durability))
+        let durability = *self.durability.get_or_init(|| durability).min(&durability);
+        Ok((durability, row.get::<_, i64>(5).unsigned_abs()))
     }
 
     /// Asks the server in the background to end what this session does.
@@ -157,17 +182,19 @@ impl Connector {
         let mut connection = self.open().await?;
         let deadline = Deadline::at(self.runtime.now() + self.patience);
         let ready = async {
-            let (durability, statements) = futures_util::future::join(
+            let (examined, statements) = futures_util::future::join(
                 self.examine(&connection),
                 Statements::prepare(&connection.client, self.prepares),
             )
             .await;
             let statements =
                 statements.map_err(|error| explain(error, Stage::Harmless).during("connect"));
-            Ok::<_, Error>((durability?, statements?))
+            Ok::<_, Error>((examined?, statements?))
         };
         let ready = self.runtime.within(deadline, ready).await;
-        (connection.durability, connection.statements) = ready.ok_or_else(|| self.too_slow())??;
+        let (examined, statements) = ready.ok_or_else(|| self.too_slow())??;
+        (connection.durability, connection.life) = examined;
+        connection.statements = statements;
         let lifetime = self.runtime.jitter(self.max_lifetime, 0.1);
         connection.expires_at = Some(self.runtime.now() + lifetime);
         Ok(connection)
@@ -184,6 +211,8 @@ pub(super) struct Connection {
     prepares: Prepares,
     /// How safe a commit is; worked out from this server's settings.
     pub(super) durability: Durability,
+    /// Which run of the server this is a session with.
+    pub(super) life: u64,
     expires_at: Option<Instant>,
 }
 

@@ -8,6 +8,7 @@ use terrace_core::{Error, Result};
 use tokio_postgres::Config;
 use tokio_postgres::config::{Host, SslMode, TargetSessionAttrs};
 
+use super::statements::Prepares;
 use super::url::{Parameters, split};
 
 /// How to reach a PostgreSQL database (15 or later) and how to use it.
@@ -32,6 +33,10 @@ pub struct PostgresOptions {
     pub statement_timeout: Duration,
     /// The longest that one host may take to accept a connection. Default 3 s.
     pub connect_timeout: Duration,
+    /// Whether this server is one of a primary and its replicas: it may take no writes now and take
+    /// them later; its answers' tokens say how far it has come in the write-ahead log. Default
+    /// `false`.
+    pub member: bool,
     /// The name that `pg_stat_activity` shows. Default `terrace`.
     pub application_name: String,
     /// Keeps a log of changes (see [`PostgresLog`](super::PostgresLog)) and lets tokens name the place
@@ -110,11 +115,17 @@ impl PostgresOptions {
             source: ConnectionSource::Pooled(PoolOptions::default()),
             statement_timeout: Duration::from_secs(5),
             connect_timeout: Duration::from_secs(3),
+            member: false,
             application_name: "terrace".to_owned(),
             change_log: false,
             keepalives_idle: Duration::from_secs(30),
             tcp_user_timeout: Duration::from_secs(10),
         }
+    }
+
+    /// What sessions prepare.
+    pub(super) fn prepares(&self) -> Prepares {
+        if self.shard { Prepares::Shard } else { Prepares::Records }
     }
 
     /// Checks everything that can be checked without a server.

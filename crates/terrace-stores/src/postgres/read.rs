@@ -10,6 +10,7 @@ use terrace_core::{
 use tokio_postgres::Row;
 
 use super::connect::Connection;
+use super::member::{self, Member};
 use super::statements::{Moment, Sql};
 use super::work::{Failure, Progress, Work, corrupt, not_allowed};
 
@@ -51,12 +52,14 @@ pub(super) struct ReadKeys<'a> {
     pub(super) history: &'a Arc<str>,
     /// The epoch of the shard under which the keys are looked for.
     pub(super) epoch: Option<i64>,
+    pub(super) member: Option<&'a Member>,
 }
 
 impl Work for ReadKeys<'_> {
     type Answer = Vec<Read>;
 
     const OPERATION: &'static str = "read";
+    const ELSEWHERE: bool = true;
 
     async fn run(&self, connection: &Connection, _: &Progress) -> Result<Vec<Read>, Failure> {
         // A key that is asked for many times is read once: its value may be large.
@@ -70,10 +73,14 @@ impl Work for ReadKeys<'_> {
         };
         let asked = self.keys.iter().map(place_of).collect::<Vec<_>>();
         let keys = distinct.iter().map(|key| key.as_str()).collect::<Vec<_>>();
-        let rows = match &self.epoch {
-            None => connection.run(Sql::Read, &[&keys]).await?,
-            Some(epoch) => connection.run(Sql::EpochRead, &[&keys, epoch]).await?,
+        let parameters: [super::statements::Parameter<'_>; 2] =
+            [&keys, &self.epoch.unwrap_or_default()];
+        let rows = match self.epoch {
+            None => connection.run(Sql::Read, &parameters[..1]),
+            Some(_) => connection.run(Sql::EpochRead, &parameters),
         };
+        let (rows, position) = member::after(rows, connection, self.member).await;
+        let (rows, position) = (rows?, position?);
         let mut found = distinct.iter().map(|_| self.missing()).collect::<Vec<_>>();
         for row in rows {
             let place = row.try_get::<_, i64>(0).map_err(corrupt)?;
@@ -82,7 +89,12 @@ impl Work for ReadKeys<'_> {
                 *answer = self.answer(key, &row)?;
             }
         }
-        self.prove(connection, &mut found).await?;
+        let is_replica = position.as_ref().is_some_and(|position| position.is_replica);
+        self.prove(connection, is_replica, &mut found).await?;
+        if let (Some(member), Some(position)) = (self.member, position) {
+            let proof = member.token(position);
+            found.iter_mut().for_each(|answer| answer.token.merge(&proof));
+        }
         if found.len() == asked.len() {
             return Ok(found);
         }
@@ -110,12 +122,23 @@ impl ReadKeys<'_> {
 
     /// A token may ask for more than the rows of these keys show. The database has come as far when
     /// its sequence has; a database that was restored from a backup has not, and must not answer.
-    async fn prove(&self, connection: &Connection, answers: &mut [Read]) -> Result<(), Failure> {
+    ///
+    /// A replica proves nothing by its sequence, which comes to it ahead of the writes that draw from
+    /// it; there the position in the log does, and whoever chose the replica has looked at it.
+    async fn prove(
+        &self,
+        connection: &Connection,
+        is_replica: bool,
+        answers: &mut [Read],
+    ) -> Result<(), Failure> {
         let Some(asked) = self.asked else { return Ok(()) };
         if answers.iter().all(|answer| answer.token.covers(asked)) {
             return Ok(());
         }
         let Some(floor) = asked.position(self.history) else { return Ok(()) };
+        if is_replica {
+            return Err(Failure::Refused(member::behind()));
+        }
         let rows = connection.run(Sql::Latest, &[]).await?;
         let latest = rows.first().map_or(Ok(0), |row| row.try_get(0)).map_err(corrupt)?;
         if (Position { epoch: 0, offset: version(latest).get() }) < floor {
@@ -144,6 +167,7 @@ impl Work for ScanPage<'_> {
     type Answer = Page;
 
     const OPERATION: &'static str = "scan";
+    const ELSEWHERE: bool = true;
 
     async fn run(&self, connection: &Connection, _: &Progress) -> Result<Page, Failure> {
         let scan = self.scan;

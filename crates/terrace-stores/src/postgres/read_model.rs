@@ -14,13 +14,12 @@ use terrace_core::read_model::{
     Activity, Batch, Counted, Difference, Parked, Projection, Row, Rows,
 };
 use terrace_core::{
-    BoxFuture, Deadline, Durability, Inspection, Key, Origin, Page, Position, ReadModel, Result,
-    Runtime, Scan, Status, Task, Unit,
+    BoxFuture, Deadline, Inspection, Key, Origin, Page, Position, ReadModel, Result, Runtime, Scan,
+    Status, Task, Unit,
 };
 
-use super::connect::Connector;
 use super::inspect::{self, Health};
-use super::options::{ConnectionSource, PostgresOptions};
+use super::options::PostgresOptions;
 use super::pool::Pool;
 use super::read::ScanPage;
 use super::statements::Prepares;
@@ -35,7 +34,6 @@ use super::work::{Work, Worker};
 pub struct PostgresReadModel {
     worker: Worker,
     schema: String,
-    durability: Durability,
     health: Health,
     upkeep: Mutex<Option<Task>>,
 }
@@ -46,29 +44,19 @@ impl PostgresReadModel {
     /// # Errors
     /// As [`PostgresStore::connect`](super::PostgresStore::connect).
     pub async fn connect(options: PostgresOptions, runtime: Runtime) -> Result<Self> {
-        let target = options.target()?;
-        let max_lifetime = match &options.source {
-            ConnectionSource::Pooled(pool) => pool.max_lifetime,
-            ConnectionSource::PerRequest { .. } => Duration::MAX,
-        };
-        let connector = Connector::new(
-            target,
-            runtime.clone(),
-            options.connect_timeout,
-            max_lifetime,
-            Prepares::ReadModel,
-        )?;
+        let connector = super::connector(&options, Prepares::ReadModel, &runtime)?;
         let mut first = connector.open().await?;
-        let durability = connector.examine(&first).await?;
+        let (durability, _) = connector.examine(&first).await?;
+        connector.assume(durability);
         tables::make(first.client(), &options.schema).await?;
         drop(first);
         let pool = Arc::new(Pool::new(connector, &options.source, runtime.clone())?);
         pool.tend().await?;
         let patience = options.statement_timeout * 2 + Duration::from_secs(1);
-        let worker = Worker { pool, runtime, patience };
+        let worker = Worker { pool, runtime, patience, member: None };
         let upkeep = Mutex::new(Some(super::upkeep(worker.clone(), false)));
         let (schema, health) = (options.schema, Health::default());
-        Ok(Self { worker, schema, durability, health, upkeep })
+        Ok(Self { worker, schema, health, upkeep })
     }
 
     fn patience(&self) -> Deadline {
@@ -155,7 +143,8 @@ impl ReadModel for PostgresReadModel {
         Box::pin(async move {
             let health = self.health.ask(&self.worker).await;
             let well = health.0 != Status::Down;
-            let mut tree = inspect::tree(&self.worker, &self.schema, self.durability, health);
+            let durability = self.worker.pool.connector().durability();
+            let mut tree = inspect::tree(&self.worker, &self.schema, durability, health);
             tree.name = "read-model";
             if well && let Ok((records, parked)) = self.perform(&query::Counts).await {
                 tree = tree.gauge("records", records, Unit::Count).gauge(

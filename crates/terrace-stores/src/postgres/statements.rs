@@ -17,6 +17,8 @@ pub(super) enum Sql {
     Scan,
     /// The latest version that was drawn.
     Latest,
+    /// How far this server has come: see [`super::member`].
+    Position,
     /// Sets values of distinct keys.
     Put,
     /// The same, and answers the transaction's number.
@@ -55,12 +57,13 @@ pub(super) enum Sql {
 
 impl Sql {
     /// How many of them every database has.
-    const PLAIN: usize = 15;
+    const PLAIN: usize = 16;
 
-    const ALL: [Self; 19] = [
+    const ALL: [Self; 20] = [
         Self::Read,
         Self::Scan,
         Self::Latest,
+        Self::Position,
         Self::Put,
         Self::PutLogged,
         Self::Transaction,
@@ -91,6 +94,7 @@ impl Sql {
                 "SELECT CASE WHEN is_called THEN last_value ELSE 0 END \
                              FROM records_version"
             }
+            Self::Position => super::member::POSITION,
             Self::Put => PUT,
             Self::PutLogged => PUT_LOGGED,
             Self::Transaction => "SELECT pg_current_xact_id()::text",
@@ -150,7 +154,7 @@ impl Sql {
         match self {
             Self::Read | Self::Lock | Self::Reserve => &[Type::TEXT_ARRAY],
             Self::Scan => &[Type::TEXT, Type::TEXT, Type::TEXT, Type::INT8, Type::INT8],
-            Self::Latest | Self::Transaction => &[],
+            Self::Latest | Self::Position | Self::Transaction => &[],
             Self::Put | Self::PutLogged => &[Type::TEXT_ARRAY, Type::TEXT_ARRAY],
             Self::Draw | Self::Forget | Self::Enter => &[Type::INT8],
             Self::EpochRead => &[Type::TEXT_ARRAY, Type::INT8],

@@ -7,6 +7,7 @@ use std::time::Duration;
 use terrace_core::{Deadline, Error, ErrorKind, Result, Runtime};
 
 use super::connect::Connection;
+use super::member::{self, Member};
 use super::pool::{Lease, Pool};
 use super::sqlstate::{Remedy, Stage, explain, outcome_unknown, outrun, remedy, survives};
 
@@ -17,6 +18,10 @@ pub(super) trait Work: Sync {
 
     /// Its name in errors.
     const OPERATION: &'static str;
+
+    /// Whether another server may do it as well; then what a replica ends for the sake of its
+    /// primary's changes is not tried again here.
+    const ELSEWHERE: bool = false;
 
     /// Does it. Leaves the session idle when it succeeds, and when it fails with a refusal of the
     /// server, unless `progress` says that a transaction is open.
@@ -75,6 +80,8 @@ pub(super) struct Worker {
     /// The longest that an answer is waited for, whatever the deadline says: longer than the server
     /// works on the statements, so it acts only when the server does not answer at all.
     pub(super) patience: Duration,
+    /// What is known of the server, when it is one of several.
+    pub(super) member: Option<Arc<Member>>,
 }
 
 impl Worker {
@@ -89,7 +96,7 @@ impl Worker {
 
     async fn attempts<W: Work>(&self, work: &W, deadline: Deadline) -> Result<W::Answer> {
         deadline.check(self.runtime.now())?;
-        let mut lease = self.pool.acquire(deadline).await?;
+        let mut lease = self.acquire(deadline).await?;
         let (mut races, mut reconnects, mut preparations) = (0, 0, 0);
         loop {
             lease.unsettle();
@@ -122,6 +129,9 @@ impl Worker {
                 lease.settle();
             }
             match remedy {
+                Remedy::Again if W::ELSEWHERE && self.member.is_some() => {
+                    return Err(member::conflict(error));
+                }
                 Remedy::Again if races < Self::RACES => races += 1,
                 Remedy::PrepareAgain if preparations == 0 => {
                     preparations += 1;
@@ -134,7 +144,7 @@ impl Worker {
                         // Two in a row: what else is idle has ended with them, as in a restart.
                         self.pool.forget_idle();
                     }
-                    lease = self.pool.acquire(deadline).await?;
+                    lease = self.acquire(deadline).await?;
                 }
                 Remedy::LookUpHosts => {
                     lease.unsettle();
@@ -145,6 +155,14 @@ impl Worker {
                 _ => return Err(explain(error, stage)),
             }
             deadline.check(self.runtime.now())?;
+        }
+    }
+
+    async fn acquire(&self, deadline: Deadline) -> Result<Lease> {
+        let lease = self.pool.acquire(deadline).await?;
+        match &self.member {
+            Some(member) => member.check(lease.life).map(|()| lease),
+            None => Ok(lease),
         }
     }
 

@@ -11,6 +11,7 @@ use tokio_postgres::types::Type;
 
 use super::connect::Connection;
 use super::idempotency::{Claim, Remembered};
+use super::member::{self, Member};
 use super::plan::{Locked, Plan, Puts, plan};
 use super::read::{LoggedIn, token_of_write, version};
 use super::sqlstate::{because, outcome_unknown};
@@ -26,6 +27,7 @@ pub(super) struct WriteBatch<'a> {
     pub(super) epoch: Option<i64>,
     /// The change log, if the database keeps one.
     pub(super) log: Option<&'a Arc<str>>,
+    pub(super) member: Option<&'a Member>,
 }
 
 impl Work for WriteBatch<'_> {
@@ -34,6 +36,26 @@ impl Work for WriteBatch<'_> {
     const OPERATION: &'static str = "write";
 
     async fn run(
+        &self,
+        connection: &Connection,
+        progress: &Progress,
+    ) -> Result<Vec<Receipt>, Failure> {
+        let mut receipts = self.apply(connection, progress).await?;
+        // Asked after the COMMIT was answered, on the session that sent it. What was written is
+        // written: without an answer the token says less, and a read that sends it goes to the
+        // primary.
+        if let Some(member) = self.member
+            && let Ok(position) = member::position(connection).await
+        {
+            let proof = member.token(position);
+            receipts.iter_mut().for_each(|receipt| receipt.token.merge(&proof));
+        }
+        Ok(receipts)
+    }
+}
+
+impl WriteBatch<'_> {
+    async fn apply(
         &self,
         connection: &Connection,
         progress: &Progress,

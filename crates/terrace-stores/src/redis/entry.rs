@@ -32,8 +32,10 @@ const HEAD: usize = 38;
 pub(super) enum Parsed {
     /// A record, or the knowledge that there is none.
     Entry(Entry),
-    /// Nothing that can be answered: a tombstone, or an entry of another epoch or that is over.
+    /// Nothing that can be answered: an entry of another epoch, or one that is over.
     Nothing,
+    /// The trace of a write at this version.
+    Tombstone(Version),
     /// Not an entry, or one of another format.
     Malformed,
 }
@@ -111,7 +113,11 @@ pub(super) fn parse(
     if &head[..1] != FORMAT.as_bytes() {
         return Parsed::Malformed;
     }
-    if head[1..17] != *epoch || head[37] == b't' {
+    if head[37] == b't' {
+        let version = std::str::from_utf8(&head[17..37]).ok().and_then(|it| it.parse().ok());
+        return version.map_or(Parsed::Malformed, |it| Parsed::Tombstone(Version::new(it)));
+    }
+    if head[1..17] != *epoch {
         return Parsed::Nothing;
     }
     match parse_body(head, body, key, now, histories) {

@@ -111,6 +111,10 @@ impl Shared {
                 self.counters.miss();
                 Lookup::Miss(lease)
             }
+            Parsed::Tombstone(version) => {
+                self.counters.miss();
+                Lookup::Written { lease, version }
+            }
             Parsed::Malformed => {
                 self.counters.malformed();
                 self.counters.miss();

@@ -97,6 +97,15 @@ impl SqliteChangeLog {
     }
 }
 
+impl Shared {
+    /// How far the file has come.
+    pub(super) async fn head(&self, deadline: Deadline) -> Result<Position> {
+        let ask = |reply| ReadJob::Log { after: u64::MAX >> 1, limit: 0, reply };
+        let part = self.ask(ask, 0, deadline).await?;
+        Ok(Position { epoch: 0, offset: part.head })
+    }
+}
+
 fn lost() -> terrace_core::Error {
     PositionLost::error(
         "the database no longer has what follows this position: its tombstones were collected, or \
@@ -125,10 +134,7 @@ impl ChangeLog for SqliteChangeLog {
     }
 
     fn head(&self) -> BoxFuture<'_, Result<Position>> {
-        Box::pin(async move {
-            let part = self.part(u64::MAX >> 1, 0).await?;
-            Ok(Position { epoch: 0, offset: part.head })
-        })
+        Box::pin(async move { self.shared.head(Deadline::NEVER).await })
     }
 }
 

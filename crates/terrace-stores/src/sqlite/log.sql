@@ -1,5 +1,7 @@
 -- Every change of `records`, also what people change by hand. A position is the version written, and
--- where a row came with a lower version of its own, the next number: positions only rise.
+-- where a row came with a lower version of its own, the next number: positions only rise. A row that is
+-- changed, renamed or deleted by hand gets a new version, or leaves a tombstone that has one, by the
+-- triggers of `records`: what is logged is that.
 CREATE TABLE IF NOT EXISTS commands (
     position      INTEGER PRIMARY KEY NOT NULL,
     "transaction" INTEGER NOT NULL DEFAULT 0,
@@ -11,7 +13,8 @@ CREATE TABLE IF NOT EXISTS commands (
     time          INTEGER NOT NULL
 ) STRICT;
 
-CREATE TRIGGER IF NOT EXISTS commands_inserted AFTER INSERT ON records WHEN NEW.version > 0
+CREATE TRIGGER IF NOT EXISTS commands_inserted AFTER INSERT ON records
+    WHEN NEW.version > (SELECT value FROM meta WHERE name = 'version')
 BEGIN
     INSERT INTO commands (position, type, key, value, version, created_at, time)
     VALUES (max(NEW.version, (SELECT ifnull(max(position), 0) + 1 FROM commands)),
@@ -21,7 +24,8 @@ BEGIN
 END;
 
 CREATE TRIGGER IF NOT EXISTS commands_updated AFTER UPDATE ON records
-    WHEN NEW.version <> OLD.version AND NEW.version > 0
+    WHEN NEW.version <> OLD.version
+        AND NEW.version >= (SELECT value FROM meta WHERE name = 'version')
 BEGIN
     INSERT INTO commands (position, type, key, value, version, created_at, time)
     VALUES (max(NEW.version, (SELECT ifnull(max(position), 0) + 1 FROM commands)),
@@ -29,24 +33,4 @@ BEGIN
             WHEN OLD.deleted OR OLD.version <= 0 THEN 'RecordCreated' ELSE 'RecordUpdated' END,
         NEW.key, CASE WHEN NEW.deleted THEN NULL ELSE NEW.value END,
         NEW.version, NEW.created_at, NEW.updated_at);
-END;
-
--- The two below happen by hand only. Their version is drawn from the counter, past the log's end.
-CREATE TRIGGER IF NOT EXISTS commands_deleted AFTER DELETE ON records WHEN OLD.deleted = 0
-BEGIN
-    UPDATE meta SET value = max(value, OLD.version,
-        (SELECT ifnull(max(position), 0) FROM commands)) + 1 WHERE name = 'version';
-    INSERT INTO commands (position, type, key, version, created_at, time)
-    SELECT value, 'RecordDeleted', OLD.key, value, OLD.created_at, OLD.updated_at
-    FROM meta WHERE name = 'version';
-END;
-
-CREATE TRIGGER IF NOT EXISTS commands_renamed AFTER UPDATE OF key ON records
-    WHEN NEW.key <> OLD.key AND OLD.deleted = 0
-BEGIN
-    UPDATE meta SET value = max(value, OLD.version,
-        (SELECT ifnull(max(position), 0) FROM commands)) + 1 WHERE name = 'version';
-    INSERT INTO commands (position, type, key, version, created_at, time)
-    SELECT value, 'RecordDeleted', OLD.key, value, OLD.created_at, OLD.updated_at
-    FROM meta WHERE name = 'version';
 END;

@@ -202,7 +202,7 @@ impl<'c> Reader<'c> {
 
     /// The changes after a version: at most so many, but all that have the same version.
     fn log(&self, after: u64, limit: usize) -> Result<Part> {
-        let (head, floor) = (self.number(LATEST)?, self.number(FLOOR)?);
+        let (head, floor) = (self.reached()?, self.number(FLOOR)?);
         let mut part = Part { head, floor, changes: Vec::new(), more: false };
         let from = i64::try_from(after).unwrap_or(i64::MAX);
         let mut statement = self.connection.prepare_cached(LOG).map_err(failure::of)?;
@@ -224,6 +224,11 @@ impl<'c> Reader<'c> {
         Ok(part)
     }
 
+    /// How far the file has come.
+    fn reached(&self) -> Result<u64> {
+        self.number(if self.shared.is_replica() { COUNTER } else { LATEST })
+    }
+
     fn number(&self, question: &str) -> Result<u64> {
         let mut statement = self.connection.prepare_cached(question).map_err(failure::of)?;
         let number: i64 = statement.query_row([], |row| row.get(0)).map_err(failure::of)?;
@@ -232,7 +237,7 @@ impl<'c> Reader<'c> {
 
     /// The version counter, which must have come as far as a client has seen.
     fn require(&self, asked: Position) -> Result<u64> {
-        let counter = self.number(if self.shared.is_replica() { COUNTER } else { LATEST })?;
+        let counter = self.reached()?;
         if asked.epoch > 0 || counter < asked.offset {
             return Err(Error::new(
                 ErrorKind::Unavailable,

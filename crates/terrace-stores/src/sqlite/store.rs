@@ -6,10 +6,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
 use terrace_core::{
-    BoxFuture, Error, ErrorKind, Inspection, Key, Page, Position, Read, ReadOptions, Receipt,
-    Result, Runtime, Scan, Store, Unit, Write, WriteOptions,
+    BoxFuture, Deadline, Error, ErrorKind, Inspection, Key, Node, NodeState, Page, Position, Read,
+    ReadOptions, Receipt, Result, Runtime, Scan, Store, Unit, Write, WriteOptions,
 };
-use terrace_core::{Change, Precondition};
+use terrace_core::{Change, Precondition, node};
 use tokio::sync::watch;
 
 use super::change_log::SqliteChangeLog;
@@ -205,6 +205,21 @@ impl SqliteStore {
         let task = Task::Write { writes, idempotency: how.idempotency.clone(), epoch };
         self.shared.submit(task, bytes, how.deadline).await
     }
+}
+
+impl Node for SqliteStore {
+    fn state(&self, deadline: Deadline) -> BoxFuture<'_, Result<NodeState>> {
+        Box::pin(async move {
+            let position = self.shared.head(deadline).await?;
+            let (history, log) = (self.history(), self.history());
+            let role =
+                if self.shared.is_replica() { node::Role::Replica } else { node::Role::Primary };
+            // The file is opened once in the life of this value.
+            Ok(NodeState { role, life: 1, history, log, position, forks: Vec::new() })
+        })
+    }
+
+    fn admit(&self, _: &NodeState) {}
 }
 
 impl Drop for SqliteStore {

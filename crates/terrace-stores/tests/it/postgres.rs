@@ -6,6 +6,7 @@ mod by_hand;
 mod cancellation;
 mod faults;
 mod log;
+mod members;
 mod migrations;
 mod pool;
 mod reads;
@@ -26,6 +27,24 @@ mod pooled {
 
     async fn store() -> StoreFixture {
         StoreFixture::new(Arc::new(super::store(ConnectionSource::pooled(1, 8)).await))
+    }
+
+    terrace_core::store_contract!(store);
+}
+
+/// One server of several keeps the contract as well.
+mod member {
+    use super::*;
+
+    async fn store() -> StoreFixture {
+        let options = PostgresOptions {
+            source: ConnectionSource::pooled(1, 8),
+            connect_timeout: Duration::from_secs(30),
+            member: true,
+            ..PostgresOptions::new(testing::fresh_database())
+        };
+        let store = PostgresStore::connect(options, Runtime::system()).await.expect("a store");
+        StoreFixture::new(Arc::new(store))
     }
 
     terrace_core::store_contract!(store);

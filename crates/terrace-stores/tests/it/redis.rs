@@ -100,13 +100,13 @@ async fn get(cache: &RedisCache, key: &Key) -> Lookup {
 async fn hit(cache: &RedisCache, key: &Key) -> Option<u64> {
     match get(cache, key).await {
         Lookup::Hit(entry) => Some(entry.version.get()),
-        Lookup::Miss(_) => None,
+        Lookup::Miss(_) | Lookup::Written { .. } => None,
     }
 }
 
 async fn lease(cache: &RedisCache, key: &Key) -> Lease {
     match get(cache, key).await {
-        Lookup::Miss(lease) => lease,
+        Lookup::Miss(lease) | Lookup::Written { lease, .. } => lease,
         Lookup::Hit(entry) => panic!("a miss was expected, not {entry:?}"),
     }
 }

@@ -91,7 +91,7 @@ impl Session {
         for (level, port) in plan {
             bound.push((level, bind(&self.config, level, port).await?));
         }
-        let cached = bound.iter().any(|(level, _)| level.cached);
+        let cached = bound.iter().any(|(level, _)| level.uses_cache(&self.config));
         let servers =
             match self.unless_stopped(Servers::start(&self.config, self.mode, cached)).await {
                 None => return Ok(()),

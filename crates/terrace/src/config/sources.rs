@@ -10,9 +10,11 @@ use super::{Config, redacted};
 
 /// Names of the environment that the described system uses, and the settings they stand for.
 /// `TERRACE_<SECTION>_<KEY>` works for every setting.
-pub const DOCUMENTED_NAMES: [(&str, &str); 9] = [
+pub const DOCUMENTED_NAMES: [(&str, &str); 11] = [
     ("DATABASE_URL", "database.url"),
     ("REDIS_URL", "cache.url"),
+    ("PRIMARY_DATABASE_URL", "replicas.primary_url"),
+    ("REPLICA_DATABASE_URL", "replicas.urls"),
     ("WRITE_DB_URL", "cqrs.write_url"),
     ("READ_DB_URL", "cqrs.read_url"),
     ("DB_POOL_MIN_SIZE", "database.pool_min"),
@@ -186,6 +188,9 @@ impl Merged {
                 ConfigError::new(format!(
                     "{path} ({source}) is {text:?}; it must be a whole number"
                 ))
+            })?,
+            Some(Value::Boolean(_)) => text.trim().parse().map(Value::Boolean).map_err(|_| {
+                ConfigError::new(format!("{path} ({source}) is {text:?}; it must be true or false"))
             })?,
             Some(Value::Array(_)) => {
                 let items = text.split_whitespace().map(|item| Value::String(item.to_owned()));

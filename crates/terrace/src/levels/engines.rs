@@ -1,6 +1,7 @@
 //! The databases and caches of the mode in force: SQLite files, private servers, or yours.
 
 mod cqrs;
+mod replicas;
 mod servers;
 mod shards;
 
@@ -23,6 +24,7 @@ pub use servers::Servers;
 use servers::{no_database, no_directory};
 pub use shards::ShardEngines;
 
+use super::Level;
 use crate::config::{Config, millis, seconds};
 
 /// Gives one level its databases and caches.
@@ -129,7 +131,17 @@ impl Engines {
         options
     }
 
+    /// Whether the level has its far cache.
+    pub(super) fn has_cache(&self, level: &Level) -> bool {
+        level.uses_cache(&self.config)
+    }
+
     pub(super) async fn far_cache(&self, database: &Database) -> Result<FarCache> {
+        self.far_cache_of(&database.history).await
+    }
+
+    /// The far cache for what belongs to this history.
+    pub(super) async fn far_cache_of(&self, history: &str) -> Result<FarCache> {
         let config = &self.config.cache;
         let (ttl, missing_ttl) = (seconds(config.ttl_seconds), seconds(config.missing_ttl_seconds));
         match &*self.servers {
@@ -143,7 +155,7 @@ impl Engines {
             Servers::Urls { cache, .. } | Servers::Local { cache, .. } => {
                 // Whoever shares the database shares its cached records, and nobody else does.
                 let namespace = match config.namespace.as_str() {
-                    "" => format!("terrace:{}", database.history),
+                    "" => format!("terrace:{history}"),
                     chosen if self.shared => format!("{chosen}:l{}", self.level),
                     chosen => chosen.to_owned(),
                 };

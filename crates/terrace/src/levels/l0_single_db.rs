@@ -18,6 +18,7 @@ pub(super) static LEVEL: Level = Level {
   request ──▶ connect ──▶ database
               (a new connection, closed after the answer)",
     cached: false,
+    cache_is_optional: false,
     stacks: [
         ("embedded", "Observe(Timeout(sqlite))"),
         ("local, servers", "Observe(Timeout(postgres))"),

@@ -22,6 +22,7 @@ pub(super) static LEVEL: Level = Level {
                what arrives while a batch is in flight
                forms the next one; one fsync serves them all",
     cached: false,
+    cache_is_optional: false,
     stacks: [
         ("embedded", "Observe(Timeout(Coalesce(sqlite)))"),
         ("local, servers", "Observe(Timeout(Coalesce(postgres)))"),

@@ -27,6 +27,7 @@ pub(super) static LEVEL: Level = Level {
                               ConcurrencyLimit ──▶ level 1
   a write commits below, then leaves a tombstone with its version in the cache",
     cached: true,
+    cache_is_optional: false,
     stacks: [
         (
             "embedded",

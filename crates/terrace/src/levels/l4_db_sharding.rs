@@ -9,7 +9,6 @@ use terrace_layers::{
 };
 
 use super::edge::edge;
-use super::engines::Database;
 use super::{Engines, Level, Stack};
 use crate::http::Shards;
 
@@ -37,6 +36,7 @@ pub(super) static LEVEL: Level = Level {
                                       └──▶ shard 2: level 1
   every call names its shard's epoch; a shard that has given slots up refuses an old one",
     cached: true,
+    cache_is_optional: true,
     stacks: [
         (
             "embedded",
@@ -73,12 +73,14 @@ async fn build(engines: &Engines) -> Result<Stack> {
         runtime.clone(),
     );
     let shards = Arc::new(shards.await?);
+    let store: Arc<dyn Store> = Arc::clone(&shards) as _;
+    if !engines.has_cache(&LEVEL) {
+        return Ok(Stack { shards: Some(shards), ..Stack::of(edge(engines, store)) });
+    }
     // One cache for all shards, so that a key which moves stays cached.
-    let history = shards.cluster().await;
-    let database = Database { store: Arc::clone(&shards) as _, history };
-    let far = engines.far_cache(&database).await?;
+    let far = engines.far_cache_of(&shards.cluster().await).await?;
     let (cache, options) = (Arc::clone(&far.cache), CacheAsideOptions::default());
-    let store = CacheAside::new(database.store, cache, options, runtime.clone());
+    let store = CacheAside::new(store, cache, options, runtime.clone());
     // Above the cache: whoever waited for a load finds it there. One load a key.
     let store = SingleFlight::new(Arc::new(store), runtime);
     let store = edge(engines, Arc::new(store));

@@ -24,6 +24,7 @@ pub(super) static LEVEL: Level = Level {
                    └── numbered invalidations of all instances,
                        a gap or silence empties it",
     cached: true,
+    cache_is_optional: false,
     stacks: [
         (
             "embedded",

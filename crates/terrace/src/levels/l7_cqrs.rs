@@ -28,6 +28,7 @@ pub(super) static LEVEL: Level = Level {
                  (Redis stream)              ▼       in one transaction
   queries ──────────────────────────▶ read database: search, top, activity",
     cached: true,
+    cache_is_optional: false,
     stacks: [
         ("embedded", "Observe(Timeout(Cqrs(Coalesce(sqlite), sqlite)))"),
         ("local, servers", "Observe(Timeout(Cqrs(Coalesce(postgres), postgres)))"),

@@ -8,7 +8,8 @@ use super::{Engines, LEVELS, Level, Servers, Stack};
 use crate::config::{Config, Mode};
 
 async fn built(level: &Level, mode: Mode, config: Config) -> (Stack, Arc<Servers>) {
-    let servers = Servers::start(&config, mode, level.cached).await.expect("the engines");
+    let servers =
+        Servers::start(&config, mode, level.uses_cache(&config)).await.expect("the engines");
     let (servers, runtime) = (Arc::new(servers), Runtime::system());
     let engines = Engines::new(level.number, true, Arc::new(config), Arc::clone(&servers), runtime);
     ((level.build)(&engines).await.expect("a stack"), servers)
@@ -42,6 +43,9 @@ async fn stacks_over_servers_are_what_explain_says() {
     let mut config = Config::default();
     config.database.url = terrace_lab::testing::fresh_database();
     config.cache.url = terrace_lab::testing::redis().url();
+    let replicated = terrace_lab::testing::replicated(2, &[]).await;
+    config.replicas.primary_url = replicated.primary.url();
+    config.replicas.urls = replicated.standby_urls();
     check(Mode::Servers, config, 1).await;
 }
 

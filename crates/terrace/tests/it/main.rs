@@ -6,6 +6,12 @@
     reason = "a test fails by panicking, and the program under test runs in real time"
 )]
 mod program;
+#[expect(
+    clippy::expect_used,
+    clippy::disallowed_methods,
+    reason = "a test fails by panicking, and real servers run in real time"
+)]
+mod replicas;
 
 mod routes {
     mod server;

@@ -17,14 +17,14 @@ use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::process::{Child, Command};
 
 /// A running `terrace serve`.
-struct Program {
+pub(crate) struct Program {
     child: Child,
     url: String,
     client: reqwest::Client,
 }
 
 /// Where a program keeps its records.
-enum Stores<'a> {
+pub(crate) enum Stores<'a> {
     Embedded(&'a Path),
     Servers { database: &'a str, cache: &'a str },
     Shards { databases: &'a [String], cache: &'a str },
@@ -59,10 +59,21 @@ fn terrace(arguments: &[&str]) -> Command {
 
 impl Program {
     /// Starts `terrace serve` on a free port and waits until it says that it serves.
-    async fn serve(level: u8, stores: &Stores<'_>) -> Self {
+    pub(crate) async fn serve(level: u8, stores: &Stores<'_>) -> Self {
+        Self::serve_with(level, stores, &[], &[]).await
+    }
+
+    /// The same with more arguments, and more in its environment.
+    pub(crate) async fn serve_with(
+        level: u8,
+        stores: &Stores<'_>,
+        arguments: &[&str],
+        environment: &[(&str, &str)],
+    ) -> Self {
         let level = level.to_string();
         let port = free_port().to_string();
         let mut command = terrace(&["serve", &level, "--port", &port]);
+        command.args(arguments).envs(environment.iter().copied());
         stores.tell(&mut command);
         let mut child = command.stdout(Stdio::piped()).spawn().expect("the program starts");
         let mut lines = BufReader::new(child.stdout.take().expect("a pipe")).lines();
@@ -76,7 +87,7 @@ impl Program {
     }
 
     /// Writes a value; true once it is acknowledged.
-    async fn write(&self, key: &str, value: &str) -> bool {
+    pub(crate) async fn write(&self, key: &str, value: &str) -> bool {
         let body = json!({"key": key, "value": value});
         let sent = self.client.post(format!("{}/write", self.url)).json(&body).send().await;
         match sent {
@@ -96,6 +107,25 @@ impl Program {
         }
         let body: Value = serde_json::from_str(&text).map_err(|error| error.to_string())?;
         Ok(body["value"].as_str().map(str::to_owned))
+    }
+
+    pub(crate) async fn get(&self, path: &str) -> reqwest::Response {
+        self.client.get(format!("{}{path}", self.url)).send().await.expect("an answer")
+    }
+
+    pub(crate) async fn get_with(
+        &self,
+        path: &str,
+        name: &str,
+        text: &reqwest::header::HeaderValue,
+    ) -> reqwest::Response {
+        let request = self.client.get(format!("{}{path}", self.url)).header(name, text);
+        request.send().await.expect("an answer")
+    }
+
+    pub(crate) async fn put(&self, path: &str, body: &'static str) -> reqwest::Response {
+        let request = self.client.put(format!("{}{path}", self.url)).body(body);
+        request.header("content-type", "application/json").send().await.expect("an answer")
     }
 
     async fn health(&self) -> String {
@@ -121,7 +151,7 @@ impl Program {
     }
 
     /// SIGTERM, and the wait for the exit.
-    async fn terminate(mut self) -> ExitStatus {
+    pub(crate) async fn terminate(mut self) -> ExitStatus {
         let pid = self.child.id().expect("it runs").to_string();
         let status = std::process::Command::new("kill").args(["-TERM", &pid]).status();
         assert!(status.expect("kill runs").success());

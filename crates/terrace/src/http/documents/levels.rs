@@ -53,6 +53,22 @@ static FACES: &[DocumentsFace] = &[
         ..PLAIN
     },
     DocumentsFace {
+        level: 3,
+        written: "Data written successfully to primary",
+        read_fields: &[FROM_CACHE, FROM_REPLICA],
+        health_fields: &[
+            parts::server("primary", "Whether the server that takes the writes answers."),
+            parts::server("replica", "Whether any replica answers reads."),
+            parts::cache("cache", |tree| parts::cache_word(parts::far(tree))),
+        ],
+        statistics: &[Statistics {
+            path: "/stats",
+            summary: "The cache and the pools of primary and replicas",
+            fields: CACHE_AND_REPLICAS,
+        }],
+        ..PLAIN
+    },
+    DocumentsFace {
         level: 4,
         written: "Data written successfully to shard ",
         sharded: true,
@@ -145,6 +161,12 @@ const FROM_CACHE: Field<Read> = Field::new(
     Getter::Bool(|read| matches!(read.origin, Origin::Near | Origin::Far)),
 );
 
+const FROM_REPLICA: Field<Read> = Field::new(
+    "from_replica",
+    "Whether a replica answered; false for what came from a cache.",
+    Getter::Bool(|read| matches!(read.origin, Origin::Replica(_))),
+);
+
 const CACHE_LEVEL: Field<Read> = Field::new(
     "cache_level",
     "What answered: the near cache (L1), the far cache (L2) or the database (L3). A missing key \
@@ -180,16 +202,40 @@ const CACHE: &[Field<Inspection>] = &[
     }),
 ];
 
-const SHARDS: &[Field<Inspection>] = &[
+const CACHE_AVAILABLE: Field<Inspection> =
     flag("cache_available", "Whether the cache can be reached.", |tree| {
         parts::is_up(parts::far(tree))
-    }),
-    count("cache_hits", "Reads that the cache answered.", far_hits),
-    count("cache_misses", "Reads that went to a shard.", far_misses),
-    count("cache_keys", "Entries in the cache.", far_keys),
+    });
+const CACHE_HITS: Field<Inspection> =
+    count("cache_hits", "Reads that the cache answered.", far_hits);
+const CACHE_MISSES: Field<Inspection> =
+    count("cache_misses", "Reads that went to a database.", far_misses);
+const CACHE_KEYS: Field<Inspection> = count("cache_keys", "Entries in the cache.", far_keys);
+const CACHE_HIT_RATE: Field<Inspection> =
     percent("cache_hit_rate", "Hits in a hundred reads.", |tree| {
         parts::hit_rate(far_hits(tree), far_misses(tree))
+    });
+
+const CACHE_AND_REPLICAS: &[Field<Inspection>] = &[
+    CACHE_AVAILABLE,
+    CACHE_HITS,
+    CACHE_MISSES,
+    CACHE_KEYS,
+    CACHE_HIT_RATE,
+    count("primary_pool_size", "Open connections to the primary.", |tree| {
+        parts::pool_size(tree, "primary")
     }),
+    count("replica_pool_size", "Open connections to all replicas.", |tree| {
+        parts::pool_size(tree, "replica")
+    }),
+];
+
+const SHARDS: &[Field<Inspection>] = &[
+    CACHE_AVAILABLE,
+    CACHE_HITS,
+    CACHE_MISSES,
+    CACHE_KEYS,
+    CACHE_HIT_RATE,
     count("num_shards", "How many shards there are.", |tree| {
         figure(tree.find("shard-router"), "shards")
     }),

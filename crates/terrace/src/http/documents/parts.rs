@@ -48,6 +48,31 @@ pub(super) const fn cache(
     Field::new(name, "Whether the cache can be reached.", words)
 }
 
+/// One of the servers of a level with replicas, as a field of `/health`.
+pub(super) const fn server(name: &'static str, meaning: &'static str) -> Field<Inspection> {
+    let word: fn(&Inspection) -> &'static str = match name.as_bytes()[0] {
+        b'p' => |tree| server_word(tree, "primary"),
+        _ => |tree| server_word(tree, "replica"),
+    };
+    Field::new(name, meaning, Getter::Word(&["healthy", "unhealthy"], word))
+}
+
+fn server_word(tree: &Inspection, name: &str) -> &'static str {
+    let up = servers(tree, name).any(|server| server.status != Status::Down);
+    if up { "healthy" } else { "unhealthy" }
+}
+
+/// Open connections to all servers of this name.
+pub(super) fn pool_size(tree: &Inspection, name: &str) -> u64 {
+    servers(tree, name).map(|server| figure(server.find("pool"), "pool_size")).sum()
+}
+
+fn servers<'t>(tree: &'t Inspection, name: &str) -> impl Iterator<Item = &'t Inspection> {
+    let router = tree.find("replica-router");
+    let all = router.into_iter().flat_map(|router| &router.children);
+    all.filter(move |server| server.name == name)
+}
+
 /// The word for a cache.
 pub(super) fn cache_word(part: Option<&Inspection>) -> &'static str {
     if is_up(part) { "healthy" } else { "unavailable" }

@@ -45,7 +45,7 @@ pub enum Servers {
 pub struct PrivateServers(Mutex<Vec<Arc<dyn PrivateServer>>>);
 
 /// One of them.
-trait PrivateServer: Debug + Send + Sync {
+pub(super) trait PrivateServer: Debug + Send + Sync {
     /// Its program, for the log.
     fn program(&self) -> &'static str;
     /// Ends it in order.
@@ -67,7 +67,10 @@ impl Servers {
             }
             Mode::Local => Self::start_local(config, cached).await,
             Mode::Servers => {
-                let (mut database, cache) = (config.database.url.clone(), config.cache.url.clone());
+                let named = [&config.database.url, &config.replicas.primary_url];
+                let database = named.into_iter().find(|url| !url.is_empty());
+                let (mut database, cache) =
+                    (database.cloned().unwrap_or_default(), config.cache.url.clone());
                 if database.is_empty() {
                     // Enough for level 7 alone.
                     database.clone_from(&config.cqrs.write_url);
@@ -131,7 +134,7 @@ impl PrivateServers {
         Ok(self.keep(RedisServer::start(options).await.map_err(from_lab)?))
     }
 
-    fn keep<S: PrivateServer + 'static>(&self, server: S) -> Arc<S> {
+    pub(super) fn keep<S: PrivateServer + 'static>(&self, server: S) -> Arc<S> {
         let server = Arc::new(server);
         self.0.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::clone(&server) as _);
         server

@@ -6,10 +6,11 @@ use terrace_core::MemoryStore;
 
 use super::server::Server;
 
-const LEVELS: [(u8, &str); 5] = [
+const LEVELS: [(u8, &str); 6] = [
     (0, "0-single-db"),
     (1, "1-connection-pooling"),
     (2, "2-read-cache"),
+    (3, "3-read-replicas"),
     (4, "4-db-sharding"),
     (5, "5-multi-tier-cache"),
 ];

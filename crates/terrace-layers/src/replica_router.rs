@@ -1,0 +1,424 @@
+//! `ReplicaRouter`: writes to the primary, reads to replicas that are new enough.
+
+mod book;
+mod pick;
+mod route;
+mod table;
+mod watch;
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use terrace_core::{
+    BoxFuture, Inspection, Key, Node, Page, Read, ReadOptions, Receipt, Result, Runtime, Scan,
+    Status, Store, Task, Unit, Write, WriteOptions,
+};
+use tokio::sync::{Notify, Semaphore, watch as channel};
+
+use crate::Replicator;
+use book::Book;
+use table::Table;
+
+/// One server: how its records are reached, and what it says of itself.
+#[derive(Clone, Debug)]
+pub struct Member {
+    /// The store over it, with whatever layers it needs.
+    pub store: Arc<dyn Store>,
+    /// The same server, asked directly.
+    pub node: Arc<dyn Node>,
+}
+
+/// How fresh replicas must be, and what happens when none is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ReplicaRouterOptions {
+    /// How often each server is asked for its state. 100 ms.
+    pub refresh: Duration,
+    /// How long a server may take to answer that; two failures in a row put it out of service.
+    /// 300 ms.
+    pub refresh_timeout: Duration,
+    /// How old the state of a replica may be that a read without other wishes is answered from.
+    /// 5 s.
+    pub max_lag: Duration,
+    /// How long a read waits for a replica to come to what its token asks for, before it goes to
+    /// the primary. 50 ms.
+    pub token_wait: Duration,
+    /// How long one replica may take to answer before the read goes elsewhere. 1 s.
+    pub patience: Duration,
+    /// Reads at once that go to the primary because no replica can answer them. 32.
+    pub fallback_limit: usize,
+    /// How long a read waits for its turn among those, or a write for a primary. 1 s.
+    pub primary_wait: Duration,
+    /// After failed reads a replica rests, unless that would leave fewer than this many. A replica
+    /// that does not answer for its state rests in any case. 1.
+    pub min_healthy: usize,
+    /// How long a replica that failed rests first; doubles with every failure, up to 30 s. 1 s.
+    pub rest: Duration,
+    /// How long a replica that comes back takes to its full share of the reads. 10 s.
+    pub ramp: Duration,
+    /// Whether a read may be answered from a replica beyond `max_lag`, with its age, when the
+    /// primary cannot take it either. `true`; otherwise it is refused.
+    pub stale_if_all_lag: bool,
+}
+
+impl Default for ReplicaRouterOptions {
+    fn default() -> Self {
+        Self {
+            refresh: Duration::from_millis(100),
+            refresh_timeout: Duration::from_millis(300),
+            max_lag: Duration::from_secs(5),
+            token_wait: Duration::from_millis(50),
+            patience: Duration::from_secs(1),
+            fallback_limit: 32,
+            primary_wait: Duration::from_secs(1),
+            min_healthy: 1,
+            rest: Duration::from_secs(1),
+            ramp: Duration::from_secs(10),
+            stale_if_all_lag: true,
+        }
+    }
+}
+
+/// Spreads reads over the replicas of a primary.
+///
+/// **What it is.** A table of what each server said last (its role, how far it has come), swapped
+/// whole and read without a lock; one task a server keeps it fresh. Which server is the primary is
+/// not configured: it is the one that takes writes on the newest timeline.
+///
+/// *Lag* is not what a replica believes. The router remembers where the primary was, and when: a
+/// replica that has come to where the primary was a second ago is at most a second old. So an idle
+/// primary makes no lag, and neither a paused replay nor a cut connection hides any.
+///
+/// **On read.** A read goes to the less busy of two replicas drawn at random, of those that are
+/// within `max_lag`, or within what the client allows, and have come to what its token asks for. A
+/// read with a token waits `token_wait` for one, asking the servers anew, then goes to the primary.
+/// So does a [`Strong`] read, at once. Answers carry the replica as origin, its lag as age, and a
+/// token that holds all that they show. An answer counts only if the server still is in the same
+/// life as when it was chosen: a restarted one may have gone back.
+///
+/// **On write, on delete.** To the primary. Without one, after `primary_wait`: refused.
+///
+/// **On failure.** A read that fails on a replica, or takes longer than `patience`, is tried once on
+/// another, then on the primary. Reads go to the primary for want of a replica only within
+/// `fallback_limit`; beyond it they are answered from a lagging replica with its age, if their
+/// wishes allow that, or refused. A replica that fails its reads rests; one that comes back gets its
+/// share slowly. Writes are never tried again. Two servers that take writes on the same newest
+/// timeline stop all writes until one of them gives way. A server that takes writes on an older
+/// timeline, or has another history, is ignored.
+///
+/// **Defaults.** See [`ReplicaRouterOptions`].
+///
+/// **Where it belongs.** Over one `Coalesce` a server, below caches:
+///
+/// ```text
+/// right:  CacheAside(far) > ReplicaRouter(Coalesce(primary), Coalesce(replica) ...)
+/// wrong:  CacheAside(far) > Coalesce > ReplicaRouter(...)    reads with tokens are not merged
+/// wrong:  NearCache > ReplicaRouter(...)    a fill from a replica needs tombstones that outlive lag
+/// ```
+///
+/// **What it gives up.** Reads without a token may be `max_lag` old. Records of one batch come from
+/// one server, those of two reads may not, and no order between servers is promised. A promotion
+/// loses what the promoted replica had not received, unless the primary waits for it
+/// (`synchronous_standby_names`); until the router has seen the promotion, up to `refresh` and one
+/// question, a former primary that still runs takes writes that are lost.
+///
+/// [`Strong`]: terrace_core::Consistency::Strong
+pub struct ReplicaRouter {
+    shared: Arc<Shared>,
+    watches: Mutex<Vec<Task>>,
+    replicators: Vec<Replicator>,
+}
+
+/// What requests and watches share.
+struct Shared {
+    members: Vec<Server>,
+    table: ArcSwap<Table>,
+    book: Mutex<Book>,
+    /// Told when a table is swapped in.
+    swapped: channel::Sender<u64>,
+    fallback: Semaphore,
+    options: ReplicaRouterOptions,
+    runtime: Runtime,
+    counts: Counts,
+    #[cfg(feature = "mutants")]
+    mutant: Option<Mutant>,
+}
+
+struct Server {
+    member: Member,
+    /// Reads under way.
+    outstanding: AtomicUsize,
+    /// Failed reads since the last that did not.
+    failures: AtomicUsize,
+    /// Asks for its state to be asked for now.
+    look: Notify,
+}
+
+#[derive(Debug, Default)]
+struct Counts {
+    replica_reads: AtomicU64,
+    primary_reads: AtomicU64,
+    fallbacks: AtomicU64,
+    stale: AtomicU64,
+    retried: AtomicU64,
+    waits: AtomicU64,
+    refused: AtomicU64,
+}
+
+#[cfg(feature = "mutants")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Mutant {
+    IgnoresTokens,
+    TrustsLag,
+    ForgetsLives,
+}
+
+impl ReplicaRouter {
+    /// Over these servers, after each was asked. `history` is the name of their records' history
+    /// ([`NodeState::history`](terrace_core::NodeState::history)). The first is the one that is configured as
+    /// the primary; the others are replicas number 1, 2, ...
+    pub async fn start(
+        history: Arc<str>,
+        members: Vec<Member>,
+        options: ReplicaRouterOptions,
+        runtime: Runtime,
+    ) -> Self {
+        let router = Self::new(history, members, options, runtime);
+        router.look_around().await;
+        router.watch();
+        router
+    }
+
+    fn new(
+        history: Arc<str>,
+        members: Vec<Member>,
+        options: ReplicaRouterOptions,
+        runtime: Runtime,
+    ) -> Self {
+        let count = members.len();
+        let server = |member| Server {
+            member,
+            outstanding: AtomicUsize::new(0),
+            failures: AtomicUsize::new(0),
+            look: Notify::new(),
+        };
+        let shared = Shared {
+            members: members.into_iter().map(server).collect(),
+            table: ArcSwap::from_pointee(Table::empty(count)),
+            book: Mutex::new(Book::new(history, count)),
+            swapped: channel::Sender::new(0),
+            fallback: Semaphore::new(options.fallback_limit.max(1)),
+            options,
+            runtime,
+            counts: Counts::default(),
+            #[cfg(feature = "mutants")]
+            mutant: None,
+        };
+        Self { shared: Arc::new(shared), watches: Mutex::default(), replicators: Vec::new() }
+    }
+
+    /// With what feeds its replicas, which ends with it.
+    #[must_use]
+    pub fn fed_by(mut self, replicators: Vec<Replicator>) -> Self {
+        self.replicators = replicators;
+        self
+    }
+
+    async fn look_around(&self) {
+        // The primary's position first: replicas are measured by it.
+        for _ in 0..2 {
+            let all = (0..self.shared.members.len()).map(|number| self.shared.look(number));
+            futures_util::future::join_all(all).await;
+        }
+    }
+
+    fn watch(&self) {
+        let tasks = (0..self.shared.members.len()).map(|number| {
+            let work = watch::run(Arc::clone(&self.shared), number);
+            self.shared.runtime.spawn("replica watch", work)
+        });
+        *self.watches.lock().unwrap_or_else(PoisonError::into_inner) = tasks.collect();
+    }
+
+    /// A broken variant for tests that prove that they would notice: it answers any read from any
+    /// replica.
+    #[cfg(feature = "mutants")]
+    pub async fn ignoring_tokens(
+        history: Arc<str>,
+        members: Vec<Member>,
+        options: ReplicaRouterOptions,
+        runtime: Runtime,
+    ) -> Self {
+        Self::mutated(history, members, options, runtime, Mutant::IgnoresTokens).await
+    }
+
+    /// A broken variant: it takes every replica that answers for up to date.
+    #[cfg(feature = "mutants")]
+    pub async fn trusting_lag(
+        history: Arc<str>,
+        members: Vec<Member>,
+        options: ReplicaRouterOptions,
+        runtime: Runtime,
+    ) -> Self {
+        Self::mutated(history, members, options, runtime, Mutant::TrustsLag).await
+    }
+
+    /// A broken variant: it believes answers of a server that was restarted after it was chosen.
+    #[cfg(feature = "mutants")]
+    pub async fn forgetting_lives(
+        history: Arc<str>,
+        members: Vec<Member>,
+        options: ReplicaRouterOptions,
+        runtime: Runtime,
+    ) -> Self {
+        Self::mutated(history, members, options, runtime, Mutant::ForgetsLives).await
+    }
+
+    #[cfg(feature = "mutants")]
+    #[expect(clippy::expect_used, reason = "called right after `new`")]
+    async fn mutated(
+        history: Arc<str>,
+        members: Vec<Member>,
+        options: ReplicaRouterOptions,
+        runtime: Runtime,
+        mutant: Mutant,
+    ) -> Self {
+        let mut router = Self::new(history, members, options, runtime);
+        Arc::get_mut(&mut router.shared).expect("nothing runs yet").mutant = Some(mutant);
+        router.look_around().await;
+        router.watch();
+        router
+    }
+}
+
+impl Shared {
+    async fn inspect(&self) -> Inspection {
+        let table = self.table.load_full();
+        let all = self.members.iter().map(|server| server.member.store.inspect());
+        let stores = futures_util::future::join_all(all).await;
+        let count = |count: &AtomicU64| count.load(Ordering::Relaxed);
+        let options = &self.options;
+        let millis = |time: Duration| format!("{} ms", time.as_millis());
+        let mut tree = Inspection::new("replica-router")
+            .option("max_lag", millis(options.max_lag))
+            .option("token_wait", millis(options.token_wait))
+            .option("fallback_limit", options.fallback_limit)
+            .counter("replica_reads", count(&self.counts.replica_reads))
+            .counter("primary_reads", count(&self.counts.primary_reads))
+            .counter("fallbacks", count(&self.counts.fallbacks))
+            .counter("stale", count(&self.counts.stale))
+            .counter("retried", count(&self.counts.retried))
+            .counter("token_waits", count(&self.counts.waits))
+            .counter("refused", count(&self.counts.refused));
+        let mut reads = false;
+        for (number, store) in stores.into_iter().enumerate() {
+            let part = self.part(&table, number, store);
+            reads |= part.status != Status::Down;
+            // One of several: the others go on without it.
+            tree = tree.helped_by(part);
+        }
+        let status = if reads { Status::Degraded } else { Status::Down };
+        match table.primary {
+            Some(_) if reads => tree,
+            Some(_) => tree.status(status, "no server answers"),
+            None => tree.status(status, table.why_no_primary()),
+        }
+    }
+
+    /// What is known of one server.
+    fn part(&self, table: &Table, number: usize, store: Inspection) -> Inspection {
+        let is_primary = table.primary == Some(number);
+        let part = Inspection::new(if is_primary { "primary" } else { "replica" })
+            .option("number", number)
+            .gauge("outstanding", self.outstanding(number) as u64, Unit::Count);
+        let part = match table.seats[number].as_ref() {
+            Some(seat) => {
+                let lag = seat
+                    .age(self.runtime.now())
+                    .map_or(u64::MAX, |lag| u64::try_from(lag.as_micros()).unwrap_or(u64::MAX));
+                part.option("timeline", seat.epoch).gauge("lag", lag, Unit::Micros)
+            }
+            None => part,
+        };
+        match table.trouble(number) {
+            Some((status, note)) => part.status(status, note).helped_by(store),
+            None => part.needs(store),
+        }
+    }
+
+    fn outstanding(&self, number: usize) -> usize {
+        self.members[number].outstanding.load(Ordering::Relaxed)
+    }
+}
+
+impl fmt::Debug for ReplicaRouter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ReplicaRouter")
+            .field("table", &self.shared.table.load())
+            .field("options", &self.shared.options)
+            .finish_non_exhaustive()
+    }
+}
+
+impl fmt::Display for ReplicaRouter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("ReplicaRouter(")?;
+        for (number, server) in self.shared.members.iter().enumerate() {
+            let comma = if number == 0 { "" } else { ", " };
+            write!(f, "{comma}{}", server.member.store)?;
+        }
+        f.write_str(")")
+    }
+}
+
+#[deny(clippy::missing_trait_methods)]
+impl Store for ReplicaRouter {
+    fn read<'a>(
+        &'a self,
+        keys: &'a [Key],
+        how: &'a ReadOptions,
+    ) -> BoxFuture<'a, Result<Vec<Read>>> {
+        Box::pin(async move {
+            let answer = self.shared.route(&route::Keys(keys), how).await;
+            answer.map_err(|error| error.during("read"))
+        })
+    }
+
+    fn write<'a>(
+        &'a self,
+        batch: Vec<Write>,
+        how: &'a WriteOptions,
+    ) -> BoxFuture<'a, Result<Vec<Receipt>>> {
+        Box::pin(self.shared.write(batch, how))
+    }
+
+    fn scan<'a>(&'a self, scan: &'a Scan, how: &'a ReadOptions) -> BoxFuture<'a, Result<Page>> {
+        Box::pin(async move {
+            let answer = self.shared.route(&route::Records(scan), how).await;
+            answer.map_err(|error| error.during("scan"))
+        })
+    }
+
+    fn inspect(&self) -> BoxFuture<'_, Inspection> {
+        Box::pin(self.shared.inspect())
+    }
+
+    fn close(&self) -> BoxFuture<'_, Result<()>> {
+        Box::pin(async move {
+            let watches =
+                std::mem::take(&mut *self.watches.lock().unwrap_or_else(PoisonError::into_inner));
+            for watch in watches {
+                watch.stop().await;
+            }
+            for replicator in &self.replicators {
+                replicator.stop().await;
+            }
+            let all = self.shared.members.iter().map(|server| server.member.store.close());
+            let ends = futures_util::future::join_all(all).await;
+            ends.into_iter().collect()
+        })
+    }
+}

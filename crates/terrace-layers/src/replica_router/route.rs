@@ -1,0 +1,461 @@
+//! The way of one request.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use terrace_core::{
+    BoxFuture, Consistency, Deadline, Error, ErrorKind, Key, Origin, Page, Position, Read,
+    ReadOptions, Receipt, Result, Scan, Store, Token, Write, WriteOptions,
+};
+
+use super::Shared;
+use super::pick::Wish;
+use super::table::{Seat, Table};
+
+/// Something to read.
+pub(super) trait Question: Sync {
+    type Answer: Send;
+
+    fn ask<'a>(
+        &'a self,
+        store: &'a dyn Store,
+        how: &'a ReadOptions,
+    ) -> BoxFuture<'a, Result<Self::Answer>>;
+
+    /// Says where it came from, how old it may be, and what was proved beside.
+    fn mark(answer: &mut Self::Answer, origin: Origin, age: Duration, proved: Option<&Token>);
+
+    /// The latest place in the log that it proves to have been seen.
+    fn seen(answer: &Self::Answer, log: &str) -> Option<Position>;
+}
+
+/// Records by their keys.
+pub(super) struct Keys<'k>(pub(super) &'k [Key]);
+
+impl Question for Keys<'_> {
+    type Answer = Vec<Read>;
+
+    fn ask<'a>(
+        &'a self,
+        store: &'a dyn Store,
+        how: &'a ReadOptions,
+    ) -> BoxFuture<'a, Result<Vec<Read>>> {
+        store.read(self.0, how)
+    }
+
+    fn mark(answer: &mut Vec<Read>, origin: Origin, age: Duration, proved: Option<&Token>) {
+        for read in answer {
+            read.origin = origin;
+            read.age = age;
+            if let Some(proved) = proved {
+                read.token.merge(proved);
+            }
+        }
+    }
+
+    fn seen(answer: &Vec<Read>, log: &str) -> Option<Position> {
+        answer.first().and_then(|read| read.token.position(log))
+    }
+}
+
+/// A page of records.
+pub(super) struct Records<'s>(pub(super) &'s Scan);
+
+impl Question for Records<'_> {
+    type Answer = Page;
+
+    fn ask<'a>(
+        &'a self,
+        store: &'a dyn Store,
+        how: &'a ReadOptions,
+    ) -> BoxFuture<'a, Result<Page>> {
+        store.scan(self.0, how)
+    }
+
+    fn mark(answer: &mut Page, origin: Origin, _: Duration, _: Option<&Token>) {
+        answer.origin = origin;
+    }
+
+    fn seen(_: &Page, _: &str) -> Option<Position> {
+        None
+    }
+}
+
+/// Where a read may go.
+enum Way {
+    /// To a replica that grants this.
+    Replica(Wish),
+    /// To the primary alone.
+    Primary,
+}
+
+/// One of those under way with a server, until dropped.
+struct Busy<'a>(&'a AtomicUsize);
+
+impl<'a> Busy<'a> {
+    fn one(count: &'a AtomicUsize) -> Self {
+        count.fetch_add(1, Ordering::Relaxed);
+        Self(count)
+    }
+}
+
+impl Drop for Busy<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Shared {
+    pub(super) async fn route<Q: Question>(
+        &self,
+        question: &Q,
+        how: &ReadOptions,
+    ) -> Result<Q::Answer> {
+        for _ in 0..3 {
+            how.deadline.check(self.runtime.now())?;
+            let (epoch, way) = self.way(how).await?;
+            let answer = match way {
+                Way::Replica(wish) => self.ask_replicas(question, how, wish).await,
+                Way::Primary => self.ask_primary(question, how, false).await,
+            };
+            // Where the history has forked meanwhile, what the token asks for may be lost: looked
+            // at anew.
+            if how.token.is_none() || self.table.load().epoch == epoch {
+                return answer;
+            }
+        }
+        let message = "the primary has changed again and again during the read; try again";
+        Err(self.refused(Error::new(ErrorKind::Unavailable, message)))
+    }
+
+    async fn ask_replicas<Q: Question>(
+        &self,
+        question: &Q,
+        how: &ReadOptions,
+        wish: Wish,
+    ) -> Result<Q::Answer> {
+        let mut tried = None;
+        // Once, and once elsewhere.
+        for _ in 0..2 {
+            let table = self.table.load_full();
+            let Some(number) = self.pick(&table, wish, tried) else { break };
+            match self.ask_replica(question, how, &table, number).await {
+                Ok(Some(answer)) => return Ok(answer),
+                Err(error) if error.kind() == ErrorKind::InvalidInput => return Err(error),
+                Ok(None) | Err(_) => {
+                    self.counts.retried.fetch_add(1, Ordering::Relaxed);
+                    how.deadline.check(self.runtime.now())?;
+                }
+            }
+            tried = Some(number);
+        }
+        self.without_replicas(question, how, wish).await
+    }
+
+    /// What a read asks for, as far as replicas are concerned, on the timeline on which that was
+    /// looked at.
+    async fn way(&self, how: &ReadOptions) -> Result<(u64, Way)> {
+        let within = match how.consistency {
+            Consistency::Strong => Duration::ZERO,
+            Consistency::Default => self.options.max_lag,
+            Consistency::MaxStale(limit) => limit.min(self.options.max_lag),
+        };
+        let wish = Wish { reached: 0, within };
+        #[cfg(feature = "mutants")]
+        if self.mutant == Some(super::Mutant::IgnoresTokens) {
+            return Ok((self.table.load().epoch, Way::Replica(wish)));
+        }
+        let (epoch, way) = self.way_of_token(how, wish).await?;
+        let strong = how.consistency == Consistency::Strong;
+        Ok((epoch, if strong { Way::Primary } else { way }))
+    }
+
+    async fn way_of_token(&self, how: &ReadOptions, mut wish: Wish) -> Result<(u64, Way)> {
+        let mut table = self.table.load_full();
+        let primary = |table: &Table| Ok((table.epoch, Way::Primary));
+        let Some(token) = &how.token else { return Ok((table.epoch, Way::Replica(wish))) };
+        let Some((history, log)) = table.names.clone() else { return primary(&table) };
+        let Some(asked) = token.position(&log) else {
+            // A version alone says nothing of a place in the log.
+            let other = token.position(&history).is_none();
+            let way = if other { Way::Replica(wish) } else { Way::Primary };
+            return Ok((table.epoch, way));
+        };
+        if asked.epoch > table.epoch {
+            table = self.see_epoch(asked.epoch, how.deadline).await?;
+        }
+        if asked.epoch < table.epoch {
+            match table.includes(asked) {
+                Some(true) => {}
+                Some(false) => return Err(lost()),
+                None => return primary(&table),
+            }
+        }
+        wish.reached = asked.offset;
+        let strong = how.consistency == Consistency::Strong;
+        if strong || !self.reach(wish, how.deadline).await {
+            return primary(&table);
+        }
+        Ok((table.epoch, Way::Replica(wish)))
+    }
+
+    /// Waits for a replica that grants the wish; `false` when none does in time.
+    async fn reach(&self, wish: Wish, deadline: Deadline) -> bool {
+        let granted = || self.pick(&self.table.load(), wish, None).is_some();
+        if granted() {
+            return true;
+        }
+        if self.table.load().replicas.is_empty() {
+            return false;
+        }
+        self.counts.waits.fetch_add(1, Ordering::Relaxed);
+        let until = Deadline::at(self.runtime.now() + self.options.token_wait).min(deadline);
+        self.wait_until(until, granted).await
+    }
+
+    /// Waits for a table of which this is so, while the servers are asked again and again.
+    async fn wait_until(&self, until: Deadline, is_so: impl Fn() -> bool) -> bool {
+        let mut swapped = self.swapped.subscribe();
+        loop {
+            swapped.mark_unchanged();
+            if is_so() {
+                return true;
+            }
+            self.look_all();
+            match self.runtime.within(until, swapped.changed()).await {
+                Some(Ok(())) => {}
+                _ => return is_so(),
+            }
+        }
+    }
+
+    /// A token of a timeline that nobody here has spoken of yet: no server known so far may answer.
+    async fn see_epoch(&self, epoch: u64, deadline: Deadline) -> Result<Arc<Table>> {
+        let until = Deadline::at(self.runtime.now() + self.options.primary_wait).min(deadline);
+        self.wait_until(until, || self.table.load().epoch >= epoch).await;
+        let table = self.table.load_full();
+        if table.epoch >= epoch {
+            return Ok(table);
+        }
+        let message = "the token is of a newer primary than can be reached from here; try again";
+        Err(self.refused(Error::new(ErrorKind::Unavailable, message)))
+    }
+
+    /// Asks a replica; nothing when its answer proves nothing, because it is another since.
+    async fn ask_replica<Q: Question>(
+        &self,
+        question: &Q,
+        how: &ReadOptions,
+        table: &Table,
+        number: usize,
+    ) -> Result<Option<Q::Answer>> {
+        let server = &self.members[number];
+        let Some(seat) = &table.seats[number] else { return Ok(None) };
+        // What the token asks for was looked at above; without it, reads can be merged. Where
+        // positions are versions, the store itself can tell, and may have gone back.
+        let versions = table.names.as_ref().is_some_and(|(history, log)| history == log);
+        let token = how.token.clone().filter(|_| versions);
+        let consistency = Consistency::Default;
+        let now = self.runtime.now();
+        let deadline = how.deadline.min(Deadline::at(now + self.options.patience));
+        let plain = ReadOptions { consistency, token, deadline };
+        let busy = Busy::one(&server.outstanding);
+        let asked = question.ask(&*server.member.store, &plain);
+        let answer = self.runtime.within(deadline, asked).await;
+        drop(busy);
+        let mut answer = match answer.unwrap_or_else(|| Err(Deadline::exceeded())) {
+            Ok(answer) => answer,
+            Err(error) => {
+                self.failed(number, how, &error);
+                return Err(error);
+            }
+        };
+        server.failures.store(0, Ordering::Relaxed);
+        if !self.is_same(number, seat.life, seat.epoch) {
+            return Ok(None);
+        }
+        self.learn::<Q>(&answer, table, seat);
+        let proved = self.proved(table, how);
+        let age = seat.age(self.runtime.now()).unwrap_or(Duration::MAX);
+        Q::mark(&mut answer, origin(number), age, proved.as_ref());
+        self.counts.replica_reads.fetch_add(1, Ordering::Relaxed);
+        Ok(Some(answer))
+    }
+
+    /// An answer shows how far its server has come, sooner than the next question does.
+    fn learn<Q: Question>(&self, answer: &Q::Answer, table: &Table, seat: &Seat) {
+        // A version that is there says nothing of those before it.
+        let Some((_, log)) = table.names.as_ref().filter(|(history, log)| history != log) else {
+            return;
+        };
+        if let Some(seen) = Q::seen(answer, log).filter(|seen| seen.epoch == seat.epoch) {
+            // A token may ask for one byte more than was there.
+            seat.reached.fetch_max(seen.offset.saturating_sub(1), Ordering::AcqRel);
+        }
+    }
+
+    /// What an answer proves beside what it shows: what was asked for.
+    fn proved(&self, table: &Table, how: &ReadOptions) -> Option<Token> {
+        let (token, (history, log)) = (how.token.as_ref()?, table.names.as_ref()?);
+        let mut proved = Token::default();
+        for name in [history, log] {
+            if let Some(position) = token.position(name) {
+                proved.merge(&Token::of(Arc::clone(name), position));
+            }
+        }
+        Some(proved)
+    }
+
+    fn is_same(&self, number: usize, life: u64, epoch: u64) -> bool {
+        #[cfg(feature = "mutants")]
+        if self.mutant == Some(super::Mutant::ForgetsLives) {
+            return true;
+        }
+        let table = self.table.load();
+        table.seats[number].as_ref().is_some_and(|seat| (seat.life, seat.epoch) == (life, epoch))
+    }
+
+    /// Notes a failed read.
+    fn failed(&self, number: usize, how: &ReadOptions, error: &Error) {
+        // A client in a hurry says nothing of the server.
+        if error.kind() == ErrorKind::InvalidInput || how.deadline.passed(self.runtime.now()) {
+            return;
+        }
+        const ENOUGH: usize = 3;
+        let server = &self.members[number];
+        server.look.notify_one();
+        if server.failures.fetch_add(1, Ordering::Relaxed) + 1 >= ENOUGH {
+            server.failures.store(0, Ordering::Relaxed);
+            let now = self.runtime.now();
+            self.change(|book| book.rest(number, now, &self.options));
+        }
+    }
+
+    /// No replica can answer: the primary, if there is room; else a replica that lags, if the
+    /// client has no wishes of its own; else nobody.
+    async fn without_replicas<Q: Question>(
+        &self,
+        question: &Q,
+        how: &ReadOptions,
+        wish: Wish,
+    ) -> Result<Q::Answer> {
+        let error = match self.ask_primary(question, how, true).await {
+            Ok(answer) => return Ok(answer),
+            Err(error) if error.kind() == ErrorKind::InvalidInput => return Err(error),
+            Err(error) => error,
+        };
+        if how.is_default() && self.options.stale_if_all_lag {
+            let table = self.table.load_full();
+            let any = Wish { within: Duration::MAX, ..wish };
+            if let Some(number) = self.pick(&table, any, None)
+                && let Ok(Some(answer)) = self.ask_replica(question, how, &table, number).await
+            {
+                self.counts.stale.fetch_add(1, Ordering::Relaxed);
+                return Ok(answer);
+            }
+        }
+        Err(self.refused(error))
+    }
+
+    /// Asks the primary; `spared` when that is for want of a replica.
+    async fn ask_primary<Q: Question>(
+        &self,
+        question: &Q,
+        how: &ReadOptions,
+        spared: bool,
+    ) -> Result<Q::Answer> {
+        let counted = spared || how.consistency != Consistency::Strong;
+        // With no replicas there is nothing to spare it.
+        let _room = match counted && self.members.len() > 1 {
+            true => Some(self.room(how.deadline).await?),
+            false => None,
+        };
+        for _ in 0..2 {
+            let number = self.primary(how.deadline).await?;
+            let table = self.table.load_full();
+            let Some(seat) = table.seats[number].as_ref() else { continue };
+            let server = &self.members[number];
+            let busy = Busy::one(&server.outstanding);
+            let asked = question.ask(&*server.member.store, how).await;
+            drop(busy);
+            let mut answer = match asked {
+                Ok(answer) => answer,
+                Err(error) => {
+                    server.look.notify_one();
+                    return Err(error);
+                }
+            };
+            // Another may have been promoted meanwhile.
+            let now = self.table.load();
+            if now.primary == Some(number) && self.is_same(number, seat.life, seat.epoch) {
+                let proved = self.proved(&table, how);
+                Q::mark(&mut answer, Origin::Primary, Duration::ZERO, proved.as_ref());
+                self.counts.primary_reads.fetch_add(1, Ordering::Relaxed);
+                return Ok(answer);
+            }
+        }
+        let message = "the primary has changed during the read; try again";
+        Err(Error::new(ErrorKind::Unavailable, message))
+    }
+
+    /// A place among the reads that the primary takes for want of a replica.
+    async fn room(&self, deadline: Deadline) -> Result<tokio::sync::SemaphorePermit<'_>> {
+        self.counts.fallbacks.fetch_add(1, Ordering::Relaxed);
+        let until = Deadline::at(self.runtime.now() + self.options.primary_wait).min(deadline);
+        match self.runtime.within(until, self.fallback.acquire()).await {
+            Some(Ok(permit)) => Ok(permit),
+            _ => {
+                let message = "no replica is new enough, and the primary takes no more reads in \
+                               their place; try again a little later";
+                let error = Error::new(ErrorKind::Overloaded, message);
+                Err(error.retry_after(Duration::from_secs(1)))
+            }
+        }
+    }
+
+    /// The server that takes writes; waits for one.
+    async fn primary(&self, deadline: Deadline) -> Result<usize> {
+        if let Some(number) = self.table.load().primary {
+            return Ok(number);
+        }
+        let until = Deadline::at(self.runtime.now() + self.options.primary_wait).min(deadline);
+        self.wait_until(until, || self.table.load().primary.is_some()).await;
+        let table = self.table.load();
+        table.primary.ok_or_else(|| {
+            let error = Error::new(ErrorKind::Unavailable, table.why_no_primary());
+            self.refused(error.retry_after(Duration::from_secs(1)))
+        })
+    }
+
+    pub(super) async fn write(
+        &self,
+        batch: Vec<Write>,
+        how: &WriteOptions,
+    ) -> Result<Vec<Receipt>> {
+        how.deadline.check(self.runtime.now()).map_err(|error| error.during("write"))?;
+        let number = self.primary(how.deadline).await.map_err(|error| error.during("write"))?;
+        let server = &self.members[number];
+        let written = server.member.store.write(batch, how).await;
+        if written.is_err() {
+            // It may be no primary any more.
+            self.look_all();
+        }
+        written
+    }
+
+    fn refused(&self, error: Error) -> Error {
+        self.counts.refused.fetch_add(1, Ordering::Relaxed);
+        error
+    }
+}
+
+fn origin(number: usize) -> Origin {
+    Origin::Replica(u16::try_from(number).unwrap_or(u16::MAX))
+}
+
+fn lost() -> Error {
+    let message = "what the token proves was lost when another server became the primary; drop the \
+                   token to read what there is";
+    Error::new(ErrorKind::Unavailable, message)
+}

@@ -1,0 +1,132 @@
+//! What is known of all servers at one moment, as every read looks at it.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use terrace_core::{Position, Status};
+
+/// All servers; never changed, only replaced.
+#[derive(Debug)]
+pub(super) struct Table {
+    /// The number of this table; later ones are greater.
+    pub(super) version: u64,
+    /// What each server said; `None` of one that never did.
+    pub(super) seats: Vec<Option<Seat>>,
+    /// Replicas in service that follow the newest timeline.
+    pub(super) replicas: Vec<usize>,
+    /// The server that takes writes.
+    pub(super) primary: Option<usize>,
+    /// Several claim to, on the newest timeline.
+    pub(super) rivals: bool,
+    /// The newest timeline.
+    pub(super) epoch: u64,
+    /// Where earlier timelines ended, as far as it is known.
+    pub(super) forks: Vec<Position>,
+    /// The names of the records' history and of the log.
+    pub(super) names: Option<(Arc<str>, Arc<str>)>,
+}
+
+/// What one server said.
+#[derive(Clone, Debug)]
+pub(super) struct Seat {
+    pub(super) life: u64,
+    pub(super) epoch: u64,
+    /// How far it has come; answers move it on. Shared by the tables of one life and timeline.
+    pub(super) reached: Arc<AtomicU64>,
+    /// It shows everything that was acknowledged before.
+    pub(super) fresh_as_of: Option<Instant>,
+    /// When it came back into service, if it was out.
+    pub(super) returned: Option<Instant>,
+    pub(super) trouble: Option<Trouble>,
+}
+
+/// Why a server is not used, or not in full.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Trouble {
+    /// It does not answer.
+    Silent,
+    /// Its reads fail.
+    Failing,
+    /// It is on an older timeline.
+    Outdated,
+    /// It has the records of another database.
+    Foreign,
+    /// Another claims the same timeline.
+    Rival,
+}
+
+impl Table {
+    pub(super) fn empty(count: usize) -> Self {
+        Self {
+            version: 0,
+            seats: vec![None; count],
+            replicas: Vec::new(),
+            primary: None,
+            rivals: false,
+            epoch: 0,
+            forks: Vec::new(),
+            names: None,
+        }
+    }
+
+    pub(super) fn why_no_primary(&self) -> &'static str {
+        if self.rivals {
+            "two servers take writes on the same timeline, so writes have stopped; demote one of \
+             them, or take it out of the settings and restart Terrace"
+        } else {
+            "no server takes writes; start the primary, or promote a replica"
+        }
+    }
+
+    /// Why a server does less than it could, for people.
+    pub(super) fn trouble(&self, number: usize) -> Option<(Status, &'static str)> {
+        let Some(seat) = &self.seats[number] else {
+            return Some((Status::Down, "it has not answered yet; it is asked again"));
+        };
+        Some(match seat.trouble? {
+            Trouble::Silent => (Status::Down, "it does not answer; it is asked again"),
+            Trouble::Failing => (Status::Degraded, "its reads failed, so it rests for a while"),
+            Trouble::Outdated => (
+                Status::Down,
+                "it is on an older timeline than the primary and is ignored; make it a standby of \
+                 the new primary",
+            ),
+            Trouble::Foreign => {
+                (Status::Down, "it has the records of another database; correct its URL")
+            }
+            Trouble::Rival => (
+                Status::Down,
+                "it takes writes, and so does another on the same timeline; demote one of them",
+            ),
+        })
+    }
+
+    /// Whether a position of an earlier timeline is part of this one; `None` when nobody knows.
+    pub(super) fn includes(&self, asked: Position) -> Option<bool> {
+        let fork = self.forks.iter().find(|fork| fork.epoch == asked.epoch)?;
+        Some(asked.offset <= fork.offset)
+    }
+}
+
+impl Seat {
+    /// How old what it shows may be; `None` when nobody knows.
+    pub(super) fn age(&self, now: Instant) -> Option<Duration> {
+        self.fresh_as_of.map(|then| now.saturating_duration_since(then))
+    }
+
+    pub(super) fn has_reached(&self, offset: u64) -> bool {
+        self.reached.load(Ordering::Acquire) >= offset
+    }
+
+    /// Its share of the reads, 0.1 to 1, while it comes back.
+    pub(super) fn share(&self, now: Instant, ramp: Duration) -> f64 {
+        match self.returned {
+            Some(returned) if !ramp.is_zero() => {
+                let since = now.saturating_duration_since(returned);
+                (0.1 + 0.9 * since.as_secs_f64() / ramp.as_secs_f64()).min(1.0)
+            }
+            _ => 1.0,
+        }
+    }
+}

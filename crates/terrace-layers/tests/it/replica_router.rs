@@ -1,0 +1,362 @@
+//! `ReplicaRouter` over servers that say and do what the test wants.
+
+mod servers;
+
+use std::time::Duration;
+
+use terrace_core::testkit::{StoreFixture, key, value};
+use terrace_core::{
+    Consistency, Deadline, ErrorKind, Origin, Position, ReadOptions, Result, Role, Runtime, Scan,
+    Status, Store, StoreExt, Token,
+};
+use terrace_layers::{ReplicaRouter, ReplicaRouterOptions};
+
+use servers::{HISTORY, Servers};
+
+async fn over_memory() -> StoreFixture {
+    let servers = Servers::over_memory();
+    let router = ReplicaRouter::start(
+        HISTORY.into(),
+        servers.members(),
+        ReplicaRouterOptions::default(),
+        Runtime::system(),
+    );
+    StoreFixture::new(std::sync::Arc::new(router.await))
+}
+
+terrace_core::store_contract!(over_memory);
+
+/// A second of the clock, and what the watches do in it.
+async fn pass(time: Duration) {
+    Runtime::system().sleep(time).await;
+}
+
+const SECOND: Duration = Duration::from_secs(1);
+
+fn token(epoch: u64, offset: u64) -> Token {
+    Token::of(servers::LOG, Position { epoch, offset })
+}
+
+async fn origin(router: &ReplicaRouter, how: &ReadOptions) -> Result<Origin> {
+    Ok(router.get_read(&key("a"), how).await?.origin)
+}
+
+fn with_token(token: Token) -> ReadOptions {
+    ReadOptions { token: Some(token), ..ReadOptions::default() }
+}
+
+fn is_replica(origin: Origin) -> bool {
+    matches!(origin, Origin::Replica(_))
+}
+
+#[tokio::test(start_paused = true)]
+async fn reads_go_to_replicas_and_writes_to_the_primary() {
+    let servers = Servers::new(3);
+    let router = servers.router().await;
+    let mut seen = std::collections::BTreeSet::new();
+    for _ in 0..64 {
+        let read = router.get_read(&key("a"), &ReadOptions::default()).await.unwrap();
+        let Origin::Replica(number) = read.origin else { panic!("{:?}", read.origin) };
+        seen.insert(number);
+        assert!(read.age <= SECOND);
+        assert!(read.token.position(servers::LOG).is_some());
+    }
+    assert_eq!(seen.into_iter().collect::<Vec<_>>(), [1, 2]);
+    let strong = ReadOptions::strong(Deadline::NEVER);
+    assert_eq!(origin(&router, &strong).await.unwrap(), Origin::Primary);
+    let receipt = router.put(key("a"), value("1")).await.unwrap();
+    assert_eq!(receipt.origin, Origin::Primary);
+    let page = router.scan(&Scan::prefix(""), &ReadOptions::default()).await.unwrap();
+    assert!(is_replica(page.origin));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_token_is_answered_by_who_has_come_to_it() {
+    let servers = Servers::new(3);
+    servers.at(2, 1, 150);
+    let router = servers.router().await;
+    servers.at(0, 1, 200);
+    for _ in 0..32 {
+        let read = router.get_read(&key("a"), &with_token(token(1, 150))).await.unwrap();
+        assert_eq!(read.origin, Origin::Replica(2));
+        assert!(read.token.covers(&token(1, 150)), "what was asked is proved");
+    }
+    // Nobody has it: the primary, after a bounded wait.
+    assert_eq!(origin(&router, &with_token(token(1, 180))).await.unwrap(), Origin::Primary);
+    // A replica comes to it while the read waits.
+    servers.at(1, 1, 180);
+    assert_eq!(origin(&router, &with_token(token(1, 180))).await.unwrap(), Origin::Replica(1));
+    // A version alone proves no place in the log; another database's token asks nothing.
+    let version = Token::of(HISTORY, Position { epoch: 0, offset: 1 });
+    assert_eq!(origin(&router, &with_token(version)).await.unwrap(), Origin::Primary);
+    let other = Token::of("another", Position { epoch: 9, offset: 9 });
+    assert!(is_replica(origin(&router, &with_token(other)).await.unwrap()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn lag_is_measured_by_where_the_primary_was() {
+    let servers = Servers::new(2);
+    let router = servers.router().await;
+    // An idle primary makes no lag, however long.
+    pass(60 * SECOND).await;
+    assert!(is_replica(origin(&router, &ReadOptions::default()).await.unwrap()));
+    // From now on the replica does not move, and the primary does.
+    servers.at(0, 1, 200);
+    pass(3 * SECOND).await;
+    let read = router.get_read(&key("a"), &ReadOptions::default()).await.unwrap();
+    assert!(is_replica(read.origin));
+    assert!(read.age >= 2 * SECOND && read.age <= 4 * SECOND, "{:?}", read.age);
+    let fresh = Consistency::MaxStale(SECOND);
+    let fresh = ReadOptions { consistency: fresh, ..ReadOptions::default() };
+    assert_eq!(origin(&router, &fresh).await.unwrap(), Origin::Primary);
+    pass(3 * SECOND).await;
+    assert_eq!(origin(&router, &ReadOptions::default()).await.unwrap(), Origin::Primary);
+    servers.at(1, 1, 200);
+    pass(SECOND).await;
+    assert!(is_replica(origin(&router, &ReadOptions::default()).await.unwrap()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn when_all_lag_the_primary_takes_some_and_the_rest_is_marked() {
+    let servers = Servers::new(2);
+    let options = ReplicaRouterOptions { fallback_limit: 1, ..ReplicaRouterOptions::default() };
+    let router = servers.router_with(options.clone()).await;
+    servers.at(0, 1, 200);
+    pass(10 * SECOND).await;
+    servers.hold(0);
+    let how = ReadOptions::default();
+    let a = key("a");
+    let holds = router.get_read(&a, &how);
+    let beyond = async {
+        tokio::task::yield_now().await;
+        let read = router.get_read(&key("a"), &how).await.unwrap();
+        assert!(is_replica(read.origin) && read.age >= 5 * SECOND, "{read:?}");
+        let token = with_token(token(1, 200));
+        let refused = router.get_read(&key("a"), &token).await.unwrap_err();
+        assert_eq!(refused.kind(), ErrorKind::Overloaded, "never a lie");
+        servers.release(0);
+    };
+    let (held, ()) = tokio::join!(holds, beyond);
+    assert_eq!(held.unwrap().origin, Origin::Primary);
+
+    let strict = ReplicaRouterOptions { stale_if_all_lag: false, ..options };
+    let router = servers.router_with(strict).await;
+    pass(10 * SECOND).await;
+    servers.fail(0, true);
+    let refused = router.get_read(&key("a"), &how).await.unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::Unavailable);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_failing_replica_costs_no_read_and_rests() {
+    let servers = Servers::new(3);
+    let router = servers.router().await;
+    servers.fail(1, true);
+    for _ in 0..32 {
+        let origin = origin(&router, &ReadOptions::default()).await.unwrap();
+        assert_eq!(origin, Origin::Replica(2));
+    }
+    let before = servers.asked(1);
+    for _ in 0..32 {
+        origin(&router, &ReadOptions::default()).await.unwrap();
+    }
+    assert_eq!(servers.asked(1), before, "it rests");
+    let tree = router.inspect().await;
+    assert_eq!(tree.status, Status::Degraded);
+    assert!(tree.children[1].note.contains("rests"), "{}", tree.children[1].note);
+    // It comes back, with a part of its share first.
+    servers.fail(1, false);
+    pass(2 * SECOND).await;
+    let before = (servers.asked(1), servers.asked(2));
+    for _ in 0..200 {
+        origin(&router, &ReadOptions::default()).await.unwrap();
+    }
+    let (one, two) = (servers.asked(1) - before.0, servers.asked(2) - before.1);
+    assert!(one > 0 && one * 2 < two, "{one} and {two}");
+    pass(20 * SECOND).await;
+    let before = servers.asked(1);
+    for _ in 0..200 {
+        origin(&router, &ReadOptions::default()).await.unwrap();
+    }
+    assert!(servers.asked(1) - before > 60);
+    // The last one is not sent to rest for its reads.
+    servers.fail(1, true);
+    servers.fail(2, true);
+    for _ in 0..32 {
+        assert_eq!(origin(&router, &ReadOptions::default()).await.unwrap(), Origin::Primary);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_silent_replica_is_out_within_a_second() {
+    let servers = Servers::new(3);
+    let router = servers.router().await;
+    servers.silence(1, true);
+    servers.hold(1);
+    pass(SECOND).await;
+    let before = servers.asked(1);
+    for _ in 0..64 {
+        assert_eq!(origin(&router, &ReadOptions::default()).await.unwrap(), Origin::Replica(2));
+    }
+    assert_eq!(servers.asked(1), before);
+    servers.silence(1, false);
+    servers.release(1);
+    pass(30 * SECOND).await;
+    for _ in 0..64 {
+        origin(&router, &ReadOptions::default()).await.unwrap();
+    }
+    assert!(servers.asked(1) > before);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_promotion_moves_the_writes_and_the_old_primary_is_ignored() {
+    let servers = Servers::new(3);
+    let router = servers.router().await;
+    servers.silence(0, true);
+    servers.fail(0, true);
+    pass(SECOND).await;
+    assert!(router.put(key("a"), value("1")).await.is_err());
+    assert!(is_replica(origin(&router, &ReadOptions::default()).await.unwrap()));
+
+    servers.promote(1, 2, 120, &[Position { epoch: 1, offset: 100 }]);
+    pass(SECOND).await;
+    router.put(key("a"), value("1")).await.unwrap();
+    assert_eq!(servers.written(1), 1);
+    // The other follows the old timeline until it is told: the new primary answers.
+    assert_eq!(origin(&router, &ReadOptions::default()).await.unwrap(), Origin::Primary);
+    servers.at(2, 2, 120);
+    pass(SECOND).await;
+    assert_eq!(origin(&router, &ReadOptions::default()).await.unwrap(), Origin::Replica(2));
+
+    // The old one is back and believes to be the primary still.
+    servers.silence(0, false);
+    servers.fail(0, false);
+    pass(SECOND).await;
+    router.put(key("a"), value("2")).await.unwrap();
+    assert_eq!((servers.written(0), servers.written(1)), (0, 2));
+    let tree = router.inspect().await;
+    assert!(tree.children[0].note.contains("older timeline"), "{}", tree.children[0].note);
+
+    // Tokens of the old timeline: reached up to the fork, lost beyond it.
+    let seen = origin(&router, &with_token(token(1, 100))).await.unwrap();
+    assert_eq!(seen, Origin::Replica(2));
+    let lost = origin(&router, &with_token(token(1, 101))).await.unwrap_err();
+    assert_eq!(lost.kind(), ErrorKind::Unavailable, "no lie");
+    let strong = ReadOptions { token: Some(token(1, 101)), ..ReadOptions::strong(Deadline::NEVER) };
+    assert!(origin(&router, &strong).await.is_err());
+    // A timeline that nobody here knows.
+    assert!(origin(&router, &with_token(token(3, 1))).await.is_err());
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_unknown_fork_leads_to_the_primary() {
+    let servers = Servers::new(2);
+    servers.at(1, 2, 500);
+    servers.promote(0, 2, 500, &[]);
+    let router = servers.router().await;
+    assert_eq!(origin(&router, &with_token(token(1, 50))).await.unwrap(), Origin::Primary);
+    assert!(is_replica(origin(&router, &with_token(token(2, 500))).await.unwrap()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn two_primaries_stop_the_writes_and_say_so() {
+    let servers = Servers::new(3);
+    let router = servers.router().await;
+    servers.promote(1, 2, 120, &[]);
+    servers.promote(2, 2, 130, &[]);
+    pass(SECOND).await;
+    let refused = router.put(key("a"), value("1")).await.unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::Unavailable);
+    assert!(refused.message().contains("two servers"), "{refused}");
+    assert!(refused.wait().is_some());
+    let tree = router.inspect().await;
+    assert!(tree.note.contains("two servers"), "{}", tree.note);
+    assert_eq!((servers.written(1), servers.written(2)), (0, 0));
+    // One of them gives way.
+    servers.at(2, 2, 130);
+    pass(SECOND).await;
+    router.put(key("a"), value("1")).await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_of_another_database_is_ignored() {
+    let servers = Servers::new(3);
+    servers.change(2, |state| state.history = "another".into());
+    servers.promote(2, 7, 900, &[]);
+    let router = servers.router().await;
+    assert_eq!(origin(&router, &ReadOptions::default()).await.unwrap(), Origin::Replica(1));
+    router.put(key("a"), value("1")).await.unwrap();
+    assert_eq!(servers.written(0), 1);
+    assert!(router.inspect().await.children[2].note.contains("another database"));
+}
+
+/// A replica that was restarted between the choice and the answer may have gone back.
+#[tokio::test(start_paused = true)]
+async fn an_answer_of_another_life_counts_for_nothing() {
+    let servers = Servers::new(2);
+    let router = servers.router().await;
+    assert_eq!(restarted_under_way(&servers, &router).await, Origin::Primary);
+}
+
+#[cfg(feature = "mutants")]
+#[tokio::test(start_paused = true)]
+async fn a_router_that_forgets_lives_is_caught() {
+    let servers = Servers::new(2);
+    let members = servers.members();
+    let options = ReplicaRouterOptions::default();
+    let runtime = Runtime::system();
+    let router = ReplicaRouter::forgetting_lives(HISTORY.into(), members, options, runtime).await;
+    assert_eq!(restarted_under_way(&servers, &router).await, Origin::Replica(1));
+}
+
+/// What answers a read with a token that the replica had come to before it was restarted.
+async fn restarted_under_way(servers: &Servers, router: &ReplicaRouter) -> Origin {
+    servers.hold(1);
+    let how = with_token(token(1, 100));
+    let a = key("a");
+    let read = router.get_read(&a, &how);
+    let restart = async {
+        servers.until_asked(1).await;
+        servers.change(1, |state| {
+            state.life += 1;
+            state.position.offset = 90;
+        });
+        pass(SECOND / 2).await;
+        servers.release(1);
+    };
+    let (read, ()) = tokio::join!(read, restart);
+    read.unwrap().origin
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_restarted_server_is_admitted_after_it_was_heard() {
+    let servers = Servers::new(2);
+    let _router = servers.router().await;
+    let before = servers.admitted(1);
+    servers.change(1, |state| state.life += 1);
+    pass(SECOND).await;
+    assert_eq!(servers.admitted(1), before + 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_replicas_the_primary_answers_all() {
+    let servers = Servers::new(1);
+    let router = servers.router().await;
+    assert_eq!(origin(&router, &ReadOptions::default()).await.unwrap(), Origin::Primary);
+    assert_eq!(origin(&router, &with_token(token(1, 50))).await.unwrap(), Origin::Primary);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_primary_that_becomes_a_replica_is_written_to_no_more() {
+    let servers = Servers::new(2);
+    let router = servers.router().await;
+    servers.change(0, |state| {
+        state.role = Role::Replica;
+        state.life += 1;
+    });
+    pass(SECOND).await;
+    assert!(router.put(key("a"), value("1")).await.is_err());
+    let strong = ReadOptions::strong(Deadline::NEVER);
+    assert!(origin(&router, &strong).await.is_err());
+    assert_eq!(router.inspect().await.status, Status::Degraded);
+}

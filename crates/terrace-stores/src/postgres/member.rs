@@ -1,0 +1,255 @@
+//! A server that is one of a primary and its replicas: how far it has come in the write-ahead log.
+//!
+//! Positions are (timeline, place in the log). A token must hold all that an answer has shown, so
+//! the place is asked for after the answer, on the session that gave it. On a primary that is where
+//! the log ends, which is past the COMMIT of everything that can be seen. On a replica it is where
+//! the replay stands: but a COMMIT shows a moment before the replay counts it as done, so as long
+//! as the replay has something before it, the token asks for one byte more, which any replica has
+//! only after that record. A replay that has reached the end of what it received is past all of it.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use terrace_core::{Deadline, Error, ErrorKind, NodeState, Position, Result, Role, Token};
+use tokio::sync::Mutex;
+use tokio_postgres::Row;
+use tokio_postgres::types::PgLsn;
+
+use super::connect::Connection;
+use super::sqlstate::{Stage, because, explain};
+use super::statements::Sql;
+use super::work::Worker;
+
+/// Where its log ends or its replay stands; on a replica, what it has received; on a primary, its
+/// timeline. The replay is asked before what was received: see the
+/// [module](self).
+pub(super) const POSITION: &str = "SELECT \
+     CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() \
+       ELSE pg_current_wal_insert_lsn() END, \
+     CASE WHEN pg_is_in_recovery() THEN pg_last_wal_receive_lsn() END, \
+     CASE WHEN NOT pg_is_in_recovery() THEN \
+       ('x' || left(pg_walfile_name(pg_current_wal_insert_lsn()), 8))::bit(32)::int END";
+
+/// As [`POSITION`]; then which run of the server it is, the timeline that a replica follows, and the
+/// name of the history. Each source of the timeline may lag behind, none is ahead of the log.
+const STATE: &str = "SELECT p.*, \
+     (extract(epoch FROM pg_postmaster_start_time()) * 1000000)::bigint, \
+     greatest((pg_control_checkpoint()).timeline_id, \
+       (pg_control_recovery()).min_recovery_end_timeline, \
+       (SELECT received_tli FROM pg_stat_wal_receiver)), \
+     (SELECT value FROM meta WHERE name = 'history') FROM ";
+
+/// What a server said of its place in the log.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Place {
+    pub(super) is_replica: bool,
+    /// Everything before it is shown.
+    reached: u64,
+    /// Everything shown is before it.
+    shown: u64,
+    /// Known of a primary.
+    timeline: Option<u64>,
+}
+
+impl Place {
+    fn of(row: &Row) -> Result<Self, tokio_postgres::Error> {
+        let reached = row.try_get::<_, Option<PgLsn>>(0)?.map_or(0, u64::from);
+        let received = row.try_get::<_, Option<PgLsn>>(1)?.map(u64::from);
+        let timeline = row.try_get::<_, Option<i32>>(2)?.and_then(|it| u64::try_from(it).ok());
+        // Asked last: a server that was promoted in between has told where its own log ends.
+        let is_replica = timeline.is_none();
+        if !is_replica {
+            let reached = end_of_record(reached);
+            return Ok(Self { is_replica, reached, shown: reached, timeline });
+        }
+        let shown = reached + u64::from(received != Some(reached));
+        Ok(Self { is_replica, reached, shown, timeline: None })
+    }
+}
+
+/// Where the next record goes is behind the header of a page that is yet to be begun; where the last
+/// record ended is before it, and that is what a replica comes to (PostgreSQL, `xlog_internal.h`:
+/// pages of 8 KiB, a header of 24 bytes; no record ends within the first 8 bytes behind it).
+fn end_of_record(insert: u64) -> u64 {
+    const PAGE: u64 = 8192;
+    const HEADER: u64 = 24;
+    if insert % PAGE == HEADER { insert - HEADER } else { insert }
+}
+
+/// Where the server stands now.
+pub(super) async fn position(connection: &Connection) -> Result<Place, tokio_postgres::Error> {
+    let rows = connection.run(Sql::Position, &[]).await?;
+    // A SELECT without FROM has one row.
+    Place::of(&rows[0])
+}
+
+/// Does something and, for a member, asks for the place after it in the same round trip.
+pub(super) async fn after<T>(
+    work: impl Future<Output = Result<T, tokio_postgres::Error>>,
+    connection: &Connection,
+    member: Option<&Member>,
+) -> (Result<T, tokio_postgres::Error>, Result<Option<Place>, tokio_postgres::Error>) {
+    if member.is_none() {
+        return (work.await, Ok(None));
+    }
+    let (done, place) = futures_util::future::join(work, position(connection)).await;
+    (done, place.map(Some))
+}
+
+/// What is known of the server.
+pub(super) struct Member {
+    log: Arc<str>,
+    /// The run of the server that answers are given for; 0 for any.
+    life: AtomicU64,
+    /// The timeline that it follows, as it said last.
+    timeline: AtomicU64,
+    /// Whether it takes writes, as it said last.
+    primary: AtomicBool,
+    /// A session of its own, so that no request delays the question.
+    session: Mutex<Session>,
+}
+
+#[derive(Default)]
+struct Session {
+    connection: Option<Connection>,
+    /// The forks that lead to this timeline.
+    forks: Option<(u64, Vec<Position>)>,
+}
+
+impl Member {
+    pub(super) fn new(history: &str) -> Self {
+        Self {
+            log: format!("{history}:wal").into(),
+            life: AtomicU64::new(0),
+            timeline: AtomicU64::new(0),
+            primary: AtomicBool::new(false),
+            session: Mutex::default(),
+        }
+    }
+
+    /// Proof of having seen what the server showed when it was there; nothing when its timeline is
+    /// not known yet.
+    pub(super) fn token(&self, place: Place) -> Token {
+        let epoch = place.timeline.unwrap_or_else(|| self.timeline.load(Ordering::Acquire));
+        if epoch == 0 {
+            return Token::default();
+        }
+        Token::of(Arc::clone(&self.log), Position { epoch, offset: place.shown })
+    }
+
+    /// Whether a session with this run of the server may answer.
+    pub(super) fn check(&self, life: u64) -> Result<()> {
+        let admitted = self.life.load(Ordering::Acquire);
+        if admitted == 0 || life == admitted {
+            return Ok(());
+        }
+        let message = "the database server has restarted and is being looked at; try again";
+        Err(Error::new(ErrorKind::Unavailable, message))
+    }
+
+    pub(super) fn takes_writes(&self) -> bool {
+        self.primary.load(Ordering::Acquire)
+    }
+
+    pub(super) fn admit(&self, state: &NodeState) {
+        self.primary.store(state.role == Role::Primary, Ordering::Release);
+        self.timeline.store(state.position.epoch, Ordering::Release);
+        self.life.store(state.life, Ordering::Release);
+    }
+
+    pub(super) async fn ask(&self, worker: &Worker, deadline: Deadline) -> Result<NodeState> {
+        let asked = worker.runtime.within(deadline, async {
+            let mut session = self.session.lock().await;
+            // Taken out: a question that is dropped or fails leaves no session in doubt.
+            let connection = match session.connection.take().filter(|it| !it.is_closed()) {
+                Some(connection) => connection,
+                None => worker.pool.connector().open().await?,
+            };
+            let (state, forks) = self.ask_by(&connection, session.forks.take()).await?;
+            *session = Session { connection: Some(connection), forks };
+            Ok(state)
+        });
+        asked.await.unwrap_or_else(|| Err(Deadline::exceeded().during("ask for the state")))
+    }
+
+    async fn ask_by(
+        &self,
+        connection: &Connection,
+        known: Option<(u64, Vec<Position>)>,
+    ) -> Result<(NodeState, Option<(u64, Vec<Position>)>)> {
+        let failed = |error| explain(error, Stage::Harmless).during("ask for the state");
+        let rows =
+            connection.ask(&format!("{STATE} ({POSITION}) AS p"), &[]).await.map_err(failed)?;
+        let row = &rows[0];
+        let place = Place::of(row).map_err(failed)?;
+        let life = row.try_get::<_, i64>(3).map_err(failed)?.unsigned_abs();
+        let followed = row.try_get::<_, Option<i32>>(4).map_err(failed)?.unwrap_or(0);
+        let history = row.try_get::<_, Option<&str>>(5).map_err(failed)?.unwrap_or_default();
+        let epoch = place.timeline.unwrap_or(u64::try_from(followed).unwrap_or(0));
+        let forks = match known.filter(|(timeline, _)| *timeline == epoch) {
+            Some(known) => Some(known),
+            None => forks(connection, epoch).await.map(|forks| (epoch, forks)),
+        };
+        let state = NodeState {
+            role: if place.is_replica { Role::Replica } else { Role::Primary },
+            life,
+            history: history.into(),
+            log: Arc::clone(&self.log),
+            position: Position { epoch, offset: place.reached },
+            forks: forks.as_ref().map(|(_, forks)| forks.clone()).unwrap_or_default(),
+        };
+        Ok((state, forks))
+    }
+}
+
+/// Where the earlier timelines ended, if this user may read that (`pg_read_server_files`).
+async fn forks(connection: &Connection, timeline: u64) -> Option<Vec<Position>> {
+    if timeline <= 1 {
+        return Some(Vec::new());
+    }
+    let file = format!("pg_wal/{timeline:08X}.history");
+    let ask = format!("SELECT pg_read_file('{file}', 0, 1048576, true)");
+    let rows = connection.ask(&ask, &[]).await.ok()?;
+    let text = rows.first()?.try_get::<_, Option<&str>>(0).ok()??;
+    Some(text.lines().filter_map(fork).collect())
+}
+
+/// A line of a timeline's history: the earlier timeline, where it ended, and why.
+fn fork(line: &str) -> Option<Position> {
+    let mut words = line.split_whitespace();
+    let epoch = words.next()?.parse().ok()?;
+    let offset = words.next()?.parse::<PgLsn>().ok()?.into();
+    Some(Position { epoch, offset })
+}
+
+/// The error for a token that a replica cannot prove.
+pub(super) fn behind() -> Error {
+    let message = "a replica cannot prove what the token asks for; ask the primary";
+    Error::new(ErrorKind::Unavailable, message)
+}
+
+/// The error for a read that a replica ended, because a change of the primary was in its way.
+pub(super) fn conflict(error: tokio_postgres::Error) -> Error {
+    let message = "a replica had to end the read in favour of a change of its primary; try again";
+    because(Error::new(ErrorKind::Unavailable, message), error)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_fork_is_read_from_the_history_of_a_timeline() {
+        let line = "1\t0/30001B8\tno recovery target specified";
+        assert_eq!(fork(line), Some(Position { epoch: 1, offset: 0x300_01B8 }));
+        assert_eq!(fork(""), None);
+        assert_eq!(fork("# a comment"), None);
+    }
+
+    #[test]
+    fn the_end_of_the_log_is_where_the_last_record_ended() {
+        for (insert, end) in [(8192 + 24, 8192), (8192 + 32, 8192 + 32), (8192 * 3, 8192 * 3)] {
+            assert_eq!(end_of_record(insert), end);
+        }
+    }
+}

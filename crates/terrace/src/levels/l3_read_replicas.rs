@@ -1,0 +1,69 @@
+//! Level 3: reads from replicas that are new enough.
+
+use std::sync::Arc;
+
+use terrace_core::{BoxFuture, Result, Store};
+use terrace_layers::{
+    CacheAside, CacheAsideOptions, ConcurrencyLimit, ConcurrencyLimitOptions, SingleFlight,
+};
+
+use super::edge::edge;
+use super::{Engines, Level, Stack};
+
+/// See the [module](self).
+pub(super) static LEVEL: Level = Level {
+    number: 3,
+    name: "3-read-replicas",
+    title: "Read replicas",
+    guarantee: "A client that sends its token back reads its own writes and never goes back in time, \
+                whichever replica answers; without a token a read is at most 5 s old, and after an \
+                acknowledged write not older than it while the cache can be reached.",
+    costs: "Servers to run and to watch; a promotion loses what the promoted replica had not \
+            received, unless commits wait for it.",
+    when: "Reads outgrow one database, or must go on when it is down.",
+    picture: "\
+  requests ──▶ SingleFlight ──▶ CacheAside ──▶ far cache (hit: done)
+                                    │ miss
+                                    ▼
+                              ConcurrencyLimit ──▶ ReplicaRouter
+                     writes, strong reads │ reads
+                                    ▼                        ▼
+                                 primary ──── log ────▶ replica 1, 2, ...",
+    cached: true,
+    cache_is_optional: true,
+    stacks: [
+        (
+            "embedded",
+            "Observe(Timeout(SingleFlight(CacheAside(memory, ConcurrencyLimit(ReplicaRouter(\
+             Coalesce(sqlite), Coalesce(sqlite), Coalesce(sqlite)))))))",
+        ),
+        (
+            "local, servers",
+            "Observe(Timeout(SingleFlight(CacheAside(redis, ConcurrencyLimit(ReplicaRouter(\
+             Coalesce(postgres), Coalesce(postgres), Coalesce(postgres)))))))",
+        ),
+    ],
+    build: |engines| Box::pin(build(engines)) as BoxFuture<'_, _>,
+};
+
+async fn build(engines: &Engines) -> Result<Stack> {
+    // Chooses a server for each request: by its place in the log, its lag, and how busy it is.
+    let replicated = engines.replicated().await?;
+    let store: Arc<dyn Store> = Arc::new(replicated.router);
+    if !engines.has_cache(&LEVEL) {
+        return Ok(Stack::of(edge(engines, store)));
+    }
+    let runtime = engines.runtime();
+    let far = engines.far_cache_of(&replicated.history).await?;
+    // A dead cache sends every read here: the cap keeps the databases alive.
+    let store = ConcurrencyLimit::new(store, ConcurrencyLimitOptions::default(), runtime.clone());
+    // A replica may be behind a write that was acknowledged: the tombstone in the cache tells, and
+    // the primary is asked instead.
+    let options = CacheAsideOptions { over_replicas: true, ..CacheAsideOptions::default() };
+    let cache = Arc::clone(&far.cache);
+    let store = CacheAside::new(Arc::new(store), cache, options, runtime.clone());
+    // Above the cache: whoever waited for a load finds it there. One load a key.
+    let store = SingleFlight::new(Arc::new(store), runtime.clone());
+    let caches = vec![Arc::new(far.cache) as _];
+    Ok(Stack { caches, ..Stack::of(edge(engines, Arc::new(store))) })
+}

@@ -1,0 +1,96 @@
+//! A cache over replicas that lag.
+
+use std::sync::Arc;
+
+use terrace_core::testkit::{key, value};
+use terrace_core::{
+    Cache as _, Key, Lookup, MemoryCache, MemoryCacheOptions, Origin, ReadOptions, Runtime,
+    StoreExt as _, Token,
+};
+use terrace_layers::{CacheAside, CacheAsideOptions, ReplicaRouter};
+
+use super::{Field, sql};
+
+/// Three records of version 1, at which both replicas are paused.
+async fn behind() -> (Field, Arc<ReplicaRouter>) {
+    let field = Field::new().await;
+    let router = field.router().await;
+    for name in ["after a write", "not cached", "mutant"] {
+        router.put(key(name), value("1")).await.expect("a write");
+    }
+    for number in [1, 2] {
+        let standby = field.standby(number);
+        let shown = "SELECT count(*) FROM records";
+        super::until("they are there", || async { sql(standby, shown).await == "3" }).await;
+        sql(standby, "SELECT pg_wal_replay_pause()").await;
+    }
+    (field, router)
+}
+
+/// A cache of its own over the router, through which version 2 of a record was acknowledged.
+struct Behind {
+    name: Key,
+    cache: Arc<MemoryCache>,
+    store: CacheAside,
+    token: Token,
+}
+
+impl Behind {
+    async fn new(
+        router: &Arc<ReplicaRouter>,
+        name: &str,
+        cache: MemoryCache,
+        over_replicas: bool,
+    ) -> Self {
+        let (name, cache) = (key(name), Arc::new(cache));
+        let options = CacheAsideOptions { over_replicas, ..CacheAsideOptions::default() };
+        let inner = Arc::clone(router) as _;
+        let store = CacheAside::new(inner, Arc::clone(&cache) as _, options, Runtime::system());
+        let token = store.put(name.clone(), value("2")).await.expect("a write").token;
+        Self { name, cache, store, token }
+    }
+
+    async fn read(&self, how: &ReadOptions) -> (String, Origin) {
+        let read = self.store.get_read(&self.name, how).await.expect("a read");
+        (read.record.expect("a record").value.as_str().to_owned(), read.origin)
+    }
+
+    async fn cached(&self) -> Option<String> {
+        match self.cache.get(std::slice::from_ref(&self.name)).await.expect("a lookup").remove(0) {
+            Lookup::Hit(entry) => entry.record.map(|record| record.value.as_str().to_owned()),
+            Lookup::Miss(_) | Lookup::Written { .. } => None,
+        }
+    }
+}
+
+fn cache() -> MemoryCache {
+    MemoryCache::new(MemoryCacheOptions::default(), Runtime::system())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn replicas_that_are_behind_undo_no_write() {
+    let (_field, router) = behind().await;
+    let how = ReadOptions::default();
+    let with = |token: &Token| ReadOptions { token: Some(token.clone()), ..ReadOptions::default() };
+
+    // A read after a write is not older, though all replicas are.
+    let behind = Behind::new(&router, "after a write", cache(), true).await;
+    assert_eq!(behind.read(&how).await, ("2".to_owned(), Origin::Primary));
+    assert_eq!(behind.read(&how).await, ("2".to_owned(), Origin::Far));
+    assert_eq!(behind.read(&with(&behind.token)).await, ("2".to_owned(), Origin::Far));
+
+    // Without that rule the answer is old, and still nothing old is cached: versions see to it.
+    let behind = Behind::new(&router, "not cached", cache(), false).await;
+    let (found, origin) = behind.read(&how).await;
+    assert!(found == "1" && matches!(origin, Origin::Replica(_)), "the replicas are behind");
+    assert_eq!(behind.cached().await, None);
+    assert_eq!(behind.read(&with(&behind.token)).await, ("2".to_owned(), Origin::Primary));
+
+    // Without versions it is.
+    #[cfg(feature = "mutants")]
+    {
+        let behind = Behind::new(&router, "mutant", cache().naive(), false).await;
+        behind.read(&how).await;
+        assert_eq!(behind.cached().await.as_deref(), Some("1"));
+    }
+}
