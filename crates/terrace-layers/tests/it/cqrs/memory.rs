@@ -42,7 +42,7 @@ impl Faults {
 
     async fn fate(&self) -> Fate {
         let most = *self.per_mille.lock().unwrap();
-        if self.runtime.random() % 4 == 0 {
+        if self.runtime.random().is_multiple_of(4) {
             self.runtime.sleep(Duration::from_millis(self.runtime.random() % 20)).await;
         }
         match self.runtime.random() % 1000 {

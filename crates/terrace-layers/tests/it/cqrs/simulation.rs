@@ -73,7 +73,7 @@ async fn simulate(seed: u64, options: &ProjectorOptions) -> Result<(), String> {
                 let which = usize::try_from(runtime.random()).unwrap_or(0) % tasks.len();
                 tasks.swap_remove(which).stop().await;
             }
-            9 if runtime.random() % 4 == 0 => stream.lose_the_end(3),
+            9 if runtime.random().is_multiple_of(4) => stream.lose_the_end(3),
             _ => runtime.sleep(Duration::from_millis(runtime.random() % 40)).await,
         }
     }

@@ -108,7 +108,7 @@ impl Finish {
         connection.command(LOCK).await?;
         connection.command(FOR_ALL).await?;
         let same = connection.ask(SAME, &[]).await?;
-        if !same.first().is_some_and(|row| row.get::<_, Option<bool>>(0) == Some(true)) {
+        if same.first().is_none_or(|row| row.get::<_, Option<bool>>(0) != Some(true)) {
             return Ok(None);
         }
         let compared = connection.ask(COMPARE, &[]).await?;
