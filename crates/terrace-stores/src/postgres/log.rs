@@ -22,6 +22,10 @@
 //! the log, and held the lock of its transaction; only then does a timer look again, after 2 ms
 //! and up to 100 ms.
 //!
+//! **Not covered.** Commits that the server forgets: under `synchronous_commit = off`, or when a standby
+//! that lagged is promoted, followers have seen what is no more, and may skip what gets the same
+//! numbers; they begin anew then.
+//!
 //! **Not logged**: what sessions do with `session_replication_role = replica`, or after somebody has
 //! disabled the triggers. The log does not outlive its server: where transactions are counted anew, as
 //! after a restore of a dump, it is begun anew under another name at the next start.
