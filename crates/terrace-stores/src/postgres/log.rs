@@ -48,7 +48,7 @@ pub use install::LogBegin;
 pub(super) use install::{current, install, remove};
 use listener::Listener;
 
-use super::connect::Connection;
+use super::connect::{Connection, Repeated};
 use super::read::version;
 use super::statements::Moment;
 use super::work::{Failure, Progress, Work, Worker, corrupt, not_allowed};
@@ -213,17 +213,16 @@ impl Work for ReadLog {
         let epoch = self.position.epoch.to_string();
         let offset = i64::try_from(self.position.offset).unwrap_or(i64::MAX);
         let limit = i64::try_from(self.limit).unwrap_or(i64::MAX);
-        let rows = connection
-            .ask(
-                self.text,
-                &[
-                    (&epoch, Type::TEXT),
-                    (&offset, Type::INT8),
-                    (&limit, Type::INT8),
-                    (&MAX_BYTES, Type::INT8),
-                ],
-            )
-            .await?;
+        let parameters: [(&(dyn tokio_postgres::types::ToSql + Sync), Type); 4] = [
+            (&epoch, Type::TEXT),
+            (&offset, Type::INT8),
+            (&limit, Type::INT8),
+            (&MAX_BYTES, Type::INT8),
+        ];
+        let rows = match self.text == AFTER {
+            true => connection.repeat(Repeated::ReadLog, AFTER, &parameters).await?,
+            false => connection.ask(self.text, &parameters).await?,
+        };
         let changes = rows.iter().map(logged).collect::<Result<Vec<_>, _>>()?;
         let position = changes.last().map_or(self.position, |change| change.position);
         Ok(Changes { changes, position })
