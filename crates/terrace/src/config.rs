@@ -234,7 +234,7 @@ pub struct CqrsConfig {
     /// A read with a token waits this long for the projection, in milliseconds; then the command side
     /// answers. Default 500.
     pub wait_ms: u64,
-    /// The least time from one batch of the projection to the next, in milliseconds. Default 5.
+    /// The least time from one batch of the projection to the next, in milliseconds. Default 10.
     pub pace_ms: u64,
     /// The most events of one batch. Default 2000.
     pub batch: usize,
@@ -254,7 +254,7 @@ impl Default for CqrsConfig {
             write_url: String::new(),
             read_url: String::new(),
             wait_ms: 500,
-            pace_ms: 5,
+            pace_ms: 10,
             batch: 2_000,
             lease_ms: 2_000,
             count_flush_ms: 1_000,

@@ -18,7 +18,7 @@ pub struct ProjectorOptions {
     /// The most changes of one batch. Default 2000.
     pub batch: usize,
     /// The least time from the end of a batch to the next: what comes meanwhile is one batch, with one
-    /// commit. Default 5 ms.
+    /// commit. Default 10 ms.
     pub pace: Duration,
     /// How long an instance has the projection without renewing it; when it dies, another goes on
     /// after this time. Default 2 s.
@@ -34,7 +34,7 @@ impl Default for ProjectorOptions {
     fn default() -> Self {
         Self {
             batch: 2000,
-            pace: Duration::from_millis(5),
+            pace: Duration::from_millis(10),
             lease: Duration::from_secs(2),
             backoff: Duration::from_millis(100),
             #[cfg(feature = "mutants")]

@@ -25,6 +25,8 @@ pub struct Relay {
 impl Relay {
     /// The most events published at once.
     const BATCH: usize = 500;
+    /// The least time from one publication to the next.
+    const PACE: Duration = Duration::from_millis(20);
     /// The first wait after a failure; doubles up to [`Self::LAST_BACKOFF`].
     const BACKOFF: Duration = Duration::from_millis(100);
     const LAST_BACKOFF: Duration = Duration::from_secs(3);
@@ -70,6 +72,8 @@ impl Relay {
                 return Ok(());
             }
             self.published.fetch_add(page.changes.len() as u64, Relaxed);
+            // What comes meanwhile is one script call.
+            self.runtime.sleep(Self::PACE).await;
             position = self.stream.last().await?;
         }
     }

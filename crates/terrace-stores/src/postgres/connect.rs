@@ -6,9 +6,9 @@ use std::time::{Duration, Instant};
 use futures_util::StreamExt as _;
 use futures_util::stream::poll_fn;
 use terrace_core::{Deadline, Durability, Error, ErrorKind, Result, Runtime, Task};
-use tokio::sync::watch;
+use tokio::sync::{OnceCell, watch};
 use tokio_postgres::types::{ToSql, Type};
-use tokio_postgres::{AsyncMessage, Client, Config, Row};
+use tokio_postgres::{AsyncMessage, Client, Config, Row, Statement};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 use super::options::Target;
@@ -105,8 +105,16 @@ impl Connector {
         });
         let statements = Statements::Unprepared;
         let durability = self.durability.get().copied().unwrap_or(Durability::Accepted);
-        let (task, prepares, life) = (Some(task), self.prepares, 0);
-        Ok(Connection { client, task, statements, prepares, durability, life, expires_at: None })
+        Ok(Connection {
+            client,
+            task: Some(task),
+            statements,
+            prepares: self.prepares,
+            repeated: Default::default(),
+            durability,
+            life: 0,
+            expires_at: None,
+        })
     }
 
     /// A session that tells of notifications, and when it has ended, by raising a number.
@@ -203,12 +211,23 @@ impl Connector {
 
 const CANCEL_WITHIN: Duration = Duration::from_secs(1);
 
+/// See [`Connection::repeat`].
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Repeated {
+    /// Reads a change log.
+    ReadLog,
+    /// Applies a batch to a read model.
+    Project,
+}
+
 /// One session. Dropping it says goodbye to the server in the background.
 pub(super) struct Connection {
     client: Client,
     task: Option<Task>,
     statements: Statements,
     prepares: Prepares,
+    /// Statements that are prepared when they are first run; see [`Connection::repeat`].
+    repeated: [OnceCell<Statement>; 2],
     /// How safe a commit is; worked out from this server's settings.
     pub(super) durability: Durability,
     /// Which run of the server this is a session with.
@@ -231,6 +250,41 @@ impl Connection {
         self.statements.read_rows(&self.client, keys).await
     }
 
+    /// As [`Connection::ask`], for a statement that is run again and again: it is prepared the first
+    /// time. One of a kind has one text.
+    pub(super) async fn repeat(
+        &self,
+        kind: Repeated,
+        text: &str,
+        parameters: &[(&(dyn ToSql + Sync), Type)],
+    ) -> Result<Vec<Row>, tokio_postgres::Error> {
+        self.prepare_for(kind, text, parameters).await?;
+        self.run_prepared(kind, parameters).await
+    }
+
+    /// Prepares what [`Connection::run_prepared`] runs, unless it is.
+    pub(super) async fn prepare_for(
+        &self,
+        kind: Repeated,
+        text: &str,
+        parameters: &[(&(dyn ToSql + Sync), Type)],
+    ) -> Result<(), tokio_postgres::Error> {
+        let types = parameters.iter().map(|(_, kind)| kind.clone()).collect::<Vec<_>>();
+        let prepare = || self.client.prepare_typed(text, &types);
+        self.repeated[kind as usize].get_or_try_init(prepare).await.map(drop)
+    }
+
+    /// Sends, when first polled, what [`Connection::prepare_for`] prepared; nothing else.
+    pub(super) async fn run_prepared(
+        &self,
+        kind: Repeated,
+        parameters: &[(&(dyn ToSql + Sync), Type)],
+    ) -> Result<Vec<Row>, tokio_postgres::Error> {
+        let Some(statement) = self.repeated[kind as usize].get() else { return Ok(Vec::new()) };
+        let values = parameters.iter().map(|(value, _)| *value).collect::<Vec<_>>();
+        self.client.query(statement, &values).await
+    }
+
     /// Runs a statement that is not prepared: text, types and parameters leave at once.
     pub(super) async fn ask(
         &self,
@@ -247,6 +301,7 @@ impl Connection {
 
     /// Forgets plans that a change of the tables has made invalid.
     pub(super) async fn prepare_again(&mut self) -> Result<(), tokio_postgres::Error> {
+        self.repeated = Default::default();
         if !matches!(self.statements, Statements::Unprepared) {
             self.statements = Statements::prepare(&self.client, self.prepares).await?;
         }

@@ -291,7 +291,7 @@ fn number(row: &Row<'_>, index: usize, column: &'static str) -> Result<i64> {
 }
 
 /// The least text greater than all texts that begin with `prefix`; `None` when there is none.
-fn successor(prefix: &str) -> Option<String> {
+pub(super) fn successor(prefix: &str) -> Option<String> {
     let mut text = prefix.to_owned();
     while let Some(last) = text.pop() {
         // A range of characters steps over the surrogates, which are none.

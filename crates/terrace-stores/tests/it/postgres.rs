@@ -67,6 +67,23 @@ mod per_request {
     terrace_core::store_contract!(store);
 }
 
+mod logged {
+    use super::*;
+
+    async fn store() -> StoreFixture {
+        let options = PostgresOptions {
+            source: ConnectionSource::pooled(1, 8),
+            connect_timeout: Duration::from_secs(30),
+            change_log: true,
+            ..PostgresOptions::new(testing::fresh_database())
+        };
+        let store = PostgresStore::connect(options, Runtime::system()).await.expect("a store");
+        StoreFixture::new(Arc::new(store))
+    }
+
+    terrace_core::store_contract!(store);
+}
+
 /// A store on a database of its own.
 async fn store(source: ConnectionSource) -> PostgresStore {
     connect(&testing::fresh_database(), source).await

@@ -59,6 +59,17 @@ async fn shared() -> StoreFixture {
     StoreFixture::guarded(database.open(), database)
 }
 
+async fn logged() -> StoreFixture {
+    let database = Database::new();
+    let options = SqliteOptions { change_log: true, ..database.options() };
+    StoreFixture::guarded(database.open_with(options), database)
+}
+
+mod with_a_log {
+    use super::*;
+    terrace_core::store_contract!(logged);
+}
+
 async fn per_request() -> StoreFixture {
     let database = Database::new();
     let options = SqliteOptions { connections: Connections::PerRequest, ..database.options() };

@@ -23,7 +23,7 @@ pub(super) static LEVEL: Level = Level {
     when: "Questions that the write database should not answer: search, counts, activity.",
     picture: "\
   commands ──▶ Coalesce ──▶ write database: records, and the log of commands
-                                  │ in commit order, below the horizon
+                                  │ by transaction, below the horizon
                         Relay ◀───┴───▶ Projector: a batch and its checkpoint
                  (Redis stream)              ▼       in one transaction
   queries ──────────────────────────▶ read database: search, top, activity",

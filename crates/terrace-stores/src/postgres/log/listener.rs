@@ -23,8 +23,8 @@ struct Session {
     client: Client,
     /// The number of the table `records`.
     table: i32,
-    /// Whether writers are told that somebody waits. It may stay set when nobody does: then a writer
-    /// notifies once too often.
+    /// Whether writers are told that somebody waits. They may be told, too, when nobody does, after a
+    /// wait that was given up: then a writer notifies once too often.
     armed: bool,
     _task: Task,
 }
@@ -85,8 +85,8 @@ impl Waiting<'_> {
             *session = Some(self.listener.connect().await?);
         }
         if let Some(session) = session.as_mut().filter(|session| !session.armed) {
-            session.armed = true;
             session.ask(ARM).await?;
+            session.armed = true;
         }
         Ok(())
     }

@@ -6,9 +6,9 @@ use terrace_core::Key;
 use terrace_core::read_model::{Batch, Folded, Projection};
 use tokio_postgres::types::Type;
 
-use super::super::connect::Connection;
+use super::super::connect::{Connection, Repeated};
 use super::super::work::{Failure, Progress, Work};
-use super::steps::{LOCK, LOCK_NEXT, SHARE, Typed, locked};
+use super::steps::{LOCK, LOCK_NEXT, SHARE, Statement, Typed, locked};
 use super::tables::{name, suffix};
 
 /// One batch.
@@ -149,8 +149,12 @@ impl Work for Apply<'_> {
             (&minutes, Type::INT8_ARRAY),
             (&writes, Type::INT8_ARRAY),
         ];
-        let lock = if self.of == Projection::Live { LOCK } else { LOCK_NEXT };
-        let rows = locked(connection, progress, lock, &text(self.of), &parameters).await?;
+        let text = text(self.of);
+        let (lock, work) = match self.of {
+            Projection::Live => (LOCK, Statement::Repeated(Repeated::Project, &text)),
+            Projection::Next => (LOCK_NEXT, Statement::Once(&text)),
+        };
+        let rows = locked(connection, progress, lock, work, &parameters).await?;
         Ok(rows.first().is_some_and(|row| row.get::<_, i64>(0) > 0))
     }
 }
@@ -169,7 +173,7 @@ impl Work for AddReads<'_> {
         let keys = self.0.iter().map(|(key, _)| key.as_str()).collect::<Vec<_>>();
         let counts = self.0.iter().map(|(_, count)| signed(*count)).collect::<Vec<_>>();
         let parameters: [Typed<'_>; 2] = [(&keys, Type::TEXT_ARRAY), (&counts, Type::INT8_ARRAY)];
-        locked(connection, progress, SHARE, ADD, &parameters).await.map(drop)
+        locked(connection, progress, SHARE, Statement::Once(ADD), &parameters).await.map(drop)
     }
 }
 
@@ -191,7 +195,8 @@ impl Work for Retry<'_> {
              SELECT count(*) FROM gone"
         );
         let key = self.0.as_str();
-        let rows = locked(connection, progress, LOCK, &text, &[(&key, Type::TEXT)]).await?;
+        let work = Statement::Once(&text);
+        let rows = locked(connection, progress, LOCK, work, &[(&key, Type::TEXT)]).await?;
         Ok(rows.first().is_some_and(|row| row.get::<_, i64>(0) > 0))
     }
 }

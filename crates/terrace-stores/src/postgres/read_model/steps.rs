@@ -1,14 +1,21 @@
 //! Statements one after the other in a transaction, sent at once.
 
-use futures_util::future::join_all;
+use futures_util::future::join4;
 use tokio_postgres::Row;
 use tokio_postgres::types::{ToSql, Type};
 
-use super::super::connect::Connection;
+use super::super::connect::{Connection, Repeated};
 use super::super::work::{Failure, Progress};
 
 /// A parameter and its type.
 pub(super) type Typed<'a> = (&'a (dyn ToSql + Sync), Type);
+
+/// What is done under the lock.
+#[derive(Clone, Copy)]
+pub(super) enum Statement<'a> {
+    Once(&'a str),
+    Repeated(Repeated, &'a str),
+}
 
 /// How the checkpoint's row is held meanwhile.
 pub(super) const LOCK: &str = "SELECT 1 FROM projection WHERE name = 'live' FOR UPDATE";
@@ -21,25 +28,36 @@ pub(super) async fn locked(
     connection: &Connection,
     progress: &Progress,
     lock: &str,
-    text: &str,
+    work: Statement<'_>,
     parameters: &[Typed<'_>],
 ) -> Result<Vec<Row>, Failure> {
+    // Before the transaction: once begun, all of it leaves in this order.
+    if let Statement::Repeated(kind, text) = work {
+        connection.prepare_for(kind, text, parameters).await?;
+    }
     progress.in_transaction(true);
     progress.commits();
     let none: &[Typed<'_>] = &[];
-    let steps = [("BEGIN", none), (lock, none), (text, parameters), ("COMMIT", none)];
-    let all = steps.iter().map(|(text, parameters)| connection.ask(text, parameters));
-    let mut answers = join_all(all).await.into_iter();
-    let (begun, held) = (answers.next(), answers.next());
-    let (done, committed) = (answers.next(), answers.next());
-    if matches!(committed, Some(Ok(_))) {
+    let work = async {
+        match work {
+            Statement::Repeated(kind, _) => connection.run_prepared(kind, parameters).await,
+            Statement::Once(text) => connection.ask(text, parameters).await,
+        }
+    };
+    let (begun, held, done, committed) = join4(
+        connection.command("BEGIN"),
+        connection.ask(lock, none),
+        work,
+        connection.command("COMMIT"),
+    )
+    .await;
+    if committed.is_ok() {
         progress.in_transaction(false);
     }
     // After a failure COMMIT ends the transaction as a ROLLBACK; the first failure is the cause.
-    for step in [begun, held].into_iter().flatten() {
-        step?;
-    }
-    let rows = done.unwrap_or(Ok(Vec::new()))?;
-    committed.unwrap_or(Ok(Vec::new()))?;
+    begun?;
+    held?;
+    let rows = done?;
+    committed?;
     Ok(rows)
 }

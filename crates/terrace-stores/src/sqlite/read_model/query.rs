@@ -2,12 +2,14 @@
 
 use std::time::Duration;
 
+use rusqlite::types::Value as Sql;
 use rusqlite::{Connection, OptionalExtension, params};
 use terrace_core::read_model::{Activity, Counted, Parked, Row, Rows};
 use terrace_core::{Key, Origin, Page, Position, Record, Result, Scan, Timestamp, Value, Version};
 
 use super::super::failure;
 use super::super::log::{moment, unsigned};
+use super::super::reader::successor;
 
 const COLUMNS: &str = "r.key, r.value, r.version, r.created_at, r.updated_at, r.deleted, \
      r.read_count, r.write_count";
@@ -81,12 +83,14 @@ pub(super) fn rows(it: &Connection, keys: &[Key]) -> Result<Rows> {
 
 pub(super) fn page(it: &Connection, scan: &Scan) -> Result<Page> {
     let text = format!(
-        "SELECT {COLUMNS} FROM records r WHERE r.key > ?1 AND r.key >= ?2 AND r.deleted = 0
-         AND substr(r.key, 1, length(?2)) = ?2 ORDER BY r.key LIMIT ?3"
+        "SELECT {COLUMNS} FROM records r WHERE r.key > ?1 AND r.key >= ?2 AND r.key < ?4
+         AND r.deleted = 0 ORDER BY r.key LIMIT ?3"
     );
+    // Every key sorts before the empty blob.
+    let end = successor(&scan.prefix).map_or(Sql::Blob(Vec::new()), Sql::Text);
     let after = scan.after.as_ref().map_or("", Key::as_str);
     let limit = signed(scan.limit.saturating_add(1));
-    let rows = all(it, &text, params![after, scan.prefix, limit])?;
+    let rows = all(it, &text, params![after, scan.prefix, limit, end])?;
     let bytes = |row: &Row| row.record.as_ref().map_or(0, |record| record.value.as_str().len());
     // A page that the bytes have ended may have others after it.
     let cut = rows.iter().map(bytes).sum::<usize>() >= MAX_PAGE_BYTES;

@@ -71,6 +71,12 @@ pub(super) async fn what_is_written_is_projected_with_its_counts(sides: Sides) {
     assert_eq!(*rows.source, *sides.source);
     let page = sides.model.scan(&Scan::prefix("")).await.expect("a page");
     assert_eq!(page.records.iter().map(|it| it.key.as_str()).collect::<Vec<_>>(), ["a", "c"]);
+    for (prefix, keys) in
+        [("a", vec!["a"]), ("b", vec![]), ("c", vec!["c"]), ("\u{10ffff}", vec![])]
+    {
+        let page = sides.model.scan(&Scan::prefix(prefix)).await.expect("a page");
+        assert_eq!(page.records.iter().map(|it| it.key.as_str()).collect::<Vec<_>>(), keys);
+    }
     assert_eq!(sides.model.inspect().await.figure("records"), Some(2));
 }
 

@@ -247,6 +247,30 @@ async fn a_poison_event_stops_its_key_until_it_is_retried() {
     assert_eq!(program.read("bad").await, Ok(Some("666".to_owned())));
 }
 
+/// One instance projects, both answer; when it is killed the other takes the projection over.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn another_instance_goes_on_with_the_projection() {
+    let database = terrace_lab::testing::fresh_database();
+    let cache = terrace_lab::testing::redis().url();
+    let stores = Stores::Servers { database: &database, cache: &cache };
+    let one = Program::serve(7, &stores).await;
+    let two = Program::serve(7, &stores).await;
+    for number in 0..20 {
+        let token = write(&one, "a", number).await.expect("a write");
+        assert_eq!(read_with(&two, "a", &token).await, Some(number));
+    }
+    one.kill().await;
+    let token = write(&two, "a", 20).await.expect("a write");
+    // The command side answers until the lease has run out.
+    assert_eq!(read_with(&two, "a", &token).await, Some(20));
+    let kept = "SELECT 1 FROM terrace_read.records WHERE write_count = 21";
+    let within = tokio::time::Instant::now() + Duration::from_secs(30);
+    while sql(&database, kept).await.is_empty() {
+        assert!(tokio::time::Instant::now() < within, "nobody projects");
+    }
+    assert!(two.terminate().await.success());
+}
+
 /// Counts of a key are the same after a restart as before it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_restart_counts_nothing_twice() {

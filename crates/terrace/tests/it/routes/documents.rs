@@ -43,6 +43,49 @@ async fn a_missing_key_answers_200_with_nulls() {
 }
 
 #[tokio::test]
+async fn level_7_names_the_event_and_counts_reads() {
+    let server = Server::level(7, "7-cqrs", Arc::new(MemoryStore::default()));
+    let body = json!({"key": "a", "value": "one"});
+    let wrote = server.send("POST", "/write", &body).await;
+    assert_eq!(wrote.fields(), ["success", "key", "message", "event_id"]);
+    assert_eq!(wrote.json()["message"], "Command written and event published");
+    let wrote = server.send("PUT", "/write", &body).await;
+    assert_eq!(wrote.json()["message"], "Command updated and event published");
+    let read = server.get("/read/a").await;
+    let common = ["success", "key", "value", "created_at", "updated_at", "message"];
+    assert_eq!(read.fields(), [&common[..], &["read_count", "from_read_db"]].concat());
+    assert_eq!(read.json()["read_count"], 3);
+    assert_eq!(read.json()["from_read_db"], false, "a memory store is no read model");
+    let missing = server.get("/read/nobody").await.json();
+    let message = "Key not found in read database (may not be projected yet)";
+    assert_eq!(missing["message"], message);
+    let stats = server.get("/stats").await;
+    let sides = ["write_db_pool_size", "read_db_pool_size", "events_published"];
+    let counts = ["events_projected", "read_db_records", "write_db_records"];
+    assert_eq!(stats.fields(), [sides, counts].concat());
+}
+
+#[tokio::test]
+async fn queries_are_answered_or_refused() {
+    let server = Server::level(7, "7-cqrs", Arc::new(MemoryStore::default()));
+    let found = server.get("/v1/search?q=two+words&limit=5").await.json();
+    assert_eq!(found["records"][0]["key"], "two words 5");
+    assert_eq!(found["records"][0]["write_count"], 4);
+    assert_eq!(server.get("/v1/top?by=writes").await.json()["records"][0]["key"], "writes 20");
+    let buckets = server.get("/v1/activity?bucket=2h").await.json();
+    assert_eq!(
+        buckets["buckets"][0],
+        json!({"from": "1970-01-01T00:00:00.000000Z", "writes": 7200})
+    );
+    assert_eq!(server.get("/v1/projection").await.json()["projects"], false);
+    for bad in
+        ["search", "search?q=", "search?q=a&limit=0", "top", "top?by=x", "activity?bucket=1s"]
+    {
+        assert_eq!(server.get(&format!("/v1/{bad}")).await.status, 422, "{bad}");
+    }
+}
+
+#[tokio::test]
 async fn created_at_survives_updates() {
     let server = Server::start();
     server.send("POST", "/write", &json!({"key": "a", "value": "one"})).await;

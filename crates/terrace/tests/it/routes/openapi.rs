@@ -6,13 +6,14 @@ use terrace_core::MemoryStore;
 
 use super::server::Server;
 
-const LEVELS: [(u8, &str); 6] = [
+const LEVELS: [(u8, &str); 7] = [
     (0, "0-single-db"),
     (1, "1-connection-pooling"),
     (2, "2-read-cache"),
     (3, "3-read-replicas"),
     (4, "4-db-sharding"),
     (5, "5-multi-tier-cache"),
+    (7, "7-cqrs"),
 ];
 
 const METHODS: [&str; 8] = ["get", "head", "put", "post", "delete", "patch", "options", "trace"];
@@ -64,6 +65,10 @@ async fn each_level_documents_its_own_endpoints() {
     assert!(paths(2, "2-read-cache").await.contains("/cache-stats"));
     let five = paths(5, "5-multi-tier-cache").await;
     assert!(five.contains("/stats") && five.contains("/clear-cache"), "{five}");
+    let seven = paths(7, "7-cqrs").await;
+    for path in ["/stats", "/v1/search", "/v1/top", "/v1/activity", "/v1/projection"] {
+        assert!(seven.contains(path) && !five.contains("/v1/top"), "{seven}");
+    }
 }
 
 #[tokio::test]
