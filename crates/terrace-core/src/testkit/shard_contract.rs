@@ -1,14 +1,15 @@
 //! What every shard keeps, on any engine.
 
-use std::sync::Arc;
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use futures_util::future::join_all;
 
 use crate::testkit::{key, value};
 use crate::{
-    ErrorKind, Follow, Idempotency, Outcome, ReadOptions, Scan, Shard, ShardState, Slot, SlotSet,
-    StoreExt as _, Version, Write, WriteOptions,
+    Changes, ErrorKind, Follow, Idempotency, Outcome, Position, ReadOptions, Scan, Shard,
+    ShardState, Slot, SlotSet, StoreExt as _, Version, Write, WriteOptions,
 };
 
 /// Checks a database that is no shard yet, and `other`, another one.
@@ -22,6 +23,7 @@ pub async fn keeps_its_promises(shard: Arc<dyn Shard>, other: Arc<dyn Shard>) {
     other.found(ShardState { number: 1, ..first.clone() }).await.expect("a shard");
 
     lets_in_who_knows_the_epoch(&*shard).await;
+    a_snapshot_and_the_log_after_it_are_all(&*shard).await;
     waits_for_writers(&shard, first).await;
     takes_over(&*shard, &*other).await;
     let reserved = shard.reserve().await.expect("nobody else moves slots");
@@ -52,6 +54,73 @@ async fn lets_in_who_knows_the_epoch(shard: &dyn Shard) {
     assert_eq!(refused.expect_err("another epoch").kind(), ErrorKind::Moved);
     let found = here.get(&key("a")).await.expect("a read").expect("a record");
     assert_eq!(found.value.as_str(), "1");
+}
+
+/// What is copied at a quiet moment, and what the log says after the head of that moment, is all
+/// there is.
+async fn a_snapshot_and_the_log_after_it_are_all(shard: &dyn Shard) {
+    let log = shard.keep_log().await.expect("a log").log;
+    let (over, count) = (AtomicBool::new(false), AtomicUsize::new(0));
+    let writer = async |lane: usize| {
+        while !over.load(Ordering::Acquire) {
+            let round = count.fetch_add(1, Ordering::AcqRel);
+            let it = key(format!("s{lane}-{}", round % 50));
+            shard.at(1).put(it, value(round.to_string())).await.expect("a write");
+            tokio::task::yield_now().await;
+        }
+    };
+    let copy = async {
+        while count.load(Ordering::Acquire) < 100 {
+            tokio::task::yield_now().await;
+        }
+        let head = Mutex::new(Position::default());
+        let note = async {
+            let now = log.head().await?;
+            *head.lock().unwrap_or_else(PoisonError::into_inner) = now;
+            Ok(())
+        };
+        let mut rows = shard.rows(None, Some(Box::pin(note))).await.expect("rows");
+        let mut copied = HashMap::new();
+        loop {
+            let some = rows.next().await.expect("rows");
+            if some.is_empty() {
+                break;
+            }
+            copied.extend(some.into_iter().map(|row| (row.key, row.version)));
+        }
+        let goal = count.load(Ordering::Acquire) + 50;
+        while count.load(Ordering::Acquire) < goal {
+            tokio::task::yield_now().await;
+        }
+        over.store(true, Ordering::Release);
+        (head.into_inner().unwrap_or_else(PoisonError::into_inner), copied)
+    };
+    let ((mut position, mut copied), _) = tokio::join!(copy, join_all((0..4).map(writer)));
+    let head = log.head().await.expect("a head");
+    loop {
+        let Changes { changes, position: reached, more } =
+            log.after(position, 100).await.expect("changes");
+        for change in changes {
+            let version = copied.entry(change.key).or_default();
+            *version = change.version.max(*version);
+        }
+        position = reached;
+        if position >= head && !more {
+            break;
+        }
+        tokio::task::yield_now().await;
+    }
+    let mut rows = shard.rows(None, None).await.expect("rows");
+    loop {
+        let some = rows.next().await.expect("rows");
+        if some.is_empty() {
+            break;
+        }
+        for row in some {
+            assert_eq!(copied.get(&row.key), Some(&row.version), "{}", row.key);
+        }
+    }
+    shard.end_log().await.expect("an end of the log");
 }
 
 /// Writers under way when the state changes have ended before it has, and none comes after it.

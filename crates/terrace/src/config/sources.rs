@@ -312,6 +312,21 @@ mod tests {
     }
 
     #[test]
+    fn shards_are_as_many_as_are_numbered() {
+        let (first, second) = ("postgres://u:p@a/d", "postgres://u:p@b/d");
+        let loaded = with(&[("SHARD_1_URL", second), ("SHARD_0_URL", first)], None);
+        let loaded = loaded.expect("good settings");
+        assert_eq!(loaded.config.shards.urls, [first, second]);
+        assert_eq!(loaded.config.mode(), Ok(super::super::Mode::Servers));
+        assert_eq!(loaded.sources["shards.urls"].0, "postgres://u:***@a/d postgres://u:***@b/d");
+        let file = format!("[shards]\nurls = [\"{first}\"]\npartitioner = \"range:m\"");
+        let loaded = with(&[], Some(&file)).expect("good settings");
+        assert_eq!(loaded.config.shards.urls, [first]);
+        let gap = with(&[("SHARD_0_URL", first), ("SHARD_2_URL", second)], None);
+        assert!(gap.expect_err("a gap").contains("SHARD_1_URL is missing"));
+    }
+
+    #[test]
     fn what_is_wrong_is_named_with_what_would_be_right() {
         let cases = [
             (with(&[], Some("[server]\nport_bas = 1")), "did you mean server.port_base?"),
