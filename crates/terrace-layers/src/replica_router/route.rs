@@ -340,22 +340,43 @@ impl Shared {
         how: &ReadOptions,
         wish: Wish,
     ) -> Result<Q::Answer> {
-        let error = match self.ask_primary(question, how, true).await {
+        let stale = how.is_default() && self.options.stale_if_all_lag;
+        let any = Wish { within: Duration::MAX, ..wish };
+        // While the primary says nothing, nobody waits for it in vain.
+        if stale
+            && self.table.load().is_primary_silent()
+            && let Some(answer) = self.ask_any(question, how, any).await
+        {
+            return Ok(answer);
+        }
+        let until = Deadline::at(self.runtime.now() + self.options.patience).min(how.deadline);
+        let until = if stale { until } else { how.deadline };
+        let asked = self.runtime.within(until, self.ask_primary(question, how, true)).await;
+        let error = match asked.unwrap_or_else(|| Err(Deadline::exceeded())) {
             Ok(answer) => return Ok(answer),
-            Err(error) if error.kind() == ErrorKind::InvalidInput => return Err(error),
             Err(error) => error,
         };
-        if how.is_default() && self.options.stale_if_all_lag {
-            let table = self.table.load_full();
-            let any = Wish { within: Duration::MAX, ..wish };
-            if let Some(number) = self.pick(&table, any, None)
-                && let Ok(Some(answer)) = self.ask_replica(question, how, &table, number).await
-            {
-                self.counts.stale.fetch_add(1, Ordering::Relaxed);
-                return Ok(answer);
-            }
+        if stale
+            && error.kind() != ErrorKind::InvalidInput
+            && let Some(answer) = self.ask_any(question, how, any).await
+        {
+            return Ok(answer);
         }
         Err(self.refused(error))
+    }
+
+    /// Asks a replica that lags.
+    async fn ask_any<Q: Question>(
+        &self,
+        question: &Q,
+        how: &ReadOptions,
+        any: Wish,
+    ) -> Option<Q::Answer> {
+        let table = self.table.load_full();
+        let number = self.pick(&table, any, None)?;
+        let answer = self.ask_replica(question, how, &table, number).await.ok()??;
+        self.counts.stale.fetch_add(1, Ordering::Relaxed);
+        Some(answer)
     }
 
     /// Asks the primary; `spared` when that is for want of a replica.

@@ -79,6 +79,12 @@ impl Table {
         }
     }
 
+    /// Whether there is no primary to be asked now.
+    pub(super) fn is_primary_silent(&self) -> bool {
+        let seat = self.primary.and_then(|number| self.seats[number].as_ref());
+        seat.is_none_or(|seat| seat.trouble == Some(Trouble::Silent))
+    }
+
     /// Why a server does less than it could, for people.
     pub(super) fn trouble(&self, number: usize) -> Option<(Status, &'static str)> {
         let Some(seat) = &self.seats[number] else {

@@ -119,7 +119,9 @@ async fn lag_is_measured_by_where_the_primary_was() {
 #[tokio::test(start_paused = true)]
 async fn when_all_lag_the_primary_takes_some_and_the_rest_is_marked() {
     let servers = Servers::new(2);
-    let options = ReplicaRouterOptions { fallback_limit: 1, ..ReplicaRouterOptions::default() };
+    // The held read keeps its place at the primary for as long as the others are refused one.
+    let (fallback_limit, patience) = (1, 10 * SECOND);
+    let options = ReplicaRouterOptions { fallback_limit, patience, ..Default::default() };
     let router = servers.router_with(options.clone()).await;
     servers.at(0, 1, 200);
     pass(10 * SECOND).await;
@@ -145,6 +147,25 @@ async fn when_all_lag_the_primary_takes_some_and_the_rest_is_marked() {
     servers.fail(0, true);
     let refused = router.get_read(&key("a"), &how).await.unwrap_err();
     assert_eq!(refused.kind(), ErrorKind::Unavailable);
+}
+
+#[tokio::test(start_paused = true)]
+async fn reads_go_on_while_the_primary_hangs() {
+    let servers = Servers::new(2);
+    let router = servers.router().await;
+    servers.silence(0, true);
+    servers.hold(0);
+    pass(60 * SECOND).await;
+    let begun = Runtime::system().now();
+    let read = router.get_read(&key("a"), &ReadOptions::default()).await.unwrap();
+    assert!(is_replica(read.origin) && read.age >= 50 * SECOND, "{read:?}");
+    assert!(Runtime::system().now() - begun < SECOND / 10, "it waits for nothing");
+    // What must not be stale is not.
+    let fresh = Consistency::MaxStale(SECOND);
+    let deadline = Deadline::at(Runtime::system().now() + 3 * SECOND);
+    let fresh = ReadOptions { consistency: fresh, deadline, ..ReadOptions::default() };
+    let waits = Runtime::system().within(deadline, router.get_read(&key("a"), &fresh)).await;
+    assert!(waits.is_none_or(|answer| answer.is_err()));
 }
 
 #[tokio::test(start_paused = true)]
