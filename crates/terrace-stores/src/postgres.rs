@@ -77,8 +77,8 @@ impl PostgresStore {
     /// Connects, makes the tables that are missing, and fills the pool to its minimum.
     ///
     /// # Errors
-    /// [`ErrorKind::InvalidInput`](terrace_core::ErrorKind::InvalidInput) for options, servers and
-    /// tables that cannot be used; [`ErrorKind::Unavailable`](terrace_core::ErrorKind::Unavailable)
+    /// [`ErrorKind::InvalidInput`] for options, servers and
+    /// tables that cannot be used; [`ErrorKind::Unavailable`]
     /// when the server cannot be reached, refuses the user, lacks the database or takes no writes.
     /// Each says what to check.
     pub async fn connect(options: PostgresOptions, runtime: Runtime) -> Result<Self> {
@@ -111,7 +111,7 @@ impl PostgresStore {
     /// a server of another history is found out by [`Node::state`].
     ///
     /// # Errors
-    /// [`ErrorKind::InvalidInput`](terrace_core::ErrorKind::InvalidInput) for options that cannot be
+    /// [`ErrorKind::InvalidInput`] for options that cannot be
     /// used.
     pub fn member(options: PostgresOptions, history: Arc<str>, runtime: Runtime) -> Result<Self> {
         Self::assemble(PostgresOptions { member: true, ..options }, history, runtime)
