@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Error, Key, Record, Result, Token, Value, Version};
+use crate::{Error, Key, Place, Record, Result, Token, Value, Version};
 
 /// What a store knows of one key.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -108,6 +108,10 @@ pub enum Precondition {
     Absent,
     /// The record has this version (`If-Match`).
     Version(Version),
+    /// No write of the journal at this place or a later one was applied to the key; applying it
+    /// notes this place in the row, a delete in the row that it leaves even where there was none.
+    /// Failed means that it was applied already, or that a later one was.
+    After(Place),
 }
 
 /// What a write came to.

@@ -7,6 +7,7 @@
 //! - the contract: [`Store`], five methods, batches first, with [`StoreExt`] for one key;
 //! - the port of caches that cannot be filled with something old: [`Cache`], [`Invalidations`];
 //! - the port of a database's committed changes, in commit order: [`ChangeLog`];
+//! - the port of durable, ordered queues of accepted writes: [`Journal`];
 //! - one [`Error`], with a kind for each way in which a caller would act differently;
 //! - time, randomness and background work as parameters: [`Runtime`];
 //! - [`MemoryStore`] and [`MemoryCache`], which need no engine;
@@ -31,6 +32,7 @@ pub mod cache;
 pub mod change_log;
 mod error;
 mod inspection;
+pub mod journal;
 mod key;
 mod memory_cache;
 mod memory_store;
@@ -52,6 +54,10 @@ pub use error::{Error, ErrorKind, Result};
 /// What asynchronous methods of object-safe traits answer.
 pub use futures_util::future::BoxFuture;
 pub use inspection::{Figure, Inspection, Status, Unit};
+pub use journal::{
+    Append, Appended, DeadLetter, Entry as JournalEntry, Journal, JournalLimits, MemoryJournal,
+    Place, Progress, Sequence, Settled, Span,
+};
 /// A moment in UTC.
 pub use jiff::Timestamp;
 pub use key::Key;

@@ -2,13 +2,15 @@
 //!
 //! - [`store_contract!`](crate::store_contract) makes one test of each property that every
 //!   [`Store`] keeps, leaf or layer, on any engine.
-//! - [`cache_contract!`](crate::cache_contract) does the same for every [`Cache`].
+//! - [`cache_contract!`](crate::cache_contract) and
+//!   [`journal_contract!`](crate::journal_contract) do the same for every [`Cache`] and [`Journal`].
 //! - [`Scripted`] hands each call to the test, which answers when and how it likes: the way to force
 //!   a race without a sleep.
 //! - [`FaultyStore`] and [`FaultyCache`] delay, fail, and lose replies as a seed decides.
 
 pub mod cache_contract;
 mod faults;
+pub mod journal_contract;
 mod scripted;
 pub mod store_contract;
 
@@ -19,7 +21,7 @@ use std::sync::Arc;
 pub use faults::{FaultRates, FaultyCache, FaultyStore};
 pub use scripted::{Call, Hand, ReadCall, ScanCall, Scripted, WriteCall};
 
-use crate::{Cache, Key, Store, Value};
+use crate::{Cache, Journal, Key, Store, Value};
 
 /// A store under test, with whatever must live as long as it (a directory, a server).
 pub struct Fixture<T: ?Sized> {
@@ -32,6 +34,8 @@ pub struct Fixture<T: ?Sized> {
 pub type StoreFixture = Fixture<dyn Store>;
 /// A cache under test.
 pub type CacheFixture = Fixture<dyn Cache>;
+/// A journal under test.
+pub type JournalFixture = Fixture<dyn Journal>;
 
 impl<T: ?Sized> Fixture<T> {
     /// A subject that needs nothing beside it.
