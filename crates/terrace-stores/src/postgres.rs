@@ -38,7 +38,7 @@ use std::time::Duration;
 
 use terrace_core::{
     BoxFuture, Deadline, Durability, Inspection, Key, Page, Read, ReadOptions, Receipt, Result,
-    Runtime, Scan, Store, Task, Write, WriteOptions,
+    Runtime, Scan, Sequence, Store, Task, Write, WriteOptions,
 };
 
 pub use options::{ConnectionSource, PoolOptions, PostgresOptions};
@@ -97,6 +97,22 @@ impl PostgresStore {
     /// The name of this database's history: kept in it, the same for whoever connects to it.
     pub fn history(&self) -> Arc<str> {
         Arc::clone(&self.history)
+    }
+
+    /// The furthest place in a journal that any record carries: one walk over the table, for the start
+    /// of a journal that is new.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Unavailable`](terrace_core::ErrorKind::Unavailable) when the server cannot be
+    /// reached.
+    pub async fn furthest(&self) -> Result<Sequence> {
+        let mut connection = self.worker.pool.connector().open().await?;
+        let failed = |error| sqlstate::explain(error, sqlstate::Stage::Harmless).during("start");
+        // A large table takes longer than a request may.
+        connection.command("SET statement_timeout = '10min'").await.map_err(failed)?;
+        let furthest = "SELECT coalesce(max(seq), 0) FROM records";
+        let row = connection.client().query_one(furthest, &[]).await.map_err(failed)?;
+        Ok(Sequence::new(u64::try_from(row.get::<_, i64>(0)).unwrap_or(0)))
     }
 
     /// Answers at once when there is nothing to do.

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use terrace_core::{
     BoxFuture, Deadline, Error, ErrorKind, Inspection, Key, Page, Position, Read, ReadOptions,
-    Receipt, Result, Runtime, Scan, Store, Write, WriteOptions,
+    Receipt, Result, Runtime, Scan, Sequence, Store, Write, WriteOptions,
 };
 use terrace_core::{Change, Precondition};
 use tokio::sync::{oneshot, watch};
@@ -93,6 +93,19 @@ impl SqliteStore {
     /// The name of this database's history: kept in it, the same for whoever opens it.
     pub fn history(&self) -> Arc<str> {
         Arc::clone(&self.shared.history)
+    }
+
+    /// The furthest place in a journal that any record carries: one walk over the table on the calling
+    /// thread, for the start of a journal that is new.
+    ///
+    /// # Errors
+    /// As [`SqliteStore::open`].
+    pub fn furthest(&self) -> Result<Sequence> {
+        let connection = connect::another(&self.shared.options)?;
+        let furthest = "SELECT coalesce(max(seq), 0) FROM records";
+        let furthest: i64 =
+            connection.query_row(furthest, [], |row| row.get(0)).map_err(failure::of)?;
+        Ok(Sequence::new(u64::try_from(furthest).unwrap_or(0)))
     }
 
     fn start_threads(&self, connection: rusqlite::Connection) -> Result<()> {

@@ -5,7 +5,7 @@
 //! Database Systems", SIGMOD 1984, section 5.2, without its timer).
 
 use rusqlite::Connection;
-use terrace_core::{Error, Origin, Outcome, Receipt, Result};
+use terrace_core::{Error, Origin, Outcome, Receipt, Result, Sequence};
 
 use super::apply::{Moment, Statements};
 use super::idempotency::{self, Results};
@@ -107,7 +107,7 @@ impl<'c> Writer<'c> {
     ) -> Result<()> {
         let before = self.statements.latest()?;
         let micros = self.shared.runtime.wall().as_microsecond();
-        let mut moment = Moment { latest: before, micros };
+        let mut moment = Moment { latest: before, micros, settled: Sequence::NONE };
         let (mut repeatable, mut deleted) = (0, 0);
         while results.len() < jobs.len() {
             for job in &jobs[results.len()..] {
@@ -115,7 +115,7 @@ impl<'c> Writer<'c> {
                 match &result {
                     Ok(done) => {
                         repeatable += usize::from(job.idempotency.is_some());
-                        deleted += done.iter().filter(|(it, _)| *it == Outcome::Deleted).count();
+                        deleted += done.iter().filter(|(it, _)| is_gone(*it)).count();
                     }
                     Err(error) if self.connection.is_autocommit() => return Err(error.clone()),
                     Err(_) => {}
@@ -127,7 +127,7 @@ impl<'c> Writer<'c> {
         if moment.latest != before {
             self.statements.keep_latest(moment.latest)?;
         }
-        self.collect(repeatable, deleted, micros)
+        self.collect(repeatable, deleted, &moment)
     }
 
     /// Lets jobs that have arrived meanwhile join the group: they need not wait for the next fsync.
@@ -141,7 +141,8 @@ impl<'c> Writer<'c> {
     }
 
     /// Removes a few rows that are kept no longer: more than came, so the tables do not grow.
-    fn collect(&mut self, repeatable: usize, deleted: usize, micros: i64) -> Result<()> {
+    fn collect(&mut self, repeatable: usize, deleted: usize, moment: &Moment) -> Result<()> {
+        let micros = moment.micros;
         if repeatable > 0 {
             idempotency::collect(self.connection, COLLECT_FACTOR * repeatable, micros)
                 .map_err(failure::of)?;
@@ -150,7 +151,7 @@ impl<'c> Writer<'c> {
             let kept = self.shared.options.tombstones_kept_for.as_micros();
             let before = micros.saturating_sub(i64::try_from(kept).unwrap_or(i64::MAX));
             self.statements
-                .collect_tombstones(COLLECT_FACTOR * deleted, before)
+                .collect_tombstones(COLLECT_FACTOR * deleted, before, moment.settled)
                 .map_err(failure::of)?;
         }
         Ok(())
@@ -197,6 +198,11 @@ impl<'c> Writer<'c> {
             tracing::error!(%error, "a SQLite transaction could not be rolled back");
         }
     }
+}
+
+/// Whether a write left, or may have left, a tombstone.
+fn is_gone(outcome: Outcome) -> bool {
+    matches!(outcome, Outcome::Deleted | Outcome::Absent)
 }
 
 fn refuse(shared: &Shared, jobs: &mut Vec<WriteJob>, error: &Error) {
