@@ -33,7 +33,6 @@ mod memory;
 
 use std::fmt;
 use std::sync::Arc;
-use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use serde::{Deserialize, Serialize};
@@ -199,7 +198,7 @@ pub struct Progress {
     pub epoch: u64,
     /// The last sequence given out.
     pub last: Sequence,
-    /// Everything at or below it is settled.
+    /// Everything at or below it is settled; where writes wait, the oldest of them is the next.
     pub applied: Sequence,
     /// See [`Place::settled`].
     pub settled: Sequence,
@@ -209,17 +208,6 @@ pub struct Progress {
     pub bytes: u64,
     /// How many dead letters there are.
     pub dead: u64,
-}
-
-impl Progress {
-    /// How long the oldest write that is not settled has waited.
-    pub fn age(&self, now: Timestamp) -> Duration {
-        if self.writes == 0 {
-            return Duration::ZERO;
-        }
-        let now = Sequence::at(now).millis();
-        Duration::from_millis(now.saturating_sub(self.applied.plus(1).millis()))
-    }
 }
 
 /// How much a journal may hold.

@@ -54,12 +54,12 @@ pub use error::{Error, ErrorKind, Result};
 /// What asynchronous methods of object-safe traits answer.
 pub use futures_util::future::BoxFuture;
 pub use inspection::{Figure, Inspection, Status, Unit};
+/// A moment in UTC.
+pub use jiff::Timestamp;
 pub use journal::{
     Append, Appended, DeadLetter, Entry as JournalEntry, Journal, JournalLimits, MemoryJournal,
     Place, Progress, Sequence, Settled, Span,
 };
-/// A moment in UTC.
-pub use jiff::Timestamp;
 pub use key::Key;
 pub use memory_cache::{MemoryCache, MemoryCacheOptions};
 pub use memory_store::MemoryStore;

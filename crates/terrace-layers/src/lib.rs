@@ -7,15 +7,19 @@
 mod cache_aside;
 mod coalesce;
 mod concurrency_limit;
+mod flusher;
 mod near_cache;
 mod observe;
 mod single_flight;
 mod timeout;
+mod write_buffer;
 
 pub use cache_aside::{CacheAside, CacheAsideOptions};
 pub use coalesce::{Coalesce, CoalesceOptions};
 pub use concurrency_limit::{ConcurrencyLimit, ConcurrencyLimitOptions};
+pub use flusher::{Flusher, FlusherOptions};
 pub use near_cache::{NearCache, NearCacheOptions};
 pub use observe::Observe;
 pub use single_flight::SingleFlight;
 pub use timeout::{Timeout, TimeoutOptions};
+pub use write_buffer::{WriteBuffer, WriteBufferOptions};

@@ -117,7 +117,10 @@ pub async fn sequences_grow_and_name_what_came_between(journal: Arc<dyn Journal>
     assert_eq!(two.epoch, one.epoch);
     assert!(second.first > one.last);
     let now = Sequence::at(Runtime::system().wall());
-    assert!(second.first.millis().abs_diff(now.millis()) < 600_000, "sequences begin with the time");
+    assert!(
+        second.first.millis().abs_diff(now.millis()) < 600_000,
+        "sequences begin with the time"
+    );
     assert_eq!(journal.progress().await.expect("progress").last, two.last);
 }
 

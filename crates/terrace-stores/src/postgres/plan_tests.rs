@@ -102,7 +102,10 @@ fn placed_writes_of_distinct_keys_are_one_statement() {
 fn versions_of_a_key_rise_whatever_its_row_has() {
     let write = || Write::put(Key::new("a").unwrap(), Value::new("1").unwrap());
     for live in [true, false] {
-        let rows = HashMap::from([("a", Locked { version: Version::new(100), live, applied: Sequence::NONE })]);
+        let rows = HashMap::from([(
+            "a",
+            Locked { version: Version::new(100), live, applied: Sequence::NONE },
+        )]);
         let batch = [write(), write()];
         let plan = plan(&batch, &rows, &[6, 7]);
         let versions = plan.answers.iter().map(|answer| answer.1.get()).collect::<Vec<_>>();

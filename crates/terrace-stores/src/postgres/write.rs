@@ -4,7 +4,9 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use futures_util::future::{join4, join5};
-use terrace_core::{Error, ErrorKind, Idempotency, Origin, Outcome, Receipt, Sequence, Version, Write};
+use terrace_core::{
+    Error, ErrorKind, Idempotency, Origin, Outcome, Receipt, Sequence, Version, Write,
+};
 use tokio_postgres::Row;
 use tokio_postgres::error::{DbError, SqlState};
 
@@ -160,10 +162,8 @@ async fn explain_refusals(
         let index: i64 = row.try_get(0).map_err(unreadable)?;
         let index = usize::try_from(index).unwrap_or(0).wrapping_sub(1);
         let Some(&place) = refused.get(index) else { continue };
-        let (deleted, sequence): (bool, i64) = (
-            row.try_get(2).map_err(unreadable)?,
-            row.try_get(3).map_err(unreadable)?,
-        );
+        let (deleted, sequence): (bool, i64) =
+            (row.try_get(2).map_err(unreadable)?, row.try_get(3).map_err(unreadable)?);
         explained += usize::from(sequence >= placed.sequences[place]);
         if !deleted {
             answers[placed.writes[place]].1 = version(row.try_get(1).map_err(unreadable)?);
@@ -184,10 +184,7 @@ fn unreadable(error: tokio_postgres::Error) -> Failure {
 
 /// For each key in its order whether it was created, and its version. The server answers in that
 /// order, but does not promise to.
-fn written(
-    keys: &[&str],
-    rows: &[Row],
-) -> Result<Vec<Option<(bool, i64)>>, tokio_postgres::Error> {
+fn written(keys: &[&str], rows: &[Row]) -> Result<Vec<Option<(bool, i64)>>, tokio_postgres::Error> {
     let mut written = vec![None; keys.len()];
     for (index, row) in rows.iter().enumerate() {
         let key = row.try_get::<_, &str>(0)?;

@@ -154,9 +154,7 @@ impl<'c> Statements<'c> {
             None => self.insert.execute(params![key, value, version, now, deleted, seq]),
             Some(row) => {
                 let created_at = if row.live { row.created_at } else { now };
-                self.update.execute(params![
-                    row.row, value, version, created_at, now, deleted, seq
-                ])
+                self.update.execute(params![row.row, value, version, created_at, now, deleted, seq])
             }
         };
         done.map_err(failure::of)?;
@@ -172,7 +170,9 @@ impl<'c> Statements<'c> {
             let live = row.get::<_, i64>(2)? == 0;
             Ok((row.get(0)?, row.get::<_, i64>(1)?, live, row.get(3)?, row.get(4)?))
         });
-        let Some((row, version, live, created_at, applied)) = found.optional().map_err(failure::of)? else {
+        let Some((row, version, live, created_at, applied)) =
+            found.optional().map_err(failure::of)?
+        else {
             return Ok(None);
         };
         let version = u64::try_from(version).map_err(|_| failure::corrupt("version"))?;

@@ -1,0 +1,59 @@
+//! Writes that are applied before they are answered.
+
+use std::sync::atomic::Ordering;
+
+use std::time::Duration;
+
+use terrace_core::{
+    Deadline, Durability, Error, ErrorKind, Key, Receipt, Result, Write, WriteOptions,
+};
+
+use super::Shared;
+
+impl Shared {
+    /// Applies writes once every earlier write of their keys is applied.
+    pub(super) async fn write_through(
+        &self,
+        batch: Vec<Write>,
+        how: &WriteOptions,
+    ) -> Result<Vec<Receipt>> {
+        let keys: Vec<_> = batch.iter().map(|write| write.key.clone()).collect();
+        self.settle(&keys, how.deadline).await.map_err(|error| error.during("write"))?;
+        self.direct.fetch_add(batch.len() as u64, Ordering::Relaxed);
+        // Committed is what the store below promises on its own.
+        let beyond = how.durability.filter(|wanted| *wanted > Durability::Committed);
+        let how = WriteOptions { durability: beyond, ..how.clone() };
+        self.inner.write(batch, &how).await
+    }
+
+    /// Returns once every write of these keys that was acknowledged before is applied.
+    ///
+    /// # Errors
+    /// `Unavailable` when the journal cannot be asked; `Overloaded` when it takes too long.
+    pub(super) async fn settle(&self, keys: &[Key], deadline: Deadline) -> Result<()> {
+        let limit = self.patience(deadline);
+        let progress = match self.refresh(limit).await {
+            Err(error) if error.kind() == ErrorKind::DeadlineExceeded => return Err(silent()),
+            progress => progress?,
+        };
+        let target = self.horizon.latest_of(keys, progress.last);
+        match self.runtime.within(limit, self.horizon.until_applied(target)).await {
+            Some(()) => Ok(()),
+            None => Err(behind()),
+        }
+    }
+}
+
+fn silent() -> Error {
+    let message = "the journal does not answer, and nothing was changed; try again";
+    Error::new(ErrorKind::Unavailable, message)
+}
+
+fn behind() -> Error {
+    Error::new(
+        ErrorKind::Unavailable,
+        "earlier writes of this record are not applied yet, and nothing was changed; try again a \
+         little later",
+    )
+    .retry_after(Duration::from_secs(1))
+}
