@@ -164,6 +164,8 @@ pub struct Entry {
 pub struct Settled {
     /// See [`Entry::id`].
     pub id: Sequence,
+    /// See [`Entry::first`].
+    pub first: Sequence,
     /// How many writes it has.
     pub writes: u64,
     /// See [`Entry::bytes`].
@@ -176,7 +178,7 @@ impl Settled {
     /// All of it was applied.
     pub fn of(entry: &Entry) -> Self {
         let writes = entry.writes.len() as u64;
-        Self { id: entry.id, writes, bytes: entry.bytes, dead: Vec::new() }
+        Self { id: entry.id, first: entry.first, writes, bytes: entry.bytes, dead: Vec::new() }
     }
 }
 

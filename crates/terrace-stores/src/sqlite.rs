@@ -25,13 +25,13 @@
 //! inspection.
 
 mod apply;
-mod connect;
-mod failure;
+pub(crate) mod connect;
+pub(crate) mod failure;
 mod health;
 mod idempotency;
 mod job;
 mod options;
-mod queue;
+pub(crate) mod queue;
 mod reader;
 mod schema;
 mod shared;

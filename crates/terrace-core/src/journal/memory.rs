@@ -59,7 +59,9 @@ impl MemoryJournal {
     pub fn lose(&self) {
         let mut state = self.state();
         let epoch = (state.epoch + 1).max(Sequence::at(self.runtime.wall()).millis());
-        *state = State { epoch, ..State::default() };
+        // Above what it gave out in this millisecond.
+        let last = Sequence::at(self.runtime.wall()).plus(1 << Sequence::COUNT_BITS);
+        *state = State { epoch, last: last.max(state.last), ..State::default() };
     }
 
     /// Takes all claims back, as if every claimer had died long ago.
