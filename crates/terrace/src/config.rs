@@ -26,6 +26,8 @@ pub struct Config {
     pub database: DatabaseConfig,
     /// The far and the near cache.
     pub cache: CacheConfig,
+    /// The journal of accepted writes.
+    pub journal: JournalConfig,
     /// What is logged.
     pub log: LogConfig,
 }
@@ -193,6 +195,67 @@ impl Default for CacheConfig {
     }
 }
 
+/// The journal of level 6.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct JournalConfig {
+    /// `sqlite`, `redis` or `auto`. Default `auto`: a file in the embedded mode, else Redis.
+    pub engine: String,
+    /// `redis://:password@host:port`, set up with `appendfsync always`. Default: in the local mode a
+    /// private server of its own; with servers that of the cache, which rarely is as safe.
+    pub url: String,
+    /// Prefix of all its keys. Default: made from the database's own name.
+    pub namespace: String,
+    /// `inside`, or `apart` when `terrace flush` does it. Default `inside`.
+    pub flusher: String,
+    /// At most this many writes wait. Default 2 000 000.
+    pub max_writes: u64,
+    /// At most this many bytes wait. Default 256 MiB.
+    pub max_bytes: u64,
+    /// Nothing is accepted while a write has waited longer than this, in seconds. Default 900.
+    pub max_age_seconds: u64,
+    /// Entries are taken from a flusher that has not settled them for this long, in seconds.
+    /// Default 30.
+    pub takeover_seconds: u64,
+    /// Redis answers within this time, in milliseconds. Default 3000.
+    pub command_timeout_ms: u64,
+    /// A request waits at most this long for earlier writes to be applied, in milliseconds.
+    /// Default 2000.
+    pub patience_ms: u64,
+    /// A stop lets the flusher work for this long, in milliseconds. Default 5000.
+    pub drain_ms: u64,
+    /// Batches that are applied at once. Default 2.
+    pub partitions: usize,
+    /// Writes of one batch. Default 5000.
+    pub max_batch: usize,
+    /// A small batch waits this long for more, in milliseconds. Default 5.
+    pub linger_ms: u64,
+    /// A write that the database refuses is tried this often. Default 5.
+    pub tries: u32,
+}
+
+impl Default for JournalConfig {
+    fn default() -> Self {
+        Self {
+            engine: "auto".into(),
+            url: String::new(),
+            namespace: String::new(),
+            flusher: "inside".into(),
+            max_writes: 2_000_000,
+            max_bytes: 256 * 1024 * 1024,
+            max_age_seconds: 900,
+            takeover_seconds: 30,
+            command_timeout_ms: 3_000,
+            patience_ms: 2_000,
+            drain_ms: 5_000,
+            partitions: 2,
+            max_batch: 5_000,
+            linger_ms: 5,
+            tries: 5,
+        }
+    }
+}
+
 /// What is logged.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -250,6 +313,15 @@ impl Config {
             ("cache.command_timeout_ms", self.cache.command_timeout_ms),
             ("cache.near_ttl_seconds", self.cache.near_ttl_seconds),
             ("cache.near_heartbeat_ms", self.cache.near_heartbeat_ms),
+            ("journal.max_writes", self.journal.max_writes),
+            ("journal.max_bytes", self.journal.max_bytes),
+            ("journal.max_age_seconds", self.journal.max_age_seconds),
+            ("journal.takeover_seconds", self.journal.takeover_seconds),
+            ("journal.command_timeout_ms", self.journal.command_timeout_ms),
+            ("journal.patience_ms", self.journal.patience_ms),
+            ("journal.partitions", self.journal.partitions as u64),
+            ("journal.max_batch", self.journal.max_batch as u64),
+            ("journal.tries", u64::from(self.journal.tries)),
         ];
         if let Some((name, _)) = positive.iter().find(|(_, value)| *value == 0) {
             return Err(ConfigError::new(format!("{name} is 0; it must be at least 1")));
@@ -270,6 +342,12 @@ impl Config {
             return Err(ConfigError::new(
                 "server.port_base leaves no room for level 10; take less",
             ));
+        }
+        if !["auto", "sqlite", "redis"].contains(&self.journal.engine.as_str()) {
+            return Err(ConfigError::new("journal.engine must be auto, sqlite or redis"));
+        }
+        if !["inside", "apart"].contains(&self.journal.flusher.as_str()) {
+            return Err(ConfigError::new("journal.flusher must be inside or apart"));
         }
         if !["text", "json"].contains(&self.log.format.as_str()) {
             return Err(ConfigError::new("log.format must be text or json"));

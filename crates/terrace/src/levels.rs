@@ -9,6 +9,7 @@ mod l0_single_db;
 mod l1_connection_pooling;
 mod l2_read_cache;
 mod l5_multi_tier_cache;
+mod l6_write_buffering;
 #[cfg(test)]
 mod tests;
 
@@ -19,6 +20,7 @@ use terrace_core::{BoxFuture, Result, Store};
 use crate::http::ClearCache;
 
 pub use engines::{Engines, Servers};
+pub use l6_write_buffering::{FlusherApart, flusher, journal};
 
 /// One level of the climb.
 #[derive(Debug)]
@@ -55,11 +57,12 @@ pub struct Stack {
 }
 
 /// The levels that exist, from the bottom.
-pub static LEVELS: [&Level; 4] = [
+pub static LEVELS: [&Level; 5] = [
     &l0_single_db::LEVEL,
     &l1_connection_pooling::LEVEL,
     &l2_read_cache::LEVEL,
     &l5_multi_tier_cache::LEVEL,
+    &l6_write_buffering::LEVEL,
 ];
 
 /// The level of this number, if it exists.
@@ -67,7 +70,7 @@ pub fn level(number: u8) -> Option<&'static Level> {
     LEVELS.iter().copied().find(|level| level.number == number)
 }
 
-/// "0, 1, 2, 5": what to answer somebody who asked for another.
+/// "0, 1, 2, 5, 6": what to answer somebody who asked for another.
 pub fn numbers() -> String {
     LEVELS.iter().map(|level| level.number.to_string()).collect::<Vec<_>>().join(", ")
 }

@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use terrace_core::{
-    Deadline, Durability, Error, ErrorKind, Key, Receipt, Result, Write, WriteOptions,
+    Append, Deadline, Durability, Error, ErrorKind, Key, Receipt, Result, Write, WriteOptions,
 };
 
 use super::Shared;
@@ -18,12 +18,33 @@ impl Shared {
         how: &WriteOptions,
     ) -> Result<Vec<Receipt>> {
         let keys: Vec<_> = batch.iter().map(|write| write.key.clone()).collect();
+        self.claim_key(how).await.map_err(|error| error.during("write"))?;
         self.settle(&keys, how.deadline).await.map_err(|error| error.during("write"))?;
         self.direct.fetch_add(batch.len() as u64, Ordering::Relaxed);
         // Committed is what the store below promises on its own.
         let beyond = how.durability.filter(|wanted| *wanted > Durability::Committed);
         let how = WriteOptions { durability: beyond, ..how.clone() };
         self.inner.write(batch, &how).await
+    }
+
+    /// Takes the request's idempotency key in the journal, too, so that it cannot stand for a queued
+    /// write beside this one. Who had it for this very request is answered by the store below.
+    async fn claim_key(&self, how: &WriteOptions) -> Result<()> {
+        if how.idempotency.is_none() {
+            return Ok(());
+        }
+        let claim = Append { writes: Vec::new(), idempotency: how.idempotency.clone() };
+        let work = self.journal.append(vec![claim]);
+        let claimed = match self.runtime.within(self.patience(how.deadline), work).await {
+            Some(claimed) => claimed.map_err(|error| match error.kind() {
+                // Nothing is written by it, so nothing is unknown of the request.
+                ErrorKind::OutcomeUnknown => error.into_kind(ErrorKind::Unavailable),
+                _ => error,
+            })?,
+            None => return Err(silent()),
+        };
+        self.horizon.add_own(&claimed, &[]);
+        terrace_core::one(claimed.spans)?.map(drop)
     }
 
     /// Returns once every write of these keys that was acknowledged before is applied.

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use rusqlite::{Connection, TransactionBehavior};
-use terrace_core::{Durability, Error, Result, Runtime, Sequence};
+use terrace_core::{Durability, Error, Result, Runtime};
 
 use super::SqliteJournalOptions;
 use crate::sqlite::{connect, failure};
@@ -81,15 +81,8 @@ fn migrate(connection: &mut Connection, runtime: &Runtime) -> Result<()> {
         }
     }
     transaction.execute_batch(TABLES).map_err(failed)?;
-    let now = runtime.wall();
-    // In the next millisecond: above whatever one that was lost just now gave out.
-    let last = Sequence::at(now).plus(1 << Sequence::COUNT_BITS);
-    transaction
-        .execute(
-            "INSERT INTO meta VALUES (1, ?1, ?2, 0, 0)",
-            rusqlite::params![now.as_microsecond(), last.get().cast_signed()],
-        )
-        .map_err(failed)?;
+    let epoch = [runtime.wall().as_microsecond()];
+    transaction.execute("INSERT INTO meta VALUES (1, ?1, 0, 0, 0)", epoch).map_err(failed)?;
     transaction.pragma_update(None, "application_id", APPLICATION).map_err(failed)?;
     transaction.pragma_update(None, "user_version", VERSION).map_err(failed)?;
     transaction.commit().map_err(failed)

@@ -10,9 +10,10 @@ use super::{Config, redacted};
 
 /// Names of the environment that the described system uses, and the settings they stand for.
 /// `TERRACE_<SECTION>_<KEY>` works for every setting.
-pub const DOCUMENTED_NAMES: [(&str, &str); 7] = [
+pub const DOCUMENTED_NAMES: [(&str, &str); 8] = [
     ("DATABASE_URL", "database.url"),
     ("REDIS_URL", "cache.url"),
+    ("JOURNAL_URL", "journal.url"),
     ("DB_POOL_MIN_SIZE", "database.pool_min"),
     ("DB_POOL_MAX_SIZE", "database.pool_max"),
     ("CACHE_TTL", "cache.ttl_seconds"),

@@ -43,7 +43,7 @@ impl App {
         let face = documents::face(level.number);
         let mut table = Vec::new();
         table.extend(face.map(documents::endpoints).unwrap_or_default());
-        table.extend(records::endpoints());
+        table.extend(records::endpoints(level.queues()));
         table.extend(operations::endpoints(face));
         Self {
             pages: openapi::Pages::new(&level, &table),

@@ -1,6 +1,6 @@
 //! What each level adds to the documents' API.
 
-use terrace_core::{Inspection, Origin, Read};
+use terrace_core::{Inspection, Origin, Outcome, Read, Receipt};
 
 use super::parts::{self, figure};
 use super::{DocumentsFace, Statistics};
@@ -63,7 +63,37 @@ static FACES: &[DocumentsFace] = &[
         clears: true,
         ..PLAIN
     },
+    DocumentsFace {
+        level: 6,
+        written: "Write queued successfully",
+        write_fields: &[QUEUED],
+        read_fields: &[FROM_A_CACHE],
+        health_fields: &[
+            parts::DATABASE,
+            parts::cache("cache", |tree| parts::cache_word(parts::far(tree))),
+            parts::cache("queue", |tree| parts::cache_word(parts::journal(tree))),
+            count("queue_length", "Writes that wait to be applied.", queue_length),
+        ],
+        statistics: &[Statistics {
+            path: "/stats",
+            summary: "The cache, the pool and the queue",
+            fields: QUEUE,
+        }],
+        ..PLAIN
+    },
 ];
+
+const QUEUED: Field<Receipt> = Field::new(
+    "queued",
+    "Whether it waits to be applied; false when it was applied before the answer.",
+    Getter::Bool(|receipt| receipt.outcome == Outcome::Queued),
+);
+
+const FROM_A_CACHE: Field<Read> = Field::new(
+    "from_cache",
+    "Whether a cache answered; a write that waits is no cache.",
+    Getter::Bool(|read| matches!(read.origin, Origin::Near | Origin::Far)),
+);
 
 const FROM_CACHE: Field<Read> = Field::new(
     "from_cache",
@@ -103,6 +133,28 @@ const CACHE: &[Field<Inspection>] = &[
     count("keys", "Entries in the cache.", far_keys),
     percent("hit_rate", "Hits in a hundred reads.", |tree| {
         parts::hit_rate(far_hits(tree), far_misses(tree))
+    }),
+];
+
+const QUEUE: &[Field<Inspection>] = &[
+    flag("cache_available", "Whether the cache can be reached.", |tree| {
+        parts::is_up(parts::far(tree))
+    }),
+    count("cache_hits", "Reads that the cache answered.", far_hits),
+    count("cache_misses", "Reads that went to the database.", far_misses),
+    count("cache_keys", "Entries in the cache.", far_keys),
+    percent("cache_hit_rate", "Hits in a hundred reads.", |tree| {
+        parts::hit_rate(far_hits(tree), far_misses(tree))
+    }),
+    count("db_pool_size", "Open connections to the database.", |tree| {
+        figure(tree.find("pool"), "pool_size")
+    }),
+    count("queue_length", "Writes that wait to be applied.", queue_length),
+    count("writes_queued", "Writes that this instance has accepted.", |tree| {
+        figure(tree.find("write-buffer"), "writes_queued")
+    }),
+    count("writes_processed", "Writes that this instance has applied.", |tree| {
+        figure(tree.find("write-buffer"), "writes_processed")
     }),
 ];
 
@@ -167,6 +219,10 @@ const fn flag(
     value: fn(&Inspection) -> bool,
 ) -> Field<Inspection> {
     Field::new(name, meaning, Getter::Bool(value))
+}
+
+fn queue_length(tree: &Inspection) -> u64 {
+    figure(tree.find("write-buffer"), "queue_length")
 }
 
 fn near_hits(tree: &Inspection) -> u64 {
