@@ -24,6 +24,8 @@ impl Link {
         command.arg(self.options.limits.writes).arg(self.options.limits.bytes);
         command.arg(format!("{{{}}}:request:", self.options.namespace));
         command.arg(Idempotency::KEPT_FOR.as_secs());
+        let (millis, count) = parts(self.furthest());
+        command.arg(millis).arg(count);
         for chunk in &packed.chunks {
             command.arg(chunk.count).arg(&chunk.payload);
             match chunk.idempotency.as_deref() {
@@ -46,10 +48,12 @@ impl Link {
                 _ => Ok(Span { first: sequence(&first)?, repeated: word == "repeated" }),
             })
             .collect();
+        let last = sequence(text(&last).ok_or_else(corrupt)?)?;
+        self.note(last);
         Ok(Appended {
             epoch: number(&epoch)?,
             previous: sequence(text(&previous).ok_or_else(corrupt)?)?,
-            last: sequence(text(&last).ok_or_else(corrupt)?)?,
+            last,
             durability: self.durability(),
             spans: packed.spans(&spans),
         })
@@ -139,7 +143,10 @@ impl Link {
 
     pub(super) async fn progress(&self) -> Result<Progress> {
         let command = self.script(&self.scripts.progress);
-        progress_of(self.call(&self.scripts.progress, &command, Sent::Harmless).await?)
+        let answer = self.call(&self.scripts.progress, &command, Sent::Harmless).await?;
+        let progress = progress_of(answer)?;
+        self.note(progress.last);
+        Ok(progress)
     }
 
     pub(super) async fn peek(&self, after: Sequence, writes: usize) -> Result<Vec<JournalEntry>> {

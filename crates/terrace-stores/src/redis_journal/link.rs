@@ -8,7 +8,7 @@ use redis::{
     AsyncConnectionConfig, Client, Cmd, ErrorKind as Kind, RedisError, RedisResult, Script,
     ServerErrorKind, Value,
 };
-use terrace_core::{Deadline, Durability, Error, ErrorKind, Result, Runtime};
+use terrace_core::{Deadline, Durability, Error, ErrorKind, Result, Runtime, Sequence};
 use tokio::sync::Mutex;
 
 use super::options::RedisJournalOptions;
@@ -55,6 +55,8 @@ pub(super) struct Link {
     durability: AtomicU8,
     connects: AtomicU64,
     closed: AtomicBool,
+    /// The last sequence that any server of this journal was seen to have given out.
+    furthest: AtomicU64,
     /// When entries of dead claimers were last looked for.
     pub(super) swept: Mutex<Option<Instant>>,
 }
@@ -91,6 +93,7 @@ impl Link {
             durability: AtomicU8::new(0),
             connects: AtomicU64::new(0),
             closed: AtomicBool::new(false),
+            furthest: AtomicU64::new(0),
             swept: Mutex::default(),
             options,
             runtime,
@@ -100,6 +103,14 @@ impl Link {
 
     pub(super) fn reconnects(&self) -> u64 {
         self.connects.load(Ordering::Relaxed).saturating_sub(1)
+    }
+
+    pub(super) fn furthest(&self) -> Sequence {
+        Sequence::new(self.furthest.load(Ordering::Relaxed))
+    }
+
+    pub(super) fn note(&self, last: Sequence) {
+        self.furthest.fetch_max(last.get(), Ordering::Relaxed);
     }
 
     pub(super) fn durability(&self) -> Durability {

@@ -125,6 +125,23 @@ async fn a_lost_journal_is_another_and_goes_on_above() {
     assert_eq!(names(&claim_all(&journal).await), ["b"]);
 }
 
+/// A server takes over that is behind in all: in what it has, and in its clock.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_is_behind_goes_on_above_what_callers_know() {
+    let (server, _directory) = server(Persistence::None).await;
+    let journal = connect(options(server.url())).await;
+    // As if the first server's clock had been an hour ahead.
+    let ahead = Sequence::at(Runtime::system().wall()).plus(3_600_000 << Sequence::COUNT_BITS);
+    journal.raise(ahead).await.expect("a floor");
+    let before = journal.append(vec![put("a")]).await.expect("an append");
+    assert!(before.last > ahead);
+    let client = ::redis::Client::open(server.url()).unwrap();
+    let mut by_hand = client.get_multiplexed_async_connection().await.unwrap();
+    let _: () = ::redis::cmd("FLUSHALL").query_async(&mut by_hand).await.unwrap();
+    let after = journal.append(vec![put("a")]).await.expect("an append");
+    assert!(after.last > before.last, "else the rows' guard would drop it");
+}
+
 /// Two claimers on one journal: each entry goes to one, and a dead one's to the other.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn two_claimers_share_the_work() {

@@ -1,12 +1,17 @@
--- ARGV: most writes, most bytes, prefix of requests, how long those are kept (s), then for each
--- entry: writes, payload, name of its request or '', fingerprint.
+-- ARGV: most writes, most bytes, prefix of requests, how long those are kept (s), milliseconds and
+-- count of the last sequence that the caller knows of, then for each entry: writes, payload, name of
+-- its request or '', fingerprint.
 local ms, n, epoch = last()
 local previous = redis.call('HEXISTS', KEYS[2], 'epoch') == 1 and id(ms, n) or '0-0'
+-- A server that lost its latest (a replica that was promoted, behind and with another clock) must not
+-- give out again what rows carry.
+local known_ms, known_n = tonumber(ARGV[5]), tonumber(ARGV[6])
+if known_ms > ms or (known_ms == ms and known_n > n) then ms, n = known_ms, known_n end
 local held = redis.call('HMGET', KEYS[2], 'writes', 'bytes')
 local writes, bytes = tonumber(held[1] or '0'), tonumber(held[2] or '0')
 local fresh, more_writes, more_bytes, answers = {}, 0, 0, {}
-for at = 5, #ARGV, 4 do
-    local place = (at - 5) / 4 + 1
+for at = 7, #ARGV, 4 do
+    local place = (at - 7) / 4 + 1
     local name, known = ARGV[at + 2], false
     if name ~= '' then known = redis.call('GET', ARGV[3] .. name) end
     if known then
@@ -29,7 +34,7 @@ for _, at in ipairs(fresh) do
     if name ~= '' then
         redis.call('SET', ARGV[3] .. name, ARGV[at + 3] .. id(ms, first), 'EX', ARGV[4])
     end
-    answers[(at - 5) / 4 + 1] = {'new', id(ms, first)}
+    answers[(at - 7) / 4 + 1] = {'new', id(ms, first)}
 end
 redis.call('HSET', KEYS[2], 'epoch', epoch, 'ms', string.format('%.0f', ms),
     'n', string.format('%.0f', n), 'writes', string.format('%.0f', writes + more_writes),
