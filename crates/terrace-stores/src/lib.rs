@@ -2,8 +2,10 @@
 //!
 //! Each engine is a cargo feature, so a program that uses one compiles one.
 
-#[cfg(any(feature = "redis", feature = "sqlite"))]
+#[cfg(any(feature = "nats", feature = "redis", feature = "sqlite"))]
 mod journal;
+#[cfg(feature = "nats")]
+pub mod nats_journal;
 #[cfg(feature = "postgres")]
 pub mod postgres;
 #[cfg(feature = "redis")]
@@ -15,6 +17,8 @@ pub mod sqlite;
 #[cfg(feature = "sqlite")]
 pub mod sqlite_journal;
 
+#[cfg(feature = "nats")]
+pub use nats_journal::{NatsJournal, NatsJournalOptions};
 #[cfg(feature = "postgres")]
 pub use postgres::{PostgresOptions, PostgresStore};
 #[cfg(feature = "redis")]
