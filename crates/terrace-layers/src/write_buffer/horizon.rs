@@ -18,6 +18,10 @@ use super::pending::{Pending, Waiting};
 /// The one invariant: **every write up to `seen` is either among those that wait here, or settled.**
 /// An append keeps it when it follows right on `seen`, else the writes between are looked up before
 /// anybody relies on them.
+///
+/// What was looked up shows what waits, and not what was settled before its turn: between two that
+/// wait, a later write of the same key may have been applied by another flusher. So a write that
+/// waits is the latest of its key only from the end of the last look-up on, `gap`.
 #[derive(Debug)]
 pub(super) struct Horizon {
     history: Arc<str>,
@@ -34,6 +38,7 @@ struct State {
     /// The oldest write that is not known to be settled.
     oldest: Option<Sequence>,
     seen: Sequence,
+    gap: Sequence,
     pending: Pending,
     durability: Durability,
 }
@@ -44,6 +49,7 @@ impl Horizon {
             progress: Progress::default(),
             oldest: None,
             seen: Sequence::NONE,
+            gap: Sequence::NONE,
             pending: Pending::default(),
             // What no append has shown yet is not claimed.
             durability: Durability::Accepted,
@@ -133,6 +139,7 @@ impl Horizon {
         if state.seen >= after {
             state.seen = state.seen.max(to);
         }
+        state.gap = state.gap.max(to);
         drop(state);
         self.wanted.notify_one();
     }
@@ -171,6 +178,20 @@ impl Horizon {
         }
         let found: Vec<_> = keys.iter().map(|key| state.pending.get(key).cloned()).collect();
         found.iter().any(Option::is_some).then_some(found)
+    }
+
+    /// The latest of what waits for these keys that may not be the latest of its key.
+    pub(super) fn doubtful(&self, keys: &[Key]) -> Option<Sequence> {
+        let state = self.read();
+        let waiting = keys.iter().filter_map(|key| state.pending.get(key));
+        waiting.map(|waiting| waiting.sequence).filter(|sequence| *sequence < state.gap).max()
+    }
+
+    /// As [`Horizon::doubtful`], for a scan.
+    pub(super) fn doubtful_within(&self, scan: &Scan) -> Option<Sequence> {
+        let waiting = self.within(scan);
+        let gap = self.read().gap;
+        waiting.iter().map(|(_, waiting)| waiting.sequence).filter(|it| *it < gap).max()
     }
 
     /// What waits within a scan.
@@ -241,7 +262,7 @@ impl Horizon {
         self.wanted.notify_one();
     }
 
-    fn is_closed(&self) -> bool {
+    pub(super) fn is_closed(&self) -> bool {
         self.applied.borrow().1
     }
 }
@@ -257,7 +278,7 @@ impl State {
             self.progress = Progress { epoch, ..Progress::default() };
             self.oldest = None;
             self.pending.clear();
-            self.seen = Sequence::NONE;
+            (self.seen, self.gap) = (Sequence::NONE, Sequence::NONE);
         }
         epoch == self.progress.epoch
     }

@@ -8,6 +8,7 @@ use terrace_core::{
 };
 
 use super::Shared;
+use super::direct::behind;
 use super::pending::Waiting;
 
 /// What a read asks of the journal, and how it asks the store below.
@@ -28,7 +29,25 @@ impl Shared {
             self.prove(&mut reads, asked.own);
             return Ok(reads);
         }
+        let doubtful = || self.horizon.doubtful(keys);
+        self.resolve(doubtful, how.deadline).await.map_err(|error| error.during("read"))?;
         self.look_up(keys, &asked.below, asked.own).await
+    }
+
+    /// Waits until nothing waits that may hide something later.
+    async fn resolve(
+        &self,
+        doubtful: impl Fn() -> Option<Sequence>,
+        deadline: Deadline,
+    ) -> Result<()> {
+        let limit = self.patience(deadline);
+        while let Some(sequence) = doubtful() {
+            let applied = self.horizon.until_applied(sequence);
+            if self.runtime.within(limit, applied).await.is_none() || self.horizon.is_closed() {
+                return Err(behind());
+            }
+        }
+        Ok(())
     }
 
     /// Makes sure that this instance knows as much of the journal as the read asks for.
@@ -118,6 +137,8 @@ impl Shared {
                     let limit: Deadline = self.patience(how.deadline);
                     self.refresh(limit).await.map_err(|error| error.during("scan"))?;
                 }
+                let doubtful = || self.horizon.doubtful_within(scan);
+                self.resolve(doubtful, how.deadline).await.map_err(|error| error.during("scan"))?;
                 asked.below
             }
         };
