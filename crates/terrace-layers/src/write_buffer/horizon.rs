@@ -180,24 +180,39 @@ impl Horizon {
         found.iter().any(Option::is_some).then_some(found)
     }
 
-    /// The latest of what waits for these keys that may not be the latest of its key.
-    pub(super) fn doubtful(&self, keys: &[Key]) -> Option<Sequence> {
+    /// As [`Horizon::find`], but only what is the latest of its key.
+    ///
+    /// # Errors
+    /// The latest of what may not be; in the same step, since a look-up may add some at any time.
+    pub(super) fn find_latest(
+        &self,
+        keys: &[Key],
+    ) -> Result<Option<Vec<Option<Waiting>>>, Sequence> {
         let state = self.read();
-        let waiting = keys.iter().filter_map(|key| state.pending.get(key));
-        waiting.map(|waiting| waiting.sequence).filter(|sequence| *sequence < state.gap).max()
-    }
-
-    /// As [`Horizon::doubtful`], for a scan.
-    pub(super) fn doubtful_within(&self, scan: &Scan) -> Option<Sequence> {
-        let waiting = self.within(scan);
-        let gap = self.read().gap;
-        waiting.iter().map(|(_, waiting)| waiting.sequence).filter(|it| *it < gap).max()
+        let found: Vec<_> = keys.iter().map(|key| state.pending.get(key).cloned()).collect();
+        match state.doubtful(found.iter().flatten()) {
+            Some(doubtful) => Err(doubtful),
+            None => Ok(found.iter().any(Option::is_some).then_some(found)),
+        }
     }
 
     /// What waits within a scan.
     pub(super) fn within(&self, scan: &Scan) -> Vec<(Key, Waiting)> {
         let state = self.read();
         if state.pending.len() == 0 { Vec::new() } else { state.pending.within(scan) }
+    }
+
+    /// As [`Horizon::find_latest`], for a scan.
+    ///
+    /// # Errors
+    /// As [`Horizon::find_latest`].
+    pub(super) fn latest_within(&self, scan: &Scan) -> Result<Vec<(Key, Waiting)>, Sequence> {
+        let state = self.read();
+        let found = state.pending.within(scan);
+        match state.doubtful(found.iter().map(|(_, waiting)| waiting)) {
+            Some(doubtful) => Err(doubtful),
+            None => Ok(found),
+        }
     }
 
     /// Proof of this place.
@@ -238,11 +253,14 @@ impl Horizon {
         asked.epoch == state.progress.epoch && asked.offset <= state.seen.get()
     }
 
-    /// The place that must be settled before every write of these keys up to `to` is.
+    /// The place that must be settled before every write of these keys up to `to` is, for everybody:
+    /// where this instance has looked something up, another may still show a write of these keys that
+    /// was settled before its turn, so all of that must be.
     pub(super) fn latest_of(&self, keys: &[Key], to: Sequence) -> Sequence {
         let state = self.read();
         let latest = keys.iter().filter_map(|key| state.pending.get(key));
-        latest.map(|waiting| waiting.sequence.min(to)).max().unwrap_or_default()
+        let latest = latest.map(|waiting| waiting.sequence.min(to)).max().unwrap_or_default();
+        latest.max(state.gap.min(to))
     }
 
     /// Returns once everything up to a place is settled, or the buffer is closed.
@@ -281,6 +299,11 @@ impl State {
             (self.seen, self.gap) = (Sequence::NONE, Sequence::NONE);
         }
         epoch == self.progress.epoch
+    }
+
+    /// The latest of these that may not be the latest of its key.
+    fn doubtful<'a>(&self, waiting: impl Iterator<Item = &'a Waiting>) -> Option<Sequence> {
+        waiting.map(|waiting| waiting.sequence).filter(|sequence| *sequence < self.gap).max()
     }
 
     fn add(&mut self, sequence: Sequence, write: &Write) {

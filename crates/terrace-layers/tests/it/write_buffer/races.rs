@@ -93,7 +93,7 @@ async fn a_direct_write_waits_for_its_key_alone() {
     let two = open(inner.clone(), &journal, idle()).await;
     one.put(key("a"), value("queued")).await.unwrap();
     let direct = |name: &str| vec![Write::put(key(name), value("direct"))];
-    let other = one_of(two.write(direct("b"), &committed()).await);
+    let other = one_of(one.write(direct("b"), &committed()).await);
     assert_eq!((other.outcome, other.durability), (Outcome::Created, Durability::Accepted));
     let absent = Write::put(key("a"), value("no")).when(Precondition::Absent);
     let (refused, ()) = tokio::join!(two.write_one(absent), async {

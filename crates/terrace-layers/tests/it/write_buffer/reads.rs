@@ -131,7 +131,8 @@ async fn a_strong_read_waits_until_its_key_is_applied_or_says_so() {
     let strong = ReadOptions::strong(Deadline::NEVER);
     let error = text(&two, "a", &strong).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Unavailable, "nobody flushes: {error}");
-    assert_eq!(text(&two, "other", &strong).await.unwrap(), None, "other keys do not wait");
+    assert_eq!(text(&one, "other", &strong).await.unwrap(), None, "other keys do not wait");
+    assert!(text(&two, "other", &strong).await.is_err(), "except where others have written");
     let flushing = open(Arc::clone(&_inner) as _, &journal, WriteBufferOptions::default()).await;
     let read = two.get_read(&key("a"), &strong).await.unwrap();
     assert_eq!(read.record.unwrap().value.as_str(), "1");

@@ -235,8 +235,10 @@ mod mutants {
 
     #[test]
     fn applying_without_the_guard_is_noticed() {
+        // By the order of what was applied, or first by somebody who reads it.
         let violation = noticed(FlusherMutant::Unguarded);
-        assert!(violation.contains("applied in the order"), "{violation}");
+        let seen = ["in the order", "answered", "was read", "is there"];
+        assert!(seen.iter().any(|words| violation.contains(words)), "{violation}");
     }
 
     #[test]
