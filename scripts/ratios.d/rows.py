@@ -43,6 +43,7 @@ class Rows:
             self.l2_hit(),
             self.l2_miss(),
             self.l5(),
+            self.l6_accept(),
             self.embedded("read"),
             self.embedded("write"),
         ]
@@ -115,6 +116,15 @@ class Rows:
                 Row("L5 near hit, beside axum hello", "L5 near hit", ("axum hello",), 0.9),
                 Row("L5 near hit, beside nginx", "L5 near hit", ("nginx proxy_cache",), 1.4),
             ],
+        )
+
+    def l6_accept(self):
+        return Group(
+            {
+                "L6 accept, 256": lambda: self.write(6, connections=256),
+                "L1 write, 256": lambda: self.write(1, connections=256),
+            },
+            [Row("L6 accept, 256 connections", "L6 accept, 256", ("L1 write, 256",), 1.3)],
         )
 
     def embedded(self, what):

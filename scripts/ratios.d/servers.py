@@ -171,6 +171,26 @@ class Field:
         self.processes.run([*cli, "-n", "2"], text=sets)
         return {"pids": [process.pid], "port": port}
 
+    def journal(self):
+        """A Redis that flushes each write before its answer: a journal."""
+        return self.once("journal", self._start_journal)
+
+    def _start_journal(self):
+        port = free_port()
+        folder = self.processes.subfolder("journal")
+        command = [find("redis-server"), "--port", str(port), "--bind", "127.0.0.1", "--save", ""]
+        command += ["--appendonly", "yes", "--appendfsync", "always", "--dir", str(folder)]
+        cli = [find("redis-cli"), "-h", "127.0.0.1", "-p", str(port)]
+
+        def ready():
+            try:
+                return "PONG" in self.processes.run([*cli, "PING"])
+            except Failed:
+                return False
+
+        process = self.processes.start("journal", command, ready)
+        return {"pids": [process.pid], "port": port}
+
     def webdis(self):
         return self.once("webdis", self._start_webdis)
 
@@ -253,6 +273,9 @@ class Field:
             if level >= 2:
                 environment["REDIS_URL"] = f"redis://127.0.0.1:{self.redis()['port']}/0"
                 pids += self.redis()["pids"]
+            if level == 6:
+                environment["JOURNAL_URL"] = f"redis://127.0.0.1:{self.journal()['port']}"
+                pids += self.journal()["pids"]
         data = self.processes.subfolder(f"terrace-{name}")
         command = [
             self.processes.copy(self.programs["terrace"]),
