@@ -17,6 +17,9 @@ mod write_buffer;
 pub use cache_aside::{CacheAside, CacheAsideOptions};
 pub use coalesce::{Coalesce, CoalesceOptions};
 pub use concurrency_limit::{ConcurrencyLimit, ConcurrencyLimitOptions};
+#[cfg(feature = "mutants")]
+#[doc(hidden)]
+pub use flusher::FlusherMutant;
 pub use flusher::{Flusher, FlusherOptions};
 pub use near_cache::{NearCache, NearCacheOptions};
 pub use observe::Observe;

@@ -31,7 +31,8 @@ use crate::flusher::{Flusher, FlusherOptions};
 /// only when the journal says that it was settled, so it is seen here or below, without a gap.
 ///
 /// A read with a token of this journal is answered by an instance that knows every write up to it;
-/// one that does not asks the journal for what it missed. A token of the inner store's, and a bound
+/// one that does not asks the journal for what it missed, and where that may be hidden behind an
+/// older write that waits, it waits until that is applied. A token of the inner store's, and a bound
 /// on staleness, make it ask, too. A `Strong` read waits until the writes of its keys are applied,
 /// and so has a version. When the journal cannot be asked, these answer `Unavailable`.
 ///

@@ -6,6 +6,8 @@
 mod config;
 mod doctor;
 mod explain;
+mod flush;
+mod journal;
 mod logging;
 mod run;
 mod screen;
@@ -52,6 +54,21 @@ enum Command {
         /// Print JSON.
         #[arg(long)]
         json: bool,
+    },
+    /// Apply what level 6 has accepted, without serving; set journal.flusher to apart where it serves.
+    Flush {
+        #[command(flatten)]
+        settings: Settings,
+    },
+    /// Look at the journal of level 6 and at writes that could not be applied.
+    Journal {
+        #[command(subcommand)]
+        what: journal::What,
+        /// Print JSON.
+        #[arg(long, global = true)]
+        json: bool,
+        #[command(flatten)]
+        settings: Settings,
     },
     /// Show what this machine has and lacks.
     Doctor {
@@ -158,6 +175,10 @@ fn execute(command: Command) -> Result<(), Failure> {
             run::serve(known(level)?, port, settings.load()?)
         }
         Command::Explain { level, json } => explain::explain(known(level)?, json),
+        Command::Flush { settings } => run::flush(settings.load()?),
+        Command::Journal { what, json, settings } => {
+            journal::journal(&what, json, settings.load()?)
+        }
         Command::Doctor { json, settings } => doctor::doctor(&settings.load()?, json),
         Command::Config { json, settings } => config::config(&settings.load()?, json),
     }

@@ -145,7 +145,11 @@ impl Shared {
         let deadline = Deadline::at(self.runtime.now() + self.options.batch_timeout);
         let how = WriteOptions { deadline, ..WriteOptions::default() };
         self.batches.fetch_add(1, Ordering::Relaxed);
-        let receipts = match self.store.write(writes, &how).await {
+        // A store that hangs must not hang the claims of this flusher with it.
+        let limit = Deadline::at(self.runtime.now() + self.options.batch_timeout * 2);
+        let work = self.store.write(writes, &how);
+        let done = self.runtime.within(limit, work).await;
+        let receipts = match done.unwrap_or_else(|| Err(Deadline::exceeded())) {
             Ok(receipts) => receipts,
             Err(error) if error.is_retryable() => return Sent::Again(error),
             Err(error) => return Sent::Refused(error),

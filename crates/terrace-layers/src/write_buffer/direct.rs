@@ -70,7 +70,7 @@ fn silent() -> Error {
     Error::new(ErrorKind::Unavailable, message)
 }
 
-fn behind() -> Error {
+pub(super) fn behind() -> Error {
     Error::new(
         ErrorKind::Unavailable,
         "earlier writes of this record are not applied yet, and nothing was changed; try again a \

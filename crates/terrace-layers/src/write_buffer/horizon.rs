@@ -18,6 +18,10 @@ use super::pending::{Pending, Waiting};
 /// The one invariant: **every write up to `seen` is either among those that wait here, or settled.**
 /// An append keeps it when it follows right on `seen`, else the writes between are looked up before
 /// anybody relies on them.
+///
+/// What was looked up shows what waits, and not what was settled before its turn: between two that
+/// wait, a later write of the same key may have been applied by another flusher. So a write that
+/// waits is the latest of its key only from the end of the last look-up on, `gap`.
 #[derive(Debug)]
 pub(super) struct Horizon {
     history: Arc<str>,
@@ -34,6 +38,7 @@ struct State {
     /// The oldest write that is not known to be settled.
     oldest: Option<Sequence>,
     seen: Sequence,
+    gap: Sequence,
     pending: Pending,
     durability: Durability,
 }
@@ -44,6 +49,7 @@ impl Horizon {
             progress: Progress::default(),
             oldest: None,
             seen: Sequence::NONE,
+            gap: Sequence::NONE,
             pending: Pending::default(),
             // What no append has shown yet is not claimed.
             durability: Durability::Accepted,
@@ -133,6 +139,7 @@ impl Horizon {
         if state.seen >= after {
             state.seen = state.seen.max(to);
         }
+        state.gap = state.gap.max(to);
         drop(state);
         self.wanted.notify_one();
     }
@@ -173,10 +180,39 @@ impl Horizon {
         found.iter().any(Option::is_some).then_some(found)
     }
 
+    /// As [`Horizon::find`], but only what is the latest of its key.
+    ///
+    /// # Errors
+    /// The latest of what may not be; in the same step, since a look-up may add some at any time.
+    pub(super) fn find_latest(
+        &self,
+        keys: &[Key],
+    ) -> Result<Option<Vec<Option<Waiting>>>, Sequence> {
+        let state = self.read();
+        let found: Vec<_> = keys.iter().map(|key| state.pending.get(key).cloned()).collect();
+        match state.doubtful(found.iter().flatten()) {
+            Some(doubtful) => Err(doubtful),
+            None => Ok(found.iter().any(Option::is_some).then_some(found)),
+        }
+    }
+
     /// What waits within a scan.
     pub(super) fn within(&self, scan: &Scan) -> Vec<(Key, Waiting)> {
         let state = self.read();
         if state.pending.len() == 0 { Vec::new() } else { state.pending.within(scan) }
+    }
+
+    /// As [`Horizon::find_latest`], for a scan.
+    ///
+    /// # Errors
+    /// As [`Horizon::find_latest`].
+    pub(super) fn latest_within(&self, scan: &Scan) -> Result<Vec<(Key, Waiting)>, Sequence> {
+        let state = self.read();
+        let found = state.pending.within(scan);
+        match state.doubtful(found.iter().map(|(_, waiting)| waiting)) {
+            Some(doubtful) => Err(doubtful),
+            None => Ok(found),
+        }
     }
 
     /// Proof of this place.
@@ -217,11 +253,14 @@ impl Horizon {
         asked.epoch == state.progress.epoch && asked.offset <= state.seen.get()
     }
 
-    /// The place that must be settled before every write of these keys up to `to` is.
+    /// The place that must be settled before every write of these keys up to `to` is, for everybody:
+    /// where this instance has looked something up, another may still show a write of these keys that
+    /// was settled before its turn, so all of that must be.
     pub(super) fn latest_of(&self, keys: &[Key], to: Sequence) -> Sequence {
         let state = self.read();
         let latest = keys.iter().filter_map(|key| state.pending.get(key));
-        latest.map(|waiting| waiting.sequence.min(to)).max().unwrap_or_default()
+        let latest = latest.map(|waiting| waiting.sequence.min(to)).max().unwrap_or_default();
+        latest.max(state.gap.min(to))
     }
 
     /// Returns once everything up to a place is settled, or the buffer is closed.
@@ -241,7 +280,7 @@ impl Horizon {
         self.wanted.notify_one();
     }
 
-    fn is_closed(&self) -> bool {
+    pub(super) fn is_closed(&self) -> bool {
         self.applied.borrow().1
     }
 }
@@ -257,9 +296,14 @@ impl State {
             self.progress = Progress { epoch, ..Progress::default() };
             self.oldest = None;
             self.pending.clear();
-            self.seen = Sequence::NONE;
+            (self.seen, self.gap) = (Sequence::NONE, Sequence::NONE);
         }
         epoch == self.progress.epoch
+    }
+
+    /// The latest of these that may not be the latest of its key.
+    fn doubtful<'a>(&self, waiting: impl Iterator<Item = &'a Waiting>) -> Option<Sequence> {
+        waiting.map(|waiting| waiting.sequence).filter(|sequence| *sequence < self.gap).max()
     }
 
     fn add(&mut self, sequence: Sequence, write: &Write) {

@@ -8,6 +8,7 @@ use terrace_core::{
 };
 
 use super::Shared;
+use super::direct::behind;
 use super::pending::Waiting;
 
 /// What a read asks of the journal, and how it asks the store below.
@@ -19,7 +20,7 @@ struct Asked {
 impl Shared {
     pub(super) async fn read(&self, keys: &[Key], how: &ReadOptions) -> Result<Vec<Read>> {
         if how.is_default() {
-            return self.look_up(keys, how, None).await;
+            return self.look_up(keys, self.horizon.find(keys), how, None).await;
         }
         let asked = self.reach(how).await.map_err(|error| error.during("read"))?;
         if how.consistency == Consistency::Strong {
@@ -28,7 +29,28 @@ impl Shared {
             self.prove(&mut reads, asked.own);
             return Ok(reads);
         }
-        self.look_up(keys, &asked.below, asked.own).await
+        let find = || self.horizon.find_latest(keys);
+        let found = self.resolve(find, how.deadline).await.map_err(|error| error.during("read"))?;
+        self.look_up(keys, found, &asked.below, asked.own).await
+    }
+
+    /// What waits, once none of it may hide something later.
+    async fn resolve<T>(
+        &self,
+        find: impl Fn() -> Result<T, Sequence>,
+        deadline: Deadline,
+    ) -> Result<T> {
+        let limit = self.patience(deadline);
+        loop {
+            let doubtful = match find() {
+                Ok(found) => return Ok(found),
+                Err(doubtful) => doubtful,
+            };
+            let applied = self.horizon.until_applied(doubtful);
+            if self.runtime.within(limit, applied).await.is_none() || self.horizon.is_closed() {
+                return Err(behind());
+            }
+        }
     }
 
     /// Makes sure that this instance knows as much of the journal as the read asks for.
@@ -70,10 +92,11 @@ impl Shared {
     async fn look_up(
         &self,
         keys: &[Key],
+        found: Option<Vec<Option<Waiting>>>,
         how: &ReadOptions,
         own: Option<Position>,
     ) -> Result<Vec<Read>> {
-        let Some(found) = self.horizon.find(keys) else {
+        let Some(found) = found else {
             let mut reads = self.inner.read(keys, how).await?;
             self.prove(&mut reads, own);
             return Ok(reads);
@@ -110,19 +133,34 @@ impl Shared {
     }
 
     pub(super) async fn scan(&self, scan: &Scan, how: &ReadOptions) -> Result<Page> {
-        let below = match how.is_default() {
-            true => how.clone(),
-            false => {
-                let asked = self.reach(how).await.map_err(|error| error.during("scan"))?;
-                if how.consistency == Consistency::Strong {
-                    let limit: Deadline = self.patience(how.deadline);
-                    self.refresh(limit).await.map_err(|error| error.during("scan"))?;
-                }
-                asked.below
-            }
-        };
-        let waiting = self.horizon.within(scan);
-        let page = self.inner.scan(scan, &below).await?;
+        if how.is_default() {
+            return self.list(scan, self.horizon.within(scan), how).await;
+        }
+        let (waiting, below) =
+            self.reach_scan(scan, how).await.map_err(|error| error.during("scan"))?;
+        self.list(scan, waiting, &below).await
+    }
+
+    async fn reach_scan(
+        &self,
+        scan: &Scan,
+        how: &ReadOptions,
+    ) -> Result<(Vec<(Key, Waiting)>, ReadOptions)> {
+        let asked = self.reach(how).await?;
+        if how.consistency == Consistency::Strong {
+            self.refresh(self.patience(how.deadline)).await?;
+        }
+        let waiting = self.resolve(|| self.horizon.latest_within(scan), how.deadline).await?;
+        Ok((waiting, asked.below))
+    }
+
+    async fn list(
+        &self,
+        scan: &Scan,
+        waiting: Vec<(Key, Waiting)>,
+        how: &ReadOptions,
+    ) -> Result<Page> {
+        let page = self.inner.scan(scan, how).await?;
         if waiting.is_empty() { Ok(page) } else { Ok(overlay(page, waiting, scan.limit)) }
     }
 }

@@ -13,3 +13,4 @@ mod near_cache;
 mod observe;
 mod single_flight;
 mod timeout;
+mod write_buffer;

@@ -3,6 +3,7 @@
 mod caches;
 mod crash;
 mod instances;
+mod journal;
 mod usage;
 
 use std::path::Path;
@@ -37,6 +38,15 @@ fn terrace(arguments: &[&str]) -> Command {
 impl Program {
     /// Starts `terrace serve` on a free port and waits until it says that it serves.
     async fn serve(level: u8, stores: &Stores<'_>) -> Self {
+        Self::serve_with(level, stores, &[]).await
+    }
+
+    /// The same with more in its environment.
+    async fn serve_with(
+        level: u8,
+        stores: &Stores<'_>,
+        environment: &[(&'static str, String)],
+    ) -> Self {
         let level = level.to_string();
         let port = free_port().to_string();
         let mut command = terrace(&["serve", &level, "--port", &port]);
@@ -48,6 +58,7 @@ impl Program {
                 command.env("DATABASE_URL", database).env("REDIS_URL", cache);
             }
         }
+        command.envs(environment.iter().map(|(name, value)| (name, value)));
         let mut child = command.stdout(Stdio::piped()).spawn().expect("the program starts");
         let mut lines = BufReader::new(child.stdout.take().expect("a pipe")).lines();
         while let Some(line) = lines.next_line().await.expect("text") {
