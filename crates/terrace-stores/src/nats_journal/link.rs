@@ -10,7 +10,7 @@ use async_nats::connection::State as Connected;
 use async_nats::jetstream::consumer::{AckPolicy, Consumer, pull};
 use async_nats::jetstream::stream::{Config, DiscardPolicy, RetentionPolicy, StorageType, Stream};
 use async_nats::jetstream::{self, message::Acker};
-use async_nats::{Client, ConnectOptions};
+use async_nats::{Client, ConnectOptions, ServerAddr};
 use terrace_core::{
     Deadline, Durability, Error, ErrorKind, Idempotency, Result, Runtime, Sequence,
 };
@@ -69,17 +69,8 @@ impl Link {
                 "the journal's namespace must have 1 to 64 letters, digits, - or _",
             ));
         }
-        let client = ConnectOptions::new()
-            .retry_on_initial_connect()
-            .request_timeout(Some(options.command_timeout))
-            .connect(options.url.split(',').collect::<Vec<_>>())
-            .await
-            // The driver's error may repeat a part of the URL, and a URL holds a password.
-            .map_err(|_| {
-                Error::invalid(
-                    "the journal's URL cannot be used; write nats://[user:password@]host[:port]",
-                )
-            })?;
+        let (connect, servers) = connection(&options)?;
+        let client = connect.connect(servers).await.map_err(|_| malformed())?;
         let mut context = jetstream::new(client.clone());
         context.set_timeout(options.command_timeout);
         Ok(Self {
@@ -206,6 +197,27 @@ impl Link {
         let hex: String = key.bytes().map(|byte| format!("{byte:02x}")).collect();
         format!("{}_requests.{hex}", self.options.namespace)
     }
+}
+
+/// How to connect, and where to. The driver leaves the credentials in an address alone.
+fn connection(options: &NatsJournalOptions) -> Result<(ConnectOptions, Vec<ServerAddr>)> {
+    let servers = options.url.split(',').map(str::parse::<ServerAddr>);
+    let servers = servers.collect::<Result<Vec<_>, _>>().map_err(|_| malformed())?;
+    let connect = ConnectOptions::new()
+        .retry_on_initial_connect()
+        .request_timeout(Some(options.command_timeout));
+    let named = servers.iter().find_map(|server| {
+        Some((server.username()?.to_owned(), server.password().unwrap_or_default().to_owned()))
+    });
+    Ok(match named {
+        Some((user, password)) => (connect.user_and_password(user, password), servers),
+        None => (connect, servers),
+    })
+}
+
+/// The driver's error may repeat a part of the URL, and a URL holds a password.
+fn malformed() -> Error {
+    Error::invalid("the journal's URL cannot be used; write nats://[user:password@]host[:port]")
 }
 
 /// How many writes an entry with this subject has.
