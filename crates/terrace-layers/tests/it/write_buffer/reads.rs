@@ -60,12 +60,13 @@ async fn a_write_is_seen_at_once_on_every_path() {
 #[tokio::test(start_paused = true)]
 async fn scans_show_what_a_store_with_everything_applied_would() {
     let runtime = Runtime::seeded(5);
+    let below = |end: u64| usize::try_from(runtime.random() % end).unwrap();
     for round in 0..200 {
         let (inner, _journal, store, _other) = two().await;
         let model = MemoryStore::new(runtime.clone());
         for step in 0..40 {
             let draw = runtime.random();
-            let key = key(format!("{}{}", ["x", "y"][draw as usize % 2], draw >> 8 & 15));
+            let key = key(format!("{}{}", ["x", "y"][usize::from(draw & 1 == 1)], draw >> 8 & 15));
             let write = match draw >> 16 & 3 {
                 0 => Write::delete(key),
                 _ => Write::put(key, value(step.to_string())),
@@ -77,8 +78,8 @@ async fn scans_show_what_a_store_with_everything_applied_would() {
                 store.write_one(write).await.unwrap();
             }
         }
-        let prefix = ["", "x", "y", "x1"][runtime.random() as usize % 4];
-        let mut scan = Scan { limit: 1 + runtime.random() as usize % 6, ..Scan::prefix(prefix) };
+        let prefix = ["", "x", "y", "x1"][below(4)];
+        let mut scan = Scan { limit: 1 + below(6), ..Scan::prefix(prefix) };
         let mut found = Vec::new();
         loop {
             let (some, next) = names(&store, &scan).await;

@@ -50,7 +50,7 @@ impl World {
             batch_timeout: Duration::from_millis(200),
             backoff: Duration::from_millis(1),
             backoff_limit: Duration::from_millis(20),
-            max_batch: 1 + self.runtime.random() as usize % 8,
+            max_batch: usize::try_from(1 + self.runtime.random() % 8).unwrap(),
             ..FlusherOptions::default()
         };
         match self.variant {

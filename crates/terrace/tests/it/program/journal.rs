@@ -230,3 +230,50 @@ async fn nothing_is_lost_doubled_or_reordered_on_servers() {
     eprintln!("{kills} kills, {sent} writes sent, {applied} rows written");
     let _ = flusher.kill().await;
 }
+
+impl World {
+    /// What `terrace journal` answers, as JSON.
+    async fn journal(&self, arguments: &[&str]) -> serde_json::Value {
+        let mut command = terrace(&["journal", "--json"]);
+        command.args(arguments).envs(self.environment.iter().map(|(name, value)| (name, value)));
+        let output = command.output().await.expect("the program runs");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        serde_json::from_slice(&output.stdout).expect("JSON")
+    }
+}
+
+/// A write that the database refuses for good is set aside, shown, and tried again when it can be.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_poison_write_is_set_aside_shown_and_tried_again() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let world = World::start(directory.path()).await;
+    let program = world.serve().await;
+    world.ask("ALTER TABLE records ADD CONSTRAINT no_poison CHECK (value <> 'poison')");
+    for number in 0..20 {
+        assert!(program.write(&format!("k{number}"), &number.to_string()).await);
+    }
+    assert!(program.write("bad", "poison").await);
+    for number in 20..40 {
+        assert!(program.write(&format!("k{number}"), &number.to_string()).await);
+    }
+    drained(&program).await;
+    for number in 0..40 {
+        let read = program.read(&format!("k{number}")).await;
+        assert_eq!(read, Ok(Some(number.to_string())), "beside a poison write");
+    }
+    program.becomes("degraded").await;
+    let status = world.journal(&["status"]).await;
+    assert_eq!((&status["dead"], &status["durability"]), (&1.into(), &"journaled".into()));
+    let letters = world.journal(&["dead", "list"]).await;
+    assert_eq!((letters.as_array().map(Vec::len), &letters[0]["key"]), (Some(1), &"bad".into()));
+    let sequence = letters[0]["sequence"].to_string();
+    let shown = world.journal(&["dead", "show", &sequence]).await;
+    assert_eq!(shown["value"], "poison");
+    world.ask("ALTER TABLE records DROP CONSTRAINT no_poison");
+    assert_eq!(world.journal(&["dead", "retry"]).await["retried"], 1);
+    while program.read("bad").await != Ok(Some("poison".into())) {
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+    program.becomes("healthy").await;
+    assert!(program.terminate().await.success());
+}

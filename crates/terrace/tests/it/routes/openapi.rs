@@ -6,11 +6,12 @@ use terrace_core::MemoryStore;
 
 use super::server::Server;
 
-const LEVELS: [(u8, &str); 4] = [
+const LEVELS: [(u8, &str); 5] = [
     (0, "0-single-db"),
     (1, "1-connection-pooling"),
     (2, "2-read-cache"),
     (5, "5-multi-tier-cache"),
+    (6, "6-write-buffering"),
 ];
 
 const METHODS: [&str; 8] = ["get", "head", "put", "post", "delete", "patch", "options", "trace"];
