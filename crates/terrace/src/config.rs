@@ -199,13 +199,17 @@ impl Default for CacheConfig {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct JournalConfig {
-    /// `sqlite`, `redis` or `auto`. Default `auto`: a file in the embedded mode, else Redis.
+    /// `sqlite`, `redis`, `nats` or `auto`. Default `auto`: what the URL names; without one a file in
+    /// the embedded mode, else Redis.
     pub engine: String,
-    /// `redis://:password@host:port`, set up with `appendfsync always`. Default: in the local mode a
+    /// `redis://:password@host:port`, set up with `appendfsync always`, or
+    /// `nats://user:password@host:port` with JetStream. Default: in the local mode a
     /// private server of its own; with servers that of the cache, which rarely is as safe.
     pub url: String,
     /// Prefix of all its keys. Default: made from the database's own name.
     pub namespace: String,
+    /// Servers of a NATS cluster that keep a copy, when its streams are made. Default 1.
+    pub replicas: usize,
     /// `inside`, or `apart` when `terrace flush` does it. Default `inside`.
     pub flusher: String,
     /// At most this many writes wait. Default 2 000 000.
@@ -240,6 +244,7 @@ impl Default for JournalConfig {
             engine: "auto".into(),
             url: String::new(),
             namespace: String::new(),
+            replicas: 1,
             flusher: "inside".into(),
             max_writes: 2_000_000,
             max_bytes: 256 * 1024 * 1024,
@@ -343,8 +348,8 @@ impl Config {
                 "server.port_base leaves no room for level 10; take less",
             ));
         }
-        if !["auto", "sqlite", "redis"].contains(&self.journal.engine.as_str()) {
-            return Err(ConfigError::new("journal.engine must be auto, sqlite or redis"));
+        if !["auto", "sqlite", "redis", "nats"].contains(&self.journal.engine.as_str()) {
+            return Err(ConfigError::new("journal.engine must be auto, sqlite, redis or nats"));
         }
         if !["inside", "apart"].contains(&self.journal.flusher.as_str()) {
             return Err(ConfigError::new("journal.flusher must be inside or apart"));

@@ -55,7 +55,7 @@ pub(super) fn journal(tree: &Inspection) -> Option<&Inspection> {
 }
 
 /// What journals call themselves.
-const JOURNALS: [&str; 3] = ["redis-journal", "sqlite-journal", "memory-journal"];
+const JOURNALS: [&str; 4] = ["redis-journal", "sqlite-journal", "nats-journal", "memory-journal"];
 
 /// A number of a part; 0 when there is no such part or number.
 pub(super) fn figure(part: Option<&Inspection>, name: &str) -> u64 {

@@ -4,9 +4,12 @@ use std::path::Path;
 use std::sync::Arc;
 
 use terrace_core::{Error, ErrorKind, Journal, JournalLimits, Result, Sequence};
-use terrace_lab::{Persistence, RedisOptions};
+use terrace_lab::{NatsOptions, Persistence, RedisOptions};
 use terrace_layers::{FlusherOptions, WriteBufferOptions};
-use terrace_stores::{RedisJournal, RedisJournalOptions, SqliteJournal, SqliteJournalOptions};
+use terrace_stores::{
+    NatsJournal, NatsJournalOptions, RedisJournal, RedisJournalOptions, SqliteJournal,
+    SqliteJournalOptions,
+};
 
 use super::{Connections, Database, Engines, Rows, Servers};
 use crate::config::{millis, seconds};
@@ -51,17 +54,14 @@ impl Engines {
             }
             ("sqlite", Servers::Urls { .. }) => Err(Error::invalid(
                 "a journal in a file of one machine does not fit servers that other machines use; \
-                 set journal.engine to redis",
+                 set journal.engine to redis or nats",
             )),
+            ("nats", _) => self.nats_journal(history).await,
+            ("auto", _) if config.url.starts_with("nats:") => self.nats_journal(history).await,
             _ => {
                 let url = self.journal_url().await?;
-                let namespace = match config.namespace.as_str() {
-                    "" => format!("terrace-journal:{history}"),
-                    chosen if self.shared => format!("{chosen}:l{}", self.level),
-                    chosen => chosen.to_owned(),
-                };
                 let options = RedisJournalOptions {
-                    namespace,
+                    namespace: self.journal_namespace(history, ":"),
                     limits: self.limits(),
                     takeover: seconds(config.takeover_seconds),
                     command_timeout: millis(config.command_timeout_ms),
@@ -71,6 +71,40 @@ impl Engines {
                 Ok(Arc::new(journal))
             }
         }
+    }
+
+    /// What all keys or streams of the journal before a database begin with.
+    fn journal_namespace(&self, history: &str, between: &str) -> String {
+        match self.config.journal.namespace.as_str() {
+            "" => format!("terrace-journal{between}{history}"),
+            chosen if self.shared => format!("{chosen}{between}l{}", self.level),
+            chosen => chosen.to_owned(),
+        }
+    }
+
+    async fn nats_journal(&self, history: &str) -> Result<Arc<dyn Journal>> {
+        let config = &self.config.journal;
+        let url = match &*self.servers {
+            _ if !config.url.is_empty() => config.url.clone(),
+            Servers::Local { directory, private, .. } => {
+                let directory = directory.join(format!("l{}-nats", self.level));
+                private.nats(NatsOptions::new(directory)).await?.url()
+            }
+            Servers::Urls { .. } | Servers::Embedded { .. } => {
+                return Err(Error::invalid(
+                    "a journal in NATS needs a server; set JOURNAL_URL=nats://host:4222",
+                ));
+            }
+        };
+        let options = NatsJournalOptions {
+            namespace: self.journal_namespace(history, "-"),
+            limits: self.limits(),
+            replicas: config.replicas,
+            takeover: seconds(config.takeover_seconds),
+            command_timeout: millis(config.command_timeout_ms),
+            ..NatsJournalOptions::new(url)
+        };
+        Ok(Arc::new(NatsJournal::connect(options, self.runtime.clone()).await?))
     }
 
     fn sqlite_journal(&self, directory: &Path) -> Result<Arc<dyn Journal>> {
