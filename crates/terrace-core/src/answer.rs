@@ -81,6 +81,15 @@ impl Write {
         Self { key, change: Change::Delete, precondition: Precondition::None }
     }
 
+    /// The bytes of its key and value.
+    pub fn bytes(&self) -> usize {
+        let value = match &self.change {
+            Change::Put(value) => value.as_str().len(),
+            Change::Delete => 0,
+        };
+        self.key.as_str().len() + value
+    }
+
     /// The same change under a precondition.
     #[must_use]
     pub fn when(mut self, precondition: Precondition) -> Self {

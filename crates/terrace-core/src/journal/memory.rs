@@ -13,8 +13,8 @@ use super::{
     Append, Appended, DeadLetter, Entry, Journal, JournalLimits, Progress, Sequence, Settled, Span,
 };
 use crate::{
-    Change, Deadline, Durability, Error, ErrorKind, Idempotency, Inspection, Result, Runtime,
-    Status, Unit, Write,
+    Deadline, Durability, Error, ErrorKind, Idempotency, Inspection, Result, Runtime, Status, Unit,
+    Write,
 };
 
 /// Keeps a journal in memory, with every promise of the port except durability: it says
@@ -124,6 +124,10 @@ impl MemoryJournal {
     }
 }
 
+fn size(write: &Write) -> u64 {
+    write.bytes() as u64
+}
+
 /// The refusal of a journal that is full.
 fn full() -> Error {
     Error::new(
@@ -131,14 +135,6 @@ fn full() -> Error {
         "too many writes wait to be applied; nothing was changed; try again a little later",
     )
     .retry_after(Duration::from_secs(1))
-}
-
-fn size(write: &Write) -> u64 {
-    let value = match &write.change {
-        Change::Put(value) => value.as_str().len(),
-        Change::Delete => 0,
-    };
-    (write.key.as_str().len() + value) as u64
 }
 
 impl State {

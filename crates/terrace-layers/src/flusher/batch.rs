@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use terrace_core::{
-    Change, Deadline, Error, ErrorKind, Outcome, Place, Precondition, Sequence, Write, WriteOptions,
+    Deadline, Error, ErrorKind, Outcome, Place, Precondition, Sequence, Write, WriteOptions,
 };
 
 use super::{Item, Partition, Shared};
@@ -60,7 +60,7 @@ impl Shared {
         let mut batch = Vec::with_capacity(waiting.len().min(self.options.max_batch));
         let mut bytes = 0;
         while let Some(item) = waiting.front() {
-            bytes += size(&item.write);
+            bytes += item.write.bytes();
             let full = batch.len() >= self.options.max_batch.max(1)
                 || (bytes > self.options.max_batch_bytes && !batch.is_empty());
             if full {
@@ -187,12 +187,4 @@ fn latest(batch: &[Item]) -> Vec<&Item> {
     let mut latest: Vec<_> = latest.into_values().collect();
     latest.sort_unstable_by_key(|item| item.sequence);
     latest
-}
-
-fn size(write: &Write) -> usize {
-    let value = match &write.change {
-        Change::Put(value) => value.as_str().len(),
-        Change::Delete => 0,
-    };
-    write.key.as_str().len() + value
 }

@@ -5,8 +5,8 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use terrace_core::{
-    Append, BoxFuture, Change, Deadline, Durability, Error, ErrorKind, Origin, Outcome, Receipt,
-    Result, Span, Version, Write, WriteOptions,
+    Append, BoxFuture, Deadline, Durability, Error, ErrorKind, Origin, Outcome, Receipt, Result,
+    Span, Version, Write, WriteOptions,
 };
 
 use super::{Shared, TOO_OLD};
@@ -33,12 +33,7 @@ impl Merge for Appends {
     const OPERATION: &'static str = "write";
 
     fn bytes(parts: &[Append]) -> usize {
-        let writes = parts.iter().flat_map(|part| &part.writes);
-        let size = |write: &Write| match &write.change {
-            Change::Put(value) => write.key.as_str().len() + value.as_str().len(),
-            Change::Delete => write.key.as_str().len(),
-        };
-        writes.map(size).sum()
+        parts.iter().flat_map(|part| &part.writes).map(Write::bytes).sum()
     }
 
     fn send<'a>(

@@ -59,8 +59,9 @@ impl Shared {
         };
         let target = self.horizon.latest_of(keys, progress.last);
         match self.runtime.within(limit, self.horizon.until_applied(target)).await {
-            Some(()) => Ok(()),
-            None => Err(behind()),
+            Some(true) => Ok(()),
+            // A write that went ahead of an earlier one would be undone by it.
+            Some(false) | None => Err(behind()),
         }
     }
 }

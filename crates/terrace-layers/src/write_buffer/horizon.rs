@@ -263,16 +263,17 @@ impl Horizon {
         latest.max(state.gap.min(to))
     }
 
-    /// Returns once everything up to a place is settled, or the buffer is closed.
-    pub(super) async fn until_applied(&self, sequence: Sequence) {
+    /// Returns once everything up to a place is settled; `false` when the buffer is closed before.
+    pub(super) async fn until_applied(&self, sequence: Sequence) -> bool {
         let mut applied = self.applied.subscribe();
         if applied.borrow().0 >= sequence {
-            return;
+            return true;
         }
         let _waiter = Waiter::new(self);
         self.wanted.notify_one();
         // The sender lives as long as this borrow of it.
-        let _ = applied.wait_for(|(applied, closed)| *applied >= sequence || *closed).await;
+        let news = applied.wait_for(|(applied, closed)| *applied >= sequence || *closed).await;
+        news.is_ok_and(|news| news.0 >= sequence)
     }
 
     pub(super) fn close(&self) {
@@ -280,7 +281,7 @@ impl Horizon {
         self.wanted.notify_one();
     }
 
-    pub(super) fn is_closed(&self) -> bool {
+    fn is_closed(&self) -> bool {
         self.applied.borrow().1
     }
 }

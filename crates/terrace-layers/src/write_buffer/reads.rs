@@ -47,7 +47,7 @@ impl Shared {
                 Err(doubtful) => doubtful,
             };
             let applied = self.horizon.until_applied(doubtful);
-            if self.runtime.within(limit, applied).await.is_none() || self.horizon.is_closed() {
+            if self.runtime.within(limit, applied).await != Some(true) {
                 return Err(behind());
             }
         }

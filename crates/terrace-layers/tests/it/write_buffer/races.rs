@@ -248,6 +248,24 @@ async fn a_repeated_request_is_queued_once() {
     }
 }
 
+/// A direct write that waits for an earlier one is refused by a stop: going ahead, it would be undone
+/// by that one at the next start.
+#[tokio::test(start_paused = true)]
+async fn a_stop_lets_no_direct_write_go_ahead() {
+    let runtime = Runtime::system();
+    let (inner, journal) = (Arc::new(MemoryStore::new(runtime.clone())), journal(&runtime));
+    let buffer = open(inner.clone(), &journal, idle()).await;
+    buffer.put(key("a"), value("1")).await.unwrap();
+    let direct = vec![Write::put(key("a"), value("2"))];
+    let how = committed();
+    let (written, closed) = tokio::join!(buffer.write(direct, &how), async {
+        a_while().await;
+        buffer.close().await
+    });
+    closed.unwrap();
+    assert_eq!(written.unwrap_err().kind(), ErrorKind::Unavailable);
+}
+
 /// A stop drains within its bound; what is left stays in the journal.
 #[tokio::test(start_paused = true)]
 async fn a_stop_drains_what_it_can_and_leaves_the_rest() {
