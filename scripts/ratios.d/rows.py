@@ -2,11 +2,15 @@
 
 import dataclasses
 import json
+import time
 
-from load import Target, pgbench, redis_benchmark, sweep, wrk
-from processes import Failed, http_get
+from load import Sample, Target, pgbench, redis_benchmark, sweep, wrk
+from processes import Failed, http_get, memory_mib
+from servers import FIRST_WIDE_KEY
 
 CONNECTIONS = 64
+# Writes that wait when level 6 begins to apply them.
+BACKLOG = 1_000_000
 
 
 @dataclasses.dataclass
@@ -17,6 +21,7 @@ class Row:
     figure: str
     references: tuple
     wanted: float | None
+    lower_p99: bool = False
 
 
 @dataclasses.dataclass
@@ -25,6 +30,8 @@ class Group:
 
     targets: dict
     rows: list
+    # (title, unit, at most, a function that tells the figure after the measurements)
+    limits: tuple = ()
 
 
 class Rows:
@@ -45,6 +52,8 @@ class Rows:
             self.l3_read(),
             self.l4_read(),
             self.l5(),
+            self.l6_accept(),
+            self.l6_drain(),
             self.l7(),
             self.embedded("read"),
             self.embedded("write"),
@@ -140,6 +149,33 @@ class Rows:
             ],
         )
 
+    def l6_accept(self):
+        return Group(
+            {
+                "L6 accept, 256": lambda: self.accept(connections=256),
+                "L1 write, 256": lambda: self.write(1, connections=256),
+            },
+            [
+                Row(
+                    "L6 accept, 256 connections, journaled",
+                    "L6 accept, 256",
+                    ("L1 write, 256",),
+                    1.3,
+                    lower_p99=True,
+                )
+            ],
+        )
+
+    def l6_drain(self):
+        most = []
+        return Group(
+            {
+                "L6 drain": lambda: self.drain(most),
+                "L1 write, 256": lambda: self.write(1, connections=256),
+            },
+            [Row(f"L6 drain of {BACKLOG:,}", "L6 drain", ("L1 write, 256",), 1.0)],
+            limits=(("L6 drain, memory of Terrace", "MiB", 200, lambda: max(most)),),
+        )
     def l7(self):
         return Group(
             {
@@ -194,6 +230,39 @@ class Rows:
             server["pids"],
             self.field.wal_syncs if stores == "servers" else None,
         )
+
+    def accept(self, connections):
+        """Writes that a journal acknowledges. What waits afterwards is applied before the next side
+        is measured, and costs this side's CPU."""
+        server = self.field.terrace(6)
+        run = self.wrk(server, connections, "write.lua", self.keys)
+
+        def run_and_drain(seconds):
+            sample = run(seconds)
+            self.field.drained(server)
+            return sample
+
+        return Target(run_and_drain, server["pids"], self.field.wal_syncs)
+
+    def drain(self, most):
+        """Applies a backlog of new records, from the first claim on; `most` notes the memory."""
+
+        def run(_):
+            start = self.field.backlog(BACKLOG)
+            server = start()
+            begun = time.monotonic()
+            left = before = self.field.queue_length(server)
+            while left:
+                most.append(memory_mib(server["process"].pid))
+                time.sleep(0.02)
+                left = self.field.queue_length(server)
+            took = time.monotonic() - begun
+            self.field.check_key(server["port"], FIRST_WIDE_KEY)
+            self.field.check_key(server["port"], FIRST_WIDE_KEY + BACKLOG - 1)
+            self.field.processes.end(server["process"])
+            return Sample(before / took, BACKLOG)
+
+        return Target(run, self.field.postgres()["pids"], self.field.wal_syncs)
 
     def pgbench(self, script, clients, connect_each=False, writes=False):
         server = self.field.reference_table()

@@ -8,7 +8,7 @@ import signal
 import time
 import urllib.request
 
-from processes import Failed, free_port, free_ports, http_get, memory_mib
+from processes import Failed, await_until, free_port, free_ports, http_get, memory_mib
 from tools import find, say
 
 HERE = pathlib.Path(__file__).parent
@@ -140,7 +140,11 @@ class Field:
         """A Redis that keeps nothing on disk: a cache, for Terrace (0) and for webdis (1)."""
         return self.once("redis", self._start_redis)
 
-    def _start_redis(self):
+    def journal(self):
+        """A Redis that flushes every write before its answer: a journal."""
+        return self.once("journal", lambda: self._redis_server("journal", "yes")[0])
+
+    def _redis_server(self, name, appendonly):
         port = free_port()
         command = [
             find("redis-server"),
@@ -151,9 +155,11 @@ class Field:
             "--save",
             "",
             "--appendonly",
-            "no",
+            appendonly,
+            "--appendfsync",
+            "always",
             "--dir",
-            str(self.processes.subfolder("redis")),
+            str(self.processes.subfolder(name)),
         ]
         cli = [find("redis-cli"), "-h", "127.0.0.1", "-p", str(port)]
 
@@ -163,13 +169,17 @@ class Field:
             except Failed:
                 return False
 
-        process = self.processes.start("redis", command, ready)
+        process = self.processes.start(name, command, ready)
+        return {"pids": [process.pid], "port": port}, cli
+
+    def _start_redis(self):
+        server, cli = self._redis_server("redis", "no")
         # webdis asks for Terrace's keys, redis-benchmark for names of its own form.
         sets = "".join(f"SET {key} value-of-key-{key}\n" for key in self.key_range())
         self.processes.run([*cli, "-n", "1"], text=sets)
         sets = "".join(f"SET key:{n:012} value-of-key-{n:07}\n" for n in range(self.keys))
         self.processes.run([*cli, "-n", "2"], text=sets)
-        return {"pids": [process.pid], "port": port}
+        return server
 
     def webdis(self):
         return self.once("webdis", self._start_webdis)
@@ -244,8 +254,8 @@ class Field:
             self.once(f"keys of {name}", lambda: self.fill(server["port"], self.key_range()))
         return server
 
-    def _start_terrace(self, level, stores, name, database=None, flags=()):
-        port, environment, pids = free_port(), dict(CACHES), []
+    def _start_terrace(self, level, stores, name, database=None, flags=(), settings=None):
+        port, environment, pids = free_port(), {**CACHES, **(settings or {})}, []
         if stores == "servers":
             self.database(database or name)
             environment["DATABASE_URL"] = self.database_url(database or name)
@@ -253,6 +263,9 @@ class Field:
             if level >= 2:
                 environment["REDIS_URL"] = f"redis://127.0.0.1:{self.redis()['port']}/0"
                 pids += self.redis()["pids"]
+            if level == 6:
+                environment["JOURNAL_URL"] = f"redis://127.0.0.1:{self.journal()['port']}"
+                pids += self.journal()["pids"]
         data = self.processes.subfolder(f"terrace-{name}")
         command = [
             self.processes.copy(self.programs["terrace"]),
@@ -272,7 +285,43 @@ class Field:
         process = self.processes.start(
             f"terrace-{name}", command, lambda: http_get(f"{url}/readyz")[0] == 200, environment
         )
-        return {"pids": [process.pid, *pids], "url": url, "port": port, "stores": stores}
+        return {
+            "process": process,
+            "pids": [process.pid, *pids],
+            "url": url,
+            "port": port,
+            "stores": stores,
+        }
+
+    def backlog(self, keys):
+        """`keys` new writes in a journal that nobody has applied yet, and who will: an instance."""
+        number = self.started["backlogs"] = self.started.get("backlogs", 0) + 1
+        name = f"l6_backlog_{number}"
+        self.database(name)
+
+        def start(flusher):
+            settings = {"TERRACE_JOURNAL_FLUSHER": flusher}
+            return self._start_terrace(6, "servers", f"{name}_{flusher}", name, settings)
+
+        accepting = start("apart")
+        first = FIRST_WIDE_KEY
+        self.fill(accepting["port"], range(first, first + keys))
+        if self.queue_length(accepting) != keys:
+            raise Failed(f"{self.queue_length(accepting)} writes wait instead of {keys}")
+        self.processes.end(accepting["process"])
+        return lambda: start("inside")
+
+    @staticmethod
+    def queue_length(server):
+        """How many writes of level 6 wait to be applied."""
+        status, body = http_get(f"{server['url']}/stats")
+        if status != 200:
+            raise Failed(f"/stats answered {status}")
+        return json.loads(body)["queue_length"]
+
+    def drained(self, server, seconds=120):
+        """Returns when nothing waits any more."""
+        await_until(lambda: self.queue_length(server) == 0, "the backlog", seconds=seconds)
 
     def wide(self, level, keys):
         """L1 and L2 over one table of many keys, none of which is in a cache."""

@@ -15,6 +15,7 @@ PACKAGES = {
     "redis-server": "redis-server",
     "redis-cli": "redis-tools",
     "redis-benchmark": "redis-tools",
+    "strace": "strace",
 }
 POSTGRES = ("initdb", "postgres", "psql", "pgbench")
 
@@ -36,13 +37,19 @@ def find(name):
 
 
 def install_missing():
+    """Installs what the comparison lacks."""
+    install_programs(name for name in (*PACKAGES, *POSTGRES) if name != "strace")
+
+
+def install_programs(names):
     """Installs what is missing by apt-get, without starting a service."""
-    lacking = [name for name in (*PACKAGES, *POSTGRES) if not find(name)]
+    names = list(names)
+    lacking = [name for name in names if not find(name)]
     if not lacking:
         return
     packages = sorted({PACKAGES.get(name, "postgresql") for name in lacking})
     if not shutil.which("apt-get"):
-        sys.exit(f"ratios: missing {', '.join(lacking)}; install them and run this again")
+        sys.exit(f"missing {', '.join(lacking)}; install them and run this again")
     say(f"installing {' '.join(packages)}")
     root = [] if os.geteuid() == 0 else ["sudo"]
     install = [
@@ -61,7 +68,7 @@ def install_missing():
             subprocess.run(root + command, check=True, stdout=sys.stderr, stdin=subprocess.DEVNULL)
     still = [name for name in lacking if not find(name)]
     if still:
-        sys.exit(f"ratios: still missing after the installation: {', '.join(still)}")
+        sys.exit(f"still missing after the installation: {', '.join(still)}")
 
 
 @contextlib.contextmanager

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Error, Key, Record, Result, Slot, Token, Value, Version};
+use crate::{Error, Key, Place, Record, Result, Slot, Token, Value, Version};
 
 /// What a store knows of one key.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -81,6 +81,15 @@ impl Write {
         Self { key, change: Change::Delete, precondition: Precondition::None }
     }
 
+    /// The bytes of its key and value.
+    pub fn bytes(&self) -> usize {
+        let value = match &self.change {
+            Change::Put(value) => value.as_str().len(),
+            Change::Delete => 0,
+        };
+        self.key.as_str().len() + value
+    }
+
     /// The same change under a precondition.
     #[must_use]
     pub fn when(mut self, precondition: Precondition) -> Self {
@@ -108,6 +117,10 @@ pub enum Precondition {
     Absent,
     /// The record has this version (`If-Match`).
     Version(Version),
+    /// No write of the journal at this place or a later one was applied to the key; applying it
+    /// notes this place in the row, a delete in the row that it leaves even where there was none.
+    /// Failed means that it was applied already, or that a later one was.
+    After(Place),
 }
 
 /// What a write came to.

@@ -9,6 +9,7 @@
 //! - the port of a database's committed changes, in commit order: [`ChangeLog`];
 //! - the port of what one server of a primary and its replicas says of itself: [`Node`];
 //! - the port of a database that is one of several shards: [`Shard`];
+//! - the port of durable, ordered queues of accepted writes: [`Journal`];
 //! - one [`Error`], with a kind for each way in which a caller would act differently;
 //! - time, randomness and background work as parameters: [`Runtime`];
 //! - [`MemoryStore`] and [`MemoryCache`], which need no engine;
@@ -34,6 +35,7 @@ pub mod change_log;
 mod error;
 pub mod event_stream;
 mod inspection;
+pub mod journal;
 mod key;
 mod memory_cache;
 mod memory_store;
@@ -61,6 +63,10 @@ pub use futures_util::future::BoxFuture;
 pub use inspection::{Figure, Inspection, Status, Unit};
 /// A moment in UTC.
 pub use jiff::Timestamp;
+pub use journal::{
+    Append, Appended, DeadLetter, Entry as JournalEntry, Journal, JournalLimits, MemoryJournal,
+    Place, Progress, Sequence, Settled, Span,
+};
 pub use key::Key;
 pub use memory_cache::{MemoryCache, MemoryCacheOptions};
 pub use memory_store::MemoryStore;

@@ -11,7 +11,7 @@ use jiff::Timestamp;
 use crate::{
     BoxFuture, Change, Durability, Error, ErrorKind, Idempotency, Inspection, Key, Origin, Outcome,
     Page, Position, Precondition, Read, ReadOptions, Receipt, Record, Result, Runtime, Scan,
-    Status, Store, Token, Unit, Value, Version, Write, WriteOptions,
+    Sequence, Status, Store, Token, Unit, Value, Version, Write, WriteOptions,
 };
 
 /// Keeps records in memory, with every promise of the contract except durability: its receipts say
@@ -39,6 +39,8 @@ struct Row {
     version: Version,
     created_at: Timestamp,
     updated_at: Timestamp,
+    /// The last write of a journal that was applied.
+    applied: Sequence,
 }
 
 #[derive(Debug)]
@@ -164,7 +166,8 @@ impl MemoryStore {
             let times = record.as_ref().map(|record| (record.created_at, record.updated_at));
             let (created_at, updated_at) = times.unwrap_or_default();
             let value = record.map(|record| record.value);
-            state.rows.insert(key, Row { value, version, created_at, updated_at });
+            let applied = Sequence::NONE;
+            state.rows.insert(key, Row { value, version, created_at, updated_at, applied });
         }
     }
 
@@ -199,16 +202,25 @@ impl MemoryStore {
 impl State {
     fn apply(&mut self, write: Write, wall: Timestamp) -> (Outcome, Version) {
         let row = self.rows.get(&write.key);
+        let applied = row.map_or(Sequence::NONE, |row| row.applied);
         let live = row.filter(|row| row.value.is_some());
         let current = live.map_or(Version::NONE, |row| row.version);
         let holds = match write.precondition {
             Precondition::None => true,
             Precondition::Absent => live.is_none(),
             Precondition::Version(wanted) => live.is_some() && current == wanted,
+            Precondition::After(place) => applied < place.sequence,
+        };
+        let placed = match write.precondition {
+            Precondition::After(place) => Some(place.sequence),
+            _ => None,
         };
         let (outcome, value) = match write.change {
             _ if !holds => return (Outcome::PreconditionFailed, current),
-            Change::Delete if live.is_none() => return (Outcome::Absent, current),
+            Change::Delete if live.is_none() && placed.is_none() => {
+                return (Outcome::Absent, current);
+            }
+            Change::Delete if live.is_none() => (Outcome::Absent, None),
             Change::Delete => (Outcome::Deleted, None),
             Change::Put(value) if live.is_some() => (Outcome::Replaced, Some(value)),
             Change::Put(value) => (Outcome::Created, Some(value)),
@@ -216,8 +228,11 @@ impl State {
         let created_at = live.map_or(wall, |row| row.created_at);
         self.latest += 1;
         let version = Version::new(self.latest);
-        self.rows.insert(write.key, Row { value, version, created_at, updated_at: wall });
-        (outcome, version)
+        let applied = placed.unwrap_or(applied);
+        let row = Row { value, version, created_at, updated_at: wall, applied };
+        self.rows.insert(write.key, row);
+        let none = outcome == Outcome::Absent;
+        (outcome, if none { Version::NONE } else { version })
     }
 }
 

@@ -2,8 +2,9 @@
 //!
 //! - [`store_contract!`](crate::store_contract) makes one test of each property that every
 //!   [`Store`] keeps, leaf or layer, on any engine.
-//! - [`cache_contract!`](crate::cache_contract) does the same for every [`Cache`], and
-//!   [`change_log_contract!`](crate::change_log_contract) for every [`ChangeLog`](crate::ChangeLog).
+//! - [`cache_contract!`](crate::cache_contract) does the same for every [`Cache`],
+//!   [`change_log_contract!`](crate::change_log_contract) for every [`ChangeLog`](crate::ChangeLog)
+//!   and [`journal_contract!`](crate::journal_contract) for every [`Journal`].
 //! - [`Scripted`] hands each call to the test, which answers when and how it likes: the way to force
 //!   a race without a sleep.
 //! - [`MemoryShard`] is a shard in memory, for routers and for what moves slots.
@@ -12,6 +13,7 @@
 pub mod cache_contract;
 pub mod change_log_contract;
 mod faults;
+pub mod journal_contract;
 mod memory_shard;
 mod scripted;
 pub mod shard_contract;
@@ -27,7 +29,7 @@ pub use scripted::{Call, Hand, ReadCall, ScanCall, Scripted, WriteCall};
 
 pub use change_log_contract::WithLog;
 
-use crate::{Cache, Key, Store, Value};
+use crate::{Cache, Journal, Key, Store, Value};
 
 /// A store under test, with whatever must live as long as it (a directory, a server).
 pub struct Fixture<T: ?Sized> {
@@ -40,6 +42,8 @@ pub struct Fixture<T: ?Sized> {
 pub type StoreFixture = Fixture<dyn Store>;
 /// A cache under test.
 pub type CacheFixture = Fixture<dyn Cache>;
+/// A journal under test.
+pub type JournalFixture = Fixture<dyn Journal>;
 
 impl<T: ?Sized> Fixture<T> {
     /// A subject that needs nothing beside it.

@@ -80,6 +80,16 @@ impl Token {
         self.marks().all(|(name, mine)| asked.position(name).is_none_or(|floor| mine >= floor))
     }
 
+    /// What it asks of all histories but this one.
+    #[must_use]
+    pub fn without(&self, history: &str) -> Self {
+        let mut rest = Self::default();
+        for (name, position) in self.marks().filter(|(name, _)| &***name != history) {
+            rest.merge(&Self::of(Arc::clone(name), position));
+        }
+        rest
+    }
+
     /// Asks from now on what `other` asks, too.
     pub fn merge(&mut self, other: &Self) {
         for (name, position) in other.marks() {

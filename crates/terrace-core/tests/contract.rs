@@ -2,14 +2,21 @@
 
 use std::sync::Arc;
 
-use terrace_core::testkit::{FaultRates, FaultyStore, StoreFixture};
-use terrace_core::{MemoryStore, Runtime};
+use terrace_core::testkit::journal_contract::{LIMITS, TAKEOVER};
+use terrace_core::testkit::{FaultRates, FaultyStore, JournalFixture, StoreFixture};
+use terrace_core::{MemoryJournal, MemoryStore, Runtime};
 
 async fn memory() -> StoreFixture {
     StoreFixture::new(Arc::new(MemoryStore::default()))
 }
 
 terrace_core::store_contract!(memory);
+
+async fn journal() -> JournalFixture {
+    JournalFixture::new(Arc::new(MemoryJournal::new(LIMITS, TAKEOVER, Runtime::system())))
+}
+
+terrace_core::journal_contract!(journal);
 
 mod without_faults {
     use super::*;

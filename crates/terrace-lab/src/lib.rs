@@ -1,4 +1,5 @@
-//! Private PostgreSQL (with streaming standbys) and Redis servers on this machine, for `terrace up --stores local` and for
+//! Private PostgreSQL (with streaming standbys), Redis and NATS servers on this machine, for
+//! `terrace up --stores local` and for
 //! tests.
 //!
 //! A server lives in one directory: its data, its password (a file of mode 0600), the port that it
@@ -22,6 +23,7 @@
 mod account;
 mod error;
 mod home;
+mod nats;
 mod postgres;
 mod private_server;
 mod processes;
@@ -33,6 +35,7 @@ pub mod testing;
 mod wait;
 
 pub use error::{LabError, LabErrorKind};
+pub use nats::{NatsOptions, NatsServer};
 pub use postgres::{PostgresOptions, PostgresServer};
 pub use programs::{Program, ProgramState, find_program, programs};
 pub use redis::{Persistence, RedisOptions, RedisServer};

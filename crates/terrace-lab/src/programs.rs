@@ -174,6 +174,8 @@ fn how_to_install(name: &str) -> String {
             .to_owned()
     } else if REDIS_PROGRAMS.contains(&name) {
         "install Redis (`apt-get install redis-server`, or `brew install redis`)".to_owned()
+    } else if name == "nats-server" {
+        "install NATS (`apt-get install nats-server`, or `brew install nats-server`)".to_owned()
     } else {
         format!("install it, or put its directory on PATH: {name}")
     }

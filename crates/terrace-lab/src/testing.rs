@@ -1,4 +1,4 @@
-//! One PostgreSQL and one Redis for all tests of a binary, started by the first test that asks.
+//! One PostgreSQL, one Redis and one NATS for all tests of a binary, started by the first test that asks.
 //!
 //! They live in temporary directories that are removed when the test binary ends, however it ends.
 //! They belong to no runtime: tests with a runtime each share them. A test whose engine is missing
@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::error::{LabError, Result};
 use crate::home::random_name;
-use crate::{PostgresOptions, PostgresServer, RedisOptions, RedisServer};
+use crate::{NatsOptions, NatsServer, PostgresOptions, PostgresServer, RedisOptions, RedisServer};
 
 /// The shared PostgreSQL, with durable settings and room for 300 connections.
 ///
@@ -98,6 +98,24 @@ pub fn redis() -> &'static RedisServer {
             RedisServer::start_blocking(&RedisOptions {
                 temporary: true,
                 ..RedisOptions::new(directory)
+            })
+        }))
+    })
+}
+
+/// The shared NATS.
+///
+/// Do not stop or restart it: other tests use it at the same time.
+///
+/// # Panics
+/// When NATS cannot be started; the message says what to do.
+pub fn nats() -> &'static NatsServer {
+    static SERVER: OnceLock<NatsServer> = OnceLock::new();
+    SERVER.get_or_init(|| {
+        or_fail(temporary_directory("nats").and_then(|directory| {
+            NatsServer::start_blocking(&NatsOptions {
+                temporary: true,
+                ..NatsOptions::new(directory)
             })
         }))
     })

@@ -19,7 +19,7 @@ use tokio::sync::watch;
 use far::Far;
 pub(crate) use reads::{proof, satisfies};
 use undelivered::Undelivered;
-pub(crate) use writes::written;
+pub(crate) use writes::{Repeats, written};
 
 /// How long [`CacheAside`] waits for its cache, and what it remembers while it cannot reach it.
 #[derive(Clone, Debug, PartialEq, Eq)]

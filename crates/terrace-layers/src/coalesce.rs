@@ -1,7 +1,7 @@
 //! `Coalesce`: many small calls become few large ones.
 
-mod merge;
-mod queue;
+pub(crate) mod merge;
+pub(crate) mod queue;
 
 use std::fmt;
 use std::sync::Arc;

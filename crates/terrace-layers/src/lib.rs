@@ -8,6 +8,7 @@ mod cache_aside;
 mod coalesce;
 mod concurrency_limit;
 mod cqrs;
+mod flusher;
 mod near_cache;
 mod observe;
 mod replica_router;
@@ -16,11 +17,16 @@ pub mod resharding;
 mod shard_router;
 mod single_flight;
 mod timeout;
+mod write_buffer;
 
 pub use cache_aside::{CacheAside, CacheAsideOptions};
 pub use coalesce::{Coalesce, CoalesceOptions};
 pub use concurrency_limit::{ConcurrencyLimit, ConcurrencyLimitOptions};
 pub use cqrs::{CommandSide, Cqrs, CqrsOptions, Projector, ProjectorOptions, Relay};
+#[cfg(feature = "mutants")]
+#[doc(hidden)]
+pub use flusher::FlusherMutant;
+pub use flusher::{Flusher, FlusherOptions};
 pub use near_cache::{NearCache, NearCacheOptions};
 pub use observe::Observe;
 pub use replica_router::{Member, ReplicaRouter, ReplicaRouterOptions};
@@ -32,3 +38,4 @@ pub use shard_router::{
 };
 pub use single_flight::SingleFlight;
 pub use timeout::{Timeout, TimeoutOptions};
+pub use write_buffer::{WriteBuffer, WriteBufferOptions};

@@ -13,7 +13,7 @@ use terrace_core::{
     Status, Store, Task, Unit, Version, Write, WriteOptions,
 };
 
-use crate::cache_aside::{proof, satisfies, written};
+use crate::cache_aside::{Repeats, proof, satisfies, written};
 use feed::Feed;
 
 /// How much [`NearCache`] keeps, for how long, and how long it believes a silent feed.
@@ -255,9 +255,9 @@ impl NearCache {
 
     async fn pass_on(&self, batch: Vec<Write>, how: &WriteOptions) -> Result<Vec<Receipt>> {
         let keys = batch.iter().map(|write| write.key.clone()).collect();
-        let mut doubt = Doubt { near: &self.near, keys };
+        let (mut doubt, repeats) = (Doubt { near: &self.near, keys }, Repeats::of(&batch));
         let result = self.inner.write(batch, how).await;
-        self.near.memory.written(&written(&doubt.keys, &result));
+        self.near.memory.written(&written(&doubt.keys, repeats, &result));
         doubt.keys.clear();
         result
     }

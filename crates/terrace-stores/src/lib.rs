@@ -2,16 +2,30 @@
 //!
 //! Each engine is a cargo feature, so a program that uses one compiles one.
 
+#[cfg(any(feature = "nats", feature = "redis", feature = "sqlite"))]
+mod journal;
+#[cfg(feature = "nats")]
+pub mod nats_journal;
 #[cfg(feature = "postgres")]
 pub mod postgres;
 #[cfg(feature = "redis")]
 pub mod redis;
+#[cfg(feature = "redis")]
+pub mod redis_journal;
 #[cfg(feature = "sqlite")]
 pub mod sqlite;
+#[cfg(feature = "sqlite")]
+pub mod sqlite_journal;
 
+#[cfg(feature = "nats")]
+pub use nats_journal::{NatsJournal, NatsJournalOptions};
 #[cfg(feature = "postgres")]
 pub use postgres::{PostgresLog, PostgresOptions, PostgresReadModel, PostgresShard, PostgresStore};
 #[cfg(feature = "redis")]
 pub use redis::{RedisCache, RedisCacheOptions, RedisStream, RedisStreamOptions};
+#[cfg(feature = "redis")]
+pub use redis_journal::{RedisJournal, RedisJournalOptions};
 #[cfg(feature = "sqlite")]
 pub use sqlite::{SqliteLog, SqliteOptions, SqliteReadModel, SqliteShard, SqliteStore};
+#[cfg(feature = "sqlite")]
+pub use sqlite_journal::{SqliteJournal, SqliteJournalOptions};

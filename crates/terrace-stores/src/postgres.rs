@@ -42,7 +42,8 @@ use std::time::Duration;
 
 use terrace_core::{
     BoxFuture, Deadline, Error, ErrorKind, Inspection, Key, Node, NodeState, Page, Read,
-    ReadOptions, Receipt, Result, Runtime, Scan, Status, Store, Task, Write, WriteOptions,
+    ReadOptions, Receipt, Result, Runtime, Scan, Sequence, Status, Store, Task, Write,
+    WriteOptions,
 };
 
 pub use log::{LogBegin, PostgresLog};
@@ -161,6 +162,22 @@ impl PostgresStore {
     pub async fn remove_log(&self) -> Result<()> {
         let mut session = self.worker.pool.connector().open().await?;
         log::remove(session.client(), &self.schema).await
+    }
+
+    /// The furthest place in a journal that any record carries: one walk over the table, for the start
+    /// of a journal that is new.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Unavailable`] when the server cannot be
+    /// reached.
+    pub async fn furthest(&self) -> Result<Sequence> {
+        let mut connection = self.worker.pool.connector().open().await?;
+        let failed = |error| sqlstate::explain(error, sqlstate::Stage::Harmless).during("start");
+        // A large table takes longer than a request may.
+        connection.command("SET statement_timeout = '10min'").await.map_err(failed)?;
+        let furthest = "SELECT coalesce(max(seq), 0) FROM records";
+        let row = connection.client().query_one(furthest, &[]).await.map_err(failed)?;
+        Ok(Sequence::new(u64::try_from(row.get::<_, i64>(0)).unwrap_or(0)))
     }
 
     /// Answers at once when there is nothing to do.

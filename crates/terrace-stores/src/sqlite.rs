@@ -28,8 +28,8 @@
 
 mod apply;
 mod change_log;
-mod connect;
-mod failure;
+pub(crate) mod connect;
+pub(crate) mod failure;
 mod follow;
 mod health;
 mod idempotency;
@@ -37,7 +37,7 @@ mod job;
 mod lane;
 mod log;
 mod options;
-mod queue;
+pub(crate) mod queue;
 mod read_model;
 mod reader;
 mod schema;

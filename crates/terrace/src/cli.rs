@@ -7,6 +7,8 @@ mod bench;
 mod config;
 mod doctor;
 mod explain;
+mod flush;
+mod journal;
 mod logging;
 mod projections;
 mod reshard;
@@ -75,6 +77,21 @@ enum Command {
     Projections {
         #[command(subcommand)]
         action: projections::Action,
+        #[command(flatten)]
+        settings: Settings,
+    },
+    /// Apply what level 6 has accepted, without serving; set journal.flusher to apart where it serves.
+    Flush {
+        #[command(flatten)]
+        settings: Settings,
+    },
+    /// Look at the journal of level 6 and at writes that could not be applied.
+    Journal {
+        #[command(subcommand)]
+        what: journal::What,
+        /// Print JSON.
+        #[arg(long, global = true)]
+        json: bool,
         #[command(flatten)]
         settings: Settings,
     },
@@ -193,6 +210,10 @@ fn execute(command: Command) -> Result<(), Failure> {
         Command::Bench(arguments) => bench::bench(&arguments),
         Command::Projections { action, settings } => {
             projections::projections(&action, settings.load()?)
+        }
+        Command::Flush { settings } => run::flush(settings.load()?),
+        Command::Journal { what, json, settings } => {
+            journal::journal(&what, json, settings.load()?)
         }
         Command::Doctor { json, settings } => doctor::doctor(&settings.load()?, json),
         Command::Config { json, settings } => config::config(&settings.load()?, json),

@@ -3,6 +3,7 @@
 //! Defaults < `terrace.toml` < environment < command line. [`sources`] merges them and remembers
 //! where each value came from; unknown keys are refused with the nearest known one.
 
+mod levels;
 mod redact;
 pub mod sources;
 
@@ -11,6 +12,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+pub use levels::{CqrsConfig, JournalConfig, ReplicasConfig, ShardsConfig};
 pub use redact::redacted;
 pub use sources::{ConfigError, Loaded, Overrides, load};
 
@@ -32,6 +34,8 @@ pub struct Config {
     pub cqrs: CqrsConfig,
     /// The read replicas of level 3.
     pub replicas: ReplicasConfig,
+    /// The journal of accepted writes.
+    pub journal: JournalConfig,
     /// What is logged.
     pub log: LogConfig,
 }
@@ -154,26 +158,6 @@ impl Default for DatabaseConfig {
     }
 }
 
-/// The shards of level 4.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct ShardsConfig {
-    /// `postgres://...` of each shard, in their order. Default none: of the one database, each shard
-    /// has a schema. `SHARD_0_URL`, `SHARD_1_URL`, ... name them, too.
-    pub urls: Vec<String>,
-    /// How many shards a new set has where the URLs do not say it. Default 3.
-    pub count: u16,
-    /// How keys are shared out: `hash`, `range:<first keys>` or `geo:<places>`; for ever. Default
-    /// `hash`.
-    pub partitioner: String,
-}
-
-impl Default for ShardsConfig {
-    fn default() -> Self {
-        Self { urls: Vec::new(), count: 3, partitioner: "hash".into() }
-    }
-}
-
 /// The far and the near cache.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -219,87 +203,6 @@ impl Default for CacheConfig {
             near_max_records: 1_000_000,
             near_ttl_seconds: 30,
             near_heartbeat_ms: 2_000,
-        }
-    }
-}
-
-/// Level 7: the databases of commands and of queries, and the stream between them and others.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct CqrsConfig {
-    /// The database that takes commands. Default: `database.url`.
-    pub write_url: String,
-    /// The database that answers queries. Default: a schema of its own in the one for commands.
-    pub read_url: String,
-    /// A read with a token waits this long for the projection, in milliseconds; then the command side
-    /// answers. Default 500.
-    pub wait_ms: u64,
-    /// The least time from one batch of the projection to the next, in milliseconds. Default 10.
-    pub pace_ms: u64,
-    /// The most events of one batch. Default 2000.
-    pub batch: usize,
-    /// An instance that dies is replaced as projector after this time, in milliseconds. Default 2000.
-    pub lease_ms: u64,
-    /// Counts of reads are stored this often, in milliseconds. Default 1000.
-    pub count_flush_ms: u64,
-    /// The key of the Redis stream. Default: made from the log's own name.
-    pub stream: String,
-    /// About how many events the stream keeps. Default 1 000 000.
-    pub stream_max_events: u64,
-}
-
-impl Default for CqrsConfig {
-    fn default() -> Self {
-        Self {
-            write_url: String::new(),
-            read_url: String::new(),
-            wait_ms: 500,
-            pace_ms: 10,
-            batch: 2_000,
-            lease_ms: 2_000,
-            count_flush_ms: 1_000,
-            stream: String::new(),
-            stream_max_events: 1_000_000,
-        }
-    }
-}
-
-/// The read replicas of level 3.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct ReplicasConfig {
-    /// The primary, `postgres://user:password@host:port/name`. Default: `database.url`. Several hosts
-    /// are a primary and its replicas, whichever is which.
-    pub primary_url: String,
-    /// The replicas, as many URLs as there are, separated by spaces or commas; several hosts in one
-    /// URL are as many replicas. Default none.
-    pub urls: String,
-    /// How many replicas Terrace makes in the embedded and local modes. Default 2.
-    pub count: u16,
-    /// How old what a replica shows may be, in milliseconds. Default 5000.
-    pub max_lag_ms: u64,
-    /// How often each server is asked how it is, in milliseconds. Default 100.
-    pub refresh_ms: u64,
-    /// A read waits this long for a replica to come to its token, in milliseconds. Default 50.
-    pub token_wait_ms: u64,
-    /// At most this many reads at once go to the primary for want of a replica. Default 32.
-    pub fallback_limit: u64,
-    /// Embedded replicas hold changes back for this long, in milliseconds, to see what lag does.
-    /// Default 0.
-    pub delay_ms: u64,
-}
-
-impl Default for ReplicasConfig {
-    fn default() -> Self {
-        Self {
-            primary_url: String::new(),
-            urls: String::new(),
-            count: 2,
-            max_lag_ms: 5_000,
-            refresh_ms: 100,
-            token_wait_ms: 50,
-            fallback_limit: 32,
-            delay_ms: 0,
         }
     }
 }
@@ -377,6 +280,15 @@ impl Config {
             ("cqrs.count_flush_ms", self.cqrs.count_flush_ms),
             ("cqrs.stream_max_events", self.cqrs.stream_max_events),
             ("cache.near_heartbeat_ms", self.cache.near_heartbeat_ms),
+            ("journal.max_writes", self.journal.max_writes),
+            ("journal.max_bytes", self.journal.max_bytes),
+            ("journal.max_age_seconds", self.journal.max_age_seconds),
+            ("journal.takeover_seconds", self.journal.takeover_seconds),
+            ("journal.command_timeout_ms", self.journal.command_timeout_ms),
+            ("journal.patience_ms", self.journal.patience_ms),
+            ("journal.partitions", self.journal.partitions as u64),
+            ("journal.max_batch", self.journal.max_batch as u64),
+            ("journal.tries", u64::from(self.journal.tries)),
         ];
         if let Some((name, _)) = positive.iter().find(|(_, value)| *value == 0) {
             return Err(ConfigError::new(format!("{name} is 0; it must be at least 1")));
@@ -397,6 +309,12 @@ impl Config {
             return Err(ConfigError::new(
                 "server.port_base leaves no room for level 10; take less",
             ));
+        }
+        if !["auto", "sqlite", "redis", "nats"].contains(&self.journal.engine.as_str()) {
+            return Err(ConfigError::new("journal.engine must be auto, sqlite, redis or nats"));
+        }
+        if !["inside", "apart"].contains(&self.journal.flusher.as_str()) {
+            return Err(ConfigError::new("journal.flusher must be inside or apart"));
         }
         if !["text", "json"].contains(&self.log.format.as_str()) {
             return Err(ConfigError::new("log.format must be text or json"));

@@ -67,6 +67,13 @@ pub struct LevelInfo {
     pub name: &'static str,
 }
 
+impl LevelInfo {
+    /// Whether writes may be accepted before they are applied.
+    fn queues(self) -> bool {
+        self.number == 6
+    }
+}
+
 /// A cache that can be told to forget everything.
 pub trait ClearCache: fmt::Debug + Send + Sync + 'static {
     /// Forgets everything, for every instance that shares the cache.

@@ -11,6 +11,7 @@ mod l2_read_cache;
 mod l3_read_replicas;
 mod l4_db_sharding;
 mod l5_multi_tier_cache;
+mod l6_write_buffering;
 mod l7_cqrs;
 #[cfg(test)]
 mod tests;
@@ -23,6 +24,7 @@ use crate::config::Config;
 use crate::http::{ClearCache, Queries, Shards};
 
 pub use engines::{Engines, QuerySide, Servers, ShardEngines};
+pub use l6_write_buffering::{FlusherApart, flusher, journal};
 
 /// One level of the climb.
 #[derive(Debug)]
@@ -79,13 +81,14 @@ impl Stack {
 }
 
 /// The levels that exist, from the bottom.
-pub static LEVELS: [&Level; 7] = [
+pub static LEVELS: [&Level; 8] = [
     &l0_single_db::LEVEL,
     &l1_connection_pooling::LEVEL,
     &l2_read_cache::LEVEL,
     &l3_read_replicas::LEVEL,
     &l4_db_sharding::LEVEL,
     &l5_multi_tier_cache::LEVEL,
+    &l6_write_buffering::LEVEL,
     &l7_cqrs::LEVEL,
 ];
 

@@ -18,6 +18,7 @@
 
 mod batches;
 mod concurrency;
+mod places;
 mod preconditions;
 mod records;
 mod requests;
@@ -25,6 +26,7 @@ mod scans;
 
 pub use batches::*;
 pub use concurrency::*;
+pub use places::*;
 pub use preconditions::*;
 pub use records::*;
 pub use requests::*;
@@ -52,6 +54,9 @@ macro_rules! store_contract {
                 absent_holds_only_without_a_record,
                 a_version_holds_only_while_it_is_current,
                 a_failed_precondition_stops_no_other_write,
+                a_place_is_applied_once_and_never_over_a_later_one,
+                a_placed_delete_keeps_older_puts_out,
+                places_of_one_batch_are_gone_through_in_order,
                 a_scan_answers_byte_order_and_skips_the_deleted,
                 a_scan_pages_through_everything_once,
                 a_scan_takes_a_prefix_literally,

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use terrace_core::{
-    Deadline, Error, ErrorKind, Key, Outcome, Receipt, Result, Version, Write, WriteOptions,
+    Deadline, Error, ErrorKind, Key, Outcome, Precondition, Receipt, Result, Version, Write,
+    WriteOptions,
 };
 use tokio::sync::oneshot;
 
@@ -47,12 +48,14 @@ pub(super) async fn write(
 struct Doubt {
     shared: Arc<Shared>,
     keys: Vec<Key>,
+    repeats: Repeats,
 }
 
 impl Doubt {
     fn new(shared: Arc<Shared>, batch: &[Write]) -> Self {
         shared.writing.send_modify(|writing| *writing += 1);
-        Self { shared, keys: batch.iter().map(|write| write.key.clone()).collect() }
+        let keys = batch.iter().map(|write| write.key.clone()).collect();
+        Self { shared, keys, repeats: Repeats::of(batch) }
     }
 
     fn settled(mut self) {
@@ -86,7 +89,7 @@ impl Shared {
             return result;
         }
         let result = self.inner.write(batch, how).await;
-        let written = written(&doubt.keys, &result);
+        let written = written(&doubt.keys, doubt.repeats, &result);
         if written.iter().any(|(_, version)| *version == Version::UNKNOWN) {
             self.deliver_again(written.clone());
         }
@@ -187,9 +190,30 @@ impl Shared {
     }
 }
 
+/// Whether a batch may repeat one that somebody else has committed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Repeats {
+    /// Each write is the first of its kind: one that is refused has changed nothing.
+    Never,
+    /// Writes of a journal: a place that was reached before may be the work of a process that died
+    /// between its commit and its invalidation.
+    Possibly,
+}
+
+impl Repeats {
+    pub(crate) fn of(batch: &[Write]) -> Self {
+        let placed = |write: &Write| matches!(write.precondition, Precondition::After(_));
+        if batch.iter().any(placed) { Self::Possibly } else { Self::Never }
+    }
+}
+
 /// What the cache has to be told: each key at the highest version that was, or may have been,
 /// written.
-pub(crate) fn written(keys: &[Key], result: &Result<Vec<Receipt>>) -> Vec<(Key, Version)> {
+pub(crate) fn written(
+    keys: &[Key],
+    repeats: Repeats,
+    result: &Result<Vec<Receipt>>,
+) -> Vec<(Key, Version)> {
     let mut newest: BTreeMap<&Key, Version> = BTreeMap::new();
     match result {
         Ok(receipts) => {
@@ -197,6 +221,12 @@ pub(crate) fn written(keys: &[Key], result: &Result<Vec<Receipt>>) -> Vec<(Key, 
                 let written = match receipt.outcome {
                     Outcome::Unknown => Version::UNKNOWN,
                     applied if applied.is_applied() => receipt.version,
+                    Outcome::PreconditionFailed if repeats == Repeats::Possibly => {
+                        match receipt.version {
+                            Version::NONE => Version::UNKNOWN,
+                            current => current,
+                        }
+                    }
                     _ => continue,
                 };
                 let version = newest.entry(key).or_default();

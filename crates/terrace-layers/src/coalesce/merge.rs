@@ -13,15 +13,15 @@ use tokio::sync::oneshot;
 
 /// One accepted call that waits for its answers.
 #[derive(Debug)]
-pub(super) struct Item<M: Merge> {
-    pub(super) parts: Vec<M::Part>,
-    pub(super) bytes: usize,
-    pub(super) deadline: Deadline,
-    pub(super) reply: oneshot::Sender<Result<Vec<M::Answer>>>,
+pub(crate) struct Item<M: Merge> {
+    pub(crate) parts: Vec<M::Part>,
+    pub(crate) bytes: usize,
+    pub(crate) deadline: Deadline,
+    pub(crate) reply: oneshot::Sender<Result<Vec<M::Answer>>>,
 }
 
 /// A kind of call of which many can be sent as one.
-pub(super) trait Merge: fmt::Debug + Sized + Send + Sync + 'static {
+pub(crate) trait Merge: fmt::Debug + Sized + Send + Sync + 'static {
     /// What a call is a list of.
     type Part: fmt::Debug + Send + 'static;
     /// What one part is answered with.
@@ -49,9 +49,9 @@ pub(super) trait Merge: fmt::Debug + Sized + Send + Sync + 'static {
 
 /// Reads of one consistency.
 #[derive(Debug)]
-pub(super) struct Reads {
-    pub(super) inner: Arc<dyn Store>,
-    pub(super) consistency: Consistency,
+pub(crate) struct Reads {
+    pub(crate) inner: Arc<dyn Store>,
+    pub(crate) consistency: Consistency,
 }
 
 impl Merge for Reads {
@@ -100,8 +100,8 @@ impl Merge for Reads {
 
 /// Writes without idempotency key and with the level's own durability.
 #[derive(Debug)]
-pub(super) struct Writes {
-    pub(super) inner: Arc<dyn Store>,
+pub(crate) struct Writes {
+    pub(crate) inner: Arc<dyn Store>,
 }
 
 impl Merge for Writes {
@@ -155,7 +155,7 @@ impl Merge for Writes {
 }
 
 /// How many parts the items have together.
-pub(super) fn weight<M: Merge>(batch: &[Item<M>]) -> usize {
+pub(crate) fn weight<M: Merge>(batch: &[Item<M>]) -> usize {
     batch.iter().map(|item| item.parts.len()).sum()
 }
 

@@ -18,7 +18,7 @@ use super::merge::{Item, Merge, weight};
 /// free starts it, so an idle store has no task, and nothing but work under way holds on to the
 /// store.
 #[derive(Debug)]
-pub(super) struct Queue<M: Merge> {
+pub(crate) struct Queue<M: Merge> {
     merge: M,
     limits: Limits,
     runtime: Runtime,
@@ -28,12 +28,12 @@ pub(super) struct Queue<M: Merge> {
 
 /// See the options of the same names.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Limits {
-    pub(super) lanes: usize,
-    pub(super) batch: usize,
-    pub(super) batch_bytes: usize,
-    pub(super) waiting: usize,
-    pub(super) waiting_bytes: usize,
+pub(crate) struct Limits {
+    pub(crate) lanes: usize,
+    pub(crate) batch: usize,
+    pub(crate) batch_bytes: usize,
+    pub(crate) waiting: usize,
+    pub(crate) waiting_bytes: usize,
 }
 
 #[derive(Debug)]
@@ -52,27 +52,27 @@ struct State<M: Merge> {
 
 /// What happened so far, and what is so now.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Counts {
+pub(crate) struct Counts {
     /// Calls accepted.
-    pub(super) calls: u64,
+    pub(crate) calls: u64,
     /// Batches sent, split ones counted again.
-    pub(super) batches: u64,
+    pub(crate) batches: u64,
     /// Batches that were refused whole and tried again in halves.
-    pub(super) splits: u64,
+    pub(crate) splits: u64,
     /// Calls that left before they were sent: deadline passed, or caller gone.
-    pub(super) withdrawn: u64,
+    pub(crate) withdrawn: u64,
     /// Calls turned away because too much was waiting.
-    pub(super) rejected: u64,
+    pub(crate) rejected: u64,
     /// Parts that wait.
-    pub(super) waiting: u64,
+    pub(crate) waiting: u64,
     /// Bytes that wait.
-    pub(super) waiting_bytes: u64,
+    pub(crate) waiting_bytes: u64,
     /// Batches under way.
-    pub(super) in_flight: u64,
+    pub(crate) in_flight: u64,
 }
 
 impl<M: Merge> Queue<M> {
-    pub(super) fn new(merge: M, limits: Limits, runtime: Runtime) -> Arc<Self> {
+    pub(crate) fn new(merge: M, limits: Limits, runtime: Runtime) -> Arc<Self> {
         let state = State {
             waiting: VecDeque::new(),
             first: 0,
@@ -87,7 +87,7 @@ impl<M: Merge> Queue<M> {
     }
 
     /// Sends the parts with the next batch.
-    pub(super) async fn call(
+    pub(crate) async fn call(
         self: &Arc<Self>,
         parts: Vec<M::Part>,
         deadline: Deadline,
@@ -107,7 +107,7 @@ impl<M: Merge> Queue<M> {
         }
     }
 
-    pub(super) fn counts(&self) -> Counts {
+    pub(crate) fn counts(&self) -> Counts {
         let state = self.state();
         Counts {
             waiting: state.weight as u64,
@@ -118,7 +118,7 @@ impl<M: Merge> Queue<M> {
     }
 
     /// Accepts nothing more, and returns when everything accepted was answered.
-    pub(super) async fn close(&self) {
+    pub(crate) async fn close(&self) {
         self.state().closed = true;
         loop {
             let idle = self.idle.notified();

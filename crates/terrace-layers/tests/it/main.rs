@@ -18,3 +18,4 @@ mod resharding;
 mod shard_router;
 mod single_flight;
 mod timeout;
+mod write_buffer;

@@ -9,7 +9,7 @@ use tokio_postgres::{Client, Transaction};
 use super::sqlstate::{Stage, explain};
 
 /// The version of the tables that this program knows.
-const NEWEST: i32 = 1;
+const NEWEST: i32 = 2;
 
 /// Text constraints of both columns, as the contract has them.
 const CHECKS: &str = "
@@ -40,6 +40,10 @@ const IDEMPOTENCY: &str = "
         created_at timestamptz NOT NULL DEFAULT now()
     );
     CREATE INDEX IF NOT EXISTS idempotency_age ON idempotency (created_at)";
+
+/// The last write of a journal that was applied to a row. A column with a constant default is added
+/// without touching the rows.
+const PLACES: &str = "ALTER TABLE records ADD COLUMN IF NOT EXISTS seq bigint NOT NULL DEFAULT 0";
 
 /// Makes what is missing and answers the name of this database's history.
 ///
@@ -148,8 +152,14 @@ async fn change(transaction: &Transaction<'_>, schema: &str) -> Result<Arc<str>>
     let value = "SELECT value FROM meta WHERE name = $1";
     let version = transaction.query_one(value, &[&"schema"]).await.map_err(failed)?;
     match version.get::<_, &str>(0).parse::<i32>() {
-        Ok(version) if version < 1 => first(transaction).await?,
-        Ok(NEWEST) => {}
+        Ok(version) if version <= NEWEST => {
+            if version < 1 {
+                first(transaction).await?;
+            }
+            if version < 2 {
+                run(transaction, PLACES).await?;
+            }
+        }
         _ => return Err(newer()),
     }
     let done = format!("UPDATE meta SET value = '{NEWEST}' WHERE name = 'schema'");

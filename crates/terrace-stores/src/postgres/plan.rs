@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use terrace_core::{Change, Outcome, Precondition, Version, Write};
+use terrace_core::{Change, Outcome, Precondition, Sequence, Version, Write};
 
 /// A row as it was when it was locked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -10,6 +10,8 @@ pub(super) struct Locked {
     pub(super) version: Version,
     /// Whether it holds a record; else it is the trace of a deleted one.
     pub(super) live: bool,
+    /// The last write of a journal that was applied.
+    pub(super) applied: Sequence,
 }
 
 /// The receipts of a batch, and the rows that make them true.
@@ -33,6 +35,7 @@ pub(super) struct Rows<'a> {
     pub(super) values: Vec<&'a str>,
     pub(super) versions: Vec<i64>,
     pub(super) deleted: Vec<bool>,
+    pub(super) applied: Vec<i64>,
     /// Whether the record came into being in this batch.
     pub(super) created: Vec<bool>,
 }
@@ -43,6 +46,7 @@ struct State<'a> {
     version: Version,
     value: Option<&'a str>,
     live: bool,
+    applied: Sequence,
     created: bool,
     /// Whether the latest change made the record.
     made: bool,
@@ -68,32 +72,50 @@ pub(super) fn plan<'a>(
         let (outcome, version) = state.apply(write, &mut drawn);
         plan.answers.push((outcome, version));
         if let (true, Some((version, value, made))) = (outcome.is_applied(), before) {
-            plan.superseded.push(key, value, version, made);
+            plan.superseded.push(key, value, version, made, Sequence::NONE);
         }
     }
     for (key, state) in states.into_iter().filter(|(_, state)| state.changed) {
         let rows = if state.existed { &mut plan.update } else { &mut plan.insert };
-        rows.push(key, state.value, state.version, state.created);
+        rows.push(key, state.value, state.version, state.created, state.applied);
     }
     plan
 }
 
 impl<'a> Rows<'a> {
     /// One more row; without a value it is the trace of a deleted record.
-    fn push(&mut self, key: &'a str, value: Option<&'a str>, version: Version, created: bool) {
+    fn push(
+        &mut self,
+        key: &'a str,
+        value: Option<&'a str>,
+        version: Version,
+        created: bool,
+        applied: Sequence,
+    ) {
         self.keys.push(key);
         self.values.push(value.unwrap_or(""));
         self.versions.push(version.get().cast_signed());
         self.deleted.push(value.is_none());
         self.created.push(created);
+        self.applied.push(applied.get().cast_signed());
     }
 }
 
 impl<'a> State<'a> {
     fn of(row: Option<&Locked>) -> Self {
-        let (version, live) = row.map_or((Version::NONE, false), |row| (row.version, row.live));
+        let none = Locked { version: Version::NONE, live: false, applied: Sequence::NONE };
+        let Locked { version, live, applied } = row.copied().unwrap_or(none);
         let existed = row.is_some();
-        Self { existed, version, value: None, live, created: false, made: false, changed: false }
+        Self {
+            existed,
+            version,
+            value: None,
+            live,
+            applied,
+            created: false,
+            made: false,
+            changed: false,
+        }
     }
 
     fn apply(
@@ -106,10 +128,13 @@ impl<'a> State<'a> {
             Precondition::None => true,
             Precondition::Absent => !self.live,
             Precondition::Version(wanted) => self.live && current == wanted,
+            Precondition::After(place) => self.applied < place.sequence,
         };
+        let placed = matches!(write.precondition, Precondition::After(_));
         let outcome = match &write.change {
             _ if !holds => return (Outcome::PreconditionFailed, current),
-            Change::Delete if !self.live => return (Outcome::Absent, current),
+            Change::Delete if !self.live && !placed => return (Outcome::Absent, current),
+            Change::Delete if !self.live => Outcome::Absent,
             Change::Delete => Outcome::Deleted,
             Change::Put(_) if self.live => Outcome::Replaced,
             Change::Put(_) => Outcome::Created,
@@ -118,13 +143,58 @@ impl<'a> State<'a> {
             Change::Put(value) => Some(value.as_str()),
             Change::Delete => None,
         };
+        if let Precondition::After(place) = write.precondition {
+            self.applied = place.sequence;
+        }
         self.live = self.value.is_some();
         self.made = outcome == Outcome::Created;
         self.created |= self.made;
         self.changed = true;
         let number = super::read::version(drawn.next().unwrap_or_default());
         self.version = number.max(Version::new(self.version.get() + 1));
-        (outcome, self.version)
+        let answered = if outcome == Outcome::Absent { Version::NONE } else { self.version };
+        (outcome, answered)
+    }
+}
+
+/// A batch of nothing but writes of a journal, ready for one statement, in the order of its keys.
+/// `None` when the batch has anything else, or a key twice.
+#[derive(Debug, Default)]
+pub(super) struct Placed<'a> {
+    pub(super) keys: Vec<&'a str>,
+    pub(super) values: Vec<&'a str>,
+    pub(super) sequences: Vec<i64>,
+    pub(super) deleted: Vec<bool>,
+    /// For each row its write.
+    pub(super) writes: Vec<usize>,
+}
+
+impl<'a> Placed<'a> {
+    pub(super) fn of(batch: &'a [Write]) -> Option<Self> {
+        let all = |write: &Write| matches!(write.precondition, Precondition::After(_));
+        if !batch.iter().all(all) {
+            return None;
+        }
+        let mut placed = Self { writes: (0..batch.len()).collect(), ..Self::default() };
+        placed.writes.sort_unstable_by_key(|&write| batch[write].key.as_str());
+        for &index in &placed.writes {
+            let write = &batch[index];
+            let (key, Precondition::After(place)) = (write.key.as_str(), write.precondition) else {
+                return None;
+            };
+            if placed.keys.last() == Some(&key) {
+                return None;
+            }
+            let value = match &write.change {
+                Change::Put(value) => Some(value.as_str()),
+                Change::Delete => None,
+            };
+            placed.keys.push(key);
+            placed.values.push(value.unwrap_or_default());
+            placed.sequences.push(place.sequence.get().cast_signed());
+            placed.deleted.push(value.is_none());
+        }
+        Some(placed)
     }
 }
 

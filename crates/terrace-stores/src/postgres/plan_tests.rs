@@ -1,12 +1,16 @@
 //! The plan against the reference of the contract.
 
-use terrace_core::{Key, MemoryStore, Precondition, Runtime, Store, StoreExt, Value, WriteOptions};
+use terrace_core::{
+    Key, MemoryStore, Place, Precondition, Runtime, Store, StoreExt, Value, WriteOptions,
+};
 
 use super::*;
 
 fn write(seed: u64) -> Write {
     let key = Key::new(format!("k{}", seed % 3)).unwrap();
-    let precondition = match (seed >> 8) % 4 {
+    let place = Place { sequence: Sequence::new((seed >> 20) % 9), settled: Sequence::NONE };
+    let precondition = match (seed >> 8) % 5 {
+        3 => Precondition::After(place),
         0 => Precondition::Absent,
         1 => Precondition::Version(Version::new((seed >> 16) % 12)),
         _ => Precondition::None,
@@ -16,6 +20,15 @@ fn write(seed: u64) -> Write {
         _ => Write::put(key, Value::new(format!("v{seed}")).unwrap()),
     };
     write.when(precondition)
+}
+
+/// How many versions a batch drew: a placed delete that found nothing has one, too.
+fn drawn(batch: &[Write], receipts: &[terrace_core::Receipt]) -> i64 {
+    let placed = |write: &Write| matches!(write.precondition, Precondition::After(_));
+    let drew = batch.iter().zip(receipts).filter(|(write, receipt)| {
+        receipt.outcome.is_applied() || (receipt.outcome == Outcome::Absent && placed(write))
+    });
+    drew.count() as i64
 }
 
 /// Random batches over few keys: the same outcomes, records and order of versions as in memory.
@@ -35,12 +48,13 @@ async fn a_plan_does_what_the_memory_store_does() {
             let plan = plan(&batch, &locked, &versions);
             let expected = receipts.iter().map(|it| (it.outcome, it.version)).collect::<Vec<_>>();
             assert_eq!(plan.answers, expected, "round {round}");
-            latest += receipts.iter().filter(|it| it.outcome.is_applied()).count() as i64;
+            latest += drawn(&batch, &receipts);
             for changed in [&plan.insert, &plan.update] {
                 assert!(changed.keys.is_sorted());
                 for (index, key) in changed.keys.iter().enumerate() {
                     let version = super::super::read::version(changed.versions[index]);
-                    let row = Locked { version, live: !changed.deleted[index] };
+                    let applied = Sequence::new(changed.applied[index].cast_unsigned());
+                    let row = Locked { version, live: !changed.deleted[index], applied };
                     rows.insert((*key).to_owned(), (row, changed.values[index].to_owned()));
                 }
             }
@@ -66,12 +80,32 @@ fn puts_are_sorted_and_only_the_last_of_a_key_is_written() {
     assert!(Puts::of(&[Write::delete(Key::new("a").unwrap())]).is_none());
 }
 
+#[test]
+fn placed_writes_of_distinct_keys_are_one_statement() {
+    let at = |key: &str, sequence| {
+        let place = Place { sequence: Sequence::new(sequence), settled: Sequence::NONE };
+        Write::put(Key::new(key).unwrap(), Value::new(key).unwrap())
+            .when(Precondition::After(place))
+    };
+    let gone = Write { change: Change::Delete, ..at("a", 3) };
+    let batch = [at("b", 2), gone];
+    let placed = Placed::of(&batch).expect("placed only");
+    assert_eq!((placed.keys, placed.values), (vec!["a", "b"], vec!["", "b"]));
+    assert_eq!((placed.sequences, placed.deleted), (vec![3, 2], vec![true, false]));
+    assert_eq!(placed.writes, [1, 0]);
+    assert!(Placed::of(&[at("a", 1), at("a", 2)]).is_none());
+    assert!(Placed::of(&[Write::delete(Key::new("a").unwrap())]).is_none());
+}
+
 /// A person may have set a version that is not drawn yet.
 #[test]
 fn versions_of_a_key_rise_whatever_its_row_has() {
     let write = || Write::put(Key::new("a").unwrap(), Value::new("1").unwrap());
     for live in [true, false] {
-        let rows = HashMap::from([("a", Locked { version: Version::new(100), live })]);
+        let rows = HashMap::from([(
+            "a",
+            Locked { version: Version::new(100), live, applied: Sequence::NONE },
+        )]);
         let batch = [write(), write()];
         let plan = plan(&batch, &rows, &[6, 7]);
         let versions = plan.answers.iter().map(|answer| answer.1.get()).collect::<Vec<_>>();

@@ -25,6 +25,10 @@ pub(super) enum Sql {
     PutLogged,
     /// The transaction's number.
     Transaction,
+    /// Sets values of distinct keys, or deletes them, where the row has not come as far in a journal.
+    Place,
+    /// How far rows have come, each with its place in the parameter.
+    Placed,
     /// Locks the rows of keys in the order of the keys and answers their state.
     Lock,
     /// Makes traces of deleted records for keys without a row and locks all rows, in the order of the
@@ -57,9 +61,9 @@ pub(super) enum Sql {
 
 impl Sql {
     /// How many of them every database has.
-    const PLAIN: usize = 16;
+    const PLAIN: usize = 18;
 
-    const ALL: [Self; 20] = [
+    const ALL: [Self; 22] = [
         Self::Read,
         Self::Scan,
         Self::Latest,
@@ -67,6 +71,8 @@ impl Sql {
         Self::Put,
         Self::PutLogged,
         Self::Transaction,
+        Self::Place,
+        Self::Placed,
         Self::Lock,
         Self::Reserve,
         Self::Draw,
@@ -98,8 +104,13 @@ impl Sql {
             Self::Put => PUT,
             Self::PutLogged => PUT_LOGGED,
             Self::Transaction => "SELECT pg_current_xact_id()::text",
+            Self::Place => PLACE,
+            Self::Placed => {
+                "SELECT u.i, r.version, r.deleted, r.seq \
+                 FROM unnest($1::text[]) WITH ORDINALITY AS u(k, i) JOIN records r ON r.key = u.k"
+            }
             Self::Lock => {
-                "SELECT key, version, deleted FROM records WHERE key = ANY ($1::text[]) \
+                "SELECT key, version, deleted, seq FROM records WHERE key = ANY ($1::text[]) \
                  ORDER BY key FOR UPDATE"
             }
             // Rows in conflict are locked even when they are not updated.
@@ -110,20 +121,21 @@ impl Sql {
             }
             Self::Draw => "SELECT nextval('records_version') FROM generate_series(1, $1::bigint)",
             Self::Insert => {
-                "INSERT INTO records (key, value, version, deleted) \
-                 SELECT u.k, u.v, u.n, u.d \
-                 FROM unnest($1::text[], $2::text[], $3::bigint[], $4::boolean[]) AS u(k, v, n, d)"
+                "INSERT INTO records (key, value, version, deleted, seq) \
+                 SELECT u.k, u.v, u.n, u.d, u.s \
+                 FROM unnest($1::text[], $2::text[], $3::bigint[], $4::boolean[], $5::bigint[]) \
+                   AS u(k, v, n, d, s)"
             }
             Self::Update => {
-                "UPDATE records r SET value = u.v, version = u.n, deleted = u.d, \
+                "UPDATE records r SET value = u.v, version = u.n, deleted = u.d, seq = u.s, \
                  updated_at = greatest(now(), r.updated_at + interval '1 microsecond', \
                    r.created_at + interval '1 microsecond'), \
                  created_at = CASE WHEN u.c THEN \
                    greatest(now(), r.updated_at + interval '1 microsecond', \
                      r.created_at + interval '1 microsecond') \
                    ELSE r.created_at END \
-                 FROM unnest($1::text[], $2::text[], $3::bigint[], $4::boolean[], $5::boolean[]) \
-                   AS u(k, v, n, d, c) \
+                 FROM unnest($1::text[], $2::text[], $3::bigint[], $4::boolean[], $5::bigint[], \
+                     $6::boolean[]) AS u(k, v, n, d, s, c) \
                  WHERE r.key = u.k"
             }
             // Claim and result are committed together. A claim without a result was made when BEGIN had
@@ -152,7 +164,7 @@ impl Sql {
 
     fn types(self) -> &'static [Type] {
         match self {
-            Self::Read | Self::Lock | Self::Reserve => &[Type::TEXT_ARRAY],
+            Self::Read | Self::Placed | Self::Lock | Self::Reserve => &[Type::TEXT_ARRAY],
             Self::Scan => &[Type::TEXT, Type::TEXT, Type::TEXT, Type::INT8, Type::INT8],
             Self::Latest | Self::Position | Self::Transaction => &[],
             Self::Put | Self::PutLogged => &[Type::TEXT_ARRAY, Type::TEXT_ARRAY],
@@ -162,14 +174,22 @@ impl Sql {
                 &[Type::TEXT, Type::TEXT, Type::TEXT, Type::INT8, Type::INT8, Type::INT8]
             }
             Self::EpochPut => &[Type::TEXT_ARRAY, Type::TEXT_ARRAY, Type::INT8],
-            Self::Insert => {
+            Self::Place => {
                 &[Type::TEXT_ARRAY, Type::TEXT_ARRAY, Type::INT8_ARRAY, Type::BOOL_ARRAY]
             }
+            Self::Insert => &[
+                Type::TEXT_ARRAY,
+                Type::TEXT_ARRAY,
+                Type::INT8_ARRAY,
+                Type::BOOL_ARRAY,
+                Type::INT8_ARRAY,
+            ],
             Self::Update => &[
                 Type::TEXT_ARRAY,
                 Type::TEXT_ARRAY,
                 Type::INT8_ARRAY,
                 Type::BOOL_ARRAY,
+                Type::INT8_ARRAY,
                 Type::BOOL_ARRAY,
             ],
             Self::Claim => &[Type::TEXT, Type::BYTEA],
@@ -236,6 +256,22 @@ const EPOCH_SCAN: &str = "SELECT key, version, created_at, updated_at, value FRO
          WHERE key > $1 AND key >= $2 AND key < $3 AND NOT deleted AND (SELECT shard_look($6)) \
          ORDER BY key LIMIT $4) AS page \
      ) AS page WHERE bytes IS NULL OR bytes < $5 ORDER BY key";
+
+/// As [`PUT`], for writes of a journal: a row that has come as far is left alone and not answered. A
+/// deletion without a record leaves a row, too, with `created_at = updated_at`.
+const PLACE: &str = "INSERT INTO records AS r (key, value, seq, deleted) \
+     SELECT u.k, u.v, u.s, u.d \
+     FROM unnest($1::text[], $2::text[], $3::bigint[], $4::boolean[]) AS u(k, v, s, d) \
+     ON CONFLICT (key) DO UPDATE SET value = excluded.value, seq = excluded.seq, \
+     version = greatest(nextval('records_version'), r.version + 1), deleted = excluded.deleted, \
+     updated_at = greatest(now(), r.updated_at + interval '1 microsecond', \
+       r.created_at + interval '1 microsecond'), \
+     created_at = CASE WHEN r.deleted THEN \
+       greatest(now(), r.updated_at + interval '1 microsecond', \
+         r.created_at + interval '1 microsecond') \
+       ELSE r.created_at END \
+     WHERE r.seq < excluded.seq \
+     RETURNING key, version, created_at = updated_at";
 
 /// A parameter of a statement.
 pub(super) type Parameter<'a> = &'a (dyn ToSql + Sync);

@@ -4,7 +4,9 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use futures_util::future::join5;
-use terrace_core::{Idempotency, Origin, Outcome, Receipt, Version, Write};
+use terrace_core::{
+    Error, ErrorKind, Idempotency, Origin, Outcome, Receipt, Sequence, Version, Write,
+};
 use tokio_postgres::Row;
 use tokio_postgres::error::{DbError, SqlState};
 use tokio_postgres::types::Type;
@@ -12,7 +14,7 @@ use tokio_postgres::types::Type;
 use super::connect::Connection;
 use super::idempotency::{Claim, Remembered};
 use super::member::{self, Member};
-use super::plan::{Locked, Plan, Puts, plan};
+use super::plan::{Locked, Placed, Plan, Puts, plan};
 use super::read::{LoggedIn, token_of_write, version};
 use super::sqlstate::{because, outcome_unknown};
 use super::statements::Sql;
@@ -60,18 +62,24 @@ impl WriteBatch<'_> {
         connection: &Connection,
         progress: &Progress,
     ) -> Result<Vec<Receipt>, Failure> {
-        let (answers, transaction) = match (self.request, Puts::of(self.batch)) {
-            // Each change of a database with a log is in it, also one that the batch supersedes.
-            (None, Some(puts)) if self.log.is_none() || puts.superseded == 0 => {
-                put(connection, progress, &puts, self.log.is_some(), self.epoch).await?
-            }
+        // Each change of a database with a log is in it, also one that the batch supersedes.
+        let logged = self.log.is_some();
+        let puts = Puts::of(self.batch).filter(|puts| !logged || puts.superseded == 0);
+        // On a shard, and beside a log, writes of a journal are a transaction like others.
+        let alone = !logged && self.epoch.is_none();
+        let plain = self.request.is_none();
+        let (answers, transaction) = if let Some(puts) = puts.filter(|_| plain) {
+            put(connection, progress, &puts, logged, self.epoch).await?
+        } else if let Some(placed) = Placed::of(self.batch).filter(|_| plain && alone) {
+            (place(connection, progress, &placed).await?, None)
+        } else {
             // Boxed: it is large, and only some writes need it.
-            _ => match Box::pin(self.transact(connection, progress)).await? {
+            match Box::pin(self.transact(connection, progress)).await? {
                 Done::Now(answers, transaction) => (answers, transaction),
                 Done::Before(remembered) => {
                     return Ok(remembered.receipts(self.history, self.log));
                 }
-            },
+            }
         };
         let durability = connection.durability;
         let receipt = |(outcome, version): (Outcome, Version)| {
@@ -143,7 +151,7 @@ async fn put(
         committed?;
         (rows, drawn)
     };
-    let written = written(puts, &rows).map_err(unreadable)?;
+    let written = written(&puts.keys, &rows).map_err(unreadable)?;
     let transaction = match rows.first() {
         Some(row) if logged => Some(transaction(row, 3).map_err(unreadable)?),
         _ => None,
@@ -184,6 +192,65 @@ async fn begin(connection: &Connection, epoch: Option<i64>) -> Result<(), tokio_
     }
 }
 
+/// Writes of a journal: one statement, whatever they are. Rows that have come as far are not answered.
+async fn place(
+    connection: &Connection,
+    progress: &Progress,
+    placed: &Placed<'_>,
+) -> Result<Answers, Failure> {
+    progress.commits();
+    let columns: [super::statements::Parameter<'_>; 4] =
+        [&placed.keys, &placed.values, &placed.sequences, &placed.deleted];
+    let rows = connection.run(Sql::Place, &columns).await?;
+    let mut answers = vec![(Outcome::PreconditionFailed, Version::NONE); placed.keys.len()];
+    let written = written(&placed.keys, &rows).map_err(unreadable)?;
+    for (row, written) in written.into_iter().enumerate() {
+        let Some((fresh, newest)) = written else { continue };
+        answers[placed.writes[row]] = match (placed.deleted[row], fresh) {
+            (true, true) => (Outcome::Absent, Version::NONE),
+            (true, false) => (Outcome::Deleted, version(newest)),
+            (false, true) => (Outcome::Created, version(newest)),
+            (false, false) => (Outcome::Replaced, version(newest)),
+        };
+    }
+    let refused: Vec<_> = (0..placed.keys.len())
+        .filter(|&row| answers[placed.writes[row]].0 == Outcome::PreconditionFailed)
+        .collect();
+    if !refused.is_empty() {
+        explain_refusals(connection, placed, &refused, &mut answers).await?;
+    }
+    Ok(answers)
+}
+
+/// Rows that were left alone must have come as far, else something in the database keeps them from
+/// being written. The version answered is that of a moment later.
+async fn explain_refusals(
+    connection: &Connection,
+    placed: &Placed<'_>,
+    refused: &[usize],
+    answers: &mut Answers,
+) -> Result<(), Failure> {
+    let keys: Vec<_> = refused.iter().map(|&row| placed.keys[row]).collect();
+    let mut explained = 0;
+    for row in connection.run(Sql::Placed, &[&keys]).await.map_err(unreadable)? {
+        let index: i64 = row.try_get(0).map_err(unreadable)?;
+        let index = usize::try_from(index).unwrap_or(0).wrapping_sub(1);
+        let Some(&place) = refused.get(index) else { continue };
+        let (deleted, sequence): (bool, i64) =
+            (row.try_get(2).map_err(unreadable)?, row.try_get(3).map_err(unreadable)?);
+        explained += usize::from(sequence >= placed.sequences[place]);
+        if !deleted {
+            answers[placed.writes[place]].1 = version(row.try_get(1).map_err(unreadable)?);
+        }
+    }
+    if explained == refused.len() {
+        return Ok(());
+    }
+    let message = "a trigger or rule of the database keeps a row from being written; change it, or \
+                   the request";
+    Err(Failure::Refused(Error::new(ErrorKind::InvalidInput, message)))
+}
+
 /// What was committed, or may have been, answers something that says nothing of what was stored.
 fn unreadable(error: tokio_postgres::Error) -> Failure {
     Failure::Refused(because(outcome_unknown(), error))
@@ -191,16 +258,13 @@ fn unreadable(error: tokio_postgres::Error) -> Failure {
 
 /// For each key in its order whether it was created, and its version. The server answers in that
 /// order, but does not promise to.
-fn written(
-    puts: &Puts<'_>,
-    rows: &[Row],
-) -> Result<Vec<Option<(bool, i64)>>, tokio_postgres::Error> {
-    let mut written = vec![None; puts.keys.len()];
+fn written(keys: &[&str], rows: &[Row]) -> Result<Vec<Option<(bool, i64)>>, tokio_postgres::Error> {
+    let mut written = vec![None; keys.len()];
     for (index, row) in rows.iter().enumerate() {
         let key = row.try_get::<_, &str>(0)?;
-        let place = match puts.keys.get(index) {
+        let place = match keys.get(index) {
             Some(&expected) if expected == key => Ok(index),
-            _ => puts.keys.binary_search(&key),
+            _ => keys.binary_search(&key),
         };
         if let Ok(place) = place {
             written[place] = Some((row.try_get(2)?, row.try_get(1)?));
@@ -308,7 +372,12 @@ const LOG_SUPERSEDED: &str = "INSERT INTO commands (version, type, key, value, c
 
 fn state<'a>(locked: &[Row], drawn: &[Row], batch: &'a [Write]) -> Result<Plan<'a>, Failure> {
     let row = |row: &'_ Row| -> Result<Locked, tokio_postgres::Error> {
-        Ok(Locked { version: version(row.try_get(1)?), live: !row.try_get::<_, bool>(2)? })
+        let applied = u64::try_from(row.try_get::<_, i64>(3)?).unwrap_or(0);
+        Ok(Locked {
+            version: version(row.try_get(1)?),
+            live: !row.try_get::<_, bool>(2)?,
+            applied: Sequence::new(applied),
+        })
     };
     let mut rows = HashMap::with_capacity(locked.len());
     for found in locked {
@@ -324,8 +393,8 @@ async fn insert(connection: &Connection, plan: &Plan<'_>) -> Result<(), tokio_po
     if rows.keys.is_empty() {
         return Ok(());
     }
-    let columns: [super::statements::Parameter<'_>; 4] =
-        [&rows.keys, &rows.values, &rows.versions, &rows.deleted];
+    let columns: [super::statements::Parameter<'_>; 5] =
+        [&rows.keys, &rows.values, &rows.versions, &rows.deleted, &rows.applied];
     connection.run(Sql::Insert, &columns).await.map(drop)
 }
 
@@ -334,8 +403,8 @@ async fn update(connection: &Connection, plan: &Plan<'_>) -> Result<(), tokio_po
     if rows.keys.is_empty() {
         return Ok(());
     }
-    let columns: [super::statements::Parameter<'_>; 5] =
-        [&rows.keys, &rows.values, &rows.versions, &rows.deleted, &rows.created];
+    let columns: [super::statements::Parameter<'_>; 6] =
+        [&rows.keys, &rows.values, &rows.versions, &rows.deleted, &rows.applied, &rows.created];
     connection.run(Sql::Update, &columns).await.map(drop)
 }
 

@@ -1,7 +1,7 @@
 //! Applies writes within a transaction that is already open.
 
 use rusqlite::{Connection, OptionalExtension, Statement, params};
-use terrace_core::{Change, Idempotency, Outcome, Precondition, Result, Version, Write};
+use terrace_core::{Change, Idempotency, Outcome, Precondition, Result, Sequence, Version, Write};
 
 use super::follow::Target;
 use super::job::Task;
@@ -14,6 +14,8 @@ pub(super) struct Moment {
     pub(super) latest: u64,
     pub(super) micros: i64,
     pub(super) is_replica: bool,
+    /// No write of a journal at or before this comes any more.
+    pub(super) settled: Sequence,
 }
 
 /// A connection's prepared statements for writing.
@@ -34,6 +36,7 @@ struct Found {
     version: u64,
     live: bool,
     created_at: i64,
+    applied: i64,
 }
 
 impl<'c> Statements<'c> {
@@ -43,15 +46,15 @@ impl<'c> Statements<'c> {
             begin: connection.prepare("BEGIN IMMEDIATE")?,
             commit: connection.prepare("COMMIT")?,
             find: connection.prepare(
-                "SELECT rowid, version, deleted, created_at FROM records WHERE key = ?1",
+                "SELECT rowid, version, deleted, created_at, seq FROM records WHERE key = ?1",
             )?,
             insert: connection.prepare(
-                "INSERT INTO records (key, value, version, created_at, updated_at, deleted)
-                 VALUES (?1, ?2, ?3, ?4, ?4, 0)",
+                "INSERT INTO records (key, value, version, created_at, updated_at, deleted, seq)
+                 VALUES (?1, ?2, ?3, ?4, ?4, ?5, ?6)",
             )?,
             update: connection.prepare(
                 "UPDATE records SET value = ?2, version = ?3, created_at = ?4, updated_at = ?5,
-                 deleted = ?6 WHERE rowid = ?1",
+                 deleted = ?6, seq = ?7 WHERE rowid = ?1",
             )?,
             count: connection.prepare(if logged { super::log::LATEST } else { LATEST })?,
             counted: connection.prepare("UPDATE meta SET value = ?1 WHERE name = 'version'")?,
@@ -145,14 +148,25 @@ impl<'c> Statements<'c> {
         let found = self.find(write)?;
         let live = found.as_ref().filter(|row| row.live);
         let current = live.map_or(Version::NONE, |row| Version::new(row.version));
+        let applied = found.as_ref().map_or(0, |row| row.applied);
+        let mut place = None;
         let holds = match write.precondition {
             Precondition::None => true,
             Precondition::Absent => live.is_none(),
             Precondition::Version(wanted) => live.is_some() && current == wanted,
+            Precondition::After(at) => {
+                moment.settled = moment.settled.max(at.settled);
+                let sequence = signed(at.sequence.get())?;
+                place = Some(sequence);
+                applied < sequence
+            }
         };
         let (outcome, value) = match &write.change {
             _ if !holds => return Ok((Outcome::PreconditionFailed, current)),
-            Change::Delete if live.is_none() => return Ok((Outcome::Absent, current)),
+            Change::Delete if live.is_none() && place.is_none() => {
+                return Ok((Outcome::Absent, current));
+            }
+            Change::Delete if live.is_none() => (Outcome::Absent, ""),
             Change::Delete => (Outcome::Deleted, ""),
             Change::Put(value) if live.is_some() => (Outcome::Replaced, value.as_str()),
             Change::Put(value) => (Outcome::Created, value.as_str()),
@@ -160,41 +174,56 @@ impl<'c> Statements<'c> {
         // A row copied in by hand may be ahead of the counter; its next version must still be newer.
         moment.latest = moment.latest.max(found.as_ref().map_or(0, |row| row.version)) + 1;
         let (version, now) = (signed(moment.latest)?, moment.micros);
+        let (key, seq) = (write.key.as_str(), place.unwrap_or(applied));
+        let deleted = write.change == Change::Delete;
         let done = match &found {
-            None => self.insert.execute(params![write.key.as_str(), value, version, now]),
+            None => self.insert.execute(params![key, value, version, now, deleted, seq]),
             Some(row) => {
                 let created_at = if row.live { row.created_at } else { now };
-                let deleted = outcome == Outcome::Deleted;
-                self.update.execute(params![row.row, value, version, created_at, now, deleted])
+                self.update.execute(params![row.row, value, version, created_at, now, deleted, seq])
             }
         };
         done.map_err(failure::of)?;
-        Ok((outcome, Version::new(moment.latest)))
+        let version = match outcome {
+            Outcome::Absent => Version::NONE,
+            _ => Version::new(moment.latest),
+        };
+        Ok((outcome, version))
     }
 
     fn find(&mut self, write: &Write) -> Result<Option<Found>> {
         let found = self.find.query_row([write.key.as_str()], |row| {
-            Ok((row.get(0)?, row.get::<_, i64>(1)?, row.get::<_, i64>(2)? == 0, row.get(3)?))
+            let live = row.get::<_, i64>(2)? == 0;
+            Ok((row.get(0)?, row.get::<_, i64>(1)?, live, row.get(3)?, row.get(4)?))
         });
-        let Some((row, version, live, created_at)) = found.optional().map_err(failure::of)? else {
+        let Some((row, version, live, created_at, applied)) =
+            found.optional().map_err(failure::of)?
+        else {
             return Ok(None);
         };
         let version = u64::try_from(version).map_err(|_| failure::corrupt("version"))?;
-        Ok(Some(Found { row, version, live, created_at }))
+        Ok(Some(Found { row, version, live, created_at, applied }))
     }
 
-    /// Removes up to `most` tombstones from before `before_micros`.
+    /// Removes up to `most` tombstones from before `before_micros` that keep nothing out any more: an
+    /// older put of a journal could still come, and would bring the record back.
     pub(super) fn collect_tombstones(
         &self,
         most: usize,
         before_micros: i64,
+        settled: Sequence,
     ) -> rusqlite::Result<()> {
         self.connection
             .prepare_cached(
                 "DELETE FROM records WHERE rowid IN (SELECT rowid FROM records
-                 WHERE deleted = 1 AND updated_at <= ?1 ORDER BY updated_at LIMIT ?2)",
+                 WHERE deleted = 1 AND updated_at <= ?1 AND seq <= ?3
+                 ORDER BY updated_at LIMIT ?2)",
             )?
-            .execute(params![before_micros, i64::try_from(most).unwrap_or(i64::MAX)])
+            .execute(params![
+                before_micros,
+                i64::try_from(most).unwrap_or(i64::MAX),
+                i64::try_from(settled.get()).unwrap_or(0)
+            ])
             .map(drop)
     }
 

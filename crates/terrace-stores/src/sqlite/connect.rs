@@ -30,7 +30,7 @@ impl Engine {
 }
 
 /// The absolute form of the path, its directory made when it is missing.
-pub(super) fn prepare_path(path: &Path) -> Result<PathBuf> {
+pub(crate) fn prepare_path(path: &Path) -> Result<PathBuf> {
     if path.as_os_str().is_empty() || path == Path::new(":memory:") {
         return Err(Error::invalid(
             "the path must name a file; for records in memory use the memory store",
@@ -55,7 +55,7 @@ pub(super) fn prepare_path(path: &Path) -> Result<PathBuf> {
 /// SQLite refuses, and does not wait, when several processes switch a new file to its log at once.
 /// The directory is locked, because closing any handle of the file itself would end SQLite's locks.
 /// Where directories cannot be locked, opening is as it was.
-pub(super) fn turn(path: &Path) -> Option<File> {
+pub(crate) fn turn(path: &Path) -> Option<File> {
     let directory = File::open(path.parent()?).ok()?;
     directory.lock().is_ok().then_some(directory)
 }

@@ -4,7 +4,7 @@ use rusqlite::ErrorCode;
 use terrace_core::{Error, ErrorKind};
 
 /// The error for a statement that failed; nothing of it was applied.
-pub(super) fn of(error: rusqlite::Error) -> Error {
+pub(crate) fn of(error: rusqlite::Error) -> Error {
     let (kind, message) = match error.sqlite_error_code() {
         Some(ErrorCode::DiskFull) => (
             ErrorKind::Unavailable,
@@ -53,7 +53,7 @@ pub(super) fn of(error: rusqlite::Error) -> Error {
 ///
 /// A full disk fails before the commit frame is complete and a lock before anything is written. After
 /// any other failure the frame may be in the log, and the next recovery may find it.
-pub(super) fn of_commit(error: rusqlite::Error) -> Error {
+pub(crate) fn of_commit(error: rusqlite::Error) -> Error {
     let known = matches!(
         error.sqlite_error_code(),
         Some(ErrorCode::DiskFull | ErrorCode::DatabaseBusy | ErrorCode::ConstraintViolation)
@@ -62,7 +62,7 @@ pub(super) fn of_commit(error: rusqlite::Error) -> Error {
 }
 
 /// The error for a write that was being applied when its caller stopped waiting or its thread died.
-pub(super) fn outcome_unknown() -> Error {
+pub(crate) fn outcome_unknown() -> Error {
     Error::new(
         ErrorKind::OutcomeUnknown,
         "the write was under way and may or may not have been applied; read before you repeat it, \
@@ -71,7 +71,7 @@ pub(super) fn outcome_unknown() -> Error {
 }
 
 /// The error for a row that Terrace cannot have written.
-pub(super) fn corrupt(column: &'static str) -> Error {
+pub(crate) fn corrupt(column: &'static str) -> Error {
     Error::new(
         ErrorKind::Corrupt,
         "a row holds what no record can hold; correct it by hand or delete it",
@@ -80,12 +80,12 @@ pub(super) fn corrupt(column: &'static str) -> Error {
 }
 
 /// The error for calls after `close`.
-pub(super) fn closed() -> Error {
+pub(crate) fn closed() -> Error {
     Error::new(ErrorKind::Unavailable, "the store is closed")
 }
 
 /// The error for calls when the threads that would serve them have died.
-pub(super) fn dead() -> Error {
+pub(crate) fn dead() -> Error {
     Error::new(ErrorKind::Unavailable, "the store has stopped after a defect; restart Terrace")
 }
 
@@ -98,7 +98,7 @@ pub(super) fn replica() -> Error {
 }
 
 /// The error for writes into a file that is no longer at its path.
-pub(super) fn gone() -> Error {
+pub(crate) fn gone() -> Error {
     Error::new(
         ErrorKind::Unavailable,
         "the database file was moved, deleted or replaced; put it back and restart Terrace",

@@ -6,7 +6,7 @@ use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 /// Jobs wait here, bounded by number and by bytes. One `take` empties up to a batch, so that under
 /// load a thread is woken once for many jobs.
 #[derive(Debug)]
-pub(super) struct Queue<J> {
+pub(crate) struct Queue<J> {
     state: Mutex<State<J>>,
     filled: Condvar,
     max_jobs: usize,
@@ -35,19 +35,19 @@ impl<J> State<J> {
 
 /// Why a job was not queued.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Refused {
+pub(crate) enum Refused {
     Full,
     Closed,
 }
 
 impl<J> Queue<J> {
-    pub(super) fn new(max_jobs: usize, max_bytes: usize) -> Self {
+    pub(crate) fn new(max_jobs: usize, max_bytes: usize) -> Self {
         let state = State { jobs: VecDeque::new(), bytes: 0, idle: 0, closed: false };
         Self { state: Mutex::new(state), filled: Condvar::new(), max_jobs, max_bytes }
     }
 
     /// Queues a job of this many bytes. One larger than the limit passes when the queue is empty.
-    pub(super) fn push(&self, job: J, bytes: usize) -> Result<(), Refused> {
+    pub(crate) fn push(&self, job: J, bytes: usize) -> Result<(), Refused> {
         let mut state = self.state();
         if state.closed {
             return Err(Refused::Closed);
@@ -70,7 +70,7 @@ impl<J> Queue<J> {
 
     /// Waits until there are jobs and moves up to `most` of them; `false` when the queue is closed
     /// and empty.
-    pub(super) fn take(&self, into: &mut Vec<J>, most: usize) -> bool {
+    pub(crate) fn take(&self, into: &mut Vec<J>, most: usize) -> bool {
         let mut state = self.state();
         while state.jobs.is_empty() {
             if state.closed {
@@ -85,24 +85,24 @@ impl<J> Queue<J> {
     }
 
     /// Moves up to `most` jobs that are there now.
-    pub(super) fn take_now(&self, into: &mut Vec<J>, most: usize) {
+    pub(crate) fn take_now(&self, into: &mut Vec<J>, most: usize) {
         self.state().drain(into, most);
     }
 
     /// Takes no more jobs; what is queued can still be taken.
-    pub(super) fn close(&self) {
+    pub(crate) fn close(&self) {
         self.state().closed = true;
         self.filled.notify_all();
     }
 
     /// Takes no more jobs and drops those that wait, for there is nobody left to do them.
-    pub(super) fn abandon(&self) {
+    pub(crate) fn abandon(&self) {
         self.close();
         let jobs = std::mem::take(&mut self.state().jobs);
         drop(jobs);
     }
 
-    pub(super) fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.state().jobs.len()
     }
 

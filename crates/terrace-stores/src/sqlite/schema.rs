@@ -11,7 +11,11 @@ use super::failure;
 const APPLICATION: i32 = 0x5465_7272;
 
 /// Step `n` brings a file from schema version `n` to `n + 1`. Steps are only ever added.
-const STEPS: &[&str] = &[include_str!("schema.sql"), include_str!("change_log.sql")];
+const STEPS: &[&str] = &[
+    include_str!("schema.sql"),
+    include_str!("change_log.sql"),
+    include_str!("schema_places.sql"),
+];
 
 /// Refuses a file that is not Terrace's, before anything in it is changed.
 pub(super) fn examine(connection: &Connection) -> Result<()> {

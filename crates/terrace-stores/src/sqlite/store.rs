@@ -7,7 +7,7 @@ use std::thread::JoinHandle;
 
 use terrace_core::{
     BoxFuture, Deadline, Error, ErrorKind, Inspection, Key, Node, NodeState, Page, Position, Read,
-    ReadOptions, Receipt, Result, Runtime, Scan, Store, Unit, Write, WriteOptions,
+    ReadOptions, Receipt, Result, Runtime, Scan, Sequence, Store, Unit, Write, WriteOptions,
 };
 use terrace_core::{Change, Precondition, node};
 use tokio::sync::watch;
@@ -126,6 +126,19 @@ impl SqliteStore {
         let Some(name) = self.shared.log.clone() else { return Ok(None) };
         let Shared { options, committed, runtime, .. } = &*self.shared;
         SqliteLog::open(options, name, committed.clone(), runtime.clone()).map(Some)
+    }
+
+    /// The furthest place in a journal that any record carries: one walk over the table on the calling
+    /// thread, for the start of a journal that is new.
+    ///
+    /// # Errors
+    /// As [`SqliteStore::open`].
+    pub fn furthest(&self) -> Result<Sequence> {
+        let connection = connect::another(&self.shared.options)?;
+        let furthest = "SELECT coalesce(max(seq), 0) FROM records";
+        let furthest: i64 =
+            connection.query_row(furthest, [], |row| row.get(0)).map_err(failure::of)?;
+        Ok(Sequence::new(u64::try_from(furthest).unwrap_or(0)))
     }
 
     fn start_threads(&self, connection: rusqlite::Connection) -> Result<()> {

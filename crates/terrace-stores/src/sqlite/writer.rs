@@ -5,7 +5,7 @@
 //! Database Systems", SIGMOD 1984, section 5.2, without its timer).
 
 use rusqlite::Connection;
-use terrace_core::{Error, Origin, Outcome, Receipt, Result};
+use terrace_core::{Error, Origin, Outcome, Receipt, Result, Sequence};
 
 use super::apply::{Moment, Statements};
 use super::idempotency::{self, Results};
@@ -112,7 +112,7 @@ impl<'c> Writer<'c> {
         let before = self.statements.latest()?;
         let micros = self.shared.runtime.wall().as_microsecond();
         let is_replica = self.shared.is_replica();
-        let mut moment = Moment { latest: before, micros, is_replica };
+        let mut moment = Moment { latest: before, micros, is_replica, settled: Sequence::NONE };
         let (mut repeatable, mut deleted) = (0, 0);
         while results.len() < jobs.len() {
             for job in &jobs[results.len()..] {
@@ -120,9 +120,8 @@ impl<'c> Writer<'c> {
                 match &result {
                     Ok(done) => match &job.task {
                         Task::Write { idempotency, .. } => {
-                            let gone = |(outcome, _): &&_| *outcome == Outcome::Deleted;
                             repeatable += usize::from(idempotency.is_some());
-                            deleted += done.iter().filter(gone).count();
+                            deleted += done.iter().filter(|(it, _)| is_gone(*it)).count();
                         }
                         Task::Follow(follow) => deleted += follow.deletions(),
                     },
@@ -136,7 +135,7 @@ impl<'c> Writer<'c> {
         if moment.latest != before {
             self.statements.keep_latest(moment.latest)?;
         }
-        self.collect(repeatable, deleted, micros)
+        self.collect(repeatable, deleted, &moment)
     }
 
     /// Lets jobs that have arrived meanwhile join the group: they need not wait for the next fsync.
@@ -150,7 +149,8 @@ impl<'c> Writer<'c> {
     }
 
     /// Removes a few rows that are kept no longer: more than came, so the tables do not grow.
-    fn collect(&mut self, repeatable: usize, deleted: usize, micros: i64) -> Result<()> {
+    fn collect(&mut self, repeatable: usize, deleted: usize, moment: &Moment) -> Result<()> {
+        let micros = moment.micros;
         if repeatable > 0 {
             idempotency::collect(self.connection, COLLECT_FACTOR * repeatable, micros)
                 .map_err(failure::of)?;
@@ -159,7 +159,7 @@ impl<'c> Writer<'c> {
             let kept = self.shared.options.tombstones_kept_for.as_micros();
             let before = micros.saturating_sub(i64::try_from(kept).unwrap_or(i64::MAX));
             self.statements
-                .collect_tombstones(COLLECT_FACTOR * deleted, before)
+                .collect_tombstones(COLLECT_FACTOR * deleted, before, moment.settled)
                 .map_err(failure::of)?;
         }
         Ok(())
@@ -212,6 +212,11 @@ impl<'c> Writer<'c> {
             tracing::error!(%error, "a SQLite transaction could not be rolled back");
         }
     }
+}
+
+/// Whether a write left, or may have left, a tombstone.
+fn is_gone(outcome: Outcome) -> bool {
+    matches!(outcome, Outcome::Deleted | Outcome::Absent)
 }
 
 fn refuse(shared: &Shared, jobs: &mut Vec<WriteJob>, error: &Error) {

@@ -77,13 +77,18 @@ fn ports(loaded: &Loaded) -> impl Iterator<Item = Finding> {
 fn urls(loaded: &Loaded) -> Vec<Finding> {
     let config = &loaded.config;
     let wanted = config.mode() == Ok(Mode::Servers);
-    [("DATABASE_URL", &config.database.url), ("REDIS_URL", &config.cache.url)]
-        .into_iter()
-        .filter(|(_, url)| wanted || !url.is_empty())
-        .map(|(what, url)| Finding {
-            what: what.to_owned(),
-            good: !url.is_empty(),
-            says: if url.is_empty() { "not set".to_owned() } else { redacted(url) },
-        })
-        .collect()
+    let optional = "JOURNAL_URL";
+    [
+        ("DATABASE_URL", &config.database.url),
+        ("REDIS_URL", &config.cache.url),
+        (optional, &config.journal.url),
+    ]
+    .into_iter()
+    .filter(|(what, url)| (wanted && *what != optional) || !url.is_empty())
+    .map(|(what, url)| Finding {
+        what: what.to_owned(),
+        good: !url.is_empty(),
+        says: if url.is_empty() { "not set".to_owned() } else { redacted(url) },
+    })
+    .collect()
 }

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use terrace_core::{Runtime, Status, Store, Task};
+use terrace_core::{BoxFuture, Runtime, Status, Store, Task};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
@@ -63,6 +63,41 @@ fn workers(config: &Config) -> usize {
         0 => std::thread::available_parallelism().map_or(1, |cores| cores.get() - 1).max(1),
         chosen => chosen,
     }
+}
+
+/// Runs the flusher of level 6 until a stop is asked for.
+pub(super) fn flush(loaded: Loaded) -> Result<(), Failure> {
+    let mode = loaded.config.mode()?;
+    logging::start(&loaded.config.log)?;
+    with_engines(loaded.config, mode, |engines, stop| {
+        Box::pin(super::flush::until_stopped(engines, stop))
+    })
+}
+
+/// Runs something on the engines of level 6, and ends them after it.
+pub(super) fn with_engines(
+    config: Config,
+    mode: Mode,
+    work: impl FnOnce(Engines, watch::Receiver<bool>) -> BoxFuture<'static, Result<(), Failure>>,
+) -> Result<(), Failure> {
+    let tokio = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(workers(&config))
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::failed(format!("threads cannot be started: {error}")))?;
+    let config = Arc::new(config);
+    let outcome = tokio.block_on(async {
+        let stop = stop_signal()?;
+        let servers = Servers::start(&config, mode, true).await.map_err(|error| fatal(&error))?;
+        let servers = Arc::new(servers);
+        let (shared, runtime) = (mode == Mode::Local, Runtime::system());
+        let engines = Engines::new(6, shared, config, Arc::clone(&servers), runtime);
+        let outcome = work(engines, stop).await;
+        servers.stop().await;
+        outcome
+    });
+    tokio.shutdown_timeout(Duration::from_millis(200));
+    outcome
 }
 
 /// One run of the program.

@@ -10,11 +10,12 @@ use super::{Config, redacted};
 
 /// Names of the environment that the described system uses, and the settings they stand for.
 /// `TERRACE_<SECTION>_<KEY>` works for every setting.
-pub const DOCUMENTED_NAMES: [(&str, &str); 11] = [
+pub const DOCUMENTED_NAMES: [(&str, &str); 12] = [
     ("DATABASE_URL", "database.url"),
     ("REDIS_URL", "cache.url"),
     ("PRIMARY_DATABASE_URL", "replicas.primary_url"),
     ("REPLICA_DATABASE_URL", "replicas.urls"),
+    ("JOURNAL_URL", "journal.url"),
     ("WRITE_DB_URL", "cqrs.write_url"),
     ("READ_DB_URL", "cqrs.read_url"),
     ("DB_POOL_MIN_SIZE", "database.pool_min"),

@@ -46,7 +46,7 @@ impl App {
         let face = documents::face(level.number);
         let mut table = Vec::new();
         table.extend(face.map(documents::endpoints).unwrap_or_default());
-        table.extend(records::endpoints());
+        table.extend(records::endpoints(level.queues()));
         table.extend(queries.iter().flat_map(|_| super::queries::endpoints()));
         table.extend(operations::endpoints(face));
         Self {

@@ -96,15 +96,15 @@ impl Endpoint {
 
     /// The headers that every write understands.
     pub(crate) fn writes(self) -> Self {
-        self.parameter(ParameterIn::Header, "Idempotency-Key", Shape::Text, IDEMPOTENCY).problems(
-            &[
+        self.parameter(ParameterIn::Header, "Idempotency-Key", Shape::Text, IDEMPOTENCY)
+            .parameter(ParameterIn::Header, "Prefer", Shape::Text, PREFER)
+            .problems(&[
                 Kind::InvalidInput,
                 Kind::Overloaded,
                 Kind::Unavailable,
                 Kind::DeadlineExceeded,
                 Kind::OutcomeUnknown,
-            ],
-        )
+            ])
     }
 
     /// The JSON body that it takes, with an example.
@@ -168,6 +168,8 @@ const TOKEN: &str =
     "The `Terrace-Token` of an earlier answer: this one is at least as new, or 503.";
 const IDEMPOTENCY: &str = "Makes a repeated request answer the first result again, for 24 hours. \
      1 to 255 printable ASCII characters.";
+
+const PREFER: &str = "`wait`: answer after the write was applied, also where it would be queued.";
 
 fn parameter(
     place: ParameterIn,

@@ -6,7 +6,9 @@ use std::time::Duration;
 use hyper::Uri;
 use hyper::header::{HeaderMap, HeaderName};
 use sha2::{Digest as _, Sha256};
-use terrace_core::{Consistency, Deadline, Idempotency, ReadOptions, Token, WriteOptions};
+use terrace_core::{
+    Consistency, Deadline, Durability, Idempotency, ReadOptions, Token, WriteOptions,
+};
 
 use super::etag;
 use super::problem::Problem;
@@ -14,6 +16,9 @@ use super::reply::{TERRACE_CONSISTENCY, TERRACE_TOKEN};
 
 /// Names a request, so that repeating it is safe.
 pub(crate) const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
+
+/// Asks for an answer after a write was applied.
+pub(crate) const PREFER: HeaderName = HeaderName::from_static("prefer");
 
 /// How to read: `Terrace-Consistency` and `Terrace-Token`. Several tokens ask for all of them.
 ///
@@ -39,8 +44,8 @@ pub(crate) fn read_options(
     Ok(ReadOptions { consistency, token, deadline })
 }
 
-/// How to write: `Idempotency-Key`. The same key stands for the same method, path, preconditions
-/// and body.
+/// How to write: `Idempotency-Key` and `Prefer: wait` (RFC 7240). The same key stands for the same
+/// method, path, preconditions, preference and body.
 ///
 /// # Errors
 /// 422 that names the header.
@@ -58,7 +63,18 @@ pub(crate) fn write_options(
             Some(Arc::new(Idempotency::new(key, fingerprint)?))
         }
     };
-    Ok(WriteOptions { durability: None, idempotency, deadline })
+    let durability = waits(headers).then_some(Durability::Committed);
+    Ok(WriteOptions { durability, idempotency, deadline })
+}
+
+/// Whether the client would rather wait than be told that its write was accepted. How long, it may
+/// say, but the deadline decides.
+fn waits(headers: &HeaderMap) -> bool {
+    let values = headers.get_all(PREFER).iter().filter_map(|value| value.to_str().ok());
+    values.flat_map(|value| value.split(',')).any(|preference| {
+        let name = preference.split(['=', ';']).next().unwrap_or_default();
+        name.trim().eq_ignore_ascii_case("wait")
+    })
 }
 
 /// A header that may be there once.
@@ -112,6 +128,7 @@ fn fingerprint(method: &str, uri: &Uri, headers: &HeaderMap, body: &[u8]) -> [u8
         }
         part(b"");
     }
+    part(if waits(headers) { b"wait" } else { b"" });
     part(body);
     digest.finalize().into()
 }

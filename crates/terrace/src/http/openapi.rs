@@ -174,7 +174,7 @@ fn meaning_of(header: &str) -> &'static str {
         "Last-Modified" => "When the version was written, to the second.",
         "Age" => "Seconds since it was loaded from a database.",
         "Cache-Control" => "`no-cache`: ask again each time, with If-None-Match.",
-        "Terrace-Origin" => "Where it came from: near, far, primary.",
+        "Terrace-Origin" => "Where it came from: near, far, primary, journal.",
         "Terrace-Durability" => "How safe it is: accepted, journaled, committed, replicated.",
         "Terrace-Token" => "Send it back in a later request to read at least this.",
         _ => "",

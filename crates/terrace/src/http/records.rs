@@ -1,6 +1,7 @@
 //! The record API, the same on every level that keeps records.
 
-use terrace_core::Value;
+use hyper::StatusCode;
+use terrace_core::{Key, Receipt, Value};
 
 mod batch_read;
 mod batch_write;
@@ -13,15 +14,17 @@ mod put;
 use super::Limits;
 use super::endpoint::Endpoint;
 use super::fields::{self, Raw};
+use super::json::Object;
 use super::problem::Problem;
+use super::reply::{self, Reply, WithHeaders as _};
 use super::schema::{Shape, object};
 
 /// The rows of the table for this face.
-pub(crate) fn endpoints() -> Vec<Endpoint> {
+pub(crate) fn endpoints(queues: bool) -> Vec<Endpoint> {
     vec![
         get::endpoint(),
-        put::endpoint(),
-        delete::endpoint(),
+        put::endpoint(queues),
+        delete::endpoint(queues),
         list::endpoint(),
         batch_read::endpoint(),
         batch_write::endpoint(),
@@ -65,7 +68,43 @@ fn record_schema() -> utoipa::openapi::schema::Schema {
     .into()
 }
 
-const VERSION: &str = "Grows with every write of the key, for ever; the number in the ETag.";
+const VERSION: &str = "Grows with every write of the key, for ever; the number in the ETag. 0 while \
+     the write waits to be applied.";
+
+/// What a queued write answers: it has no version yet.
+fn queued_schema() -> utoipa::openapi::schema::Schema {
+    object(&[
+        ("key", Shape::Key.schema("")),
+        ("durability", DURABILITIES.schema("How safe it is now.")),
+        ("token", Shape::Text.schema("Send it as Terrace-Token to read at least this.")),
+    ])
+    .build()
+    .into()
+}
+
+/// The answer of an endpoint whose writes may be queued.
+fn queueing(endpoint: Endpoint, queues: bool) -> Endpoint {
+    let headers = &["Terrace-Origin", "Terrace-Durability", "Terrace-Token"];
+    let meaning = "The journal has it; it is applied later and has no version yet.";
+    match queues {
+        true => endpoint.answers(StatusCode::ACCEPTED, meaning, queued_schema(), headers),
+        false => endpoint,
+    }
+}
+
+/// 202 for a write that was queued.
+fn queued(key: &Key, receipt: &Receipt) -> Reply {
+    let answer = Object::with_capacity(128 + key.as_str().len())
+        .field("key", key.as_str())
+        .field("durability", receipt.durability.as_str())
+        .field("token", &receipt.token.to_string());
+    let mut reply = reply::json(answer)
+        .with_origin(receipt.origin)
+        .with_durability(receipt.durability)
+        .with_token(&receipt.token);
+    *reply.status_mut() = StatusCode::ACCEPTED;
+    reply
+}
 
 /// What a write reached, as words on the wire.
 const DURABILITIES: Shape = Shape::Word(&["accepted", "journaled", "committed", "replicated"]);

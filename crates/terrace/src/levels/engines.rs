@@ -1,6 +1,7 @@
 //! The databases and caches of the mode in force: SQLite files, private servers, or yours.
 
 mod cqrs;
+mod journal;
 mod replicas;
 mod servers;
 mod shards;
@@ -54,6 +55,15 @@ pub(super) struct Database {
     pub(super) store: Arc<dyn Store>,
     /// Its own name, kept in it: what is cached under this name belongs to it.
     pub(super) history: Arc<str>,
+    /// What it is, for questions that only its own engine answers.
+    rows: Rows,
+}
+
+/// The engine of a [`Database`].
+#[derive(Debug)]
+enum Rows {
+    Sqlite(Arc<SqliteStore>),
+    Postgres(Arc<PostgresStore>),
 }
 
 /// A far cache, and the channel on which it announces what was written.
@@ -93,9 +103,9 @@ impl Engines {
                     Connections::Pooled => sqlite::Connections::default(),
                 };
                 let options = SqliteOptions { connections, ..SqliteOptions::new(path) };
-                let store = SqliteStore::open(options, self.runtime.clone())?;
-                let history = store.history();
-                Ok(Database { store: Arc::new(store), history })
+                let store = Arc::new(SqliteStore::open(options, self.runtime.clone())?);
+                let (history, rows) = (store.history(), Rows::Sqlite(Arc::clone(&store)));
+                Ok(Database { store, history, rows })
             }
             Servers::Urls { database, .. } | Servers::Local { database, .. } => {
                 if database.is_empty() {
@@ -103,8 +113,9 @@ impl Engines {
                 }
                 let options = self.postgres_options(database, connections);
                 let store = PostgresStore::connect(options, self.runtime.clone()).await?;
-                let history = store.history();
-                Ok(Database { store: Arc::new(store), history })
+                let store = Arc::new(store);
+                let (history, rows) = (store.history(), Rows::Postgres(Arc::clone(&store)));
+                Ok(Database { store, history, rows })
             }
         }
     }

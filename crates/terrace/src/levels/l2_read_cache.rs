@@ -8,7 +8,7 @@ use terrace_layers::{
 };
 
 use super::edge::edge;
-use super::engines::FarCache;
+use super::engines::{Database, FarCache};
 use super::{Engines, Level, Stack, l1_connection_pooling};
 
 /// See the [module](self).
@@ -49,7 +49,16 @@ async fn build(engines: &Engines) -> Result<Stack> {
 /// The far cache over level 1, as the higher levels use it.
 pub(super) async fn base(engines: &Engines) -> Result<(Arc<dyn Store>, FarCache)> {
     let (store, database) = l1_connection_pooling::base(engines).await?;
-    let far = engines.far_cache(&database).await?;
+    over(engines, store, &database).await
+}
+
+/// The far cache over a store of this database.
+pub(super) async fn over(
+    engines: &Engines,
+    store: Arc<dyn Store>,
+    database: &Database,
+) -> Result<(Arc<dyn Store>, FarCache)> {
+    let far = engines.far_cache(database).await?;
     let runtime = engines.runtime();
     // A dead cache sends every read here: the cap keeps the database alive.
     let store = ConcurrencyLimit::new(store, ConcurrencyLimitOptions::default(), runtime.clone());

@@ -22,6 +22,7 @@ mod routes {
     mod errors;
     mod health;
     mod openapi;
+    mod queued;
     mod records;
     mod statistics;
 }

@@ -5,6 +5,7 @@ mod caches;
 mod cqrs;
 mod crash;
 mod instances;
+mod journal;
 mod reshard;
 mod usage;
 

@@ -1,7 +1,10 @@
 //! The races that fill a cache with something old, forced by holding calls.
 
 use futures_util::StreamExt as _;
-use terrace_core::{ErrorKind, Invalidations as _, Notice};
+use terrace_core::{
+    ErrorKind, Invalidations as _, MemoryStore, Notice, Outcome, Place, Precondition, Sequence,
+    Write, WriteOptions,
+};
 
 use super::*;
 
@@ -47,6 +50,31 @@ async fn a_reader_held_between_load_and_fill_stores_nothing_old() {
 #[tokio::test]
 async fn what_was_loaded_before_the_commit_is_gone_when_it_is_acknowledged() {
     assert_eq!(reader_comes_before_the_commit(|store| store).await, None);
+}
+
+/// A flusher dies between its commit and its invalidation; another repeats its batch.
+#[tokio::test]
+async fn a_repeated_write_of_a_journal_empties_what_the_first_did_not() {
+    let (inner, cache) = (Arc::new(MemoryStore::default()), memory_cache());
+    let store = aside(inner.clone(), cache.clone(), CacheAsideOptions::default());
+    let (kept, gone) = (key("kept"), key("gone"));
+    for key in [&kept, &gone] {
+        store.put(key.clone(), value("1")).await.unwrap();
+        store.get(key).await.unwrap();
+        assert!(cached(&cache, key).is_some());
+    }
+    let settled = Sequence::NONE;
+    let placed = |write: Write, sequence| {
+        write.when(Precondition::After(Place { sequence: Sequence::new(sequence), settled }))
+    };
+    let batch = || {
+        let put = Write::put(kept.clone(), value("2"));
+        vec![placed(put, 7), placed(Write::delete(gone.clone()), 8)]
+    };
+    inner.write(batch(), &WriteOptions::default()).await.unwrap();
+    let repeated = store.write(batch(), &WriteOptions::default()).await.unwrap();
+    assert!(repeated.iter().all(|it| it.outcome == Outcome::PreconditionFailed));
+    assert_eq!((cached(&cache, &kept), cached(&cache, &gone)), (None, None));
 }
 
 #[cfg(feature = "mutants")]

@@ -1,7 +1,7 @@
 //! What each level adds to the documents' API.
 
 use terrace_core::event_stream::event_id;
-use terrace_core::{Inspection, Origin, Read, Receipt};
+use terrace_core::{Inspection, Origin, Outcome, Read, Receipt};
 
 use super::parts::{self, figure};
 use super::{DocumentsFace, Statistics};
@@ -100,6 +100,24 @@ static FACES: &[DocumentsFace] = &[
         ..PLAIN
     },
     DocumentsFace {
+        level: 6,
+        written: "Write queued successfully",
+        write_fields: &[QUEUED],
+        read_fields: &[FROM_A_CACHE],
+        health_fields: &[
+            parts::DATABASE,
+            parts::cache("cache", |tree| parts::cache_word(parts::far(tree))),
+            parts::cache("queue", |tree| parts::cache_word(parts::journal(tree))),
+            count("queue_length", "Writes that wait to be applied.", queue_length),
+        ],
+        statistics: &[Statistics {
+            path: "/stats",
+            summary: "The cache, the pool and the queue",
+            fields: QUEUE,
+        }],
+        ..PLAIN
+    },
+    DocumentsFace {
         level: 7,
         written: "Command written and event published",
         updated: Some("Command updated and event published"),
@@ -154,6 +172,18 @@ const TWO_SIDES: &[Field<Inspection>] = &[
 fn write_side(tree: &Inspection) -> Option<&Inspection> {
     tree.find("postgres").or_else(|| tree.find("sqlite"))
 }
+
+const QUEUED: Field<Receipt> = Field::new(
+    "queued",
+    "Whether it waits to be applied; false when it was applied before the answer.",
+    Getter::Bool(|receipt| receipt.outcome == Outcome::Queued),
+);
+
+const FROM_A_CACHE: Field<Read> = Field::new(
+    "from_cache",
+    "Whether a cache answered; a write that waits is no cache.",
+    Getter::Bool(|read| matches!(read.origin, Origin::Near | Origin::Far)),
+);
 
 const FROM_CACHE: Field<Read> = Field::new(
     "from_cache",
@@ -274,6 +304,24 @@ const SHARDS: &[Field<Inspection>] = &[
     ),
 ];
 
+const QUEUE: &[Field<Inspection>] = &[
+    CACHE_AVAILABLE,
+    CACHE_HITS,
+    CACHE_MISSES,
+    CACHE_KEYS,
+    CACHE_HIT_RATE,
+    count("db_pool_size", "Open connections to the database.", |tree| {
+        figure(tree.find("pool"), "pool_size")
+    }),
+    count("queue_length", "Writes that wait to be applied.", queue_length),
+    count("writes_queued", "Writes that this instance has accepted.", |tree| {
+        figure(tree.find("write-buffer"), "writes_queued")
+    }),
+    count("writes_processed", "Writes that this instance has applied.", |tree| {
+        figure(tree.find("write-buffer"), "writes_processed")
+    }),
+];
+
 const TWO_CACHES: &[Field<Inspection>] = &[
     flag("l1_cache_available", "Whether the near cache is in use.", |tree| {
         parts::is_up(parts::near(tree))
@@ -335,6 +383,10 @@ const fn flag(
     value: fn(&Inspection) -> bool,
 ) -> Field<Inspection> {
     Field::new(name, meaning, Getter::Bool(value))
+}
+
+fn queue_length(tree: &Inspection) -> u64 {
+    figure(tree.find("write-buffer"), "queue_length")
 }
 
 fn near_hits(tree: &Inspection) -> u64 {

@@ -95,6 +95,14 @@ pub(super) fn far(tree: &Inspection) -> Option<&Inspection> {
     layer.find("redis").or_else(|| layer.find("memory-cache"))
 }
 
+/// The journal of accepted writes.
+pub(super) fn journal(tree: &Inspection) -> Option<&Inspection> {
+    JOURNALS.iter().find_map(|name| tree.find(name))
+}
+
+/// What journals call themselves.
+const JOURNALS: [&str; 4] = ["redis-journal", "sqlite-journal", "nats-journal", "memory-journal"];
+
 /// A number of a part; 0 when there is no such part or number.
 pub(super) fn figure(part: Option<&Inspection>, name: &str) -> u64 {
     let Some(part) = part else { return 0 };

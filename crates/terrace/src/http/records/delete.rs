@@ -5,14 +5,16 @@ use terrace_core::{Outcome, Write};
 
 use super::get::missing;
 use super::put::conditional;
-use super::{GROUP, precondition};
+use super::{GROUP, precondition, queued, queueing};
 use crate::http::call::Call;
 use crate::http::endpoint::{Described, Endpoint};
 use crate::http::problem::Kind;
 use crate::http::reply::{self, Answer, WithHeaders as _};
 
-pub(super) fn endpoint() -> Endpoint {
-    conditional(Endpoint::new(Method::DELETE, "/v1/records/{key}", |call| Box::pin(delete(call))))
+pub(super) fn endpoint(queues: bool) -> Endpoint {
+    let endpoint =
+        Endpoint::new(Method::DELETE, "/v1/records/{key}", |call| Box::pin(delete(call)));
+    queueing(conditional(endpoint), queues)
         .summary(GROUP, "Remove a record")
         .writes()
         .described(Described {
@@ -27,7 +29,10 @@ pub(super) fn endpoint() -> Endpoint {
 async fn delete(call: &mut Call) -> Answer {
     let key = call.key()?;
     let how = call.write_options(b"")?;
-    let receipt = precondition::apply(call, Write::delete(key), &how).await?;
+    let receipt = precondition::apply(call, Write::delete(key.clone()), &how).await?;
+    if receipt.outcome == Outcome::Queued {
+        return Ok(queued(&key, &receipt));
+    }
     if receipt.outcome == Outcome::Absent {
         return Err(missing().with_origin(receipt.origin).with_token(&receipt.token));
     }

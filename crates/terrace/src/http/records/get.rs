@@ -2,7 +2,7 @@
 
 use hyper::header::{AGE, CACHE_CONTROL, ETAG, HeaderValue, LAST_MODIFIED};
 use hyper::{Method, StatusCode};
-use terrace_core::{Read, Record};
+use terrace_core::{Read, Record, Version};
 use utoipa::openapi::path::ParameterIn;
 
 use super::{GROUP, record_schema};
@@ -102,10 +102,13 @@ pub(super) fn failed(current: Option<terrace_core::Version>) -> Problem {
 }
 
 fn described(reply: Reply, record: &Record, read: &Read) -> Reply {
-    let reply = reply
-        .with(ETAG, etag(record.version))
-        .with(AGE, HeaderValue::from(read.age.as_secs()))
-        .with(CACHE_CONTROL, REVALIDATE);
+    // A write that waits to be applied has no version yet.
+    let reply = match record.version {
+        Version::NONE => reply,
+        version => reply.with(ETAG, etag(version)),
+    };
+    let reply =
+        reply.with(AGE, HeaderValue::from(read.age.as_secs())).with(CACHE_CONTROL, REVALIDATE);
     match http_date::write(record.updated_at) {
         Some(date) => reply.with(LAST_MODIFIED, date),
         None => reply,

@@ -8,7 +8,7 @@ use terrace_core::{Outcome, Write};
 use utoipa::openapi::path::ParameterIn;
 
 use super::get::UNMODIFIED_SINCE;
-use super::{DURABILITIES, GROUP, VERSION, precondition, value};
+use super::{DURABILITIES, GROUP, VERSION, precondition, queued, queueing, value};
 use crate::http::call::Call;
 use crate::http::endpoint::Endpoint;
 use crate::http::etag::etag;
@@ -27,7 +27,7 @@ struct Body<'a> {
 
 const HEADERS: &[&str] = &["ETag", "Terrace-Origin", "Terrace-Durability", "Terrace-Token"];
 
-pub(super) fn endpoint() -> Endpoint {
+pub(super) fn endpoint(queues: bool) -> Endpoint {
     let answer = object(&[
         ("key", Shape::Key.schema("")),
         ("version", Shape::Count.schema(VERSION)),
@@ -38,7 +38,8 @@ pub(super) fn endpoint() -> Endpoint {
     let request = object(&[("value", Shape::Value.schema(""))])
         .additional_properties(Some(utoipa::openapi::schema::AdditionalProperties::FreeForm(false)))
         .build();
-    conditional(Endpoint::new(Method::PUT, "/v1/records/{key}", |call| Box::pin(put(call))))
+    let endpoint = Endpoint::new(Method::PUT, "/v1/records/{key}", |call| Box::pin(put(call)));
+    queueing(conditional(endpoint), queues)
         .summary(GROUP, "Create or replace a record")
         .takes(request, json!({"value": "hello"}))
         .writes()
@@ -77,6 +78,9 @@ async fn put(call: &mut Call) -> Answer {
     let value = value("value", fields.value, &call.app.limits)?;
     let how = call.write_options(&body)?;
     let receipt = precondition::apply(call, Write::put(key.clone(), value), &how).await?;
+    if receipt.outcome == Outcome::Queued {
+        return Ok(queued(&key, &receipt));
+    }
     let token = receipt.token.to_string();
     let answer = Object::with_capacity(128 + key.as_str().len())
         .field("key", key.as_str())

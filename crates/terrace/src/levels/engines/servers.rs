@@ -6,7 +6,9 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use terrace_core::{BoxFuture, Error, ErrorKind, Result};
-use terrace_lab::{LabError, PostgresOptions, PostgresServer, RedisOptions, RedisServer};
+use terrace_lab::{
+    LabError, NatsOptions, NatsServer, PostgresOptions, PostgresServer, RedisOptions, RedisServer,
+};
 
 use crate::config::{Config, Mode};
 
@@ -134,6 +136,11 @@ impl PrivateServers {
         Ok(self.keep(RedisServer::start(options).await.map_err(from_lab)?))
     }
 
+    /// Starts a NATS server and keeps it.
+    pub(super) async fn nats(&self, options: NatsOptions) -> Result<Arc<NatsServer>> {
+        Ok(self.keep(NatsServer::start(options).await.map_err(from_lab)?))
+    }
+
     pub(super) fn keep<S: PrivateServer + 'static>(&self, server: S) -> Arc<S> {
         let server = Arc::new(server);
         self.0.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::clone(&server) as _);
@@ -169,6 +176,16 @@ impl PrivateServer for RedisServer {
 
     fn stop(&self) -> BoxFuture<'_, Result<(), LabError>> {
         Box::pin(RedisServer::stop(self))
+    }
+}
+
+impl PrivateServer for NatsServer {
+    fn program(&self) -> &'static str {
+        "nats"
+    }
+
+    fn stop(&self) -> BoxFuture<'_, Result<(), LabError>> {
+        Box::pin(NatsServer::stop(self))
     }
 }
 

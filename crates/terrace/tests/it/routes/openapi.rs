@@ -6,13 +6,14 @@ use terrace_core::MemoryStore;
 
 use super::server::Server;
 
-const LEVELS: [(u8, &str); 7] = [
+const LEVELS: [(u8, &str); 8] = [
     (0, "0-single-db"),
     (1, "1-connection-pooling"),
     (2, "2-read-cache"),
     (3, "3-read-replicas"),
     (4, "4-db-sharding"),
     (5, "5-multi-tier-cache"),
+    (6, "6-write-buffering"),
     (7, "7-cqrs"),
 ];
 

@@ -1,0 +1,367 @@
+//! How far this instance knows the journal, and what waits up to there.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::time::Duration;
+
+use terrace_core::{
+    Appended, Durability, Error, ErrorKind, JournalEntry, Key, Position, Progress, Result, Scan,
+    Sequence, Timestamp, Token, Write,
+};
+use tokio::sync::{Notify, watch};
+
+use super::Shared;
+use super::pending::{Pending, Waiting};
+
+/// What one instance knows of its journal.
+///
+/// The one invariant: **every write up to `seen` is either among those that wait here, or settled.**
+/// An append keeps it when it follows right on `seen`, else the writes between are looked up before
+/// anybody relies on them.
+///
+/// What was looked up shows what waits, and not what was settled before its turn: between two that
+/// wait, a later write of the same key may have been applied by another flusher. So a write that
+/// waits is the latest of its key only from the end of the last look-up on, `gap`.
+#[derive(Debug)]
+pub(super) struct Horizon {
+    history: Arc<str>,
+    state: RwLock<State>,
+    /// The latest sequence that is known to be settled, and whether the buffer is closed.
+    applied: watch::Sender<(Sequence, bool)>,
+    waiters: AtomicUsize,
+    wanted: Notify,
+}
+
+#[derive(Debug)]
+struct State {
+    progress: Progress,
+    /// The oldest write that is not known to be settled.
+    oldest: Option<Sequence>,
+    seen: Sequence,
+    gap: Sequence,
+    pending: Pending,
+    durability: Durability,
+}
+
+impl Horizon {
+    pub(super) fn new(history: Arc<str>) -> Self {
+        let state = State {
+            progress: Progress::default(),
+            oldest: None,
+            seen: Sequence::NONE,
+            gap: Sequence::NONE,
+            pending: Pending::default(),
+            // What no append has shown yet is not claimed.
+            durability: Durability::Accepted,
+        };
+        Self {
+            history,
+            state: RwLock::new(state),
+            applied: watch::Sender::new((Sequence::NONE, false)),
+            waiters: AtomicUsize::new(0),
+            wanted: Notify::new(),
+        }
+    }
+
+    fn read(&self) -> RwLockReadGuard<'_, State> {
+        // Every change of the state is complete when a panic could happen, so poison means nothing.
+        self.state.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self) -> RwLockWriteGuard<'_, State> {
+        self.state.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes in how far the journal has come, and forgets what is settled.
+    pub(super) fn learn(&self, news: &Progress) {
+        let mut state = self.write();
+        if !state.enter(news.epoch) {
+            return;
+        }
+        let known = &mut state.progress;
+        // Answers may overtake each other: the one that is further along is the later one.
+        if news.applied >= known.applied && news.last >= known.last {
+            (known.writes, known.bytes, known.dead) = (news.writes, news.bytes, news.dead);
+        }
+        known.last = known.last.max(news.last);
+        known.applied = known.applied.max(news.applied);
+        known.settled = known.settled.max(news.settled);
+        let applied = known.applied;
+        state.oldest = Some(applied.plus(1)).filter(|_| known.writes > 0);
+        state.pending.forget(applied);
+        drop(state);
+        self.tell(applied);
+    }
+
+    fn tell(&self, applied: Sequence) {
+        self.applied.send_if_modified(|(known, _)| {
+            let news = *known != applied;
+            *known = applied;
+            news
+        });
+    }
+
+    /// Takes in what this instance has just appended.
+    pub(super) fn add_own(&self, appended: &Appended, spans: &[(Sequence, &[Write])]) {
+        let mut state = self.write();
+        if !state.enter(appended.epoch) {
+            return;
+        }
+        state.durability = appended.durability;
+        for (first, writes) in spans {
+            state.oldest.get_or_insert(*first);
+            state.progress.writes += writes.len() as u64;
+            for (sequence, write) in (0..).map(|n| first.plus(n)).zip(*writes) {
+                state.add(sequence, write);
+            }
+        }
+        if state.seen == appended.previous {
+            state.seen = appended.last;
+        }
+        state.progress.last = state.progress.last.max(appended.last);
+        drop(state);
+        self.wanted.notify_one();
+    }
+
+    /// Takes in what was looked up after `after`: all there is up to `to`.
+    pub(super) fn add_foreign(&self, after: Sequence, to: Sequence, entries: Vec<JournalEntry>) {
+        let mut state = self.write();
+        for entry in entries {
+            // A dead letter that is tried again has its old sequence; what it would say of its key
+            // now is not known here.
+            if entry.first == entry.id {
+                for (sequence, write) in (0..).map(|n| entry.first.plus(n)).zip(&entry.writes) {
+                    state.add(sequence, write);
+                }
+            }
+        }
+        // Something else may have moved it meanwhile.
+        if state.seen >= after {
+            state.seen = state.seen.max(to);
+        }
+        state.gap = state.gap.max(to);
+        drop(state);
+        self.wanted.notify_one();
+    }
+
+    pub(super) fn seen_short_of(&self, to: Sequence) -> Option<Sequence> {
+        Some(self.read().seen).filter(|seen| *seen < to)
+    }
+
+    pub(super) fn progress(&self) -> Progress {
+        self.read().progress
+    }
+
+    /// How long the oldest write has waited.
+    pub(super) fn age(&self, now: Timestamp) -> Duration {
+        let waits = |oldest: Sequence| Sequence::at(now).millis().saturating_sub(oldest.millis());
+        Duration::from_millis(self.read().oldest.map_or(0, waits))
+    }
+
+    pub(super) fn last(&self) -> Sequence {
+        self.read().progress.last
+    }
+
+    pub(super) fn durability(&self) -> Durability {
+        self.read().durability
+    }
+
+    pub(super) fn waiting(&self) -> usize {
+        self.read().pending.len()
+    }
+
+    /// What waits for these keys; `None` when nothing waits for any of them.
+    pub(super) fn find(&self, keys: &[Key]) -> Option<Vec<Option<Waiting>>> {
+        let state = self.read();
+        if state.pending.len() == 0 {
+            return None;
+        }
+        let found: Vec<_> = keys.iter().map(|key| state.pending.get(key).cloned()).collect();
+        found.iter().any(Option::is_some).then_some(found)
+    }
+
+    /// As [`Horizon::find`], but only what is the latest of its key.
+    ///
+    /// # Errors
+    /// The latest of what may not be; in the same step, since a look-up may add some at any time.
+    pub(super) fn find_latest(
+        &self,
+        keys: &[Key],
+    ) -> Result<Option<Vec<Option<Waiting>>>, Sequence> {
+        let state = self.read();
+        let found: Vec<_> = keys.iter().map(|key| state.pending.get(key).cloned()).collect();
+        match state.doubtful(found.iter().flatten()) {
+            Some(doubtful) => Err(doubtful),
+            None => Ok(found.iter().any(Option::is_some).then_some(found)),
+        }
+    }
+
+    /// What waits within a scan.
+    pub(super) fn within(&self, scan: &Scan) -> Vec<(Key, Waiting)> {
+        let state = self.read();
+        if state.pending.len() == 0 { Vec::new() } else { state.pending.within(scan) }
+    }
+
+    /// As [`Horizon::find_latest`], for a scan.
+    ///
+    /// # Errors
+    /// As [`Horizon::find_latest`].
+    pub(super) fn latest_within(&self, scan: &Scan) -> Result<Vec<(Key, Waiting)>, Sequence> {
+        let state = self.read();
+        let found = state.pending.within(scan);
+        match state.doubtful(found.iter().map(|(_, waiting)| waiting)) {
+            Some(doubtful) => Err(doubtful),
+            None => Ok(found),
+        }
+    }
+
+    /// Proof of this place.
+    pub(super) fn token(&self, epoch: u64, sequence: Sequence) -> Token {
+        let position = Position { epoch, offset: sequence.get() };
+        Token::of(Arc::clone(&self.history), position)
+    }
+
+    /// Proof of a place in the journal as it is known.
+    pub(super) fn token_now(&self, sequence: Sequence) -> Token {
+        self.token(self.read().progress.epoch, sequence)
+    }
+
+    /// What a token asks of this journal, and of others.
+    pub(super) fn asked(&self, token: &Token) -> (Option<Position>, Token) {
+        (token.position(&self.history), token.without(&self.history))
+    }
+
+    /// Whether a place that a client has seen can be in this journal at all.
+    ///
+    /// # Errors
+    /// `Unavailable` when it was in a journal that is gone, or lies beyond the end of this one.
+    pub(super) fn check(&self, asked: Position) -> Result<()> {
+        let Progress { epoch, last, .. } = self.read().progress;
+        if asked.epoch == epoch && asked.offset <= last.get() {
+            return Ok(());
+        }
+        Err(Error::new(
+            ErrorKind::Unavailable,
+            "the journal that accepted this client's write was lost or replaced; send the request \
+             without Terrace-Token to read what is there",
+        ))
+    }
+
+    /// Whether everything up to a place is known.
+    pub(super) fn knows(&self, asked: Position) -> bool {
+        let state = self.read();
+        asked.epoch == state.progress.epoch && asked.offset <= state.seen.get()
+    }
+
+    /// The place that must be settled before every write of these keys up to `to` is, for everybody:
+    /// where this instance has looked something up, another may still show a write of these keys that
+    /// was settled before its turn, so all of that must be.
+    pub(super) fn latest_of(&self, keys: &[Key], to: Sequence) -> Sequence {
+        let state = self.read();
+        let latest = keys.iter().filter_map(|key| state.pending.get(key));
+        let latest = latest.map(|waiting| waiting.sequence.min(to)).max().unwrap_or_default();
+        latest.max(state.gap.min(to))
+    }
+
+    /// Returns once everything up to a place is settled; `false` when the buffer is closed before.
+    pub(super) async fn until_applied(&self, sequence: Sequence) -> bool {
+        let mut applied = self.applied.subscribe();
+        if applied.borrow().0 >= sequence {
+            return true;
+        }
+        let _waiter = Waiter::new(self);
+        self.wanted.notify_one();
+        // The sender lives as long as this borrow of it.
+        let news = applied.wait_for(|(applied, closed)| *applied >= sequence || *closed).await;
+        news.is_ok_and(|news| news.0 >= sequence)
+    }
+
+    pub(super) fn close(&self) {
+        self.applied.send_modify(|(_, closed)| *closed = true);
+        self.wanted.notify_one();
+    }
+
+    fn is_closed(&self) -> bool {
+        self.applied.borrow().1
+    }
+}
+
+impl State {
+    /// Whether news of this epoch count. Those of a newer journal end all that is known of the old.
+    fn enter(&mut self, epoch: u64) -> bool {
+        if epoch > self.progress.epoch {
+            if self.progress.epoch > 0 {
+                let lost = self.pending.len();
+                tracing::error!(lost, "the journal was lost and made anew; what waited is gone");
+            }
+            self.progress = Progress { epoch, ..Progress::default() };
+            self.oldest = None;
+            self.pending.clear();
+            (self.seen, self.gap) = (Sequence::NONE, Sequence::NONE);
+        }
+        epoch == self.progress.epoch
+    }
+
+    /// The latest of these that may not be the latest of its key.
+    fn doubtful<'a>(&self, waiting: impl Iterator<Item = &'a Waiting>) -> Option<Sequence> {
+        waiting.map(|waiting| waiting.sequence).filter(|sequence| *sequence < self.gap).max()
+    }
+
+    fn add(&mut self, sequence: Sequence, write: &Write) {
+        if sequence > self.progress.applied {
+            self.pending.add(sequence, write);
+        }
+    }
+}
+
+/// Somebody who waits for the journal to come further.
+struct Waiter<'a>(&'a Horizon);
+
+impl<'a> Waiter<'a> {
+    fn new(horizon: &'a Horizon) -> Self {
+        horizon.waiters.fetch_add(1, Ordering::Relaxed);
+        Self(horizon)
+    }
+}
+
+impl Drop for Waiter<'_> {
+    fn drop(&mut self) {
+        self.0.waiters.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// Asks the journal how far it has come: often while somebody waits, less often while writes wait,
+/// and once a second otherwise. A flusher in this process tells more, and sooner.
+pub(super) fn keep_polling(shared: &Arc<Shared>) {
+    const IDLE: Duration = Duration::from_secs(1);
+    let (weak, runtime) = (Arc::downgrade(shared), shared.runtime.clone());
+    let horizon = Arc::clone(&shared.horizon);
+    let (poll, clock) = (shared.options.poll, runtime.clone());
+    let work = async move {
+        loop {
+            let waits = horizon.waiters.load(Ordering::Relaxed) > 0;
+            let pause = match horizon.waiting() {
+                _ if waits => poll,
+                0 => IDLE,
+                _ => poll * 5,
+            };
+            let slept = clock.sleep(pause);
+            if pause == IDLE {
+                tokio::select! {
+                    () = slept => {}
+                    () = horizon.wanted.notified() => continue,
+                }
+            } else {
+                slept.await;
+            }
+            let Some(shared) = weak.upgrade() else { return };
+            if horizon.is_closed() {
+                return;
+            }
+            if let Ok(progress) = shared.journal.progress().await {
+                horizon.learn(&progress);
+            }
+        }
+    };
+    runtime.spawn("write-buffer poll", work).detach();
+}

@@ -1,0 +1,214 @@
+//! Reads that see the writes that wait.
+
+use std::time::Duration;
+
+use terrace_core::{
+    Consistency, Deadline, Key, Origin, Page, Position, Read, ReadOptions, Record, Result, Scan,
+    Sequence, Token, Version,
+};
+
+use super::Shared;
+use super::direct::behind;
+use super::pending::Waiting;
+
+/// What a read asks of the journal, and how it asks the store below.
+struct Asked {
+    own: Option<Position>,
+    below: ReadOptions,
+}
+
+impl Shared {
+    pub(super) async fn read(&self, keys: &[Key], how: &ReadOptions) -> Result<Vec<Read>> {
+        if how.is_default() {
+            return self.look_up(keys, self.horizon.find(keys), how, None).await;
+        }
+        let asked = self.reach(how).await.map_err(|error| error.during("read"))?;
+        if how.consistency == Consistency::Strong {
+            self.settle(keys, how.deadline).await.map_err(|error| error.during("read"))?;
+            let mut reads = self.inner.read(keys, &asked.below).await?;
+            self.prove(&mut reads, asked.own);
+            return Ok(reads);
+        }
+        let find = || self.horizon.find_latest(keys);
+        let found = self.resolve(find, how.deadline).await.map_err(|error| error.during("read"))?;
+        self.look_up(keys, found, &asked.below, asked.own).await
+    }
+
+    /// What waits, once none of it may hide something later.
+    async fn resolve<T>(
+        &self,
+        find: impl Fn() -> Result<T, Sequence>,
+        deadline: Deadline,
+    ) -> Result<T> {
+        let limit = self.patience(deadline);
+        loop {
+            let doubtful = match find() {
+                Ok(found) => return Ok(found),
+                Err(doubtful) => doubtful,
+            };
+            let applied = self.horizon.until_applied(doubtful);
+            if self.runtime.within(limit, applied).await != Some(true) {
+                return Err(behind());
+            }
+        }
+    }
+
+    /// Makes sure that this instance knows as much of the journal as the read asks for.
+    async fn reach(&self, how: &ReadOptions) -> Result<Asked> {
+        let mut below = how.clone();
+        let mut own = None;
+        // A store below may know of later writes of other instances; so must we, or what waits here
+        // would hide them.
+        let mut elsewhere = how.consistency != Consistency::Default;
+        if let Some(token) = &how.token {
+            let rest;
+            (own, rest) = self.horizon.asked(token);
+            elsewhere |= !rest.is_empty();
+            below.token = Some(rest).filter(|rest| !rest.is_empty());
+        }
+        let strong = how.consistency == Consistency::Strong;
+        let unknown = own.is_some_and(|own| !self.horizon.knows(own));
+        if unknown || (elsewhere && !strong) {
+            self.refresh(self.patience(how.deadline)).await?;
+        }
+        if let Some(own) = own {
+            self.horizon.check(own)?;
+            if self.is_recent(own) {
+                below.consistency = Consistency::Strong;
+            }
+        }
+        Ok(Asked { own, below })
+    }
+
+    /// Whether a cache may still hold what a write of this place should have removed.
+    fn is_recent(&self, own: Position) -> bool {
+        let now = Sequence::at(self.runtime.wall()).millis();
+        let written = Sequence::new(own.offset).millis();
+        Duration::from_millis(now.saturating_sub(written)) < self.options.distrust
+    }
+
+    /// Reads below, and puts what waits over it. What waits is looked at first: a write that is
+    /// settled meanwhile is found below.
+    async fn look_up(
+        &self,
+        keys: &[Key],
+        found: Option<Vec<Option<Waiting>>>,
+        how: &ReadOptions,
+        own: Option<Position>,
+    ) -> Result<Vec<Read>> {
+        let Some(found) = found else {
+            let mut reads = self.inner.read(keys, how).await?;
+            self.prove(&mut reads, own);
+            return Ok(reads);
+        };
+        // A record that waits needs the one below for the time of its creation only. Where that
+        // cannot be read it is answered without.
+        let all_wait = found.iter().all(Option::is_some);
+        let mut reads = match self.inner.read(keys, how).await {
+            Ok(reads) => reads,
+            Err(error) if all_wait => {
+                tracing::debug!(%error, "answered from what waits alone");
+                vec![nothing(); keys.len()]
+            }
+            Err(error) => return Err(error),
+        };
+        self.prove(&mut reads, own);
+        for ((key, read), waiting) in keys.iter().zip(&mut reads).zip(found) {
+            if let Some(waiting) = waiting {
+                let record = waiting.record(key, read.record.as_ref());
+                read.token.merge(&self.horizon.token_now(waiting.sequence));
+                let token = std::mem::take(&mut read.token);
+                *read = Read { record, origin: Origin::Journal, token, ..nothing() };
+            }
+        }
+        Ok(reads)
+    }
+
+    /// An answer that was read after everything up to `own` was known proves that.
+    fn prove(&self, reads: &mut [Read], own: Option<Position>) {
+        if let Some(own) = own {
+            let token = self.horizon.token(own.epoch, Sequence::new(own.offset));
+            reads.iter_mut().for_each(|read| read.token.merge(&token));
+        }
+    }
+
+    pub(super) async fn scan(&self, scan: &Scan, how: &ReadOptions) -> Result<Page> {
+        if how.is_default() {
+            return self.list(scan, self.horizon.within(scan), how).await;
+        }
+        let (waiting, below) =
+            self.reach_scan(scan, how).await.map_err(|error| error.during("scan"))?;
+        self.list(scan, waiting, &below).await
+    }
+
+    async fn reach_scan(
+        &self,
+        scan: &Scan,
+        how: &ReadOptions,
+    ) -> Result<(Vec<(Key, Waiting)>, ReadOptions)> {
+        let asked = self.reach(how).await?;
+        if how.consistency == Consistency::Strong {
+            self.refresh(self.patience(how.deadline)).await?;
+        }
+        let waiting = self.resolve(|| self.horizon.latest_within(scan), how.deadline).await?;
+        Ok((waiting, asked.below))
+    }
+
+    async fn list(
+        &self,
+        scan: &Scan,
+        waiting: Vec<(Key, Waiting)>,
+        how: &ReadOptions,
+    ) -> Result<Page> {
+        let page = self.inner.scan(scan, how).await?;
+        if waiting.is_empty() { Ok(page) } else { Ok(overlay(page, waiting, scan.limit)) }
+    }
+}
+
+impl Waiting {
+    /// The record that there will be.
+    fn record(&self, key: &Key, below: Option<&Record>) -> Option<Record> {
+        let at = self.at();
+        let below = below.filter(|_| !self.reborn);
+        Some(Record {
+            key: key.clone(),
+            value: self.value.clone()?,
+            version: Version::NONE,
+            created_at: below.map_or(at, |record| record.created_at),
+            updated_at: below.map_or(at, |record| at.max(record.created_at)),
+        })
+    }
+}
+
+/// Puts what waits over a page. What lies beyond the end of the page belongs to the next one.
+fn overlay(page: Page, waiting: Vec<(Key, Waiting)>, limit: usize) -> Page {
+    let Page { records, next, origin } = page;
+    let mut merged = Vec::with_capacity(records.len() + waiting.len());
+    let mut below = records.into_iter().peekable();
+    // Only this far is it known what waits; a full list may go on behind its end.
+    for (key, waiting) in waiting {
+        if next.as_ref().is_some_and(|end| key > *end) {
+            break;
+        }
+        while let Some(record) = below.next_if(|record| record.key < key) {
+            merged.push(record);
+        }
+        let same = below.next_if(|record| record.key == key);
+        merged.extend(waiting.record(&key, same.as_ref()));
+    }
+    merged.extend(below);
+    if merged.len() > limit {
+        return Page::cut(merged, limit, origin);
+    }
+    Page { records: merged, next, origin }
+}
+
+fn nothing() -> Read {
+    Read {
+        record: None,
+        version: Version::NONE,
+        origin: Origin::Primary,
+        age: Duration::ZERO,
+        token: Token::default(),
+    }
+}

@@ -1,0 +1,239 @@
+//! The connection, the streams, and what their messages look like.
+
+use std::collections::HashMap;
+use std::error::Error as StdError;
+use std::sync::PoisonError;
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::time::Duration;
+
+use async_nats::connection::State as Connected;
+use async_nats::jetstream::consumer::{AckPolicy, Consumer, pull};
+use async_nats::jetstream::stream::{Config, DiscardPolicy, RetentionPolicy, StorageType, Stream};
+use async_nats::jetstream::{self, message::Acker};
+use async_nats::{Client, ConnectOptions, ServerAddr};
+use terrace_core::{
+    Deadline, Durability, Error, ErrorKind, Idempotency, Result, Runtime, Sequence,
+};
+use tokio::sync::{Mutex, OnceCell};
+
+use super::NatsJournalOptions;
+use crate::journal::closed;
+
+/// The one consumer, of all flushers.
+const CONSUMER: &str = "flushers";
+
+pub(super) struct Link {
+    pub(super) options: NatsJournalOptions,
+    pub(super) runtime: Runtime,
+    pub(super) client: Client,
+    pub(super) context: jetstream::Context,
+    streams: OnceCell<Streams>,
+    /// The end of the stream as it was seen last; held while something is appended.
+    pub(super) end: Mutex<Option<End>>,
+    /// Entries that this process has claimed.
+    pub(super) claimed: std::sync::Mutex<HashMap<Sequence, Claimed>>,
+    pub(super) held_writes: AtomicU64,
+    pub(super) held_bytes: AtomicU64,
+    durability: AtomicU8,
+    closed: AtomicBool,
+}
+
+pub(super) struct Streams {
+    pub(super) entries: Stream,
+    pub(super) kept: Stream,
+    pub(super) requests: Stream,
+    pub(super) consumer: Consumer<pull::Config>,
+}
+
+/// The end of the stream of entries.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct End {
+    pub(super) epoch: u64,
+    /// The stream's own number of its last message.
+    pub(super) number: u64,
+    pub(super) last: Sequence,
+}
+
+/// What it takes to settle an entry.
+pub(super) struct Claimed {
+    pub(super) acker: Acker,
+    /// Key and digest of its request, if it has one.
+    pub(super) request: Option<(String, String)>,
+}
+
+impl Link {
+    pub(super) async fn connect(options: NatsJournalOptions, runtime: Runtime) -> Result<Self> {
+        let named = |byte: u8| byte.is_ascii_alphanumeric() || b"-_".contains(&byte);
+        if !(1..=64).contains(&options.namespace.len()) || !options.namespace.bytes().all(named) {
+            return Err(Error::invalid(
+                "the journal's namespace must have 1 to 64 letters, digits, - or _",
+            ));
+        }
+        let (connect, servers) = connection(&options)?;
+        let client = connect.connect(servers).await.map_err(|_| malformed())?;
+        let mut context = jetstream::new(client.clone());
+        context.set_timeout(options.command_timeout);
+        Ok(Self {
+            options,
+            runtime,
+            client,
+            context,
+            streams: OnceCell::new(),
+            end: Mutex::default(),
+            claimed: std::sync::Mutex::default(),
+            held_writes: AtomicU64::new(0),
+            held_bytes: AtomicU64::new(0),
+            durability: AtomicU8::new(0),
+            closed: AtomicBool::new(false),
+        })
+    }
+
+    pub(super) fn close(&self) {
+        self.closed.store(true, Ordering::Release);
+    }
+
+    /// Fails at once where the driver would wait for a connection.
+    pub(super) fn check(&self) -> Result<()> {
+        if self.closed.load(Ordering::Acquire) {
+            return Err(closed());
+        }
+        match self.client.connection_state() {
+            Connected::Connected => Ok(()),
+            _ => Err(unreachable()),
+        }
+    }
+
+    /// The streams, made where they are missing.
+    pub(super) async fn streams(&self) -> Result<&Streams> {
+        if self.closed.load(Ordering::Acquire) {
+            return Err(closed());
+        }
+        let make = Box::pin(self.streams.get_or_try_init(|| self.make()));
+        self.timed(make).await?
+    }
+
+    async fn make(&self) -> Result<Streams> {
+        const DAY: Duration = Idempotency::KEPT_FOR;
+        let name = &self.options.namespace;
+        let config = |name: String| Config {
+            subjects: vec![format!("{name}.>")],
+            name,
+            storage: StorageType::File,
+            num_replicas: self.options.replicas.max(1),
+            ..Config::default()
+        };
+        let entries = Config {
+            retention: RetentionPolicy::WorkQueue,
+            discard: DiscardPolicy::New,
+            duplicate_window: DAY,
+            ..config(name.clone())
+        };
+        let kept = Config { max_messages_per_subject: 1, ..config(format!("{name}_kept")) };
+        let requests = Config {
+            max_messages_per_subject: 1,
+            max_age: DAY,
+            ..config(format!("{name}_requests"))
+        };
+        let entries = self.context.get_or_create_stream(entries).await.map_err(failed)?;
+        let kept = self.context.get_or_create_stream(kept).await.map_err(failed)?;
+        let requests = self.context.get_or_create_stream(requests).await.map_err(failed)?;
+        let consumer = pull::Config {
+            durable_name: Some(CONSUMER.to_owned()),
+            ack_policy: AckPolicy::Explicit,
+            ack_wait: self.options.takeover,
+            max_ack_pending: 100_000,
+            ..pull::Config::default()
+        };
+        let consumer = entries.get_or_create_consumer(CONSUMER, consumer).await.map_err(failed)?;
+        Ok(Streams { entries, kept, requests, consumer })
+    }
+
+    /// How safe an append is, asked anew.
+    pub(super) async fn look(&self) -> Result<Durability> {
+        self.check()?;
+        let streams = self.streams().await?;
+        let info = self.timed(streams.entries.get_info()).await?.map_err(failed)?;
+        self.durability.store(u8::from(info.config.num_replicas >= 3), Ordering::Relaxed);
+        Ok(self.durability())
+    }
+
+    pub(super) fn durability(&self) -> Durability {
+        match self.durability.load(Ordering::Relaxed) {
+            0 => Durability::Accepted,
+            _ => Durability::Journaled,
+        }
+    }
+
+    /// What the work answers within the time of one call.
+    pub(super) async fn timed<T>(&self, work: impl Future<Output = T>) -> Result<T> {
+        let deadline = Deadline::at(self.runtime.now() + self.options.command_timeout);
+        self.runtime.within(deadline, work).await.ok_or_else(unreachable)
+    }
+
+    pub(super) fn claimed(&self) -> std::sync::MutexGuard<'_, HashMap<Sequence, Claimed>> {
+        // Every change of the map is complete when a panic could happen, so poison means nothing.
+        self.claimed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The subject of an entry with so many writes.
+    pub(super) fn entry_subject(&self, writes: u64) -> String {
+        format!("{}.w.{writes}", self.options.namespace)
+    }
+
+    /// The subject of a dead letter that is tried again.
+    pub(super) fn again_subject(&self, sequence: Sequence) -> String {
+        format!("{}.again.{}", self.options.namespace, sequence.get())
+    }
+
+    pub(super) fn floor_subject(&self) -> String {
+        format!("{}_kept.floor", self.options.namespace)
+    }
+
+    pub(super) fn dead_subject(&self, sequence: Sequence) -> String {
+        format!("{}_kept.dead.{:020}", self.options.namespace, sequence.get())
+    }
+
+    pub(super) fn request_subject(&self, key: &str) -> String {
+        let hex: String = key.bytes().map(|byte| format!("{byte:02x}")).collect();
+        format!("{}_requests.{hex}", self.options.namespace)
+    }
+}
+
+/// How to connect, and where to. The driver leaves the credentials in an address alone.
+fn connection(options: &NatsJournalOptions) -> Result<(ConnectOptions, Vec<ServerAddr>)> {
+    let servers = options.url.split(',').map(str::parse::<ServerAddr>);
+    let servers = servers.collect::<Result<Vec<_>, _>>().map_err(|_| malformed())?;
+    let connect = ConnectOptions::new()
+        .retry_on_initial_connect()
+        .request_timeout(Some(options.command_timeout));
+    let named = servers.iter().find_map(|server| {
+        Some((server.username()?.to_owned(), server.password().unwrap_or_default().to_owned()))
+    });
+    Ok(match named {
+        Some((user, password)) => (connect.user_and_password(user, password), servers),
+        None => (connect, servers),
+    })
+}
+
+/// The driver's error may repeat a part of the URL, and a URL holds a password.
+fn malformed() -> Error {
+    Error::invalid("the journal's URL cannot be used; write nats://[user:password@]host[:port]")
+}
+
+/// How many writes an entry with this subject has.
+pub(super) fn writes_of(subject: &str) -> u64 {
+    let mut words = subject.rsplit('.');
+    match (words.next(), words.next()) {
+        (Some(count), Some("w")) => count.parse().unwrap_or(1),
+        _ => 1,
+    }
+}
+
+pub(super) fn unreachable() -> Error {
+    let message = "the journal cannot be reached, and nothing was changed; try again";
+    Error::new(ErrorKind::Unavailable, message)
+}
+
+pub(super) fn failed(error: impl StdError + Send + Sync + 'static) -> Error {
+    unreachable().caused_by(error)
+}

@@ -1,0 +1,373 @@
+//! The two connections: one that pipelines, one that blocks.
+
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use redis::aio::MultiplexedConnection;
+use redis::{
+    AsyncConnectionConfig, Client, Cmd, ErrorKind as Kind, RedisError, RedisResult, Script,
+    ServerErrorKind, Value,
+};
+use terrace_core::{Deadline, Durability, Error, ErrorKind, Result, Runtime, Sequence};
+use tokio::sync::Mutex;
+
+use super::options::RedisJournalOptions;
+use crate::journal;
+
+/// The consumer group of all flushers.
+pub(super) const GROUP: &str = "flushers";
+/// How many requests may wait for the driver before callers wait.
+const PIPELINE: usize = 1024;
+/// The pause between attempts to connect.
+const PAUSE: Duration = Duration::from_millis(50);
+
+const PROGRESS: &str = include_str!("lua/progress.lua");
+
+/// The scripts, each one atomic step in the server.
+pub(super) struct Scripts {
+    pub(super) append: Script,
+    pub(super) settle: Script,
+    pub(super) progress: Script,
+    pub(super) retry: Script,
+    pub(super) bury: Script,
+    pub(super) raise: Script,
+}
+
+/// What a call that was sent and not answered may have done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Sent {
+    /// Nothing that counts, or nothing that a repeat would not do.
+    Harmless,
+    /// It may have appended.
+    Appends,
+}
+
+pub(super) struct Link {
+    pub(super) options: RedisJournalOptions,
+    pub(super) runtime: Runtime,
+    pub(super) address: String,
+    pub(super) keys: [String; 5],
+    pub(super) consumer: String,
+    pub(super) scripts: Scripts,
+    client: Client,
+    main: Mutex<State>,
+    blocking: Mutex<State>,
+    durability: AtomicU8,
+    connects: AtomicU64,
+    closed: AtomicBool,
+    /// The last sequence that any server of this journal was seen to have given out.
+    furthest: AtomicU64,
+    /// When entries of dead claimers were last looked for.
+    pub(super) swept: Mutex<Option<Instant>>,
+}
+
+#[derive(Default)]
+struct State {
+    live: Option<MultiplexedConnection>,
+    failed: Option<Instant>,
+}
+
+impl Link {
+    pub(super) fn new(options: RedisJournalOptions, runtime: Runtime) -> Result<Self> {
+        options.check()?;
+        let (info, address) = options.address()?;
+        let client = Client::open(info).map_err(|_| {
+            Error::invalid("the journal's URL cannot be used; write redis://host[:port]")
+        })?;
+        let named = |name: &str| format!("{{{}}}:{name}", options.namespace);
+        let with = |text: &str| Script::new(&format!("{PROGRESS}\n{text}"));
+        Ok(Self {
+            keys: ["stream", "meta", "dead", "order", "again"].map(named),
+            consumer: format!("{:016x}", runtime.random()),
+            scripts: Scripts {
+                append: with(include_str!("lua/append.lua")),
+                settle: with(include_str!("lua/settle.lua")),
+                progress: with("return progress()"),
+                retry: with(include_str!("lua/retry.lua")),
+                bury: with(include_str!("lua/bury.lua")),
+                raise: with(include_str!("lua/raise.lua")),
+            },
+            client,
+            main: Mutex::default(),
+            blocking: Mutex::default(),
+            durability: AtomicU8::new(0),
+            connects: AtomicU64::new(0),
+            closed: AtomicBool::new(false),
+            furthest: AtomicU64::new(0),
+            swept: Mutex::default(),
+            options,
+            runtime,
+            address,
+        })
+    }
+
+    pub(super) fn reconnects(&self) -> u64 {
+        self.connects.load(Ordering::Relaxed).saturating_sub(1)
+    }
+
+    pub(super) fn furthest(&self) -> Sequence {
+        Sequence::new(self.furthest.load(Ordering::Relaxed))
+    }
+
+    pub(super) fn note(&self, last: Sequence) {
+        self.furthest.fetch_max(last.get(), Ordering::Relaxed);
+    }
+
+    pub(super) fn durability(&self) -> Durability {
+        match self.durability.load(Ordering::Relaxed) {
+            0 => Durability::Accepted,
+            _ => Durability::Journaled,
+        }
+    }
+
+    pub(super) async fn close(&self) {
+        self.closed.store(true, Ordering::Release);
+        self.main.lock().await.live = None;
+        // The blocking one is held while it waits; it ends with its wait.
+        if let Ok(mut blocking) = self.blocking.try_lock() {
+            blocking.live = None;
+        }
+    }
+
+    /// The connection that pipelines.
+    pub(super) async fn connection(&self) -> Result<MultiplexedConnection> {
+        let mut state = self.main.lock().await;
+        if let Some(live) = &state.live {
+            return Ok(live.clone());
+        }
+        let live = self.connect(&mut state).await?;
+        self.prepare(&live).await.inspect_err(|_| state.live = None)?;
+        Ok(live)
+    }
+
+    async fn connect(&self, state: &mut State) -> Result<MultiplexedConnection> {
+        if self.closed.load(Ordering::Acquire) {
+            return Err(journal::closed());
+        }
+        let now = self.runtime.now();
+        if state.failed.is_some_and(|failed| now - failed < PAUSE) {
+            return Err(unreachable());
+        }
+        let config = AsyncConnectionConfig::new()
+            .set_connection_timeout(None)
+            .set_response_timeout(None)
+            .set_pipeline_buffer_size(PIPELINE);
+        let deadline = Deadline::at(now + self.options.connect_timeout);
+        let work = self.client.get_multiplexed_async_connection_with_config(&config);
+        match self.runtime.within(deadline, work).await {
+            Some(Ok(live)) => {
+                *state = State { live: Some(live.clone()), failed: None };
+                Ok(live)
+            }
+            failed => {
+                state.failed = Some(self.runtime.now());
+                Err(match failed {
+                    Some(Err(error)) => unreachable().caused_by(error),
+                    _ => unreachable(),
+                })
+            }
+        }
+    }
+
+    /// Makes the group where it is missing, and learns what an append is worth.
+    async fn prepare(&self, live: &MultiplexedConnection) -> Result<()> {
+        let mut live = live.clone();
+        self.make_group(&mut live).await?;
+        self.learn_settings(&mut live).await?;
+        self.connects.fetch_add(1, Ordering::Relaxed);
+        Ok(())
+    }
+
+    pub(super) async fn make_group(&self, live: &mut MultiplexedConnection) -> Result<()> {
+        let mut make = redis::cmd("XGROUP");
+        make.arg("CREATE").arg(&self.keys[0]).arg(GROUP).arg("0").arg("MKSTREAM");
+        match self.timed(make.query_async::<Value>(live)).await {
+            Err(Lost::Said(error)) if error.code() == Some("BUSYGROUP") => Ok(()),
+            Err(lost) => Err(lost.into_error(Sent::Harmless)),
+            Ok(_) => Ok(()),
+        }
+    }
+
+    async fn learn_settings(&self, live: &mut MultiplexedConnection) -> Result<()> {
+        let mut ask = redis::cmd("CONFIG");
+        ask.arg("GET").arg("appendonly").arg("appendfsync").arg("no-appendfsync-on-rewrite");
+        ask.arg("maxmemory").arg("maxmemory-policy");
+        let journaled = match self.timed(ask.query_async::<Vec<String>>(live)).await {
+            Ok(settings) => is_flushed(&settings),
+            // Not every user may ask.
+            Err(Lost::Said(error)) if !error.is_io_error() => false,
+            Err(lost) => return Err(lost.into_error(Sent::Harmless)),
+        };
+        self.durability.store(u8::from(journaled), Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Asks anew how Redis is set up: people change that while it runs.
+    pub(super) async fn look_at_settings(&self) -> Result<()> {
+        let mut live = self.connection().await?;
+        let learned = self.learn_settings(&mut live).await;
+        if learned.is_err() {
+            self.lose().await;
+        }
+        learned
+    }
+
+    /// Runs a script, and loads it first when the server does not know it.
+    pub(super) async fn call(&self, script: &Script, arguments: &Cmd, sent: Sent) -> Result<Value> {
+        let mut live = self.connection().await?;
+        let mut loaded = false;
+        loop {
+            let work = async {
+                let answer = live.send_packed_command(arguments).await;
+                answer.and_then(Value::extract_error)
+            };
+            match self.timed(work).await {
+                Ok(answer) => return Ok(answer),
+                Err(Lost::Said(error)) if is_unknown_script(&error) && !loaded => {
+                    loaded = true;
+                    let load = script.load_async(&mut live);
+                    self.timed(load).await.map_err(|lost| lost.into_error(Sent::Harmless))?;
+                }
+                Err(lost) => {
+                    if lost.ends_connection() {
+                        self.lose().await;
+                    }
+                    return Err(lost.into_error(sent));
+                }
+            }
+        }
+    }
+
+    /// Gives the connection up; the next call connects.
+    async fn lose(&self) {
+        self.main.lock().await.live = None;
+    }
+
+    /// Runs a command that may block on the connection for those.
+    pub(super) async fn block(&self, command: &Cmd, patience: Duration) -> Result<Value> {
+        let mut state = self.blocking.lock().await;
+        let mut live = match &state.live {
+            Some(live) => live.clone(),
+            None => self.connect(&mut state).await?,
+        };
+        let deadline = Deadline::at(self.runtime.now() + patience + self.options.command_timeout);
+        let answer = self.runtime.within(deadline, command.query_async(&mut live)).await;
+        let lost = match answer {
+            Some(Ok(answer)) => return Ok(answer),
+            Some(Err(error)) if error.code() == Some("NOGROUP") => {
+                // The journal was lost, or flushed by hand.
+                self.make_group(&mut live).await?;
+                return Ok(Value::Nil);
+            }
+            Some(Err(error)) => Lost::Said(error),
+            None => Lost::Silent,
+        };
+        if lost.ends_connection() {
+            state.live = None;
+        }
+        Err(lost.into_error(Sent::Harmless))
+    }
+
+    async fn timed<T>(&self, work: impl Future<Output = RedisResult<T>>) -> Result<T, Lost> {
+        let deadline = Deadline::at(self.runtime.now() + self.options.command_timeout);
+        match self.runtime.within(deadline, work).await {
+            Some(answer) => answer.map_err(Lost::Said),
+            None => Err(Lost::Silent),
+        }
+    }
+}
+
+/// Why a call has no answer.
+#[derive(Debug)]
+enum Lost {
+    Said(RedisError),
+    Silent,
+}
+
+impl Lost {
+    fn ends_connection(&self) -> bool {
+        match self {
+            Self::Silent => true,
+            Self::Said(error) => {
+                let moved = Kind::Server(ServerErrorKind::ReadOnly);
+                !matches!(error.kind(), Kind::Server(_)) || error.kind() == moved
+            }
+        }
+    }
+
+    fn into_error(self, sent: Sent) -> Error {
+        // What the server refused it has not done: each script writes its first key last or first of
+        // all, and a refusal comes with the first write.
+        let refused = matches!(&self, Self::Said(error) if matches!(error.kind(), Kind::Server(_)));
+        let error = match sent {
+            Sent::Appends if !refused => journal::outcome_unknown(),
+            _ if refused => Error::new(
+                ErrorKind::Unavailable,
+                "the journal refuses writes, and nothing was changed; look for MISCONF, OOM or \
+                 READONLY in the log of Redis",
+            ),
+            _ => unreachable(),
+        };
+        match self {
+            Self::Said(cause) => error.caused_by(cause),
+            Self::Silent => error,
+        }
+    }
+}
+
+fn unreachable() -> Error {
+    let message = "the journal cannot be reached, and nothing was changed; try again";
+    Error::new(ErrorKind::Unavailable, message)
+}
+
+fn is_unknown_script(error: &RedisError) -> bool {
+    error.kind() == Kind::Server(ServerErrorKind::NoScript)
+}
+
+/// Whether these settings flush each append before its answer, and keep it.
+fn is_flushed(settings: &[String]) -> bool {
+    let is = |name: &str, wanted: &str| {
+        settings.chunks_exact(2).any(|pair| pair[0] == name && pair[1] == wanted)
+    };
+    is("appendonly", "yes")
+        && is("appendfsync", "always")
+        && is("no-appendfsync-on-rewrite", "no")
+        && (is("maxmemory", "0") || is("maxmemory-policy", "noeviction"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_more_durability_is_claimed_than_the_settings_give() {
+        let settings = |changes: &[(&str, &str)]| {
+            let mut all = vec![
+                ("appendonly", "yes"),
+                ("appendfsync", "always"),
+                ("no-appendfsync-on-rewrite", "no"),
+                ("maxmemory", "0"),
+                ("maxmemory-policy", "noeviction"),
+            ];
+            for (name, value) in changes {
+                all.retain(|(known, _)| known != name);
+                all.push((name, value));
+            }
+            let pairs = all.iter().flat_map(|(name, value)| [name.to_string(), value.to_string()]);
+            is_flushed(&pairs.collect::<Vec<_>>())
+        };
+        assert!(settings(&[]));
+        assert!(settings(&[("maxmemory-policy", "allkeys-lru")]), "without a limit none evicts");
+        assert!(settings(&[("maxmemory", "100")]));
+        for (name, value) in [
+            ("appendonly", "no"),
+            ("appendfsync", "everysec"),
+            ("appendfsync", "no"),
+            ("no-appendfsync-on-rewrite", "yes"),
+        ] {
+            assert!(!settings(&[(name, value)]), "{name} {value}");
+        }
+        assert!(!settings(&[("maxmemory", "100"), ("maxmemory-policy", "allkeys-lru")]));
+        assert!(!is_flushed(&[]));
+    }
+}

@@ -1,0 +1,98 @@
+//! The journal in NATS: the contract, what a killed server keeps, and two instances at once.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "helpers of tests are tests")]
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use terrace_core::testkit::journal_contract::{LIMITS, TAKEOVER, claim_all, request};
+use terrace_core::testkit::{JournalFixture, key, value};
+use terrace_core::{Append, Durability, Journal, Runtime, Sequence, Settled, Status, Write};
+use terrace_lab::{NatsOptions, NatsServer, testing};
+use terrace_stores::{NatsJournal, NatsJournalOptions};
+
+async fn fresh() -> JournalFixture {
+    JournalFixture::new(Arc::new(connect(options(testing::nats().url())).await))
+}
+
+terrace_core::journal_contract!(fresh);
+
+/// A journal that no other test has.
+fn options(url: String) -> NatsJournalOptions {
+    static NEXT: AtomicU64 = AtomicU64::new(1);
+    NatsJournalOptions {
+        namespace: format!("test_{}", NEXT.fetch_add(1, Ordering::Relaxed)),
+        limits: LIMITS,
+        takeover: TAKEOVER,
+        // A busy machine must not make a test of answers one of timeouts.
+        command_timeout: Duration::from_secs(20),
+        ..NatsJournalOptions::new(url)
+    }
+}
+
+async fn connect(options: NatsJournalOptions) -> NatsJournal {
+    NatsJournal::connect(options, Runtime::system()).await.expect("options in order")
+}
+
+fn put(name: &str) -> Append {
+    request(vec![Write::put(key(name), value("1"))])
+}
+
+/// Everything settled, nothing left to learn the last sequence from but what is kept beside.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn another_instance_goes_on_above_what_was_settled() {
+    let options = options(testing::nats().url());
+    let (one, two) = (connect(options.clone()).await, connect(options).await);
+    let first = one.append(vec![put("a")]).await.expect("an append");
+    assert_eq!(first.durability, Durability::Accepted, "one server may lose it with its power");
+    let done = claim_all(&one).await.iter().map(Settled::of).collect();
+    assert_eq!(one.settle(done).await.expect("a settlement").writes, 0);
+    let second = two.append(vec![put("a")]).await.expect("an append");
+    assert_eq!((second.epoch, second.previous), (first.epoch, first.last));
+    assert!(second.last > first.last);
+}
+
+/// Two instances append at once: each chain of `previous` and `last` tells of the other's.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn appends_of_two_instances_have_one_order() {
+    let options = options(testing::nats().url());
+    let (one, two) = (connect(options.clone()).await, connect(options).await);
+    let appends = (0..20).map(|number| {
+        let journal = if number % 2 == 0 { &one } else { &two };
+        journal.append(vec![put(&format!("k{number}"))])
+    });
+    let mut appended: Vec<_> =
+        join_all(appends).await.into_iter().map(|it| it.expect("an append")).collect();
+    appended.sort_by_key(|it| it.last);
+    let chain = appended.windows(2).all(|pair| pair[1].previous == pair[0].last);
+    assert!(chain, "{appended:?}");
+    assert_eq!(one.peek(Sequence::NONE, 100).await.expect("a peek").len(), 20);
+}
+
+/// `kill -9` of the server: what was acknowledged is there, with its sequences.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_killed_server_keeps_what_it_acknowledged() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let options_of =
+        NatsOptions { temporary: true, ..NatsOptions::new(directory.path().join("n")) };
+    let server = NatsServer::start(options_of).await.expect("a NATS server");
+    let journal = connect(options(server.url())).await;
+    let before = journal.append(vec![put("a"), put("b")]).await.expect("an append");
+    server.kill();
+    while journal.append(vec![put("lost")]).await.is_ok() {}
+    assert_eq!(journal.inspect().await.status, Status::Down);
+    server.restart().await.expect("NATS starts again");
+    let after = loop {
+        if let Ok(after) = journal.append(vec![put("c")]).await {
+            break after;
+        }
+        tokio::task::yield_now().await;
+    };
+    assert_eq!(after.epoch, before.epoch);
+    assert!(after.previous >= before.last);
+    let peeked = journal.peek(Sequence::NONE, 100).await.expect("a peek");
+    let names: Vec<_> = peeked.iter().flat_map(|it| &it.writes).map(|it| it.key.as_str()).collect();
+    assert!(names.starts_with(&["a", "b"]) && names.ends_with(&["c"]), "{names:?}");
+}

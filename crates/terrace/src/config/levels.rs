@@ -1,0 +1,170 @@
+//! The settings of single levels.
+
+use serde::{Deserialize, Serialize};
+
+/// The read replicas of level 3.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ReplicasConfig {
+    /// The primary, `postgres://user:password@host:port/name`. Default: `database.url`. Several hosts
+    /// are a primary and its replicas, whichever is which.
+    pub primary_url: String,
+    /// The replicas, as many URLs as there are, separated by spaces or commas; several hosts in one
+    /// URL are as many replicas. Default none.
+    pub urls: String,
+    /// How many replicas Terrace makes in the embedded and local modes. Default 2.
+    pub count: u16,
+    /// How old what a replica shows may be, in milliseconds. Default 5000.
+    pub max_lag_ms: u64,
+    /// How often each server is asked how it is, in milliseconds. Default 100.
+    pub refresh_ms: u64,
+    /// A read waits this long for a replica to come to its token, in milliseconds. Default 50.
+    pub token_wait_ms: u64,
+    /// At most this many reads at once go to the primary for want of a replica. Default 32.
+    pub fallback_limit: u64,
+    /// Embedded replicas hold changes back for this long, in milliseconds, to see what lag does.
+    /// Default 0.
+    pub delay_ms: u64,
+}
+
+impl Default for ReplicasConfig {
+    fn default() -> Self {
+        Self {
+            primary_url: String::new(),
+            urls: String::new(),
+            count: 2,
+            max_lag_ms: 5_000,
+            refresh_ms: 100,
+            token_wait_ms: 50,
+            fallback_limit: 32,
+            delay_ms: 0,
+        }
+    }
+}
+
+/// The shards of level 4.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ShardsConfig {
+    /// `postgres://...` of each shard, in their order. Default none: of the one database, each shard
+    /// has a schema. `SHARD_0_URL`, `SHARD_1_URL`, ... name them, too.
+    pub urls: Vec<String>,
+    /// How many shards a new set has where the URLs do not say it. Default 3.
+    pub count: u16,
+    /// How keys are shared out: `hash`, `range:<first keys>` or `geo:<places>`; for ever. Default
+    /// `hash`.
+    pub partitioner: String,
+}
+
+impl Default for ShardsConfig {
+    fn default() -> Self {
+        Self { urls: Vec::new(), count: 3, partitioner: "hash".into() }
+    }
+}
+
+/// Level 7: the databases of commands and of queries, and the stream between them and others.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct CqrsConfig {
+    /// The database that takes commands. Default: `database.url`.
+    pub write_url: String,
+    /// The database that answers queries. Default: a schema of its own in the one for commands.
+    pub read_url: String,
+    /// A read with a token waits this long for the projection, in milliseconds; then the command side
+    /// answers. Default 500.
+    pub wait_ms: u64,
+    /// The least time from one batch of the projection to the next, in milliseconds. Default 10.
+    pub pace_ms: u64,
+    /// The most events of one batch. Default 2000.
+    pub batch: usize,
+    /// An instance that dies is replaced as projector after this time, in milliseconds. Default 2000.
+    pub lease_ms: u64,
+    /// Counts of reads are stored this often, in milliseconds. Default 1000.
+    pub count_flush_ms: u64,
+    /// The key of the Redis stream. Default: made from the log's own name.
+    pub stream: String,
+    /// About how many events the stream keeps. Default 1 000 000.
+    pub stream_max_events: u64,
+}
+
+impl Default for CqrsConfig {
+    fn default() -> Self {
+        Self {
+            write_url: String::new(),
+            read_url: String::new(),
+            wait_ms: 500,
+            pace_ms: 10,
+            batch: 2_000,
+            lease_ms: 2_000,
+            count_flush_ms: 1_000,
+            stream: String::new(),
+            stream_max_events: 1_000_000,
+        }
+    }
+}
+
+/// The journal of level 6.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct JournalConfig {
+    /// `sqlite`, `redis`, `nats` or `auto`. Default `auto`: what the URL names; without one a file in
+    /// the embedded mode, else Redis.
+    pub engine: String,
+    /// `redis://:password@host:port`, set up with `appendfsync always`, or
+    /// `nats://user:password@host:port` with JetStream. Default: in the local mode a
+    /// private server of its own; with servers that of the cache, which rarely is as safe.
+    pub url: String,
+    /// Prefix of all its keys. Default: made from the database's own name.
+    pub namespace: String,
+    /// Servers of a NATS cluster that keep a copy, when its streams are made. Default 1.
+    pub replicas: usize,
+    /// `inside`, or `apart` when `terrace flush` does it. Default `inside`.
+    pub flusher: String,
+    /// At most this many writes wait. Default 2 000 000.
+    pub max_writes: u64,
+    /// At most this many bytes wait. Default 256 MiB.
+    pub max_bytes: u64,
+    /// Nothing is accepted while a write has waited longer than this, in seconds. Default 900.
+    pub max_age_seconds: u64,
+    /// Entries are taken from a flusher that has not settled them for this long, in seconds.
+    /// Default 30.
+    pub takeover_seconds: u64,
+    /// Redis answers within this time, in milliseconds. Default 3000.
+    pub command_timeout_ms: u64,
+    /// A request waits at most this long for earlier writes to be applied, in milliseconds.
+    /// Default 2000.
+    pub patience_ms: u64,
+    /// A stop lets the flusher work for this long, in milliseconds. Default 5000.
+    pub drain_ms: u64,
+    /// Batches that are applied at once. Default 2.
+    pub partitions: usize,
+    /// Writes of one batch. Default 5000.
+    pub max_batch: usize,
+    /// A small batch waits this long for more, in milliseconds. Default 5.
+    pub linger_ms: u64,
+    /// A write that the database refuses is tried this often. Default 5.
+    pub tries: u32,
+}
+
+impl Default for JournalConfig {
+    fn default() -> Self {
+        Self {
+            engine: "auto".into(),
+            url: String::new(),
+            namespace: String::new(),
+            replicas: 1,
+            flusher: "inside".into(),
+            max_writes: 2_000_000,
+            max_bytes: 256 * 1024 * 1024,
+            max_age_seconds: 900,
+            takeover_seconds: 30,
+            command_timeout_ms: 3_000,
+            patience_ms: 2_000,
+            drain_ms: 5_000,
+            partitions: 2,
+            max_batch: 5_000,
+            linger_ms: 5,
+            tries: 5,
+        }
+    }
+}
