@@ -25,7 +25,7 @@ async fn what_is_wrong_is_said_with_the_next_step() {
     let database = terrace_lab::testing::fresh_database();
     let wrong_password = database.replacen(":", ":x", 2).replacen(":x//", "://", 1);
     let cases: [Case<'_>; 9] = [
-        (&["serve", "3"], &[], 2, &["no level 3", "0, 1, 2, "]),
+        (&["serve", "11"], &[], 2, &["no level 11", "0, 1, 2, "]),
         (&["serve", "1", "--port", &port], &[], 1, &["is in use", "--port-base"]),
         (&["serve", "1", "--config", "none.toml"], &[], 2, &["none.toml", "cannot be read"]),
         (&["serve", "1"], &[("TERRACE_SERVER_HOTS", "x")], 2, &["did you mean server.host?"]),
