@@ -74,8 +74,8 @@ impl Program {
         let level = level.to_string();
         let port = free_port().to_string();
         let mut command = terrace(&["serve", &level, "--port", &port]);
-        command.args(arguments).envs(environment.iter().copied());
         stores.tell(&mut command);
+        command.args(arguments).envs(environment.iter().copied());
         let mut child = command.stdout(Stdio::piped()).spawn().expect("the program starts");
         let mut lines = BufReader::new(child.stdout.take().expect("a pipe")).lines();
         while let Some(line) = lines.next_line().await.expect("text") {
