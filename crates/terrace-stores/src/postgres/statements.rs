@@ -126,18 +126,7 @@ impl Sql {
                  FROM unnest($1::text[], $2::text[], $3::bigint[], $4::boolean[], $5::bigint[]) \
                    AS u(k, v, n, d, s)"
             }
-            Self::Update => {
-                "UPDATE records r SET value = u.v, version = u.n, deleted = u.d, seq = u.s, \
-                 updated_at = greatest(now(), r.updated_at + interval '1 microsecond', \
-                   r.created_at + interval '1 microsecond'), \
-                 created_at = CASE WHEN u.c THEN \
-                   greatest(now(), r.updated_at + interval '1 microsecond', \
-                     r.created_at + interval '1 microsecond') \
-                   ELSE r.created_at END \
-                 FROM unnest($1::text[], $2::text[], $3::bigint[], $4::boolean[], $5::bigint[], \
-                     $6::boolean[]) AS u(k, v, n, d, s, c) \
-                 WHERE r.key = u.k"
-            }
+            Self::Update => UPDATE,
             // Claim and result are committed together. A claim without a result was made when BEGIN had
             // failed, and belongs to nobody.
             Self::Claim => {
@@ -198,6 +187,18 @@ impl Sql {
         }
     }
 }
+
+/// A changed row's time is past both of its times.
+const UPDATE: &str = "UPDATE records r SET value = u.v, version = u.n, deleted = u.d, seq = u.s, \
+     updated_at = greatest(now(), r.updated_at + interval '1 microsecond', \
+       r.created_at + interval '1 microsecond'), \
+     created_at = CASE WHEN u.c THEN \
+       greatest(now(), r.updated_at + interval '1 microsecond', \
+         r.created_at + interval '1 microsecond') \
+       ELSE r.created_at END \
+     FROM unnest($1::text[], $2::text[], $3::bigint[], $4::boolean[], $5::bigint[], \
+         $6::boolean[]) AS u(k, v, n, d, s, c) \
+     WHERE r.key = u.k";
 
 /// The sizes are known without reading large values.
 const SCAN: &str = "SELECT key, version, created_at, updated_at, value FROM ( \
