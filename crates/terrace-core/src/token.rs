@@ -1,6 +1,5 @@
 //! Proof of what a client has seen.
 
-use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
@@ -41,9 +40,10 @@ pub struct Position {
 /// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Token {
-    // Nearly every token has one mark; it is kept without a map and shares its name.
+    // Nearly every token has one mark or two; the first is kept in place, and all share their names.
     first: Option<(Arc<str>, Position)>,
-    rest: BTreeMap<Arc<str>, Position>,
+    /// In the order of the names.
+    rest: Vec<(Arc<str>, Position)>,
 }
 
 impl Token {
@@ -54,7 +54,7 @@ impl Token {
 
     /// A token that asks for this position of this history. A name has 1 to 255 bytes.
     pub fn of(history: impl Into<Arc<str>>, position: Position) -> Self {
-        Self { first: Some((history.into(), position)), rest: BTreeMap::new() }
+        Self { first: Some((history.into(), position)), rest: Vec::new() }
     }
 
     /// Whether it asks nothing.
@@ -96,10 +96,14 @@ impl Token {
             match &mut self.first {
                 None => self.first = Some((Arc::clone(name), position)),
                 Some((first, mine)) if first == name => *mine = position.max(*mine),
-                Some(_) => {
-                    let mine = self.rest.entry(Arc::clone(name)).or_default();
-                    *mine = position.max(*mine);
-                }
+                Some(_) => match self.rest.binary_search_by(|(known, _)| known.cmp(name)) {
+                    Ok(place) => self.rest[place].1 = position.max(self.rest[place].1),
+                    Err(place) => {
+                        // Marks are few; room for four would be carried by every read.
+                        self.rest.reserve_exact(1);
+                        self.rest.insert(place, (Arc::clone(name), position));
+                    }
+                },
             }
         }
     }
@@ -191,6 +195,8 @@ fn take_varint(bytes: &[u8]) -> Option<(u64, &[u8])> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use proptest::prelude::*;
 
     use super::*;

@@ -261,10 +261,10 @@ impl Shared {
         let deadline = how.deadline.min(Deadline::at(now + self.options.patience));
         let plain = ReadOptions { consistency, token, deadline };
         let busy = Busy::one(&server.outstanding);
-        let asked = question.ask(&*server.member.store, &plain);
-        let answer = self.runtime.within(deadline, asked).await;
+        // The store keeps the deadline: a second timer would cost every read.
+        let answer = question.ask(&*server.member.store, &plain).await;
         drop(busy);
-        let mut answer = match answer.unwrap_or_else(|| Err(Deadline::exceeded())) {
+        let mut answer = match answer {
             Ok(answer) => answer,
             Err(error) => {
                 self.failed(number, how, &error);
