@@ -67,6 +67,8 @@ pub struct Summary {
     pub judged: u64,
     /// Wrong answers, lost writes among them.
     pub wrong: u64,
+    /// Reads that were behind a write, of a target that says that they may be.
+    pub lagged: u64,
     /// Reasons not to trust the figures, each once.
     pub doubts: Vec<String>,
 }
@@ -89,6 +91,10 @@ impl Summary {
         for phase in &target.phases {
             summary.judged += phase.findings.judged;
             summary.wrong += phase.findings.total();
+            if target.may_lag {
+                summary.wrong -= phase.findings.stale;
+                summary.lagged += phase.findings.stale;
+            }
             if phase.kind == Kind::Ladder {
                 continue;
             }
@@ -132,10 +138,16 @@ impl Summary {
         for (kind, count) in &self.failures {
             notes.push(format!("{count} requests failed: {kind}"));
         }
-        let examples = target.phases.iter().flat_map(|phase| &phase.findings.examples);
-        let last = target.check.iter().flat_map(|check| &check.examples);
-        notes
-            .extend(examples.chain(last).take(3).map(|example| format!("wrong answer: {example}")));
+        if self.lagged > 0 {
+            let lagged = thousands_of(self.lagged);
+            notes.push(format!("{lagged} reads lagged behind a write, as it says they may"));
+        }
+        if self.wrong > 0 {
+            let examples = target.phases.iter().flat_map(|phase| &phase.findings.examples);
+            let last = target.check.iter().flat_map(|check| &check.examples);
+            let examples = examples.chain(last).take(3);
+            notes.extend(examples.map(|example| format!("wrong answer: {example}")));
+        }
         notes.extend(self.doubts.iter().map(|doubt| format!("not a good figure: {doubt}")));
         notes
     }
@@ -186,10 +198,13 @@ fn sentence(
     if let Some(ratio) = summary.hit_ratio.filter(|ratio| *ratio > 0.0) {
         parts.push(format!("{:.0} % of reads from a cache", ratio * 100.0));
     }
-    parts.push(match (summary.wrong, target.may_lag) {
-        (0, _) => "no wrong answer".to_owned(),
-        (wrong, true) => format!("{wrong} answers that lagged or were wrong"),
-        (wrong, false) => format!("{wrong} wrong answers"),
+    if summary.lagged > 0 {
+        let lagged = thousands_of(summary.lagged);
+        parts.push(format!("{lagged} reads lagged behind a write, as it says they may"));
+    }
+    parts.push(match summary.wrong {
+        0 => "no wrong answer".to_owned(),
+        wrong => format!("{wrong} wrong answers"),
     });
     if summary.failed() > 0 {
         parts.push(format!("{} failed requests", thousands_of(summary.failed())));

@@ -163,6 +163,22 @@ fn the_page_needs_no_network_and_lets_no_answer_in_as_markup() {
 }
 
 #[test]
+fn a_read_that_may_lag_is_not_called_wrong() {
+    let mut report = report();
+    let stale = |report: &mut Report, count| {
+        for phase in &mut report.targets[1].phases {
+            phase.findings = Wrong { stale: count, ..Wrong::default() };
+        }
+        report.targets[1].check = None;
+    };
+    stale(&mut report, 7);
+    assert!(headlines(&report)[1].contains("wrong answers"));
+    report.targets[1].may_lag = true;
+    let second = &headlines(&report)[1];
+    assert!(second.contains("lagged behind a write") && second.contains("no wrong answer"));
+}
+
+#[test]
 fn sentences_say_what_a_level_bought() {
     let [first, second] = <[String; 2]>::try_from(headlines(&report())).unwrap();
     assert!(first.starts_with("500 requests a second at most; 99 of 100 answers"), "{first}");
