@@ -293,21 +293,22 @@ class Field:
             "stores": stores,
         }
 
-    def backlog(self, keys):
-        """`keys` new writes in a journal that nobody has applied yet, and who will: an instance."""
+    def backlog(self, writes, keys):
+        """`writes` in a journal that nobody has applied yet, and who will: an instance. They go over
+        the keys of this range, round and round."""
         number = self.started["backlogs"] = self.started.get("backlogs", 0) + 1
         name = f"l6_backlog_{number}"
         self.database(name)
 
         def start(flusher):
             settings = {"TERRACE_JOURNAL_FLUSHER": flusher}
-            return self._start_terrace(6, "servers", f"{name}_{flusher}", name, settings)
+            instance = f"{name}_{flusher}"
+            return self._start_terrace(6, "servers", instance, name, settings=settings)
 
         accepting = start("apart")
-        first = FIRST_WIDE_KEY
-        self.fill(accepting["port"], range(first, first + keys))
-        if self.queue_length(accepting) != keys:
-            raise Failed(f"{self.queue_length(accepting)} writes wait instead of {keys}")
+        for _ in range(writes // len(keys)):
+            self.fill(accepting["port"], keys)
+        await_until(lambda: self.queue_length(accepting) == writes, f"a backlog of {writes}")
         self.processes.end(accepting["process"])
         return lambda: start("inside")
 

@@ -108,9 +108,13 @@ impl Horizon {
             return;
         }
         state.durability = appended.durability;
+        let counted = state.progress.last;
         for (first, writes) in spans {
             state.oldest.get_or_insert(*first);
-            state.progress.writes += writes.len() as u64;
+            // News of the journal that came before this answer may have counted them.
+            if *first > counted {
+                state.progress.writes += writes.len() as u64;
+            }
             for (sequence, write) in (0..).map(|n| first.plus(n)).zip(*writes) {
                 state.add(sequence, write);
             }
