@@ -154,6 +154,7 @@ class Rows:
         return Group(
             {
                 "L6 accept, 256": lambda: self.accept(connections=256),
+                "L6 accept, 256, apart": lambda: self.accept_apart(connections=256),
                 "L1 write, 256": lambda: self.write(1, connections=256),
             },
             [
@@ -163,7 +164,14 @@ class Rows:
                     ("L1 write, 256",),
                     1.3,
                     lower_p99=True,
-                )
+                ),
+                # What a journal takes when something else has the cores that apply it.
+                Row(
+                    "L6 accept, flusher elsewhere",
+                    "L6 accept, 256, apart",
+                    ("L1 write, 256",),
+                    None,
+                ),
             ],
         )
 
@@ -252,6 +260,11 @@ class Rows:
             return sample
 
         return Target(run_and_drain, server["pids"], self.field.wal_syncs)
+
+    def accept_apart(self, connections):
+        """Writes that a journal acknowledges and nobody applies."""
+        server = self.field.accepting()
+        return Target(self.wrk(server, connections, "write.lua", self.keys), server["pids"])
 
     def drain(self, keys, most):
         """Applies a backlog, from the first claim on; `most` notes the memory."""

@@ -312,6 +312,18 @@ class Field:
         self.processes.end(accepting["process"])
         return lambda: start("inside")
 
+    def accepting(self):
+        """Level 6 without a flusher, and with room for all that a run may write."""
+        settings = {
+            "TERRACE_JOURNAL_FLUSHER": "apart",
+            "TERRACE_JOURNAL_MAX_WRITES": "100000000",
+            "TERRACE_JOURNAL_MAX_BYTES": "8000000000",
+        }
+        return self.once(
+            "terrace l6_apart",
+            lambda: self._start_terrace(6, "servers", "l6_apart", settings=settings),
+        )
+
     @staticmethod
     def queue_length(server):
         """How many writes of level 6 wait to be applied."""
