@@ -2,7 +2,7 @@
 
 use std::io::{IsTerminal, Write as _};
 
-use comfy_table::{Cell, ContentArrangement, Table, presets};
+use comfy_table::{Attribute, Cell, ContentArrangement, Table, presets};
 
 /// Prints a line for the person, or the program, that asked.
 pub(super) fn line(text: &str) {
@@ -40,7 +40,12 @@ pub(super) fn table<const N: usize>(
     rows: impl IntoIterator<Item = [String; N]>,
 ) {
     let mut table = plain();
-    table.set_header(headings.map(|heading| Cell::new(bold(heading))));
+    let bold = std::env::var_os("NO_COLOR").is_none();
+    table.set_header(headings.map(|heading| match bold {
+        // Only on a terminal, and not counted as width.
+        true => Cell::new(heading).add_attribute(Attribute::Bold),
+        false => Cell::new(heading),
+    }));
     print(table, rows);
 }
 

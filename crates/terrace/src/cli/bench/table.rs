@@ -17,11 +17,11 @@ pub(super) fn print(report: &Report, comparison: Option<&Comparison>) {
     screen::table(headings, report.targets.iter().map(row));
     screen::line("");
     screen::line("MOST: closed loop. p50, p99: open loop at RATE, from each intended start.");
-    for target in &report.targets {
-        for note in Summary::of(target).notes(target) {
-            screen::line(&format!("{}: {note}", target.name));
-        }
-    }
+    let notes = report.targets.iter().flat_map(|target| {
+        let notes = Summary::of(target).notes(target);
+        notes.into_iter().map(|note| [target.name.clone(), note])
+    });
+    screen::facts(notes);
     if let Some(comparison) = comparison {
         screen::line("");
         for line in comparison.lines() {
