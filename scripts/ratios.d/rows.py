@@ -334,7 +334,7 @@ def projected(run, server):
     """Counts what was projected during a run instead of what was asked for."""
 
     def answer():
-        return json.loads(http_get(server["port"], "/v1/projection")[1])
+        return json.loads(http_get(f"{server['url']}/v1/projection")[1])
 
     def counted(seconds):
         before = answer()["events_projected"]

@@ -279,18 +279,19 @@ impl Projector {
         *trouble = failure.map(|error| error.message().to_owned());
     }
 
-    /// A position that everything at or before it has been applied, as far as this instance knows.
-    pub fn reached(&self) -> Position {
-        *self.progress.reached.borrow()
-    }
-
     /// Waits until the projection may have come to this position: this instance's own progress wakes
     /// it; where another instance projects, a timer that begins at 2 ms and doubles.
     pub(super) async fn progressed(&self, position: Position, round: u32, deadline: Deadline) {
         let mut reached = self.progress.reached.subscribe();
         let look = Duration::from_millis(2 << round.min(5));
         let limit = deadline.min(Deadline::at(self.runtime.now() + look));
-        let come = reached.wait_for(|reached| *reached >= position);
+        let come = async {
+            // Reached and not in the answer: it came just now, or the read database has gone back.
+            if *reached.borrow_and_update() >= position {
+                std::future::pending::<()>().await;
+            }
+            let _the_sender_lives_as_long = reached.wait_for(|reached| *reached >= position).await;
+        };
         let _either_way_it_is_looked_at_again = self.runtime.within(limit, come).await;
     }
 

@@ -16,7 +16,7 @@ use terrace_core::{
 };
 
 use super::lane::Lane;
-use super::options::SqliteOptions;
+use super::options::{SqliteOptions, Synchronous};
 use super::{connect, failure};
 
 /// Keeps a read model in one file: `records(key, value, created_at, updated_at, read_count,
@@ -35,6 +35,9 @@ impl SqliteReadModel {
     /// # Errors
     /// As [`SqliteStore::open`](super::SqliteStore::open).
     pub fn open(mut options: SqliteOptions, runtime: Runtime) -> Result<Self> {
+        // Effects and checkpoint are lost together or not at all, and the command side's log has what
+        // was lost; so a commit need not wait for the disk.
+        options.synchronous = Synchronous::Normal;
         options.path = connect::prepare_path(&options.path)?;
         let turn = connect::turn(&options.path);
         let first = connect::plain(&options)?;

@@ -10,6 +10,10 @@ use super::super::work::{Failure, Progress};
 /// A parameter and its type.
 pub(super) type Typed<'a> = (&'a (dyn ToSql + Sync), Type);
 
+/// A commit need not wait for the disk: effects and checkpoint are lost together or not at all, and
+/// the command side's log has what was lost.
+const BEGIN: &str = "BEGIN; SET LOCAL synchronous_commit = off";
+
 /// What is done under the lock.
 #[derive(Clone, Copy)]
 pub(super) enum Statement<'a> {
@@ -45,7 +49,7 @@ pub(super) async fn locked(
         }
     };
     let (begun, held, done, committed) = join4(
-        connection.command("BEGIN"),
+        connection.command(BEGIN),
         connection.ask(lock, none),
         work,
         connection.command("COMMIT"),
