@@ -41,7 +41,7 @@ class Rows:
     def __init__(self, field, options):
         self.field, self.threads, self.keys = field, options.threads, options.keys
         # Enough keys for every warm-up and round, were each miss as fast as this.
-        self.wide_keys = 60_000 * (options.seconds * options.rounds + options.warm_up)
+        self.wide_keys = 130_000 * (options.seconds * options.rounds + options.warm_up)
 
     def groups(self):
         return [
