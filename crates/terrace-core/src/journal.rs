@@ -267,7 +267,7 @@ pub trait Journal: fmt::Debug + fmt::Display + Send + Sync + 'static {
     /// `Unavailable` when the journal cannot be reached.
     fn progress(&self) -> BoxFuture<'_, Result<Progress>>;
 
-    /// Gives out only sequences above `floor` from now on.
+    /// Gives out only sequences above `floor` from now on; this instance also when it fails.
     ///
     /// # Errors
     /// `Unavailable` when the journal cannot be reached.

@@ -40,10 +40,11 @@ impl Packed {
         let mut packed = Self::default();
         for request in requests {
             let alone = request.idempotency.is_some();
+            let bytes: usize = request.writes.iter().map(Write::bytes).sum();
             let fits = packed.chunks.last().is_some_and(|chunk| {
                 chunk.idempotency.is_none()
                     && chunk.count + request.writes.len() as u64 <= Self::MOST_WRITES
-                    && chunk.payload.len() < Self::MOST_BYTES
+                    && chunk.payload.len() + bytes <= Self::MOST_BYTES
             });
             if !fits || alone {
                 let mut chunk = Chunk::default();
@@ -201,6 +202,11 @@ mod tests {
         assert_eq!((own, writes.len()), (None, 4));
         assert_eq!(writes[..3], first);
         assert_eq!(decode(&packed.chunks[1].payload).unwrap().1, many);
+        // What a server may refuse for its size takes no other request with it.
+        let large = vec![put("large", &"x".repeat(Packed::MOST_BYTES))];
+        let requests = [vec![put("a", "1")], large, vec![put("b", "2")]]
+            .map(|writes| Append { writes, idempotency: None });
+        assert_eq!(Packed::of(&requests).places, [(0, 0), (1, 0), (2, 0)]);
         let alone = decode(&encode(Sequence::new(1 << 62), &first[0])).unwrap();
         assert_eq!(alone, (Some(Sequence::new(1 << 62)), first[..1].to_vec()));
     }

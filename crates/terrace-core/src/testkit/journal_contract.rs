@@ -36,6 +36,7 @@ macro_rules! journal_contract {
                 every_kind_of_write_comes_back_whole,
                 a_full_journal_takes_nothing_more,
                 a_repeated_request_is_appended_once,
+                a_request_repeated_within_an_append_is_appended_once,
                 dead_letters_are_shown_tried_again_and_dropped,
                 a_raised_floor_is_below_all_that_follows,
                 a_waiting_claim_is_woken_by_an_append,
@@ -244,6 +245,26 @@ pub async fn a_repeated_request_is_appended_once(journal: Arc<dyn Journal>) {
     let late = journal.append(vec![named(1, "1")]).await.expect("an append");
     assert_eq!(late.spans[0].clone().expect("a place").first, first.first, "applied or not");
     assert!(claim_all(&*journal).await.is_empty());
+}
+
+/// Repeats that come in one append with the first count as repeats.
+pub async fn a_request_repeated_within_an_append_is_appended_once(journal: Arc<dyn Journal>) {
+    let named = |print: u8, text: &str| Append {
+        writes: vec![put("a", text)],
+        idempotency: Some(Arc::new(Idempotency::new("hedged", [print; 32]).expect("a key"))),
+    };
+    let between = request(vec![put("a", "2")]);
+    let batch = vec![named(1, "1"), between, named(1, "1"), named(2, "3")];
+    let appended = journal.append(batch).await.expect("an append");
+    let first = appended.spans[0].clone().expect("a place");
+    assert!(!first.repeated);
+    let repeat = appended.spans[2].clone().expect("a place");
+    assert_eq!(repeat, Span { first: first.first, repeated: true });
+    let reused = appended.spans[3].as_ref().expect_err("reused");
+    assert_eq!(reused.kind(), ErrorKind::InvalidInput);
+    let later = journal.append(vec![named(1, "1")]).await.expect("an append");
+    assert_eq!(later.spans[0], Ok(repeat));
+    assert_eq!(writes(&claim_all(&*journal).await).len(), 2);
 }
 
 /// A dead letter keeps its sequence, also when it is tried again.

@@ -221,7 +221,10 @@ pub(crate) fn written(
                 let written = match receipt.outcome {
                     Outcome::Unknown => Version::UNKNOWN,
                     applied if applied.is_applied() => receipt.version,
-                    Outcome::PreconditionFailed if repeats == Repeats::Possibly => {
+                    // A repeated delete finds nothing, too.
+                    Outcome::PreconditionFailed | Outcome::Absent
+                        if repeats == Repeats::Possibly =>
+                    {
                         match receipt.version {
                             Version::NONE => Version::UNKNOWN,
                             current => current,

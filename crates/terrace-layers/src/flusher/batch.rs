@@ -5,7 +5,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use terrace_core::{
-    Deadline, Error, ErrorKind, Outcome, Place, Precondition, Sequence, Write, WriteOptions,
+    Deadline, Error, ErrorKind, Outcome, Place, Precondition, ReadOptions, Sequence, Write,
+    WriteOptions,
 };
 
 use super::{Item, Partition, Shared};
@@ -104,7 +105,7 @@ impl Shared {
                 }
                 Sent::Refused(error) => {
                     for item in batch {
-                        self.refuse(item, &error);
+                        self.refuse(item, &error).await;
                     }
                 }
             }
@@ -112,13 +113,16 @@ impl Shared {
     }
 
     /// A write that the store refuses: later again, beside the others, or never.
-    fn refuse(self: &Arc<Self>, mut item: Item, error: &Error) {
+    async fn refuse(self: &Arc<Self>, mut item: Item, error: &Error) {
+        const PATIENCE: u32 = 4;
         item.tries += 1;
+        let tries = self.options.tries.max(1);
         // What the request itself is to blame for stays so. Anything else may be the whole store's
-        // trouble, and is so as long as nothing else gets through.
-        let own_fault =
-            error.kind() == ErrorKind::InvalidInput || !self.troubled.swap(true, Ordering::Relaxed);
-        if own_fault && item.tries >= self.options.tries.max(1) {
+        // trouble, as long as nothing else gets through; but there may be nothing else.
+        let own_fault = error.kind() == ErrorKind::InvalidInput
+            || !self.troubled.swap(true, Ordering::Relaxed)
+            || (item.tries >= tries.saturating_mul(PATIENCE) && self.answers(&item).await);
+        if own_fault && item.tries >= tries {
             tracing::error!(%error, sequence = %item.sequence, "an accepted write is set aside");
             self.finish(&item, Some(error.message().to_owned()));
             return;
@@ -135,6 +139,14 @@ impl Shared {
             .await;
         };
         self.runtime.spawn("flusher retry", work).detach();
+    }
+
+    /// Whether the store can be read where it refuses a write.
+    async fn answers(&self, item: &Item) -> bool {
+        let deadline = Deadline::at(self.runtime.now() + self.options.batch_timeout);
+        let how = ReadOptions::strong(deadline);
+        let work = self.store.read(std::slice::from_ref(&item.write.key), &how);
+        self.runtime.within(deadline, work).await.is_some_and(|read| read.is_ok())
     }
 
     async fn send(&self, batch: &[Item]) -> Sent {

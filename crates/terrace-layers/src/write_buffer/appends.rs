@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use terrace_core::{
     Append, BoxFuture, Deadline, Durability, Error, ErrorKind, Origin, Outcome, Receipt, Result,
-    Span, Version, Write, WriteOptions,
+    Sequence, Span, Version, Write, WriteOptions,
 };
 
 use super::{Shared, TOO_OLD};
@@ -108,7 +108,10 @@ impl Shared {
                 }
             })?,
         )?;
-        let first = done.span?.first;
+        let Span { first, repeated } = done.span?;
+        if repeated {
+            self.look_up_repeat(first.plus(count.max(1)).before(), how.deadline).await;
+        }
         let receipt = |number| Receipt {
             outcome: Outcome::Queued,
             version: Version::NONE,
@@ -117,5 +120,13 @@ impl Shared {
             origin: Origin::Journal,
         };
         Ok((0..count).map(receipt).collect())
+    }
+
+    /// Makes visible here what was accepted by an instance, or for an answer, that is gone.
+    async fn look_up_repeat(&self, last: Sequence, deadline: Deadline) {
+        if let Err(error) = self.catch_up(last, self.patience(deadline)).await {
+            tracing::warn!(%error, "a repeated write is accepted and cannot be looked up; a read \
+                            without its token may not show it until it is applied");
+        }
     }
 }

@@ -5,7 +5,7 @@ use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Duration;
 
 use terrace_core::{
-    Appended, Durability, Error, ErrorKind, JournalEntry, Key, Position, Progress, Result, Scan,
+    Appended, Deadline, Durability, Error, ErrorKind, JournalEntry, Key, Position, Progress, Result, Scan,
     Sequence, Timestamp, Token, Write,
 };
 use tokio::sync::{Notify, watch};
@@ -150,6 +150,13 @@ impl Horizon {
 
     pub(super) fn seen_short_of(&self, to: Sequence) -> Option<Sequence> {
         Some(self.read().seen).filter(|seen| *seen < to)
+    }
+
+    /// Whether anything is known of this journal, or it is empty.
+    fn has_begun(&self) -> bool {
+        let state = self.read();
+        state.seen > Sequence::NONE
+            || (state.progress.epoch > 0 && state.progress.last == Sequence::NONE)
     }
 
     pub(super) fn progress(&self) -> Progress {
@@ -362,8 +369,16 @@ pub(super) fn keep_polling(shared: &Arc<Shared>) {
             if horizon.is_closed() {
                 return;
             }
-            if let Ok(progress) = shared.journal.progress().await {
-                horizon.learn(&progress);
+            let news = match horizon.has_begun() {
+                true => shared.journal.progress().await.map(|progress| horizon.learn(&progress)),
+                // A journal that could not be asked at the start, or that is new.
+                false => {
+                    let patience = shared.patience(Deadline::NEVER);
+                    shared.refresh(patience).await.map(drop)
+                }
+            };
+            if let Err(error) = news {
+                tracing::debug!(%error, "the journal cannot be asked");
             }
         }
     };

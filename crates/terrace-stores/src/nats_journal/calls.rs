@@ -1,5 +1,6 @@
 //! Claims, settlements and dead letters.
 
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use async_nats::jetstream;
@@ -18,13 +19,16 @@ impl Link {
     pub(super) async fn claim(&self, writes: usize, wait: Deadline) -> Result<Vec<JournalEntry>> {
         self.check()?;
         let consumer = &self.streams().await?.consumer;
+        // Before the messages: what comes of a later stream is taken for the older one's, and comes
+        // again after the time of a takeover.
+        let epoch = self.epoch().await?;
         // How many writes an entry has is not known before: at most some hundreds when it is busy.
         let most = writes.div_ceil(256).clamp(1, 256);
         let mut entries = Vec::new();
         let batch = consumer.fetch().max_messages(most).messages();
         let mut batch = self.timed(batch).await?.map_err(failed)?;
         while let Some(message) = self.timed(batch.next()).await? {
-            entries.extend(self.take(message.map_err(broken)?)?);
+            entries.extend(self.take(epoch, message.map_err(broken)?)?);
         }
         if !entries.is_empty() {
             return Ok(entries);
@@ -41,7 +45,7 @@ impl Link {
             let next = consumer.batch().max_messages(1).expires(patience).messages();
             let mut next = self.timed(next).await?.map_err(failed)?;
             while let Some(message) = self.timed(next.next()).await? {
-                entries.extend(self.take(message.map_err(broken)?)?);
+                entries.extend(self.take(epoch, message.map_err(broken)?)?);
             }
             if !entries.is_empty() {
                 return Ok(entries);
@@ -50,7 +54,7 @@ impl Link {
     }
 
     /// Notes what it takes to settle an entry.
-    fn take(&self, message: jetstream::Message) -> Result<Option<JournalEntry>> {
+    fn take(&self, epoch: u64, message: jetstream::Message) -> Result<Option<JournalEntry>> {
         let entry = entry_of(&message.payload)?;
         let told = |name| {
             let headers = message.headers.as_ref()?;
@@ -58,18 +62,19 @@ impl Link {
         };
         let request = told(REQUEST).zip(told(FINGERPRINT));
         let (_, acker) = message.split();
-        self.claimed().insert(entry.id, Claimed { acker, request });
+        self.claimed().insert(entry.id, Claimed { epoch, acker, request });
         Ok(Some(entry))
     }
 
     /// Keeps beside what must outlive the entries, then lets them go.
     pub(super) async fn settle(&self, done: &[Settled]) -> Result<Progress> {
         self.check()?;
+        let epoch = self.epoch().await?;
         let mut going = Vec::new();
         for settled in done {
-            if let Some(claimed) = self.claimed().remove(&settled.id) {
-                going.push((settled, claimed));
-            }
+            // An entry of a stream that is gone is gone with it.
+            let claimed = self.claimed().remove(&settled.id);
+            going.extend(claimed.filter(|it| it.epoch == epoch).map(|it| (settled, it)));
         }
         if let Err(error) = self.let_go(&going).await {
             let back = going.into_iter().map(|(settled, claimed)| (settled.id, claimed));
@@ -107,6 +112,7 @@ impl Link {
 
     /// Raises the floor, beside others who do.
     pub(super) async fn raise(&self, floor: Sequence) -> Result<()> {
+        self.lowest.fetch_max(floor.get(), Ordering::Relaxed);
         self.check()?;
         loop {
             let (known, number) = self.floor().await?;

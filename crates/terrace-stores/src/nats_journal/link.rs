@@ -30,6 +30,8 @@ pub(super) struct Link {
     streams: OnceCell<Streams>,
     /// The end of the stream as it was seen last; held while something is appended.
     pub(super) end: Mutex<Option<End>>,
+    /// Below it this process gives nothing out.
+    pub(super) lowest: AtomicU64,
     /// Entries that this process has claimed.
     pub(super) claimed: std::sync::Mutex<HashMap<Sequence, Claimed>>,
     pub(super) held_writes: AtomicU64,
@@ -56,6 +58,8 @@ pub(super) struct End {
 
 /// What it takes to settle an entry.
 pub(super) struct Claimed {
+    /// Of the stream: in a later one of the same name its number is another entry's.
+    pub(super) epoch: u64,
     pub(super) acker: Acker,
     /// Key and digest of its request, if it has one.
     pub(super) request: Option<(String, String)>,
@@ -80,6 +84,7 @@ impl Link {
             context,
             streams: OnceCell::new(),
             end: Mutex::default(),
+            lowest: AtomicU64::new(0),
             claimed: std::sync::Mutex::default(),
             held_writes: AtomicU64::new(0),
             held_bytes: AtomicU64::new(0),

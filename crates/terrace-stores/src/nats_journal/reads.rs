@@ -3,7 +3,7 @@
 use std::sync::atomic::Ordering;
 
 use async_nats::jetstream::message::StreamMessage;
-use async_nats::jetstream::stream::{LastRawMessageErrorKind, Stream};
+use async_nats::jetstream::stream::{Info, LastRawMessageErrorKind, Stream};
 use futures_util::stream::{self, StreamExt as _, TryStreamExt as _};
 use terrace_core::{DeadLetter, Idempotency, JournalEntry, Progress, Result, Sequence};
 
@@ -23,9 +23,16 @@ impl Link {
             Some(message) => end_of(&message)?,
             None => Sequence::NONE,
         };
-        let last = there.max(self.floor().await?.0);
-        let epoch = u64::try_from(info.created.unix_timestamp_nanos() / 1_000_000).unwrap_or(0);
-        Ok(End { epoch, number: info.state.last_sequence, last })
+        let lowest = Sequence::new(self.lowest.load(Ordering::Relaxed));
+        let last = there.max(self.floor().await?.0).max(lowest);
+        Ok(End { epoch: epoch_of(&info), number: info.state.last_sequence, last })
+    }
+
+    /// Which stream of this name it is, by when it was made.
+    pub(super) async fn epoch(&self) -> Result<u64> {
+        let streams = self.streams().await?;
+        let info = self.timed(streams.entries.get_info()).await?.map_err(failed)?;
+        Ok(epoch_of(&info))
     }
 
     /// The last message under a subject, if there is one.
@@ -189,6 +196,10 @@ impl Link {
         let reason = String::from_utf8_lossy(reason).into_owned();
         Ok(Some((DeadLetter { sequence, write, reason }, message.sequence)))
     }
+}
+
+fn epoch_of(info: &Info) -> u64 {
+    u64::try_from(info.created.unix_timestamp_nanos() / 1_000_000).unwrap_or(0)
 }
 
 /// The last sequence of an entry.

@@ -164,7 +164,8 @@ fn refusal(code: &SqlState, fatal: bool, stage: Stage) -> (ErrorKind, &'static s
         }
         _ if fatal => (Unavailable, "the database ended the connection; try again in a moment"),
         ref other => match &other.code()[..2] {
-            "22" | "23" => (
+            // Data, constraints, a view's CHECK OPTION, limits, and what triggers raise.
+            "22" | "23" | "44" | "54" | "P0" => (
                 InvalidInput,
                 "the database refused a key or value; check it against the table's constraints",
             ),

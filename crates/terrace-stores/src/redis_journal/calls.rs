@@ -173,6 +173,7 @@ impl Link {
     }
 
     pub(super) async fn raise(&self, floor: Sequence) -> Result<()> {
+        self.note(floor);
         let mut command = self.script(&self.scripts.raise);
         let (millis, count) = parts(floor);
         command.arg(millis).arg(count);

@@ -71,6 +71,32 @@ async fn appends_of_two_instances_have_one_order() {
     assert_eq!(one.peek(Sequence::NONE, 100).await.expect("a peek").len(), 20);
 }
 
+/// A stream that is removed and made anew under the same name numbers its messages alike.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn claims_of_a_lost_stream_settle_nothing_of_the_next() {
+    let url = testing::nats().url();
+    let options = options(url.clone());
+    let one = connect(options.clone()).await;
+    one.append(vec![put("lost")]).await.expect("an append");
+    let claimed = claim_all(&one).await;
+    assert_eq!(claimed.len(), 1);
+    let server: async_nats::ServerAddr = url.parse().expect("a URL");
+    let named = async_nats::ConnectOptions::new().user_and_password(
+        server.username().expect("a user").to_owned(),
+        server.password().expect("a password").to_owned(),
+    );
+    let client = named.connect(server).await.expect("a connection");
+    let context = async_nats::jetstream::new(client);
+    context.delete_stream(&options.namespace).await.expect("the stream is there");
+    let two = connect(options).await;
+    let appended = two.append(vec![put("next")]).await.expect("an append");
+    assert!(appended.spans[0].is_ok());
+    let done = claimed.iter().map(Settled::of).collect();
+    assert_eq!(one.settle(done).await.expect("nothing to settle").writes, 1);
+    let kept: Vec<_> = claim_all(&one).await.into_iter().flat_map(|it| it.writes).collect();
+    assert_eq!(kept[0].key, key("next"));
+}
+
 /// `kill -9` of the server: what was acknowledged is there, with its sequences.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_killed_server_keeps_what_it_acknowledged() {

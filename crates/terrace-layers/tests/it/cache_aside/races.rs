@@ -77,6 +77,25 @@ async fn a_repeated_write_of_a_journal_empties_what_the_first_did_not() {
     assert_eq!((cached(&cache, &kept), cached(&cache, &gone)), (None, None));
 }
 
+/// The one that repeats has dropped the first delete for a later one, which finds nothing to delete.
+#[tokio::test]
+async fn a_later_delete_of_a_journal_empties_what_the_first_did_not() {
+    let (inner, cache) = (Arc::new(MemoryStore::default()), memory_cache());
+    let store = aside(inner.clone(), cache.clone(), CacheAsideOptions::default());
+    let gone = key("gone");
+    store.put(gone.clone(), value("1")).await.unwrap();
+    store.get(&gone).await.unwrap();
+    assert!(cached(&cache, &gone).is_some());
+    let delete = |sequence| {
+        let place = Place { sequence: Sequence::new(sequence), settled: Sequence::NONE };
+        vec![Write::delete(gone.clone()).when(Precondition::After(place))]
+    };
+    inner.write(delete(7), &WriteOptions::default()).await.unwrap();
+    let later = store.write(delete(8), &WriteOptions::default()).await.unwrap();
+    assert_eq!(later[0].outcome, Outcome::Absent);
+    assert_eq!(cached(&cache, &gone), None);
+}
+
 #[cfg(feature = "mutants")]
 mod mutants {
     use super::*;

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use terrace_core::{
     Append, Appended, BoxFuture, DeadLetter, Error, ErrorKind, Inspection, JournalEntry, Key, Page,
@@ -16,7 +17,7 @@ pub(super) struct FaultyJournal {
     pub(super) inner: Arc<MemoryJournal>,
     pub(super) runtime: Runtime,
     /// Of a thousand calls, how many fail.
-    pub(super) rate: u64,
+    pub(super) rate: AtomicU64,
 }
 
 impl FaultyJournal {
@@ -25,9 +26,10 @@ impl FaultyJournal {
         if self.runtime.random() % 1000 < 300 {
             self.runtime.sleep(Duration::from_millis(self.runtime.random() % 4)).await;
         }
+        let rate = self.rate.load(Ordering::Relaxed);
         match self.runtime.random() % 1000 {
-            draw if draw < self.rate => error(ErrorKind::Unavailable),
-            draw if draw < self.rate * 2 => {
+            draw if draw < rate => error(ErrorKind::Unavailable),
+            draw if draw < rate * 2 => {
                 work.await?;
                 error(if appends { ErrorKind::OutcomeUnknown } else { ErrorKind::Unavailable })
             }

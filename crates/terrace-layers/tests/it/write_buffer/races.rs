@@ -1,8 +1,11 @@
 //! Forced orders of events between two flushers, a direct write and a database that answers late.
 
-use terrace_core::{Change, ErrorKind, Idempotency, Progress, Sequence};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use terrace_core::{Change, Consistency, ErrorKind, Idempotency, Progress, Sequence};
 use terrace_layers::Flusher;
 
+use super::faults::FaultyJournal;
 use super::*;
 
 fn flusher_options() -> FlusherOptions {
@@ -166,6 +169,70 @@ async fn a_poison_write_is_set_aside_and_nothing_else() {
     }
     assert_eq!(plain(&*inner, "a").await, is("later"));
     flusher.stop().await;
+}
+
+/// A write that the database refuses for reasons of its own, with nothing beside it that gets through:
+/// tried for longer, then set aside all the same, or the buffer would be closed by its age for good.
+#[tokio::test(start_paused = true)]
+async fn a_lone_write_that_is_always_refused_is_set_aside() {
+    let runtime = Runtime::system();
+    let (inner, journal) = (Arc::new(MemoryStore::new(runtime.clone())), journal(&runtime));
+    let buffer = open(inner.clone(), &journal, idle()).await;
+    buffer.put(key("a"), value("refused")).await.unwrap();
+    let (held, mut hand) = Scripted::new();
+    let flusher = flusher(&journal, held, flusher_options());
+    let tries = flusher_options().tries * 4;
+    for number in 1..=tries {
+        assert_eq!(progress(&journal).await.dead, 0, "before try {number}");
+        hand.write().await.fail(ErrorKind::Internal);
+    }
+    // A store that cannot be read is in trouble itself: once more.
+    hand.read().await.fail(ErrorKind::Unavailable);
+    hand.write().await.fail(ErrorKind::Internal);
+    let call = hand.read().await;
+    assert_eq!(call.how.consistency, Consistency::Strong);
+    call.found(&[]);
+    while progress(&journal).await.dead == 0 {
+        a_while().await;
+    }
+    flusher.stop().await;
+}
+
+/// A repeat is answered by an instance that did not append the first: it shows there what waits.
+#[tokio::test(start_paused = true)]
+async fn a_repeated_request_is_visible_where_it_was_answered() {
+    let runtime = Runtime::system();
+    let (inner, journal) = (Arc::new(MemoryStore::new(runtime.clone())), journal(&runtime));
+    let one = open(inner.clone(), &journal, idle()).await;
+    let two = open(inner.clone(), &journal, idle()).await;
+    let named = WriteOptions {
+        idempotency: Some(Arc::new(Idempotency::new("again", [1; 32]).unwrap())),
+        ..WriteOptions::default()
+    };
+    let write = || vec![Write::put(key("a"), value("1"))];
+    let first = one_of(one.write(write(), &named).await);
+    let repeat = one_of(two.write(write(), &named).await);
+    assert_eq!((repeat.outcome, &repeat.token), (Outcome::Queued, &first.token));
+    assert_eq!(plain(&two, "a").await, is("1"));
+}
+
+/// An instance that starts before its journal answers learns later what waits in it.
+#[tokio::test(start_paused = true)]
+async fn what_waits_is_learnt_when_the_journal_comes_back() {
+    let runtime = Runtime::system();
+    let (inner, journal) = (Arc::new(MemoryStore::new(runtime.clone())), journal(&runtime));
+    open(inner.clone(), &journal, idle()).await.put(key("a"), value("1")).await.unwrap();
+    let down = Arc::new(FaultyJournal {
+        inner: Arc::clone(&journal),
+        runtime: runtime.clone(),
+        rate: AtomicU64::new(1000),
+    });
+    let through = Arc::clone(&down) as Arc<dyn Journal>;
+    let two = WriteBuffer::open(inner.clone(), through, HISTORY, idle(), runtime.clone()).await;
+    assert_eq!(plain(&two, "a").await, None, "nobody can know");
+    down.rate.store(0, Ordering::Relaxed);
+    runtime.sleep(Duration::from_secs(3)).await;
+    assert_eq!(plain(&two, "a").await, is("1"));
 }
 
 /// A database that is down for long, then back: everything is applied, in order, nothing is dead.

@@ -71,7 +71,7 @@ impl World {
             FaultRates { delay: 300, error: faults, unknown: 0, reply_lost: faults, longest };
         let store = FaultyStore::new(Arc::new(recorder), rates, self.runtime.clone());
         let (inner, runtime) = (Arc::clone(&self.journal), self.runtime.clone());
-        let journal = Arc::new(FaultyJournal { inner, runtime, rate: faults });
+        let journal = Arc::new(FaultyJournal { inner, runtime, rate: faults.into() });
         let options =
             WriteBufferOptions { flusher: Some(self.flusher()), ..WriteBufferOptions::default() };
         let runtime = self.runtime.clone();

@@ -10,6 +10,7 @@ if known_ms > ms or (known_ms == ms and known_n > n) then ms, n = known_ms, know
 local held = redis.call('HMGET', KEYS[2], 'writes', 'bytes')
 local writes, bytes = tonumber(held[1] or '0'), tonumber(held[2] or '0')
 local fresh, more_writes, more_bytes, answers = {}, 0, 0, {}
+local here, repeats = {}, {}
 for at = 7, #ARGV, 4 do
     local place = (at - 7) / 4 + 1
     local name, known = ARGV[at + 2], false
@@ -17,7 +18,13 @@ for at = 7, #ARGV, 4 do
     if known then
         local same = string.sub(known, 1, 32) == ARGV[at + 3]
         answers[place] = same and {'repeated', string.sub(known, 33)} or {'reused', ''}
+    elseif here[name] then
+        -- The first of that name is in this very call.
+        local same = ARGV[here[name] + 3] == ARGV[at + 3]
+        answers[place] = {'reused', ''}
+        if same then repeats[place] = (here[name] - 7) / 4 + 1 end
     else
+        if name ~= '' then here[name] = at end
         fresh[#fresh + 1] = at
         more_writes = more_writes + tonumber(ARGV[at])
         more_bytes = more_bytes + #ARGV[at + 1]
@@ -36,6 +43,7 @@ for _, at in ipairs(fresh) do
     end
     answers[(at - 7) / 4 + 1] = {'new', id(ms, first)}
 end
+for place, first in pairs(repeats) do answers[place] = {'repeated', answers[first][2]} end
 redis.call('HSET', KEYS[2], 'epoch', epoch, 'ms', string.format('%.0f', ms),
     'n', string.format('%.0f', n), 'writes', string.format('%.0f', writes + more_writes),
     'bytes', string.format('%.0f', bytes + more_bytes))

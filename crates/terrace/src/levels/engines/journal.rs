@@ -18,16 +18,18 @@ impl Engines {
     /// The journal before this database. One that is new goes on above what the rows carry.
     pub(in crate::levels) async fn journal(&self, database: &Database) -> Result<Arc<dyn Journal>> {
         let journal = self.open_journal(&database.history).await?;
-        match journal.progress().await {
-            Ok(progress) if progress.last == Sequence::NONE => {
-                let floor = match &database.rows {
-                    Rows::Sqlite(store) => store.furthest()?,
-                    Rows::Postgres(store) => store.furthest().await?,
-                };
-                journal.raise(floor).await?;
-            }
-            // It goes on where it was, or cannot be reached yet.
-            _ => {}
+        let progress = journal.progress().await;
+        if progress.as_ref().is_ok_and(|progress| progress.last > Sequence::NONE) {
+            return Ok(journal);
+        }
+        let floor = match &database.rows {
+            Rows::Sqlite(store) => store.furthest()?,
+            Rows::Postgres(store) => store.furthest().await?,
+        };
+        match journal.raise(floor).await {
+            // It heeds the floor when it can be reached.
+            Err(error) if progress.is_err() && error.kind() == ErrorKind::Unavailable => {}
+            raised => raised?,
         }
         Ok(journal)
     }
