@@ -13,11 +13,21 @@ use crate::{Inspection, Key, Logged, Page, Position, Record, Result, Scan, Versi
 /// text, activity. Only a projector changes it, batch by batch, each with its checkpoint in one
 /// transaction.
 pub trait ReadModel: fmt::Debug + fmt::Display + Send + Sync + 'static {
-    /// How far the projection has come. Made anew, at the beginning, when it is not of this source.
+    /// How far the projection of this source has come; `None` when it is of another, or of none.
     ///
     /// # Errors
     /// `Unavailable` when the database cannot be reached.
-    fn checkpoint(&self, of: Projection, source: &str) -> BoxFuture<'_, Result<Position>>;
+    fn checkpoint<'a>(
+        &'a self,
+        of: Projection,
+        source: &'a str,
+    ) -> BoxFuture<'a, Result<Option<Position>>>;
+
+    /// Makes a projection empty, and at the beginning of this source.
+    ///
+    /// # Errors
+    /// As [`ReadModel::apply`].
+    fn begin<'a>(&'a self, of: Projection, source: &'a str) -> BoxFuture<'a, Result<()>>;
 
     /// Takes the projection for a while, or keeps it; `false` while another owner has it. Only saves
     /// work: what must not happen twice is decided by the checkpoint.
@@ -82,12 +92,6 @@ pub trait ReadModel: fmt::Debug + fmt::Display + Send + Sync + 'static {
     /// As [`ReadModel::apply`].
     fn retry<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, Result<bool>>;
 
-    /// Makes [`Projection::Next`] empty and at the beginning.
-    ///
-    /// # Errors
-    /// As [`ReadModel::apply`].
-    fn begin_rebuild<'a>(&'a self, source: &'a str) -> BoxFuture<'a, Result<()>>;
-
     /// Lets nobody apply to [`Projection::Live`] for this time.
     ///
     /// # Errors
@@ -96,7 +100,7 @@ pub trait ReadModel: fmt::Debug + fmt::Display + Send + Sync + 'static {
 
     /// Compares both projections at one checkpoint, and puts the next one in the place of the live
     /// one, with the counts of reads, when `swap` says so; `None`, and nothing is changed, unless both
-    /// have come as far.
+    /// have come as far. After it the next one is of no source.
     ///
     /// # Errors
     /// As [`ReadModel::apply`].
@@ -110,6 +114,17 @@ pub trait ReadModel: fmt::Debug + fmt::Display + Send + Sync + 'static {
     /// # Errors
     /// What could not be finished.
     fn close(&self) -> BoxFuture<'_, Result<()>>;
+}
+
+/// How far a projection has come; begun anew when it is not of this source.
+///
+/// # Errors
+/// As [`ReadModel::begin`].
+pub async fn begun(model: &dyn ReadModel, of: Projection, source: &str) -> Result<Position> {
+    match model.checkpoint(of, source).await? {
+        Some(position) => Ok(position),
+        None => model.begin(of, source).await.map(|()| Position::default()),
+    }
 }
 
 /// Which tables.

@@ -202,14 +202,18 @@ impl Cqrs {
     /// The read model's answer, when it is as new as asked in time and fit to be one.
     async fn query(&self, keys: &[Key], how: &ReadOptions) -> Result<Option<Vec<Read>>> {
         let asked = self.asked(how).await?;
-        let budget = Deadline::at(self.runtime.now() + self.options.wait).min(how.deadline);
+        let budget = self.budget(how);
         for round in 0.. {
-            let rows = self.runtime.within(how.deadline, self.model.read(keys)).await;
-            let rows = rows.unwrap_or_else(|| Err(Deadline::exceeded()))?;
+            let Some(rows) = self.runtime.within(budget, self.model.read(keys)).await else {
+                return Ok(None);
+            };
+            let rows = rows?;
             let mine = *rows.source == *self.command.log_name;
+            if !mine && asked.is_none() {
+                return Ok(None);
+            }
             // Of the answer's own snapshot: a read database that crashed may have gone back.
-            let come = |asked: Position| mine && rows.checkpoint >= asked;
-            if asked.is_none_or(come) {
+            if asked.is_none_or(|asked| mine && rows.checkpoint >= asked) {
                 return Ok(self.answer(keys, rows, asked, how));
             }
             if budget.passed(self.runtime.now()) {
@@ -251,6 +255,22 @@ impl Cqrs {
         Some(reads.collect())
     }
 
+    /// How long the query side may take.
+    fn budget(&self, how: &ReadOptions) -> Deadline {
+        Deadline::at(self.runtime.now() + self.options.wait).min(how.deadline)
+    }
+
+    /// The command side's answer. Its token names the place in the log that has all of it: a version
+    /// is no such place, for a lower one of a slower transaction may stand behind it.
+    async fn command_side_reads(&self, keys: &[Key], how: &ReadOptions) -> Result<Vec<Read>> {
+        let mut reads = self.command.store.read(keys, how).await?;
+        let head = self.runtime.within(how.deadline, self.command.log.head()).await;
+        let head = head.unwrap_or_else(|| Err(Deadline::exceeded()))?;
+        let place = Token::of(Arc::clone(&self.command.log_name), head);
+        reads.iter_mut().for_each(|read| read.token.merge(&place));
+        Ok(reads)
+    }
+
     fn falls_back(&self) {
         self.fallbacks.fetch_add(1, Relaxed);
     }
@@ -279,7 +299,7 @@ impl Store for Cqrs {
                 }
             }
             self.falls_back();
-            self.command.store.read(keys, how).await
+            self.command_side_reads(keys, how).await
         })
     }
 
@@ -300,10 +320,11 @@ impl Store for Cqrs {
         Box::pin(async move {
             how.deadline.check(self.runtime.now())?;
             if how.consistency == Consistency::Default && how.token.is_none() {
-                let page = self.runtime.within(how.deadline, self.model.scan(scan)).await;
-                match page.unwrap_or_else(|| Err(Deadline::exceeded())) {
-                    Err(error) if may_fall_back(&error) => {}
-                    answer => return answer,
+                let budget = self.budget(how);
+                match self.runtime.within(budget, self.model.scan(scan)).await {
+                    None => {}
+                    Some(Err(error)) if may_fall_back(&error) => {}
+                    Some(answer) => return answer,
                 }
             }
             self.falls_back();

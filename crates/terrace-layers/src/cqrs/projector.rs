@@ -5,10 +5,10 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use terrace_core::read_model::{Batch, Difference, Projection, fold};
+use terrace_core::read_model::{Batch, Difference, Projection, begun, fold};
 use terrace_core::{
-    ChangeLog, Changes, Deadline, Error, ErrorKind, Inspection, Position, ReadModel, Result,
-    Runtime, Status, Unit,
+    ChangeLog, Changes, Deadline, Error, ErrorKind, Inspection, Position, PositionLost, ReadModel,
+    Result, Runtime, Status, Unit,
 };
 use tokio::sync::watch;
 
@@ -164,13 +164,23 @@ impl Projector {
         let stored = match place.stored {
             Some(stored) => stored,
             None => {
-                let stored = self.model.checkpoint(Projection::Live, &self.source).await?;
+                let stored = begun(&*self.model, Projection::Live, &self.source).await?;
                 place.stored = Some(stored);
                 place.followed = stored;
                 stored
             }
         };
-        let page = self.log.after(place.followed, place.limit).await?;
+        let page = match self.log.after(place.followed, place.limit).await {
+            Err(error) if PositionLost::caused(&error) => {
+                // What was projected may never have been; the command side answers meanwhile.
+                tracing::error!(%error, "the projection begins anew");
+                self.model.begin(Projection::Live, &self.source).await?;
+                self.progress.reached.send_replace(Position::default());
+                (place.stored, place.followed) = (None, Position::default());
+                return Ok(());
+            }
+            page => page?,
+        };
         if page.changes.is_empty() {
             place.followed = page.position;
             self.reach(page.position);
@@ -207,6 +217,12 @@ impl Projector {
             let folded = std::mem::take(&mut batch.folded);
             batch.poison = folded.into_iter().map(|folded| (folded, reason.clone())).collect();
             applied = self.apply(&batch).await;
+        }
+        if let Err(error) = &applied
+            && matches!(error.kind(), ErrorKind::DeadlineExceeded | ErrorKind::OutcomeUnknown)
+        {
+            // Perhaps it was too much at once.
+            place.limit = (page.changes.len() / 2).max(1);
         }
         if !applied? {
             // Another instance was faster, or a rebuild is about to be swapped.
@@ -303,19 +319,29 @@ impl Projector {
     pub async fn rebuild(&self, swap: bool) -> Result<Difference> {
         /// How long the live projection may stand still for the last part.
         const PAUSE: Duration = Duration::from_secs(10);
-        self.model.begin_rebuild(&self.source).await?;
+        self.model.begin(Projection::Next, &self.source).await?;
         let mut paused_until = None;
         loop {
             let live = self.model.checkpoint(Projection::Live, &self.source).await?;
+            let live = live.ok_or_else(|| stopped("the read model follows another log now"))?;
             let next = self.model.checkpoint(Projection::Next, &self.source).await?;
+            let next = next.ok_or_else(|| stopped("another rebuild has just ended"))?;
             if next < live {
                 self.advance(next, live).await?;
             } else if paused_until.is_none_or(|until| until <= self.runtime.now()) {
                 // From here on the live one stands still, so the two will meet.
                 paused_until = Some(self.runtime.now() + PAUSE);
                 self.model.pause(PAUSE).await?;
-            } else if let Some(difference) = self.model.finish_rebuild(swap).await? {
-                return Ok(difference);
+            } else {
+                match self.model.finish_rebuild(swap).await {
+                    Ok(Some(difference)) => return Ok(difference),
+                    Ok(None) => {}
+                    // Somebody reads the tables that are to go.
+                    Err(error) if error.kind() == ErrorKind::Overloaded => {
+                        self.runtime.sleep(self.options.backoff).await;
+                    }
+                    Err(error) => return Err(error),
+                }
             }
         }
     }
@@ -379,6 +405,10 @@ impl Projector {
             .gauge("lag_p50", at(50), Unit::Micros)
             .gauge("lag_p99", at(99), Unit::Micros)
     }
+}
+
+fn stopped(why: &'static str) -> Error {
+    Error::new(ErrorKind::Unavailable, why)
 }
 
 /// Whether trying again would fail again.

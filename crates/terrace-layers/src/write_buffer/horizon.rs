@@ -5,8 +5,8 @@ use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Duration;
 
 use terrace_core::{
-    Appended, Deadline, Durability, Error, ErrorKind, JournalEntry, Key, Position, Progress, Result, Scan,
-    Sequence, Timestamp, Token, Write,
+    Appended, Deadline, Durability, Error, ErrorKind, JournalEntry, Key, Position, Progress,
+    Result, Scan, Sequence, Timestamp, Token, Write,
 };
 use tokio::sync::{Notify, watch};
 

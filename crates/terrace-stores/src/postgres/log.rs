@@ -38,8 +38,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use terrace_core::{
-    BoxFuture, ChangeLog, Changes, Deadline, Error, ErrorKind, Key, Logged, Position, Record,
-    Result, Value,
+    BoxFuture, ChangeLog, Changes, Deadline, Error, ErrorKind, Key, Logged, Position, PositionLost,
+    Record, Result, Value,
 };
 use tokio_postgres::Row;
 use tokio_postgres::types::Type;
@@ -224,11 +224,30 @@ impl Work for ReadLog {
             false => connection.ask(self.text, &parameters).await?,
         };
         let changes = rows.iter().map(logged).collect::<Result<Vec<_>, _>>()?;
+        if changes.is_empty() {
+            self.check_position(connection).await?;
+        }
         let position = changes.last().map_or(self.position, |change| change.position);
         // A page that the bytes have cut has fewer rows than it counted.
         let counted = rows.first().map_or(Ok(false), |row| row.try_get(7)).map_err(corrupt)?;
         let more = counted || bytes(&changes) >= MAX_BYTES;
         Ok(Changes { changes, position, more })
+    }
+}
+
+impl ReadLog {
+    /// A position is of a transaction that has ended: one that was not begun yet is of a server that
+    /// has lost its end since.
+    async fn check_position(&self, connection: &Connection) -> Result<(), Failure> {
+        const AHEAD: &str = "SELECT $1::text::xid8 >= pg_snapshot_xmax(pg_current_snapshot())";
+        let epoch = self.position.epoch.to_string();
+        let rows = connection.ask(AHEAD, &[(&epoch, Type::TEXT)]).await?;
+        match rows.first().map_or(Ok(false), |row| row.try_get(0)).map_err(corrupt)? {
+            false => Ok(()),
+            true => Err(Failure::Refused(PositionLost::error(
+                "the database was restored to a time before what was read of its log",
+            ))),
+        }
     }
 }
 

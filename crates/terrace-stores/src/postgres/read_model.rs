@@ -69,16 +69,16 @@ impl PostgresReadModel {
 }
 
 impl ReadModel for PostgresReadModel {
-    fn checkpoint(&self, of: Projection, source: &str) -> BoxFuture<'_, Result<Position>> {
-        let source = source.to_owned();
-        Box::pin(async move {
-            if let Some(position) = self.perform(&query::Checkpoint { of, source: &source }).await?
-            {
-                return Ok(position);
-            }
-            let work = rebuild::Begin { of, source: &source };
-            self.perform(&work).await.map(|()| Position::default())
-        })
+    fn checkpoint<'a>(
+        &'a self,
+        of: Projection,
+        source: &'a str,
+    ) -> BoxFuture<'a, Result<Option<Position>>> {
+        Box::pin(async move { self.perform(&query::Checkpoint { of, source }).await })
+    }
+
+    fn begin<'a>(&'a self, of: Projection, source: &'a str) -> BoxFuture<'a, Result<()>> {
+        Box::pin(async move { self.perform(&rebuild::Begin { of, source }).await })
     }
 
     fn lease<'a>(&'a self, owner: &'a str, time: Duration) -> BoxFuture<'a, Result<bool>> {
@@ -124,19 +124,18 @@ impl ReadModel for PostgresReadModel {
         Box::pin(async move { self.perform(&apply::Retry(key)).await })
     }
 
-    fn begin_rebuild<'a>(&'a self, source: &'a str) -> BoxFuture<'a, Result<()>> {
-        Box::pin(async move {
-            let work = rebuild::Begin { of: Projection::Next, source };
-            self.perform(&work).await
-        })
-    }
-
     fn pause(&self, time: Duration) -> BoxFuture<'_, Result<()>> {
         Box::pin(async move { self.perform(&query::Pause(time)).await })
     }
 
     fn finish_rebuild(&self, swap: bool) -> BoxFuture<'_, Result<Option<Difference>>> {
-        Box::pin(async move { self.perform(&rebuild::Finish { swap }).await })
+        /// Two tables are compared row by row.
+        const PATIENCE: Duration = Duration::from_secs(10 * 60);
+        Box::pin(async move {
+            let worker = Worker { patience: PATIENCE, ..self.worker.clone() };
+            let deadline = Deadline::at(worker.runtime.now() + PATIENCE);
+            worker.perform(&rebuild::Finish { swap }, deadline).await
+        })
     }
 
     fn inspect(&self) -> BoxFuture<'_, Inspection> {

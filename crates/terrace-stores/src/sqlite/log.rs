@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use rusqlite::{Connection, OptionalExtension, Row};
 use terrace_core::{
-    BoxFuture, ChangeLog, Changes, Deadline, Key, Logged, Position, Record, Result, Runtime,
-    Timestamp, Value, Version,
+    BoxFuture, ChangeLog, Changes, Deadline, Key, Logged, Position, PositionLost, Record, Result,
+    Runtime, Timestamp, Value, Version,
 };
 use tokio::sync::watch;
 
@@ -141,6 +141,15 @@ fn page(connection: &mut Connection, position: Position, limit: usize) -> Result
         bytes += change.record.as_ref().map_or(0, |record| record.value.as_str().len());
         answer.position = change.position;
         answer.changes.push(change);
+    }
+    if answer.changes.is_empty() {
+        let latest: i64 =
+            connection.query_row(LATEST, [], |row| row.get(0)).map_err(failure::of)?;
+        if position.offset > unsigned(latest)? {
+            return Err(PositionLost::error(
+                "the database was restored to a time before what was read of its log",
+            ));
+        }
     }
     Ok(answer)
 }

@@ -86,10 +86,21 @@ impl SqliteReadModel {
 }
 
 impl ReadModel for SqliteReadModel {
-    fn checkpoint(&self, of: Projection, source: &str) -> BoxFuture<'_, Result<Position>> {
+    fn checkpoint<'a>(
+        &'a self,
+        of: Projection,
+        source: &'a str,
+    ) -> BoxFuture<'a, Result<Option<Position>>> {
         let source = source.to_owned();
         Box::pin(async move {
-            self.change("find the checkpoint", move |it| change::checkpoint(it, of, &source)).await
+            self.query("find the checkpoint", move |it| change::checkpoint(it, of, &source)).await
+        })
+    }
+
+    fn begin<'a>(&'a self, of: Projection, source: &'a str) -> BoxFuture<'a, Result<()>> {
+        let source = source.to_owned();
+        Box::pin(async move {
+            self.change("begin a projection", move |it| change::begin(it, of, &source)).await
         })
     }
 
@@ -155,14 +166,6 @@ impl ReadModel for SqliteReadModel {
         let key = key.clone();
         Box::pin(async move {
             self.change("retry a parked key", move |it| change::retry(it, &key)).await
-        })
-    }
-
-    fn begin_rebuild<'a>(&'a self, source: &'a str) -> BoxFuture<'a, Result<()>> {
-        let source = source.to_owned();
-        Box::pin(async move {
-            let begin = move |it: &Connection| change::begin(it, Projection::Next, &source);
-            self.change("begin a rebuild", begin).await
         })
     }
 

@@ -123,6 +123,8 @@ on_both!(
     a_rebuild_finds_what_was_changed_by_hand,
     words_are_found_and_times_told,
     another_log_begins_anew,
+    a_position_beyond_the_log_is_lost,
+    a_finished_rebuild_leaves_nothing_to_swap,
     one_owner_has_the_projection,
 );
 

@@ -77,7 +77,8 @@ async fn open(loaded: Loaded) -> Result<QuerySide, Failure> {
 
 async fn status(side: &QuerySide, json: bool) -> Result<(), Failure> {
     let reached = side.model.checkpoint(Projection::Live, &side.source).await;
-    let reached = reached.map_err(|error| failed(&error))?;
+    // Of another log it would begin anew, which is for who projects.
+    let reached = reached.map_err(|error| failed(&error))?.unwrap_or_default();
     let head = side.log.head().await.map_err(|error| failed(&error))?;
     let page = side.log.after(reached, MOST).await.map_err(|error| failed(&error))?;
     let waiting = page.changes.len();

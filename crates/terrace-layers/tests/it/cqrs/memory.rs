@@ -253,14 +253,22 @@ impl MemoryModel {
 }
 
 impl ReadModel for MemoryModel {
-    fn checkpoint(&self, of: Projection, source: &str) -> BoxFuture<'_, Result<Position>> {
-        let source = source.to_owned();
+    fn checkpoint<'a>(
+        &'a self,
+        of: Projection,
+        source: &'a str,
+    ) -> BoxFuture<'a, Result<Option<Position>>> {
         Box::pin(self.changing(move |model| {
             let table = model.tables.entry(of == Projection::Next).or_default();
-            if table.source != source {
-                *table = Table { source, ..Table::default() };
-            }
-            Ok(table.checkpoint)
+            Ok((table.source == source).then_some(table.checkpoint))
+        }))
+    }
+
+    fn begin<'a>(&'a self, of: Projection, source: &'a str) -> BoxFuture<'a, Result<()>> {
+        Box::pin(self.changing(move |model| {
+            let source = source.to_owned();
+            model.tables.insert(of == Projection::Next, Table { source, ..Table::default() });
+            Ok(())
         }))
     }
 
@@ -362,14 +370,6 @@ impl ReadModel for MemoryModel {
             self.put(table, &folded)?;
             table.parked.remove(key);
             Ok(true)
-        }))
-    }
-
-    fn begin_rebuild<'a>(&'a self, source: &'a str) -> BoxFuture<'a, Result<()>> {
-        Box::pin(self.changing(move |model| {
-            let source = source.to_owned();
-            model.tables.insert(true, Table { source, ..Table::default() });
-            Ok(())
         }))
     }
 

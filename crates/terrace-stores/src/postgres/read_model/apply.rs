@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use terrace_core::Key;
 use terrace_core::read_model::{Batch, Folded, Projection};
+use terrace_core::{Key, Timestamp};
 use tokio_postgres::types::Type;
 
 use super::super::connect::{Connection, Repeated};
@@ -32,13 +32,16 @@ struct Columns<'a> {
     places: Vec<i64>,
 }
 
+/// The first moment of PostgreSQL's calendar, in microseconds since 1970: `-infinity` lies before it.
+const EARLIEST: i64 = -210_866_803_200_000_000;
+
 impl<'a> Columns<'a> {
     fn push(&mut self, folded: &'a Folded, reason: Option<&'a str>) {
         let change = &folded.newest;
         let record = change.record.as_ref();
-        let (created, updated) = record.map_or((0, 0), |record| {
-            (record.created_at.as_microsecond(), record.updated_at.as_microsecond())
-        });
+        let micros = |at: Timestamp| at.as_microsecond().max(EARLIEST);
+        let (created, updated) =
+            record.map_or((0, 0), |record| (micros(record.created_at), micros(record.updated_at)));
         self.keys.push(change.key.as_str());
         self.values.push(record.map_or("", |record| record.value.as_str()));
         self.versions.push(signed(change.version.get()));

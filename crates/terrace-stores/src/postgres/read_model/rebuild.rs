@@ -100,12 +100,17 @@ impl Finish {
     ) -> Result<Option<Difference>, Failure> {
         const SAME: &str = "SELECT a.source = b.source AND a.epoch = b.epoch AND a.place = b.place \
              FROM projection a, projection b WHERE a.name = 'live' AND b.name = 'next'";
-        const GO_ON: &str = "UPDATE projection SET paused_until = NULL WHERE name = 'live'";
+        const GO_ON: &str = "UPDATE projection SET paused_until = NULL WHERE name = 'live'; \
+             UPDATE projection SET source = '', epoch = 0, place = 0 WHERE name = 'next'";
+        // Readers queue behind a swap that waits for one of them.
+        const NOT_LONG: &str = "SET LOCAL lock_timeout = '400ms'";
         // The store's sessions are told to look rows up one by one; here all are compared. The reads
         // of a table that goes away end before it does.
         const FOR_ALL: &str = "SET LOCAL enable_hashjoin = on; SET LOCAL enable_seqscan = on; \
              SET LOCAL statement_timeout = '10min'";
         connection.command(LOCK).await?;
+        // Nor may another rebuild begin between the look and the swap.
+        connection.command(LOCK_NEXT).await?;
         connection.command(FOR_ALL).await?;
         let same = connection.ask(SAME, &[]).await?;
         if same.first().is_none_or(|row| row.get::<_, Option<bool>>(0) != Some(true)) {
@@ -115,6 +120,7 @@ impl Finish {
         let difference = difference(compared.first())?;
         if self.swap {
             connection.command(READS).await?;
+            connection.command(NOT_LONG).await?;
             connection.command(SWAP).await?;
         } else {
             connection.command(DROP_NEXT).await?;

@@ -30,8 +30,12 @@ fn run(connection: &Connection, text: &str, parameters: impl rusqlite::Params) -
     done.map_err(failure::of)
 }
 
-/// How far a projection of this source has come; begun anew when it is of another.
-pub(super) fn checkpoint(it: &Connection, of: Projection, source: &str) -> Result<Position> {
+/// How far a projection of this source has come; `None` when it is of another.
+pub(super) fn checkpoint(
+    it: &Connection,
+    of: Projection,
+    source: &str,
+) -> Result<Option<Position>> {
     let (name, _) = names(of);
     let found = it
         .query_row(
@@ -41,10 +45,8 @@ pub(super) fn checkpoint(it: &Connection, of: Projection, source: &str) -> Resul
         )
         .optional()
         .map_err(failure::of)?;
-    match found {
-        Some((epoch, place)) => Ok(Position { epoch: unsigned(epoch)?, offset: unsigned(place)? }),
-        None => begin(it, of, source).map(|()| Position::default()),
-    }
+    let Some((epoch, place)) = found else { return Ok(None) };
+    Ok(Some(Position { epoch: unsigned(epoch)?, offset: unsigned(place)? }))
 }
 
 /// Empties a projection.
@@ -224,7 +226,8 @@ pub(super) fn finish(it: &Connection, swap: bool) -> Result<Option<Difference>> 
     }
     it.execute_batch(
         "DELETE FROM records_next; DELETE FROM parked_next; DELETE FROM activity_next;
-         UPDATE projection SET paused_until = 0 WHERE name = 'live';",
+         UPDATE projection SET paused_until = 0 WHERE name = 'live';
+         UPDATE projection SET source = '', epoch = 0, place = 0 WHERE name = 'next';",
     )
     .map_err(failure::of)?;
     let examples = differing.iter().take(10).cloned().collect();

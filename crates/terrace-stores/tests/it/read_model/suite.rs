@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use terrace_core::read_model::{Batch, Counted, Projection, Row, fold};
+use terrace_core::read_model::{Batch, Counted, Projection, Row, begun, fold};
 use terrace_core::testkit::{key, value};
 use terrace_core::{
-    Deadline, Key, Position, Runtime, Scan, StoreExt, Version, Write, WriteOptions,
+    Deadline, Key, Position, PositionLost, Runtime, Scan, StoreExt, Version, Write, WriteOptions,
 };
 
 use super::Sides;
@@ -20,7 +20,7 @@ impl Sides {
     async fn project(&self, limit: usize) {
         let head = self.log.head().await.expect("a head");
         loop {
-            let from = self.model.checkpoint(Projection::Live, &self.source).await.expect("it");
+            let from = begun(&*self.model, Projection::Live, &self.source).await.expect("it");
             if from >= head {
                 return;
             }
@@ -83,7 +83,7 @@ pub(super) async fn what_is_written_is_projected_with_its_counts(sides: Sides) {
 pub(super) async fn a_batch_is_applied_from_its_checkpoint_alone(sides: Sides) {
     sides.write("a", "1").await;
     sides.project(10).await;
-    let here = sides.model.checkpoint(Projection::Live, &sides.source).await.expect("it");
+    let here = begun(&*sides.model, Projection::Live, &sides.source).await.expect("it");
     sides.write("a", "2").await;
     let page = loop {
         let page = sides.log.after(here, 10).await.expect("a page");
@@ -120,7 +120,7 @@ pub(super) async fn the_highest_version_counts_wherever_it_stands(sides: Sides) 
         position = page.position;
         changes.extend(page.changes);
     }
-    let mut from = sides.model.checkpoint(Projection::Live, &sides.source).await.expect("it");
+    let mut from = begun(&*sides.model, Projection::Live, &sides.source).await.expect("it");
     // As overlapping transactions may bring them: the newer one first.
     for (number, change) in changes.iter().rev().enumerate() {
         let to = Position { epoch: from.epoch, offset: number as u64 + 1 };
@@ -134,7 +134,7 @@ pub(super) async fn the_highest_version_counts_wherever_it_stands(sides: Sides) 
 }
 
 pub(super) async fn a_refused_change_stops_its_key_until_it_is_retried(sides: Sides) {
-    sides.model.checkpoint(Projection::Live, &sides.source).await.expect("it");
+    begun(&*sides.model, Projection::Live, &sides.source).await.expect("it");
     (sides.refuse)(true);
     sides.write("bad", "poison").await;
     let change = loop {
@@ -149,7 +149,7 @@ pub(super) async fn a_refused_change_stops_its_key_until_it_is_retried(sides: Si
     let mut batch = Batch { source, from, to: change.position, folded, poison: vec![] };
     let refused = sides.model.apply(Projection::Live, &batch).await.expect_err("refused");
     assert!(!refused.is_retryable(), "{refused}");
-    let here = sides.model.checkpoint(Projection::Live, &sides.source).await.expect("it");
+    let here = begun(&*sides.model, Projection::Live, &sides.source).await.expect("it");
     assert_eq!(here, from, "nothing was changed");
     batch.poison = batch.folded.drain(..).map(|folded| (folded, "why".to_owned())).collect();
     assert!(sides.model.apply(Projection::Live, &batch).await.expect("parked"));
@@ -173,10 +173,10 @@ pub(super) async fn a_refused_change_stops_its_key_until_it_is_retried(sides: Si
 }
 
 async fn rebuild(sides: &Sides, swap: bool) -> terrace_core::read_model::Difference {
-    sides.model.begin_rebuild(&sides.source).await.expect("begun");
+    sides.model.begin(Projection::Next, &sides.source).await.expect("begun");
     loop {
-        let live = sides.model.checkpoint(Projection::Live, &sides.source).await.expect("it");
-        let next = sides.model.checkpoint(Projection::Next, &sides.source).await.expect("it");
+        let live = begun(&*sides.model, Projection::Live, &sides.source).await.expect("it");
+        let next = begun(&*sides.model, Projection::Next, &sides.source).await.expect("it");
         if next >= live {
             break;
         }
@@ -221,7 +221,7 @@ pub(super) async fn a_rebuild_finds_what_was_changed_by_hand(sides: Sides) {
     sides.write("b", "1").await;
     sides.project(10).await;
     // A batch that nobody committed at the command side stands for a hand in the read model.
-    let from = sides.model.checkpoint(Projection::Live, &sides.source).await.expect("it");
+    let from = begun(&*sides.model, Projection::Live, &sides.source).await.expect("it");
     let mut page = sides.log.after(Position::default(), 10).await.expect("a page");
     page.changes.retain(|change| change.key == key("a"));
     let source = sides.source.to_string();
@@ -269,11 +269,42 @@ pub(super) async fn words_are_found_and_times_told(sides: Sides) {
 pub(super) async fn another_log_begins_anew(sides: Sides) {
     sides.write("a", "1").await;
     sides.project(10).await;
-    let position = sides.model.checkpoint(Projection::Live, "another").await.expect("it");
+    let position = begun(&*sides.model, Projection::Live, "another").await.expect("it");
     assert_eq!(position, Position::default());
     assert_eq!(sides.row("a").await, Row::default(), "what it has not is not there");
     sides.project(10).await;
     assert_eq!(sides.row("a").await.writes, 1);
+}
+
+/// As after a restore of the command side: the checkpoint is beyond all that the log can have given.
+pub(super) async fn a_position_beyond_the_log_is_lost(sides: Sides) {
+    sides.write("a", "1").await;
+    sides.project(10).await;
+    let from = begun(&*sides.model, Projection::Live, &sides.source).await.expect("it");
+    let to = Position { epoch: from.epoch + (1 << 40), offset: from.offset + (1 << 40) };
+    let source = sides.source.to_string();
+    let batch = Batch { source, from, to, ..Batch::default() };
+    assert!(sides.model.apply(Projection::Live, &batch).await.expect("applied"));
+    let error = sides.log.after(to, 10).await.expect_err("lost");
+    assert!(PositionLost::caused(&error), "{error}");
+    sides.model.begin(Projection::Live, &sides.source).await.expect("begun anew");
+    assert_eq!(sides.row("a").await, Row::default());
+    sides.write("b", "1").await;
+    sides.projector().await;
+    assert_eq!((sides.row("a").await.writes, sides.row("b").await.writes), (1, 1));
+}
+
+/// Who rebuilds while another rebuild ends must not swap in what that one has emptied.
+pub(super) async fn a_finished_rebuild_leaves_nothing_to_swap(sides: Sides) {
+    sides.write("a", "1").await;
+    sides.project(10).await;
+    for swap in [false, true] {
+        rebuild(&sides, swap).await;
+        let next = sides.model.checkpoint(Projection::Next, &sides.source).await.expect("it");
+        assert_eq!(next, None);
+        assert_eq!(sides.model.finish_rebuild(true).await.expect("nothing"), None);
+        assert_eq!(text(&sides.row("a").await), Some("1"));
+    }
 }
 
 pub(super) async fn one_owner_has_the_projection(sides: Sides) {
