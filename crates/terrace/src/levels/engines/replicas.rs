@@ -157,7 +157,9 @@ impl Engines {
     /// Batches of its own for each server.
     fn member<S: Store + Node>(&self, server: Arc<S>) -> Member {
         let store = Arc::clone(&server) as Arc<dyn Store>;
-        let store = Coalesce::new(store, CoalesceOptions::default(), self.runtime.clone());
+        // One lane: with several servers at work, a second one would only make batches smaller.
+        let options = CoalesceOptions { read_lanes: 1, ..CoalesceOptions::default() };
+        let store = Coalesce::new(store, options, self.runtime.clone());
         Member { store: Arc::new(store), node: server }
     }
 
