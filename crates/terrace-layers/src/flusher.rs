@@ -2,8 +2,8 @@
 
 mod batch;
 mod ledger;
+mod partition;
 
-use std::collections::VecDeque;
 use std::fmt;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -17,6 +17,7 @@ use terrace_core::{
 use tokio::sync::{Notify, watch};
 
 use self::ledger::Ledger;
+use self::partition::Partition;
 
 /// Applies what a journal holds to a store, in batches, and settles it after the commit.
 ///
@@ -25,6 +26,11 @@ use self::ledger::Ledger;
 /// goes to the store under [`Precondition::After`](terrace_core::Precondition::After) its place, so
 /// a batch that is applied twice, late, or beside another flusher's changes nothing that came later.
 /// An entry is settled when all of its writes are done.
+///
+/// **Pace.** Accepting a burst and applying it compete for the same cores. A partition that is up to
+/// date rests after each batch, [`pace`](FlusherOptions::pace) times as long as that took: meanwhile
+/// later writes supersede earlier ones, which then never reach the store. It does not rest while
+/// somebody waits for what is accepted to be applied, nor while more waits than it may claim.
 ///
 /// **On failure.** A store that cannot be reached, or does not say what became of a batch, is tried
 /// again with growing pauses, for as long as it takes: nothing is skipped. A batch that the store
@@ -53,7 +59,12 @@ pub struct FlusherOptions {
     pub min_batch: usize,
     /// How long it waits. Default 5 ms.
     pub linger: Duration,
-    /// Writes that are claimed and not settled. Default 40 000.
+    /// After a batch a partition rests so many times as long as it took. Default 9: a tenth of the
+    /// time is work. 0 never rests.
+    pub pace: u32,
+    /// The longest rest, and with it how long an accepted write may go unapplied in calm. Default 1 s.
+    pub max_rest: Duration,
+    /// Writes that are claimed and not settled. Default 120 000.
     pub max_claimed: usize,
     /// Their bytes. Default 32 MiB.
     pub max_claimed_bytes: u64,
@@ -92,7 +103,9 @@ impl Default for FlusherOptions {
             max_batch_bytes: 8 * 1024 * 1024,
             min_batch: 500,
             linger: Duration::from_millis(5),
-            max_claimed: 40_000,
+            pace: 9,
+            max_rest: Duration::from_secs(1),
+            max_claimed: 120_000,
             max_claimed_bytes: 32 * 1024 * 1024,
             batch_timeout: Duration::from_secs(30),
             tries: 5,
@@ -120,7 +133,7 @@ struct Shared {
     store: Arc<dyn Store>,
     options: FlusherOptions,
     runtime: Runtime,
-    learn: Box<dyn Fn(&Progress) + Send + Sync>,
+    follower: Arc<dyn Follower>,
     partitions: Vec<Partition>,
     ledger: Mutex<Ledger>,
     /// There is room for more, or something to settle.
@@ -137,29 +150,40 @@ struct Shared {
     troubled: AtomicBool,
 }
 
-/// The writes of some of the keys, in the order of their entries.
-#[derive(Debug, Default)]
-struct Partition {
-    waiting: Mutex<VecDeque<Item>>,
-    arrived: Notify,
+/// Who accepts the writes that a flusher applies.
+pub trait Follower: Send + Sync + 'static {
+    /// Hears how far the journal has come whenever something was settled.
+    fn learn(&self, progress: &Progress);
+
+    /// How many wait for what is accepted to be applied, if that is known here.
+    fn awaited(&self) -> Option<watch::Receiver<usize>>;
+}
+
+/// Nobody: a flusher apart.
+impl Follower for () {
+    fn learn(&self, _: &Progress) {}
+
+    fn awaited(&self) -> Option<watch::Receiver<usize>> {
+        None
+    }
 }
 
 impl Flusher {
-    /// Starts. `learn` hears how far the journal has come whenever something was settled.
+    /// Starts.
     pub fn start(
         journal: Arc<dyn Journal>,
         store: Arc<dyn Store>,
         options: FlusherOptions,
         runtime: Runtime,
-        learn: impl Fn(&Progress) + Send + Sync + 'static,
+        follower: Arc<dyn Follower>,
     ) -> Self {
         let partitions = options.partitions.max(1);
         let shared = Arc::new(Shared {
             journal,
             store,
             runtime: runtime.clone(),
-            learn: Box::new(learn),
-            partitions: (0..partitions).map(|_| Partition::default()).collect(),
+            follower,
+            partitions: (0..partitions).map(|_| Partition::new()).collect(),
             ledger: Mutex::default(),
             moved: Notify::new(),
             finished: Notify::new(),
@@ -202,6 +226,7 @@ impl Flusher {
         let tree = Inspection::new("flusher")
             .option("partitions", shared.options.partitions)
             .option("max_batch", shared.options.max_batch)
+            .option("pace", shared.options.pace)
             .counter("applied", count(&shared.applied))
             .counter("superseded", count(&shared.superseded))
             .counter("batches", count(&shared.batches))
@@ -277,14 +302,20 @@ impl Shared {
     async fn room(&self) -> usize {
         loop {
             let moved = self.moved.notified();
-            let (writes, bytes) = self.ledger().size();
-            let room = self.options.max_claimed.saturating_sub(writes);
-            let worth = room > self.options.max_claimed / 8 || writes == 0;
-            if worth && bytes < self.options.max_claimed_bytes {
-                return room.max(1);
+            if let Some(room) = self.room_now() {
+                return room;
             }
+            // Whoever rests is told that it is behind.
+            self.partitions.iter().for_each(|partition| partition.arrived.notify_one());
             moved.await;
         }
+    }
+
+    fn room_now(&self) -> Option<usize> {
+        let (writes, bytes) = self.ledger().size();
+        let room = self.options.max_claimed.saturating_sub(writes);
+        let worth = room > self.options.max_claimed / 8 || writes == 0;
+        (worth && bytes < self.options.max_claimed_bytes).then(|| room.max(1))
     }
 
     async fn deal_out(&self, entry: terrace_core::JournalEntry) {
@@ -299,10 +330,7 @@ impl Shared {
         }
         let since = self.runtime.now();
         for (sequence, write) in (0..).map(|n| entry.first.plus(n)).zip(entry.writes) {
-            let partition = self.partition_of(&write);
-            let item = Item { entry: entry.id, sequence, write, tries: 0, since };
-            partition.waiting().push_back(item);
-            partition.arrived.notify_one();
+            self.hand_on(Item { entry: entry.id, sequence, write, tries: 0, since });
         }
     }
 
@@ -315,20 +343,21 @@ impl Shared {
             }
             Some(FlusherMutant::ForgetsEarly) => {
                 if let Ok(progress) = self.journal.progress().await {
-                    (self.learn)(&Progress { applied: progress.last, ..progress });
+                    self.follower.learn(&Progress { applied: progress.last, ..progress });
                 }
             }
             _ => {}
         }
     }
 
-    fn partition_of(&self, write: &Write) -> &Partition {
+    /// Gives a write to the partition of its key.
+    fn hand_on(&self, item: Item) {
         let mut hasher = DefaultHasher::new();
-        write.key.hash(&mut hasher);
-        let count = self.partitions.len() as u64;
+        item.write.key.hash(&mut hasher);
+        let (hash, count) = (hasher.finish(), self.partitions.len() as u64);
         // A remainder of a length fits its type.
-        let index = usize::try_from(hasher.finish() % count).unwrap_or(0);
-        &self.partitions[index]
+        let index = usize::try_from(hash % count).unwrap_or(0);
+        self.partitions[index].push(hash / count, item);
     }
 
     /// Settles entries whose writes are done, as many at once as there are.
@@ -345,7 +374,7 @@ impl Shared {
                 match self.journal.settle(done.clone()).await {
                     Ok(progress) => {
                         self.settled.store(progress.settled.get(), Ordering::Relaxed);
-                        (self.learn)(&progress);
+                        self.follower.learn(&progress);
                         break;
                     }
                     Err(error) => {
@@ -362,13 +391,25 @@ impl Shared {
         }
     }
 
-    /// Marks a write as done; with a reason, as one that cannot be applied.
-    fn finish(&self, item: &Item, reason: Option<String>) {
-        let letter = reason.map(|reason| {
-            self.dead.fetch_add(1, Ordering::Relaxed);
-            DeadLetter { sequence: item.sequence, write: item.write.clone(), reason }
-        });
-        if self.ledger().finish(item.entry, letter) {
+    /// Marks writes as done.
+    fn finish(&self, items: &[Item]) {
+        let mut ledger = self.ledger();
+        let mut whole = false;
+        for part in items.chunk_by(|one, other| one.entry == other.entry) {
+            whole |= ledger.finish(part[0].entry, part.len(), None);
+        }
+        drop(ledger);
+        if whole {
+            self.finished.notify_one();
+        }
+    }
+
+    /// Marks a write as one that cannot be applied.
+    fn set_aside(&self, item: &Item, reason: &str) {
+        self.dead.fetch_add(1, Ordering::Relaxed);
+        let (sequence, write) = (item.sequence, item.write.clone());
+        let letter = DeadLetter { sequence, write, reason: reason.to_owned() };
+        if self.ledger().finish(item.entry, 1, Some(letter)) {
             self.finished.notify_one();
         }
     }
@@ -382,12 +423,6 @@ impl Shared {
     fn ledger(&self) -> MutexGuard<'_, Ledger> {
         // Every change of it is complete when a panic could happen, so poison means nothing.
         self.ledger.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Partition {
-    fn waiting(&self) -> MutexGuard<'_, VecDeque<Item>> {
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -26,7 +26,7 @@ pub use cqrs::{CommandSide, Cqrs, CqrsOptions, Projector, ProjectorOptions, Rela
 #[cfg(feature = "mutants")]
 #[doc(hidden)]
 pub use flusher::FlusherMutant;
-pub use flusher::{Flusher, FlusherOptions};
+pub use flusher::{Flusher, FlusherOptions, Follower};
 pub use near_cache::{NearCache, NearCacheOptions};
 pub use observe::Observe;
 pub use replica_router::{Member, ReplicaRouter, ReplicaRouterOptions};

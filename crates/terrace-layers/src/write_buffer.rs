@@ -189,10 +189,9 @@ impl WriteBuffer {
         let appends = Appends { shared: Arc::clone(&shared) };
         let appends = Queue::new(appends, limits, runtime.clone());
         horizon::keep_polling(&shared);
-        let flusher = options.flusher.map(|options| {
-            let learn = move |progress: &Progress| horizon.learn(progress);
-            Flusher::start(journal, inner, options, runtime, learn)
-        });
+        let flusher = options
+            .flusher
+            .map(|options| Flusher::start(journal, inner, options, runtime, horizon));
         Self { shared, appends, flusher, closed: AtomicBool::new(false) }
     }
 
@@ -229,7 +228,7 @@ impl Shared {
     /// Asks the journal how far it has come, and for the writes that this instance does not know.
     async fn refresh(&self, deadline: Deadline) -> Result<Progress> {
         let progress = self.ask(deadline, self.journal.progress()).await?;
-        self.horizon.learn(&progress);
+        self.horizon.take_in(&progress);
         self.catch_up(progress.last, deadline).await?;
         Ok(progress)
     }

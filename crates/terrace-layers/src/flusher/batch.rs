@@ -3,88 +3,98 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use terrace_core::{
     Deadline, Error, ErrorKind, Outcome, Place, Precondition, ReadOptions, Sequence, Write,
     WriteOptions,
 };
+use tokio::sync::watch;
 
-use super::{Item, Partition, Shared};
+use super::partition::{Next, Partition, Rests, Turn};
+use super::{Item, Shared};
 
 /// What became of a batch.
 enum Sent {
-    /// All of it is applied, now or before.
-    Applied,
+    /// All of it is applied, now or before: so many rows.
+    Applied(usize),
     /// Nobody refused it; the same again, later.
     Again(Error),
     /// The store refuses it for what it holds.
     Refused(Error),
 }
 
+/// What a batch came to.
+#[derive(Clone, Copy, Debug, Default)]
+struct Work {
+    rows: usize,
+    /// For how long the store was at work on what it took.
+    took: Duration,
+}
+
 impl Shared {
     /// Applies what arrives in a partition, one batch at a time.
     pub(super) async fn work(self: &Arc<Self>, index: usize) {
         let partition = &self.partitions[index];
+        let mut awaited = self.follower.awaited();
+        let mut rests = Rests::since(self.runtime.now());
         loop {
-            let batch = self.next(partition).await;
-            self.apply(batch).await;
+            let turn = self.turn(partition, &rests, &mut awaited).await;
+            let (turn, batch) = partition.take(turn, &self.options);
+            if batch.is_empty() {
+                continue;
+            }
+            let Work { rows, took } = self.apply(batch).await;
+            rests.after(turn, rows, took, self.runtime.now(), &self.options);
         }
     }
 
-    /// The next batch: what is there, and when that is little, what comes within a moment.
-    async fn next(&self, partition: &Partition) -> Vec<Item> {
+    /// Waits for something to do: what has rested; or all there is, when this flusher is behind or
+    /// somebody waits.
+    async fn turn(
+        &self,
+        partition: &Partition,
+        rests: &Rests,
+        awaited: &mut Option<watch::Receiver<usize>>,
+    ) -> Turn {
         loop {
             let arrived = partition.arrived.notified();
-            let (count, oldest) = {
-                let waiting = partition.waiting();
-                (waiting.len(), waiting.front().map(|item| item.since))
-            };
-            let Some(oldest) = oldest else {
-                arrived.await;
-                continue;
-            };
-            let now = self.runtime.now();
-            let ripe = oldest + self.options.linger;
-            if count < self.options.min_batch && now < ripe {
-                tokio::select! {
-                    () = arrived => {}
-                    () = self.runtime.sleep_until(ripe) => {}
+            let due = match partition.next(rests, self.runtime.now(), &self.options) {
+                Next::Apply(turn) => return turn,
+                Next::At(due) => due,
+                Next::Nothing => {
+                    arrived.await;
+                    continue;
                 }
-                continue;
+            };
+            if self.room_now().is_none() {
+                return Turn::ALL;
             }
-            return self.take(partition);
-        }
-    }
-
-    fn take(&self, partition: &Partition) -> Vec<Item> {
-        let mut waiting = partition.waiting();
-        let mut batch = Vec::with_capacity(waiting.len().min(self.options.max_batch));
-        let mut bytes = 0;
-        while let Some(item) = waiting.front() {
-            bytes += item.write.bytes();
-            let full = batch.len() >= self.options.max_batch.max(1)
-                || (bytes > self.options.max_batch_bytes && !batch.is_empty());
-            if full {
-                break;
+            tokio::select! {
+                () = arrived => {}
+                () = self.runtime.sleep_until(due) => {}
+                () = somebody(awaited) => return Turn::ALL,
             }
-            batch.extend(waiting.pop_front());
         }
-        batch
     }
 
     /// Applies a batch; one that is refused for what it holds in halves, the older first.
-    async fn apply(self: &Arc<Self>, batch: Vec<Item>) {
+    async fn apply(self: &Arc<Self>, batch: Vec<Item>) -> Work {
         let mut todo = vec![batch];
         let mut failures = 0;
+        let mut done = Work::default();
         while let Some(mut batch) = todo.pop() {
+            let begun = self.runtime.now();
             match self.send(&batch).await {
-                Sent::Applied => {
+                Sent::Applied(rows) => {
+                    done.rows += rows;
+                    done.took += self.runtime.now() - begun;
                     if std::mem::take(&mut failures) > 0 {
                         tracing::info!("accepted writes are applied again");
                     }
                     self.troubled.store(false, Ordering::Relaxed);
                     self.applied.fetch_add(batch.len() as u64, Ordering::Relaxed);
-                    batch.iter().for_each(|item| self.finish(item, None));
+                    self.finish(&batch);
                 }
                 Sent::Again(error) => {
                     if failures == 0 {
@@ -110,6 +120,7 @@ impl Shared {
                 }
             }
         }
+        done
     }
 
     /// A write that the store refuses: later again, beside the others, or never.
@@ -124,7 +135,7 @@ impl Shared {
             || (item.tries >= tries.saturating_mul(PATIENCE) && self.answers(&item).await);
         if own_fault && item.tries >= tries {
             tracing::error!(%error, sequence = %item.sequence, "an accepted write is set aside");
-            self.finish(&item, Some(error.message().to_owned()));
+            self.set_aside(&item, error.message());
             return;
         }
         let this = Arc::clone(self);
@@ -132,9 +143,7 @@ impl Shared {
             this.unless_stopped(async {
                 this.pause(item.tries.min(16)).await;
                 item.since = this.runtime.now();
-                let partition = this.partition_of(&item.write);
-                partition.waiting().push_back(item);
-                partition.arrived.notify_one();
+                this.hand_on(item);
             })
             .await;
         };
@@ -173,7 +182,7 @@ impl Shared {
             return Sent::Again(Error::new(ErrorKind::Unavailable, message));
         }
         self.superseded.fetch_add(superseded, Ordering::Relaxed);
-        Sent::Applied
+        Sent::Applied(latest.len())
     }
 
     fn placed(&self, item: &Item, settled: Sequence) -> Write {
@@ -184,6 +193,16 @@ impl Shared {
         let place = Place { sequence: item.sequence, settled };
         item.write.clone().when(Precondition::After(place))
     }
+}
+
+/// Returns when somebody waits for writes to be applied.
+async fn somebody(awaited: &mut Option<watch::Receiver<usize>>) {
+    if let Some(count) = awaited
+        && count.wait_for(|count| *count > 0).await.is_ok()
+    {
+        return;
+    }
+    std::future::pending().await
 }
 
 /// The latest write of each key. A batch that is refused is cut before this, so that an older write

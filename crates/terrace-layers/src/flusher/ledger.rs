@@ -35,11 +35,16 @@ impl Ledger {
         true
     }
 
-    /// Counts one write of an entry as done; `true` when it was the last.
-    pub(super) fn finish(&mut self, entry: Sequence, dead: Option<DeadLetter>) -> bool {
+    /// Counts writes of an entry as done; `true` when there are no others.
+    pub(super) fn finish(
+        &mut self,
+        entry: Sequence,
+        count: usize,
+        dead: Option<DeadLetter>,
+    ) -> bool {
         let Some(open) = self.open.get_mut(&entry) else { return false };
         open.settled.dead.extend(dead);
-        open.left = open.left.saturating_sub(1);
+        open.left = open.left.saturating_sub(count);
         if open.left == 0 {
             self.finished.push(entry);
         }

@@ -1,6 +1,5 @@
 //! How far this instance knows the journal, and what waits up to there.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Duration;
 
@@ -12,6 +11,7 @@ use tokio::sync::{Notify, watch};
 
 use super::Shared;
 use super::pending::{Pending, Waiting};
+use crate::flusher::Follower;
 
 /// What one instance knows of its journal.
 ///
@@ -28,7 +28,8 @@ pub(super) struct Horizon {
     state: RwLock<State>,
     /// The latest sequence that is known to be settled, and whether the buffer is closed.
     applied: watch::Sender<(Sequence, bool)>,
-    waiters: AtomicUsize,
+    /// How many wait for it.
+    waiters: watch::Sender<usize>,
     wanted: Notify,
 }
 
@@ -58,7 +59,7 @@ impl Horizon {
             history,
             state: RwLock::new(state),
             applied: watch::Sender::new((Sequence::NONE, false)),
-            waiters: AtomicUsize::new(0),
+            waiters: watch::Sender::new(0),
             wanted: Notify::new(),
         }
     }
@@ -73,7 +74,7 @@ impl Horizon {
     }
 
     /// Takes in how far the journal has come, and forgets what is settled.
-    pub(super) fn learn(&self, news: &Progress) {
+    pub(super) fn take_in(&self, news: &Progress) {
         let mut state = self.write();
         if !state.enter(news.epoch) {
             return;
@@ -325,19 +326,29 @@ impl State {
     }
 }
 
+impl Follower for Horizon {
+    fn learn(&self, progress: &Progress) {
+        self.take_in(progress);
+    }
+
+    fn awaited(&self) -> Option<watch::Receiver<usize>> {
+        Some(self.waiters.subscribe())
+    }
+}
+
 /// Somebody who waits for the journal to come further.
 struct Waiter<'a>(&'a Horizon);
 
 impl<'a> Waiter<'a> {
     fn new(horizon: &'a Horizon) -> Self {
-        horizon.waiters.fetch_add(1, Ordering::Relaxed);
+        horizon.waiters.send_modify(|count| *count += 1);
         Self(horizon)
     }
 }
 
 impl Drop for Waiter<'_> {
     fn drop(&mut self) {
-        self.0.waiters.fetch_sub(1, Ordering::Relaxed);
+        self.0.waiters.send_modify(|count| *count -= 1);
     }
 }
 
@@ -350,7 +361,7 @@ pub(super) fn keep_polling(shared: &Arc<Shared>) {
     let (poll, clock) = (shared.options.poll, runtime.clone());
     let work = async move {
         loop {
-            let waits = horizon.waiters.load(Ordering::Relaxed) > 0;
+            let waits = *horizon.waiters.borrow() > 0;
             let pause = match horizon.waiting() {
                 _ if waits => poll,
                 0 => IDLE,
@@ -370,7 +381,7 @@ pub(super) fn keep_polling(shared: &Arc<Shared>) {
                 return;
             }
             let news = match horizon.has_begun() {
-                true => shared.journal.progress().await.map(|progress| horizon.learn(&progress)),
+                true => shared.journal.progress().await.map(|progress| horizon.take_in(&progress)),
                 // A journal that could not be asked at the start, or that is new.
                 false => {
                     let patience = shared.patience(Deadline::NEVER);

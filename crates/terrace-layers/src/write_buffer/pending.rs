@@ -1,5 +1,6 @@
 //! The writes that wait, by key.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::Bound;
 
@@ -37,12 +38,18 @@ impl Pending {
             Change::Put(value) => Some(value.clone()),
             Change::Delete => None,
         };
-        let before = self.keys.get(&write.key);
-        if before.is_some_and(|before| before.sequence >= sequence) {
-            return;
+        let fresh = Waiting { sequence, value, reborn: false };
+        match self.keys.entry(write.key.clone()) {
+            Entry::Vacant(place) => {
+                place.insert(fresh);
+            }
+            Entry::Occupied(before) if before.get().sequence >= sequence => return,
+            Entry::Occupied(mut before) => {
+                let before = before.get_mut();
+                let reborn = before.value.is_none() || before.reborn;
+                *before = Waiting { reborn, ..fresh };
+            }
         }
-        let reborn = before.is_some_and(|before| before.value.is_none() || before.reborn);
-        self.keys.insert(write.key.clone(), Waiting { sequence, value, reborn });
         // Appends come in order; what was looked up elsewhere may come late.
         let place = match self.order.back() {
             Some((last, _)) if *last > sequence => {

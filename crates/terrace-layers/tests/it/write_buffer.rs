@@ -2,6 +2,7 @@
 
 mod contract;
 mod faults;
+mod pace;
 mod races;
 mod reads;
 mod simulation;

@@ -71,7 +71,7 @@ pub async fn flusher(engines: &Engines) -> Result<FlusherApart> {
     let journal = engines.journal(&database).await?;
     let (options, runtime) = (engines.flusher_options(), engines.runtime().clone());
     let flusher =
-        Flusher::start(Arc::clone(&journal), Arc::clone(&store), options, runtime, |_| {});
+        Flusher::start(Arc::clone(&journal), Arc::clone(&store), options, runtime, Arc::new(()));
     Ok(FlusherApart { flusher, journal, store })
 }
 

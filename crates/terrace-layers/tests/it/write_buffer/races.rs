@@ -17,7 +17,7 @@ fn flusher(
     store: Arc<dyn Store>,
     options: FlusherOptions,
 ) -> Flusher {
-    Flusher::start(Arc::clone(journal) as _, store, options, Runtime::system(), |_: &Progress| {})
+    Flusher::start(Arc::clone(journal) as _, store, options, Runtime::system(), Arc::new(()))
 }
 
 async fn progress(journal: &MemoryJournal) -> Progress {

@@ -161,6 +161,8 @@ impl Engines {
             partitions: config.partitions,
             max_batch: config.max_batch,
             linger: millis(config.linger_ms),
+            pace: config.pace,
+            max_rest: millis(config.max_rest_ms),
             tries: config.tries,
             ..FlusherOptions::default()
         }
