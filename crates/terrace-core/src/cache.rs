@@ -43,6 +43,10 @@ pub trait Cache: fmt::Debug + fmt::Display + Send + Sync + 'static {
     /// Forgets everything, for every instance that shares the cache.
     fn clear(&self) -> BoxFuture<'_, Result<()>>;
 
+    /// For how long its memory has been whole: every write that was told to it since has left a trace,
+    /// while that lasts, or an entry as new. Of a write that was told before, it may know nothing.
+    fn whole_for(&self) -> Duration;
+
     /// Health, size, hits and misses.
     fn inspect(&self) -> BoxFuture<'_, Inspection>;
 
@@ -71,7 +75,8 @@ pub enum Lookup {
     /// It is not; whoever loads it may offer it under this lease.
     Miss(Lease),
     /// It is not, and it was written a moment ago: as [`Lookup::Miss`], but who loads it from a
-    /// replica may find it older than this. A cache that has lost the trace of a write answers `Miss`.
+    /// replica may find it older than this. A cache that has lost the trace of a write answers `Miss`;
+    /// see [`Cache::whole_for`].
     Written {
         /// As of a miss.
         lease: Lease,

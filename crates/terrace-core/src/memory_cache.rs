@@ -181,7 +181,8 @@ impl MemoryCache {
         }
         self.counts.misses.fetch_add(1, Ordering::Relaxed);
         let lease = self.stripes.lease(key);
-        match version {
+        // Looked at after the slot: a tombstone that was evicted in between is in one of them.
+        match version.max(self.stripes.floor(key, at)) {
             Version::NONE => Lookup::Miss(lease),
             version => Lookup::Written { lease, version },
         }
@@ -357,6 +358,10 @@ impl Cache for MemoryCache {
             self.notices.cleared();
             Ok(())
         })
+    }
+
+    fn whole_for(&self) -> Duration {
+        self.runtime.now().saturating_duration_since(self.started)
     }
 
     fn inspect(&self) -> BoxFuture<'_, Inspection> {

@@ -80,6 +80,13 @@ impl Token {
         self.marks().all(|(name, mine)| asked.position(name).is_none_or(|floor| mine >= floor))
     }
 
+    /// Whether no history of this token has forked since `asked`: of what was before a fork, some may
+    /// be lost, and a later position proves nothing of it.
+    pub fn is_unforked_since(&self, asked: &Self) -> bool {
+        self.marks()
+            .all(|(name, mine)| asked.position(name).is_none_or(|floor| mine.epoch == floor.epoch))
+    }
+
     /// What it asks of all histories but this one.
     #[must_use]
     pub fn without(&self, history: &str) -> Self {

@@ -81,6 +81,7 @@ mod subscription;
 use std::fmt;
 use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use futures_util::StreamExt as _;
 use futures_util::future::BoxFuture;
@@ -218,6 +219,10 @@ impl Cache for RedisCache {
 
     fn clear(&self) -> BoxFuture<'_, Result<()>> {
         Box::pin(self.counted("cache clear", self.shared.forget()))
+    }
+
+    fn whole_for(&self) -> Duration {
+        self.shared.whole_for()
     }
 
     fn inspect(&self) -> BoxFuture<'_, Inspection> {

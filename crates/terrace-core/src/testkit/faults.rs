@@ -179,6 +179,10 @@ impl Cache for FaultyCache {
         Box::pin(self.with(self.inner.clear()))
     }
 
+    fn whole_for(&self) -> Duration {
+        self.inner.whole_for()
+    }
+
     fn inspect(&self) -> BoxFuture<'_, Inspection> {
         self.inner.inspect()
     }

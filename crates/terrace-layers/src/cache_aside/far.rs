@@ -54,6 +54,11 @@ impl Far {
         }
     }
 
+    /// See [`Cache::whole_for`].
+    pub(super) fn whole_for(&self) -> Duration {
+        self.cache.whole_for()
+    }
+
     fn is_failing(&self) -> bool {
         self.failing.load(Ordering::Acquire)
     }

@@ -49,9 +49,9 @@ impl Shared {
             && listed.is_empty()
             && let Some(lookup) = lookups.pop()
         {
-            return self.complete_one(key, how, judge(lookup, how), begun).await;
+            return self.complete_one(key, how, self.judge(lookup, how), begun).await;
         }
-        let mut found: Vec<Found> = lookups.into_iter().map(|it| judge(it, how)).collect();
+        let mut found: Vec<Found> = lookups.into_iter().map(|it| self.judge(it, how)).collect();
         for index in listed {
             found[index] = Found::Written(None, Version::UNKNOWN);
             self.bypassed.fetch_add(1, Ordering::Relaxed);
@@ -130,6 +130,25 @@ impl Shared {
         Ok(answers)
     }
 
+    fn judge(&self, lookup: Lookup, how: &ReadOptions) -> Found {
+        match lookup {
+            Lookup::Miss(lease) => Found::Missing(Some(lease)),
+            Lookup::Written { lease, version } => Found::Written(Some(lease), version),
+            Lookup::Hit(entry) if satisfies(&entry, how) && !self.is_beyond_a_fork(&entry, how) => {
+                let Entry { record, version, token, age } = entry;
+                Found::Hit(Read { record, version, origin: Origin::Far, age, token })
+            }
+            Lookup::Hit(_) => Found::Missing(None),
+        }
+    }
+
+    /// Whether a promotion lies between a token and an entry: what the token proves may be lost, and
+    /// only the router knows.
+    fn is_beyond_a_fork(&self, entry: &Entry, how: &ReadOptions) -> bool {
+        let asked = how.token.as_ref().filter(|_| self.options.over_replicas);
+        asked.is_some_and(|asked| !entry.token.is_unforked_since(asked))
+    }
+
     /// Loads from the inner store. A replica may be behind what was written a moment ago; then the
     /// primary is asked.
     async fn load(
@@ -140,10 +159,16 @@ impl Shared {
     ) -> Result<Vec<Read>> {
         // Nobody knows what would be new enough.
         let in_doubt = || written.contains(&Version::UNKNOWN);
-        if !self.options.over_replicas || !in_doubt() {
+        if !self.options.over_replicas {
+            return self.inner.read(keys, how).await;
+        }
+        if !in_doubt() {
+            // Before the cache began to remember, writes have left no trace in it.
+            let whole = self.far.whole_for();
             let loaded = self.inner.read(keys, how).await?;
-            let new_enough = |(read, floor): (&Read, &Version)| read.version >= *floor;
-            if !self.options.over_replicas || loaded.iter().zip(written).all(new_enough) {
+            let new_enough =
+                |(read, floor): (&Read, &Version)| read.version >= *floor && read.age <= whole;
+            if loaded.iter().zip(written).all(new_enough) {
                 return Ok(loaded);
             }
         }
@@ -164,18 +189,6 @@ impl Shared {
             return;
         }
         self.far.fill(offers, self.options.fill_wait, how.deadline).await;
-    }
-}
-
-fn judge(lookup: Lookup, how: &ReadOptions) -> Found {
-    match lookup {
-        Lookup::Miss(lease) => Found::Missing(Some(lease)),
-        Lookup::Written { lease, version } => Found::Written(Some(lease), version),
-        Lookup::Hit(entry) if satisfies(&entry, how) => {
-            let Entry { record, version, token, age } = entry;
-            Found::Hit(Read { record, version, origin: Origin::Far, age, token })
-        }
-        Lookup::Hit(_) => Found::Missing(None),
     }
 }
 

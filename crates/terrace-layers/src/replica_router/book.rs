@@ -154,7 +154,10 @@ impl Book {
         let Some(state) = &page.state else { return };
         let position = state.position;
         let past = self.marks.partition_point(|mark| mark.position <= position);
-        let passed = past.checked_sub(1).map(|index| self.marks[index].last);
+        // Where the primary was on another timeline says nothing of this one.
+        let passed = past.checked_sub(1).map(|index| self.marks[index]);
+        let passed = passed.filter(|mark| mark.position.epoch == position.epoch);
+        let passed = passed.map(|mark| mark.last);
         page.fresh_as_of = page.fresh_as_of.max(passed);
     }
 

@@ -272,7 +272,7 @@ impl Shared {
             }
         };
         server.failures.store(0, Ordering::Relaxed);
-        if !self.is_same(number, seat.life, seat.epoch) {
+        if !self.is_same(number, seat) || self.falls_short::<Q>(&answer, table, how) {
             return Ok(None);
         }
         self.learn::<Q>(&answer, table, seat);
@@ -307,19 +307,37 @@ impl Shared {
         Some(proved)
     }
 
-    fn is_same(&self, number: usize, life: u64, epoch: u64) -> bool {
+    /// Whether an answer's own place is before what was asked for: its server has gone back.
+    fn falls_short<Q: Question>(
+        &self,
+        answer: &Q::Answer,
+        table: &Table,
+        how: &ReadOptions,
+    ) -> bool {
+        #[cfg(feature = "mutants")]
+        if self.mutant.is_some() {
+            return false;
+        }
+        let (Some(token), Some((_, log))) = (&how.token, &table.names) else { return false };
+        let (asked, seen) = (token.position(log), Q::seen(answer, log));
+        asked.zip(seen).is_some_and(|(asked, seen)| seen.offset < asked.offset)
+    }
+
+    /// Whether a server is in the life and on the timeline of this seat, and has not gone back.
+    fn is_same(&self, number: usize, seat: &Seat) -> bool {
         #[cfg(feature = "mutants")]
         if self.mutant == Some(super::Mutant::ForgetsLives) {
             return true;
         }
         let table = self.table.load();
-        table.seats[number].as_ref().is_some_and(|seat| (seat.life, seat.epoch) == (life, epoch))
+        table.seats[number].as_ref().is_some_and(|now| now.is_same(seat))
     }
 
     /// Notes a failed read.
     fn failed(&self, number: usize, how: &ReadOptions, error: &Error) {
-        // A client in a hurry says nothing of the server.
-        if error.kind() == ErrorKind::InvalidInput || how.deadline.passed(self.runtime.now()) {
+        // Neither a client in a hurry nor a long line says anything of the server.
+        let no_fault = matches!(error.kind(), ErrorKind::InvalidInput | ErrorKind::Overloaded);
+        if no_fault || how.deadline.passed(self.runtime.now()) {
             return;
         }
         const ENOUGH: usize = 3;
@@ -409,7 +427,7 @@ impl Shared {
             };
             // Another may have been promoted meanwhile.
             let now = self.table.load();
-            if now.primary == Some(number) && self.is_same(number, seat.life, seat.epoch) {
+            if now.primary == Some(number) && self.is_same(number, seat) {
                 let proved = self.proved(&table, how);
                 Q::mark(&mut answer, Origin::Primary, Duration::ZERO, proved.as_ref());
                 self.counts.primary_reads.fetch_add(1, Ordering::Relaxed);
@@ -456,13 +474,23 @@ impl Shared {
     ) -> Result<Vec<Receipt>> {
         how.deadline.check(self.runtime.now()).map_err(|error| error.during("write"))?;
         let number = self.primary(how.deadline).await.map_err(|error| error.during("write"))?;
+        let epoch = self.table.load().epoch;
         let server = &self.members[number];
         let written = server.member.store.write(batch, how).await;
         if written.is_err() {
             // It may be no primary any more.
             self.look_all();
+            return written;
         }
-        written
+        // The write may have waited there for long. What a server commits beside its successor, or
+        // its rival, is in no history that goes on.
+        let table = self.table.load();
+        if (table.primary, table.epoch) == (Some(number), epoch) {
+            return written;
+        }
+        let message = "the primary has changed during the write, which may be lost with the old one; \
+                       read the record, or repeat the request with its Idempotency-Key";
+        Err(Error::new(ErrorKind::OutcomeUnknown, message).during("write"))
     }
 
     fn refused(&self, error: Error) -> Error {

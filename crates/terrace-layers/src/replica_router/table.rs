@@ -110,8 +110,12 @@ impl Table {
 
     /// Whether a position of an earlier timeline is part of this one; `None` when nobody knows.
     pub(super) fn includes(&self, asked: Position) -> Option<bool> {
-        let fork = self.forks.iter().find(|fork| fork.epoch == asked.epoch)?;
-        Some(asked.offset <= fork.offset)
+        match self.forks.iter().find(|fork| fork.epoch == asked.epoch) {
+            Some(fork) => Some(asked.offset <= fork.offset),
+            None if self.forks.is_empty() => None,
+            // A branch that this timeline does not come from.
+            None => Some(false),
+        }
     }
 }
 
@@ -119,6 +123,12 @@ impl Seat {
     /// How old what it shows may be; `None` when nobody knows.
     pub(super) fn age(&self, now: Instant) -> Option<Duration> {
         self.fresh_as_of.map(|then| now.saturating_duration_since(then))
+    }
+
+    /// Whether this is the same life on the same timeline, in which nothing went back.
+    pub(super) fn is_same(&self, other: &Self) -> bool {
+        (self.life, self.epoch) == (other.life, other.epoch)
+            && Arc::ptr_eq(&self.reached, &other.reached)
     }
 
     pub(super) fn has_reached(&self, offset: u64) -> bool {

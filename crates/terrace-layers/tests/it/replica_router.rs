@@ -2,14 +2,18 @@
 
 mod servers;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use terrace_core::testkit::{StoreFixture, key, value};
 use terrace_core::{
-    Consistency, Deadline, ErrorKind, Origin, Position, ReadOptions, Result, Role, Runtime, Scan,
-    Status, Store, StoreExt, Token,
+    Consistency, Deadline, ErrorKind, MemoryCache, MemoryCacheOptions, NodeState, Origin, Outcome,
+    Position, ReadOptions, Result, Role, Runtime, Scan, Status, Store, StoreExt, Token,
 };
-use terrace_layers::{ReplicaRouter, ReplicaRouterOptions};
+use terrace_layers::{
+    CacheAside, CacheAsideOptions, ConcurrencyLimit, ConcurrencyLimitOptions, Member,
+    ReplicaRouter, ReplicaRouterOptions,
+};
 
 use servers::{HISTORY, Servers};
 
@@ -21,7 +25,7 @@ async fn over_memory() -> StoreFixture {
         ReplicaRouterOptions::default(),
         Runtime::system(),
     );
-    StoreFixture::new(std::sync::Arc::new(router.await))
+    StoreFixture::new(Arc::new(router.await))
 }
 
 terrace_core::store_contract!(over_memory);
@@ -269,6 +273,108 @@ async fn a_promotion_moves_the_writes_and_the_old_primary_is_ignored() {
     assert!(origin(&router, &with_token(token(3, 1))).await.is_err());
 }
 
+/// What becomes of a write that waits at the primary while this happens.
+async fn written_under_way(servers: &Servers, change: impl FnOnce()) -> Result<Outcome> {
+    let router = servers.router().await;
+    servers.hold(0);
+    let write = router.put(key("a"), value("1"));
+    let change = async {
+        servers.until_asked(0).await;
+        change();
+        pass(SECOND).await;
+        servers.release(0);
+    };
+    let (write, ()) = tokio::join!(write, change);
+    Ok(write?.outcome)
+}
+
+/// A server that commits after another was promoted commits into a history that has ended.
+#[tokio::test(start_paused = true)]
+async fn a_write_that_waited_through_a_promotion_is_not_acknowledged() {
+    let fork = [Position { epoch: 1, offset: 100 }];
+    let servers = Servers::new(3);
+    let promoted = written_under_way(&servers, || servers.promote(1, 2, 120, &fork)).await;
+    assert_eq!(promoted.unwrap_err().kind(), ErrorKind::OutcomeUnknown);
+    let servers = Servers::new(3);
+    let rivals = written_under_way(&servers, || servers.promote(1, 1, 120, &[])).await;
+    assert_eq!(rivals.unwrap_err().kind(), ErrorKind::OutcomeUnknown);
+    let servers = Servers::new(3);
+    let calm = written_under_way(&servers, || servers.at(1, 1, 120)).await;
+    assert!(calm.unwrap().is_applied());
+}
+
+/// A branch that was given up is known by its absence among the forks.
+#[tokio::test(start_paused = true)]
+async fn a_token_of_an_abandoned_branch_is_lost() {
+    let servers = Servers::new(2);
+    servers.at(1, 3, 200);
+    servers.promote(0, 3, 200, &[Position { epoch: 1, offset: 100 }]);
+    let router = servers.router().await;
+    assert!(is_replica(origin(&router, &with_token(token(1, 100))).await.unwrap()));
+    assert!(origin(&router, &with_token(token(2, 150))).await.is_err());
+}
+
+/// An entry of the new timeline proves nothing of what the fork may have lost.
+#[tokio::test(start_paused = true)]
+async fn a_cache_does_not_answer_what_only_forks_can_tell() {
+    let servers = Servers::new(2);
+    servers.at(1, 2, 200);
+    servers.promote(0, 2, 200, &[Position { epoch: 1, offset: 100 }]);
+    let runtime = Runtime::system();
+    let cache = Arc::new(MemoryCache::new(MemoryCacheOptions::default(), runtime.clone()));
+    let options = CacheAsideOptions { over_replicas: true, ..CacheAsideOptions::default() };
+    let store = CacheAside::new(Arc::new(servers.router().await), cache, options, runtime);
+    let read = async |how: &ReadOptions| store.get_read(&key("a"), how).await;
+    read(&ReadOptions::default()).await.unwrap();
+    assert_eq!(read(&with_token(token(2, 1))).await.unwrap().origin, Origin::Far);
+    assert!(is_replica(read(&with_token(token(1, 100))).await.unwrap().origin));
+    let lost = read(&with_token(token(1, 101))).await.unwrap_err();
+    assert_eq!(lost.kind(), ErrorKind::Unavailable);
+}
+
+/// Writes that wait for a dead primary must not take the places of reads that replicas can answer.
+#[tokio::test(start_paused = true)]
+async fn writes_to_a_dead_primary_do_not_keep_reads_out() {
+    let servers = Servers::new(2);
+    let limit = ConcurrencyLimitOptions { limit: 1, ..ConcurrencyLimitOptions::default() };
+    let members = servers.members().into_iter().map(|member| {
+        let store =
+            ConcurrencyLimit::new(Arc::clone(&member.store), limit.clone(), Runtime::system());
+        Member { store: Arc::new(store), ..member }
+    });
+    let options = ReplicaRouterOptions::default();
+    let members = members.collect();
+    let router = ReplicaRouter::start(HISTORY.into(), members, options, Runtime::system()).await;
+    servers.silence(0, true);
+    servers.hold(0);
+    let writes = async {
+        let _ = tokio::join!(router.put(key("a"), value("1")), router.put(key("b"), value("1")));
+    };
+    let read = async {
+        servers.until_asked(0).await;
+        let begun = Runtime::system().now();
+        assert!(is_replica(origin(&router, &ReadOptions::default()).await.unwrap()));
+        assert!(Runtime::system().now() - begun < SECOND / 10);
+        servers.release(0);
+    };
+    tokio::join!(writes, read);
+}
+
+#[tokio::test(start_paused = true)]
+async fn where_a_primary_was_on_another_timeline_measures_nothing() {
+    let servers = Servers::new(3);
+    let router = servers.router().await;
+    servers.at(0, 1, 1000);
+    pass(50 * SECOND).await;
+    // It follows somebody whom this router does not know.
+    servers.at(1, 2, 60);
+    servers.silence(2, true);
+    pass(SECOND).await;
+    let fresh = Consistency::MaxStale(SECOND);
+    let fresh = ReadOptions { consistency: fresh, ..ReadOptions::default() };
+    assert!(!origin(&router, &fresh).await.is_ok_and(is_replica));
+}
+
 #[tokio::test(start_paused = true)]
 async fn an_unknown_fork_leads_to_the_primary() {
     let servers = Servers::new(2);
@@ -332,21 +438,49 @@ async fn a_router_that_forgets_lives_is_caught() {
 
 /// What answers a read with a token that the replica had come to before it was restarted.
 async fn restarted_under_way(servers: &Servers, router: &ReplicaRouter) -> Origin {
+    changed_under_way(servers, router, |state| {
+        state.life += 1;
+        state.position.offset = 90;
+    })
+    .await
+}
+
+async fn changed_under_way(
+    servers: &Servers,
+    router: &ReplicaRouter,
+    change: impl FnOnce(&mut NodeState),
+) -> Origin {
     servers.hold(1);
     let how = with_token(token(1, 100));
     let a = key("a");
     let read = router.get_read(&a, &how);
     let restart = async {
         servers.until_asked(1).await;
-        servers.change(1, |state| {
-            state.life += 1;
-            state.position.offset = 90;
-        });
+        servers.change(1, change);
         pass(SECOND / 2).await;
         servers.release(1);
     };
     let (read, ()) = tokio::join!(read, restart);
     read.unwrap().origin
+}
+
+/// A server may go back within a life, as when its processes are restarted after a crash of one. It
+/// may have come further again since.
+#[tokio::test(start_paused = true)]
+async fn an_answer_of_a_server_that_went_back_counts_for_nothing() {
+    let servers = Servers::new(2);
+    let router = servers.router().await;
+    let back = |state: &mut NodeState| state.position.offset = 90;
+    assert_eq!(changed_under_way(&servers, &router, back).await, Origin::Primary);
+}
+
+/// The answer's own place tells, too, before anybody has looked again.
+#[tokio::test(start_paused = true)]
+async fn an_answer_from_before_the_token_is_not_given() {
+    let servers = Servers::new(2);
+    let router = servers.router().await;
+    servers.change(1, |state| state.position.offset = 90);
+    assert_eq!(origin(&router, &with_token(token(1, 100))).await.unwrap(), Origin::Primary);
 }
 
 #[tokio::test(start_paused = true)]

@@ -5,7 +5,11 @@
 //! the log ends, which is past the COMMIT of everything that can be seen. On a replica it is where
 //! the replay stands: but a COMMIT shows a moment before the replay counts it as done, so as long
 //! as the replay has something before it, the token asks for one byte more, which any replica has
-//! only after that record. A replay that has reached the end of what it received is past all of it.
+//! only after that record. A replay that has reached the end of what it received, or that waits for
+//! more, is past all of it.
+//!
+//! Versions must not go back when a replica is promoted that had not received the latest: see
+//! [`RAISE`].
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -13,7 +17,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use terrace_core::{Deadline, Error, ErrorKind, NodeState, Position, Result, Role, Token};
 use tokio::sync::Mutex;
 use tokio_postgres::Row;
-use tokio_postgres::types::PgLsn;
+use tokio_postgres::types::{PgLsn, Type};
 
 use super::connect::Connection;
 use super::sqlstate::{Stage, because, explain};
@@ -21,14 +25,31 @@ use super::statements::Sql;
 use super::work::Worker;
 
 /// Where its log ends or its replay stands; on a replica, what it has received; on a primary, its
-/// timeline. The replay is asked before what was received: see the
-/// [module](self).
+/// timeline; on a replica, the timeline that it receives, if this user may know (`pg_monitor`). The
+/// replay is asked before what was received: see the [module](self).
 pub(super) const POSITION: &str = "SELECT \
      CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() \
        ELSE pg_current_wal_insert_lsn() END, \
      CASE WHEN pg_is_in_recovery() THEN pg_last_wal_receive_lsn() END, \
      CASE WHEN NOT pg_is_in_recovery() THEN \
-       ('x' || left(pg_walfile_name(pg_current_wal_insert_lsn()), 8))::bit(32)::int END";
+       ('x' || left(pg_walfile_name(pg_current_wal_insert_lsn()), 8))::bit(32)::int END, \
+     CASE WHEN pg_is_in_recovery() THEN \
+       (SELECT received_tli FROM pg_stat_get_wal_receiver()) END AS received_tli";
+
+/// Whether the replay waits for something to replay, and after that where it stands. If it waited,
+/// everything shown before is before that place.
+pub(super) const WAITING: &str = "SELECT \
+     EXISTS (SELECT FROM pg_stat_activity WHERE backend_type = 'startup' \
+       AND wait_event IN ('RecoveryWalStream', 'RecoveryRetrieveRetryInterval')), \
+     CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() END";
+
+/// Notes a new timeline, and whoever is the first to do so lets the sequence of versions leave out a
+/// million numbers: those that the primary of before gave out beyond what this server received. No
+/// cache and no client then holds a version from the future.
+const RAISE: &str = "INSERT INTO meta AS m (name, value) VALUES ('timeline', $1) \
+     ON CONFLICT (name) DO UPDATE SET value = excluded.value \
+       WHERE m.value::bigint < excluded.value::bigint \
+     RETURNING setval('records_version', (SELECT last_value FROM records_version) + 1048576)";
 
 /// As [`POSITION`]; then which run of the server it is, the timeline that a replica follows, and the
 /// name of the history. Each source of the timeline may lag behind, none is ahead of the log.
@@ -36,8 +57,10 @@ const STATE: &str = "SELECT p.*, \
      (extract(epoch FROM pg_postmaster_start_time()) * 1000000)::bigint, \
      greatest((pg_control_checkpoint()).timeline_id, \
        (pg_control_recovery()).min_recovery_end_timeline, \
-       (SELECT received_tli FROM pg_stat_wal_receiver)), \
-     (SELECT value FROM meta WHERE name = 'history') FROM ";
+       p.received_tli), \
+     (SELECT value FROM meta WHERE name = 'history'), \
+     pg_size_bytes(current_setting('wal_segment_size')), \
+     pg_has_role('pg_read_all_stats', 'USAGE') FROM ";
 
 /// What a server said of its place in the log.
 #[derive(Clone, Copy, Debug)]
@@ -47,8 +70,10 @@ pub(super) struct Place {
     reached: u64,
     /// Everything shown is before it.
     shown: u64,
-    /// Known of a primary.
+    /// Of a primary, its own; of a replica, that of what it receives, where that is known.
     timeline: Option<u64>,
+    /// The replay has something before it, or nobody knows.
+    is_busy: bool,
 }
 
 impl Place {
@@ -57,30 +82,50 @@ impl Place {
         let received = row.try_get::<_, Option<PgLsn>>(1)?.map(u64::from);
         let timeline = row.try_get::<_, Option<i32>>(2)?.and_then(|it| u64::try_from(it).ok());
         // Asked last: a server that was promoted in between has told where its own log ends.
-        let is_replica = timeline.is_none();
-        if !is_replica {
-            let reached = end_of_record(reached);
-            return Ok(Self { is_replica, reached, shown: reached, timeline });
+        if timeline.is_some() {
+            let (is_replica, is_busy) = (false, false);
+            return Ok(Self { is_replica, reached, shown: reached, timeline, is_busy });
         }
-        let shown = reached + u64::from(received != Some(reached));
-        Ok(Self { is_replica, reached, shown, timeline: None })
+        let is_busy = received != Some(reached);
+        let shown = reached + u64::from(is_busy);
+        let receives = row.try_get::<_, Option<i32>>(3)?.and_then(|it| u64::try_from(it).ok());
+        Ok(Self { is_replica: true, reached, shown, timeline: receives, is_busy })
     }
 }
 
 /// Where the next record goes is behind the header of a page that is yet to be begun; where the last
 /// record ended is before it, and that is what a replica comes to (PostgreSQL, `xlog_internal.h`:
-/// pages of 8 KiB, a header of 24 bytes; no record ends within the first 8 bytes behind it).
-fn end_of_record(insert: u64) -> u64 {
+/// pages of 8 KiB, a header of 24 bytes, of 40 on the first page of a segment; no record ends within
+/// the first 8 bytes behind it).
+fn end_of_record(insert: u64, segment: u64) -> u64 {
     const PAGE: u64 = 8192;
     const HEADER: u64 = 24;
-    if insert % PAGE == HEADER { insert - HEADER } else { insert }
+    const LONG_HEADER: u64 = 40;
+    if segment > 0 && insert % segment == LONG_HEADER {
+        insert - LONG_HEADER
+    } else if insert % PAGE == HEADER {
+        insert - HEADER
+    } else {
+        insert
+    }
 }
 
 /// Where the server stands now.
 pub(super) async fn position(connection: &Connection) -> Result<Place, tokio_postgres::Error> {
     let rows = connection.run(Sql::Position, &[]).await?;
     // A SELECT without FROM has one row.
-    Place::of(&rows[0])
+    let place = Place::of(&rows[0])?;
+    if !place.is_busy {
+        return Ok(place);
+    }
+    // What it received and what it replayed differ also when nothing comes any more: after a restart
+    // while the primary is down. Then nobody would ever come to the next byte.
+    let rows = connection.run(Sql::Waiting, &[]).await?;
+    let waits = rows[0].try_get::<_, bool>(0)?;
+    match rows[0].try_get::<_, Option<PgLsn>>(1)?.map(u64::from).filter(|_| waits) {
+        Some(reached) => Ok(Place { reached, shown: reached, is_busy: false, ..place }),
+        None => Ok(place),
+    }
 }
 
 /// Does something and, for a member, asks for the place after it in the same round trip.
@@ -105,6 +150,11 @@ pub(super) struct Member {
     timeline: AtomicU64,
     /// Whether it takes writes, as it said last.
     primary: AtomicBool,
+    /// The size of its log's segments; 0 until it is known.
+    segment: AtomicU64,
+    /// The timeline for which versions are known to have been raised.
+    raised: AtomicU64,
+    warned: AtomicBool,
     /// A session of its own, so that no request delays the question.
     session: Mutex<Session>,
 }
@@ -123,6 +173,9 @@ impl Member {
             life: AtomicU64::new(0),
             timeline: AtomicU64::new(0),
             primary: AtomicBool::new(false),
+            segment: AtomicU64::new(0),
+            raised: AtomicU64::new(0),
+            warned: AtomicBool::new(false),
             session: Mutex::default(),
         }
     }
@@ -130,11 +183,21 @@ impl Member {
     /// Proof of having seen what the server showed when it was there; nothing when its timeline is
     /// not known yet.
     pub(super) fn token(&self, place: Place) -> Token {
-        let epoch = place.timeline.unwrap_or_else(|| self.timeline.load(Ordering::Acquire));
+        // A replica may follow a promotion before it is looked at again.
+        let known = self.timeline.load(Ordering::Acquire);
+        let epoch = place.timeline.map_or(known, |timeline| match place.is_replica {
+            true => timeline.max(known),
+            false => timeline,
+        });
         if epoch == 0 {
             return Token::default();
         }
-        Token::of(Arc::clone(&self.log), Position { epoch, offset: place.shown })
+        let offset = if place.is_replica { place.shown } else { self.end(place.shown) };
+        Token::of(Arc::clone(&self.log), Position { epoch, offset })
+    }
+
+    fn end(&self, insert: u64) -> u64 {
+        end_of_record(insert, self.segment.load(Ordering::Relaxed))
     }
 
     /// Whether a session with this run of the server may answer.
@@ -182,10 +245,22 @@ impl Member {
             connection.ask(&format!("{STATE} ({POSITION}) AS p"), &[]).await.map_err(failed)?;
         let row = &rows[0];
         let place = Place::of(row).map_err(failed)?;
-        let life = row.try_get::<_, i64>(3).map_err(failed)?.unsigned_abs();
-        let followed = row.try_get::<_, Option<i32>>(4).map_err(failed)?.unwrap_or(0);
-        let history = row.try_get::<_, Option<&str>>(5).map_err(failed)?.unwrap_or_default();
-        let epoch = place.timeline.unwrap_or(u64::try_from(followed).unwrap_or(0));
+        let life = row.try_get::<_, i64>(4).map_err(failed)?.unsigned_abs();
+        let followed = row.try_get::<_, Option<i32>>(5).map_err(failed)?.unwrap_or(0);
+        let followed = u64::try_from(followed).unwrap_or(0);
+        let history = row.try_get::<_, Option<&str>>(6).map_err(failed)?.unwrap_or_default();
+        let segment = row.try_get::<_, i64>(7).map_err(failed)?.unsigned_abs();
+        self.segment.store(segment, Ordering::Relaxed);
+        if !row.try_get::<_, bool>(8).map_err(failed)? {
+            self.warn_once();
+        }
+        let epoch = match place.is_replica {
+            true => followed,
+            false => place.timeline.unwrap_or(0),
+        };
+        if !place.is_replica {
+            self.raise_versions(connection, epoch).await.map_err(failed)?;
+        }
         let forks = match known.filter(|(timeline, _)| *timeline == epoch) {
             Some(known) => Some(known),
             None => forks(connection, epoch).await.map(|forks| (epoch, forks)),
@@ -195,10 +270,38 @@ impl Member {
             life,
             history: history.into(),
             log: Arc::clone(&self.log),
-            position: Position { epoch, offset: place.reached },
+            position: Position {
+                epoch,
+                offset: if place.is_replica { place.reached } else { self.end(place.reached) },
+            },
             forks: forks.as_ref().map(|(_, forks)| forks.clone()).unwrap_or_default(),
         };
         Ok((state, forks))
+    }
+}
+
+impl Member {
+    fn warn_once(&self) {
+        if !self.warned.swap(true, Ordering::Relaxed) {
+            tracing::warn!(
+                "this user may not see which timeline a standby follows, so after a promotion \
+                 standbys come back minutes late; GRANT pg_monitor to it"
+            );
+        }
+    }
+
+    /// Before a primary of a new timeline is said to be one: see [`RAISE`].
+    async fn raise_versions(
+        &self,
+        connection: &Connection,
+        timeline: u64,
+    ) -> Result<(), tokio_postgres::Error> {
+        if timeline <= 1 || self.raised.load(Ordering::Relaxed) == timeline {
+            return Ok(());
+        }
+        connection.ask(RAISE, &[(&timeline.to_string(), Type::TEXT)]).await?;
+        self.raised.store(timeline, Ordering::Relaxed);
+        Ok(())
     }
 }
 
@@ -248,8 +351,16 @@ mod tests {
 
     #[test]
     fn the_end_of_the_log_is_where_the_last_record_ended() {
-        for (insert, end) in [(8192 + 24, 8192), (8192 + 32, 8192 + 32), (8192 * 3, 8192 * 3)] {
-            assert_eq!(end_of_record(insert), end);
+        const SEGMENT: u64 = 16 << 20;
+        for (insert, end) in [
+            (8192 + 24, 8192),
+            (8192 + 32, 8192 + 32),
+            (8192 + 40, 8192 + 40),
+            (8192 * 3, 8192 * 3),
+            (SEGMENT + 40, SEGMENT),
+        ] {
+            assert_eq!(end_of_record(insert, SEGMENT), end);
         }
+        assert_eq!(end_of_record(SEGMENT + 40, 0), SEGMENT + 40, "until the size is known");
     }
 }

@@ -19,6 +19,8 @@ pub(super) enum Sql {
     Latest,
     /// How far this server has come: see [`super::member`].
     Position,
+    /// Whether a replica's replay waits, and where.
+    Waiting,
     /// Sets values of distinct keys.
     Put,
     /// The same, and answers the transaction's number.
@@ -61,13 +63,14 @@ pub(super) enum Sql {
 
 impl Sql {
     /// How many of them every database has.
-    const PLAIN: usize = 18;
+    const PLAIN: usize = 19;
 
-    const ALL: [Self; 22] = [
+    const ALL: [Self; 23] = [
         Self::Read,
         Self::Scan,
         Self::Latest,
         Self::Position,
+        Self::Waiting,
         Self::Put,
         Self::PutLogged,
         Self::Transaction,
@@ -101,6 +104,7 @@ impl Sql {
                              FROM records_version"
             }
             Self::Position => super::member::POSITION,
+            Self::Waiting => super::member::WAITING,
             Self::Put => PUT,
             Self::PutLogged => PUT_LOGGED,
             Self::Transaction => "SELECT pg_current_xact_id()::text",
@@ -155,7 +159,7 @@ impl Sql {
         match self {
             Self::Read | Self::Placed | Self::Lock | Self::Reserve => &[Type::TEXT_ARRAY],
             Self::Scan => &[Type::TEXT, Type::TEXT, Type::TEXT, Type::INT8, Type::INT8],
-            Self::Latest | Self::Position | Self::Transaction => &[],
+            Self::Latest | Self::Position | Self::Waiting | Self::Transaction => &[],
             Self::Put | Self::PutLogged => &[Type::TEXT_ARRAY, Type::TEXT_ARRAY],
             Self::Draw | Self::Forget | Self::Enter => &[Type::INT8],
             Self::EpochRead => &[Type::TEXT_ARRAY, Type::INT8],

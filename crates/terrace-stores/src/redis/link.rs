@@ -31,6 +31,8 @@ pub(super) struct Live {
     /// Names the server's process.
     pub(super) run_id: String,
     pub(super) clock: ServerClock,
+    /// Since when its memory is whole, by its clock, in ms.
+    pub(super) born: AtomicU64,
 }
 
 impl fmt::Debug for Live {
@@ -225,7 +227,8 @@ impl Link {
         }
         let run_id = self.identity(field(&info, "run_id").ok_or(Down::Refused)?).to_owned();
         self.scripts.load(&mut connection).await.map_err(|error| Down::of(&error))?;
-        let live = Live { connection, run_id, clock: ServerClock::default() };
+        let (clock, born) = (ServerClock::default(), AtomicU64::new(u64::MAX));
+        let live = Live { connection, run_id, clock, born };
         // Others may have begun an epoch in this process, and filled it, while this instance still
         // told the previous one of its writes.
         let anew = self.previous().as_ref().is_some_and(|previous| *previous != live.run_id);
@@ -257,11 +260,12 @@ impl Link {
         command.arg(epoch_digits(Lease(self.runtime.random()))).arg(self.ended_epochs());
         command.arg(u8::from(anew));
         let asked = self.runtime.now();
-        let (epoch, time): (Vec<u8>, u64) =
+        let (epoch, time, born): (Vec<u8>, u64, u64) =
             redis::from_redis_value(call(&mut connection, script, &command).await?)?;
         let epoch = parse_epoch(&epoch)
             .ok_or((redis::ErrorKind::UnexpectedReturnType, "the epoch is malformed"))?;
         live.clock.learn(asked, time);
+        live.born.store(born, Relaxed);
         self.remember(epoch);
         Ok(epoch)
     }

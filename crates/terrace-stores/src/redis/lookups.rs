@@ -1,5 +1,8 @@
 //! Reads: the epoch and the entries in one atomic `MGET`.
 
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
 use redis::{Cmd, RedisError, RedisResult, Value};
 use terrace_core::{Key, Lease, Lookup, Result, Timestamp};
 
@@ -61,6 +64,15 @@ impl Shared {
         }
     }
 
+    /// For how long the server's memory has been whole, as far as this instance has heard.
+    pub(super) fn whole_for(&self) -> Duration {
+        let Ok(live) = self.link.live() else { return Duration::ZERO };
+        let now = live.clock.at(self.runtime().now());
+        let since = now.saturating_sub(live.born.load(Ordering::Relaxed));
+        // The clock is fast by at most what an answer may take.
+        Duration::from_millis(since).saturating_sub(self.options.command_timeout)
+    }
+
     async fn fetch(&self, live: &Live, keys: &[Key]) -> RedisResult<Fetched> {
         let command = self.mget(keys);
         let mut values = match live.connection.clone().send_packed_command(&command).await? {
@@ -74,6 +86,9 @@ impl Shared {
             let lease = self.link.check_epoch(live, false).await?;
             return fetched(epoch_digits(lease).as_bytes(), vec![Value::Nil; keys.len()]);
         };
+        if let Some(born) = parse_birth(&epoch) {
+            live.born.store(born, Ordering::Relaxed);
+        }
         let fetched = fetched(&epoch, values)?;
         self.link.remember(fetched.lease);
         Ok(fetched)
@@ -128,6 +143,11 @@ fn fetched(epoch: &[u8], values: Vec<Value>) -> RedisResult<Fetched> {
     let (digits, _) = epoch.split_first_chunk::<16>().ok_or_else(malformed)?;
     let lease = parse_epoch(digits).ok_or_else(malformed)?;
     Ok(Fetched { epoch: *digits, lease, values })
+}
+
+/// Since when the memory is whole, at the end of the epoch's value.
+fn parse_birth(epoch: &[u8]) -> Option<u64> {
+    std::str::from_utf8(epoch.last_chunk::<20>()?).ok()?.parse().ok()
 }
 
 fn malformed() -> RedisError {

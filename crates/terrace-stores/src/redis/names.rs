@@ -12,7 +12,8 @@ use terrace_core::{Error, Key, Result};
 /// cache over a cluster then means several namespaces, each with its own epoch and its own numbers.
 #[derive(Clone, Debug)]
 pub(super) struct Names {
-    /// Holds the epoch in force and the run id of the server process that it began in.
+    /// Holds the epoch in force, the run id of the server process that it began in, and since when the
+    /// memory is whole, in 20 digits of milliseconds.
     pub(super) epoch: String,
     /// Holds how many messages were published.
     pub(super) number: String,

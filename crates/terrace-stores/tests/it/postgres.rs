@@ -9,6 +9,7 @@ mod log;
 mod members;
 mod migrations;
 mod pool;
+mod promotions;
 mod reads;
 mod shard;
 mod writes;

@@ -3,9 +3,7 @@
 use std::sync::Arc;
 
 use terrace_core::{BoxFuture, Result, Store};
-use terrace_layers::{
-    CacheAside, CacheAsideOptions, ConcurrencyLimit, ConcurrencyLimitOptions, SingleFlight,
-};
+use terrace_layers::{CacheAside, CacheAsideOptions, SingleFlight};
 
 use super::edge::edge;
 use super::{Engines, Level, Stack};
@@ -25,7 +23,7 @@ pub(super) static LEVEL: Level = Level {
   requests ──▶ SingleFlight ──▶ CacheAside ──▶ far cache (hit: done)
                                     │ miss
                                     ▼
-                              ConcurrencyLimit ──▶ ReplicaRouter
+                              ReplicaRouter ──▶ a ConcurrencyLimit each
                      writes, strong reads │ reads
                                     ▼                        ▼
                                  primary ──── log ────▶ replica 1, 2, ...",
@@ -34,13 +32,15 @@ pub(super) static LEVEL: Level = Level {
     stacks: [
         (
             "embedded",
-            "Observe(Timeout(SingleFlight(CacheAside(memory, ConcurrencyLimit(ReplicaRouter(\
-             Coalesce(sqlite), Coalesce(sqlite), Coalesce(sqlite)))))))",
+            "Observe(Timeout(SingleFlight(CacheAside(memory, ReplicaRouter(\
+             ConcurrencyLimit(Coalesce(sqlite)), ConcurrencyLimit(Coalesce(sqlite)), \
+             ConcurrencyLimit(Coalesce(sqlite)))))))",
         ),
         (
             "local, servers",
-            "Observe(Timeout(SingleFlight(CacheAside(redis, ConcurrencyLimit(ReplicaRouter(\
-             Coalesce(postgres), Coalesce(postgres), Coalesce(postgres)))))))",
+            "Observe(Timeout(SingleFlight(CacheAside(redis, ReplicaRouter(\
+             ConcurrencyLimit(Coalesce(postgres)), ConcurrencyLimit(Coalesce(postgres)), \
+             ConcurrencyLimit(Coalesce(postgres)))))))",
         ),
     ],
     build: |engines| Box::pin(build(engines)) as BoxFuture<'_, _>,
@@ -55,13 +55,11 @@ async fn build(engines: &Engines) -> Result<Stack> {
     }
     let runtime = engines.runtime();
     let far = engines.far_cache_of(&replicated.history).await?;
-    // A dead cache sends every read here: the cap keeps the databases alive.
-    let store = ConcurrencyLimit::new(store, ConcurrencyLimitOptions::default(), runtime.clone());
     // A replica may be behind a write that was acknowledged: the tombstone in the cache tells, and
     // the primary is asked instead.
     let options = CacheAsideOptions { over_replicas: true, ..CacheAsideOptions::default() };
     let cache = Arc::clone(&far.cache);
-    let store = CacheAside::new(Arc::new(store), cache, options, runtime.clone());
+    let store = CacheAside::new(store, cache, options, runtime.clone());
     // Above the cache: whoever waited for a load finds it there. One load a key.
     let store = SingleFlight::new(Arc::new(store), runtime.clone());
     let caches = vec![Arc::new(far.cache) as _];

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::future::pending;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use terrace_core::{
     BoxFuture, Cache, Error, ErrorKind, Inspection, Key, Lookup, Offer, Result, Version,
@@ -64,6 +65,10 @@ impl Cache for Cuttable {
 
     fn clear(&self) -> BoxFuture<'_, Result<()>> {
         Box::pin(self.pass(self.inner.clear()))
+    }
+
+    fn whole_for(&self) -> Duration {
+        self.inner.whole_for()
     }
 
     fn inspect(&self) -> BoxFuture<'_, Inspection> {

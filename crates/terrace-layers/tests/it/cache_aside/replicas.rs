@@ -63,31 +63,41 @@ async fn a_write_in_doubt_is_looked_up_at_the_primary() {
     assert!(read.unwrap().is_some());
 }
 
+/// What a replica answers that is so old.
+fn aged(key: &Key, age: Duration) -> terrace_core::Result<Vec<Read>> {
+    let (at, version) = (Timestamp::UNIX_EPOCH, Version::new(1));
+    let (key, value) = (key.clone(), value("old"));
+    let record = Some(Record { key, value, version, created_at: at, updated_at: at });
+    Ok(vec![Read { record, version, origin: Origin::Replica(1), age, token: token(1) }])
+}
+
 /// After the tombstone no version tells that it was overtaken, however late it comes.
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn what_may_be_older_than_tombstones_last_is_not_cached() {
     for (seconds, kept) in [(0, true), (29, true), (31, false)] {
         let (store, mut hand, cache) = over_replicas();
+        Runtime::system().sleep(Duration::from_secs(60)).await;
         let key = key("a");
         let (read, ()) = tokio::join!(store.get(&key), async {
-            let at = Timestamp::UNIX_EPOCH;
-            let version = Version::new(1);
-            let record = Record {
-                key: key.clone(),
-                value: value("old"),
-                version,
-                created_at: at,
-                updated_at: at,
-            };
-            hand.read().await.answer(Ok(vec![Read {
-                record: Some(record),
-                version,
-                origin: Origin::Replica(1),
-                age: Duration::from_secs(seconds),
-                token: token(1),
-            }]));
+            hand.read().await.answer(aged(&key, Duration::from_secs(seconds)));
         });
         assert!(read.unwrap().is_some());
         assert_eq!(cached(&cache, &key).is_some(), kept, "{seconds} s old");
     }
+}
+
+/// A cache that was lost has lost the traces of writes that the replica may not have yet.
+#[tokio::test(start_paused = true)]
+async fn what_may_be_older_than_the_memory_of_the_cache_is_asked_for_again() {
+    let (store, mut hand, cache) = over_replicas();
+    let key = key("a");
+    Runtime::system().sleep(Duration::from_secs(2)).await;
+    let (read, ()) = tokio::join!(store.get(&key), async {
+        hand.read().await.answer(aged(&key, Duration::from_secs(3)));
+        let call = hand.read().await;
+        assert_eq!(call.how.consistency, Consistency::Strong);
+        call.found(&[("a", "new", 5)]);
+    });
+    assert_eq!(read.unwrap().unwrap().version, Version::new(5));
+    assert_eq!(cached(&cache, &key), Some(5));
 }

@@ -8,7 +8,8 @@
 local sub = string.sub
 local epoch = redis.call('GET', KEYS[1])
 if not epoch then
-  epoch = ARGV[1]
+  local time = redis.call('TIME')
+  epoch = ARGV[1] .. string.format('%020.0f', time[1] * 1000 + math.floor(time[2] / 1000))
   redis.call('SET', KEYS[1], epoch)
 end
 epoch = sub(epoch, 1, 16)

@@ -1,6 +1,9 @@
 //! Old values that must not come in: late fills, over invalidations, flushes and restarts.
 
+use std::time::Duration;
+
 use terrace_core::testkit::key;
+use terrace_core::{Cache as _, Runtime};
 
 use super::{Private, cache, fill, hit, invalidate, lease, live, options};
 use terrace_stores::{RedisCache, RedisCacheOptions};
@@ -65,6 +68,34 @@ async fn an_invalidation_is_kept_by_a_server_without_an_epoch() {
     assert_eq!(hit(&cache, &key).await, None);
     fill(&cache, &key, after, 2).await;
     assert_eq!(hit(&cache, &key).await, Some(2));
+}
+
+/// Whoever fills from a replica must know since when the memory has the traces of writes.
+#[tokio::test]
+async fn a_memory_says_since_when_it_is_whole() {
+    let private = Private::start().await;
+    let (one, other) = (private.cache().await, private.cache().await);
+    let key = key("whole");
+    let second = Duration::from_secs(1);
+    // Both know; a clear takes no traces away.
+    let begun = Runtime::system().now();
+    while one.whole_for() < second {
+        Runtime::system().sleep(second / 20).await;
+    }
+    assert!(Runtime::system().now() - begun >= second / 2);
+    one.clear().await.unwrap();
+    lease(&one, &key).await;
+    lease(&other, &key).await;
+    assert!(one.whole_for() >= second && other.whole_for() >= second);
+    // A flush does, whoever notices it: a reader here, a writer there.
+    private.by_hand::<()>("FLUSHALL").await;
+    invalidate(&one, &key, 2).await;
+    lease(&other, &key).await;
+    lease(&one, &key).await;
+    assert!(one.whole_for() < second && other.whole_for() < second);
+    private.by_hand::<()>("FLUSHALL").await;
+    lease(&other, &key).await;
+    assert!(other.whole_for() < second);
 }
 
 #[tokio::test]

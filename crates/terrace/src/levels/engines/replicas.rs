@@ -6,8 +6,8 @@ use std::sync::{Arc, PoisonError};
 use terrace_core::{Error, Node, Result, Store};
 use terrace_lab::PostgresOptions as LabOptions;
 use terrace_layers::{
-    Coalesce, CoalesceOptions, Member, ReplicaRouter, ReplicaRouterOptions, Replicator,
-    ReplicatorOptions,
+    Coalesce, CoalesceOptions, ConcurrencyLimit, ConcurrencyLimitOptions, Member, ReplicaRouter,
+    ReplicaRouterOptions, Replicator, ReplicatorOptions,
 };
 use terrace_stores::sqlite::Synchronous;
 use terrace_stores::{PostgresOptions, PostgresStore, SqliteOptions, SqliteStore};
@@ -159,7 +159,11 @@ impl Engines {
         let store = Arc::clone(&server) as Arc<dyn Store>;
         // One lane: with several servers at work, a second one would only make batches smaller.
         let options = CoalesceOptions { read_lanes: 1, ..CoalesceOptions::default() };
-        let store = Coalesce::new(store, options, self.runtime.clone());
+        let store = Arc::new(Coalesce::new(store, options, self.runtime.clone()));
+        // A dead cache sends every read here. A cap a server: who waits for a dead primary must not
+        // keep out whom replicas can answer.
+        let options = ConcurrencyLimitOptions::default();
+        let store = ConcurrencyLimit::new(store, options, self.runtime.clone());
         Member { store: Arc::new(store), node: server }
     }
 
