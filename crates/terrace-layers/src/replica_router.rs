@@ -2,6 +2,7 @@
 
 mod book;
 mod pick;
+mod question;
 mod route;
 mod table;
 mod watch;
@@ -382,7 +383,7 @@ impl Store for ReplicaRouter {
         how: &'a ReadOptions,
     ) -> BoxFuture<'a, Result<Vec<Read>>> {
         Box::pin(async move {
-            let answer = self.shared.route(&route::Keys(keys), how).await;
+            let answer = self.shared.route(&question::Keys(keys), how).await;
             answer.map_err(|error| error.during("read"))
         })
     }
@@ -397,7 +398,7 @@ impl Store for ReplicaRouter {
 
     fn scan<'a>(&'a self, scan: &'a Scan, how: &'a ReadOptions) -> BoxFuture<'a, Result<Page>> {
         Box::pin(async move {
-            let answer = self.shared.route(&route::Records(scan), how).await;
+            let answer = self.shared.route(&question::Records(scan), how).await;
             answer.map_err(|error| error.during("scan"))
         })
     }
