@@ -136,6 +136,17 @@ pub struct ShardState {
     pub founded: bool,
     /// What is being moved.
     pub plan: Option<Plan>,
+    /// The number of the next shard that is added. None is given out twice: a database that was removed
+    /// still says which one it was.
+    #[serde(default)]
+    pub next: u16,
+}
+
+impl ShardState {
+    /// Whether this database is a shard still. One that was removed is no member by its own word.
+    pub fn is_member(&self) -> bool {
+        self.members.iter().any(|member| member.number == self.number)
+    }
 }
 
 /// One shard as the others know it.

@@ -116,7 +116,7 @@ pub struct Resharding {
     options: ReshardingOptions,
     watch: Watch,
     runtime: Runtime,
-    reserved: Vec<Reserved>,
+    reserved: BTreeMap<u16, Reserved>,
     #[cfg(feature = "mutants")]
     mutant: Option<Mutant>,
 }
@@ -149,44 +149,68 @@ impl Resharding {
         watch: Watch,
         runtime: Runtime,
     ) -> Result<Self> {
-        let mut nodes = BTreeMap::new();
+        let (mut nodes, mut all_former) = (BTreeMap::new(), Vec::new());
         for address in addresses {
             let shard = opener.open(address).await?;
             if let Some(state) = shard.state().await? {
-                nodes.insert(state.number, Node { shard, state });
+                let former = Node { shard, state };
+                match former.state.is_member() {
+                    true => drop(nodes.insert(former.state.number, former)),
+                    // All that is named may have been removed; it knows who the others were.
+                    false => all_former.push(former),
+                }
             }
         }
-        let latest = nodes.values().map(|node| &node.state).max_by_key(|state| state.epoch);
-        let Some(latest) = latest.cloned() else {
+        if nodes.is_empty() {
+            nodes.extend(all_former.pop().map(|former| (former.state.number, former)));
+        }
+        let Some(latest) = latest(&nodes) else {
             return Err(Error::invalid("there are no shards yet; start the level once"));
         };
-        // A new shard that was announced to some may be known to them alone.
-        let mut members = latest.members.clone();
-        let others = nodes.values().flat_map(|node| &node.state.members);
-        let news = others.filter(|it| latest.plan.is_some() && !members.contains(it));
-        members.extend(news.cloned().collect::<Vec<_>>());
-        nodes.retain(|number, _| members.iter().any(|member| member.number == *number));
-        for Member { number, address } in members {
-            if nodes.contains_key(&number) {
-                continue;
-            }
-            let shard = opener.open(&address).await?;
-            let state = shard.state().await?.filter(|state| state.number == number);
-            let state = state.ok_or_else(|| lost(number))?;
-            nodes.insert(number, Node { shard, state });
-        }
         let partitioner = partitioner(&latest.partitioner)?;
-        Ok(Self {
+        let mut this = Self {
             nodes,
             partitioner,
             opener,
             options,
             watch,
             runtime,
-            reserved: Vec::new(),
+            reserved: BTreeMap::new(),
             #[cfg(feature = "mutants")]
             mutant: None,
-        })
+        };
+        this.meet().await?;
+        Ok(this)
+    }
+
+    /// Opens the shards that the others know, and lets go of those that are none any more; whether
+    /// there was one to open.
+    async fn meet(&mut self) -> Result<bool> {
+        let Some(latest) = latest(&self.nodes).cloned() else { return Ok(false) };
+        // A new shard that was announced to some may be known to them alone.
+        let mut members = latest.members.clone();
+        let others = self.nodes.values().flat_map(|node| &node.state.members);
+        let news = others.filter(|it| latest.plan.is_some() && !members.contains(it));
+        members.extend(news.cloned().collect::<Vec<_>>());
+        let is_one = |number| members.iter().any(|member| member.number == number);
+        self.nodes.retain(|number, node| node.state.is_member() && is_one(*number));
+        let mut opened = false;
+        for Member { number, address } in members {
+            if self.nodes.contains_key(&number) {
+                continue;
+            }
+            let shard = self.opener.open(&address).await?;
+            let state = shard.state().await?.filter(|it| it.number == number && it.is_member());
+            let state = state.ok_or_else(|| lost(number))?;
+            self.nodes.insert(number, Node { shard, state });
+            opened = true;
+        }
+        if self.nodes.values().any(|node| node.state.cluster != latest.cluster) {
+            return Err(Error::invalid(
+                "the databases are shards of two sets; correct the addresses of the shards",
+            ));
+        }
+        Ok(opened)
     }
 
     /// The plan that was begun and not finished, if there is one.
@@ -216,8 +240,8 @@ impl Resharding {
     /// # Errors
     /// What has stopped it; it can be resumed. [`ErrorKind::InvalidInput`] when there is no plan.
     pub async fn resume(&mut self) -> Result<()> {
-        let plan = self.begun()?;
         self.reserve().await?;
+        let plan = self.begun()?;
         self.announce(&plan).await?;
         match plan.finishing {
             true => self.tidy(&plan).await,
@@ -230,11 +254,11 @@ impl Resharding {
     /// # Errors
     /// As [`Resharding::resume`]; also after [`Resharding::finish`] has begun.
     pub async fn back(&mut self) -> Result<()> {
+        self.reserve().await?;
         let plan = self.begun()?;
         if plan.finishing {
             return Err(Error::invalid("the way back has been given up; resume to tidy up"));
         }
-        self.reserve().await?;
         // Settles who gave what is on its way, before directions change.
         self.announce(&plan).await?;
         let plan = Plan { back: true, ..plan };
@@ -247,8 +271,8 @@ impl Resharding {
     /// # Errors
     /// As [`Resharding::resume`]; also while slots are not where they shall be.
     pub async fn finish(&mut self) -> Result<()> {
-        let plan = self.begun()?;
         self.reserve().await?;
+        let plan = self.begun()?;
         self.announce(&plan).await?;
         if self.moved(&plan) < plan.moves.iter().map(|it| it.slots.len()).sum() {
             return Err(Error::invalid("slots are still to be moved; resume first"));
@@ -305,6 +329,11 @@ impl Resharding {
         };
         plan.moves.iter().map(there).sum()
     }
+}
+
+/// What the shard says that changed last.
+fn latest(nodes: &BTreeMap<u16, Node>) -> Option<&ShardState> {
+    nodes.values().map(|node| &node.state).max_by_key(|state| state.epoch)
 }
 
 fn lost(number: u16) -> Error {

@@ -31,7 +31,7 @@ impl Resharding {
                 plan.removes = Some(*number);
             }
             Change::Add(_) => {
-                let number = self.nodes.keys().max().map_or(0, |number| number + 1);
+                let number = self.next_number();
                 shares.push(Share { number, slots: SlotSet::default() });
                 plan.adds = Some(number);
             }
@@ -50,8 +50,8 @@ impl Resharding {
     /// # Errors
     /// As [`Resharding::draw`]; then what has stopped it, and it can be resumed.
     pub async fn begin(&mut self, change: &Change) -> Result<()> {
-        let plan = self.draw(change)?;
         self.reserve().await?;
+        let plan = self.draw(change)?;
         if let (Change::Add(address), Some(number)) = (change, plan.adds) {
             self.add(number, address, &plan).await?;
         }
@@ -90,12 +90,44 @@ impl Resharding {
         Ok(())
     }
 
-    /// The right to move slots, on all shards.
+    /// One that no shard has or had.
+    fn next_number(&self) -> u16 {
+        let states = self.nodes.values().map(|node| &node.state);
+        states.map(|it| it.next.max(it.number.saturating_add(1))).max().unwrap_or(0)
+    }
+
+    /// The right to move slots, on all shards; then what they say now, since somebody else may have
+    /// had it until a moment ago.
     pub(super) async fn reserve(&mut self) -> Result<()> {
-        if self.reserved.is_empty() {
-            for node in self.nodes.values() {
-                self.reserved.push(node.shard.reserve().await?);
+        loop {
+            for (number, node) in &self.nodes {
+                if !self.reserved.contains_key(number) {
+                    self.reserved.insert(*number, node.shard.reserve().await?);
+                }
             }
+            for number in self.numbers() {
+                self.look(number).await?;
+            }
+            if !self.meet().await? {
+                return self.check_owners();
+            }
+        }
+    }
+
+    /// No slot has two owners, or what one of them acknowledges is lost.
+    fn check_owners(&self) -> Result<()> {
+        let mut all = SlotSet::default();
+        for node in self.nodes.values() {
+            let twice = all.within(&node.state.owned);
+            if !twice.is_empty() {
+                let message = "slots have two owners, so nothing is moved: one of the databases was \
+                               restored, or has lost its end; decide which has the newer records, and \
+                               report this";
+                return Err(
+                    Error::new(ErrorKind::Corrupt, message).with("slots", twice.to_string())
+                );
+            }
+            all = all.with(&node.state.owned);
         }
         Ok(())
     }
@@ -108,15 +140,25 @@ impl Resharding {
         let members = members.map(|member| (member.number, member.clone()));
         let all = members.collect::<BTreeMap<_, _>>().into_values().collect::<Vec<_>>();
         // First the epochs, then the look: who was on its way to an owner has arrived, or never will.
+        let next = self.next_number();
         for number in self.numbers() {
             let members = all.clone();
             self.look(number).await?;
+            // What was founded for another plan and never announced had no part in it.
+            let other = self.node(number)?.state.plan.as_ref();
+            let other = other.filter(|_| plan.adds != Some(number));
+            let differs = |it: &Plan| it.moves != plan.moves || (it.finishing && !plan.finishing);
+            if other.is_some_and(differs) {
+                return Err(Error::new(ErrorKind::Unavailable, "somebody else moves slots"));
+            }
             self.change(number, Version::NONE, |state| {
                 state.plan = Some(plan.clone());
                 state.members = members;
+                state.next = next;
             })
             .await?;
         }
+        self.check_owners()?;
         let owned =
             self.nodes.values().fold(SlotSet::default(), |all, node| all.with(&node.state.owned));
         for number in self.numbers() {

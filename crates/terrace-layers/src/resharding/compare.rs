@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 
-use terrace_core::{Deadline, Error, ErrorKind, Result, Rows, Slot, SlotSet};
+use terrace_core::{Deadline, Error, ErrorKind, Follow, Result, Rows, Slot, SlotSet};
 
 use super::handover::held_back;
 use super::moves::Way;
@@ -16,7 +16,8 @@ impl Resharding {
     /// At a moment without writes at the giver the taker catches up to the log's head, and the giver's
     /// snapshot is taken. The taker owns none of these slots, so what it has stays as it is until more
     /// is applied.
-    pub(super) async fn compare(&self, way: &Way, slots: &SlotSet) -> Result<()> {
+    pub(super) async fn compare(&self, way: &Way) -> Result<()> {
+        let slots = &way.slots;
         (self.watch)(Progress::Comparing { from: way.from, to: way.to });
         let epoch = self.epoch_of(way.to)?;
         way.catch_up(epoch).await?;
@@ -33,8 +34,10 @@ impl Resharding {
         }
         let differ = |slot: &Slot| given.get(slot) != taken.get(slot);
         let wrong = slots.iter().filter(differ).collect::<SlotSet>();
-        let message = "the copy differs from what was copied; nothing has changed hands. Report this; \
-                       --back and --finish end the plan";
+        // Copied anew at the next attempt.
+        way.taker.apply(epoch, &way.source, Vec::new(), Follow::default()).await?;
+        let message = "the copy differs from what was copied, as when somebody has changed rows of these \
+                       slots by hand; nothing has changed hands. --resume copies anew";
         Err(Error::new(ErrorKind::Corrupt, message).with("slots", wrong.to_string()))
     }
 }

@@ -1,11 +1,16 @@
 //! How a plan ends: what shards have and do not own is removed, then the plan.
 
-use terrace_core::{Plan, Result, Version};
+use terrace_core::{Error, ErrorKind, Plan, Result, SLOTS, Version};
 
 use super::{Progress, Resharding};
 
 impl Resharding {
     pub(super) async fn tidy(&mut self, plan: &Plan) -> Result<()> {
+        // What is on its way must not be taken for a leftover.
+        let owned = self.nodes.values().map(|node| node.state.owned.len()).sum::<usize>();
+        if owned != usize::from(SLOTS) {
+            return Err(Error::new(ErrorKind::Unavailable, "slots are on their way; try again"));
+        }
         for number in self.numbers() {
             self.tidy_shard(number).await?;
         }

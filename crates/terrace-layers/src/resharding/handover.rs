@@ -22,15 +22,24 @@ impl Resharding {
         .map(drop)
     }
 
-    /// First what is on its way, as after a crash; then the rest, a group at a time.
-    pub(super) async fn hand_over_all(&mut self, plan: &Plan, way: &Way) -> Result<()> {
-        let given = self.node(way.from)?.state.given.within(&way.slots);
-        if !given.is_empty() {
-            // Its versions end where they ended at the fence.
-            let floor = self.change(way.from, Version::NONE, |_| {}).await?;
-            self.take(way, &given, floor).await?;
-            self.tell_moved(plan);
+    /// The same for the giver, as after a crash between fence and take: until the copy is complete and
+    /// compared, these keys can be used. Who was on the way to take them comes with an old epoch.
+    pub(super) async fn give_back(&mut self, way: &Way) -> Result<()> {
+        let own = self.node(way.from)?.state.given.within(&way.slots);
+        let own = own.without(&self.node(way.to)?.state.owned);
+        if own.is_empty() {
+            return Ok(());
         }
+        self.change(way.from, Version::NONE, |state| {
+            state.owned = state.owned.with(&own);
+            state.given = state.given.without(&own);
+        })
+        .await
+        .map(drop)
+    }
+
+    /// A group at a time.
+    pub(super) async fn hand_over_all(&mut self, plan: &Plan, way: &Way) -> Result<()> {
         let left = self.node(way.from)?.state.owned.within(&way.slots).iter().collect::<Vec<_>>();
         for group in left.chunks(self.options.group.max(1)) {
             let group = group.iter().copied().collect::<SlotSet>();
@@ -61,7 +70,7 @@ impl Resharding {
                 })
                 .await?;
             match self.tail(way, group).await {
-                Ok(()) => return self.take_now(way, group, floor).await,
+                Ok(()) => return self.take(way, group, floor).await,
                 // Nobody has been asked to take them, so they can go back.
                 Err(error) => {
                     self.change(way.from, Version::NONE, |state| {
@@ -76,11 +85,6 @@ impl Resharding {
                 }
             }
         }
-    }
-
-    async fn take(&mut self, way: &Way, group: &SlotSet, floor: Version) -> Result<()> {
-        self.tail(way, group).await?;
-        self.take_now(way, group, floor).await
     }
 
     /// What the giver's log holds, and the results of requests that must not be done again.
@@ -99,7 +103,7 @@ impl Resharding {
         self.runtime.within(deadline, tail).await.unwrap_or_else(|| Err(held_back()))
     }
 
-    async fn take_now(&mut self, way: &Way, group: &SlotSet, floor: Version) -> Result<()> {
+    async fn take(&mut self, way: &Way, group: &SlotSet, floor: Version) -> Result<()> {
         self.change(way.to, floor, |state| {
             state.owned = state.owned.with(group);
             state.given = state.given.without(group);

@@ -45,6 +45,7 @@ impl Resharding {
     async fn make(&mut self, plan: &Plan, from: u16, to: u16, slots: &SlotSet) -> Result<()> {
         let way = self.way(from, to, slots).await?;
         self.settle_own(&way).await?;
+        self.give_back(&way).await?;
         let way = self.way(from, to, slots).await?;
         if way.slots.is_empty() {
             return Ok(());
@@ -52,11 +53,7 @@ impl Resharding {
         self.keep_way_back(&way, slots).await?;
         self.copy(&way).await?;
         way.catch_up(self.epoch_of(to)?).await?;
-        // What is on its way already cannot be compared with an owner that takes writes.
-        let owned = way.slots.within(&self.node(from)?.state.owned);
-        if !owned.is_empty() {
-            self.compare(&way, &owned).await?;
-        }
+        self.compare(&way).await?;
         self.hand_over_all(plan, &way).await
     }
 

@@ -96,6 +96,7 @@ impl Directory {
                 .with("shards", state.partitioner.clone()));
             }
         }
+        self.check_cluster(&states)?;
         self.generation += 1;
         let views = self.views(&members, before);
         let partitioner = Arc::clone(&self.partitioner);
@@ -103,8 +104,19 @@ impl Directory {
         Ok(map.after(before, self.runtime.now()))
     }
 
+    /// Databases of two sets must not be mixed, or keys are written to where nobody else looks.
+    fn check_cluster(&self, states: &[ShardState]) -> Result<()> {
+        let Some(first) = states.first() else { return Ok(()) };
+        let of_another =
+            |node: &&Node| node.member().is_some_and(|state| state.cluster != first.cluster);
+        match self.nodes.iter().find(of_another) {
+            Some(node) => Err(foreign(&node.address)),
+            None => Ok(()),
+        }
+    }
+
     fn has(&self, number: u16) -> bool {
-        self.nodes.iter().any(|node| node.number() == Some(number))
+        self.nodes.iter().filter_map(Node::member).any(|state| state.number == number)
     }
 
     async fn look_at_all(&mut self) {
@@ -126,15 +138,18 @@ impl Directory {
 
     /// The shards that there are, as the one knows that changed last.
     fn members(&self) -> Vec<Member> {
-        let states = self.nodes.iter().filter_map(|node| node.state.as_ref());
-        let latest = states.max_by_key(|state| state.epoch);
-        latest.map(|state| state.members.clone()).unwrap_or_default()
+        let latest = self.nodes.iter().filter_map(Node::member).max_by_key(|state| state.epoch);
+        // All that is left may be a shard that was removed; it knows who the others were.
+        let any = || self.nodes.iter().find_map(|node| node.state.as_ref());
+        latest.or_else(any).map(|state| state.members.clone()).unwrap_or_default()
     }
 
     /// Lets go of shards that are none any more.
     fn drop_former(&mut self, members: &[Member]) {
-        let is_one = |number| members.iter().any(|member| member.number == number);
-        let is_former = |node: &mut Node| node.number().is_some_and(|number| !is_one(number));
+        let is_one = |it: &ShardState| {
+            it.is_member() && members.iter().any(|known| known.number == it.number)
+        };
+        let is_former = |node: &mut Node| node.state.as_ref().is_some_and(|state| !is_one(state));
         for former in self.nodes.extract_if(.., is_former).filter_map(|node| node.shard) {
             // Requests under the old map are refused by it, or end with the connections.
             self.runtime
@@ -148,14 +163,15 @@ impl Directory {
     }
 
     fn states(&self, members: &[Member]) -> Vec<ShardState> {
-        let states = self.nodes.iter().filter_map(|node| node.state.clone());
-        states.filter(|state| members.iter().any(|it| it.number == state.number)).collect()
+        let states = self.nodes.iter().filter_map(Node::member);
+        let states = states.filter(|state| members.iter().any(|it| it.number == state.number));
+        states.cloned().collect()
     }
 
     fn views(&self, members: &[Member], before: Option<&ShardMap>) -> BTreeMap<u16, View> {
         let mut views = BTreeMap::new();
         for node in &self.nodes {
-            let (Some(state), Some(shard)) = (&node.state, &node.shard) else { continue };
+            let (Some(state), Some(shard)) = (node.member(), &node.shard) else { continue };
             if !members.iter().any(|member| member.number == state.number) {
                 continue;
             }
@@ -257,6 +273,11 @@ impl Node {
 
     pub(super) fn number(&self) -> Option<u16> {
         self.state.as_ref().map(|state| state.number)
+    }
+
+    /// What it said, if it is a shard still.
+    fn member(&self) -> Option<&ShardState> {
+        self.state.as_ref().filter(|state| state.is_member())
     }
 
     async fn look(&mut self, opener: &dyn ShardOpener, runtime: &Runtime) {

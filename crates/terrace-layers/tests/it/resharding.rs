@@ -1,6 +1,7 @@
 //! Moving slots under seeds: clients at work through two instances, delays, crashes of what moves.
 
 mod checker;
+mod histories;
 
 use std::sync::Arc;
 use std::time::Duration;
