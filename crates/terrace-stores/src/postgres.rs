@@ -95,8 +95,9 @@ impl PostgresStore {
         let log = match options.change_log {
             true => {
                 let begin = LogBegin::WithRecords;
-                let log = log::install(first.client(), &options.schema, begin).await;
-                Some(log.map_err(|error| error.with("hosts", connector.hosts()))?)
+                let schema = &options.schema;
+                let log = log::change(first.client(), schema, Some(begin), &runtime).await;
+                log.map_err(|error| error.with("hosts", connector.hosts()))?
             }
             false => None,
         };
@@ -140,8 +141,7 @@ impl PostgresStore {
     /// # Errors
     /// `Unavailable` when the server cannot be reached, or its user may not make tables.
     pub async fn install_log(&self, begin: LogBegin) -> Result<PostgresLog> {
-        let mut session = self.worker.pool.connector().open().await?;
-        let name = log::install(session.client(), &self.schema, begin).await?;
+        let name = self.change_log(Some(begin)).await?.unwrap_or_default();
         Ok(PostgresLog::new(self.worker.clone(), name))
     }
 
@@ -160,8 +160,12 @@ impl PostgresStore {
     /// # Errors
     /// As [`PostgresStore::install_log`].
     pub async fn remove_log(&self) -> Result<()> {
+        self.change_log(None).await.map(drop)
+    }
+
+    async fn change_log(&self, begin: Option<LogBegin>) -> Result<Option<Arc<str>>> {
         let mut session = self.worker.pool.connector().open().await?;
-        log::remove(session.client(), &self.schema).await
+        log::change(session.client(), &self.schema, begin, &self.worker.runtime).await
     }
 
     /// The furthest place in a journal that any record carries: one walk over the table, for the start

@@ -45,7 +45,7 @@ use tokio_postgres::Row;
 use tokio_postgres::types::Type;
 
 pub use install::LogBegin;
-pub(super) use install::{current, install, remove};
+pub(super) use install::{change, current};
 use listener::Listener;
 
 use super::connect::{Connection, Repeated};

@@ -194,6 +194,8 @@ impl PostgresOptions {
             ("search_path", self.schema.as_str()),
             ("statement_timeout", &timeout.to_string()),
             ("idle_in_transaction_session_timeout", &idle.to_string()),
+            // Later statements of a transaction must see what was committed while it waited for a lock.
+            ("default_transaction_isolation", "read\\ committed"),
             ("plan_cache_mode", "force_generic_plan"),
             ("enable_seqscan", "off"),
             ("enable_hashjoin", "off"),

@@ -1,8 +1,9 @@
 //! The log's table and triggers: installed and removed while the database is in use.
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use terrace_core::Result;
+use terrace_core::{Error, ErrorKind, Result, Runtime};
 use tokio_postgres::{Client, Transaction};
 
 use super::super::migrate::{failed, lock, run};
@@ -123,6 +124,10 @@ fn triggers(schema: &str) -> String {
     )
 }
 
+/// Triggers come and go under a lock of the table that waits for whoever uses it, and behind which
+/// everybody else queues.
+const NOT_LONG: &str = "SET LOCAL lock_timeout = '400ms'";
+
 /// Removes all of it, whatever is there of it.
 fn removal(schema: &str) -> String {
     let mut text = String::new();
@@ -150,13 +155,44 @@ pub(in super::super) async fn current(
     Ok((!ahead).then(|| Arc::from(row.get::<_, &str>(0))))
 }
 
-/// Installs the log unless it is there, and answers its name. A log that cannot be followed any more
-/// is begun anew.
-pub(in super::super) async fn install(
+/// Installs the log that begins so, and answers its name; or removes it. The table is in use, so it is
+/// tried again and again for a moment each, between which the others go on.
+///
+/// # Errors
+/// `Unavailable` when somebody holds the table for too long; nothing was changed.
+pub(in super::super) async fn change(
     client: &mut Client,
     schema: &str,
-    begin: LogBegin,
-) -> Result<Arc<str>> {
+    begin: Option<LogBegin>,
+    runtime: &Runtime,
+) -> Result<Option<Arc<str>>> {
+    const TRIES: u32 = 10;
+    const PAUSE: Duration = Duration::from_secs(1);
+    let mut tries = 0;
+    loop {
+        let done = match begin {
+            Some(begin) => install(client, schema, begin).await.map(Some),
+            None => remove(client, schema).await.map(|()| None),
+        };
+        tries += 1;
+        match done {
+            Err(error) if error.kind() == ErrorKind::Overloaded && tries < TRIES => {
+                tracing::debug!(%error, "the table is in use; trying again");
+                runtime.sleep(PAUSE).await;
+            }
+            Err(error) if error.kind() == ErrorKind::Overloaded => {
+                let message = "somebody's transaction holds the table `records`, as a backup does, and \
+                               the table must be changed; try again when that has ended";
+                return Err(Error::new(ErrorKind::Unavailable, message).caused_by(error));
+            }
+            done => return done,
+        }
+    }
+}
+
+/// Installs the log unless it is there, and answers its name. A log that cannot be followed any more
+/// is begun anew.
+async fn install(client: &mut Client, schema: &str, begin: LogBegin) -> Result<Arc<str>> {
     if let Some(name) = current(client).await.map_err(failed)? {
         return Ok(name);
     }
@@ -173,6 +209,7 @@ pub(in super::super) async fn install(
 }
 
 async fn make(transaction: &Transaction<'_>, schema: &str, begin: LogBegin) -> Result<()> {
+    run(transaction, NOT_LONG).await?;
     run(transaction, &removal(schema)).await?;
     run(transaction, &table(schema)).await?;
     run(transaction, &functions(schema)).await?;
@@ -195,9 +232,10 @@ async fn make(transaction: &Transaction<'_>, schema: &str, begin: LogBegin) -> R
 }
 
 /// Removes the log; followers find nothing any more.
-pub(in super::super) async fn remove(client: &mut Client, schema: &str) -> Result<()> {
+async fn remove(client: &mut Client, schema: &str) -> Result<()> {
     let transaction = client.transaction().await.map_err(failed)?;
     lock(&transaction, schema).await?;
+    run(&transaction, NOT_LONG).await?;
     run(&transaction, &removal(schema)).await?;
     transaction.commit().await.map_err(failed)
 }

@@ -93,6 +93,10 @@ async fn change(
     const LATEST: &str =
         "SELECT CASE WHEN is_called THEN last_value ELSE 0 END FROM records_version";
     let transaction = client.transaction().await.map_err(refused)?;
+    // A fence that a crash forgets would leave two owners.
+    let durable = "SELECT set_config('synchronous_commit', 'on', true) \
+         WHERE current_setting('synchronous_commit') = 'off'";
+    transaction.batch_execute(durable).await.map_err(refused)?;
     let alone =
         format!("SELECT pg_advisory_xact_lock({LOCK}, '{schema}.shard'::regclass::oid::int)");
     transaction.batch_execute(&alone).await.map_err(refused)?;
