@@ -127,6 +127,7 @@ impl Shared {
     async fn refuse(self: &Arc<Self>, mut item: Item, error: &Error) {
         const PATIENCE: u32 = 4;
         item.tries += 1;
+        self.ledger().refuse(item.entry);
         let tries = self.options.tries.max(1);
         // What the request itself is to blame for stays so. Anything else may be the whole store's
         // trouble, as long as nothing else gets through; but there may be nothing else.

@@ -1,14 +1,17 @@
 //! Which claimed entries still have writes to apply.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 
 use terrace_core::{DeadLetter, JournalEntry, Sequence, Settled};
 
 /// The entries that a flusher has claimed and not settled.
+///
+/// They are settled in their order, whatever comes first: an instance that starts looks up what waits,
+/// and must not find an older write of a key there when a later one is applied and gone. Only one whose
+/// write the store refuses does not hold up the others.
 #[derive(Debug, Default)]
 pub(super) struct Ledger {
-    open: HashMap<Sequence, Open>,
-    finished: Vec<Sequence>,
+    open: BTreeMap<Sequence, Open>,
     writes: usize,
     bytes: u64,
 }
@@ -16,6 +19,8 @@ pub(super) struct Ledger {
 #[derive(Debug)]
 struct Open {
     left: usize,
+    /// The store refuses one of its writes.
+    refused: bool,
     settled: Settled,
 }
 
@@ -27,10 +32,8 @@ impl Ledger {
         }
         self.writes += entry.writes.len();
         self.bytes += entry.bytes;
-        let open = Open { left: entry.writes.len(), settled: Settled::of(entry) };
-        if open.left == 0 {
-            self.finished.push(entry.id);
-        }
+        let settled = Settled::of(entry);
+        let open = Open { left: entry.writes.len(), refused: false, settled };
         self.open.insert(entry.id, open);
         true
     }
@@ -45,16 +48,21 @@ impl Ledger {
         let Some(open) = self.open.get_mut(&entry) else { return false };
         open.settled.dead.extend(dead);
         open.left = open.left.saturating_sub(count);
-        if open.left == 0 {
-            self.finished.push(entry);
-        }
         open.left == 0
     }
 
+    /// Notes that the store refuses a write of an entry.
+    pub(super) fn refuse(&mut self, entry: Sequence) {
+        if let Some(open) = self.open.get_mut(&entry) {
+            open.refused = true;
+        }
+    }
+
     /// What can be settled. It stays here until [`Ledger::close`].
-    pub(super) fn finished(&mut self) -> Vec<Settled> {
-        let done = std::mem::take(&mut self.finished);
-        done.iter().filter_map(|id| self.open.get(id)).map(|open| open.settled.clone()).collect()
+    pub(super) fn finished(&self) -> Vec<Settled> {
+        let ended = |open: &&Open| open.left == 0 || open.refused;
+        let done = self.open.values().take_while(ended).filter(|open| open.left == 0);
+        done.map(|open| open.settled.clone()).collect()
     }
 
     /// Forgets what is settled.

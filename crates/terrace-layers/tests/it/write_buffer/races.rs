@@ -86,6 +86,34 @@ async fn nothing_is_settled_before_it_is_applied() {
     flusher.stop().await;
 }
 
+/// An entry leaves the journal after those before it: who starts later looks up what waits, and must
+/// not take an older write for the latest.
+#[tokio::test(start_paused = true)]
+async fn what_is_looked_up_does_not_hide_what_was_applied() {
+    let runtime = Runtime::system();
+    let (inner, journal) = (Arc::new(MemoryStore::new(runtime.clone())), journal(&runtime));
+    let buffer = open(inner.clone(), &journal, idle()).await;
+    let many = (0..8).map(|number| Write::put(key(format!("k{number}")), value("1")));
+    buffer.write(many.collect(), &WriteOptions::default()).await.unwrap();
+    buffer.put(key("k0"), value("2")).await.unwrap();
+    let (held, mut hand) = Scripted::new();
+    let flusher = flusher(&journal, held, FlusherOptions { partitions: 2, ..flusher_options() });
+    let mut calls = vec![hand.write().await, hand.write().await];
+    let of_k0 = calls.iter().position(|it| it.batch.iter().any(|it| it.key == key("k0")));
+    let first = calls.remove(of_k0.unwrap());
+    // All of the second entry is applied, and a part of the first.
+    inner.write(first.batch.clone(), &WriteOptions::default()).await.unwrap();
+    first.applied(1);
+    a_while().await;
+    assert_eq!(progress(&journal).await.writes, 9, "nothing has left out of turn");
+    let later = open(inner.clone(), &journal, idle()).await;
+    assert_eq!(plain(&later, "k0").await, is("2"));
+    calls.remove(0).applied(20);
+    a_while().await;
+    assert_eq!(progress(&journal).await.writes, 0);
+    flusher.stop().await;
+}
+
 /// A direct write comes after the writes that were acknowledged before it, and only after those of
 /// its own key.
 #[tokio::test(start_paused = true)]

@@ -4,8 +4,7 @@ use std::sync::Arc;
 
 use terrace_core::testkit::{StoreFixture, shard_contract};
 use terrace_core::{
-    Deadline, ErrorKind, ReadOptions, Runtime, Shard, ShardState, Store as _, StoreExt as _,
-    Version,
+    Deadline, ErrorKind, ReadOptions, Runtime, Shard, ShardState, StoreExt as _, Version,
 };
 use terrace_lab::testing;
 use terrace_stores::{PostgresOptions, PostgresShard};
