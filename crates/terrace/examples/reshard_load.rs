@@ -39,7 +39,12 @@ const WRITTEN_KEYS: u64 = 20_000;
 
 #[tokio::main(flavor = "multi_thread", worker_threads = 2)]
 async fn main() {
-    let mut arguments = std::env::args().skip(1).map(|it| it.parse::<u64>().expect("a number"));
+    let mut arguments = std::env::args().skip(1).map(|it| {
+        it.parse::<u64>().unwrap_or_else(|_| {
+            eprintln!("{it} is no number; usage: scripts/reshard-load [RECORDS] [REQUESTS A SECOND]");
+            std::process::exit(2);
+        })
+    });
     let records = arguments.next().unwrap_or(1_000_000);
     let rate = arguments.next().unwrap_or(2000);
     let directory = tempfile::Builder::new().tempdir_in("/var/tmp").expect("a directory");

@@ -1,6 +1,7 @@
 //! Slots move between real databases while instances serve, and whatever dies meanwhile.
 
 use std::collections::HashSet;
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -288,16 +289,46 @@ async fn files_are_shared_out_anew_while_they_are_served() {
     assert_eq!(clients.errors.load(Ordering::Relaxed), 0);
 }
 
+/// Three databases, each on a server of its own.
+async fn three(directory: &Path) -> (Vec<PostgresServer>, Vec<String>) {
+    let (mut servers, mut urls) = (Vec::new(), Vec::new());
+    for number in 0..3 {
+        let server = own_postgres(&directory.join(number.to_string())).await;
+        urls.push(server.create_database("shard").await.expect("a database"));
+        servers.push(server);
+    }
+    (servers, urls)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_database_may_be_killed_and_started_again_under_load() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let redis = own_redis(directory.path()).await;
+    let (servers, urls) = three(directory.path()).await;
+    let cache = redis.url();
+    let stores = Stores::Shards { databases: &urls, cache: &cache };
+    let (a, b) = (Program::serve(4, &stores).await, Program::serve(4, &stores).await);
+    let clients = Clients::of(&[&a, &b]);
+    let tasks = clients.at_work();
+    for server in [&servers[1], &servers[2]] {
+        clients.until_busy().await;
+        server.kill();
+        // The keys of the others go on meanwhile.
+        clients.until_busy().await;
+        server.restart().await.expect("it is back");
+        a.becomes("healthy").await;
+        b.becomes("healthy").await;
+    }
+    clients.until_busy().await;
+    clients.end(tasks).await;
+    assert!(clients.errors.load(Ordering::Relaxed) > 0, "the dead one's keys were refused");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_database_that_is_killed_takes_only_its_keys_with_it() {
     let directory = tempfile::tempdir().expect("a directory");
     let redis = own_redis(directory.path()).await;
-    let (mut servers, mut urls) = (Vec::new(), Vec::new());
-    for number in 0..3 {
-        let server = own_postgres(&directory.path().join(number.to_string())).await;
-        urls.push(server.create_database("shard").await.expect("a database"));
-        servers.push(server);
-    }
+    let (servers, urls) = three(directory.path()).await;
     let cache = redis.url();
     let program = Program::serve(4, &Stores::Shards { databases: &urls, cache: &cache }).await;
     let mut keys = [Vec::new(), Vec::new(), Vec::new()];
