@@ -41,7 +41,9 @@ const WRITTEN_KEYS: u64 = 20_000;
 async fn main() {
     let mut arguments = std::env::args().skip(1).map(|it| {
         it.parse::<u64>().unwrap_or_else(|_| {
-            eprintln!("{it} is no number; usage: scripts/reshard-load [RECORDS] [REQUESTS A SECOND]");
+            use std::io::Write as _;
+            let usage = "usage: scripts/reshard-load [RECORDS] [REQUESTS A SECOND]";
+            let _ = writeln!(std::io::stderr(), "{it} is no number; {usage}");
             std::process::exit(2);
         })
     });
