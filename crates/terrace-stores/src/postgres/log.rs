@@ -176,19 +176,20 @@ impl fmt::Debug for PostgresLog {
 const MAX_BYTES: i64 = 16 * 1024 * 1024;
 
 /// One snapshot: its horizon, and what follows the position below it. Changes at one position are
-/// never parted, neither by the limit nor by the bytes.
+/// never parted, neither by the limit nor by the bytes. (A frame that excludes the group would say the
+/// latter in one sum, and is worked out anew for each row: 210 ms for 2000 changes in place of 3.)
 const AFTER: &str = "WITH now AS MATERIALIZED ( \
        SELECT pg_snapshot_xmin(pg_current_snapshot()) AS horizon) \
      SELECT c.transaction::text, c.version, c.type = 'RecordDeleted', c.created_at, c.time, \
        c.value, c.key, c.more \
      FROM now CROSS JOIN LATERAL ( \
-       SELECT *, count(*) OVER () >= $3 AS more, sum(octet_length(value)) OVER ( \
-           ORDER BY transaction, version \
-           RANGE BETWEEN UNBOUNDED PRECEDING AND CURRENT ROW EXCLUDE GROUP) AS before \
+       SELECT *, count(*) OVER () >= $3 AS more, \
+         coalesce(sum(octet_length(value)) OVER (ORDER BY transaction, version), 0) \
+         - coalesce(sum(octet_length(value)) OVER (PARTITION BY transaction, version), 0) AS before \
        FROM (SELECT * FROM commands \
          WHERE (transaction, version) > ($1::text::xid8, $2) AND transaction < now.horizon \
          ORDER BY transaction, version FETCH FIRST $3 ROWS WITH TIES) AS page \
-     ) AS c WHERE c.before IS NULL OR c.before < $4 \
+     ) AS c WHERE c.before < $4 \
      ORDER BY c.transaction, c.version";
 
 /// The wrong way, for the test that must catch it: what is visible after the highest number.
