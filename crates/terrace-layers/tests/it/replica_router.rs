@@ -121,6 +121,19 @@ async fn lag_is_measured_by_where_the_primary_was() {
     assert!(is_replica(origin(&router, &ReadOptions::default()).await.unwrap()));
 }
 
+#[cfg(feature = "mutants")]
+#[tokio::test(start_paused = true)]
+async fn a_router_that_trusts_lag_is_caught() {
+    let servers = Servers::new(2);
+    let options = ReplicaRouterOptions::default();
+    let members = servers.members();
+    let runtime = Runtime::system();
+    let router = ReplicaRouter::trusting_lag(HISTORY.into(), members, options, runtime).await;
+    servers.at(0, 1, 200);
+    pass(10 * SECOND).await;
+    assert!(is_replica(origin(&router, &ReadOptions::default()).await.unwrap()), "beyond max_lag");
+}
+
 #[tokio::test(start_paused = true)]
 async fn when_all_lag_the_primary_takes_some_and_the_rest_is_marked() {
     let servers = Servers::new(2);

@@ -81,6 +81,38 @@ async fn a_token_waits_for_the_projection_and_then_goes_to_the_command_side() {
     field.cqrs.close().await.expect("an end");
 }
 
+/// A command side that was restored knows nothing of what was projected last: all begins anew.
+#[tokio::test(start_paused = true)]
+async fn a_log_that_lost_its_end_is_projected_anew() {
+    let field = field();
+    let (kept, undone) = (key("kept"), key("undone"));
+    let mut last = None;
+    for (name, text) in [(&kept, "1"), (&undone, "1"), (&kept, "2")] {
+        let (changes, token) = field.command(name, text).await;
+        field.log.commit(changes.clone());
+        assert_eq!(field.read(name, with(&token)).await.origin, Origin::ReadModel);
+        last = Some(changes);
+    }
+    let end = last.expect("three commands")[0].position.epoch;
+    field.log.lose_from(end - 1);
+    let (changes, _) = field.command(&key("new"), "3").await;
+    let position = changes[0].position;
+    assert!(position.epoch < end, "numbers are given out again");
+    field.log.commit(changes);
+    let until = field.runtime.now() + Duration::from_secs(10);
+    loop {
+        let live = field.model.live();
+        let records = live.rows.values().filter_map(|row| row.record.as_ref());
+        let texts = records.map(|it| (it.key.as_str(), it.value.as_str())).collect::<Vec<_>>();
+        if texts == [("kept", "1"), ("new", "3")] {
+            break;
+        }
+        assert!(field.runtime.now() < until, "{texts:?}");
+        field.runtime.sleep(Duration::from_millis(50)).await;
+    }
+    field.cqrs.close().await.expect("an end");
+}
+
 #[tokio::test(start_paused = true)]
 async fn what_the_command_side_was_seen_to_have_is_asked_of_the_read_model() {
     let field = field();

@@ -10,8 +10,8 @@ use terrace_core::read_model::{
 };
 use terrace_core::{
     BoxFuture, ChangeLog, Changes, Deadline, Error, ErrorKind, EventStream, Inspection, Key,
-    Logged, Origin, Page, Position, ReadModel, Record, Result, Runtime, Scan, Timestamp, Value,
-    Version,
+    Logged, Origin, Page, Position, PositionLost, ReadModel, Record, Result, Runtime, Scan,
+    Timestamp, Value, Version,
 };
 use tokio::sync::watch;
 
@@ -132,6 +132,17 @@ impl MemoryLog {
         self.committed.send_modify(|number| *number += 1);
     }
 
+    /// As a database that was restored to a time before its last transactions.
+    pub(super) fn lose_from(&self, epoch: u64) {
+        let mut state = self.state();
+        state.visible.retain(|position, _| position.epoch < epoch);
+        state.next_transaction = epoch;
+        state.latest_version =
+            state.visible.keys().map(|position| position.offset).max().unwrap_or(0);
+        drop(state);
+        self.committed.send_modify(|number| *number += 1);
+    }
+
     /// Every change that was committed.
     pub(super) fn all(&self) -> Vec<Logged> {
         self.state().visible.values().cloned().collect()
@@ -145,6 +156,9 @@ impl ChangeLog for MemoryLog {
                 return Err(failed(Fate::Refused));
             }
             let state = self.state();
+            if position.epoch >= state.next_transaction {
+                return Err(PositionLost::error("the log has lost its end"));
+            }
             let horizon = state.open.first().copied().unwrap_or(state.next_transaction);
             let below = Position { epoch: horizon, offset: 0 };
             let mut changes = state
