@@ -155,7 +155,8 @@ pub trait Follower: Send + Sync + 'static {
     /// Hears how far the journal has come whenever something was settled.
     fn learn(&self, progress: &Progress);
 
-    /// How many wait for what is accepted to be applied, if that is known here.
+    /// How many wait for what is accepted to be applied, if that is known here. Where it is not, the
+    /// rests are short: [`Flusher::SHORT_REST`].
     fn awaited(&self) -> Option<watch::Receiver<usize>>;
 }
 
@@ -169,6 +170,9 @@ impl Follower for () {
 }
 
 impl Flusher {
+    /// The longest rest of a flusher that does not hear of those who wait. 50 ms.
+    pub const SHORT_REST: Duration = Duration::from_millis(50);
+
     /// Starts.
     pub fn start(
         journal: Arc<dyn Journal>,
@@ -178,6 +182,10 @@ impl Flusher {
         follower: Arc<dyn Follower>,
     ) -> Self {
         let partitions = options.partitions.max(1);
+        let mut options = options;
+        if follower.awaited().is_none() {
+            options.max_rest = options.max_rest.min(Self::SHORT_REST);
+        }
         let shared = Arc::new(Shared {
             journal,
             store,

@@ -59,7 +59,13 @@ impl Shared {
     ) -> Turn {
         loop {
             let arrived = partition.arrived.notified();
-            let due = match partition.next(rests, self.runtime.now(), &self.options) {
+            let next = partition.next(rests, self.runtime.now(), &self.options);
+            // The oldest first: it is what holds up the others, and what is waited for.
+            let wanted = awaited.as_ref().is_some_and(|count| *count.borrow() > 0);
+            if next != Next::Nothing && (wanted || self.room_now().is_none()) {
+                return Turn::ALL;
+            }
+            let due = match next {
                 Next::Apply(turn) => return turn,
                 Next::At(due) => due,
                 Next::Nothing => {
@@ -67,9 +73,6 @@ impl Shared {
                     continue;
                 }
             };
-            if self.room_now().is_none() {
-                return Turn::ALL;
-            }
             tokio::select! {
                 () = arrived => {}
                 () = self.runtime.sleep_until(due) => {}
@@ -128,6 +131,8 @@ impl Shared {
         const PATIENCE: u32 = 4;
         item.tries += 1;
         self.ledger().refuse(item.entry);
+        // Those behind it need no longer wait for it.
+        self.finished.notify_one();
         let tries = self.options.tries.max(1);
         // What the request itself is to blame for stays so. Anything else may be the whole store's
         // trouble, as long as nothing else gets through; but there may be nothing else.

@@ -90,7 +90,7 @@ impl Horizon {
         let applied = known.applied;
         state.oldest = Some(applied.plus(1)).filter(|_| known.writes > 0);
         state.pending.forget(applied);
-        drop(state);
+        // Under the lock, or an older answer could follow a newer one.
         self.tell(applied);
     }
 
