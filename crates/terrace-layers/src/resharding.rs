@@ -187,9 +187,12 @@ impl Resharding {
     /// there was one to open.
     async fn meet(&mut self) -> Result<bool> {
         let Some(latest) = latest(&self.nodes).cloned() else { return Ok(false) };
-        // A new shard that was announced to some may be known to them alone.
+        // A new shard that was announced to some may be known to them alone. One that was removed and
+        // missed its last word still has the plan of then, and has no say.
+        let moves = |state: &ShardState| state.plan.as_ref().map(|plan| plan.moves.clone());
         let mut members = latest.members.clone();
-        let others = self.nodes.values().flat_map(|node| &node.state.members);
+        let others = self.nodes.values().filter(|node| moves(&node.state) == moves(&latest));
+        let others = others.flat_map(|node| &node.state.members);
         let news = others.filter(|it| latest.plan.is_some() && !members.contains(it));
         members.extend(news.cloned().collect::<Vec<_>>());
         let is_one = |number| members.iter().any(|member| member.number == number);

@@ -84,8 +84,8 @@ impl Shared {
             Found::Written(lease, version) => (lease, version),
         };
         self.misses.fetch_add(1, Ordering::Relaxed);
-        let loaded = self.load(slice::from_ref(key), &[written], how).await?;
-        if let (Some(lease), [read]) = (lease, loaded.as_slice()) {
+        let (loaded, sound) = self.load(slice::from_ref(key), &[written], how).await?;
+        if let (Some(lease), [read]) = (lease.filter(|_| sound), loaded.as_slice()) {
             self.offer(vec![offer(key.clone(), lease, read, how)], how, begun).await;
         }
         Ok(loaded)
@@ -106,10 +106,10 @@ impl Shared {
         });
         let (missing, written): (Vec<Key>, Vec<Version>) = missing.unzip();
         self.hits.fetch_add((keys.len() - missing.len()) as u64, Ordering::Relaxed);
-        let mut loaded = Vec::new();
+        let (mut loaded, mut sound) = (Vec::new(), true);
         if !missing.is_empty() {
             self.misses.fetch_add(missing.len() as u64, Ordering::Relaxed);
-            loaded = self.load(&missing, &written, how).await?;
+            (loaded, sound) = self.load(&missing, &written, how).await?;
         }
         let mut loaded = missing.into_iter().zip(loaded);
         let mut offers = Vec::new();
@@ -121,6 +121,7 @@ impl Shared {
                     // A store that answers fewer keys than asked breaks the contract; the caller
                     // notices by the number of answers.
                     let Some((key, read)) = loaded.next() else { break };
+                    let lease = lease.filter(|_| sound);
                     offers.extend(lease.map(|lease| offer(key, lease, &read, how)));
                     answers.push(read);
                 }
@@ -149,31 +150,36 @@ impl Shared {
         asked.is_some_and(|asked| !entry.token.is_unforked_since(asked))
     }
 
-    /// Loads from the inner store. A replica may be behind what was written a moment ago; then the
-    /// primary is asked.
+    /// Loads from the inner store, and says whether that may be kept. A replica may be behind what was
+    /// written a moment ago; then the primary is asked.
     async fn load(
         &self,
         keys: &[Key],
         written: &[Version],
         how: &ReadOptions,
-    ) -> Result<Vec<Read>> {
-        // Nobody knows what would be new enough.
-        let in_doubt = || written.contains(&Version::UNKNOWN);
+    ) -> Result<(Vec<Read>, bool)> {
         if !self.options.over_replicas {
-            return self.inner.read(keys, how).await;
+            return Ok((self.inner.read(keys, how).await?, true));
         }
-        if !in_doubt() {
+        let mut stale = None;
+        // Otherwise nobody knows what would be new enough.
+        if !written.contains(&Version::UNKNOWN) {
             // Before the cache began to remember, writes have left no trace in it.
             let whole = self.far.whole_for();
             let loaded = self.inner.read(keys, how).await?;
-            let new_enough =
-                |(read, floor): (&Read, &Version)| read.version >= *floor && read.age <= whole;
-            if loaded.iter().zip(written).all(new_enough) {
-                return Ok(loaded);
+            if loaded.iter().zip(written).all(|(read, floor)| read.version >= *floor) {
+                if loaded.iter().all(|read| read.age <= whole) {
+                    return Ok((loaded, true));
+                }
+                stale = Some(loaded).filter(|_| how.is_default());
             }
         }
-        let how = ReadOptions { consistency: Consistency::Strong, ..how.clone() };
-        self.inner.read(keys, &how).await
+        let strong = ReadOptions { consistency: Consistency::Strong, ..how.clone() };
+        match (self.inner.read(keys, &strong).await, stale) {
+            // Nothing says that it is too old, and it says how old it is.
+            (Err(error), Some(loaded)) if error.is_retryable() => Ok((loaded, false)),
+            (answer, _) => Ok((answer?, true)),
+        }
     }
 
     async fn offer(self: &Arc<Self>, mut offers: Vec<Offer>, how: &ReadOptions, begun: Instant) {

@@ -46,9 +46,12 @@ pub(super) const WAITING: &str = "SELECT \
 /// Notes a new timeline, and whoever is the first to do so lets the sequence of versions leave out a
 /// million numbers: those that the primary of before gave out beyond what this server received. No
 /// cache and no client then holds a version from the future.
+///
+/// It is committed here alone: a standby that is waited for may not be there yet, and one that is
+/// promoted without it raises again.
 const RAISE: &str = "INSERT INTO meta AS m (name, value) VALUES ('timeline', $1) \
      ON CONFLICT (name) DO UPDATE SET value = excluded.value \
-       WHERE m.value::bigint < excluded.value::bigint \
+       WHERE m.value <> excluded.value \
      RETURNING setval('records_version', (SELECT last_value FROM records_version) + 1048576)";
 
 /// As [`POSITION`]; then which run of the server it is, the timeline that a replica follows, and the
@@ -248,6 +251,12 @@ impl Member {
         let life = row.try_get::<_, i64>(4).map_err(failed)?.unsigned_abs();
         let followed = row.try_get::<_, Option<i32>>(5).map_err(failed)?.unwrap_or(0);
         let followed = u64::try_from(followed).unwrap_or(0);
+        // Without a receiver only the control file tells, which is minutes late; within a life a
+        // timeline does not go back.
+        let followed = match self.life.load(Ordering::Acquire) == life {
+            true => followed.max(self.timeline.load(Ordering::Acquire)),
+            false => followed,
+        };
         let history = row.try_get::<_, Option<&str>>(6).map_err(failed)?.unwrap_or_default();
         let segment = row.try_get::<_, i64>(7).map_err(failed)?.unsigned_abs();
         self.segment.store(segment, Ordering::Relaxed);
@@ -299,7 +308,13 @@ impl Member {
         if timeline <= 1 || self.raised.load(Ordering::Relaxed) == timeline {
             return Ok(());
         }
-        connection.ask(RAISE, &[(&timeline.to_string(), Type::TEXT)]).await?;
+        const KNOWN: &str = "SELECT 1 FROM meta WHERE name = 'timeline' AND value = $1";
+        let text = timeline.to_string();
+        if connection.ask(KNOWN, &[(&text, Type::TEXT)]).await?.is_empty() {
+            connection.command("BEGIN; SET LOCAL synchronous_commit = local").await?;
+            connection.ask(RAISE, &[(&text, Type::TEXT)]).await?;
+            connection.command("COMMIT").await?;
+        }
         self.raised.store(timeline, Ordering::Relaxed);
         Ok(())
     }

@@ -101,3 +101,17 @@ async fn what_may_be_older_than_the_memory_of_the_cache_is_asked_for_again() {
     assert_eq!(read.unwrap().unwrap().version, Version::new(5));
     assert_eq!(cached(&cache, &key), Some(5));
 }
+
+/// While the primary is down, too, what there is is answered, and not kept.
+#[tokio::test(start_paused = true)]
+async fn without_a_primary_what_is_older_than_the_memory_is_answered_and_not_kept() {
+    let (store, mut hand, cache) = over_replicas();
+    let key = key("a");
+    Runtime::system().sleep(Duration::from_secs(2)).await;
+    let (read, ()) = tokio::join!(store.get(&key), async {
+        hand.read().await.answer(aged(&key, Duration::from_secs(3)));
+        hand.read().await.fail(terrace_core::ErrorKind::Unavailable);
+    });
+    assert_eq!(read.unwrap().unwrap().version, Version::new(1));
+    assert_eq!(cached(&cache, &key), None);
+}

@@ -196,3 +196,29 @@ async fn databases_of_two_sets_are_not_mixed() {
     let members = states(&shards, 4).await.into_iter().flat_map(|state| state.members);
     assert!(members.map(|Member { number, .. }| number).all(|number| number < 2));
 }
+
+/// A removed shard that missed its last word, because the command was killed just then, believes in its
+/// old plan for ever; it has no say in the next one.
+#[tokio::test]
+async fn a_removed_shard_that_missed_the_end_does_not_stop_the_next_plan() {
+    let runtime = Runtime::system();
+    let shards = Shards::of(4, &runtime);
+    let router = filled(&shards, &runtime).await;
+    let mut work = opened(&shards, &runtime, Broken::default()).await;
+    work.begin(&Change::Remove(2)).await.unwrap();
+    let last = shards.shard(2);
+    let missed = last.state().await.unwrap().unwrap();
+    work.finish().await.unwrap();
+    drop(work);
+    let plan = missed.plan.clone().map(|plan| terrace_core::Plan { finishing: true, ..plan });
+    let missed = ShardState { plan, ..missed };
+    let now = last.state().await.unwrap().unwrap();
+    last.change(now.epoch, missed, Version::NONE).await.unwrap();
+    let mut work = opened(&shards, &runtime, Broken::default()).await;
+    work.begin(&Change::Add("3".into())).await.unwrap();
+    drop(work);
+    let mut work = opened(&shards, &runtime, Broken::default()).await;
+    work.finish().await.unwrap();
+    all_say(&router, "first").await;
+    all_say(&shards.router(3, &runtime).await, "first").await;
+}
