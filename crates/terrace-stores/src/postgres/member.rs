@@ -34,7 +34,7 @@ pub(super) const POSITION: &str = "SELECT \
      CASE WHEN NOT pg_is_in_recovery() THEN \
        ('x' || left(pg_walfile_name(pg_current_wal_insert_lsn()), 8))::bit(32)::int END, \
      CASE WHEN pg_is_in_recovery() THEN \
-       (SELECT received_tli FROM pg_stat_get_wal_receiver()) END AS received_tli";
+       (pg_stat_get_wal_receiver()).received_tli END AS received_tli";
 
 /// Whether the replay waits for something to replay, and after that where it stands. If it waited,
 /// everything shown before is before that place.

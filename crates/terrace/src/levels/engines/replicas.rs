@@ -160,6 +160,9 @@ impl Engines {
         // One lane: with several servers at work, a second one would only make batches smaller.
         let options = CoalesceOptions { read_lanes: 1, ..CoalesceOptions::default() };
         let store = Arc::new(Coalesce::new(store, options, self.runtime.clone()));
+        if !self.config.cache.enabled {
+            return Member { store, node: server };
+        }
         // A dead cache sends every read here. A cap a server: who waits for a dead primary must not
         // keep out whom replicas can answer.
         let options = ConcurrencyLimitOptions::default();
