@@ -177,12 +177,11 @@ impl Flusher {
     pub fn start(
         journal: Arc<dyn Journal>,
         store: Arc<dyn Store>,
-        options: FlusherOptions,
+        mut options: FlusherOptions,
         runtime: Runtime,
         follower: Arc<dyn Follower>,
     ) -> Self {
         let partitions = options.partitions.max(1);
-        let mut options = options;
         if follower.awaited().is_none() {
             options.max_rest = options.max_rest.min(Self::SHORT_REST);
         }

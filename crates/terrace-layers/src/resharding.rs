@@ -149,20 +149,20 @@ impl Resharding {
         watch: Watch,
         runtime: Runtime,
     ) -> Result<Self> {
-        let (mut nodes, mut all_former) = (BTreeMap::new(), Vec::new());
+        let (mut nodes, mut former) = (BTreeMap::new(), None);
         for address in addresses {
             let shard = opener.open(address).await?;
             if let Some(state) = shard.state().await? {
-                let former = Node { shard, state };
-                match former.state.is_member() {
-                    true => drop(nodes.insert(former.state.number, former)),
+                let node = Node { shard, state };
+                match node.state.is_member() {
+                    true => drop(nodes.insert(node.state.number, node)),
                     // All that is named may have been removed; it knows who the others were.
-                    false => all_former.push(former),
+                    false => former = Some(node),
                 }
             }
         }
         if nodes.is_empty() {
-            nodes.extend(all_former.pop().map(|former| (former.state.number, former)));
+            nodes.extend(former.map(|node| (node.state.number, node)));
         }
         let Some(latest) = latest(&nodes) else {
             return Err(Error::invalid("there are no shards yet; start the level once"));

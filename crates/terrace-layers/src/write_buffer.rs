@@ -20,7 +20,7 @@ use terrace_core::{
 use self::appends::Appends;
 use self::horizon::Horizon;
 use crate::coalesce::queue::{Limits, Queue};
-use crate::flusher::{Flusher, FlusherOptions};
+use crate::flusher::{Flusher, FlusherOptions, Follower as _};
 
 /// Acknowledges writes once a journal has them; a [`Flusher`] applies them to the inner store.
 ///
@@ -228,7 +228,7 @@ impl Shared {
     /// Asks the journal how far it has come, and for the writes that this instance does not know.
     async fn refresh(&self, deadline: Deadline) -> Result<Progress> {
         let progress = self.ask(deadline, self.journal.progress()).await?;
-        self.horizon.take_in(&progress);
+        self.horizon.learn(&progress);
         self.catch_up(progress.last, deadline).await?;
         Ok(progress)
     }

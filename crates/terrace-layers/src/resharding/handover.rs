@@ -6,31 +6,22 @@ use super::Resharding;
 use super::moves::Way;
 
 impl Resharding {
-    /// What the taker itself has given and nobody took, as when the plan was turned round, it takes
-    /// back: it lacks nothing.
-    pub(super) async fn settle_own(&mut self, way: &Way) -> Result<()> {
-        let own = self.node(way.to)?.state.given.within(&way.slots);
-        let own = own.without(&self.node(way.from)?.state.owned);
+    /// What a shard has given and the other has not taken, it takes back: it lacks nothing, and who was on
+    /// the way to take it comes with an old epoch. The taker's own is what it gave before the plan was
+    /// turned round. The giver's is what a crash left between fence and take: until the copy is complete
+    /// and compared, these keys can be used.
+    pub(super) async fn take_back(
+        &mut self,
+        number: u16,
+        other: u16,
+        slots: &SlotSet,
+    ) -> Result<()> {
+        let own = self.node(number)?.state.given.within(slots);
+        let own = own.without(&self.node(other)?.state.owned);
         if own.is_empty() {
             return Ok(());
         }
-        self.change(way.to, Version::NONE, |state| {
-            state.owned = state.owned.with(&own);
-            state.given = state.given.without(&own);
-        })
-        .await
-        .map(drop)
-    }
-
-    /// The same for the giver, as after a crash between fence and take: until the copy is complete and
-    /// compared, these keys can be used. Who was on the way to take them comes with an old epoch.
-    pub(super) async fn give_back(&mut self, way: &Way) -> Result<()> {
-        let own = self.node(way.from)?.state.given.within(&way.slots);
-        let own = own.without(&self.node(way.to)?.state.owned);
-        if own.is_empty() {
-            return Ok(());
-        }
-        self.change(way.from, Version::NONE, |state| {
+        self.change(number, Version::NONE, |state| {
             state.owned = state.owned.with(&own);
             state.given = state.given.without(&own);
         })

@@ -43,9 +43,9 @@ impl Resharding {
     }
 
     async fn make(&mut self, plan: &Plan, from: u16, to: u16, slots: &SlotSet) -> Result<()> {
-        let way = self.way(from, to, slots).await?;
-        self.settle_own(&way).await?;
-        self.give_back(&way).await?;
+        let left = slots.without(&self.node(to)?.state.owned);
+        self.take_back(to, from, &left).await?;
+        self.take_back(from, to, &left).await?;
         let way = self.way(from, to, slots).await?;
         if way.slots.is_empty() {
             return Ok(());

@@ -73,27 +73,6 @@ impl Horizon {
         self.state.write().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes in how far the journal has come, and forgets what is settled.
-    pub(super) fn take_in(&self, news: &Progress) {
-        let mut state = self.write();
-        if !state.enter(news.epoch) {
-            return;
-        }
-        let known = &mut state.progress;
-        // Answers may overtake each other: the one that is further along is the later one.
-        if news.applied >= known.applied && news.last >= known.last {
-            (known.writes, known.bytes, known.dead) = (news.writes, news.bytes, news.dead);
-        }
-        known.last = known.last.max(news.last);
-        known.applied = known.applied.max(news.applied);
-        known.settled = known.settled.max(news.settled);
-        let applied = known.applied;
-        state.oldest = Some(applied.plus(1)).filter(|_| known.writes > 0);
-        state.pending.forget(applied);
-        // Under the lock, or an older answer could follow a newer one.
-        self.tell(applied);
-    }
-
     fn tell(&self, applied: Sequence) {
         self.applied.send_if_modified(|(known, _)| {
             let news = *known != applied;
@@ -327,8 +306,25 @@ impl State {
 }
 
 impl Follower for Horizon {
-    fn learn(&self, progress: &Progress) {
-        self.take_in(progress);
+    /// Takes in how far the journal has come, and forgets what is settled.
+    fn learn(&self, news: &Progress) {
+        let mut state = self.write();
+        if !state.enter(news.epoch) {
+            return;
+        }
+        let known = &mut state.progress;
+        // Answers may overtake each other: the one that is further along is the later one.
+        if news.applied >= known.applied && news.last >= known.last {
+            (known.writes, known.bytes, known.dead) = (news.writes, news.bytes, news.dead);
+        }
+        known.last = known.last.max(news.last);
+        known.applied = known.applied.max(news.applied);
+        known.settled = known.settled.max(news.settled);
+        let applied = known.applied;
+        state.oldest = Some(applied.plus(1)).filter(|_| known.writes > 0);
+        state.pending.forget(applied);
+        // Under the lock, or an older answer could follow a newer one.
+        self.tell(applied);
     }
 
     fn awaited(&self) -> Option<watch::Receiver<usize>> {
@@ -381,7 +377,7 @@ pub(super) fn keep_polling(shared: &Arc<Shared>) {
                 return;
             }
             let news = match horizon.has_begun() {
-                true => shared.journal.progress().await.map(|progress| horizon.take_in(&progress)),
+                true => shared.journal.progress().await.map(|progress| horizon.learn(&progress)),
                 // A journal that could not be asked at the start, or that is new.
                 false => {
                     let patience = shared.patience(Deadline::NEVER);
