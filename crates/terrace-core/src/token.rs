@@ -117,7 +117,7 @@ impl Token {
 
     /// The bytes of a token, for storage: a version byte and, for each history, its name and position.
     pub fn to_bytes(&self) -> Vec<u8> {
-        let mut bytes = Vec::with_capacity(40);
+        let mut bytes = Vec::with_capacity(64);
         bytes.push(Self::FORMAT);
         for (name, position) in self.marks() {
             let name = &name.as_bytes()[..name.len().min(255)];
@@ -153,6 +153,11 @@ impl Token {
         Err(wrong())
     }
 
+    /// Base64url of [`Token::to_bytes`], as clients get it.
+    pub fn to_text(&self) -> String {
+        URL_SAFE_NO_PAD.encode(self.to_bytes())
+    }
+
     fn marks(&self) -> impl Iterator<Item = (&Arc<str>, Position)> {
         let first = self.first.iter().map(|(name, position)| (name, *position));
         first.chain(self.rest.iter().map(|(name, position)| (name, *position)))
@@ -160,9 +165,9 @@ impl Token {
 }
 
 impl fmt::Display for Token {
-    /// Base64url of [`Token::to_bytes`].
+    /// [`Token::to_text`].
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&URL_SAFE_NO_PAD.encode(self.to_bytes()))
+        f.write_str(&self.to_text())
     }
 }
 

@@ -26,7 +26,8 @@ impl Shared {
                 && table.seats[number].as_ref().is_some_and(|seat| self.grants(seat, wish, now))
         };
         let one = draw(&table.replicas, random, fits)?;
-        let two = draw(&table.replicas, random >> 21, fits)?;
+        let another = |number: usize| number != one && fits(number);
+        let two = draw(&table.replicas, random >> 21, another).unwrap_or(one);
         let chosen = if self.outstanding(two) < self.outstanding(one) { two } else { one };
         // One that comes back hands on what is beyond its share.
         #[expect(clippy::cast_precision_loss, reason = "11 bits fit an f64")]

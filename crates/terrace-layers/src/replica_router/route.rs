@@ -46,9 +46,10 @@ impl Shared {
     ) -> Result<Q::Answer> {
         for _ in 0..3 {
             how.deadline.check(self.runtime.now())?;
-            let (epoch, way) = self.way(how).await?;
+            let (table, way) = self.way(how).await?;
+            let epoch = table.epoch;
             let answer = match way {
-                Way::Replica(wish) => self.ask_replicas(question, how, wish).await,
+                Way::Replica(wish) => self.ask_replicas(question, how, table, wish).await,
                 Way::Primary => self.ask_primary(question, how, false).await,
             };
             // Where the history has forked meanwhile, what the token asks for may be lost: looked
@@ -65,12 +66,12 @@ impl Shared {
         &self,
         question: &Q,
         how: &ReadOptions,
+        mut table: Arc<Table>,
         wish: Wish,
     ) -> Result<Q::Answer> {
         let mut tried = None;
         // Once, and once elsewhere.
         for _ in 0..2 {
-            let table = self.table.load_full();
             let Some(number) = self.pick(&table, wish, tried) else { break };
             match self.ask_replica(question, how, &table, number).await {
                 Ok(Some(answer)) => return Ok(answer),
@@ -81,13 +82,14 @@ impl Shared {
                 }
             }
             tried = Some(number);
+            table = self.table.load_full();
         }
         self.without_replicas(question, how, wish).await
     }
 
-    /// What a read asks for, as far as replicas are concerned, on the timeline on which that was
-    /// looked at.
-    async fn way(&self, how: &ReadOptions) -> Result<(u64, Way)> {
+    /// What a read asks for, as far as replicas are concerned, by the table in which that was looked
+    /// at.
+    async fn way(&self, how: &ReadOptions) -> Result<(Arc<Table>, Way)> {
         let within = match how.consistency {
             Consistency::Strong => Duration::ZERO,
             Consistency::Default => self.options.max_lag,
@@ -96,23 +98,22 @@ impl Shared {
         let wish = Wish { reached: 0, within };
         #[cfg(feature = "mutants")]
         if self.mutant == Some(super::Mutant::IgnoresTokens) {
-            return Ok((self.table.load().epoch, Way::Replica(wish)));
+            return Ok((self.table.load_full(), Way::Replica(wish)));
         }
-        let (epoch, way) = self.way_of_token(how, wish).await?;
+        let (table, way) = self.way_of_token(how, wish).await?;
         let strong = how.consistency == Consistency::Strong;
-        Ok((epoch, if strong { Way::Primary } else { way }))
+        Ok((table, if strong { Way::Primary } else { way }))
     }
 
-    async fn way_of_token(&self, how: &ReadOptions, mut wish: Wish) -> Result<(u64, Way)> {
+    async fn way_of_token(&self, how: &ReadOptions, mut wish: Wish) -> Result<(Arc<Table>, Way)> {
         let mut table = self.table.load_full();
-        let primary = |table: &Table| Ok((table.epoch, Way::Primary));
-        let Some(token) = &how.token else { return Ok((table.epoch, Way::Replica(wish))) };
-        let Some((history, log)) = table.names.clone() else { return primary(&table) };
-        let Some(asked) = token.position(&log) else {
+        let Some(token) = &how.token else { return Ok((table, Way::Replica(wish))) };
+        let Some((history, log)) = &table.names else { return Ok((table, Way::Primary)) };
+        let Some(asked) = token.position(log) else {
             // A version alone says nothing of a place in the log.
-            let other = token.position(&history).is_none();
+            let other = token.position(history).is_none();
             let way = if other { Way::Replica(wish) } else { Way::Primary };
-            return Ok((table.epoch, way));
+            return Ok((table, way));
         };
         if asked.epoch > table.epoch {
             table = self.see_epoch(asked.epoch, how.deadline).await?;
@@ -121,15 +122,18 @@ impl Shared {
             match table.includes(asked) {
                 Some(true) => {}
                 Some(false) => return Err(lost()),
-                None => return primary(&table),
+                None => return Ok((table, Way::Primary)),
             }
         }
         wish.reached = asked.offset;
         let strong = how.consistency == Consistency::Strong;
         if strong || !self.reach(wish, how.deadline).await {
-            return primary(&table);
+            return Ok((table, Way::Primary));
         }
-        Ok((table.epoch, Way::Replica(wish)))
+        // It may have been reached in a later table; on a later timeline, all is looked at anew.
+        let now = self.table.load_full();
+        let table = if now.epoch == table.epoch { now } else { table };
+        Ok((table, Way::Replica(wish)))
     }
 
     /// Waits for a replica that grants the wish; `false` when none does in time.
@@ -203,7 +207,9 @@ impl Shared {
                 return Err(error);
             }
         };
-        server.failures.store(0, Ordering::Relaxed);
+        if server.failures.load(Ordering::Relaxed) > 0 {
+            server.failures.store(0, Ordering::Relaxed);
+        }
         if !self.is_same(number, seat) || self.falls_short::<Q>(&answer, table, how) {
             return Ok(None);
         }
@@ -222,8 +228,12 @@ impl Shared {
             return;
         };
         if let Some(seen) = Q::seen(answer, log).filter(|seen| seen.epoch == seat.epoch) {
-            // A token may ask for one byte more than was there.
-            seat.reached.fetch_max(seen.offset.saturating_sub(1), Ordering::AcqRel);
+            // A token may ask for one byte more than was there. Most answers are of a place that is
+            // known; the cores need not fight for it.
+            let reached = seen.offset.saturating_sub(1);
+            if !seat.has_reached(reached) {
+                seat.reached.fetch_max(reached, Ordering::AcqRel);
+            }
         }
     }
 

@@ -24,24 +24,31 @@ use super::sqlstate::{Stage, because, explain};
 use super::statements::Sql;
 use super::work::Worker;
 
+macro_rules! position {
+    () => {
+        "SELECT \
+           CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() \
+             ELSE pg_current_wal_insert_lsn() END, \
+           CASE WHEN pg_is_in_recovery() THEN pg_last_wal_receive_lsn() END, \
+           CASE WHEN NOT pg_is_in_recovery() THEN \
+             ('x' || left(pg_walfile_name(pg_current_wal_insert_lsn()), 8))::bit(32)::int END, \
+           CASE WHEN pg_is_in_recovery() THEN \
+             (pg_stat_get_wal_receiver()).received_tli END AS received_tli"
+    };
+}
+
 /// Where its log ends or its replay stands; on a replica, what it has received; on a primary, its
 /// timeline; on a replica, the timeline that it receives, if this user may know (`pg_monitor`). The
 /// replay is asked before what was received: see the [module](self).
-pub(super) const POSITION: &str = "SELECT \
-     CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() \
-       ELSE pg_current_wal_insert_lsn() END, \
-     CASE WHEN pg_is_in_recovery() THEN pg_last_wal_receive_lsn() END, \
-     CASE WHEN NOT pg_is_in_recovery() THEN \
-       ('x' || left(pg_walfile_name(pg_current_wal_insert_lsn()), 8))::bit(32)::int END, \
-     CASE WHEN pg_is_in_recovery() THEN \
-       (pg_stat_get_wal_receiver()).received_tli END AS received_tli";
+pub(super) const POSITION: &str = position!();
 
-/// Whether the replay waits for something to replay, and after that where it stands. If it waited,
-/// everything shown before is before that place.
+/// Whether the replay waits for something to replay, and after that where it stands, and on which
+/// timeline. If it waited, everything shown before is before that place.
 pub(super) const WAITING: &str = "SELECT \
      EXISTS (SELECT FROM pg_stat_activity WHERE backend_type = 'startup' \
        AND wait_event IN ('RecoveryWalStream', 'RecoveryRetrieveRetryInterval')), \
-     CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() END";
+     CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() END, \
+     (pg_stat_get_wal_receiver()).received_tli";
 
 /// Notes a new timeline, and whoever is the first to do so lets the sequence of versions leave out a
 /// million numbers: those that the primary of before gave out beyond what this server received. No
@@ -56,14 +63,18 @@ const RAISE: &str = "INSERT INTO meta AS m (name, value) VALUES ('timeline', $1)
 
 /// As [`POSITION`]; then which run of the server it is, the timeline that a replica follows, and the
 /// name of the history. Each source of the timeline may lag behind, none is ahead of the log.
-const STATE: &str = "SELECT p.*, \
-     (extract(epoch FROM pg_postmaster_start_time()) * 1000000)::bigint, \
-     greatest((pg_control_checkpoint()).timeline_id, \
-       (pg_control_recovery()).min_recovery_end_timeline, \
-       p.received_tli), \
-     (SELECT value FROM meta WHERE name = 'history'), \
-     pg_size_bytes(current_setting('wal_segment_size')), \
-     pg_has_role('pg_read_all_stats', 'USAGE') FROM ";
+pub(super) const STATE: &str = concat!(
+    "SELECT p.*, \
+       (extract(epoch FROM pg_postmaster_start_time()) * 1000000)::bigint, \
+       greatest((pg_control_checkpoint()).timeline_id, \
+         (pg_control_recovery()).min_recovery_end_timeline, \
+         p.received_tli), \
+       (SELECT value FROM meta WHERE name = 'history'), \
+       pg_size_bytes(current_setting('wal_segment_size')), \
+       pg_has_role('pg_read_all_stats', 'USAGE') FROM (",
+    position!(),
+    ") AS p"
+);
 
 /// What a server said of its place in the log.
 #[derive(Clone, Copy, Debug)]
@@ -83,17 +94,36 @@ impl Place {
     fn of(row: &Row) -> Result<Self, tokio_postgres::Error> {
         let reached = row.try_get::<_, Option<PgLsn>>(0)?.map_or(0, u64::from);
         let received = row.try_get::<_, Option<PgLsn>>(1)?.map(u64::from);
-        let timeline = row.try_get::<_, Option<i32>>(2)?.and_then(|it| u64::try_from(it).ok());
+        let timeline = timeline_of(row, 2)?;
         // Asked last: a server that was promoted in between has told where its own log ends.
         if timeline.is_some() {
             let (is_replica, is_busy) = (false, false);
             return Ok(Self { is_replica, reached, shown: reached, timeline, is_busy });
         }
+        Ok(Self::of_replica(reached, received, timeline_of(row, 3)?))
+    }
+
+    fn of_replica(reached: u64, received: Option<u64>, timeline: Option<u64>) -> Self {
         let is_busy = received != Some(reached);
         let shown = reached + u64::from(is_busy);
-        let receives = row.try_get::<_, Option<i32>>(3)?.and_then(|it| u64::try_from(it).ok());
-        Ok(Self { is_replica: true, reached, shown, timeline: receives, is_busy })
+        Self { is_replica: true, reached, shown, timeline, is_busy }
     }
+
+    /// What [`Sql::ReplicaRead`] says beside the first key, from this column on; nothing if the server
+    /// is no replica any more.
+    pub(super) fn beside(row: &Row, column: usize) -> Result<Option<Self>, tokio_postgres::Error> {
+        if row.try_get::<_, Option<bool>>(column + 3)? != Some(true) {
+            return Ok(None);
+        }
+        let reached = row.try_get::<_, Option<PgLsn>>(column)?.map_or(0, u64::from);
+        let received = row.try_get::<_, Option<PgLsn>>(column + 1)?.map(u64::from);
+        let timeline = timeline_of(row, column + 2)?;
+        Ok(Some(Self::of_replica(reached, received, timeline)))
+    }
+}
+
+fn timeline_of(row: &Row, column: usize) -> Result<Option<u64>, tokio_postgres::Error> {
+    Ok(row.try_get::<_, Option<i32>>(column)?.and_then(|it| u64::try_from(it).ok()))
 }
 
 /// Where the next record goes is behind the header of a page that is yet to be begun; where the last
@@ -117,31 +147,28 @@ fn end_of_record(insert: u64, segment: u64) -> u64 {
 pub(super) async fn position(connection: &Connection) -> Result<Place, tokio_postgres::Error> {
     let rows = connection.run(Sql::Position, &[]).await?;
     // A SELECT without FROM has one row.
-    let place = Place::of(&rows[0])?;
-    if !place.is_busy {
-        return Ok(place);
-    }
-    // What it received and what it replayed differ also when nothing comes any more: after a restart
-    // while the primary is down. Then nobody would ever come to the next byte.
-    let rows = connection.run(Sql::Waiting, &[]).await?;
-    let waits = rows[0].try_get::<_, bool>(0)?;
-    match rows[0].try_get::<_, Option<PgLsn>>(1)?.map(u64::from).filter(|_| waits) {
-        Some(reached) => Ok(Place { reached, shown: reached, is_busy: false, ..place }),
-        None => Ok(place),
-    }
+    Place::of(&rows[0])?.settled(connection).await
 }
 
-/// Does something and, for a member, asks for the place after it in the same round trip.
-pub(super) async fn after<T>(
-    work: impl Future<Output = Result<T, tokio_postgres::Error>>,
-    connection: &Connection,
-    member: Option<&Member>,
-) -> (Result<T, tokio_postgres::Error>, Result<Option<Place>, tokio_postgres::Error>) {
-    if member.is_none() {
-        return (work.await, Ok(None));
+impl Place {
+    /// What a replica received and what it replayed differ also when nothing comes any more: after a
+    /// restart while the primary is down. Then nobody would ever come to the next byte.
+    pub(super) async fn settled(
+        self,
+        connection: &Connection,
+    ) -> Result<Self, tokio_postgres::Error> {
+        if !self.is_busy {
+            return Ok(self);
+        }
+        let rows = connection.run(Sql::Waiting, &[]).await?;
+        let waits = rows[0].try_get::<_, bool>(0)?;
+        let reached = rows[0].try_get::<_, Option<PgLsn>>(1)?.map(u64::from);
+        let timeline = timeline_of(&rows[0], 2)?.or(self.timeline);
+        match reached.filter(|_| waits) {
+            Some(reached) => Ok(Self::of_replica(reached, Some(reached), timeline)),
+            None => Ok(self),
+        }
     }
-    let (done, place) = futures_util::future::join(work, position(connection)).await;
-    (done, place.map(Some))
 }
 
 /// What is known of the server.
@@ -151,6 +178,9 @@ pub(super) struct Member {
     life: AtomicU64,
     /// The timeline that it follows, as it said last.
     timeline: AtomicU64,
+    /// Where its replay stood then: as long as it stands there, it is on that timeline. Asking for the
+    /// timeline costs as much as reading a record.
+    there: AtomicU64,
     /// Whether it takes writes, as it said last.
     primary: AtomicBool,
     /// The size of its log's segments; 0 until it is known.
@@ -175,6 +205,7 @@ impl Member {
             log: format!("{history}:wal").into(),
             life: AtomicU64::new(0),
             timeline: AtomicU64::new(0),
+            there: AtomicU64::new(0),
             primary: AtomicBool::new(false),
             segment: AtomicU64::new(0),
             raised: AtomicU64::new(0),
@@ -217,9 +248,16 @@ impl Member {
         self.primary.load(Ordering::Acquire)
     }
 
+    /// Where a replica is on the timeline that is known.
+    pub(super) fn there(&self) -> PgLsn {
+        self.there.load(Ordering::Acquire).into()
+    }
+
     pub(super) fn admit(&self, state: &NodeState) {
         self.primary.store(state.role == Role::Primary, Ordering::Release);
         self.timeline.store(state.position.epoch, Ordering::Release);
+        // After the timeline: an answer asks for this first.
+        self.there.store(state.position.offset, Ordering::Release);
         self.life.store(state.life, Ordering::Release);
     }
 
@@ -244,8 +282,7 @@ impl Member {
         known: Option<(u64, Vec<Position>)>,
     ) -> Result<(NodeState, Option<(u64, Vec<Position>)>)> {
         let failed = |error| explain(error, Stage::Harmless).during("ask for the state");
-        let rows =
-            connection.ask(&format!("{STATE} ({POSITION}) AS p"), &[]).await.map_err(failed)?;
+        let rows = connection.run(Sql::State, &[]).await.map_err(failed)?;
         let row = &rows[0];
         let place = Place::of(row).map_err(failed)?;
         let life = row.try_get::<_, i64>(4).map_err(failed)?.unsigned_abs();

@@ -4,13 +4,14 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::join;
 use terrace_core::{
     Error, ErrorKind, Key, Origin, Page, Position, Read, Record, Scan, Token, Value, Version,
 };
 use tokio_postgres::Row;
 
 use super::connect::Connection;
-use super::member::{self, Member};
+use super::member::{self, Member, Place};
 use super::statements::{Moment, Sql};
 use super::work::{Failure, Progress, Work, corrupt, not_allowed};
 
@@ -73,14 +74,7 @@ impl Work for ReadKeys<'_> {
         };
         let asked = self.keys.iter().map(place_of).collect::<Vec<_>>();
         let keys = distinct.iter().map(|key| key.as_str()).collect::<Vec<_>>();
-        let parameters: [super::statements::Parameter<'_>; 2] =
-            [&keys, &self.epoch.unwrap_or_default()];
-        let rows = match self.epoch {
-            None => connection.run(Sql::Read, &parameters[..1]),
-            Some(_) => connection.run(Sql::EpochRead, &parameters),
-        };
-        let (rows, position) = member::after(rows, connection, self.member).await;
-        let (rows, position) = (rows?, position?);
+        let (rows, place) = self.ask(connection, &keys).await?;
         let mut found = distinct.iter().map(|_| self.missing()).collect::<Vec<_>>();
         for row in rows {
             let place = row.try_get::<_, i64>(0).map_err(corrupt)?;
@@ -89,10 +83,10 @@ impl Work for ReadKeys<'_> {
                 *answer = self.answer(key, &row)?;
             }
         }
-        let is_replica = position.as_ref().is_some_and(|position| position.is_replica);
+        let is_replica = place.is_some_and(|place| place.is_replica);
         self.prove(connection, is_replica, &mut found).await?;
-        if let (Some(member), Some(position)) = (self.member, position) {
-            let proof = member.token(position);
+        if let (Some(member), Some(place)) = (self.member, place) {
+            let proof = member.token(place);
             found.iter_mut().for_each(|answer| answer.token.merge(&proof));
         }
         if found.len() == asked.len() {
@@ -103,6 +97,38 @@ impl Work for ReadKeys<'_> {
 }
 
 impl ReadKeys<'_> {
+    /// The rows, and for a member how far it has come, asked after the rows were.
+    async fn ask(
+        &self,
+        connection: &Connection,
+        keys: &[&str],
+    ) -> Result<(Vec<Row>, Option<Place>), Failure> {
+        /// Where [`Sql::ReplicaRead`] says with the first key how far the replica has come.
+        const PLACE: usize = 6;
+        let replica = self.member.filter(|it| self.epoch.is_none() && !it.takes_writes());
+        if let Some(replica) = replica {
+            let rows = connection.run(Sql::ReplicaRead, &[&keys, &replica.there()]).await?;
+            let mut firsts = rows.iter().filter(|row| matches!(row.try_get::<_, i64>(0), Ok(1)));
+            let place = firsts.next().map_or(Ok(None), |first| Place::beside(first, PLACE));
+            let place = match place.map_err(corrupt)? {
+                Some(place) => place.settled(connection).await?,
+                None => member::position(connection).await?,
+            };
+            return Ok((rows, Some(place)));
+        }
+        let by_epoch: [super::statements::Parameter<'_>; 2] =
+            [&keys, &self.epoch.unwrap_or_default()];
+        let rows = match self.epoch {
+            None => connection.run(Sql::Read, &by_epoch[..1]),
+            Some(_) => connection.run(Sql::EpochRead, &by_epoch),
+        };
+        if self.member.is_none() {
+            return Ok((rows.await?, None));
+        }
+        let (rows, place) = join(rows, member::position(connection)).await;
+        Ok((rows?, Some(place?)))
+    }
+
     fn missing(&self) -> Read {
         Read {
             record: None,
@@ -114,7 +140,10 @@ impl ReadKeys<'_> {
     }
 
     fn answer(&self, key: &Key, row: &Row) -> Result<Read, Failure> {
-        let version = version(row.try_get(1).map_err(corrupt)?);
+        let Some(version) = row.try_get::<_, Option<i64>>(1).map_err(corrupt)? else {
+            return Ok(self.missing());
+        };
+        let version = self::version(version);
         let deleted = row.try_get::<_, bool>(2).map_err(corrupt)?;
         let record = if deleted { None } else { Some(record(key.clone(), version, row, 3)?) };
         Ok(Read { record, version, token: token(self.history, version), ..self.missing() })

@@ -7,11 +7,17 @@ use tokio_postgres::{Client, Row, Statement};
 
 use terrace_core::Timestamp;
 
+use super::member;
+
 /// One statement of requests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Sql {
     /// Records by distinct keys, each with its place in the parameter.
     Read,
+    /// Every key's place in the parameter with its record, if there is one, and with the first key how
+    /// far this replica has come, and its timeline where that is not this place: see
+    /// [`super::member`].
+    ReplicaRead,
     /// Records after a key, from a key, below a key, at most so many, and of so many bytes: one more
     /// than the one whose value reaches them.
     Scan,
@@ -21,6 +27,8 @@ pub(super) enum Sql {
     Position,
     /// Whether a replica's replay waits, and where.
     Waiting,
+    /// What this server is, and how far it has come.
+    State,
     /// Sets values of distinct keys.
     Put,
     /// The same, and answers the transaction's number.
@@ -63,14 +71,16 @@ pub(super) enum Sql {
 
 impl Sql {
     /// How many of them every database has.
-    const PLAIN: usize = 19;
+    const PLAIN: usize = 21;
 
-    const ALL: [Self; 23] = [
+    const ALL: [Self; 25] = [
         Self::Read,
+        Self::ReplicaRead,
         Self::Scan,
         Self::Latest,
         Self::Position,
         Self::Waiting,
+        Self::State,
         Self::Put,
         Self::PutLogged,
         Self::Transaction,
@@ -98,13 +108,15 @@ impl Sql {
                  FROM unnest($1::text[]) WITH ORDINALITY AS u(k, i) \
                  JOIN records r ON r.key = u.k"
             }
+            Self::ReplicaRead => REPLICA_READ,
             Self::Scan => SCAN,
             Self::Latest => {
                 "SELECT CASE WHEN is_called THEN last_value ELSE 0 END \
                              FROM records_version"
             }
-            Self::Position => super::member::POSITION,
-            Self::Waiting => super::member::WAITING,
+            Self::Position => member::POSITION,
+            Self::Waiting => member::WAITING,
+            Self::State => member::STATE,
             Self::Put => PUT,
             Self::PutLogged => PUT_LOGGED,
             Self::Transaction => "SELECT pg_current_xact_id()::text",
@@ -158,8 +170,9 @@ impl Sql {
     fn types(self) -> &'static [Type] {
         match self {
             Self::Read | Self::Placed | Self::Lock | Self::Reserve => &[Type::TEXT_ARRAY],
+            Self::ReplicaRead => &[Type::TEXT_ARRAY, Type::PG_LSN],
             Self::Scan => &[Type::TEXT, Type::TEXT, Type::TEXT, Type::INT8, Type::INT8],
-            Self::Latest | Self::Position | Self::Waiting | Self::Transaction => &[],
+            Self::Latest | Self::Position | Self::Waiting | Self::State | Self::Transaction => &[],
             Self::Put | Self::PutLogged => &[Type::TEXT_ARRAY, Type::TEXT_ARRAY],
             Self::Draw | Self::Forget | Self::Enter => &[Type::INT8],
             Self::EpochRead => &[Type::TEXT_ARRAY, Type::INT8],
@@ -203,6 +216,18 @@ const UPDATE: &str = "UPDATE records r SET value = u.v, version = u.n, deleted =
      FROM unnest($1::text[], $2::text[], $3::bigint[], $4::boolean[], $5::bigint[], \
          $6::boolean[]) AS u(k, v, n, d, s, c) \
      WHERE r.key = u.k";
+
+/// The place is asked for where the first row is, which is after the statement took its snapshot:
+/// nothing that the rows show is past it. The order is that of [`member::POSITION`]; who is still a
+/// replica at the end was one all the time. Sub-selects would cost more than the second statement
+/// that this one saves.
+const REPLICA_READ: &str = "SELECT u.i, r.version, r.deleted, r.created_at, r.updated_at, r.value, \
+       CASE WHEN u.i = 1 THEN pg_last_wal_replay_lsn() END, \
+       CASE WHEN u.i = 1 THEN pg_last_wal_receive_lsn() END, \
+       CASE WHEN u.i = 1 AND pg_last_wal_replay_lsn() IS DISTINCT FROM $2 THEN \
+         (pg_stat_get_wal_receiver()).received_tli END, \
+       CASE WHEN u.i = 1 THEN pg_is_in_recovery() END \
+     FROM unnest($1::text[]) WITH ORDINALITY AS u(k, i) LEFT JOIN records r ON r.key = u.k";
 
 /// The sizes are known without reading large values.
 const SCAN: &str = "SELECT key, version, created_at, updated_at, value FROM ( \

@@ -76,7 +76,7 @@ pub(crate) trait WithHeaders: Sized {
             return self;
         }
         // Base64url is always a valid header value, and the text is taken over without a copy.
-        match HeaderValue::from_maybe_shared(Bytes::from(token.to_string())) {
+        match HeaderValue::from_maybe_shared(Bytes::from(token.to_text())) {
             Ok(value) => self.with(TERRACE_TOKEN, value),
             Err(_) => self,
         }
