@@ -3,6 +3,7 @@
 mod projector;
 mod reads;
 mod relay;
+mod shared_log;
 
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -20,6 +21,7 @@ pub use projector::{Projector, ProjectorOptions};
 pub use relay::Relay;
 
 use reads::ReadCounts;
+use shared_log::SharedLog;
 
 /// How to separate commands and queries.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -103,14 +105,18 @@ impl Cqrs {
         options: CqrsOptions,
         runtime: Runtime,
     ) -> Self {
+        let log: Arc<dyn ChangeLog> = match relay {
+            Some(_) => Arc::new(SharedLog::new(Arc::clone(&command.log))),
+            None => Arc::clone(&command.log),
+        };
         let projector = Arc::new(Projector::new(
-            Arc::clone(&command.log),
+            Arc::clone(&log),
             Arc::clone(&command.log_name),
             Arc::clone(&model),
             options.projector.clone(),
             runtime.clone(),
         ));
-        let relay = relay.map(Arc::new);
+        let relay = relay.map(|relay| Arc::new(relay.following(log)));
         let reads = Arc::new(ReadCounts::default());
         let mut tasks = Vec::new();
         let run = Arc::clone(&projector);

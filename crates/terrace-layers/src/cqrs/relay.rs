@@ -24,7 +24,7 @@ pub struct Relay {
 
 impl Relay {
     /// The most events published at once.
-    const BATCH: usize = 500;
+    const BATCH: usize = 1000;
     /// The least time from one publication to the next.
     const PACE: Duration = Duration::from_millis(20);
     /// The first wait after a failure; doubles up to [`Self::LAST_BACKOFF`].
@@ -36,6 +36,11 @@ impl Relay {
     /// A relay from a log to a stream.
     pub fn new(log: Arc<dyn ChangeLog>, stream: Arc<dyn EventStream>, runtime: Runtime) -> Self {
         Self { log, stream, runtime, published: AtomicU64::new(0), trouble: Mutex::default() }
+    }
+
+    /// The same from another view of the log.
+    pub(super) fn following(self, log: Arc<dyn ChangeLog>) -> Self {
+        Self { log, ..self }
     }
 
     /// Publishes without end. Cancellation safe.

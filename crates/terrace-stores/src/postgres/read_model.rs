@@ -5,8 +5,10 @@ mod query;
 mod rebuild;
 mod steps;
 mod tables;
+mod words;
 
 use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -25,17 +27,23 @@ use super::read::ScanPage;
 use super::statements::Prepares;
 use super::work::{Work, Worker};
 
+use words::Words;
+
 /// Keeps a read model in PostgreSQL 15 or later: `records(key, value, created_at, updated_at,
 /// read_count, write_count, version)` with a full-text index, made by the first start.
 ///
 /// Words are those of the configuration `simple`: without stemming, whatever the language. Of a value
-/// the first 100 000 characters are searched, for an index entry has a limit. A deleted record leaves
+/// the first 100 000 characters are searched, for an index entry has a limit. They are indexed behind
+/// the projection, within a second; where the projection is, before each search. A deleted record leaves
 /// a row with `deleted`, which keeps its version and counts.
 pub struct PostgresReadModel {
     worker: Worker,
     schema: String,
     health: Health,
-    upkeep: Mutex<Option<Task>>,
+    /// Whether the projection was here when the lease was last asked for.
+    leads: AtomicBool,
+    words: Arc<Words>,
+    tasks: Mutex<Vec<Task>>,
 }
 
 impl PostgresReadModel {
@@ -54,9 +62,15 @@ impl PostgresReadModel {
         pool.tend().await?;
         let patience = options.statement_timeout * 2 + Duration::from_secs(1);
         let worker = Worker { pool, runtime, patience, member: None };
-        let upkeep = Mutex::new(Some(super::upkeep(worker.clone(), false)));
+        let words = Arc::new(Words::default());
+        let indexing = {
+            let (words, worker) = (Arc::clone(&words), worker.clone());
+            async move { words.run(&worker).await }
+        };
+        let indexing = worker.runtime.spawn("words of the read model", indexing);
+        let tasks = Mutex::new(vec![super::upkeep(worker.clone(), false), indexing]);
         let (schema, health) = (options.schema, Health::default());
-        Ok(Self { worker, schema, health, upkeep })
+        Ok(Self { worker, schema, health, leads: AtomicBool::default(), words, tasks })
     }
 
     fn patience(&self) -> Deadline {
@@ -74,7 +88,15 @@ impl ReadModel for PostgresReadModel {
         of: Projection,
         source: &'a str,
     ) -> BoxFuture<'a, Result<Option<Position>>> {
-        Box::pin(async move { self.perform(&query::Checkpoint { of, source }).await })
+        Box::pin(async move {
+            let found = self.perform(&query::Checkpoint { of, source }).await?;
+            Ok(found.map(|(position, behind)| {
+                if of == Projection::Live && behind && self.leads.load(Ordering::Acquire) {
+                    self.words.begin(position);
+                }
+                position
+            }))
+        })
     }
 
     fn begin<'a>(&'a self, of: Projection, source: &'a str) -> BoxFuture<'a, Result<()>> {
@@ -82,11 +104,21 @@ impl ReadModel for PostgresReadModel {
     }
 
     fn lease<'a>(&'a self, owner: &'a str, time: Duration) -> BoxFuture<'a, Result<bool>> {
-        Box::pin(async move { self.perform(&query::Lease { owner, time }).await })
+        Box::pin(async move {
+            let leads = self.perform(&query::Lease { owner, time }).await?;
+            self.leads.store(leads, Ordering::Release);
+            Ok(leads)
+        })
     }
 
     fn apply<'a>(&'a self, of: Projection, batch: &'a Batch) -> BoxFuture<'a, Result<bool>> {
-        Box::pin(async move { self.perform(&apply::Apply { of, batch }).await })
+        Box::pin(async move {
+            let applied = self.perform(&apply::Apply { of, batch }).await?;
+            if applied && of == Projection::Live {
+                self.words.applied(batch);
+            }
+            Ok(applied)
+        })
     }
 
     fn read<'a>(&'a self, keys: &'a [Key]) -> BoxFuture<'a, Result<Rows>> {
@@ -101,7 +133,11 @@ impl ReadModel for PostgresReadModel {
     }
 
     fn search<'a>(&'a self, words: &'a str, limit: usize) -> BoxFuture<'a, Result<Vec<Row>>> {
-        Box::pin(async move { self.perform(&query::Search { words, limit }).await })
+        Box::pin(async move {
+            // What hinders this hinders the search, too, or is tried again.
+            let _up_to_date = self.words.catch_up(&self.worker).await;
+            self.perform(&query::Search { words, limit }).await
+        })
     }
 
     fn top(&self, by: Counted, limit: usize) -> BoxFuture<'_, Result<Vec<Row>>> {
@@ -162,10 +198,12 @@ impl ReadModel for PostgresReadModel {
 
     fn close(&self) -> BoxFuture<'_, Result<()>> {
         Box::pin(async move {
+            let _else_who_projects_next_does = self.words.catch_up(&self.worker).await;
             self.worker.pool.close();
-            let upkeep = self.upkeep.lock().unwrap_or_else(PoisonError::into_inner).take();
-            if let Some(upkeep) = upkeep {
-                upkeep.stop().await;
+            let tasks =
+                std::mem::take(&mut *self.tasks.lock().unwrap_or_else(PoisonError::into_inner));
+            for task in tasks {
+                task.stop().await;
             }
             Ok(())
         })

@@ -3,6 +3,7 @@
 #![allow(clippy::expect_used, clippy::disallowed_methods, reason = "everything here is a test")]
 
 mod suite;
+mod words;
 
 use std::sync::Arc;
 
@@ -26,7 +27,10 @@ struct Sides {
 }
 
 async fn postgres() -> Sides {
-    let url = testing::fresh_database();
+    postgres_at(testing::fresh_database()).await
+}
+
+async fn postgres_at(url: String) -> Sides {
     let options = |schema: &str| PostgresOptions {
         source: ConnectionSource::pooled(1, 8),
         schema: schema.to_owned(),

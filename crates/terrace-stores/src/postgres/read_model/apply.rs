@@ -10,6 +10,7 @@ use super::super::connect::{Connection, Repeated};
 use super::super::work::{Failure, Progress, Work};
 use super::steps::{LOCK, LOCK_NEXT, SHARE, Statement, Typed, locked};
 use super::tables::{name, suffix};
+use super::words::words;
 
 /// One batch.
 pub(super) struct Apply<'a> {
@@ -60,7 +61,7 @@ pub(super) fn signed(number: u64) -> i64 {
 }
 
 /// Of a key's changes the highest version counts, wherever it stands; each is counted. The record of a
-/// deletion has no times.
+/// deletion has no times. The words follow: see [`super::words`].
 const UPSERT: &str = "ON CONFLICT (key) DO UPDATE SET \
        write_count = r.write_count + excluded.write_count, \
        value = CASE WHEN excluded.version > r.version THEN excluded.value ELSE r.value END, \
@@ -71,12 +72,27 @@ const UPSERT: &str = "ON CONFLICT (key) DO UPDATE SET \
        deleted = CASE WHEN excluded.version > r.version THEN excluded.deleted ELSE r.deleted END, \
        version = greatest(excluded.version, r.version)";
 
+/// The same, and the words at once.
+const WORDED: &str = concat!(
+    ", worded = greatest(excluded.version, r.version), words = CASE WHEN excluded.version > r.version \
+       THEN ",
+    words!("excluded.key", "excluded.value"),
+    " ELSE r.words END"
+);
+
+/// What is put into the columns `worded` and `words` of a new row.
+const WORDS: &str = concat!(", i.n, ", words!("i.k", "i.v"));
+
 /// All of it hangs on `moved`: without the checkpoint there is no input.
 fn text(of: Projection) -> String {
     let (end, name) = (suffix(of), name(of));
+    let (columns, values, worded) = match of {
+        Projection::Live => ("", "", ""),
+        Projection::Next => (", worded, words", WORDS, WORDED),
+    };
     format!(
         "WITH moved AS ( \
-           UPDATE projection SET epoch = $1, place = $2 \
+           UPDATE projection SET epoch = $1, place = $2, words_behind = true \
            WHERE name = '{name}' AND source = $3 AND epoch = $4 AND place = $5 \
              AND (paused_until IS NULL OR paused_until < clock_timestamp()) RETURNING 1), \
          input AS ( \
@@ -101,10 +117,10 @@ fn text(of: Projection) -> String {
              version = greatest(excluded.version, r.version)), \
          put AS ( \
            INSERT INTO records{end} AS r \
-             (key, value, version, created_at, updated_at, deleted, write_count) \
-           SELECT i.k, i.v, i.n, i.c, i.u, i.d, i.w FROM input i \
+             (key, value, version, created_at, updated_at, deleted, write_count{columns}) \
+           SELECT i.k, i.v, i.n, i.c, i.u, i.d, i.w{values} FROM input i \
            WHERE i.r IS NULL AND NOT EXISTS (SELECT 1 FROM parked{end} p WHERE p.key = i.k) \
-           {UPSERT}), \
+           {UPSERT}{worded}), \
          counted AS ( \
            INSERT INTO activity{end} AS a (minute, writes) \
            SELECT u.m, u.w FROM moved, unnest($16::bigint[], $17::bigint[]) AS u(m, w) \
@@ -192,9 +208,10 @@ impl Work for Retry<'_> {
         let text = format!(
             "WITH gone AS (DELETE FROM parked WHERE key = $1 RETURNING *), \
              put AS (INSERT INTO records AS r \
-                 (key, value, version, created_at, updated_at, deleted, write_count) \
-               SELECT key, value, version, created_at, updated_at, deleted, commands FROM gone \
-               {UPSERT}) \
+                 (key, value, version, created_at, updated_at, deleted, write_count, worded, words) \
+               SELECT i.k, i.v, i.n, i.c, i.u, i.d, i.w{WORDS} FROM (SELECT key AS k, value AS v, \
+                 version AS n, created_at AS c, updated_at AS u, deleted AS d, commands AS w FROM gone) i \
+               {UPSERT}{WORDED}) \
              SELECT count(*) FROM gone"
         );
         let key = self.0.as_str();

@@ -14,6 +14,7 @@ use super::super::statements::Moment;
 use super::super::work::{Failure, Progress, Work, corrupt, not_allowed};
 use super::apply::signed;
 use super::tables::name;
+use super::words::words;
 
 fn unsigned(row: &tokio_postgres::Row, column: usize) -> Result<u64, Failure> {
     Ok(u64::try_from(row.try_get::<_, i64>(column).map_err(corrupt)?).unwrap_or(0))
@@ -23,14 +24,15 @@ fn position(row: &tokio_postgres::Row, column: usize) -> Result<Position, Failur
     Ok(Position { epoch: unsigned(row, column)?, offset: unsigned(row, column + 1)? })
 }
 
-/// How far a projection of this source has come; `None` when it is of another.
+/// How far a projection of this source has come, and whether words may be behind; `None` when it is of
+/// another.
 pub(super) struct Checkpoint<'a> {
     pub(super) of: Projection,
     pub(super) source: &'a str,
 }
 
 impl Work for Checkpoint<'_> {
-    type Answer = Option<Position>;
+    type Answer = Option<(Position, bool)>;
 
     const OPERATION: &'static str = "find the checkpoint";
 
@@ -38,11 +40,12 @@ impl Work for Checkpoint<'_> {
         &self,
         connection: &Connection,
         _: &Progress,
-    ) -> Result<Option<Position>, Failure> {
-        const TEXT: &str = "SELECT epoch, place FROM projection WHERE name = $1 AND source = $2";
+    ) -> Result<Option<(Position, bool)>, Failure> {
+        const TEXT: &str = "SELECT epoch, place, words_behind FROM projection \
+             WHERE name = $1 AND source = $2";
         let name = name(self.of);
         let rows = connection.ask(TEXT, &[(&name, Type::TEXT), (&self.source, Type::TEXT)]).await?;
-        rows.first().map(|row| position(row, 0)).transpose()
+        rows.first().map(|row| Ok((position(row, 0)?, row.get(2)))).transpose()
     }
 }
 
@@ -165,9 +168,12 @@ impl Work for Search<'_> {
     const OPERATION: &'static str = "search";
 
     async fn run(&self, connection: &Connection, _: &Progress) -> Result<Vec<Row>, Failure> {
+        // By the words that a row has now, whatever is indexed.
+        let now = words!("key", "value");
         let text = format!(
             "SELECT {COLUMNS} FROM records, plainto_tsquery('simple', $1) AS q \
-             WHERE words @@ q AND NOT deleted ORDER BY ts_rank(words, q) DESC, key LIMIT $2"
+             WHERE words @@ q AND NOT deleted AND (worded = version OR {now} @@ q) \
+             ORDER BY ts_rank(words, q) DESC, key LIMIT $2"
         );
         let limit = signed(self.limit as u64);
         all(&connection.ask(&text, &[(&self.words, Type::TEXT), (&limit, Type::INT8)]).await?)

@@ -29,12 +29,12 @@ const CHECKPOINTS: &str = "CREATE TABLE IF NOT EXISTS projection (
         place bigint NOT NULL DEFAULT 0,
         owner text,
         leased_until timestamptz,
-        paused_until timestamptz
+        paused_until timestamptz,
+        words_behind boolean NOT NULL DEFAULT false
     );
     INSERT INTO projection (name) VALUES ('live'), ('next') ON CONFLICT DO NOTHING;";
 
-/// One fifth of each page is left free: counts of reads change a row in its page. The searched text is
-/// bounded, for the index refuses entries above 1 MiB.
+/// One fifth of each page is left free: a change that leaves the words alone stays in its page.
 const RECORDS: &str = "CREATE TABLE IF NOT EXISTS records (
         key text COLLATE \"C\" PRIMARY KEY,
         value text NOT NULL,
@@ -44,9 +44,21 @@ const RECORDS: &str = "CREATE TABLE IF NOT EXISTS records (
         write_count bigint NOT NULL DEFAULT 0,
         version bigint NOT NULL,
         deleted boolean NOT NULL DEFAULT false,
-        words tsvector GENERATED ALWAYS AS
-            (to_tsvector('simple'::regconfig, key || ' ' || left(value, 100000))) STORED
-    ) WITH (fillfactor = 80);
+        words tsvector,
+        worded bigint
+    ) WITH (fillfactor = 80);";
+
+/// Earlier tables worked the words out in each change.
+const WORDS: &str = "DO $$ BEGIN
+        IF NOT EXISTS (SELECT FROM pg_attribute
+            WHERE attrelid = 'records'::regclass AND attname = 'worded') THEN
+            ALTER TABLE records ALTER COLUMN words DROP EXPRESSION IF EXISTS;
+            ALTER TABLE records ADD COLUMN worded bigint;
+            ALTER TABLE projection ADD COLUMN IF NOT EXISTS
+                words_behind boolean NOT NULL DEFAULT false;
+            UPDATE projection SET words_behind = true WHERE name = 'live';
+        END IF;
+    END $$;
     CREATE INDEX IF NOT EXISTS records_words ON records USING gin (words);";
 
 const PARKED: &str = "CREATE TABLE IF NOT EXISTS parked (
@@ -83,7 +95,7 @@ pub(super) async fn make(client: &mut Client, schema: &str) -> Result<()> {
              database in READ_DB_URL",
         ));
     }
-    for table in [CHECKPOINTS, RECORDS, PARKED, ACTIVITY] {
+    for table in [CHECKPOINTS, RECORDS, WORDS, PARKED, ACTIVITY] {
         run(&transaction, table).await?;
     }
     transaction.commit().await.map_err(failed)

@@ -41,7 +41,7 @@ impl Sides {
         self.model.read(&[key(name)]).await.expect("rows").rows.remove(0)
     }
 
-    fn projector(&self) -> terrace_core::BoxFuture<'_, ()> {
+    pub(super) fn projector(&self) -> terrace_core::BoxFuture<'_, ()> {
         Box::pin(self.project(1000))
     }
 }

@@ -172,9 +172,21 @@ async fn check(program: &Program, seen: &Acknowledged, database: &str, cache: &s
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     assert!(published(database, cache).await == ids, "each event is published once, in order");
+    // Words follow, also those of rows that a killed instance left behind.
+    let behind = "SELECT key FROM terrace_read.records WHERE worded IS DISTINCT FROM version \
+                  OR words <> to_tsvector('simple', key || ' ' || value)";
+    loop {
+        let behind = sql(database, behind).await.concat();
+        if behind.is_empty() {
+            break;
+        }
+        assert!(tokio::time::Instant::now() < within, "words are behind: {behind:?}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
     let difference = rebuild(database).await;
     assert_eq!(difference["differing"], 0, "{difference}");
     assert_eq!(difference["keys"], kept.len());
+    assert!(sql(database, behind).await.is_empty(), "a rebuild has its words at once");
 }
 
 async fn rows(database: &str, text: &str) -> BTreeMap<String, (i64, i64, String)> {
