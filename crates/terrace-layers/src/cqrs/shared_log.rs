@@ -24,6 +24,8 @@ struct Recent {
     bytes: usize,
     /// Whether the log went on when the last was read.
     more: bool,
+    /// How often the log may have become another.
+    logs: u64,
 }
 
 impl SharedLog {
@@ -62,7 +64,7 @@ impl Recent {
             return;
         }
         if from != self.to {
-            *self = Self { from, ..Self::default() };
+            *self = Self { from, logs: self.logs, ..Self::default() };
         }
         self.to = page.position;
         self.more = page.more;
@@ -86,16 +88,22 @@ fn bytes(change: &Logged) -> usize {
 impl ChangeLog for SharedLog {
     fn after(&self, position: Position, limit: usize) -> BoxFuture<'_, Result<Changes>> {
         Box::pin(async move {
-            let known = self.recent().after(position, limit);
+            let (known, logs) = {
+                let recent = self.recent();
+                (recent.after(position, limit), recent.logs)
+            };
             if let Some(known) = known {
                 return Ok(known);
             }
             let read = self.log.after(position, limit).await;
+            let mut recent = self.recent();
             match &read {
-                Ok(page) => self.recent().keep(position, page),
-                // It may be another log from now on.
-                Err(_) => *self.recent() = Recent::default(),
+                Ok(page) if recent.logs == logs => recent.keep(position, page),
+                // Read before another found that the log is another.
+                Ok(_) => {}
+                Err(_) => *recent = Recent { logs: recent.logs + 1, ..Recent::default() },
             }
+            drop(recent);
             read
         })
     }

@@ -46,7 +46,8 @@ pub(super) const POSITION: &str = position!();
 /// timeline. If it waited, everything shown before is before that place.
 pub(super) const WAITING: &str = "SELECT \
      EXISTS (SELECT FROM pg_stat_activity WHERE backend_type = 'startup' \
-       AND wait_event IN ('RecoveryWalStream', 'RecoveryRetrieveRetryInterval')), \
+       AND wait_event IN ('RecoveryWalStream', 'RecoveryRetrieveRetryInterval', 'RecoveryPause', \
+         'RecoveryApplyDelay', 'RestoreCommand', 'RecoveryEndCommand', 'WalReceiverExit')), \
      CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() END, \
      (pg_stat_get_wal_receiver()).received_tli";
 
@@ -164,9 +165,15 @@ impl Place {
         let waits = rows[0].try_get::<_, bool>(0)?;
         let reached = rows[0].try_get::<_, Option<PgLsn>>(1)?.map(u64::from);
         let timeline = timeline_of(&rows[0], 2)?.or(self.timeline);
-        match reached.filter(|_| waits) {
-            Some(reached) => Ok(Self::of_replica(reached, Some(reached), timeline)),
-            None => Ok(self),
+        match reached {
+            // It was promoted meanwhile.
+            None => Self::of(&connection.run(Sql::Position, &[]).await?[0]),
+            // What was shown is before what was replayed since.
+            Some(reached) if waits || reached > self.reached => {
+                Ok(Self::of_replica(reached, Some(reached), timeline))
+            }
+            // A later place than the one that was known, so perhaps a later timeline.
+            Some(_) => Ok(Self { timeline, ..self }),
         }
     }
 }
@@ -297,7 +304,8 @@ impl Member {
         let history = row.try_get::<_, Option<&str>>(6).map_err(failed)?.unwrap_or_default();
         let segment = row.try_get::<_, i64>(7).map_err(failed)?.unsigned_abs();
         self.segment.store(segment, Ordering::Relaxed);
-        if !row.try_get::<_, bool>(8).map_err(failed)? {
+        let knows_timelines = row.try_get::<_, bool>(8).map_err(failed)?;
+        if !knows_timelines {
             self.warn_once();
         }
         let epoch = match place.is_replica {
@@ -309,6 +317,9 @@ impl Member {
         }
         let forks = match known.filter(|(timeline, _)| *timeline == epoch) {
             Some(known) => Some(known),
+            // A standby whose timeline is not known may have named the wrong one in tokens: then
+            // nobody may say that they are lost.
+            None if !knows_timelines => None,
             None => forks(connection, epoch).await.map(|forks| (epoch, forks)),
         };
         let state = NodeState {

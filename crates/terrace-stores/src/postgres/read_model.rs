@@ -105,6 +105,10 @@ impl ReadModel for PostgresReadModel {
 
     fn lease<'a>(&'a self, owner: &'a str, time: Duration) -> BoxFuture<'a, Result<bool>> {
         Box::pin(async move {
+            // Who gives it back leaves no words behind.
+            if time.is_zero() {
+                self.words.catch_up_soon(&self.worker).await;
+            }
             let leads = self.perform(&query::Lease { owner, time }).await?;
             self.leads.store(leads, Ordering::Release);
             Ok(leads)
@@ -113,6 +117,9 @@ impl ReadModel for PostgresReadModel {
 
     fn apply<'a>(&'a self, of: Projection, batch: &'a Batch) -> BoxFuture<'a, Result<bool>> {
         Box::pin(async move {
+            if of == Projection::Live {
+                self.words.applying(batch, &self.worker).await;
+            }
             let applied = self.perform(&apply::Apply { of, batch }).await?;
             if applied && of == Projection::Live {
                 self.words.applied(batch);
@@ -134,8 +141,7 @@ impl ReadModel for PostgresReadModel {
 
     fn search<'a>(&'a self, words: &'a str, limit: usize) -> BoxFuture<'a, Result<Vec<Row>>> {
         Box::pin(async move {
-            // What hinders this hinders the search, too, or is tried again.
-            let _up_to_date = self.words.catch_up(&self.worker).await;
+            self.words.catch_up_soon(&self.worker).await;
             self.perform(&query::Search { words, limit }).await
         })
     }
@@ -198,7 +204,7 @@ impl ReadModel for PostgresReadModel {
 
     fn close(&self) -> BoxFuture<'_, Result<()>> {
         Box::pin(async move {
-            let _else_who_projects_next_does = self.words.catch_up(&self.worker).await;
+            self.words.catch_up_soon(&self.worker).await;
             self.worker.pool.close();
             let tasks =
                 std::mem::take(&mut *self.tasks.lock().unwrap_or_else(PoisonError::into_inner));

@@ -74,8 +74,8 @@ const UPSERT: &str = "ON CONFLICT (key) DO UPDATE SET \
 
 /// The same, and the words at once.
 const WORDED: &str = concat!(
-    ", worded = greatest(excluded.version, r.version), words = CASE WHEN excluded.version > r.version \
-       THEN ",
+    ", worded = CASE WHEN excluded.version > r.version THEN excluded.version ELSE r.worded END, \
+       words = CASE WHEN excluded.version > r.version THEN ",
     words!("excluded.key", "excluded.value"),
     " ELSE r.words END"
 );

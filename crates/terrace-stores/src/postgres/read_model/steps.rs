@@ -18,6 +18,8 @@ const BEGIN: &str = "BEGIN; SET LOCAL synchronous_commit = off";
 #[derive(Clone, Copy)]
 pub(super) enum Statement<'a> {
     Once(&'a str),
+    /// The same, and the commit waits for the disk as it is set.
+    OnDisk(&'a str),
     Repeated(Repeated, &'a str),
 }
 
@@ -42,14 +44,17 @@ pub(super) async fn locked(
     progress.in_transaction(true);
     progress.commits();
     let none: &[Typed<'_>] = &[];
+    let begin = if matches!(work, Statement::OnDisk(_)) { "BEGIN" } else { BEGIN };
     let work = async {
         match work {
             Statement::Repeated(kind, _) => connection.run_prepared(kind, parameters).await,
-            Statement::Once(text) => connection.ask(text, parameters).await,
+            Statement::Once(text) | Statement::OnDisk(text) => {
+                connection.ask(text, parameters).await
+            }
         }
     };
     let (begun, held, done, committed) = join4(
-        connection.command(BEGIN),
+        connection.command(begin),
         connection.ask(lock, none),
         work,
         connection.command("COMMIT"),

@@ -3,12 +3,14 @@
 //! Taking a value apart and indexing its words costs twice what its row costs, and of a key that is
 //! written again and again only the last value is searched. So the projection leaves the words of a
 //! row as they are, and whoever projects brings them up to date once a second, each key once, several
-//! parts at a time. A search on that instance brings them up to date first; elsewhere it may miss what
-//! came within the last second. It never finds a record by words that it has no more.
+//! parts at a time. A search on that instance brings them up to date first, for as long as a second;
+//! elsewhere it may miss what came within the last second. It never finds a record by words that it
+//! has no more.
 //!
 //! `worded` is the version that a row's words are of. Which rows are behind is known in memory alone;
 //! that any may be is noted beside the checkpoint, in the same transaction. Who takes the projection
-//! over and finds that note looks through all rows, some at a time.
+//! over and finds that note looks through all rows, some at a time. A row is forgotten when its words
+//! are on disk: a crash of the server takes back the last changes and all that followed them.
 
 use std::collections::BTreeSet;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -16,11 +18,11 @@ use std::time::Duration;
 
 use futures_util::future::try_join_all;
 use terrace_core::read_model::Batch;
-use terrace_core::{Deadline, Key, Position, Result};
+use terrace_core::{Deadline, ErrorKind, Key, Position, Result};
 use tokio_postgres::types::Type;
 
 use super::super::connect::Connection;
-use super::super::work::{Failure, Progress, Work, Worker};
+use super::super::work::{Failure, Progress, Work, Worker, corrupt, not_allowed};
 use super::apply::signed;
 use super::steps::{LOCK, SHARE, Statement, Typed, locked};
 
@@ -32,12 +34,12 @@ macro_rules! words {
 }
 pub(super) use words;
 
-/// How long a search elsewhere may be behind.
+/// How long a search elsewhere may be behind, and one here may wait.
 const PACE: Duration = Duration::from_secs(1);
-/// Rows of one statement: it holds the checkpoint's row meanwhile.
+/// Rows of one statement: it holds the checkpoint's row meanwhile. Halved where that is too much.
 const PART: usize = 500;
-/// More keys than this are not kept in mind.
-const MOST: usize = 100_000;
+/// With more keys than this in mind the projection waits for their words.
+const MANY: usize = 100_000;
 
 /// What is known of rows whose words are behind.
 #[derive(Debug, Default)]
@@ -52,6 +54,8 @@ struct Behind {
     keys: BTreeSet<Key>,
     /// The checkpoint after the last batch.
     place: Position,
+    /// Whether the note beside the checkpoint may stand.
+    note: bool,
     /// How often rows may have been left behind that nobody here knows of, and for how many of these
     /// times all rows were looked through.
     noted: u64,
@@ -67,45 +71,68 @@ impl Words {
     /// that this instance did without hearing of it.
     pub(super) fn begin(&self, place: Position) {
         let mut behind = self.behind();
+        behind.note = true;
         if behind.place != place {
             behind.place = place;
             behind.noted += 1;
         }
     }
 
-    /// A batch was applied.
+    /// A batch will be applied: who reads its changes may search for them before this instance hears
+    /// that they are there. Where words cannot follow, it waits for them.
+    pub(super) async fn applying(&self, batch: &Batch, worker: &Worker) {
+        if self.behind().keys.len() > MANY {
+            let _tried = self.catch_up(worker).await;
+        }
+        self.remember(batch);
+    }
+
+    /// It was applied.
     pub(super) fn applied(&self, batch: &Batch) {
+        // Once more: what was indexed meanwhile may have been the state before.
+        self.remember(batch);
         let mut behind = self.behind();
         behind.place = batch.to;
+        behind.note = true;
+    }
+
+    fn remember(&self, batch: &Batch) {
+        let mut behind = self.behind();
         behind.keys.extend(batch.folded.iter().map(|folded| folded.newest.key.clone()));
-        if behind.keys.len() > MOST {
+        if behind.keys.len() > 4 * MANY {
+            // Nothing can be indexed, for long; memory has an end.
             behind.keys.clear();
             behind.noted += 1;
         }
     }
 
-    /// Indexes the words of all rows that are known to be behind.
+    /// As [`Words::catch_up`], for as long as a search may wait.
+    pub(super) async fn catch_up_soon(&self, worker: &Worker) {
+        let until = Deadline::at(worker.runtime.now() + PACE);
+        let caught_up = worker.runtime.within(until, self.catch_up(worker));
+        let _what_fails_is_tried_again = caught_up.await;
+    }
+
+    /// Indexes the words of all rows that are known to be behind. Cancellation safe.
     pub(super) async fn catch_up(&self, worker: &Worker) -> Result<()> {
         let _turn = self.turn.lock().await;
         let (keys, place) = {
             let mut behind = self.behind();
+            if behind.keys.is_empty() && !behind.note {
+                return Ok(());
+            }
             (std::mem::take(&mut behind.keys), behind.place)
         };
-        if keys.is_empty() {
-            return Ok(());
-        }
         let back = PutBack { words: self, keys };
-        let all = back.keys.iter().collect::<Vec<_>>();
-        let lanes = std::thread::available_parallelism().map_or(1, |cores| cores.get() / 2);
-        let lanes = lanes.clamp(1, 4);
-        try_join_all((0..lanes).map(|lane| index(worker, &all, lane, lanes))).await?;
+        index_all(worker, &back.keys.iter().collect::<Vec<_>>()).await?;
         back.done();
         let whole = {
             let behind = self.behind();
-            behind.noted == behind.looked && behind.keys.is_empty()
+            behind.noted == behind.looked && behind.keys.is_empty() && behind.place == place
         };
-        if whole {
-            perform(worker, Settled { place }).await?;
+        if whole && perform(worker, Settled { place }).await? {
+            let mut behind = self.behind();
+            behind.note &= behind.place != place;
         }
         Ok(())
     }
@@ -115,8 +142,11 @@ impl Words {
         let mut failing = false;
         while !worker.pool.is_closed() {
             worker.runtime.sleep(worker.runtime.jitter(PACE, 0.1)).await;
-            let done = self.look_through(worker).await;
-            match done.and(self.catch_up(worker).await) {
+            let done = match self.look_through(worker).await {
+                Ok(()) => self.catch_up(worker).await,
+                failed => failed,
+            };
+            match done {
                 Err(error) if !failing => {
                     failing = true;
                     tracing::warn!(%error, "words are not indexed; searches may miss the latest \
@@ -127,7 +157,7 @@ impl Words {
         }
     }
 
-    /// Looks through all rows for some that are behind, if there may be any.
+    /// Looks through all rows for some that are behind, if there may be any; what is known goes first.
     async fn look_through(&self, worker: &Worker) -> Result<()> {
         let noted = {
             let behind = self.behind();
@@ -137,19 +167,59 @@ impl Words {
             behind.noted
         };
         tracing::info!("words of the read model may be behind; all rows are looked through");
+        let mut next = worker.runtime.now();
         let mut from = Some(String::new());
         while let Some(after) = from {
-            from = perform(worker, Look { after: &after }).await?;
+            if next <= worker.runtime.now() {
+                self.catch_up(worker).await?;
+                next = worker.runtime.now() + PACE;
+            }
+            let (behind, last) = perform(worker, Look { after: &after }).await?;
+            index_all(worker, &behind.iter().collect::<Vec<_>>()).await?;
+            from = last;
         }
         self.behind().looked = noted;
         Ok(())
     }
 }
 
-/// Every so many parts, one after the other.
-async fn index(worker: &Worker, keys: &[&Key], lane: usize, lanes: usize) -> Result<()> {
-    for keys in keys.chunks(PART).skip(lane).step_by(lanes) {
-        perform(worker, Index { keys }).await?;
+/// Several parts beside each other, then the next: in between the projection gets its turn.
+async fn index_all(worker: &Worker, keys: &[&Key]) -> Result<()> {
+    let lanes = std::thread::available_parallelism().map_or(1, |cores| cores.get() / 2);
+    for round in keys.chunks(PART * lanes.clamp(1, 4)) {
+        let mut parts = Vec::new();
+        for keys in round.chunks(PART) {
+            parts.push(index(worker, keys));
+        }
+        try_join_all(parts).await?;
+    }
+    Ok(())
+}
+
+/// A part; in halves where it is too much, or where one of its rows is refused, which is left.
+async fn index(worker: &Worker, keys: &[&Key]) -> Result<()> {
+    let mut parts = vec![keys];
+    while let Some(keys) = parts.pop() {
+        let Err(error) = perform(worker, Index { keys }).await else { continue };
+        let refused = matches!(
+            error.kind(),
+            ErrorKind::InvalidInput | ErrorKind::Internal | ErrorKind::Corrupt
+        );
+        if !refused && error.kind() != ErrorKind::DeadlineExceeded {
+            return Err(error);
+        }
+        match keys {
+            [key] if refused => {
+                let key = key.as_str();
+                tracing::warn!(key, %error, "the words of a record cannot be indexed; it is not \
+                    found by them");
+            }
+            [] | [_] => return Err(error),
+            keys => {
+                let (one, other) = keys.split_at(keys.len() / 2);
+                parts.extend([other, one]);
+            }
+        }
     }
     Ok(())
 }
@@ -195,37 +265,36 @@ impl Work for Index<'_> {
         );
         let keys = self.keys.iter().map(|key| key.as_str()).collect::<Vec<_>>();
         let parameters: [Typed<'_>; 1] = [(&keys, Type::TEXT_ARRAY)];
-        locked(connection, progress, SHARE, Statement::Once(TEXT), &parameters).await.map(drop)
+        let work = Statement::OnDisk(TEXT);
+        locked(connection, progress, SHARE, work, &parameters).await.map(drop)
     }
 }
 
-/// Indexes the words of some rows after a key, where they are behind; answers the last key that was
-/// looked at.
+/// Which of some rows after a key are behind, and the last of all that were looked at.
 struct Look<'a> {
     after: &'a str,
 }
 
 impl Work for Look<'_> {
-    type Answer = Option<String>;
+    type Answer = (Vec<Key>, Option<String>);
 
     const OPERATION: &'static str = "look for words that are behind";
 
-    async fn run(
-        &self,
-        connection: &Connection,
-        progress: &Progress,
-    ) -> Result<Option<String>, Failure> {
-        const TEXT: &str = concat!(
-            "WITH page AS (SELECT key FROM records WHERE key > $1 ORDER BY key LIMIT $2), \
-             done AS (UPDATE records r SET worded = r.version, words = ",
-            words!("r.key", "r.value"),
-            " FROM page WHERE r.key = page.key AND r.worded IS DISTINCT FROM r.version) \
-             SELECT max(key) FROM page"
-        );
+    async fn run(&self, connection: &Connection, _: &Progress) -> Result<Self::Answer, Failure> {
+        const TEXT: &str = "SELECT key, worded IS DISTINCT FROM version FROM records \
+             WHERE key > $1 ORDER BY key LIMIT $2";
         let limit = signed(PART as u64);
         let parameters: [Typed<'_>; 2] = [(&self.after, Type::TEXT), (&limit, Type::INT8)];
-        let rows = locked(connection, progress, SHARE, Statement::Once(TEXT), &parameters).await?;
-        Ok(rows.first().and_then(|row| row.get(0)))
+        let rows = connection.ask(TEXT, &parameters).await?;
+        let mut behind = Vec::new();
+        for row in &rows {
+            if row.try_get(1).map_err(corrupt)? {
+                let key = row.try_get::<_, &str>(0).map_err(corrupt)?;
+                behind.push(Key::new(key).map_err(not_allowed)?);
+            }
+        }
+        let last = rows.last().map(|row| row.try_get(0)).transpose().map_err(corrupt)?;
+        Ok((behind, last))
     }
 }
 
@@ -235,15 +304,17 @@ struct Settled {
 }
 
 impl Work for Settled {
-    type Answer = ();
+    type Answer = bool;
 
     const OPERATION: &'static str = "note that words are indexed";
 
-    async fn run(&self, connection: &Connection, progress: &Progress) -> Result<(), Failure> {
+    async fn run(&self, connection: &Connection, progress: &Progress) -> Result<bool, Failure> {
         const TEXT: &str = "UPDATE projection SET words_behind = false \
-             WHERE name = 'live' AND words_behind AND epoch = $1 AND place = $2";
+             WHERE name = 'live' AND epoch = $1 AND place = $2 RETURNING 1";
         let (epoch, place) = (signed(self.place.epoch), signed(self.place.offset));
         let parameters: [Typed<'_>; 2] = [(&epoch, Type::INT8), (&place, Type::INT8)];
-        locked(connection, progress, LOCK, Statement::Once(TEXT), &parameters).await.map(drop)
+        let work = Statement::Once(TEXT);
+        let rows = locked(connection, progress, LOCK, work, &parameters).await?;
+        Ok(!rows.is_empty())
     }
 }

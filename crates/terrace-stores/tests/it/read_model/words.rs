@@ -3,9 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use terrace_core::read_model::{Projection, Row};
+use terrace_core::read_model::{Batch, Projection, Row, begun, fold};
 use terrace_core::testkit::{key, value};
-use terrace_core::{ReadModel, Runtime, StoreExt};
+use terrace_core::{Position, ReadModel, Runtime, StoreExt};
 use terrace_lab::testing;
 use terrace_stores::{PostgresOptions, PostgresReadModel};
 
@@ -82,6 +82,60 @@ async fn who_takes_the_projection_over_looks_for_words_that_are_behind() {
     let position = next.checkpoint(Projection::Live, &sides.source).await.expect("it");
     assert!(position.is_some());
     until_found(&next, "lovelace").await;
+}
+
+/// A row that cannot be changed any more keeps no other from being indexed.
+#[tokio::test]
+async fn a_refused_row_is_left_and_the_others_are_indexed() {
+    let url = testing::fresh_database();
+    let sides = super::postgres_at(url.clone()).await;
+    let hand = crate::postgres::session(&url).await;
+    for (name, text) in [("a", "ada"), ("bad", "poison"), ("c", "grace")] {
+        sides.store.put(key(name), value(text)).await.expect("a put");
+    }
+    sides.projector().await;
+    // Whatever was indexed meanwhile is behind again.
+    let refuse = "UPDATE side.records SET words = NULL, worded = NULL; \
+                  ALTER TABLE side.records ADD CHECK (value <> 'poison') NOT VALID";
+    hand.batch_execute(refuse).await.expect("refused");
+    let owner = "this";
+    assert!(sides.model.lease(owner, LONG).await.expect("an answer"));
+    hand.batch_execute("UPDATE side.projection SET place = place + 1").await.expect("another");
+    sides.model.checkpoint(Projection::Live, &sides.source).await.expect("it");
+    until_found(&*sides.model, "grace").await;
+    assert_eq!(found(&*sides.model, "ada").await, ["a"]);
+    assert!(found(&*sides.model, "poison").await.is_empty());
+}
+
+/// A parked change that is older than its row, let go before the row's words are indexed.
+#[tokio::test]
+async fn a_retried_change_that_is_older_leaves_the_words_to_be_indexed() {
+    let url = testing::fresh_database();
+    let sides = super::postgres_at(url.clone()).await;
+    sides.store.put(key("k"), value("older")).await.expect("a put");
+    sides.store.put(key("k"), value("newer")).await.expect("a put");
+    let head = sides.log.head().await.expect("a head");
+    let mut changes = Vec::new();
+    while changes.len() < 2 {
+        changes = sides.log.after(Position::default(), 10).await.expect("a page").changes;
+    }
+    let mut folded = changes.iter().map(|change| fold(std::slice::from_ref(change)).remove(0));
+    let (older, newer) = (folded.next().expect("one"), folded.next().expect("two"));
+    let from = begun(&*sides.model, Projection::Live, &sides.source).await.expect("it");
+    let batch = |from, to| Batch { source: sides.source.to_string(), from, to, ..Batch::default() };
+    let first = Batch { folded: vec![newer], ..batch(from, head) };
+    assert!(sides.model.apply(Projection::Live, &first).await.expect("applied"));
+    let to = Position { offset: head.offset + 1, ..head };
+    let second = Batch { poison: vec![(older, "no".to_owned())], ..batch(head, to) };
+    assert!(sides.model.apply(Projection::Live, &second).await.expect("applied"));
+    let hand = crate::postgres::session(&url).await;
+    hand.batch_execute("UPDATE side.records SET words = NULL, worded = NULL").await.expect("it");
+    assert!(sides.model.retry(&key("k")).await.expect("an answer"));
+    let true_to_it = "SELECT worded IS DISTINCT FROM version \
+                      OR words IS NOT DISTINCT FROM to_tsvector('simple', key || ' ' || value) \
+                      FROM side.records WHERE key = 'k'";
+    let true_to_it = hand.query_one(true_to_it, &[]).await.expect("a row").get::<_, bool>(0);
+    assert!(true_to_it, "words that are not those of its version are said to be");
 }
 
 /// Tables of an earlier version, which worked words out in each change.
