@@ -86,13 +86,13 @@ const WORDS: &str = concat!(", i.n, ", words!("i.k", "i.v"));
 /// All of it hangs on `moved`: without the checkpoint there is no input.
 fn text(of: Projection) -> String {
     let (end, name) = (suffix(of), name(of));
-    let (columns, values, worded) = match of {
-        Projection::Live => ("", "", ""),
-        Projection::Next => (", worded, words", WORDS, WORDED),
+    let (note, columns, values, worded) = match of {
+        Projection::Live => (", words_behind = true", "", "", ""),
+        Projection::Next => ("", ", worded, words", WORDS, WORDED),
     };
     format!(
         "WITH moved AS ( \
-           UPDATE projection SET epoch = $1, place = $2, words_behind = true \
+           UPDATE projection SET epoch = $1, place = $2{note} \
            WHERE name = '{name}' AND source = $3 AND epoch = $4 AND place = $5 \
              AND (paused_until IS NULL OR paused_until < clock_timestamp()) RETURNING 1), \
          input AS ( \

@@ -130,7 +130,9 @@ impl Words {
             let behind = self.behind();
             behind.noted == behind.looked && behind.keys.is_empty() && behind.place == place
         };
-        if whole && perform(worker, Settled { place }).await? {
+        if whole {
+            perform(worker, Settled { place }).await?;
+            // Where another has gone on, the note is the other's.
             let mut behind = self.behind();
             behind.note &= behind.place != place;
         }
@@ -304,17 +306,15 @@ struct Settled {
 }
 
 impl Work for Settled {
-    type Answer = bool;
+    type Answer = ();
 
     const OPERATION: &'static str = "note that words are indexed";
 
-    async fn run(&self, connection: &Connection, progress: &Progress) -> Result<bool, Failure> {
+    async fn run(&self, connection: &Connection, progress: &Progress) -> Result<(), Failure> {
         const TEXT: &str = "UPDATE projection SET words_behind = false \
-             WHERE name = 'live' AND epoch = $1 AND place = $2 RETURNING 1";
+             WHERE name = 'live' AND epoch = $1 AND place = $2";
         let (epoch, place) = (signed(self.place.epoch), signed(self.place.offset));
         let parameters: [Typed<'_>; 2] = [(&epoch, Type::INT8), (&place, Type::INT8)];
-        let work = Statement::Once(TEXT);
-        let rows = locked(connection, progress, LOCK, work, &parameters).await?;
-        Ok(!rows.is_empty())
+        locked(connection, progress, LOCK, Statement::Once(TEXT), &parameters).await.map(drop)
     }
 }

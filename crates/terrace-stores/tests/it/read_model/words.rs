@@ -166,5 +166,11 @@ async fn earlier_tables_are_taken_over() {
     assert!(words_are_behind(&url).await);
     assert!(model.lease("one", LONG).await.expect("an answer"));
     model.checkpoint(Projection::Live, "log").await.expect("it");
-    until_found(&*model, "lovelace").await;
+    let behind = "SELECT 1 FROM side.records WHERE worded IS DISTINCT FROM version";
+    let all = async {
+        while !hand.query(behind, &[]).await.expect("rows").is_empty() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), all).await.expect("indexed in time");
 }
