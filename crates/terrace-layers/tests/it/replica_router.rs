@@ -54,6 +54,29 @@ fn is_replica(origin: Origin) -> bool {
     matches!(origin, Origin::Replica(_))
 }
 
+/// Of two replicas the one that is free takes the read, never by chance the one that is busy.
+#[tokio::test(start_paused = true)]
+async fn a_busy_replica_is_not_compared_with_itself() {
+    let servers = Servers::new(3);
+    let router = servers.router().await;
+    let (a, how) = (key("a"), ReadOptions::default());
+    for round in 1..=20 {
+        servers.hold(1);
+        servers.hold(2);
+        let release = async {
+            while servers.asked(1) + servers.asked(2) < 2 * round {
+                tokio::task::yield_now().await;
+            }
+            servers.release(1);
+            servers.release(2);
+        };
+        let (one, two, ()) =
+            tokio::join!(router.get_read(&a, &how), router.get_read(&a, &how), release);
+        assert!(one.is_ok() && two.is_ok());
+        assert_eq!((servers.asked(1), servers.asked(2)), (round, round));
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn reads_go_to_replicas_and_writes_to_the_primary() {
     let servers = Servers::new(3);

@@ -69,12 +69,23 @@ async fn a_standby_shows_what_it_says_and_takes_no_writes() {
     let read = standby.read(&[key("a")], &how).await.expect("a read");
     assert_eq!(read[0].version, receipt.version);
 
+    // A place comes with the first key, also where that has no record.
+    let keys = [key("another"), key("a")];
+    let read = standby.read(&keys, &how).await.expect("a read");
+    assert_eq!((&read[0].record, read[1].version), (&None, receipt.version));
+    assert!(read.iter().all(|read| asks(&read.token, &again) >= written));
+
     servers.standbys[0].promote().await.expect("a promotion");
+    // Before anybody has looked at it: its own log's place, on its own timeline.
+    let read = standby.read(&[key("a")], &how).await.expect("a read");
+    let place = read[0].token.position(&again.log).expect("a place in the log");
+    assert_eq!(place.epoch, 2);
     let promoted = state(&standby).await;
     assert_eq!((promoted.role, promoted.position.epoch), (Role::Primary, 2));
     assert_eq!(promoted.life, again.life, "it went on without a restart");
     let [fork] = &promoted.forks[..] else { panic!("{:?}", promoted.forks) };
     assert!(fork.epoch == 1 && fork.offset >= written);
+    assert!(place.offset > fork.offset);
     let receipt = standby.put(key("a"), value("2")).await.expect("it takes writes");
     assert!(asks(&receipt.token, &promoted) > fork.offset);
 }
