@@ -126,7 +126,8 @@ impl fmt::Display for SharedLog {
 #[cfg(test)]
 mod tests {
     use terrace_core::testkit::key;
-    use terrace_core::{Key, Version};
+    use terrace_core::{Key, PositionLost, Version};
+    use tokio::sync::oneshot;
 
     use super::*;
 
@@ -174,5 +175,50 @@ mod tests {
         recent.keep(at(0), &page(&many, 9999));
         assert_eq!(offsets(recent.after(at(0), 1)), None);
         assert_eq!(offsets(recent.after(at(1), 1)), Some((vec![2, 2], 2, true)));
+    }
+
+    /// A log whose answers the test gives, in the order of the questions.
+    #[derive(Debug)]
+    struct Scripted(Mutex<VecDeque<oneshot::Receiver<Result<Changes>>>>);
+
+    impl fmt::Display for Scripted {
+        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("scripted")
+        }
+    }
+
+    impl ChangeLog for Scripted {
+        fn after(&self, _: Position, _: usize) -> BoxFuture<'_, Result<Changes>> {
+            let answer = self.0.lock().unwrap().pop_front().unwrap();
+            Box::pin(async { answer.await.unwrap() })
+        }
+
+        fn wait(&self, _: Position, _: Deadline) -> BoxFuture<'_, Result<()>> {
+            Box::pin(async { Ok(()) })
+        }
+
+        fn head(&self) -> BoxFuture<'_, Result<Position>> {
+            Box::pin(async { Ok(Position::default()) })
+        }
+    }
+
+    /// One follower finds that the log is another, while an answer of the old one is on its way to
+    /// the other.
+    #[tokio::test]
+    async fn what_was_read_of_a_lost_log_is_not_kept() {
+        let (gates, answers): (Vec<_>, VecDeque<_>) = (0..3).map(|_| oneshot::channel()).unzip();
+        let log = SharedLog::new(Arc::new(Scripted(Mutex::new(answers))));
+        let [late, lost, new] = <[_; 3]>::try_from(gates).unwrap();
+        let late_read = log.after(at(10), 10);
+        let lost_read = async {
+            lost.send(Err(PositionLost::error("restored"))).unwrap();
+            assert!(log.after(at(5), 10).await.is_err());
+            late.send(Ok(page(&[11], 11))).unwrap();
+        };
+        let (late_read, ()) = tokio::join!(late_read, lost_read);
+        assert_eq!(offsets(late_read.ok()), Some((vec![11], 11, false)));
+        new.send(Ok(page(&[20], 20))).unwrap();
+        let read = log.after(at(10), 10).await;
+        assert_eq!(offsets(read.ok()), Some((vec![20], 20, false)), "asked anew");
     }
 }
