@@ -9,6 +9,7 @@ mod late;
 mod mutants;
 mod outages;
 mod races;
+mod stream;
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -2,17 +2,18 @@
 //!
 //! Taking a value apart and indexing its words costs twice what its row costs, and of a key that is
 //! written again and again only the last value is searched. So the projection leaves the words of a
-//! row as they are, and whoever projects brings them up to date once a second, each key once, several
-//! parts at a time. A search on that instance brings them up to date first, for as long as a second;
-//! elsewhere it may miss what came within the last second. It never finds a record by words that it
-//! has no more.
+//! row as they are, and whoever projects brings them up to date, each key once, several parts at a
+//! time: after a second in calm, and under load after a rest of [`REST`] times the work, up to
+//! [`LONGEST`], for keys that change again meanwhile. A search on that instance brings them up to date
+//! first, for as long as a second; elsewhere it may miss what came since. It never finds a record by
+//! words that it has no more.
 //!
 //! `worded` is the version that a row's words are of. Which rows are behind is known in memory alone;
 //! that any may be is noted beside the checkpoint, in the same transaction. Who takes the projection
 //! over and finds that note looks through all rows, some at a time. A row is forgotten when its words
 //! are on disk: a crash of the server takes back the last changes and all that followed them.
 
-use std::collections::BTreeSet;
+use std::collections::HashSet;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -34,8 +35,14 @@ macro_rules! words {
 }
 pub(super) use words;
 
-/// How long a search elsewhere may be behind, and one here may wait.
+/// How long words rest in calm, and a search here may wait.
 const PACE: Duration = Duration::from_secs(1);
+/// They rest so many times as long as their last work took: a twentieth of the time is work,
+const REST: u32 = 19;
+/// no longer than this,
+const LONGEST: Duration = Duration::from_secs(5);
+/// and only until so many keys are behind: waiting saves nothing where each key is another.
+const ENOUGH: usize = 20_000;
 /// Rows of one statement: it holds the checkpoint's row meanwhile. Halved where that is too much.
 const PART: usize = 500;
 /// With more keys than this in mind the projection waits for their words.
@@ -51,7 +58,7 @@ pub(super) struct Words {
 
 #[derive(Debug, Default)]
 struct Behind {
-    keys: BTreeSet<Key>,
+    keys: HashSet<Key>,
     /// The checkpoint after the last batch.
     place: Position,
     /// Whether the note beside the checkpoint may stand.
@@ -124,7 +131,9 @@ impl Words {
             (std::mem::take(&mut behind.keys), behind.place)
         };
         let back = PutBack { words: self, keys };
-        index_all(worker, &back.keys.iter().collect::<Vec<_>>()).await?;
+        let mut keys = back.keys.iter().collect::<Vec<_>>();
+        keys.sort_unstable();
+        index_all(worker, &keys).await?;
         back.done();
         let whole = {
             let behind = self.behind();
@@ -139,11 +148,12 @@ impl Words {
         Ok(())
     }
 
-    /// Once a second, until the pool is closed.
+    /// Again and again, until the pool is closed.
     pub(super) async fn run(&self, worker: &Worker) {
-        let mut failing = false;
+        let (mut failing, mut took) = (false, Duration::ZERO);
         while !worker.pool.is_closed() {
-            worker.runtime.sleep(worker.runtime.jitter(PACE, 0.1)).await;
+            self.rest(took.saturating_mul(REST).min(LONGEST), worker).await;
+            let began = worker.runtime.now();
             let done = match self.look_through(worker).await {
                 Ok(()) => self.catch_up(worker).await,
                 failed => failed,
@@ -155,6 +165,19 @@ impl Words {
                         changes; it is tried again");
                 }
                 done => failing &= done.is_err(),
+            }
+            took = worker.runtime.now() - began;
+        }
+    }
+
+    /// Lets changes gather for so long, at least [`PACE`], or until there are [`ENOUGH`].
+    async fn rest(&self, rest: Duration, worker: &Worker) {
+        let until = worker.runtime.now() + rest;
+        loop {
+            worker.runtime.sleep(worker.runtime.jitter(PACE, 0.1)).await;
+            let enough = self.behind().keys.len() >= ENOUGH;
+            if enough || until <= worker.runtime.now() || worker.pool.is_closed() {
+                return;
             }
         }
     }
@@ -233,7 +256,7 @@ async fn perform<W: Work>(worker: &Worker, work: W) -> Result<W::Answer> {
 /// Keys that are behind again unless all went well.
 struct PutBack<'a> {
     words: &'a Words,
-    keys: BTreeSet<Key>,
+    keys: HashSet<Key>,
 }
 
 impl PutBack<'_> {
@@ -244,7 +267,7 @@ impl PutBack<'_> {
 
 impl Drop for PutBack<'_> {
     fn drop(&mut self) {
-        self.words.behind().keys.append(&mut self.keys);
+        self.words.behind().keys.extend(self.keys.drain());
     }
 }
 

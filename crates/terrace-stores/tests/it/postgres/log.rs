@@ -257,6 +257,33 @@ async fn changes_at_one_position_are_never_parted() {
 }
 
 #[tokio::test]
+async fn long_values_come_whole_among_short_ones() {
+    let url = testing::fresh_database();
+    let (store, log) = logged(&url).await;
+    let text = |number: usize| match number % 7 {
+        3 => "x".repeat(100_000 + number),
+        _ => number.to_string(),
+    };
+    for number in 0..60 {
+        let value = if number < 30 { text(number) } else { "short again".to_owned() };
+        store
+            .put(key(&format!("k{number}")), terrace_core::Value::new(value).expect("a value"))
+            .await
+            .expect("a put");
+    }
+    store.delete(key("k3")).await.expect("deleted");
+    for limit in [1000, 10] {
+        let (changes, _) = follow(&log, Position::default(), limit).await;
+        assert_eq!(changes.len(), 61);
+        for (number, change) in changes[..30].iter().enumerate() {
+            let record = change.record.as_ref().expect("a record");
+            assert_eq!(record.value.as_str(), text(number));
+        }
+        assert!(changes[60].record.is_none(), "a deletion has no value to leave out");
+    }
+}
+
+#[tokio::test]
 async fn a_log_is_installed_and_removed_while_the_database_is_written() {
     let url = testing::fresh_database();
     let store = Arc::new(connect(&url, ConnectionSource::pooled(1, 8)).await);
