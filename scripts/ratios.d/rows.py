@@ -190,7 +190,7 @@ class Rows:
                 # Nothing supersedes anything: every write is a row, and every row a key in memory.
                 Row(f"L6 drain of {BACKLOG:,} new keys", "L6 drain, new keys", (reference,), 1.0),
             ],
-            limits=(("L6 drain, memory of Terrace", "MiB", 200, lambda: max(same)),),
+            limits=(("L6 drain, memory of Terrace", "MiB", 200, lambda: max(same + new)),),
         )
 
     def l7(self):

@@ -64,7 +64,8 @@ pub struct FlusherOptions {
     pub pace: u32,
     /// The longest rest, and with it how long an accepted write may go unapplied in calm. Default 1 s.
     pub max_rest: Duration,
-    /// Writes that are claimed and not settled. Default 120 000.
+    /// Writes that are claimed and not settled; a quarter of it while more than it wait in the journal,
+    /// as then nothing rests. Default 120 000.
     pub max_claimed: usize,
     /// Their bytes. Default 32 MiB.
     pub max_claimed_bytes: u64,
@@ -141,6 +142,8 @@ struct Shared {
     finished: Notify,
     stop: watch::Sender<bool>,
     settled: AtomicU64,
+    /// Writes that wait in the journal; more than any number before that is known.
+    waiting: AtomicU64,
     applied: AtomicU64,
     superseded: AtomicU64,
     batches: AtomicU64,
@@ -196,6 +199,7 @@ impl Flusher {
             finished: Notify::new(),
             stop: watch::Sender::new(false),
             settled: AtomicU64::new(0),
+            waiting: AtomicU64::new(u64::MAX),
             applied: AtomicU64::new(0),
             superseded: AtomicU64::new(0),
             batches: AtomicU64::new(0),
@@ -320,8 +324,11 @@ impl Shared {
 
     fn room_now(&self) -> Option<usize> {
         let (writes, bytes) = self.ledger().size();
-        let room = self.options.max_claimed.saturating_sub(writes);
-        let worth = room > self.options.max_claimed / 8 || writes == 0;
+        let most = self.options.max_claimed;
+        let behind = self.waiting.load(Ordering::Relaxed) > most as u64;
+        let most = if behind { most.div_ceil(4) } else { most };
+        let room = most.saturating_sub(writes);
+        let worth = room > most / 8 || writes == 0;
         (worth && bytes < self.options.max_claimed_bytes).then(|| room.max(1))
     }
 
@@ -381,6 +388,7 @@ impl Shared {
                 match self.journal.settle(done.clone()).await {
                     Ok(progress) => {
                         self.settled.store(progress.settled.get(), Ordering::Relaxed);
+                        self.waiting.store(progress.writes, Ordering::Relaxed);
                         self.follower.learn(&progress);
                         break;
                     }

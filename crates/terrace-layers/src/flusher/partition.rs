@@ -22,7 +22,7 @@ pub(super) const SLICES: usize = 16;
 
 /// However long a batch took, a slice rests no longer than this for each of its rows: a commit costs
 /// time also when it is small.
-const REST_OF_A_ROW: Duration = Duration::from_millis(2);
+const REST_OF_A_ROW: Duration = Duration::from_millis(4);
 
 /// When each slice of a partition has rested.
 #[derive(Clone, Copy, Debug)]

@@ -188,7 +188,7 @@ impl Horizon {
     }
 
     /// What waits within a scan.
-    pub(super) fn within(&self, scan: &Scan) -> Vec<(Key, Waiting)> {
+    pub(super) fn within(&self, scan: &Scan) -> Vec<Waiting> {
         let state = self.read();
         if state.pending.len() == 0 { Vec::new() } else { state.pending.within(scan) }
     }
@@ -197,10 +197,10 @@ impl Horizon {
     ///
     /// # Errors
     /// As [`Horizon::find_latest`].
-    pub(super) fn latest_within(&self, scan: &Scan) -> Result<Vec<(Key, Waiting)>, Sequence> {
+    pub(super) fn latest_within(&self, scan: &Scan) -> Result<Vec<Waiting>, Sequence> {
         let state = self.read();
         let found = state.pending.within(scan);
-        match state.doubtful(found.iter().map(|(_, waiting)| waiting)) {
+        match state.doubtful(found.iter()) {
             Some(doubtful) => Err(doubtful),
             None => Ok(found),
         }
@@ -250,7 +250,7 @@ impl Horizon {
     pub(super) fn latest_of(&self, keys: &[Key], to: Sequence) -> Sequence {
         let state = self.read();
         let latest = keys.iter().filter_map(|key| state.pending.get(key));
-        let latest = latest.map(|waiting| waiting.sequence.min(to)).max().unwrap_or_default();
+        let latest = latest.map(|waiting| waiting.sequence().min(to)).max().unwrap_or_default();
         latest.max(state.gap.min(to))
     }
 
@@ -295,7 +295,7 @@ impl State {
 
     /// The latest of these that may not be the latest of its key.
     fn doubtful<'a>(&self, waiting: impl Iterator<Item = &'a Waiting>) -> Option<Sequence> {
-        waiting.map(|waiting| waiting.sequence).filter(|sequence| *sequence < self.gap).max()
+        waiting.map(Waiting::sequence).filter(|sequence| *sequence < self.gap).max()
     }
 
     fn add(&mut self, sequence: Sequence, write: &Write) {

@@ -115,8 +115,8 @@ impl Shared {
         self.prove(&mut reads, own);
         for ((key, read), waiting) in keys.iter().zip(&mut reads).zip(found) {
             if let Some(waiting) = waiting {
-                let record = waiting.record(key, read.record.as_ref());
-                read.token.merge(&self.horizon.token_now(waiting.sequence));
+                let record = waiting.record(key.clone(), read.record.as_ref())?;
+                read.token.merge(&self.horizon.token_now(waiting.sequence()));
                 let token = std::mem::take(&mut read.token);
                 *read = Read { record, origin: Origin::Journal, token, ..nothing() };
             }
@@ -145,7 +145,7 @@ impl Shared {
         &self,
         scan: &Scan,
         how: &ReadOptions,
-    ) -> Result<(Vec<(Key, Waiting)>, ReadOptions)> {
+    ) -> Result<(Vec<Waiting>, ReadOptions)> {
         let asked = self.reach(how).await?;
         if how.consistency == Consistency::Strong {
             self.refresh(self.patience(how.deadline)).await?;
@@ -154,39 +154,35 @@ impl Shared {
         Ok((waiting, asked.below))
     }
 
-    async fn list(
-        &self,
-        scan: &Scan,
-        waiting: Vec<(Key, Waiting)>,
-        how: &ReadOptions,
-    ) -> Result<Page> {
+    async fn list(&self, scan: &Scan, waiting: Vec<Waiting>, how: &ReadOptions) -> Result<Page> {
         let page = self.inner.scan(scan, how).await?;
-        if waiting.is_empty() { Ok(page) } else { Ok(overlay(page, waiting, scan.limit)) }
+        if waiting.is_empty() { Ok(page) } else { overlay(page, waiting, scan.limit) }
     }
 }
 
 impl Waiting {
     /// The record that there will be.
-    fn record(&self, key: &Key, below: Option<&Record>) -> Option<Record> {
+    fn record(&self, key: Key, below: Option<&Record>) -> Result<Option<Record>> {
         let at = self.at();
-        let below = below.filter(|_| !self.reborn);
-        Some(Record {
-            key: key.clone(),
-            value: self.value.clone()?,
+        let below = below.filter(|_| !self.is_reborn());
+        Ok(self.value()?.map(|value| Record {
+            key,
+            value,
             version: Version::NONE,
             created_at: below.map_or(at, |record| record.created_at),
             updated_at: below.map_or(at, |record| at.max(record.created_at)),
-        })
+        }))
     }
 }
 
 /// Puts what waits over a page. What lies beyond the end of the page belongs to the next one.
-fn overlay(page: Page, waiting: Vec<(Key, Waiting)>, limit: usize) -> Page {
+fn overlay(page: Page, waiting: Vec<Waiting>, limit: usize) -> Result<Page> {
     let Page { records, next, origin } = page;
     let mut merged = Vec::with_capacity(records.len() + waiting.len());
     let mut below = records.into_iter().peekable();
     // Only this far is it known what waits; a full list may go on behind its end.
-    for (key, waiting) in waiting {
+    for waiting in waiting {
+        let key = waiting.key()?;
         if next.as_ref().is_some_and(|end| key > *end) {
             break;
         }
@@ -194,13 +190,13 @@ fn overlay(page: Page, waiting: Vec<(Key, Waiting)>, limit: usize) -> Page {
             merged.push(record);
         }
         let same = below.next_if(|record| record.key == key);
-        merged.extend(waiting.record(&key, same.as_ref()));
+        merged.extend(waiting.record(key, same.as_ref())?);
     }
     merged.extend(below);
     if merged.len() > limit {
-        return Page::cut(merged, limit, origin);
+        return Ok(Page::cut(merged, limit, origin));
     }
-    Page { records: merged, next, origin }
+    Ok(Page { records: merged, next, origin })
 }
 
 fn nothing() -> Read {

@@ -62,7 +62,7 @@ impl Link {
     pub(super) async fn claim(&self, writes: usize, wait: Deadline) -> Result<Vec<JournalEntry>> {
         // How many writes an entry has is not known before: at most some hundreds when it is busy,
         // and one when it is not.
-        let count = writes.div_ceil(256).clamp(1, 256);
+        let count = writes.div_ceil(256).clamp(1, 64);
         let left = self.take_over(count).await?;
         if !left.is_empty() {
             return Ok(left);
