@@ -64,8 +64,8 @@ pub struct FlusherOptions {
     pub pace: u32,
     /// The longest rest, and with it how long an accepted write may go unapplied in calm. Default 1 s.
     pub max_rest: Duration,
-    /// Writes that are claimed and not settled; a quarter of it while more than it wait in the journal,
-    /// as then nothing rests. Default 120 000.
+    /// Writes that are claimed and not done; about a quarter of it while more than it wait in the
+    /// journal, as then nothing rests. Default 120 000.
     pub max_claimed: usize,
     /// Their bytes. Default 32 MiB.
     pub max_claimed_bytes: u64,

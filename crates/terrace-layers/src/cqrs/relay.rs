@@ -1,7 +1,7 @@
 //! Publishes a change log on a stream for others.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -19,6 +19,8 @@ pub struct Relay {
     stream: Arc<dyn EventStream>,
     runtime: Runtime,
     published: AtomicU64,
+    /// How many events are published at once: fewer where that was too much.
+    limit: AtomicUsize,
     trouble: Mutex<Option<String>>,
 }
 
@@ -35,7 +37,8 @@ impl Relay {
 
     /// A relay from a log to a stream.
     pub fn new(log: Arc<dyn ChangeLog>, stream: Arc<dyn EventStream>, runtime: Runtime) -> Self {
-        Self { log, stream, runtime, published: AtomicU64::new(0), trouble: Mutex::default() }
+        let (published, limit) = (AtomicU64::new(0), AtomicUsize::new(Self::BATCH));
+        Self { log, stream, runtime, published, limit, trouble: Mutex::default() }
     }
 
     /// The same from another view of the log.
@@ -68,16 +71,20 @@ impl Relay {
     pub async fn step(&self) -> Result<()> {
         let mut position = self.stream.last().await?;
         loop {
-            let page = self.log.after(position, Self::BATCH).await?;
+            let limit = self.limit.load(Relaxed);
+            let page = self.log.after(position, limit).await?;
             if page.changes.is_empty() {
                 let until = self.runtime.now() + Self::LOOK;
                 return self.log.wait(page.position, Deadline::at(until)).await;
             }
-            if !self.stream.publish(position, &page.changes).await? {
+            let published = self.stream.publish(position, &page.changes).await;
+            let next = if published.is_ok() { limit * 2 } else { limit / 2 };
+            self.limit.store(next.clamp(1, Self::BATCH), Relaxed);
+            if !published? {
                 return Ok(());
             }
             self.published.fetch_add(page.changes.len() as u64, Relaxed);
-            // What comes meanwhile is one script call.
+            // What comes meanwhile is published at once.
             self.runtime.sleep(Self::PACE).await;
             position = self.stream.last().await?;
         }

@@ -12,6 +12,7 @@ use terrace_core::{DeadLetter, JournalEntry, Sequence, Settled};
 #[derive(Debug, Default)]
 pub(super) struct Ledger {
     open: BTreeMap<Sequence, Open>,
+    /// Those that are not done: one that is refused must not take up the room of its entry for long.
     writes: usize,
     bytes: u64,
 }
@@ -47,7 +48,9 @@ impl Ledger {
     ) -> bool {
         let Some(open) = self.open.get_mut(&entry) else { return false };
         open.settled.dead.extend(dead);
-        open.left = open.left.saturating_sub(count);
+        let count = count.min(open.left);
+        open.left -= count;
+        self.writes -= count;
         open.left == 0
     }
 
@@ -69,14 +72,13 @@ impl Ledger {
     pub(super) fn close(&mut self, done: &[Settled]) {
         for settled in done {
             if let Some(open) = self.open.remove(&settled.id) {
-                // A `usize` counted them.
-                self.writes -= usize::try_from(open.settled.writes).unwrap_or(0);
+                self.writes -= open.left;
                 self.bytes -= open.settled.bytes;
             }
         }
     }
 
-    /// Writes and bytes of all that is not settled.
+    /// Writes that are not done, and bytes of all that is not settled.
     pub(super) fn size(&self) -> (usize, u64) {
         (self.writes, self.bytes)
     }

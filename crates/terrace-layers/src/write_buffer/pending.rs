@@ -41,6 +41,12 @@ impl Waiting {
         Self(Arc::new(Held { sequence, text, key, deletes, reborn, superseded }))
     }
 
+    /// About how many bytes of memory it takes.
+    fn weight(&self) -> usize {
+        const BESIDE_THE_TEXT: usize = 96;
+        self.0.text.len() + BESIDE_THE_TEXT
+    }
+
     fn parts(&self) -> (&str, &str) {
         self.0.text.split_at(self.0.key as usize)
     }
@@ -106,6 +112,9 @@ pub(super) struct Pending {
     keys: BTreeSet<ByKey>,
     /// With some that are superseded.
     order: VecDeque<Waiting>,
+    /// What those and the others weigh.
+    superseded: usize,
+    waiting: usize,
 }
 
 impl Pending {
@@ -119,8 +128,11 @@ impl Pending {
                 return;
             }
             before.0.superseded.store(true, Relaxed);
+            self.superseded += before.weight();
+            self.waiting -= before.weight();
             waiting.0.reborn.store(before.0.deletes || before.is_reborn(), Relaxed);
         }
+        self.waiting += waiting.weight();
         // Appends come in order; what was looked up elsewhere may come late.
         let place = match self.order.back() {
             Some(last) if last.sequence() > sequence => {
@@ -132,21 +144,26 @@ impl Pending {
         self.sweep();
     }
 
-    /// Lets go of those that are superseded when they are more than the others.
+    /// Lets go of those that are superseded when they weigh more than the others.
     fn sweep(&mut self) {
-        const FEW: usize = 1024;
-        if self.order.len() > 2 * self.keys.len() + FEW {
+        const LITTLE: usize = 128 * 1024;
+        if self.superseded > self.waiting + LITTLE {
             self.order.retain(|waiting| !waiting.0.superseded.load(Relaxed));
+            self.superseded = 0;
         }
     }
 
     /// Forgets what is settled: each write by its own sequence, so that a later one stays.
     pub(super) fn forget(&mut self, applied: Sequence) {
-        while let Some(Waiting(first)) = self.order.pop_front_if(|it| it.sequence() <= applied) {
-            if !first.superseded.load(Relaxed) {
-                self.keys.remove(Waiting(first).parts().0);
+        while let Some(first) = self.order.pop_front_if(|it| it.sequence() <= applied) {
+            if first.0.superseded.load(Relaxed) {
+                self.superseded -= first.weight();
+            } else {
+                self.keys.remove(first.parts().0);
+                self.waiting -= first.weight();
             }
         }
+        self.sweep();
         if self.order.is_empty() {
             // The room of a large backlog is given back.
             self.order = VecDeque::new();
@@ -240,6 +257,18 @@ mod tests {
         assert!(pending.order.len() < 2000, "{}", pending.order.len());
         pending.forget(at(99_999));
         assert_eq!(told(&pending), [(100_000, "a".into(), Some("x".into()))]);
+        let large = put("a", &"x".repeat(1 << 20));
+        (0..100).for_each(|number| pending.add(at(200_000 + number), &large));
+        assert!(pending.order.len() < 4, "{}", pending.order.len());
+        // Those that kept many superseded ones in company are forgotten.
+        (0..9000)
+            .for_each(|number| pending.add(at(300_000 + number), &put(&format!("k{number}"), "x")));
+        (0..9000).for_each(|number| pending.add(at(400_000 + number), &put("hot", "x")));
+        pending.forget(at(399_999));
+        assert!(pending.order.len() < 2000, "{}", pending.order.len());
+        pending.forget(at(500_000));
+        let Pending { keys, order, superseded, waiting } = pending;
+        assert_eq!((keys.len(), order.len(), superseded, waiting), (0, 0, 0, 0));
     }
 
     #[test]

@@ -39,8 +39,8 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
 use terrace_core::{
-    BoxFuture, ChangeLog, Changes, Deadline, Key, Logged, Position, PositionLost, Record, Result,
-    Value,
+    BoxFuture, ChangeLog, Changes, Deadline, Error, ErrorKind, Key, Logged, Position, PositionLost,
+    Record, Result, Value,
 };
 use tokio_postgres::Row;
 use tokio_postgres::types::{FromSql, ToSql, Type};
@@ -231,6 +231,11 @@ impl Work for ReadLog<'_> {
         }
         if page.is_none() {
             page = self.read(connection, AFTER_LARGE, MAX_BYTES).await?;
+            if page.is_none() {
+                let message = "a change in the table `commands` has no value; put it back, or begin \
+                               the log anew";
+                return Err(Failure::Refused(Error::new(ErrorKind::Corrupt, message)));
+            }
             let longest = page.iter().flatten().map(size).max().unwrap_or(0);
             self.long_values.store(longest > most, Relaxed);
         }

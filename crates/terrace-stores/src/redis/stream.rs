@@ -4,7 +4,7 @@ use std::fmt;
 use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
-use redis::{Client, Pipeline, RedisResult, Script};
+use redis::{AsyncConnectionConfig, Client, Pipeline, RedisResult, Script};
 use terrace_core::event_stream::event_id;
 use terrace_core::{
     BoxFuture, Deadline, Error, ErrorKind, EventStream, Inspection, Logged, Position, Result,
@@ -58,15 +58,29 @@ pub struct RedisStream {
     last: Script,
 }
 
-/// The last id, also of a stream whose entries are gone.
+/// The last id, also of a stream whose entries are gone, and the version in its entry, if that is there.
 const LAST: &str = r"
 local info = redis.pcall('XINFO', 'STREAM', KEYS[1])
-if info.err then return '0-0' end
+if info.err then return {'0-0', ''} end
+local id, version = '0-0', ''
 for i = 1, #info, 2 do
-    if info[i] == 'last-generated-id' then return info[i + 1] end
+    if info[i] == 'last-generated-id' then id = info[i + 1] end
 end
-return '0-0'
+local last = redis.call('XREVRANGE', KEYS[1], '+', '-', 'COUNT', 1)[1]
+if last and last[1] == id then
+    for i = 1, #last[2], 2 do
+        if last[2][i] == 'version' then version = last[2][i + 1] end
+    end
+end
+return {id, version}
 ";
+
+/// The end of the stream.
+struct End {
+    id: Position,
+    /// The position in the log of its last event. Events that share a position have ids of their own.
+    event: Position,
+}
 
 impl RedisStream {
     /// A stream on this server; connects when it is first used.
@@ -91,7 +105,11 @@ impl RedisStream {
         let work = async {
             let mut connection = match kept.take() {
                 Some(connection) => connection,
-                None => self.client.get_multiplexed_async_connection().await?,
+                None => {
+                    // The timeout is that of the whole exchange: a large page takes a while.
+                    let config = AsyncConnectionConfig::new().set_response_timeout(None);
+                    self.client.get_multiplexed_async_connection_with_config(&config).await?
+                }
             };
             let answer = work(&mut connection).await?;
             *kept = Some(connection);
@@ -111,11 +129,15 @@ impl RedisStream {
         }
     }
 
-    async fn last_id(&self, connection: &mut MultiplexedConnection) -> RedisResult<String> {
-        self.last.key(&self.options.key).invoke_async(connection).await
+    async fn end(&self, connection: &mut MultiplexedConnection) -> RedisResult<End> {
+        let last = self.last.key(&self.options.key);
+        let (id, version): (String, String) = last.invoke_async(connection).await?;
+        let id = position(&id);
+        let offset = version.parse().unwrap_or(id.offset);
+        Ok(End { id, event: Position { offset, ..id } })
     }
 
-    /// All events as one transaction.
+    /// All events as one transaction, after this id.
     fn transaction(&self, last: Position, events: &[Logged]) -> Pipeline {
         let mut all = redis::pipe();
         all.atomic();
@@ -127,7 +149,7 @@ impl RedisStream {
             };
             let add = all.cmd("XADD").arg(&self.options.key);
             if place + 1 == events.len() {
-                add.arg("MAXLEN").arg("~").arg(self.options.max_events);
+                add.arg("MAXLEN").arg("~").arg(self.options.max_events.min(i64::MAX as u64));
             }
             add.arg(event_id(id)).arg("type").arg(kind).arg("key").arg(event.key.as_str());
             add.arg("version").arg(event.version.get());
@@ -162,22 +184,23 @@ fn ids(last: Position, events: &[Logged]) -> Vec<Position> {
 impl EventStream for RedisStream {
     fn last(&self) -> BoxFuture<'_, Result<Position>> {
         Box::pin(async move {
-            let id = self.exchange(async |connection| self.last_id(connection).await).await?;
-            Ok(position(&id))
+            let end = self.exchange(async |connection| self.end(connection).await).await?;
+            Ok(end.event)
         })
     }
 
     fn publish<'a>(&'a self, last: Position, events: &'a [Logged]) -> BoxFuture<'a, Result<bool>> {
         Box::pin(async move {
-            let all = self.transaction(last, events);
             // Nothing happens when somebody else adds in between. A script would do the same in one
             // exchange, and take twice the time of Redis for each event.
             self.exchange(async |connection| {
                 redis::cmd("WATCH").arg(&self.options.key).exec_async(connection).await?;
-                if self.last_id(connection).await? != event_id(last) {
+                let end = self.end(connection).await?;
+                if end.event != last {
                     redis::cmd("UNWATCH").exec_async(connection).await?;
                     return Ok(false);
                 }
+                let all = self.transaction(end.id, events);
                 let done: Option<Vec<String>> = all.query_async(connection).await?;
                 Ok(done.is_some())
             })

@@ -150,10 +150,10 @@ impl Words {
 
     /// Again and again, until the pool is closed.
     pub(super) async fn run(&self, worker: &Worker) {
-        let (mut failing, mut took) = (false, Duration::ZERO);
+        let (mut failing, mut took, mut enough) = (false, Duration::ZERO, ENOUGH);
         while !worker.pool.is_closed() {
-            self.rest(took.saturating_mul(REST).min(LONGEST), worker).await;
-            let began = worker.runtime.now();
+            self.rest(took.saturating_mul(REST).min(LONGEST), enough, worker).await;
+            let (began, count) = (worker.runtime.now(), self.behind().keys.len());
             let done = match self.look_through(worker).await {
                 Ok(()) => self.catch_up(worker).await,
                 failed => failed,
@@ -167,18 +167,20 @@ impl Words {
                 done => failing &= done.is_err(),
             }
             took = worker.runtime.now() - began;
+            enough = enough_for_a_search(count, took);
         }
     }
 
-    /// Lets changes gather for so long, at least [`PACE`], or until there are [`ENOUGH`].
-    async fn rest(&self, rest: Duration, worker: &Worker) {
+    /// Lets changes gather for so long, at least [`PACE`], or until there are enough.
+    async fn rest(&self, rest: Duration, enough: usize, worker: &Worker) {
         let until = worker.runtime.now() + rest;
-        loop {
-            worker.runtime.sleep(worker.runtime.jitter(PACE, 0.1)).await;
-            let enough = self.behind().keys.len() >= ENOUGH;
-            if enough || until <= worker.runtime.now() || worker.pool.is_closed() {
+        let mut pause = PACE;
+        while !pause.is_zero() && !worker.pool.is_closed() {
+            worker.runtime.sleep(worker.runtime.jitter(pause, 0.1)).await;
+            if self.behind().keys.len() >= enough {
                 return;
             }
+            pause = until.saturating_duration_since(worker.runtime.now()).min(PACE);
         }
     }
 
@@ -205,6 +207,16 @@ impl Words {
         }
         self.behind().looked = noted;
         Ok(())
+    }
+}
+
+/// How many keys may be behind when so many took so long: a search has time for twice as many.
+fn enough_for_a_search(count: usize, took: Duration) -> usize {
+    let Ok(keys) = u32::try_from(count.min(ENOUGH)) else { return ENOUGH };
+    let each = took.checked_div(keys).unwrap_or(Duration::ZERO);
+    match (PACE / 2).as_nanos().checked_div(each.as_nanos()) {
+        Some(keys) => usize::try_from(keys).unwrap_or(ENOUGH).min(ENOUGH),
+        None => ENOUGH,
     }
 }
 

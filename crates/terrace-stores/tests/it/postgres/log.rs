@@ -281,6 +281,12 @@ async fn long_values_come_whole_among_short_ones() {
         }
         assert!(changes[60].record.is_none(), "a deletion has no value to leave out");
     }
+    // Blotted out by hand: the log says so, and does not stand still in silence.
+    let hand = session(&url).await;
+    let blot = "UPDATE commands SET value = NULL WHERE key = 'k10'";
+    hand.batch_execute(blot).await.expect("a change");
+    let error = log.after(Position::default(), 1000).await.expect_err("a change without a value");
+    assert_eq!(error.kind(), terrace_core::ErrorKind::Corrupt);
 }
 
 #[tokio::test]

@@ -71,6 +71,18 @@ async fn events_have_their_places_and_all_their_fields() {
 }
 
 #[tokio::test]
+async fn events_that_share_a_place_do_not_push_the_end_beyond_it() {
+    let mut fresh = fresh().await;
+    let stream = stream(&fresh.options);
+    let same = vec![event(5); 4];
+    assert!(stream.publish(Position::default(), &same).await.expect("an answer"));
+    assert_eq!(stream.last().await.expect("an answer"), at(5), "6 to 8 are still to come");
+    assert!(stream.publish(at(5), &events(6..=7)).await.expect("an answer"));
+    assert_eq!(stream.last().await.expect("an answer"), at(7));
+    assert_eq!(length(&mut fresh).await, 6);
+}
+
+#[tokio::test]
 async fn what_does_not_follow_the_last_is_not_published() {
     let mut fresh = fresh().await;
     let stream = stream(&fresh.options);
