@@ -4,7 +4,7 @@
 //! and rows may be deleted and the table truncated by hand. Who changes a row by hand sets
 //! `version = nextval('records_version')`, or caches go on answering the old value. Who brings rows
 //! with versions of their own, as from a backup, starts Terrace again afterwards, which goes on from
-//! the highest. A deleted record leaves a row with `deleted`, which keeps its version for a week.
+//! the highest. A deleted record leaves a row with `deleted`, which keeps its version.
 //!
 //! **Batches.** A batch of reads is one statement, a batch of plain puts too, which commits by itself:
 //! one round trip, one fsync. A batch with deletes, preconditions or an idempotency key is one
@@ -32,7 +32,6 @@ mod shard;
 mod sqlstate;
 mod statements;
 mod tls;
-mod tombstones;
 mod url;
 mod work;
 mod write;
@@ -58,7 +57,6 @@ use member::Member;
 use pool::Pool;
 use read::{ReadKeys, ScanPage};
 use statements::Prepares;
-use tombstones::Tombstones;
 use work::Worker;
 use write::WriteBatch;
 
@@ -73,7 +71,6 @@ pub struct PostgresStore {
     /// The change log whose positions tokens name.
     log: Option<Arc<str>>,
     health: Health,
-    tombstones: Arc<Tombstones>,
     upkeep: Mutex<Option<Task>>,
 }
 
@@ -129,10 +126,9 @@ impl PostgresStore {
         let patience = options.statement_timeout * 2 + Duration::from_secs(1);
         let member = options.member.then(|| Arc::new(Member::new(&history)));
         let worker = Worker { pool, runtime, patience, member };
-        let tombstones = Arc::new(Tombstones::new(options.tombstones_kept_for, options.shard));
-        let upkeep = Mutex::new(Some(upkeep(worker.clone(), Some(Arc::clone(&tombstones)))));
+        let upkeep = Mutex::new(Some(upkeep(worker.clone(), true)));
         let (schema, health) = (options.schema, Health::default());
-        Ok(Self { worker, history, schema, log: None, health, tombstones, upkeep })
+        Ok(Self { worker, history, schema, log: None, health, upkeep })
     }
 
     /// The name of this database's history: kept in it, the same for whoever connects to it.
@@ -208,38 +204,32 @@ fn connector(
     Connector::new(target, runtime.clone(), timeout, max_lifetime, prepares, options.member)
 }
 
-/// Keeps the pool filled with young connections and, where there are records, removes old idempotency
-/// keys and rows of deleted records.
-fn upkeep(worker: Worker, tombstones: Option<Arc<Tombstones>>) -> Task {
+/// Keeps the pool filled with young connections and, where there are any, forgets old idempotency
+/// keys.
+fn upkeep(worker: Worker, forgets: bool) -> Task {
     const PERIOD: Duration = Duration::from_secs(1);
-    const REMOVE_EVERY: u32 = 60;
+    const FORGET_EVERY: u32 = 60;
     let runtime = worker.runtime.clone();
     runtime.spawn("postgres upkeep", async move {
         let (mut round, mut failing, mut behind) = (0_u32, false, false);
-        // Where the walk over the rows of deleted records stands, while it is under way.
-        let mut walk = String::new();
         while !worker.pool.is_closed() {
             worker.runtime.sleep(PERIOD).await;
             round = round.wrapping_add(1);
             let mut tended = worker.pool.tend().await;
             let writes = worker.member.as_ref().is_none_or(|member| member.takes_writes());
-            let due = round.is_multiple_of(REMOVE_EVERY);
-            if let Some(tombstones) = tombstones.as_ref().filter(|_| writes && tended.is_ok()) {
-                if behind || due {
-                    tended = idempotency::forget_old(&worker).await.map(|more| behind = more);
-                }
-                if tended.is_ok() && (!walk.is_empty() || due) {
-                    tended = tombstones.collect(&worker, &walk).await.map(|next| walk = next);
-                }
+            let forgets = forgets && writes;
+            if forgets && tended.is_ok() && (behind || round.is_multiple_of(FORGET_EVERY)) {
+                let forgotten = idempotency::forget_old(&worker).await;
+                tended = forgotten.map(|more| behind = more);
             }
             match tended {
                 Err(error) if !failing => {
                     failing = true;
-                    tracing::warn!(%error, "PostgreSQL's pool or old rows cannot be tended");
+                    tracing::warn!(%error, "the pool of PostgreSQL cannot be kept filled");
                 }
                 Ok(()) if failing => {
                     failing = false;
-                    tracing::info!("PostgreSQL's pool and old rows are tended again");
+                    tracing::info!("the pool of PostgreSQL is filled again");
                 }
                 _ => {}
             }
@@ -272,7 +262,6 @@ impl PostgresStore {
         if batch.is_empty() && request.is_none() {
             return self.nothing(how.deadline).map(|()| Vec::new());
         }
-        self.tombstones.note(&batch);
         let work = WriteBatch {
             batch: &batch,
             request,

@@ -9,7 +9,7 @@ use tokio_postgres::{Client, Transaction};
 use super::sqlstate::{Stage, explain};
 
 /// The version of the tables that this program knows.
-const NEWEST: i32 = 3;
+const NEWEST: i32 = 2;
 
 /// Text constraints of both columns, as the contract has them.
 const CHECKS: &str = "
@@ -44,10 +44,6 @@ const IDEMPOTENCY: &str = "
 /// The last write of a journal that was applied to a row. A column with a constant default is added
 /// without touching the rows.
 const PLACES: &str = "ALTER TABLE records ADD COLUMN IF NOT EXISTS seq bigint NOT NULL DEFAULT 0";
-
-/// Finds the rows of deleted records without a walk over the others.
-const TOMBSTONES: &str =
-    "CREATE INDEX IF NOT EXISTS records_tombstones ON records (key) WHERE deleted";
 
 /// Makes what is missing and answers the name of this database's history.
 ///
@@ -162,9 +158,6 @@ async fn change(transaction: &Transaction<'_>, schema: &str) -> Result<Arc<str>>
             }
             if version < 2 {
                 run(transaction, PLACES).await?;
-            }
-            if version < 3 {
-                run(transaction, TOMBSTONES).await?;
             }
         }
         _ => return Err(newer()),
