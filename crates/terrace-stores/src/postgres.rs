@@ -4,7 +4,7 @@
 //! and rows may be deleted and the table truncated by hand. Who changes a row by hand sets
 //! `version = nextval('records_version')`, or caches go on answering the old value. Who brings rows
 //! with versions of their own, as from a backup, starts Terrace again afterwards, which goes on from
-//! the highest. A deleted record leaves a row with `deleted`, which keeps its version.
+//! the highest. A deleted record leaves a row with `deleted`, which keeps its version for a week.
 //!
 //! **Batches.** A batch of reads is one statement, a batch of plain puts too, which commits by itself:
 //! one round trip, one fsync. A batch with deletes, preconditions or an idempotency key is one
@@ -32,6 +32,7 @@ mod shard;
 mod sqlstate;
 mod statements;
 mod tls;
+mod tombstones;
 mod url;
 mod work;
 mod write;
@@ -57,6 +58,7 @@ use member::Member;
 use pool::Pool;
 use read::{ReadKeys, ScanPage};
 use statements::Prepares;
+use tombstones::Tombstones;
 use work::Worker;
 use write::WriteBatch;
 
@@ -126,7 +128,8 @@ impl PostgresStore {
         let patience = options.statement_timeout * 2 + Duration::from_secs(1);
         let member = options.member.then(|| Arc::new(Member::new(&history)));
         let worker = Worker { pool, runtime, patience, member };
-        let upkeep = Mutex::new(Some(upkeep(worker.clone(), true)));
+        let tombstones = Tombstones::new(options.tombstones_kept_for);
+        let upkeep = Mutex::new(Some(upkeep(worker.clone(), Some(tombstones))));
         let (schema, health) = (options.schema, Health::default());
         Ok(Self { worker, history, schema, log: None, health, upkeep })
     }
@@ -204,9 +207,9 @@ fn connector(
     Connector::new(target, runtime.clone(), timeout, max_lifetime, prepares, options.member)
 }
 
-/// Keeps the pool filled with young connections and, where there are any, forgets old idempotency
-/// keys.
-fn upkeep(worker: Worker, forgets: bool) -> Task {
+/// Keeps the pool filled with young connections and, where there are records, removes old idempotency
+/// keys and rows of deleted records.
+fn upkeep(worker: Worker, mut tombstones: Option<Tombstones>) -> Task {
     const PERIOD: Duration = Duration::from_secs(1);
     const FORGET_EVERY: u32 = 60;
     let runtime = worker.runtime.clone();
@@ -217,19 +220,20 @@ fn upkeep(worker: Worker, forgets: bool) -> Task {
             round = round.wrapping_add(1);
             let mut tended = worker.pool.tend().await;
             let writes = worker.member.as_ref().is_none_or(|member| member.takes_writes());
-            let forgets = forgets && writes;
-            if forgets && tended.is_ok() && (behind || round.is_multiple_of(FORGET_EVERY)) {
-                let forgotten = idempotency::forget_old(&worker).await;
-                tended = forgotten.map(|more| behind = more);
+            if let Some(tombstones) = tombstones.as_mut().filter(|_| writes && tended.is_ok()) {
+                if behind || round.is_multiple_of(FORGET_EVERY) {
+                    tended = idempotency::forget_old(&worker).await.map(|more| behind = more);
+                }
+                tended = tended.and(tombstones.tend(&worker).await);
             }
             match tended {
                 Err(error) if !failing => {
                     failing = true;
-                    tracing::warn!(%error, "the pool of PostgreSQL cannot be kept filled");
+                    tracing::warn!(%error, "PostgreSQL's pool or old rows cannot be tended");
                 }
                 Ok(()) if failing => {
                     failing = false;
-                    tracing::info!("the pool of PostgreSQL is filled again");
+                    tracing::info!("PostgreSQL's pool and old rows are tended again");
                 }
                 _ => {}
             }

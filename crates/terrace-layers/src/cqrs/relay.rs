@@ -78,7 +78,8 @@ impl Relay {
                 return self.log.wait(page.position, Deadline::at(until)).await;
             }
             let published = self.stream.publish(position, &page.changes).await;
-            let next = if published.is_ok() { limit * 2 } else { limit / 2 };
+            // Back slowly: what does not arrive in time costs its whole timeout.
+            let next = if published.is_ok() { limit + limit / 8 + 1 } else { limit / 2 };
             self.limit.store(next.clamp(1, Self::BATCH), Relaxed);
             if !published? {
                 return Ok(());
@@ -114,5 +115,93 @@ impl Relay {
             None => tree,
         };
         tree.helped_by(self.stream.inspect().await)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fmt;
+
+    use terrace_core::testkit::key;
+    use terrace_core::{BoxFuture, Changes, Error, ErrorKind, Logged, Version};
+
+    use super::*;
+
+    fn at(offset: u64) -> Position {
+        Position { epoch: 1, offset }
+    }
+
+    /// The changes 1 to 100.
+    #[derive(Debug)]
+    struct Hundred;
+
+    impl ChangeLog for Hundred {
+        fn after(&self, position: Position, limit: usize) -> BoxFuture<'_, Result<Changes>> {
+            let next = (position.offset + 1..=100).take(limit).map(|offset| {
+                let (position, version) = (at(offset), Version::new(offset));
+                Logged { position, key: key("k"), version, record: None }
+            });
+            let changes: Vec<_> = next.collect();
+            let position = changes.last().map_or(position, |change| change.position);
+            Box::pin(async move { Ok(Changes { changes, position, more: position < at(100) }) })
+        }
+
+        fn wait(&self, _: Position, _: Deadline) -> BoxFuture<'_, Result<()>> {
+            Box::pin(async { Ok(()) })
+        }
+
+        fn head(&self) -> BoxFuture<'_, Result<Position>> {
+            Box::pin(async { Ok(at(100)) })
+        }
+    }
+
+    /// A broker on a slow link: more than ten events at once do not arrive in time.
+    #[derive(Debug, Default)]
+    struct Slow(Mutex<Vec<Position>>);
+
+    impl EventStream for Slow {
+        fn last(&self) -> BoxFuture<'_, Result<Position>> {
+            let last = self.0.lock().unwrap().last().copied().unwrap_or_default();
+            Box::pin(async move { Ok(last) })
+        }
+
+        fn publish<'a>(&'a self, _: Position, events: &'a [Logged]) -> BoxFuture<'a, Result<bool>> {
+            Box::pin(async move {
+                if events.len() > 10 {
+                    return Err(Error::new(ErrorKind::Unavailable, "not in time"));
+                }
+                self.0.lock().unwrap().extend(events.iter().map(|event| event.position));
+                Ok(true)
+            })
+        }
+
+        fn inspect(&self) -> BoxFuture<'_, Inspection> {
+            Box::pin(async { Inspection::new("slow") })
+        }
+    }
+
+    impl fmt::Display for Hundred {
+        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("hundred")
+        }
+    }
+
+    impl fmt::Display for Slow {
+        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("slow")
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_too_much_at_once_is_published_in_parts() {
+        let stream = Arc::new(Slow::default());
+        let relay = Relay::new(Arc::new(Hundred), Arc::clone(&stream) as _, Runtime::system());
+        let mut failures = 0;
+        while *stream.0.lock().unwrap().last().unwrap_or(&at(0)) < at(100) {
+            failures += u32::from(relay.step().await.is_err());
+            assert!(failures < 200, "the same again and again");
+        }
+        let published = stream.0.lock().unwrap().clone();
+        assert_eq!(published, (1..=100).map(at).collect::<Vec<_>>());
     }
 }

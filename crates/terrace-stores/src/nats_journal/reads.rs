@@ -98,6 +98,9 @@ impl Link {
         let streams = self.streams().await?;
         // First: what is gone of what is known now was settled.
         let end = self.find_end().await?;
+        // Before and after the entries: a letter that is tried again meanwhile is an entry first, and
+        // one that is set aside a letter.
+        let earlier = self.dead_sequences().await?;
         let subjects = streams.entries.info_with_subjects(">");
         let mut found = self.timed(subjects).await?.map_err(failed)?;
         let state = found.info.state.clone();
@@ -117,7 +120,8 @@ impl Link {
         };
         let applied = oldest.min(end.last);
         let letters = self.dead_sequences().await?;
-        let below = [again, letters.first().copied()].into_iter().flatten().map(Sequence::before);
+        let dead = [earlier.first().copied(), letters.first().copied()];
+        let below = dead.into_iter().chain([again]).flatten().map(Sequence::before);
         let settled = below.fold(applied, Sequence::min);
         let bytes = if state.messages == 0 { 0 } else { state.bytes };
         self.held_writes.store(writes, Ordering::Relaxed);

@@ -42,6 +42,9 @@ pub struct PostgresOptions {
     /// Keeps a log of changes (see [`PostgresLog`](super::PostgresLog)) and lets tokens name the place
     /// of a write in it. Installed at connect, with the records that there are. Default false.
     pub change_log: bool,
+    /// How long the row of a deleted record is kept. Default 7 days, more than caches, cursors and
+    /// requests under way live.
+    pub tombstones_kept_for: Duration,
     /// How long a connection may be silent before the system asks whether the peer lives. Default
     /// 30 s.
     pub keepalives_idle: Duration,
@@ -118,6 +121,7 @@ impl PostgresOptions {
             member: false,
             application_name: "terrace".to_owned(),
             change_log: false,
+            tombstones_kept_for: Duration::from_secs(7 * 24 * 60 * 60),
             keepalives_idle: Duration::from_secs(30),
             tcp_user_timeout: Duration::from_secs(10),
         }

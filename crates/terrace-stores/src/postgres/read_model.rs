@@ -68,7 +68,7 @@ impl PostgresReadModel {
             async move { words.run(&worker).await }
         };
         let indexing = worker.runtime.spawn("words of the read model", indexing);
-        let tasks = Mutex::new(vec![super::upkeep(worker.clone(), false), indexing]);
+        let tasks = Mutex::new(vec![super::upkeep(worker.clone(), None), indexing]);
         let (schema, health) = (options.schema, Health::default());
         Ok(Self { worker, schema, health, leads: AtomicBool::default(), words, tasks })
     }
