@@ -224,16 +224,16 @@ fn upkeep(worker: Worker, mut tombstones: Option<Tombstones>) -> Task {
                 if behind || round.is_multiple_of(FORGET_EVERY) {
                     tended = idempotency::forget_old(&worker).await.map(|more| behind = more);
                 }
-                tended = tended.and(tombstones.tend(&worker).await);
+                tombstones.tend(&worker).await;
             }
             match tended {
                 Err(error) if !failing => {
                     failing = true;
-                    tracing::warn!(%error, "PostgreSQL's pool or old rows cannot be tended");
+                    tracing::warn!(%error, "PostgreSQL's pool or old requests cannot be tended");
                 }
                 Ok(()) if failing => {
                     failing = false;
-                    tracing::info!("PostgreSQL's pool and old rows are tended again");
+                    tracing::info!("PostgreSQL's pool and old requests are tended again");
                 }
                 _ => {}
             }

@@ -34,7 +34,7 @@ use words::Words;
 ///
 /// Words are those of the configuration `simple`: without stemming, whatever the language. Of a value
 /// the first 100 000 characters are searched, for an index entry has a limit. They are indexed behind
-/// the projection, within a second; where the projection is, before each search. A deleted record leaves
+/// the projection, within seconds; where the projection is, before each search. A deleted record leaves
 /// a row with `deleted`, which keeps its version and counts.
 pub struct PostgresReadModel {
     worker: Worker,

@@ -15,7 +15,7 @@
 
 use std::time::Duration;
 
-use terrace_core::{Deadline, Result};
+use terrace_core::Deadline;
 use tokio_postgres::types::Type;
 
 use super::connect::Connection;
@@ -42,20 +42,21 @@ impl Tombstones {
     }
 
     /// Looks at some more rows, unless it rests. After a failure it begins anew after the rest.
-    pub(super) async fn tend(&mut self, worker: &Worker) -> Result<()> {
+    pub(super) async fn tend(&mut self, worker: &Worker) {
         if self.rests > 0 {
             self.rests -= 1;
-            return Ok(());
+            return;
         }
         let after = self.after.take().unwrap_or_default();
         let work = Collect { kept_for: self.kept_for, after: &after };
         let deadline = Deadline::at(worker.runtime.now() + worker.patience);
-        let last = worker.perform(&work, deadline).await;
-        self.after = last.as_ref().ok().cloned().flatten();
+        self.after = worker.perform(&work, deadline).await.unwrap_or_else(|error| {
+            tracing::warn!(%error, "rows of deleted records are not removed; tried again in an hour");
+            None
+        });
         if self.after.is_none() {
             self.rests = Self::REST;
         }
-        last.map(drop)
     }
 }
 
@@ -140,7 +141,7 @@ mod tests {
             let week = Duration::from_secs(7 * 24 * 60 * 60);
             let mut tombstones = Tombstones { rests: 0, ..Tombstones::new(week) };
             while tombstones.rests == 0 {
-                tombstones.tend(&self.store.worker).await.unwrap();
+                tombstones.tend(&self.store.worker).await;
             }
         }
 
