@@ -83,3 +83,37 @@ impl Ledger {
         (self.writes, self.bytes)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use terrace_core::Write;
+    use terrace_core::testkit::{key, value};
+
+    use super::*;
+
+    fn entry(id: u64, writes: usize) -> JournalEntry {
+        let (id, bytes) = (Sequence::new(id), 10);
+        JournalEntry {
+            id,
+            first: id,
+            writes: vec![Write::put(key("k"), value("v")); writes],
+            bytes,
+        }
+    }
+
+    #[test]
+    fn what_is_done_takes_up_no_room_while_a_refused_write_keeps_its_entry() {
+        let mut ledger = Ledger::default();
+        assert!(ledger.open(&entry(1, 256)) && ledger.open(&entry(300, 2)));
+        ledger.refuse(Sequence::new(1));
+        assert!(!ledger.finish(Sequence::new(1), 255, None));
+        assert!(ledger.finish(Sequence::new(300), 2, None));
+        assert_eq!(ledger.size(), (1, 20));
+        let done = ledger.finished();
+        assert_eq!(done.iter().map(|it| it.id.get()).collect::<Vec<_>>(), [300], "not held up");
+        ledger.close(&done);
+        assert!(ledger.finish(Sequence::new(1), 1, None));
+        ledger.close(&ledger.finished());
+        assert_eq!(ledger.size(), (0, 0));
+    }
+}

@@ -89,3 +89,24 @@ async fn it_does_not_rest_while_it_is_behind() {
     assert!(runtime.now() - begun < TOOK, "{:?}", runtime.now() - begun);
     call.applied(ROWS as u64 + 1);
 }
+
+#[tokio::test(start_paused = true)]
+async fn behind_a_large_backlog_it_claims_a_quarter() {
+    const BACKLOG: usize = 1000;
+    const MOST: usize = 400;
+    let (store, mut hand) = Scripted::new();
+    let buffer = open(store, &journal(&Runtime::system()), options(MOST)).await;
+    let puts = (0..BACKLOG).map(|number| buffer.put(key(format!("k{number}")), value("1")));
+    futures_util::future::try_join_all(puts).await.unwrap();
+    let (mut applied, mut largest) = (0, 0);
+    while applied < BACKLOG {
+        let call = hand.write().await;
+        // Once fewer wait than it may claim, it may claim them.
+        if BACKLOG - applied > MOST {
+            largest = largest.max(call.batch.len());
+        }
+        applied += call.batch.len();
+        call.applied(applied as u64);
+    }
+    assert!((MOST / 8..=MOST / 4).contains(&largest), "{largest}");
+}

@@ -353,3 +353,17 @@ impl Work for Settled {
         locked(connection, progress, LOCK, Statement::Once(TEXT), &parameters).await.map(drop)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_more_gather_than_a_search_has_time_for() {
+        let enough = |count, millis| enough_for_a_search(count, Duration::from_millis(millis));
+        assert_eq!(enough(0, 0), ENOUGH, "nothing is known");
+        assert_eq!(enough(10_000, 100), ENOUGH, "10 us each");
+        assert_eq!(enough(1000, 1000), 500, "1 ms each, half a second");
+        assert_eq!(enough(1, 10_000), 0, "each time");
+    }
+}
