@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Error, Key, Place, Record, Result, Slot, Token, Value, Version};
+use crate::{Error, Key, LogPosition, Place, Proof, Record, Result, Slot, Token, Value, Version};
 
 /// What a store knows of one key.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -20,8 +20,10 @@ pub struct Read {
     pub origin: Origin,
     /// How long ago it was loaded from a database; zero when it comes from one.
     pub age: Duration,
-    /// Proof of having seen this answer.
+    /// What the client has seen with this answer.
     pub token: Token,
+    /// What it proves to a cache; nothing where it may not be kept.
+    pub proof: Option<Proof>,
 }
 
 /// Where an answer came from.
@@ -200,6 +202,8 @@ pub struct Receipt {
     pub token: Token,
     /// What answered.
     pub origin: Origin,
+    /// Its place in the change log, where the database keeps one.
+    pub event: Option<LogPosition>,
 }
 
 /// Names one request of a client, so that repeating it is safe.
@@ -292,6 +296,10 @@ pub struct Page {
     pub next: Option<Key>,
     /// Where it came from.
     pub origin: Origin,
+    /// How old it may be; zero when it comes from the database that takes the writes.
+    pub age: Duration,
+    /// What the client has seen with this answer.
+    pub token: Token,
 }
 
 impl Page {
@@ -301,6 +309,13 @@ impl Page {
         let more = records.len() > limit;
         records.truncate(limit);
         let next = if more { records.last().map(|record| record.key.clone()) } else { None };
-        Self { records, next, origin }
+        Self { records, next, origin, age: Duration::ZERO, token: Token::default() }
+    }
+
+    /// The same, with what a client has seen that gets it.
+    #[must_use]
+    pub fn proving(mut self, token: Token) -> Self {
+        self.token = token;
+        self
     }
 }

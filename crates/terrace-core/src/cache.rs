@@ -20,7 +20,7 @@ use std::time::Duration;
 use futures_util::future::BoxFuture;
 use futures_util::stream::BoxStream;
 
-use crate::{Inspection, Key, Record, Result, Token, Version};
+use crate::{Inspection, Key, Proof, Record, Result, Version};
 
 /// A cache of records whose fills are ordered by version. See the [module](self) for the rules.
 ///
@@ -32,6 +32,10 @@ pub trait Cache: fmt::Debug + fmt::Display + Send + Sync + 'static {
     /// Looks keys up; one answer a key, in the order asked.
     fn get<'a>(&'a self, keys: &'a [Key]) -> BoxFuture<'a, Result<Vec<Lookup>>>;
 
+    /// The lease that a miss of this key would answer now, for whoever cannot use what was hit; `None`
+    /// when the cache cannot be reached.
+    fn lease(&self, key: &Key) -> Option<Lease>;
+
     /// Offers what was loaded after a miss. Whether it was stored is not told: an offer that came
     /// too late is no failure.
     fn fill(&self, offers: Vec<Offer>) -> BoxFuture<'_, Result<()>>;
@@ -42,6 +46,9 @@ pub trait Cache: fmt::Debug + fmt::Display + Send + Sync + 'static {
 
     /// Forgets everything, for every instance that shares the cache.
     fn clear(&self) -> BoxFuture<'_, Result<()>>;
+
+    /// How often it may have been out of reach; grows with every loss of a connection.
+    fn interruptions(&self) -> u64;
 
     /// For how long its memory has been whole: every write that was told to it since has left a trace,
     /// while that lasts, or an entry as new. Of a write that was told before, it may know nothing.
@@ -61,8 +68,8 @@ pub struct Entry {
     pub record: Option<Record>,
     /// See [`Read::version`](crate::Read::version).
     pub version: Version,
-    /// What seeing this entry proves.
-    pub token: Token,
+    /// What its load proved, and nothing that a client asked for.
+    pub proof: Proof,
     /// How long ago it was loaded from a database, when it was put in or taken out.
     pub age: Duration,
 }

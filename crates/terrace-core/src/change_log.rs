@@ -1,7 +1,7 @@
 //! The port of a database's committed changes: without a gap, in commit order.
 //!
 //! Replicas, shards that take slots over, projections and other regions all follow a database by
-//! this port: they keep a [`Position`], ask for what comes after it, apply it, and keep the new
+//! this port: they keep a [`LogPosition`], ask for what comes after it, apply it, and keep the new
 //! position in the transaction that applied it.
 //!
 //! # The trap that this port closes
@@ -18,10 +18,22 @@ use futures_util::future::BoxFuture;
 
 use crate::{Deadline, Error, ErrorKind, Key, Position, Record, Result, Version};
 
+/// A place in one named log. Never compared with a version, nor with a place in another log.
+///
+/// On PostgreSQL `epoch` is the transaction and `offset` the version that it wrote; on SQLite `epoch`
+/// is 0 and `offset` the number of the change.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct LogPosition {
+    /// The greater part.
+    pub epoch: u64,
+    /// The lesser part.
+    pub offset: u64,
+}
+
 /// The committed changes of one database. See the [module](self) for what an answer may hold.
 pub trait ChangeLog: fmt::Debug + fmt::Display + Send + Sync + 'static {
     /// The changes after a position in commit order, at most `limit` and at least one if there is
-    /// one. [`Position::default`] is before all of them. Cancellation safe.
+    /// one. [`LogPosition::default`] is before all of them. Cancellation safe.
     ///
     /// An implementation may leave out a change that a later one of the same key in this log has
     /// superseded, if it says so; the latest change of every key is always there. See
@@ -30,21 +42,28 @@ pub trait ChangeLog: fmt::Debug + fmt::Display + Send + Sync + 'static {
     /// # Errors
     /// `Unavailable` when the database cannot be reached, or no longer has what follows the position
     /// ([`PositionLost`]: the follower must begin anew).
-    fn after(&self, position: Position, limit: usize) -> BoxFuture<'_, Result<Changes>>;
+    fn after(&self, position: LogPosition, limit: usize) -> BoxFuture<'_, Result<Changes>>;
 
     /// Returns when there may be something after the position, or the deadline has passed: woken by
     /// the database, not by a clock. May return early. Cancellation safe.
     ///
     /// # Errors
     /// As [`ChangeLog::after`].
-    fn wait(&self, position: Position, deadline: Deadline) -> BoxFuture<'_, Result<()>>;
+    fn wait(&self, position: LogPosition, deadline: Deadline) -> BoxFuture<'_, Result<()>>;
 
     /// A position with everything before it that was committed before the call, so that
     /// whoever has followed to there has seen it.
     ///
     /// # Errors
     /// As [`ChangeLog::after`].
-    fn head(&self) -> BoxFuture<'_, Result<Position>>;
+    fn head(&self) -> BoxFuture<'_, Result<LogPosition>>;
+
+    /// Where a follower is that has applied every change of the writes at or before a position of the
+    /// database's history.
+    fn place_of(&self, position: Position) -> LogPosition;
+
+    /// What a client has seen that got an answer of a follower at this place.
+    fn position_of(&self, place: LogPosition) -> Position;
 }
 
 /// A part of a [`ChangeLog`].
@@ -54,7 +73,7 @@ pub struct Changes {
     pub changes: Vec<Logged>,
     /// Where to go on: whoever has applied the changes has followed to here. It may lie beyond the
     /// last change.
-    pub position: Position,
+    pub position: LogPosition,
     /// Whether the log went on when it was read.
     ///
     /// In the middle of a log that leaves out superseded changes, a follower is in a state in which
@@ -68,7 +87,7 @@ pub struct Changes {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Logged {
     /// Where it stands in the log.
-    pub position: Position,
+    pub position: LogPosition,
     /// The key that was written.
     pub key: Key,
     /// The version written, or of the deletion.
@@ -82,11 +101,11 @@ pub struct Logged {
 /// Where several follow for one place (two processes over one file), each sees what the other did:
 /// changes are ordered by version and positions only go forward, so that nothing is undone.
 pub trait Follower: fmt::Debug + fmt::Display + Send + Sync + 'static {
-    /// How far it has come; [`Position::default`] before it began.
+    /// How far it has come; [`LogPosition::default`] before it began.
     ///
     /// # Errors
     /// `Unavailable` when what it writes to cannot be reached.
-    fn followed(&self) -> BoxFuture<'_, Result<Position>>;
+    fn followed(&self) -> BoxFuture<'_, Result<LogPosition>>;
 
     /// Applies what the log answered after `from`, and keeps the new position in the same
     /// transaction. A change of a key that has a newer one does nothing. A dropped future has applied
@@ -95,7 +114,7 @@ pub trait Follower: fmt::Debug + fmt::Display + Send + Sync + 'static {
     /// # Errors
     /// `Unavailable` when what it writes to cannot be reached, or has not come to `from`
     /// ([`PositionLost`]: ask [`Follower::followed`] again). Nothing was applied.
-    fn apply(&self, from: Position, changes: Changes) -> BoxFuture<'_, Result<()>>;
+    fn apply(&self, from: LogPosition, changes: Changes) -> BoxFuture<'_, Result<()>>;
 
     /// Forgets its place, and what it has from the log if it is a copy of nothing else.
     ///

@@ -4,7 +4,7 @@ use std::fmt;
 
 use futures_util::future::BoxFuture;
 
-use crate::{Inspection, Logged, Position, Result};
+use crate::{Inspection, Logged, LogPosition, Result};
 
 /// A stream that keeps events in the order of their positions and takes each position once.
 pub trait EventStream: fmt::Debug + fmt::Display + Send + Sync + 'static {
@@ -12,20 +12,20 @@ pub trait EventStream: fmt::Debug + fmt::Display + Send + Sync + 'static {
     ///
     /// # Errors
     /// `Unavailable` when the broker cannot be reached.
-    fn last(&self) -> BoxFuture<'_, Result<Position>>;
+    fn last(&self) -> BoxFuture<'_, Result<LogPosition>>;
 
     /// Publishes events in rising order, all or none; `false`, and nothing is published, unless the
     /// last one is still this: another was faster, or the stream has lost its end.
     ///
     /// # Errors
     /// As [`EventStream::last`], which then tells whether they were published.
-    fn publish<'a>(&'a self, last: Position, events: &'a [Logged]) -> BoxFuture<'a, Result<bool>>;
+    fn publish<'a>(&'a self, last: LogPosition, events: &'a [Logged]) -> BoxFuture<'a, Result<bool>>;
 
     /// As [`Store::inspect`](crate::Store::inspect).
     fn inspect(&self) -> BoxFuture<'_, Inspection>;
 }
 
 /// The name of an event on the wire, in answers and in streams: `epoch-offset`.
-pub fn event_id(position: Position) -> String {
+pub fn event_id(position: LogPosition) -> String {
     format!("{}-{}", position.epoch, position.offset)
 }

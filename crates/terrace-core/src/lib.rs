@@ -4,6 +4,7 @@
 //! one behaviour each; a level is a stack of them. This crate holds the contract and what checks it:
 //!
 //! - the values: [`Key`], [`Value`], [`Version`], [`Record`], [`Token`];
+//! - which database answers, how far it has come, whether caches may be believed: [`history`];
 //! - the contract: [`Store`], five methods, batches first, with [`StoreExt`] for one key;
 //! - the port of caches that cannot be filled with something old: [`Cache`], [`Invalidations`];
 //! - the port of a database's committed changes, in commit order: [`ChangeLog`];
@@ -34,6 +35,7 @@ pub mod cache;
 pub mod change_log;
 mod error;
 pub mod event_stream;
+pub mod history;
 mod inspection;
 pub mod journal;
 mod key;
@@ -55,11 +57,12 @@ pub use answer::{
     Write,
 };
 pub use cache::{Cache, Entry, Invalidations, Lease, Lookup, Notice, Offer};
-pub use change_log::{ChangeLog, Changes, Follower, Logged, PositionLost};
+pub use change_log::{ChangeLog, Changes, Follower, LogPosition, Logged, PositionLost};
 pub use error::{Error, ErrorKind, Result};
 pub use event_stream::EventStream;
 /// What asynchronous methods of object-safe traits answer.
 pub use futures_util::future::BoxFuture;
+pub use history::{Generation, Generations, Histories, Position, Proof, Standing};
 pub use inspection::{Figure, Inspection, Status, Unit};
 /// A moment in UTC.
 pub use jiff::Timestamp;
@@ -78,4 +81,4 @@ pub use shard::{
     Follow, KeptLog, Member, Move, Plan, Rows, SLOTS, Shard, ShardState, Slot, SlotSet,
 };
 pub use store::{Consistency, ReadOptions, Store, StoreExt, WriteOptions, one};
-pub use token::{Position, Token};
+pub use token::Token;

@@ -17,7 +17,7 @@ use quick_cache::sync::Cache as Slots;
 use quick_cache::{DefaultHashBuilder, OptionsBuilder};
 
 use crate::{
-    BoxFuture, Cache, Inspection, Invalidations, Key, Lookup, Notice, Offer, Result, Runtime, Unit,
+    BoxFuture, Cache, Inspection, Invalidations, Key, Lease, Lookup, Notice, Offer, Result, Runtime, Unit,
     Version,
 };
 use notices::Notices;
@@ -188,8 +188,8 @@ impl MemoryCache {
         }
     }
 
-    /// The lease that a miss of this key would answer now, for callers that found a hit too old.
-    pub fn lease(&self, key: &Key) -> crate::Lease {
+    /// The lease that a miss of this key would answer now.
+    pub fn lease_now(&self, key: &Key) -> Lease {
         self.stripes.lease(key)
     }
 
@@ -334,6 +334,10 @@ impl Cache for MemoryCache {
         })
     }
 
+    fn lease(&self, key: &Key) -> Option<Lease> {
+        Some(self.lease_now(key))
+    }
+
     fn fill(&self, offers: Vec<Offer>) -> BoxFuture<'_, Result<()>> {
         Box::pin(async move {
             for offer in offers {
@@ -358,6 +362,10 @@ impl Cache for MemoryCache {
             self.notices.cleared();
             Ok(())
         })
+    }
+
+    fn interruptions(&self) -> u64 {
+        0
     }
 
     fn whole_for(&self) -> Duration {

@@ -3,15 +3,16 @@
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::ops::Bound;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 
 use crate::{
-    BoxFuture, Change, Durability, Error, ErrorKind, Idempotency, Inspection, Key, Origin, Outcome,
-    Page, Position, Precondition, Read, ReadOptions, Receipt, Record, Result, Runtime, Scan,
-    Sequence, Status, Store, Token, Unit, Value, Version, Write, WriteOptions,
+    BoxFuture, Change, Durability, Error, ErrorKind, Generation, Generations, Histories, Idempotency,
+    Inspection, Key, Origin, Outcome, Page, Position, Precondition, Proof, Read,
+    ReadOptions, Receipt, Record, Result, Runtime, Scan, Sequence, Standing, Status, Store, Token,
+    Unit, Value, Version, Write, WriteOptions,
 };
 
 /// Keeps records in memory, with every promise of the contract except durability: its receipts say
@@ -20,12 +21,14 @@ use crate::{
 #[derive(Debug)]
 pub struct MemoryStore {
     runtime: Runtime,
-    history: Arc<str>,
+    heard: Histories,
     state: Mutex<State>,
 }
 
 #[derive(Debug, Default)]
 struct State {
+    /// What a database would keep of its history and its generation.
+    standing: Option<Standing>,
     rows: BTreeMap<Key, Row>,
     latest: u64,
     results: HashMap<String, Done>,
@@ -59,8 +62,20 @@ impl Default for MemoryStore {
 impl MemoryStore {
     /// An empty store on this runtime's clock.
     pub fn new(runtime: Runtime) -> Self {
-        let history = format!("memory-{:08x}", runtime.random() >> 32).into();
-        Self { runtime, history, state: Mutex::default() }
+        let standing = Standing::of(format!("memory-{:08x}.1", runtime.random() >> 32));
+        let state = State { standing: Some(standing.clone()), ..State::default() };
+        Self { runtime, heard: Histories::new(standing), state: Mutex::new(state) }
+    }
+
+    /// What a database does that was restored, copied or replaced: it begins a new history.
+    pub fn begin_history(&self) {
+        let mut state = self.state();
+        let name = format!("memory-{:08x}.1", self.runtime.random() >> 32);
+        let standing = state.standing();
+        let mut past = standing.past;
+        past.push(standing.history);
+        let generation = Generation::new(standing.generation.get() + 1);
+        state.standing = Some(Standing { history: name.into(), generation, past });
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -77,18 +92,16 @@ impl MemoryStore {
         Ok(state)
     }
 
-    fn token(&self, version: Version) -> Token {
-        Token::of(Arc::clone(&self.history), Position { epoch: 0, offset: version.get() })
-    }
-
-    fn answer(&self, key: &Key, row: Option<&Row>) -> Read {
-        let version = row.map_or(Version::NONE, |row| row.version);
-        Read {
-            record: row.and_then(|row| row.record(key)),
-            version,
-            origin: Origin::Primary,
-            age: Duration::ZERO,
-            token: self.token(version),
+    /// Refuses a token that this store cannot prove.
+    fn check(&self, state: &State, how: &ReadOptions) -> Result<()> {
+        let Some(asked) = &how.token else { return Ok(()) };
+        let standing = state.standing();
+        if asked.marks().any(|(name, _)| standing.past.contains(name)) {
+            return Err(crate::history::lost());
+        }
+        match asked.position(&standing.history) {
+            Some(asked) if asked.get() > state.latest => Err(crate::history::ahead()),
+            _ => Ok(()),
         }
     }
 
@@ -111,8 +124,9 @@ impl MemoryStore {
                     outcome,
                     version,
                     durability: Durability::Accepted,
-                    token: self.token(version),
+                    token: state.token(),
                     origin: Origin::Primary,
+                    event: None,
                 }
             })
             .collect::<Vec<_>>();
@@ -124,8 +138,9 @@ impl MemoryStore {
         Ok(receipts)
     }
 
-    fn page(&self, scan: &Scan) -> Result<Page> {
+    fn page(&self, scan: &Scan, how: &ReadOptions) -> Result<Page> {
         let state = self.open("scan")?;
+        self.check(&state, how)?;
         let from = match &scan.after {
             Some(after) => Bound::Excluded(after.clone()),
             None => Bound::Unbounded,
@@ -137,7 +152,7 @@ impl MemoryStore {
             .filter_map(|(key, row)| row.record(key))
             .take(scan.limit + 1)
             .collect();
-        Ok(Page::cut(records, scan.limit, Origin::Primary))
+        Ok(Page::cut(records, scan.limit, Origin::Primary).proving(state.token()))
     }
 }
 
@@ -148,7 +163,7 @@ impl MemoryStore {
     pub(crate) fn rows(&self) -> Vec<crate::Logged> {
         let state = self.state();
         let rows = state.rows.iter().map(|(key, row)| crate::Logged {
-            position: Position { epoch: 0, offset: row.version.get() },
+            position: LogPosition { epoch: 0, offset: row.version.get() },
             key: key.clone(),
             version: row.version,
             record: row.record(key),
@@ -200,6 +215,34 @@ impl MemoryStore {
 }
 
 impl State {
+    fn standing(&self) -> Standing {
+        self.standing.clone().unwrap_or_else(|| Standing::of("memory"))
+    }
+
+    fn token(&self) -> Token {
+        Token::of(self.standing().history, Position::new(self.latest))
+    }
+
+    fn answer(&self, key: &Key) -> Read {
+        let row = self.rows.get(key);
+        let version = row.map_or(Version::NONE, |row| row.version);
+        let standing = self.standing();
+        let proof = Proof {
+            history: standing.history,
+            generation: standing.generation,
+            through: Position::new(self.latest),
+            shown: Position::new(version.get()),
+        };
+        Read {
+            record: row.and_then(|row| row.record(key)),
+            version,
+            origin: Origin::Primary,
+            age: Duration::ZERO,
+            token: proof.token(),
+            proof: Some(proof),
+        }
+    }
+
     fn apply(&mut self, write: Write, wall: Timestamp) -> (Outcome, Version) {
         let row = self.rows.get(&write.key);
         let applied = row.map_or(Sequence::NONE, |row| row.applied);
@@ -248,6 +291,41 @@ impl Row {
     }
 }
 
+impl Generations for MemoryStore {
+    fn admits(&self, proof: &Proof, asked: Option<&Token>) -> bool {
+        self.heard.admits(proof, asked)
+    }
+
+    fn looked_at(&self) -> Option<Instant> {
+        self.heard.looked_at()
+    }
+
+    fn changes(&self) -> tokio::sync::watch::Receiver<u64> {
+        self.heard.changes()
+    }
+
+    fn look(&self) -> BoxFuture<'_, Result<()>> {
+        Box::pin(async move {
+            let asked = self.runtime.now();
+            let standing = self.open("look")?.standing();
+            self.heard.heard(standing, asked);
+            Ok(())
+        })
+    }
+
+    fn raise<'a>(&'a self, _: &'a [Key]) -> BoxFuture<'a, Result<()>> {
+        Box::pin(async move {
+            let mut state = self.open("raise")?;
+            let standing = state.standing();
+            let generation = Generation::new(standing.generation.get() + 1);
+            let standing = Standing { generation, ..standing };
+            state.standing = Some(standing.clone());
+            self.heard.heard(standing, self.runtime.now());
+            Ok(())
+        })
+    }
+}
+
 impl fmt::Display for MemoryStore {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("memory")
@@ -263,7 +341,8 @@ impl Store for MemoryStore {
         Box::pin(async move {
             how.deadline.check(self.runtime.now())?;
             let state = self.open("read")?;
-            Ok(keys.iter().map(|key| self.answer(key, state.rows.get(key))).collect())
+            self.check(&state, how)?;
+            Ok(keys.iter().map(|key| state.answer(key)).collect())
         })
     }
 
@@ -281,7 +360,7 @@ impl Store for MemoryStore {
     fn scan<'a>(&'a self, scan: &'a Scan, how: &'a ReadOptions) -> BoxFuture<'a, Result<Page>> {
         Box::pin(async move {
             how.deadline.check(self.runtime.now())?;
-            self.page(scan)
+            self.page(scan, how)
         })
     }
 

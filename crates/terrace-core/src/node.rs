@@ -2,17 +2,16 @@
 //!
 //! A primary and its replicas go through one history at different times. Whoever chooses between
 //! them asks each for its [`NodeState`]; what a server cannot say of itself, as how far it is
-//! behind, follows from comparing its position with where the primary was, and when.
+//! behind, follows from comparing its log with where that of the primary was, and when.
 
 use std::fmt;
-use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
 
-use crate::{Deadline, Position, Result};
+use crate::{Deadline, Position, Result, Standing};
 
 /// One server of a primary and its replicas. Its records are read and written by a
-/// [`Store`](crate::Store) over it, whose answers' tokens name [`NodeState::log`].
+/// [`Store`](crate::Store) over it, whose answers prove by themselves how far it has come.
 pub trait Node: fmt::Debug + fmt::Display + Send + Sync + 'static {
     /// Asks the server. Not delayed by its requests. Cancellation safe.
     ///
@@ -21,9 +20,15 @@ pub trait Node: fmt::Debug + fmt::Display + Send + Sync + 'static {
     fn state(&self, deadline: Deadline) -> BoxFuture<'_, Result<NodeState>>;
 
     /// From now on the store answers for this life of the server, and refuses to for a later one.
-    /// A server that was restarted may have gone back, and whoever relied on its position must
-    /// hear of the new one before it gets an answer.
+    /// A server that was restarted may have gone back, and whoever relied on what it showed must hear
+    /// of the new one before it gets an answer.
     fn admit(&self, state: &NodeState);
+
+    /// Raises the generation of its history, durably, and answers what it is now.
+    ///
+    /// # Errors
+    /// `Unavailable` when the server cannot be reached or takes no writes; it may have been raised.
+    fn raise(&self) -> BoxFuture<'_, Result<Standing>>;
 }
 
 /// What a server takes.
@@ -40,15 +45,17 @@ pub enum Role {
 pub struct NodeState {
     /// What it takes.
     pub role: Role,
-    /// Which run of the server this is: within one, its position never goes back.
+    /// Which run of the server this is: within one, what it shows never goes back.
     pub life: u64,
-    /// The name of the records' history; versions are positions in it.
-    pub history: Arc<str>,
-    /// The name of the log that positions are of; the same as `history` where they are versions.
-    pub log: Arc<str>,
-    /// How far it has come: on a primary everything acknowledged before it was asked, on a replica
-    /// everything that it shows. The epoch is that of the history it follows.
+    /// Its history and generation, as its snapshot shows them. A replica shows those of its primary as
+    /// soon as it has come to where they began.
+    pub standing: Standing,
+    /// Of two that take writes, the one with the higher timeline was promoted last.
+    pub timeline: u64,
+    /// Everything at or before it is visible.
     pub position: Position,
-    /// Where each earlier epoch of its history ended, as far as it tells.
-    pub forks: Vec<Position>,
+    /// How far its log has come, in whatever the engine counts: on a primary past everything
+    /// acknowledged before it was asked, on a replica what it shows. Lag is told from it, and nothing
+    /// else.
+    pub log_end: u64,
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use futures_util::future::BoxFuture;
 use jiff::Timestamp;
 
-use crate::{Inspection, Key, Logged, Page, Position, Record, Result, Scan, Version};
+use crate::{Inspection, Key, Logged, Page, LogPosition, Record, Result, Scan, Version};
 
 /// Records as the query side keeps them, with what the command side does not answer: counts, full
 /// text, activity. Only a projector changes it, batch by batch, each with its checkpoint in one
@@ -21,7 +21,7 @@ pub trait ReadModel: fmt::Debug + fmt::Display + Send + Sync + 'static {
         &'a self,
         of: Projection,
         source: &'a str,
-    ) -> BoxFuture<'a, Result<Option<Position>>>;
+    ) -> BoxFuture<'a, Result<Option<LogPosition>>>;
 
     /// Makes a projection empty, and at the beginning of this source.
     ///
@@ -120,10 +120,10 @@ pub trait ReadModel: fmt::Debug + fmt::Display + Send + Sync + 'static {
 ///
 /// # Errors
 /// As [`ReadModel::begin`].
-pub async fn begun(model: &dyn ReadModel, of: Projection, source: &str) -> Result<Position> {
+pub async fn begun(model: &dyn ReadModel, of: Projection, source: &str) -> Result<LogPosition> {
     match model.checkpoint(of, source).await? {
         Some(position) => Ok(position),
-        None => model.begin(of, source).await.map(|()| Position::default()),
+        None => model.begin(of, source).await.map(|()| LogPosition::default()),
     }
 }
 
@@ -142,9 +142,9 @@ pub struct Batch {
     /// The log's name.
     pub source: String,
     /// The checkpoint before it.
-    pub from: Position,
+    pub from: LogPosition,
     /// The checkpoint after it.
-    pub to: Position,
+    pub to: LogPosition,
     /// What to apply, one a key.
     pub folded: Vec<Folded>,
     /// What to set aside because it cannot be applied, and why.
@@ -187,7 +187,7 @@ pub struct Rows {
     /// One a key.
     pub rows: Vec<Row>,
     /// How far the projection had come.
-    pub checkpoint: Position,
+    pub checkpoint: LogPosition,
     /// The log that it follows; empty before the first.
     pub source: String,
 }
@@ -213,7 +213,7 @@ pub struct Parked {
     /// The key.
     pub key: Key,
     /// The first change that could not be applied.
-    pub position: Position,
+    pub position: LogPosition,
     /// How many changes wait.
     pub commands: u64,
     /// Why.

@@ -22,7 +22,8 @@ use futures_util::future::BoxFuture;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    ChangeLog, Error, ErrorKind, Inspection, Key, Logged, Position, Result, Store, Version,
+    ChangeLog, Error, ErrorKind, Generations, Inspection, Key, LogPosition, Logged, Result, Store,
+    Version,
 };
 
 pub use slots::{SLOTS, Slot, SlotSet};
@@ -85,6 +86,9 @@ pub trait Shard: fmt::Debug + fmt::Display + Send + Sync + 'static {
 
     /// The right to move slots from and to this database, until it is dropped.
     fn reserve(&self) -> BoxFuture<'_, Result<Reserved>>;
+
+    /// What caches must know of this database.
+    fn generations(&self) -> Arc<dyn Generations>;
 
     /// Health, counters and structure.
     fn inspect(&self) -> BoxFuture<'_, Inspection>;
@@ -199,13 +203,13 @@ pub struct Follow {
 
 impl Follow {
     /// How far the change log was followed.
-    pub fn position(&self) -> Position {
-        Position { epoch: self.position.0, offset: self.position.1 }
+    pub fn position(&self) -> LogPosition {
+        LogPosition { epoch: self.position.0, offset: self.position.1 }
     }
 
     /// The same at another position of the log.
     #[must_use]
-    pub fn at(mut self, position: Position) -> Self {
+    pub fn at(mut self, position: LogPosition) -> Self {
         self.position = (position.epoch, position.offset);
         self
     }

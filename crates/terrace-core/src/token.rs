@@ -7,33 +7,21 @@ use std::sync::Arc;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
-use crate::{Error, Result};
-
-/// How far one history has come: an epoch, and an offset within it.
-///
-/// A history is what one database (a primary with its replicas, one shard, one region's log) went
-/// through. The epoch grows when the history forks (a PostgreSQL timeline after a promotion); the
-/// offset grows with every write (a version, an LSN, a position in a log).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Position {
-    /// Which branch of the history.
-    pub epoch: u64,
-    /// How far along it.
-    pub offset: u64,
-}
+use crate::{Error, Position, Result};
 
 /// Proof of what a client has seen: for each history a position that a later read must have reached.
 ///
-/// Clients get it as opaque text in `Terrace-Token` and send it back. Histories have the names of
-/// their databases, so a token that comes from other databases asks nothing here. Two tokens merge
-/// by taking the later position of each history; the empty token asks nothing.
+/// Clients get it as opaque text in `Terrace-Token` and send it back. A token of a history that this
+/// database never had asks nothing here; one of a history that it once had is lost (see
+/// [`Histories`](crate::Histories)). Two tokens merge by taking the later position of each history;
+/// the empty token asks nothing.
 ///
 /// ```
 /// # use terrace_core::{Position, Token};
-/// let token = Token::of("db-7f3a", Position { epoch: 0, offset: 42 });
+/// let token = Token::of("db-7f3a", Position::new(42));
 /// let sent = token.to_string();
 /// assert_eq!(sent.parse::<Token>()?, token);
-/// assert_eq!(token.position("db-7f3a").unwrap().offset, 42);
+/// assert_eq!(token.position("db-7f3a"), Some(Position::new(42)));
 /// assert!(token.position("another").is_none());
 /// assert!("garbage".parse::<Token>().is_err());
 /// # Ok::<(), terrace_core::Error>(())
@@ -48,9 +36,10 @@ pub struct Token {
 
 impl Token {
     /// The format's version, the first byte of the text form.
-    const FORMAT: u8 = 1;
-    /// A client can send any text; more histories than this are refused.
-    const MAX_MARKS: usize = 64;
+    const FORMAT: u8 = 2;
+    /// A client can send any text; more histories than this are refused. A batch over as many shards
+    /// as one cluster can have answers fewer.
+    const MAX_MARKS: usize = 1024;
 
     /// A token that asks for this position of this history. A name has 1 to 255 bytes.
     pub fn of(history: impl Into<Arc<str>>, position: Position) -> Self {
@@ -67,24 +56,10 @@ impl Token {
         self.marks().find(|(name, _)| &***name == history).map(|(_, position)| position)
     }
 
-    /// The position in the first history whose name begins with this.
-    pub fn position_in(&self, prefix: &str) -> Option<Position> {
-        self.marks().find(|(name, _)| name.starts_with(prefix)).map(|(_, position)| position)
-    }
-
-    /// Whether an answer that proves this token satisfies a client that asks for `asked`.
-    ///
-    /// Every history of this token must have come as far as asked. Histories that only `asked` knows
-    /// are of other databases and do not count, so an answer names each history that it comes from.
-    pub fn covers(&self, asked: &Self) -> bool {
-        self.marks().all(|(name, mine)| asked.position(name).is_none_or(|floor| mine >= floor))
-    }
-
-    /// Whether no history of this token has forked since `asked`: of what was before a fork, some may
-    /// be lost, and a later position proves nothing of it.
-    pub fn is_unforked_since(&self, asked: &Self) -> bool {
-        self.marks()
-            .all(|(name, mine)| asked.position(name).is_none_or(|floor| mine.epoch == floor.epoch))
+    /// What it asks, by history.
+    pub fn marks(&self) -> impl Iterator<Item = (&Arc<str>, Position)> {
+        let first = self.first.iter().map(|(name, position)| (name, *position));
+        first.chain(self.rest.iter().map(|(name, position)| (name, *position)))
     }
 
     /// What it asks of all histories but this one.
@@ -115,8 +90,8 @@ impl Token {
         }
     }
 
-    /// The bytes of a token, for storage: a version byte and, for each history, its name and position.
-    pub fn to_bytes(&self) -> Vec<u8> {
+    /// The bytes of a token: a version byte and, for each history, its name and position.
+    fn to_bytes(&self) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(64);
         bytes.push(Self::FORMAT);
         for (name, position) in self.marks() {
@@ -124,18 +99,13 @@ impl Token {
             #[expect(clippy::cast_possible_truncation, reason = "cut to 255 bytes above")]
             bytes.push(name.len() as u8);
             bytes.extend_from_slice(name);
-            put_varint(&mut bytes, position.epoch);
-            put_varint(&mut bytes, position.offset);
+            put_varint(&mut bytes, position.get());
         }
         bytes
     }
 
-    /// Reads what [`Token::to_bytes`] gave. `name_of` makes the name of each history, so that
-    /// whoever reads many tokens may share the names.
-    ///
-    /// # Errors
-    /// [`ErrorKind::InvalidInput`](crate::ErrorKind::InvalidInput) for any other bytes.
-    pub fn from_bytes(bytes: &[u8], name_of: impl Fn(&str) -> Arc<str>) -> Result<Self> {
+    /// Reads what [`Token::to_bytes`] gave.
+    fn from_bytes(bytes: &[u8]) -> Result<Self> {
         let (&format, mut rest) = bytes.split_first().ok_or_else(wrong)?;
         if format != Self::FORMAT {
             return Err(wrong());
@@ -145,22 +115,16 @@ impl Token {
             let Some((&length, tail)) = rest.split_first() else { return Ok(token) };
             let (name, tail) = tail.split_at_checked(usize::from(length)).ok_or_else(wrong)?;
             let name = std::str::from_utf8(name).map_err(|_| wrong())?;
-            let (epoch, tail) = take_varint(tail).ok_or_else(wrong)?;
-            let (offset, tail) = take_varint(tail).ok_or_else(wrong)?;
-            token.merge(&Self::of(name_of(name), Position { epoch, offset }));
+            let (position, tail) = take_varint(tail).ok_or_else(wrong)?;
+            token.merge(&Self::of(name, Position::new(position)));
             rest = tail;
         }
         Err(wrong())
     }
 
-    /// Base64url of [`Token::to_bytes`], as clients get it.
+    /// Base64url, as clients get it.
     pub fn to_text(&self) -> String {
         URL_SAFE_NO_PAD.encode(self.to_bytes())
-    }
-
-    fn marks(&self) -> impl Iterator<Item = (&Arc<str>, Position)> {
-        let first = self.first.iter().map(|(name, position)| (name, *position));
-        first.chain(self.rest.iter().map(|(name, position)| (name, *position)))
     }
 }
 
@@ -176,7 +140,7 @@ impl FromStr for Token {
 
     fn from_str(text: &str) -> Result<Self> {
         let bytes = URL_SAFE_NO_PAD.decode(text).map_err(|_| wrong())?;
-        Self::from_bytes(&bytes, |name| name.into())
+        Self::from_bytes(&bytes)
     }
 }
 
@@ -214,15 +178,13 @@ mod tests {
     use super::*;
 
     fn tokens() -> impl Strategy<Value = Token> {
-        proptest::collection::vec(("[a-z:0-9-]{1,12}", any::<u64>(), any::<u64>()), 0..6).prop_map(
-            |marks| {
-                let mut token = Token::default();
-                for (name, epoch, offset) in marks {
-                    token.merge(&Token::of(name, Position { epoch, offset }));
-                }
-                token
-            },
-        )
+        proptest::collection::vec(("[a-z:0-9-]{1,12}", any::<u64>()), 0..6).prop_map(|marks| {
+            let mut token = Token::default();
+            for (name, position) in marks {
+                token.merge(&Token::of(name, Position::new(position)));
+            }
+            token
+        })
     }
 
     fn asks(token: &Token) -> BTreeMap<Arc<str>, Position> {
@@ -233,8 +195,6 @@ mod tests {
         #[test]
         fn text_keeps_what_is_asked(token in tokens()) {
             prop_assert_eq!(asks(&token.to_string().parse().unwrap()), asks(&token));
-            let bytes = token.to_bytes();
-            prop_assert_eq!(asks(&Token::from_bytes(&bytes, |name| name.into()).unwrap()), asks(&token));
         }
 
         #[test]

@@ -2,7 +2,7 @@
 
 mod far;
 mod reads;
-mod undelivered;
+mod trust;
 mod writes;
 
 use std::fmt;
@@ -11,17 +11,17 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use terrace_core::{
-    BoxFuture, Cache, Deadline, Error, ErrorKind, Inspection, Key, Page, Read, ReadOptions,
-    Receipt, Result, Runtime, Scan, Status, Store, Unit, Write, WriteOptions,
+    BoxFuture, Cache, Deadline, Error, ErrorKind, Generations, Inspection, Key, Page, Read,
+    ReadOptions, Receipt, Result, Runtime, Scan, Status, Store, Write, WriteOptions,
 };
 use tokio::sync::watch;
 
 use far::Far;
-pub(crate) use reads::{proof, satisfies};
-use undelivered::Undelivered;
+pub(crate) use reads::is_young;
+use trust::Trust;
 pub(crate) use writes::{Repeats, written};
 
-/// How long [`CacheAside`] waits for its cache, and what it remembers while it cannot reach it.
+/// How long [`CacheAside`] waits for its cache.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CacheAsideOptions {
     /// How long a lookup and an invalidation may take before the cache counts as failing. Lookups
@@ -35,20 +35,9 @@ pub struct CacheAsideOptions {
     /// How long a load may take, and how old its answer may be, to be offered to the cache; must be well below the lifetime of the
     /// cache's tombstones (60 s). 30 s.
     pub max_load: Duration,
-    /// How many keys whose invalidation could not be delivered are remembered one by one. Beyond
-    /// that no key is trusted until the cache has been cleared. 100 000.
-    pub max_undelivered: usize,
-    /// How long a write of unknown outcome may still take effect: its keys are invalidated at once
-    /// and again after this. Must be longer than the database's statement timeout. 15 s.
-    pub doubt: Duration,
-    /// How long to wait before an invalidation is tried again; doubles up to
-    /// [`CacheAsideOptions::max_retry`]. 50 ms.
-    pub retry: Duration,
-    /// The longest wait before an invalidation is tried again. 5 s.
-    pub max_retry: Duration,
     /// Whether the store below may answer from replicas: then a load that is older than the key's
-    /// tombstone in the cache, or of a key whose invalidation could not be delivered, is done again by
-    /// a [`Strong`](terrace_core::Consistency::Strong) read, so that a read after an acknowledged
+    /// tombstone in the cache, or of an older generation, is done again by a
+    /// [`Strong`](terrace_core::Consistency::Strong) read, so that a read after an acknowledged
     /// write is not older here either. `false`.
     pub over_replicas: bool,
 }
@@ -60,10 +49,6 @@ impl Default for CacheAsideOptions {
             rest: Duration::from_millis(200),
             fill_wait: Duration::from_millis(50),
             max_load: Duration::from_secs(30),
-            max_undelivered: 100_000,
-            doubt: Duration::from_secs(15),
-            retry: Duration::from_millis(50),
-            max_retry: Duration::from_secs(5),
             over_replicas: false,
         }
     }
@@ -72,32 +57,33 @@ impl Default for CacheAsideOptions {
 /// A layer that keeps a shared [`Cache`] beside its inner store.
 ///
 /// **What it is.** Cache-aside that cannot be filled with something old: entries are ordered by the
-/// record's version, and fills need a lease from before the load (see [`terrace_core::cache`]).
+/// record's version, fills need a lease from before the load (see [`terrace_core::cache`]), and an
+/// entry is believed only under the history and the generation that are in force (see
+/// [`terrace_core::history`]).
 ///
 /// **On read.** Asks the cache for all keys in one call. Hits answer as [`Origin::Far`] with their
-/// age, if they are as new as the token and the staleness asked for. All others are loaded from the
-/// inner store in one batch, answered, and offered to the cache; the answer waits for that, up to
+/// age, if they are as young as asked and prove what the token asks for. All others are loaded from
+/// the inner store in one batch, answered, and offered to the cache; the answer waits for that, up to
 /// `fill_wait`, so that what follows a miss is a hit. A [`Strong`] read goes past the cache and
 /// does not fill it. Knowing that there is no record is cached, too.
 ///
 /// **On write.** Writes to the inner store, then invalidates the applied keys at their new
-/// versions, and answers when that was delivered. Both run in a task of their own, so a caller that
-/// goes away between commit and invalidation changes nothing. When nobody knows whether a write was
-/// applied, its keys stay out of the cache until a tombstone expires.
+/// versions, and answers when that was delivered. Where it could not be, the generation is raised
+/// before the answer: nobody believes from then on what was cached before. Both run in a task of their
+/// own, so a caller that goes away between commit and invalidation changes nothing. When nobody knows
+/// whether a write was applied, its keys stay out of the cache until a tombstone expires, and the
+/// store raises the generation once the write cannot come any more.
 ///
 /// **On delete.** As on write; the tombstone has the version of the deletion.
 ///
 /// **On failure.** A cache that fails or is too slow is left alone for `rest`: reads go to the
 /// inner store and never fail for its sake. Put a `ConcurrencyLimit` below, or a dead cache lets
-/// all of its load through. An invalidation that could not be delivered puts its key on a list
-/// before the receipt is answered. Reads of listed keys go past the cache, fills of them are not
-/// offered, and a background task repeats the invalidation until the cache took it; only then the
-/// key leaves the list. A fill that slips through in between is overwritten by that tombstone and
-/// never read by this instance. *Other* instances may read the old entry until it is delivered,
-/// since nobody can tell them; and if this process dies first, until the entry expires.
+/// all of its load through. After it was out of reach, and after a second in which nobody looked, the
+/// generation is looked at before the next hit is believed. A write that could neither be told to the
+/// cache nor raise the generation answers [`ErrorKind::OutcomeUnknown`]; this instance reads past the
+/// cache until the generation was raised.
 ///
-/// **Defaults.** See [`CacheAsideOptions`]: 250 ms a cache call, 50 ms a fill, loads up to 30 s,
-/// 100 000 undelivered keys.
+/// **Defaults.** See [`CacheAsideOptions`]: 250 ms a cache call, 50 ms a fill, loads up to 30 s.
 ///
 /// **Where it belongs.** Above whatever commits, below whatever is nearer to the client:
 /// `NearCache(CacheAside(redis, Coalesce(postgres)))`. Wrong: `Coalesce(CacheAside(..))` makes hits
@@ -122,7 +108,8 @@ impl Default for CacheAsideOptions {
 /// let runtime = Runtime::system();
 /// let cache = Arc::new(MemoryCache::new(MemoryCacheOptions::default(), runtime.clone()));
 /// let inner = Arc::new(MemoryStore::new(runtime.clone()));
-/// let store = CacheAside::new(inner, cache, CacheAsideOptions::default(), runtime);
+/// let generations = inner.clone();
+/// let store = CacheAside::new(inner, cache, generations, CacheAsideOptions::default(), runtime);
 /// assert_eq!(store.to_string(), "CacheAside(memory, memory)");
 ///
 /// let key = Key::new("a")?;
@@ -139,12 +126,13 @@ pub struct CacheAside {
     shared: Arc<Shared>,
 }
 
-/// What reads, detached writes and the delivery of invalidations share.
+/// What reads and detached writes share.
 #[derive(Debug)]
 struct Shared {
     inner: Arc<dyn Store>,
+    generations: Arc<dyn Generations>,
     far: Far,
-    undelivered: Undelivered,
+    trust: Trust,
     options: CacheAsideOptions,
     runtime: Runtime,
     hits: AtomicU64,
@@ -165,17 +153,19 @@ enum Mutant {
 }
 
 impl CacheAside {
-    /// Keeps `cache` beside `inner`.
+    /// Keeps `cache` beside `inner`; `generations` are those of the databases of `inner`.
     pub fn new(
         inner: Arc<dyn Store>,
         cache: Arc<dyn Cache>,
+        generations: Arc<dyn Generations>,
         options: CacheAsideOptions,
         runtime: Runtime,
     ) -> Self {
         let shared = Shared {
             inner,
+            generations,
             far: Far::new(cache, options.cache_timeout, options.rest, runtime.clone()),
-            undelivered: Undelivered::new(options.max_undelivered),
+            trust: Trust::default(),
             options,
             runtime,
             hits: AtomicU64::new(0),
@@ -204,7 +194,7 @@ impl CacheAside {
         self.mutated(Mutant::InvalidatesFirst)
     }
 
-    /// A broken variant: forgets invalidations that could not be delivered.
+    /// A broken variant: forgets invalidations that could not be delivered, and raises no generation.
     #[cfg(feature = "mutants")]
     #[must_use]
     pub fn forgetting(self) -> Self {
@@ -229,20 +219,19 @@ impl Shared {
 
     async fn inspect(&self) -> Inspection {
         let (inner, cache) = tokio::join!(self.inner.inspect(), self.far.inspect());
-        let undelivered = self.undelivered.len();
         let count = |count: &AtomicU64| count.load(Ordering::Relaxed);
         let tree = Inspection::new("cache-aside")
             .option("cache_timeout", format_args!("{} ms", self.options.cache_timeout.as_millis()))
-            .option("max_undelivered", self.options.max_undelivered)
             .counter("hits", count(&self.hits))
             .counter("misses", count(&self.misses))
             .counter("bypassed", count(&self.bypassed))
-            .gauge("undelivered", undelivered, Unit::Count);
-        let tree = if self.far.has_just_failed() {
-            let note = "the cache does not answer; reads go to the store below until it does";
+            .counter("raises", count(&self.trust.raises));
+        let tree = if self.trust.is_owed() {
+            let note = "a write could not be told to the cache, which is bypassed until the database \
+                        has said so to all instances";
             tree.status(Status::Degraded, note)
-        } else if undelivered > 0 {
-            let note = "written keys bypass the cache until it has taken their invalidations";
+        } else if self.far.has_just_failed() {
+            let note = "the cache does not answer; reads go to the store below until it does";
             tree.status(Status::Degraded, note)
         } else {
             tree
@@ -257,10 +246,10 @@ impl Shared {
         let deadline = Deadline::at(self.runtime.now() + self.options.max_load);
         let mut writing = self.writing.subscribe();
         let _ = self.runtime.within(deadline, writing.wait_for(|writing| *writing == 0)).await;
-        let delivered = self.deliver_the_rest().await;
+        let told = self.settle_debt().await;
         let cache = self.far.close().await;
         self.inner.close().await?;
-        delivered.and(cache)
+        told.and(cache)
     }
 }
 
@@ -289,7 +278,7 @@ impl Store for CacheAside {
     }
 
     fn scan<'a>(&'a self, scan: &'a Scan, how: &'a ReadOptions) -> BoxFuture<'a, Result<Page>> {
-        self.shared.inner.scan(scan, how)
+        Box::pin(self.shared.scan(scan, how))
     }
 
     fn inspect(&self) -> BoxFuture<'_, Inspection> {

@@ -1,5 +1,6 @@
 //! Commands to one database, queries from another that follows it.
 
+mod heads;
 mod projector;
 mod reads;
 mod relay;
@@ -10,16 +11,18 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use terrace_core::history::lineage;
 use terrace_core::read_model::{Activity, Counted, Row, Rows};
 use terrace_core::{
-    BoxFuture, ChangeLog, Consistency, Deadline, Error, ErrorKind, Inspection, Key, Origin, Page,
-    Position, Read, ReadModel, ReadOptions, Receipt, Result, Runtime, Scan, Store, Task, Token,
+    BoxFuture, ChangeLog, Consistency, Deadline, Error, ErrorKind, Inspection, Key, LogPosition,
+    Origin, Page, Read, ReadModel, ReadOptions, Receipt, Result, Runtime, Scan, Store, Task, Token,
     Write, WriteOptions,
 };
 
 pub use projector::{Projector, ProjectorOptions};
 pub use relay::Relay;
 
+use heads::Heads;
 use reads::ReadCounts;
 use shared_log::SharedLog;
 
@@ -54,7 +57,7 @@ pub struct CommandSide {
     pub history: Arc<str>,
     /// Its committed changes.
     pub log: Arc<dyn ChangeLog>,
-    /// The name of the log, under which receipts' tokens have the place of a write.
+    /// The name of the log.
     pub log_name: Arc<str>,
 }
 
@@ -68,8 +71,8 @@ pub struct CommandSide {
 /// at once for strong reads and for keys that are parked. While the read model cannot be reached, the
 /// command side answers.
 ///
-/// **On write, on delete.** The command side; the receipt's token has the place in the log, which is
-/// the event's name.
+/// **On write, on delete.** The command side; the receipt has the place in the log, which is the
+/// event's name.
 ///
 /// **On failure.** What dies between commit and projection is projected later: the log has it. A
 /// change that the read model refuses stops its key, visibly, not the others.
@@ -89,6 +92,7 @@ pub struct Cqrs {
     projector: Arc<Projector>,
     relay: Option<Arc<Relay>>,
     reads: Arc<ReadCounts>,
+    heads: Heads,
     accepted: AtomicU64,
     fallbacks: AtomicU64,
     options: CqrsOptions,
@@ -140,6 +144,7 @@ impl Cqrs {
             projector,
             relay,
             reads,
+            heads: Heads::default(),
             accepted: AtomicU64::new(0),
             fallbacks: AtomicU64::new(0),
             options,
@@ -186,28 +191,30 @@ impl Cqrs {
         rows
     }
 
-    /// The position that an answer must have reached.
-    async fn asked(&self, how: &ReadOptions) -> Result<Option<Position>> {
-        let head = || async { self.command.log.head().await.map(Some) };
-        let token = how.token.as_ref();
-        let logged = token.and_then(|token| token.position(&self.command.log_name));
-        let version = token.and_then(|token| token.position(&self.command.history));
-        match how.consistency {
-            Consistency::MaxStale(_) => head().await,
-            // A version that no place in the log stands for: seen at the command side.
-            _ if version.is_some_and(|version| {
-                version.offset > 0 && logged.is_none_or(|logged| version.offset > logged.offset)
-            }) =>
-            {
-                head().await
-            }
-            _ => Ok(logged),
+    /// The place that an answer must have reached for its token; `Err` where only the command side
+    /// knows: for a token of an earlier or a later life of its database.
+    fn asked(&self, how: &ReadOptions) -> Result<Option<LogPosition>, OnlyTheCommandSide> {
+        let Some(token) = &how.token else { return Ok(None) };
+        let history = &self.command.history;
+        let another =
+            |name: &str| *name != **history && lineage(name) == lineage(history);
+        if token.marks().any(|(name, _)| another(name)) {
+            return Err(OnlyTheCommandSide);
         }
+        Ok(token.position(history).map(|position| self.command.log.place_of(position)))
+    }
+
+    /// Where the log ends now, for a bound on age.
+    async fn head(&self) -> Result<LogPosition> {
+        let asked = self.runtime.now();
+        let head = self.command.log.head().await?;
+        self.heads.note(head, asked);
+        Ok(head)
     }
 
     /// The read model's answer, when it is as new as asked in time and fit to be one.
     async fn query(&self, keys: &[Key], how: &ReadOptions) -> Result<Option<Vec<Read>>> {
-        let asked = self.asked(how).await?;
+        let Ok(mut asked) = self.asked(how) else { return Ok(None) };
         let budget = self.budget(how);
         for round in 0.. {
             let Some(rows) = self.runtime.within(budget, self.model.read(keys)).await else {
@@ -218,12 +225,20 @@ impl Cqrs {
             if !mine && asked.is_none() {
                 return Ok(None);
             }
+            let age = self.heads.age(rows.checkpoint, self.runtime.now());
+            let young = match how.consistency {
+                Consistency::MaxStale(limit) => age.is_some_and(|age| age <= limit),
+                _ => true,
+            };
             // Of the answer's own snapshot: a read database that crashed may have gone back.
-            if asked.is_none_or(|asked| mine && rows.checkpoint >= asked) {
-                return Ok(self.answer(keys, rows, asked, how));
+            if young && asked.is_none_or(|asked| mine && rows.checkpoint >= asked) {
+                return Ok(self.answer(keys, rows, age));
             }
             if budget.passed(self.runtime.now()) {
                 return Ok(None);
+            }
+            if !young {
+                asked = asked.max(Some(self.head().await?));
             }
             self.projector.progressed(asked.unwrap_or_default(), round, budget).await;
         }
@@ -231,21 +246,12 @@ impl Cqrs {
     }
 
     /// `None` when a key is parked: its record may be older than the checkpoint says.
-    fn answer(
-        &self,
-        keys: &[Key],
-        rows: Rows,
-        asked: Option<Position>,
-        how: &ReadOptions,
-    ) -> Option<Vec<Read>> {
+    fn answer(&self, keys: &[Key], rows: Rows, age: Option<Duration>) -> Option<Vec<Read>> {
         if rows.rows.iter().any(|row| row.parked) {
             return None;
         }
-        let position = asked.unwrap_or_default().max(rows.checkpoint);
-        let mut token = Token::of(Arc::clone(&self.command.log_name), position);
-        if let Some(seen) = how.token.as_ref().and_then(|it| it.position(&self.command.history)) {
-            token.merge(&Token::of(Arc::clone(&self.command.history), seen));
-        }
+        let position = self.command.log.position_of(rows.checkpoint);
+        let token = Token::of(Arc::clone(&self.command.history), position);
         let reads = keys.iter().zip(rows.rows).map(|(key, row)| {
             if row.record.is_some() {
                 self.reads.add(key, row.reads);
@@ -254,8 +260,9 @@ impl Cqrs {
                 record: row.record,
                 version: row.version,
                 origin: Origin::ReadModel,
-                age: Duration::ZERO,
+                age: age.unwrap_or_default(),
                 token: token.clone(),
+                proof: None,
             }
         });
         Some(reads.collect())
@@ -266,14 +273,16 @@ impl Cqrs {
         Deadline::at(self.runtime.now() + self.options.wait).min(how.deadline)
     }
 
-    /// The command side's answer. Its token names the place in the log that has all of it: a version
-    /// is no such place, for a lower one of a slower transaction may stand behind it.
+    /// The command side's answer. Its token is of the last command that was logged: the projection
+    /// never comes to what a database does beside them.
     async fn command_side_reads(&self, keys: &[Key], how: &ReadOptions) -> Result<Vec<Read>> {
         let mut reads = self.command.store.read(keys, how).await?;
-        let head = self.runtime.within(how.deadline, self.command.log.head()).await;
+        let head = self.runtime.within(how.deadline, self.head()).await;
         let head = head.unwrap_or_else(|| Err(Deadline::exceeded()))?;
-        let place = Token::of(Arc::clone(&self.command.log_name), head);
-        reads.iter_mut().for_each(|read| read.token.merge(&place));
+        let position = self.command.log.position_of(head);
+        for read in &mut reads {
+            read.token = Token::of(Arc::clone(&self.command.history), position);
+        }
         Ok(reads)
     }
 
@@ -281,6 +290,9 @@ impl Cqrs {
         self.fallbacks.fetch_add(1, Relaxed);
     }
 }
+
+/// What a token asks for cannot be told from the log.
+struct OnlyTheCommandSide;
 
 /// Whether the command side may answer in the place of the read model.
 fn may_fall_back(error: &Error) -> bool {

@@ -8,12 +8,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use terrace_core::{
-    BoxFuture, Consistency, Entry, Inspection, Invalidations, Key, Lease, Lookup, MemoryCache,
-    MemoryCacheOptions, Offer, Origin, Page, Read, ReadOptions, Receipt, Result, Runtime, Scan,
-    Status, Store, Task, Unit, Version, Write, WriteOptions,
+    BoxFuture, Consistency, Entry, Generations, Inspection, Invalidations, Key, Lease, Lookup,
+    MemoryCache, MemoryCacheOptions, Offer, Origin, Page, Read, ReadOptions, Receipt, Result, Runtime,
+    Scan, Status, Store, Task, Unit, Version, Write, WriteOptions,
 };
 
-use crate::cache_aside::{Repeats, proof, satisfies, written};
+use crate::cache_aside::{Repeats, is_young, written};
 use feed::Feed;
 
 /// How much [`NearCache`] keeps, for how long, and how long it believes a silent feed.
@@ -84,8 +84,9 @@ impl Default for NearCacheOptions {
 /// let runtime = Runtime::system();
 /// let cache = Arc::new(MemoryCache::new(MemoryCacheOptions::default(), runtime.clone()));
 /// let inner = Arc::new(MemoryStore::new(runtime.clone()));
-/// let far = CacheAside::new(inner, cache.clone(), CacheAsideOptions::default(), runtime.clone());
-/// let store = NearCache::new(Arc::new(far), cache, NearCacheOptions::default(), runtime);
+/// let options = CacheAsideOptions::default();
+/// let far = CacheAside::new(inner.clone(), cache.clone(), inner.clone(), options, runtime.clone());
+/// let store = NearCache::new(Arc::new(far), cache, inner, NearCacheOptions::default(), runtime);
 /// assert_eq!(store.to_string(), "NearCache(CacheAside(memory, memory))");
 /// # }
 /// ```
@@ -94,13 +95,15 @@ pub struct NearCache {
     inner: Arc<dyn Store>,
     near: Arc<Near>,
     runtime: Runtime,
-    feed: Mutex<Option<Task>>,
+    /// What listens to other instances and to the databases.
+    tasks: Mutex<Vec<Task>>,
 }
 
 /// What reads and the feed share; holds nothing that holds the layer.
 #[derive(Debug)]
 struct Near {
     memory: MemoryCache,
+    generations: Arc<dyn Generations>,
     started: Instant,
     /// Nanoseconds from `started` up to which the memory may answer; 0 for not at all.
     trusted_until: AtomicU64,
@@ -117,16 +120,17 @@ impl NearCache {
     /// A load that took longer fills nothing: the tombstone that would have refused it may be gone.
     const MAX_LOAD: Duration = Duration::from_secs(30);
 
-    /// Keeps what `inner` answers, as long as `feed` says nothing else. Begins to keep when the
-    /// feed is connected.
+    /// Keeps what `inner` answers, as long as `feed` and the `generations` of the databases of `inner`
+    /// say nothing else. Begins to keep when the feed is connected.
     pub fn new(
         inner: Arc<dyn Store>,
         feed: Arc<dyn Invalidations>,
+        generations: Arc<dyn Generations>,
         options: NearCacheOptions,
         runtime: Runtime,
     ) -> Self {
         let memory = Self::memory(&options, &runtime);
-        Self::over(memory, inner, feed, &options, runtime, Feed::new)
+        Self::over(memory, inner, (feed, generations), &options, runtime, Feed::new)
     }
 
     /// A broken variant for tests that prove that they would notice: fills without a lease.
@@ -134,11 +138,12 @@ impl NearCache {
     pub fn without_leases(
         inner: Arc<dyn Store>,
         feed: Arc<dyn Invalidations>,
+        generations: Arc<dyn Generations>,
         options: NearCacheOptions,
         runtime: Runtime,
     ) -> Self {
         let memory = Self::memory(&options, &runtime).without_leases();
-        Self::over(memory, inner, feed, &options, runtime, Feed::new)
+        Self::over(memory, inner, (feed, generations), &options, runtime, Feed::new)
     }
 
     /// A broken variant for tests that prove that they would notice: does not mind gaps.
@@ -146,11 +151,12 @@ impl NearCache {
     pub fn without_numbers(
         inner: Arc<dyn Store>,
         feed: Arc<dyn Invalidations>,
+        generations: Arc<dyn Generations>,
         options: NearCacheOptions,
         runtime: Runtime,
     ) -> Self {
         let memory = Self::memory(&options, &runtime);
-        Self::over(memory, inner, feed, &options, runtime, Feed::without_numbers)
+        Self::over(memory, inner, (feed, generations), &options, runtime, Feed::without_numbers)
     }
 
     fn memory(options: &NearCacheOptions, runtime: &Runtime) -> MemoryCache {
@@ -167,13 +173,14 @@ impl NearCache {
     fn over(
         memory: MemoryCache,
         inner: Arc<dyn Store>,
-        feed: Arc<dyn Invalidations>,
+        (feed, generations): (Arc<dyn Invalidations>, Arc<dyn Generations>),
         options: &NearCacheOptions,
         runtime: Runtime,
         listener: fn(Arc<Near>, Runtime, Duration) -> Feed,
     ) -> Self {
         let near = Arc::new(Near {
             memory,
+            generations,
             started: runtime.now(),
             trusted_until: AtomicU64::new(0),
             trouble: Mutex::new("the feed of invalidations is not connected yet"),
@@ -183,8 +190,11 @@ impl NearCache {
             gaps: AtomicU64::new(0),
         });
         let listener = listener(Arc::clone(&near), runtime.clone(), options.heartbeat_bound);
-        let task = runtime.spawn("near-cache feed", listener.listen(feed.subscribe()));
-        Self { inner, near, runtime, feed: Mutex::new(Some(task)) }
+        let tasks = vec![
+            runtime.spawn("near-cache feed", listener.listen(feed.subscribe())),
+            runtime.spawn("near-cache generations", forget_generations(Arc::clone(&near))),
+        ];
+        Self { inner, near, runtime, tasks: Mutex::new(tasks) }
     }
 
     /// Forgets everything that this instance has in memory.
@@ -243,7 +253,7 @@ impl NearCache {
                     // Fewer answers than asked break the contract; the caller notices.
                     let Some((key, read)) = loaded.next() else { break };
                     if in_time {
-                        self.near.keep(key, lease, &read, how);
+                        self.near.keep(key, lease, &read);
                     }
                     read
                 }
@@ -263,6 +273,15 @@ impl NearCache {
     }
 }
 
+/// Forgets everything with each new generation or history: entries and leases from before count for
+/// nothing. So a hit needs no look at them.
+async fn forget_generations(near: Arc<Near>) {
+    let mut changes = near.generations.changes();
+    while changes.changed().await.is_ok() {
+        near.flush();
+    }
+}
+
 /// A write that has begun; its keys are in doubt when it is dropped before its end.
 struct Doubt<'a> {
     near: &'a Near,
@@ -279,25 +298,32 @@ impl Drop for Doubt<'_> {
 impl Near {
     fn lookup(&self, key: &Key, how: &ReadOptions, now: Instant) -> Result<Read, Lease> {
         match self.memory.lookup_at(key, now) {
-            Lookup::Hit(entry) if satisfies(&entry, how) => {
-                let Entry { record, version, token, age } = entry;
-                Ok(Read { record, version, origin: Origin::Near, age, token })
+            Lookup::Hit(entry) if self.satisfies(&entry, how) => {
+                let Entry { record, version, proof, age } = entry;
+                let token = proof.token();
+                let proof = Some(proof);
+                Ok(Read { record, version, origin: Origin::Near, age, token, proof })
             }
             Lookup::Hit(_) => {
                 self.too_old.fetch_add(1, Ordering::Relaxed);
-                Err(self.memory.lease(key))
+                Err(self.memory.lease_now(key))
             }
             Lookup::Miss(lease) | Lookup::Written { lease, .. } => Err(lease),
         }
     }
 
-    fn keep(&self, key: Key, lease: Lease, read: &Read, how: &ReadOptions) {
-        let entry = Entry {
-            record: read.record.clone(),
-            version: read.version,
-            token: proof(read, how),
-            age: read.age,
-        };
+    /// Whether an entry is as young as asked, and proves what the token asks for. Entries of an earlier
+    /// generation are gone: see [`forget_generations`].
+    fn satisfies(&self, entry: &Entry, how: &ReadOptions) -> bool {
+        let asked = how.token.as_ref();
+        is_young(entry.age, how)
+            && (asked.is_none() || self.generations.admits(&entry.proof, asked))
+    }
+
+    fn keep(&self, key: Key, lease: Lease, read: &Read) {
+        let Some(proof) = read.proof.clone() else { return };
+        let entry =
+            Entry { record: read.record.clone(), version: read.version, proof, age: read.age };
         self.memory.offer(Offer { key, lease, entry });
     }
 
@@ -381,8 +407,9 @@ impl Store for NearCache {
 
     fn close(&self) -> BoxFuture<'_, Result<()>> {
         Box::pin(async {
-            let task = self.feed.lock().unwrap_or_else(PoisonError::into_inner).take();
-            if let Some(task) = task {
+            let tasks =
+                std::mem::take(&mut *self.tasks.lock().unwrap_or_else(PoisonError::into_inner));
+            for task in tasks {
                 task.stop().await;
             }
             // From here on the inner store answers, that it is closed.

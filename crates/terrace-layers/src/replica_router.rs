@@ -11,12 +11,13 @@ use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use terrace_core::{
-    BoxFuture, Inspection, Key, Node, Page, Read, ReadOptions, Receipt, Result, Runtime, Scan,
-    Status, Store, Task, Unit, Write, WriteOptions,
+    BoxFuture, Error, ErrorKind, Generations, Histories, Inspection, Key, Node, Page, Proof, Read,
+    ReadOptions, Receipt, Result, Runtime, Scan, Standing, Status, Store, Task, Token, Unit, Write,
+    WriteOptions,
 };
 use tokio::sync::{Notify, Semaphore, watch as channel};
 
@@ -138,6 +139,8 @@ struct Shared {
     members: Vec<Server>,
     table: ArcSwap<Table>,
     book: Mutex<Book>,
+    /// What the newest primary said, for caches above.
+    histories: Histories,
     /// Told when a table is swapped in.
     swapped: channel::Sender<u64>,
     fallback: Semaphore,
@@ -178,8 +181,8 @@ enum Mutant {
 }
 
 impl ReplicaRouter {
-    /// Over these servers, after each was asked. `history` is the name of their records' history
-    /// ([`NodeState::history`](terrace_core::NodeState::history)). The first is the one that is configured as
+    /// Over these servers, after each was asked. `history` is the name of their records' history at the
+    /// start ([`NodeState::standing`](terrace_core::NodeState::standing)). The first is the one that is configured as
     /// the primary; the others are replicas number 1, 2, ...
     pub async fn start(
         history: Arc<str>,
@@ -209,7 +212,8 @@ impl ReplicaRouter {
         let shared = Shared {
             members: members.into_iter().map(server).collect(),
             table: ArcSwap::from_pointee(Table::empty(count)),
-            book: Mutex::new(Book::new(history, count)),
+            book: Mutex::new(Book::new(Arc::clone(&history), count)),
+            histories: Histories::new(Standing::of(history)),
             swapped: channel::Sender::new(0),
             fallback: Semaphore::new(options.fallback_limit.max(1)),
             options,
@@ -340,7 +344,7 @@ impl Shared {
                 let lag = seat
                     .age(self.runtime.now())
                     .map_or(u64::MAX, |lag| u64::try_from(lag.as_micros()).unwrap_or(u64::MAX));
-                part.option("timeline", seat.epoch).gauge("lag", lag, Unit::Micros)
+                part.gauge("lag", lag, Unit::Micros)
             }
             None => part,
         };
@@ -348,6 +352,10 @@ impl Shared {
             Some((status, note)) => part.status(status, note).helped_by(store),
             None => part.needs(store),
         }
+    }
+
+    fn without_primary(&self) -> Error {
+        Error::new(ErrorKind::Unavailable, self.table.load().why_no_primary())
     }
 
     fn outstanding(&self, number: usize) -> usize {
@@ -361,6 +369,40 @@ impl fmt::Debug for ReplicaRouter {
             .field("table", &self.shared.table.load())
             .field("options", &self.shared.options)
             .finish_non_exhaustive()
+    }
+}
+
+impl Generations for ReplicaRouter {
+    fn admits(&self, proof: &Proof, asked: Option<&Token>) -> bool {
+        self.shared.histories.admits(proof, asked)
+    }
+
+    fn looked_at(&self) -> Option<Instant> {
+        self.shared.histories.looked_at()
+    }
+
+    fn changes(&self) -> channel::Receiver<u64> {
+        self.shared.histories.changes()
+    }
+
+    fn look(&self) -> BoxFuture<'_, Result<()>> {
+        Box::pin(async move {
+            let number = self.shared.table.load().primary;
+            let number = number.ok_or_else(|| self.shared.without_primary())?;
+            self.shared.look(number).await;
+            Ok(())
+        })
+    }
+
+    fn raise<'a>(&'a self, _: &'a [Key]) -> BoxFuture<'a, Result<()>> {
+        Box::pin(async move {
+            let asked = self.shared.runtime.now();
+            let number = self.shared.table.load().primary;
+            let number = number.ok_or_else(|| self.shared.without_primary())?;
+            let standing = self.shared.members[number].member.node.raise().await?;
+            self.shared.histories.heard(standing, asked);
+            Ok(())
+        })
     }
 }
 

@@ -1,6 +1,7 @@
 //! Sends each key to the shard that has it.
 
 mod directory;
+mod generations;
 mod hot;
 mod inspect;
 mod map;
@@ -19,7 +20,7 @@ use terrace_core::{
     BoxFuture, Deadline, Error, ErrorKind, Inspection, Key, Page, Read, ReadOptions, Receipt,
     Result, Runtime, Scan, Store, Task, Write, WriteOptions,
 };
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, watch};
 
 pub use directory::{Around, ShardOpener};
 pub use partitioner::{
@@ -106,6 +107,8 @@ struct Shared {
     /// Calls that a shard refused, and went on with a new map.
     moved: AtomicU64,
     closed: AtomicBool,
+    /// What the generations of all shards have changed to.
+    generations: watch::Sender<u64>,
     #[cfg(feature = "mutants")]
     stale: AtomicBool,
 }
@@ -136,6 +139,7 @@ impl ShardRouter {
             hot: HotKeys::default(),
             moved: AtomicU64::new(0),
             closed: AtomicBool::new(false),
+            generations: watch::Sender::new(0),
             #[cfg(feature = "mutants")]
             stale: AtomicBool::new(false),
         });

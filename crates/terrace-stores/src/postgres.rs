@@ -17,6 +17,8 @@
 //! pool opens another in the background.
 
 mod connect;
+mod doubts;
+mod history;
 mod idempotency;
 mod inspect;
 pub mod log;
@@ -29,6 +31,7 @@ mod pool;
 mod read;
 mod read_model;
 mod shard;
+mod snapshot;
 mod sqlstate;
 mod statements;
 mod tls;
@@ -39,13 +42,14 @@ mod write;
 
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use terrace_core::{
-    BoxFuture, Deadline, Error, ErrorKind, Inspection, Key, Node, NodeState, Page, Read,
-    ReadOptions, Receipt, Result, Runtime, Scan, Sequence, Status, Store, Task, Write,
-    WriteOptions,
+    BoxFuture, Deadline, Error, ErrorKind, Generations, Histories, Inspection, Key, Node, NodeState,
+    Page, Proof, Read, ReadOptions, Receipt, Result, Runtime, Scan, Sequence, Standing, Status,
+    Store, Task, Token, Write, WriteOptions,
 };
+use tokio::sync::watch;
 
 pub use log::{LogBegin, PostgresLog};
 pub use options::{ConnectionSource, PoolOptions, PostgresOptions};
@@ -53,8 +57,9 @@ pub use read_model::PostgresReadModel;
 pub use shard::PostgresShard;
 
 use connect::Connector;
+use history::{LookAgain, Raise};
 use inspect::Health;
-use member::Member;
+
 use pool::Pool;
 use read::{ReadKeys, ScanPage};
 use statements::Prepares;
@@ -68,10 +73,9 @@ use write::WriteBatch;
 /// [`Durability::Accepted`](terrace_core::Durability::Accepted). Every future may be dropped at any point.
 pub struct PostgresStore {
     worker: Worker,
-    history: Arc<str>,
     schema: String,
-    /// The change log whose positions tokens name.
-    log: Option<Arc<str>>,
+    /// Whether its tables have a change log.
+    logged: bool,
     health: Health,
     upkeep: Mutex<Option<Task>>,
 }
@@ -88,55 +92,82 @@ impl PostgresStore {
         // Whoever makes tables needs a server that takes writes.
         let connector = connector(&options, options.prepares(), &runtime)?;
         let mut first = connector.open().await?;
-        let (durability, _) = connector.examine(&first).await?;
-        let history = migrate::migrate(first.client(), &options.schema).await;
-        let history = history.map_err(|error| error.with("hosts", connector.hosts()))?;
+        connector.examine(&mut first).await?;
+        let migrated = migrate::migrate(first.client(), &options.schema).await;
+        migrated.map_err(|error| error.with("hosts", connector.hosts()))?;
+        connector.recognise(&mut first).await?;
         if options.shard {
             shard::install(first.client(), &options.schema).await?;
         }
-        let log = match options.change_log {
-            true => {
-                let begin = LogBegin::WithRecords;
-                let schema = &options.schema;
-                let log = log::change(first.client(), schema, Some(begin), &runtime).await;
-                log.map_err(|error| error.with("hosts", connector.hosts()))?
-            }
-            false => None,
-        };
+        if options.change_log {
+            let begin = LogBegin::WithRecords;
+            let log = log::change(first.client(), &options.schema, Some(begin), &runtime).await;
+            log.map_err(|error| error.with("hosts", connector.hosts()))?;
+        }
         drop(first);
-        let store = Self { log, ..Self::assemble(options, history, runtime)? };
-        store.worker.pool.connector().assume(durability);
+        let store = Self::assemble(options, connector, runtime)?;
         store.worker.pool.tend().await?;
         Ok(store)
     }
 
     /// For a server of a primary and its replicas, which may be down or take no writes now:
-    /// nothing is asked of it yet. `history` is what [`PostgresStore::history`] of its primary says;
-    /// a server of another history is found out by [`Node::state`].
+    /// nothing is asked of it yet. A server of another history is found out by [`Node::state`].
     ///
     /// # Errors
     /// [`ErrorKind::InvalidInput`] for options that cannot be
     /// used.
-    pub fn member(options: PostgresOptions, history: Arc<str>, runtime: Runtime) -> Result<Self> {
-        Self::assemble(PostgresOptions { member: true, ..options }, history, runtime)
+    pub fn member(options: PostgresOptions, runtime: Runtime) -> Result<Self> {
+        let options = PostgresOptions { member: true, ..options };
+        let connector = connector(&options, options.prepares(), &runtime)?;
+        Self::assemble(options, connector, runtime)
     }
 
-    fn assemble(options: PostgresOptions, history: Arc<str>, runtime: Runtime) -> Result<Self> {
-        let connector = connector(&options, options.prepares(), &runtime)?;
+    fn assemble(options: PostgresOptions, connector: Connector, runtime: Runtime) -> Result<Self> {
         let pool = Arc::new(Pool::new(connector, &options.source, runtime.clone())?);
         // Two statements at their limit, and what the network needs.
         let patience = options.statement_timeout * 2 + Duration::from_secs(1);
-        let member = options.member.then(|| Arc::new(Member::new(&history)));
-        let worker = Worker { pool, runtime, patience, member };
+        let member = options.member.then(Arc::default);
+        let worker = Worker { pool, runtime, patience, member, doubts: Arc::default() };
         let tombstones = Tombstones::new(options.tombstones_kept_for);
         let upkeep = Mutex::new(Some(upkeep(worker.clone(), Some(tombstones))));
-        let (schema, health) = (options.schema, Health::default());
-        Ok(Self { worker, history, schema, log: None, health, upkeep })
+        let health = Health::default();
+        Ok(Self { worker, schema: options.schema, logged: options.change_log, health, upkeep })
     }
 
-    /// The name of this database's history: kept in it, the same for whoever connects to it.
+    /// The name of this database's history, the same for whoever connects to it.
     pub fn history(&self) -> Arc<str> {
-        Arc::clone(&self.history)
+        self.histories().name()
+    }
+
+    fn histories(&self) -> &Histories {
+        self.worker.pool.connector().histories()
+    }
+
+    async fn raise_generation(&self) -> Result<()> {
+        let histories = self.histories();
+        let raised = histories.raise(|| async {
+            let (asked, standing) = (self.worker.runtime.now(), histories.standing());
+            let deadline = Deadline::at(asked + self.worker.patience);
+            let raise = Raise { history: &standing.history };
+            let generation = self.worker.perform(&raise, deadline).await?;
+            histories.heard(Standing { generation, ..(*standing).clone() }, asked);
+            Ok(())
+        });
+        raised.await
+    }
+
+    /// Begins a new lineage: for a physical copy that was made a database of its own, which nothing
+    /// tells from its original.
+    ///
+    /// # Errors
+    /// As [`PostgresStore::install_log`].
+    pub async fn renew_history(&self) -> Result<Arc<str>> {
+        let mut session = self.worker.pool.connector().open().await?;
+        let asked = self.worker.runtime.now();
+        let standing = history::renew(session.client(), &self.schema).await?;
+        let name = Arc::clone(&standing.history);
+        self.histories().heard(standing, asked);
+        Ok(name)
     }
 
     /// The change log of this database; installed now, while it is in use, unless it is there.
@@ -204,34 +235,45 @@ fn connector(
         ConnectionSource::PerRequest { .. } => Duration::MAX,
     };
     let (target, timeout) = (options.target()?, options.connect_timeout);
-    Connector::new(target, runtime.clone(), timeout, max_lifetime, prepares, options.member)
+    let of = (options.schema.clone(), options.member);
+    Connector::new(target, runtime.clone(), timeout, max_lifetime, prepares, of)
 }
 
-/// Keeps the pool filled with young connections and, where there are records, removes old idempotency
-/// keys and rows of deleted records.
+/// Looks at the history, keeps the pool filled with young connections and, where there are records,
+/// removes old idempotency keys and rows of deleted records.
 fn upkeep(worker: Worker, mut tombstones: Option<Tombstones>) -> Task {
-    const PERIOD: Duration = Duration::from_secs(1);
-    const FORGET_EVERY: u32 = 60;
+    /// Between two looks at the history, its generation and the server's settings.
+    const LOOK: Duration = Duration::from_millis(250);
+    const TEND_EVERY: u32 = 4;
+    const FORGET_EVERY: u32 = 60 * TEND_EVERY;
     let runtime = worker.runtime.clone();
     runtime.spawn("postgres upkeep", async move {
         let (mut round, mut failing, mut behind) = (0_u32, false, false);
         while !worker.pool.is_closed() {
-            worker.runtime.sleep(PERIOD).await;
+            worker.runtime.sleep(LOOK).await;
             round = round.wrapping_add(1);
-            let mut tended = worker.pool.tend().await;
-            let writes = worker.member.as_ref().is_none_or(|member| member.takes_writes());
-            if let Some(tombstones) = tombstones.as_mut().filter(|_| writes && tended.is_ok()) {
-                if behind || round.is_multiple_of(FORGET_EVERY) {
-                    tended = idempotency::forget_old(&worker).await.map(|more| behind = more);
+            let tends = round.is_multiple_of(TEND_EVERY);
+            // A connection for each look would be too many.
+            let mut tended = match tombstones.is_some() && (tends || worker.pool.reuses()) {
+                true => look(&worker).await,
+                false => Ok(()),
+            };
+            if tends {
+                tended = worker.pool.tend().await.and(tended);
+                let writes = worker.member.as_ref().is_none_or(|member| member.takes_writes());
+                if let Some(tombstones) = tombstones.as_mut().filter(|_| writes && tended.is_ok()) {
+                    if behind || round.is_multiple_of(FORGET_EVERY) {
+                        tended = idempotency::forget_old(&worker).await.map(|more| behind = more);
+                    }
+                    tombstones.tend(&worker).await;
                 }
-                tombstones.tend(&worker).await;
             }
             match tended {
                 Err(error) if !failing => {
                     failing = true;
                     tracing::warn!(%error, "PostgreSQL's pool or old requests cannot be tended");
                 }
-                Ok(()) if failing => {
+                Ok(()) if failing && tends => {
                     failing = false;
                     tracing::info!("PostgreSQL's pool and old requests are tended again");
                 }
@@ -239,6 +281,19 @@ fn upkeep(worker: Worker, mut tombstones: Option<Tombstones>) -> Task {
             }
         }
     })
+}
+
+/// Looks at what is in force. Members are looked at by their router.
+async fn look(worker: &Worker) -> Result<()> {
+    let connector = worker.pool.connector();
+    if worker.member.is_none() {
+        let asked = worker.runtime.now();
+        let found = worker.perform(&LookAgain, Deadline::at(asked + worker.patience)).await?;
+        if let Some(standing) = found.standing() {
+            connector.heard(&found, standing, asked);
+        }
+    }
+    worker.doubts.settle(worker, &connector.histories().name()).await
 }
 
 impl PostgresStore {
@@ -251,8 +306,8 @@ impl PostgresStore {
         if keys.is_empty() {
             return self.nothing(how.deadline).map(|()| Vec::new());
         }
-        let (asked, member) = (how.token.as_ref(), self.worker.member.as_deref());
-        let work = ReadKeys { keys, asked, history: &self.history, epoch, member };
+        self.check(how)?;
+        let work = ReadKeys { keys, asked: how.token.as_ref(), epoch };
         self.worker.perform(&work, how.deadline).await
     }
 
@@ -266,19 +321,41 @@ impl PostgresStore {
         if batch.is_empty() && request.is_none() {
             return self.nothing(how.deadline).map(|()| Vec::new());
         }
-        let work = WriteBatch {
-            batch: &batch,
-            request,
-            history: &self.history,
-            log: self.log.as_ref(),
-            epoch,
-            member: self.worker.member.as_deref(),
-        };
+        let work = WriteBatch { batch: &batch, request, epoch, logged: self.logged };
         self.worker.perform(&work, how.deadline).await
     }
 
     async fn scan_under(&self, scan: &Scan, how: &ReadOptions, epoch: Option<i64>) -> Result<Page> {
-        self.worker.perform(&ScanPage { scan, epoch }, how.deadline).await
+        self.check(how)?;
+        let work = ScanPage { scan, asked: how.token.as_ref(), epoch };
+        self.worker.perform(&work, how.deadline).await
+    }
+
+    /// Refuses tokens of an earlier life of the database.
+    fn check(&self, how: &ReadOptions) -> Result<()> {
+        how.token.as_ref().map_or(Ok(()), |asked| self.histories().check(asked))
+    }
+}
+
+impl Generations for PostgresStore {
+    fn admits(&self, proof: &Proof, asked: Option<&Token>) -> bool {
+        self.histories().admits(proof, asked)
+    }
+
+    fn looked_at(&self) -> Option<Instant> {
+        self.histories().looked_at()
+    }
+
+    fn changes(&self) -> watch::Receiver<u64> {
+        self.histories().changes()
+    }
+
+    fn look(&self) -> BoxFuture<'_, Result<()>> {
+        Box::pin(look(&self.worker))
+    }
+
+    fn raise<'a>(&'a self, _: &'a [Key]) -> BoxFuture<'a, Result<()>> {
+        Box::pin(self.raise_generation())
     }
 }
 
@@ -309,7 +386,7 @@ impl Store for PostgresStore {
             let well = health.0 != Status::Down;
             let durability = self.worker.pool.connector().durability();
             let tree = inspect::tree(&self.worker, &self.schema, durability, health);
-            if self.log.is_some() && well {
+            if self.logged && well {
                 return inspect::with_count(&self.worker, tree).await;
             }
             tree
@@ -342,6 +419,13 @@ impl Node for PostgresStore {
         if let Some(member) = &self.worker.member {
             member.admit(state);
         }
+    }
+
+    fn raise(&self) -> BoxFuture<'_, Result<Standing>> {
+        Box::pin(async move {
+            self.raise_generation().await?;
+            Ok((*self.histories().standing()).clone())
+        })
     }
 }
 

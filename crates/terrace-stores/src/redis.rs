@@ -56,9 +56,8 @@
 //! Enough memory. Under `maxmemory` the policies `allkeys-lru` and `allkeys-lfu` are fine;
 //! `volatile-ttl` and the random ones may evict a fresh tombstone, which lets one late fill in.
 //! Invalidations run when memory is full (`allow-oom`); fills fail then, which costs speed only.
-//! The clocks of Terrace's machines count for the age of entries alone: an instance whose clock is
-//! fast misses entries early, and one whose clock is slow may answer an entry past its `ttl`, but
-//! never one older than an invalidation. The clock of a fill's latest time is the server's own.
+//! Ages are counted by the server's clock alone, as each instance knows it from the server's answers;
+//! the clocks of Terrace's machines count for nothing.
 
 mod batches;
 mod changes;
@@ -87,7 +86,7 @@ use futures_util::StreamExt as _;
 use futures_util::future::BoxFuture;
 use futures_util::stream::BoxStream;
 use terrace_core::{
-    Cache, Error, Inspection, Invalidations, Key, Lookup, Notice, Offer, Result, Runtime, Task,
+    Cache, Error, Inspection, Invalidations, Key, Lease, Lookup, Notice, Offer, Result, Runtime, Task,
     Version,
 };
 
@@ -209,6 +208,10 @@ impl Cache for RedisCache {
         Box::pin(self.counted("cache get", self.shared.lookup(keys)))
     }
 
+    fn lease(&self, _: &Key) -> Option<Lease> {
+        self.shared.link.epoch().filter(|_| self.shared.link.down().is_none())
+    }
+
     fn fill(&self, offers: Vec<Offer>) -> BoxFuture<'_, Result<()>> {
         Box::pin(async move { self.counted("cache fill", self.shared.offer(&offers)).await })
     }
@@ -219,6 +222,10 @@ impl Cache for RedisCache {
 
     fn clear(&self) -> BoxFuture<'_, Result<()>> {
         Box::pin(self.counted("cache clear", self.shared.forget()))
+    }
+
+    fn interruptions(&self) -> u64 {
+        self.shared.link.losses()
     }
 
     fn whole_for(&self) -> Duration {

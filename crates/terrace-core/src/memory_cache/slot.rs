@@ -6,7 +6,7 @@ use std::time::Duration;
 use quick_cache::{Lifecycle, Weighter};
 
 use super::stripes::Stripes;
-use crate::{Entry, Key, Record, Token, Version};
+use crate::{Entry, Key, Proof, Record, Version};
 
 /// What is known of one key. Times are nanoseconds since the cache began.
 #[derive(Clone, Debug)]
@@ -20,7 +20,7 @@ pub(super) struct Slot {
 pub(super) struct Content {
     record: Option<Record>,
     pub(super) version: Version,
-    token: Token,
+    proof: Proof,
     /// Its age when it was put in.
     age: Duration,
     put_in: u64,
@@ -43,10 +43,9 @@ pub(super) struct Guard {
 impl Content {
     pub(super) fn new(entry: Entry, now: u64, expires: u64, epoch: u32) -> Self {
         let value = entry.record.as_ref().map_or(0, |record| record.value.as_str().len());
-        // Clients have a say in how long a token is, so it counts.
-        let bytes = (value + entry.token.to_string().len()) as u64;
-        let Entry { record, version, token, age } = entry;
-        Self { record, version, token, age, put_in: now, expires, epoch, bytes }
+        let bytes = (value + entry.proof.history.len()) as u64;
+        let Entry { record, version, proof, age } = entry;
+        Self { record, version, proof, age, put_in: now, expires, epoch, bytes }
     }
 
     pub(super) fn is_live(&self, now: u64, epoch: u32) -> bool {
@@ -55,7 +54,7 @@ impl Content {
 
     pub(super) fn into_entry(self, now: u64) -> Entry {
         let age = self.age + Duration::from_nanos(now.saturating_sub(self.put_in));
-        Entry { record: self.record, version: self.version, token: self.token, age }
+        Entry { record: self.record, version: self.version, proof: self.proof, age }
     }
 }
 

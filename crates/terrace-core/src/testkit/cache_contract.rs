@@ -7,7 +7,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::testkit::{key, value};
-use crate::{Cache, Entry, Key, Lease, Lookup, Offer, Position, Record, Timestamp, Token, Version};
+use crate::{
+    Cache, Entry, Generation, Key, Lease, Lookup, Offer, Position, Proof, Record, Timestamp, Version,
+};
 
 /// Makes one test of each property of the [`Cache`] contract, in a module `cache_contract`.
 ///
@@ -43,8 +45,13 @@ pub fn entry(name: &Key, text: Option<&str>, version: u64) -> Entry {
         created_at: at,
         updated_at: at,
     });
-    let token = Token::of("db", Position { epoch: 0, offset: version });
-    Entry { record, version: Version::new(version), token, age: Duration::ZERO }
+    let proof = Proof {
+        history: "db.1".into(),
+        generation: Generation::new(3),
+        through: Position::new(version + 1),
+        shown: Position::new(version),
+    };
+    Entry { record, version: Version::new(version), proof, age: Duration::ZERO }
 }
 
 async fn get(cache: &dyn Cache, key: &Key) -> Lookup {
@@ -83,7 +90,7 @@ fn is(text: &str, version: u64) -> Option<(Option<String>, u64)> {
     Some((Some(text.to_owned()), version))
 }
 
-/// An entry comes back whole: record, times, version, token.
+/// An entry comes back whole: record, times, version, proof.
 pub async fn what_is_filled_is_hit(cache: Arc<dyn Cache>) {
     let big = "x".repeat(100_000);
     for (name, text) in [("a", "one"), ("empty", ""), ("鍵 %/\n", "ü\"\\"), ("big", &big)] {
@@ -93,7 +100,7 @@ pub async fn what_is_filled_is_hit(cache: Arc<dyn Cache>) {
         let Lookup::Hit(found) = get(&*cache, &key).await else { panic!("{name} is a hit") };
         let wanted = entry(&key, Some(text), 7);
         assert_eq!((&found.record, found.version), (&wanted.record, wanted.version));
-        assert_eq!(found.token, wanted.token);
+        assert_eq!(found.proof, wanted.proof);
         assert!(found.age < Duration::from_secs(60));
     }
 }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::testkit::{key, value};
-use crate::{ChangeLog, Changes, Deadline, Key, Position, Runtime, Scan, Store, StoreExt, Version};
+use crate::{ChangeLog, Changes, Deadline, Key, LogPosition, Runtime, Scan, Store, StoreExt, Version};
 
 /// Makes one test of each property of the [`ChangeLog`] contract, in a module
 /// `change_log_contract`.
@@ -47,7 +47,7 @@ pub struct WithLog {
 #[derive(Debug, Default)]
 struct Copy {
     rows: BTreeMap<Key, (Version, Option<String>)>,
-    position: Position,
+    position: LogPosition,
 }
 
 impl Copy {
@@ -98,7 +98,7 @@ async fn assert_same(store: &dyn Store, copy: &Copy) {
 
 /// Nothing was written, and that is no error.
 pub async fn an_empty_log_ends_at_once(it: Arc<WithLog>) {
-    let part = it.log.after(Position::default(), 10).await.expect("a part");
+    let part = it.log.after(LogPosition::default(), 10).await.expect("a part");
     assert_eq!((part.changes, part.more), (Vec::new(), false));
     it.log.head().await.expect("a head");
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::{
-    BoxFuture, Cache, Error, ErrorKind, Inspection, Key, Lookup, Offer, Page, Read, ReadOptions,
+    BoxFuture, Cache, Error, ErrorKind, Inspection, Key, Lease, Lookup, Offer, Page, Read, ReadOptions,
     Receipt, Result, Runtime, Scan, Store, Version, Write, WriteOptions,
 };
 
@@ -167,6 +167,10 @@ impl Cache for FaultyCache {
         Box::pin(self.with(self.inner.get(keys)))
     }
 
+    fn lease(&self, key: &Key) -> Option<Lease> {
+        self.inner.lease(key)
+    }
+
     fn fill(&self, offers: Vec<Offer>) -> BoxFuture<'_, Result<()>> {
         Box::pin(self.with(self.inner.fill(offers)))
     }
@@ -177,6 +181,10 @@ impl Cache for FaultyCache {
 
     fn clear(&self) -> BoxFuture<'_, Result<()>> {
         Box::pin(self.with(self.inner.clear()))
+    }
+
+    fn interruptions(&self) -> u64 {
+        self.inner.interruptions()
     }
 
     fn whole_for(&self) -> Duration {

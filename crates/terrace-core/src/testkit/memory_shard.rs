@@ -9,8 +9,8 @@ use tokio::sync::{OwnedMutexGuard, RwLock};
 
 use crate::shard::{KeptLog, RequestResult, Reserved, moved};
 use crate::{
-    BoxFuture, ChangeLog, Changes, Deadline, Error, ErrorKind, Follow, Inspection, Key, Logged,
-    MemoryStore, Page, Position, Read, ReadOptions, Receipt, Result, Rows, Runtime, Scan, Shard,
+    BoxFuture, ChangeLog, Changes, Deadline, Error, ErrorKind, Follow, Generations, Inspection, Key, Logged,
+    MemoryStore, Page, LogPosition, Read, ReadOptions, Receipt, Result, Rows, Runtime, Scan, Shard,
     ShardState, SlotSet, Status, Store, Version, Write, WriteOptions,
 };
 
@@ -24,7 +24,7 @@ pub struct MemoryShard {
 
 #[derive(Debug)]
 struct Inner {
-    store: MemoryStore,
+    store: Arc<MemoryStore>,
     runtime: Runtime,
     /// Held for reading by every call; for writing by a change, which so waits for all of them.
     state: RwLock<Option<ShardState>>,
@@ -46,7 +46,7 @@ struct Kept {
 impl MemoryShard {
     /// An empty database that is no shard yet.
     pub fn new(runtime: Runtime) -> Self {
-        let store = MemoryStore::new(runtime.clone());
+        let store = Arc::new(MemoryStore::new(runtime.clone()));
         let inner = Inner { store, runtime, state: RwLock::default(), kept: Mutex::default() };
         Self { inner: Arc::new(inner), reserved: Arc::default() }
     }
@@ -257,6 +257,10 @@ impl Shard for MemoryShard {
         })
     }
 
+    fn generations(&self) -> Arc<dyn Generations> {
+        Arc::clone(&self.inner.store) as _
+    }
+
     fn inspect(&self) -> BoxFuture<'_, Inspection> {
         Box::pin(async {
             match self.inner.kept().down {
@@ -292,6 +296,7 @@ fn deserialized(text: &str) -> Vec<Receipt> {
         durability: crate::Durability::Accepted,
         token: crate::Token::default(),
         origin: crate::Origin::Primary,
+        event: None,
     };
     done.into_iter().map(receipt).collect()
 }
@@ -317,7 +322,15 @@ impl fmt::Display for Log {
 }
 
 impl ChangeLog for Log {
-    fn after(&self, position: Position, limit: usize) -> BoxFuture<'_, Result<Changes>> {
+    fn place_of(&self, position: crate::Position) -> LogPosition {
+        LogPosition { epoch: 0, offset: position.get() }
+    }
+
+    fn position_of(&self, place: LogPosition) -> crate::Position {
+        crate::Position::new(place.offset)
+    }
+
+    fn after(&self, position: LogPosition, limit: usize) -> BoxFuture<'_, Result<Changes>> {
         Box::pin(async move {
             self.0.arrive().await?;
             let mut changes = self.0.store.rows();
@@ -330,7 +343,7 @@ impl ChangeLog for Log {
         })
     }
 
-    fn wait(&self, _: Position, deadline: Deadline) -> BoxFuture<'_, Result<()>> {
+    fn wait(&self, _: LogPosition, deadline: Deadline) -> BoxFuture<'_, Result<()>> {
         Box::pin(async move {
             let soon = Deadline::at(self.0.runtime.now() + Duration::from_millis(1));
             if let Some(when) = deadline.min(soon).instant() {
@@ -340,10 +353,10 @@ impl ChangeLog for Log {
         })
     }
 
-    fn head(&self) -> BoxFuture<'_, Result<Position>> {
+    fn head(&self) -> BoxFuture<'_, Result<LogPosition>> {
         Box::pin(async {
             self.0.arrive().await?;
-            Ok(Position { epoch: 0, offset: self.0.store.raise(Version::NONE).get() })
+            Ok(LogPosition { epoch: 0, offset: self.0.store.raise(Version::NONE).get() })
         })
     }
 }

@@ -9,9 +9,9 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::{
-    BoxFuture, Durability, Error, ErrorKind, Inspection, Key, Origin, Outcome, Page, Position,
-    Read, ReadOptions, Receipt, Record, Result, Scan, Status, Store, Timestamp, Token, Value,
-    Version, Write, WriteOptions,
+    BoxFuture, Durability, Error, ErrorKind, Generation, Inspection, Key, Origin, Outcome, Page,
+    Position, Proof, Read, ReadOptions, Receipt, Record, Result, Scan, Status, Store, Timestamp,
+    Token, Value, Version, Write, WriteOptions,
 };
 
 /// A store between two hands: the test drives the caller with one and answers with the other.
@@ -259,12 +259,24 @@ fn read_of(key: &Key, value: Option<&str>, version: u64) -> Read {
         created_at: at,
         updated_at: at,
     });
+    let proof = proof_of(version);
     Read {
         record,
         version: Version::new(version),
         origin: Origin::Primary,
         age: Duration::ZERO,
-        token: token_of(version),
+        token: proof.token(),
+        proof: Some(proof),
+    }
+}
+
+/// What a scripted answer at this version proves: everything up to it.
+pub fn proof_of(version: u64) -> Proof {
+    Proof {
+        history: Scripted::HISTORY.into(),
+        generation: Generation::default(),
+        through: Position::new(version),
+        shown: Position::new(version),
     }
 }
 
@@ -275,11 +287,12 @@ fn receipt_of(outcome: Outcome, version: u64) -> Receipt {
         durability: Durability::Committed,
         token: token_of(version),
         origin: Origin::Primary,
+        event: None,
     }
 }
 
 fn token_of(version: u64) -> Token {
-    Token::of(Scripted::HISTORY, Position { epoch: 0, offset: version })
+    Token::of(Scripted::HISTORY, Position::new(version))
 }
 
 impl fmt::Display for Scripted {

@@ -8,7 +8,7 @@ use futures_util::future::join_all;
 
 use crate::testkit::{key, value};
 use crate::{
-    Changes, ErrorKind, Follow, Idempotency, Outcome, Position, ReadOptions, Scan, Shard,
+    Changes, ErrorKind, Follow, Idempotency, Outcome, LogPosition, ReadOptions, Scan, Shard,
     ShardState, Slot, SlotSet, StoreExt as _, Version, Write, WriteOptions,
 };
 
@@ -73,7 +73,7 @@ async fn a_snapshot_and_the_log_after_it_are_all(shard: &dyn Shard) {
         while count.load(Ordering::Acquire) < 100 {
             tokio::task::yield_now().await;
         }
-        let head = Mutex::new(Position::default());
+        let head = Mutex::new(LogPosition::default());
         let note = async {
             let now = log.head().await?;
             *head.lock().unwrap_or_else(PoisonError::into_inner) = now;

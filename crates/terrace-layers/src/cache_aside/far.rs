@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::future::poll_fn;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Poll;
 use std::time::{Duration, Instant};
@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 use futures_util::FutureExt as _;
 use futures_util::future::Shared;
 use terrace_core::{
-    BoxFuture, Cache, Deadline, Error, ErrorKind, Inspection, Key, Lookup, Offer, Result, Runtime,
-    Version,
+    BoxFuture, Cache, Deadline, Error, ErrorKind, Inspection, Key, Lease, Lookup, Offer, Result,
+    Runtime, Version,
 };
 
 #[derive(Debug)]
@@ -22,6 +22,7 @@ pub(super) struct Far {
     runtime: Runtime,
     /// Read by every call; all else only while it is set.
     failing: AtomicBool,
+    failures: AtomicU64,
     rests_until: Mutex<Option<Instant>>,
     watch: Mutex<Option<Watch>>,
 }
@@ -49,6 +50,7 @@ impl Far {
             rest,
             runtime,
             failing: AtomicBool::new(false),
+            failures: AtomicU64::new(0),
             rests_until: Mutex::new(None),
             watch: Mutex::new(None),
         }
@@ -57,6 +59,16 @@ impl Far {
     /// See [`Cache::whole_for`].
     pub(super) fn whole_for(&self) -> Duration {
         self.cache.whole_for()
+    }
+
+    /// How often it may have been out of reach: what it holds may then not have heard of writes.
+    pub(super) fn interruptions(&self) -> u64 {
+        self.failures.load(Ordering::Acquire) + self.cache.interruptions()
+    }
+
+    /// The lease for whoever cannot use what was hit.
+    pub(super) fn lease(&self, key: &Key) -> Option<Lease> {
+        self.cache.lease(key)
     }
 
     fn is_failing(&self) -> bool {
@@ -180,6 +192,7 @@ impl Far {
     }
 
     fn failed(&self, error: &Error) {
+        self.failures.fetch_add(1, Ordering::AcqRel);
         let until = self.runtime.now() + self.rest;
         *self.rests_until() = Some(until);
         if !self.failing.swap(true, Ordering::AcqRel) {

@@ -3,11 +3,11 @@
 use std::slice;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use terrace_core::{
-    Consistency, Entry, Key, Lease, Lookup, Offer, Origin, Read, ReadOptions, Result, Token,
-    Version,
+    Consistency, Entry, Key, Lease, Lookup, Offer, Origin, Page, Proof, Read, ReadOptions, Result,
+    Scan, Version,
 };
 
 use super::Shared;
@@ -36,36 +36,41 @@ impl Shared {
         }
         let begun = self.runtime.now();
         how.deadline.check(begun)?;
-        // Looked at before the cache is asked: whoever begins to read after a receipt finds its key
-        // here, or else its tombstone there. (Looked at afterwards, a tombstone that is delivered
-        // in between would let through what was got before it.)
-        let listed = self.listed(keys);
-        let Some(mut lookups) = self.far.get(keys, how.deadline).await else {
+        let mut lookups = None;
+        if self.trust.is_owed() {
+            self.pay();
+        } else {
+            lookups = self.far.get(keys, how.deadline).await;
+        }
+        let Some(mut lookups) = lookups else {
             self.bypassed.fetch_add(keys.len() as u64, Ordering::Relaxed);
             return self.inner.read(keys, how).await;
         };
+        self.reassure().await;
         // Nearly every read is of one key, and goes without the lists of many.
         if let [key] = keys
-            && listed.is_empty()
             && let Some(lookup) = lookups.pop()
         {
-            return self.complete_one(key, how, self.judge(lookup, how), begun).await;
+            return self.complete_one(key, how, self.judge(key, lookup, how), begun).await;
         }
-        let mut found: Vec<Found> = lookups.into_iter().map(|it| self.judge(it, how)).collect();
-        for index in listed {
-            found[index] = Found::Written(None, Version::UNKNOWN);
-            self.bypassed.fetch_add(1, Ordering::Relaxed);
-        }
+        let found = keys.iter().zip(lookups).map(|(key, lookup)| self.judge(key, lookup, how));
+        let found = found.collect();
         self.complete(keys, how, found, begun).await
     }
 
-    /// The keys that bypass the cache, by their places.
-    fn listed(self: &Arc<Self>, keys: &[Key]) -> Vec<usize> {
-        if self.undelivered.is_empty() {
-            return Vec::new();
+    /// Lists are not cached. Single reads are as new as every acknowledged write, so lists must not be
+    /// left to replicas, which may be behind; unless the primary cannot answer.
+    pub(super) async fn scan(&self, scan: &Scan, how: &ReadOptions) -> Result<Page> {
+        if !self.options.over_replicas || how.consistency != Consistency::Default {
+            return self.inner.scan(scan, how).await;
         }
-        self.keep_delivering();
-        self.undelivered.which(keys)
+        let strong = ReadOptions { consistency: Consistency::Strong, ..how.clone() };
+        match self.inner.scan(scan, &strong).await {
+            Err(error) if error.is_retryable() && how.token.is_none() => {
+                self.inner.scan(scan, how).await
+            }
+            answer => answer,
+        }
     }
 
     async fn complete_one(
@@ -86,7 +91,8 @@ impl Shared {
         self.misses.fetch_add(1, Ordering::Relaxed);
         let (loaded, sound) = self.load(slice::from_ref(key), &[written], how).await?;
         if let (Some(lease), [read]) = (lease.filter(|_| sound), loaded.as_slice()) {
-            self.offer(vec![offer(key.clone(), lease, read, how)], how, begun).await;
+            let offers = offer(key.clone(), lease, read).into_iter().collect();
+            self.offer(offers, how, begun).await;
         }
         Ok(loaded)
     }
@@ -122,7 +128,7 @@ impl Shared {
                     // notices by the number of answers.
                     let Some((key, read)) = loaded.next() else { break };
                     let lease = lease.filter(|_| sound);
-                    offers.extend(lease.map(|lease| offer(key, lease, &read, how)));
+                    offers.extend(lease.and_then(|lease| offer(key, lease, &read)));
                     answers.push(read);
                 }
             }
@@ -131,23 +137,25 @@ impl Shared {
         Ok(answers)
     }
 
-    fn judge(&self, lookup: Lookup, how: &ReadOptions) -> Found {
-        match lookup {
-            Lookup::Miss(lease) => Found::Missing(Some(lease)),
-            Lookup::Written { lease, version } => Found::Written(Some(lease), version),
-            Lookup::Hit(entry) if satisfies(&entry, how) && !self.is_beyond_a_fork(&entry, how) => {
-                let Entry { record, version, token, age } = entry;
-                Found::Hit(Read { record, version, origin: Origin::Far, age, token })
-            }
-            Lookup::Hit(_) => Found::Missing(None),
+    fn judge(&self, key: &Key, lookup: Lookup, how: &ReadOptions) -> Found {
+        let entry = match lookup {
+            Lookup::Miss(lease) => return Found::Missing(Some(lease)),
+            Lookup::Written { lease, version } => return Found::Written(Some(lease), version),
+            Lookup::Hit(entry) => entry,
+        };
+        let asked = how.token.as_ref();
+        if is_young(entry.age, how) && self.generations.admits(&entry.proof, asked) {
+            let Entry { record, version, proof, age } = entry;
+            let token = proof.token();
+            let proof = Some(proof);
+            return Found::Hit(Read { record, version, origin: Origin::Far, age, token, proof });
         }
-    }
-
-    /// Whether a promotion lies between a token and an entry: what the token proves may be lost, and
-    /// only the router knows.
-    fn is_beyond_a_fork(&self, entry: &Entry, how: &ReadOptions) -> bool {
-        let asked = how.token.as_ref().filter(|_| self.options.over_replicas);
-        asked.is_some_and(|asked| !entry.token.is_unforked_since(asked))
+        // What was believed a moment ago is a floor for replicas.
+        let floor = match self.generations.admits(&entry.proof, None) {
+            true => entry.version,
+            false => Version::NONE,
+        };
+        Found::Written(self.far.lease(key), floor)
     }
 
     /// Loads from the inner store, and says whether that may be kept. A replica may be behind what was
@@ -167,7 +175,10 @@ impl Shared {
             // Before the cache began to remember, writes have left no trace in it.
             let whole = self.far.whole_for();
             let loaded = self.inner.read(keys, how).await?;
-            if loaded.iter().zip(written).all(|(read, floor)| read.version >= *floor) {
+            let fresh = |read: &Read, floor: Version| {
+                read.version >= floor && read.proof.as_ref().is_none_or(|it| self.is_current(it))
+            };
+            if loaded.iter().zip(written).all(|(read, floor)| fresh(read, *floor)) {
                 if loaded.iter().all(|read| read.age <= whole) {
                     return Ok((loaded, true));
                 }
@@ -182,12 +193,12 @@ impl Shared {
         }
     }
 
+    fn is_current(&self, proof: &Proof) -> bool {
+        self.generations.admits(proof, None)
+    }
+
     async fn offer(self: &Arc<Self>, mut offers: Vec<Offer>, how: &ReadOptions, begun: Instant) {
-        // Looked at again: an invalidation that failed during the load left no tombstone that
-        // would refuse this.
-        if !self.undelivered.is_empty() {
-            offers.retain(|offer| !self.undelivered.holds(&offer.key));
-        }
+        offers.retain(|offer| self.is_current(&offer.entry.proof));
         // What is older than tombstones last could undo one that has expired: no version tells.
         let taken = self.runtime.now() - begun;
         offers.retain(|offer| offer.entry.age.saturating_add(taken) <= self.options.max_load);
@@ -198,31 +209,22 @@ impl Shared {
     }
 }
 
-/// Whether an entry is as new as asked.
-pub(crate) fn satisfies(entry: &Entry, how: &ReadOptions) -> bool {
-    let young = match how.consistency {
+/// Whether an answer of this age is as young as asked.
+pub(crate) fn is_young(age: Duration, how: &ReadOptions) -> bool {
+    match how.consistency {
         Consistency::Default => true,
-        Consistency::MaxStale(limit) => entry.age <= limit,
+        Consistency::MaxStale(limit) => age <= limit,
         Consistency::Strong => false,
-    };
-    young && how.token.as_ref().is_none_or(|asked| entry.token.covers(asked))
-}
-
-/// What a load proves: its own token, and what was asked of it.
-pub(crate) fn proof(read: &Read, how: &ReadOptions) -> Token {
-    let mut token = read.token.clone();
-    if let Some(asked) = &how.token {
-        token.merge(asked);
     }
-    token
 }
 
-fn offer(key: Key, lease: Lease, read: &Read, how: &ReadOptions) -> Offer {
+/// `None` for what may not be kept.
+fn offer(key: Key, lease: Lease, read: &Read) -> Option<Offer> {
     let entry = Entry {
         record: read.record.clone(),
         version: read.version,
-        token: proof(read, how),
+        proof: read.proof.clone()?,
         age: read.age,
     };
-    Offer { key, lease, entry }
+    Some(Offer { key, lease, entry })
 }

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
 
 use terrace_core::{
     Deadline, Error, ErrorKind, Key, Outcome, Precondition, Receipt, Result, Version, Write,
@@ -11,7 +10,6 @@ use terrace_core::{
 use tokio::sync::oneshot;
 
 use super::Shared;
-use super::undelivered::Work;
 
 /// Writes in a task of its own: a caller that goes away cannot come between commit and
 /// invalidation.
@@ -34,7 +32,7 @@ pub(super) async fn write(
     };
     shared.runtime.spawn("cache-aside write", work).detach();
     answer.await.unwrap_or_else(|_| {
-        shared.keep_delivering();
+        shared.pay();
         Err(Error::new(
             ErrorKind::OutcomeUnknown,
             "the write ended without an answer and may have been applied; read the record",
@@ -43,8 +41,8 @@ pub(super) async fn write(
     })
 }
 
-/// A write that has begun: if it ends in any other way than by [`Doubt::settled`], its keys are
-/// listed as written at an unknown version.
+/// A write that has begun: if it ends in any other way than by [`Doubt::settled`], what was cached
+/// before must not be believed.
 struct Doubt {
     shared: Arc<Shared>,
     keys: Vec<Key>,
@@ -65,9 +63,9 @@ impl Doubt {
 
 impl Drop for Doubt {
     fn drop(&mut self) {
-        // Delivered later: a task that is torn down cannot start another.
+        // Worked off later: a task that is torn down cannot start another.
         if !self.keys.is_empty() {
-            self.shared.undelivered.add(self.keys.drain(..).map(|key| (key, Version::UNKNOWN)));
+            self.shared.trust.owe();
         }
         self.shared.writing.send_modify(|writing| *writing -= 1);
     }
@@ -83,110 +81,33 @@ impl Shared {
         #[cfg(feature = "mutants")]
         if self.mutant == Some(super::Mutant::InvalidatesFirst) {
             let early: Vec<_> = doubt.keys.iter().map(|key| (key.clone(), Version::NONE)).collect();
-            self.deliver(early).await;
+            self.tell(early).await?;
             let result = self.inner.write(batch, how).await;
             doubt.settled();
             return result;
         }
         let result = self.inner.write(batch, how).await;
-        let written = written(&doubt.keys, doubt.repeats, &result);
-        if written.iter().any(|(_, version)| *version == Version::UNKNOWN) {
-            self.deliver_again(written.clone());
-        }
-        self.deliver(written).await;
+        let told = self.tell(written(&doubt.keys, doubt.repeats, &result)).await;
         doubt.settled();
-        result
+        result.and_then(|receipts| told.map(|()| receipts))
     }
 
-    /// Tells the cache once more, when a write in doubt must have ended: a cache that lost its
-    /// memory meanwhile (a flush, a restart) lost the tombstone, too.
-    fn deliver_again(self: &Arc<Self>, written: Vec<(Key, Version)>) {
-        let (weak, runtime) = (Arc::downgrade(self), self.runtime.clone());
-        let wait = self.options.doubt;
-        let work = async move {
-            runtime.sleep(wait).await;
-            if let Some(shared) = weak.upgrade() {
-                shared.deliver(written).await;
-            }
-        };
-        self.runtime.spawn("cache-aside doubt", work).detach();
-    }
-
-    /// Tells the cache, or lists the keys; returns when one of the two is done.
-    async fn deliver(self: &Arc<Self>, written: Vec<(Key, Version)>) {
+    /// Tells the cache, or everybody not to believe it; returns when one of the two is done.
+    async fn tell(self: &Arc<Self>, written: Vec<(Key, Version)>) -> Result<()> {
         if written.is_empty() {
-            return;
+            return Ok(());
         }
         // Always tried, also when lookups have just failed, and never cut short by the caller's
         // deadline: other instances read what it would have removed. The cache's timeout bounds it.
         if self.far.invalidate(&written, Deadline::NEVER).await.is_ok() {
-            self.undelivered.delivered(&written);
-            return;
+            return Ok(());
         }
         #[cfg(feature = "mutants")]
         if self.mutant == Some(super::Mutant::Forgets) {
-            return;
+            return Ok(());
         }
-        self.undelivered.add(written);
-        self.keep_delivering();
-    }
-
-    /// Starts the background delivery, unless it runs or has nothing to do.
-    pub(super) fn keep_delivering(self: &Arc<Self>) {
-        if !self.undelivered.take_delivery() {
-            return;
-        }
-        // Holds no part of the store while it waits, so it ends when the store is dropped.
-        let weak = Arc::downgrade(self);
-        let (runtime, retry, longest) =
-            (self.runtime.clone(), self.options.retry, self.options.max_retry);
-        let work = async move {
-            let mut wait = retry;
-            loop {
-                runtime.sleep(runtime.jitter(wait, 0.2)).await;
-                let Some(shared) = weak.upgrade() else { return };
-                wait = match shared.deliver_some().await {
-                    Ok(true) => Duration::ZERO,
-                    Ok(false) => return,
-                    Err(_) => (wait * 2).clamp(retry, longest),
-                };
-            }
-        };
-        self.runtime.spawn("cache-aside delivery", work).detach();
-    }
-
-    /// Delivers a part of the list; `false` when nothing is left, which also ends the delivery.
-    async fn deliver_some(&self) -> Result<bool> {
-        match self.undelivered.next() {
-            Work::Nothing => return Ok(false),
-            Work::Keys(keys) => {
-                self.far.invalidate(&keys, Deadline::NEVER).await?;
-                self.undelivered.delivered(&keys);
-            }
-            Work::Everything => match self.far.clear().await {
-                Ok(()) => self.undelivered.cleared(),
-                Err(error) => {
-                    self.undelivered.not_cleared();
-                    return Err(error);
-                }
-            },
-        }
-        Ok(true)
-    }
-
-    /// The last try before the store is closed.
-    pub(super) async fn deliver_the_rest(&self) -> Result<()> {
-        while self.deliver_some().await.map_err(|error| {
-            Error::new(
-                ErrorKind::Unavailable,
-                "the cache could not be told of all writes; other instances may read old records \
-                 until they expire, or until somebody clears the cache",
-            )
-            .during("close")
-            .with("undelivered", self.undelivered.len().to_string())
-            .caused_by(error)
-        })? {}
-        Ok(())
+        let keys = written.into_iter().map(|(key, _)| key).collect::<Vec<_>>();
+        self.raise(&keys).await
     }
 }
 

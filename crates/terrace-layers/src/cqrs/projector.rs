@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use terrace_core::read_model::{Batch, Difference, Projection, begun, fold};
 use terrace_core::{
-    ChangeLog, Changes, Deadline, Error, ErrorKind, Inspection, Position, PositionLost, ReadModel,
+    ChangeLog, Changes, Deadline, Error, ErrorKind, Inspection, LogPosition, PositionLost, ReadModel,
     Result, Runtime, Status, Unit,
 };
 use tokio::sync::watch;
@@ -66,7 +66,7 @@ pub struct Projector {
 #[derive(Debug)]
 struct Progress {
     /// Everything at or before it has been applied, as far as this instance knows.
-    reached: watch::Sender<Position>,
+    reached: watch::Sender<LogPosition>,
     leads: AtomicBool,
     projected: AtomicU64,
     batches: AtomicU64,
@@ -78,9 +78,9 @@ struct Progress {
 #[derive(Debug)]
 struct Place {
     /// The checkpoint in the read model, when it is known.
-    stored: Option<Position>,
+    stored: Option<LogPosition>,
     /// The position that was followed to; nothing lies between the checkpoint and it.
-    followed: Position,
+    followed: LogPosition,
     limit: usize,
     renew_at: Option<Instant>,
 }
@@ -99,7 +99,7 @@ impl Projector {
     ) -> Self {
         let owner = format!("{:016x}", runtime.random());
         let progress = Progress {
-            reached: watch::Sender::new(Position::default()),
+            reached: watch::Sender::new(LogPosition::default()),
             leads: AtomicBool::new(false),
             projected: AtomicU64::new(0),
             batches: AtomicU64::new(0),
@@ -151,7 +151,7 @@ impl Projector {
 
     fn start(&self) -> Place {
         let limit = self.options.batch;
-        Place { stored: None, followed: Position::default(), limit, renew_at: None }
+        Place { stored: None, followed: LogPosition::default(), limit, renew_at: None }
     }
 
     async fn step(&self, place: &mut Place) -> Result<()> {
@@ -175,8 +175,8 @@ impl Projector {
                 // What was projected may never have been; the command side answers meanwhile.
                 tracing::error!(%error, "the projection begins anew");
                 self.model.begin(Projection::Live, &self.source).await?;
-                self.progress.reached.send_replace(Position::default());
-                (place.stored, place.followed) = (None, Position::default());
+                self.progress.reached.send_replace(LogPosition::default());
+                (place.stored, place.followed) = (None, LogPosition::default());
                 return Ok(());
             }
             page => page?,
@@ -200,7 +200,7 @@ impl Projector {
         Ok(place.renew_at.is_some())
     }
 
-    async fn project(&self, place: &mut Place, stored: Position, page: &Changes) -> Result<()> {
+    async fn project(&self, place: &mut Place, stored: LogPosition, page: &Changes) -> Result<()> {
         let began = self.runtime.wall();
         let mut batch = self.batch(stored, page);
         let mut applied = self.apply(&batch).await;
@@ -239,7 +239,7 @@ impl Projector {
         Ok(())
     }
 
-    fn batch(&self, from: Position, page: &Changes) -> Batch {
+    fn batch(&self, from: LogPosition, page: &Changes) -> Batch {
         Batch {
             source: self.source.as_ref().to_owned(),
             from,
@@ -262,7 +262,7 @@ impl Projector {
         self.model.apply(Projection::Live, batch).await
     }
 
-    fn reach(&self, position: Position) {
+    fn reach(&self, position: LogPosition) {
         self.progress.reached.send_if_modified(|reached| {
             let later = position > *reached;
             *reached = position.max(*reached);
@@ -297,7 +297,7 @@ impl Projector {
 
     /// Waits until the projection may have come to this position: this instance's own progress wakes
     /// it; where another instance projects, a timer that begins at 2 ms and doubles.
-    pub(super) async fn progressed(&self, position: Position, round: u32, deadline: Deadline) {
+    pub(super) async fn progressed(&self, position: LogPosition, round: u32, deadline: Deadline) {
         let mut reached = self.progress.reached.subscribe();
         let look = Duration::from_millis(2 << round.min(5));
         let limit = deadline.min(Deadline::at(self.runtime.now() + look));
@@ -347,7 +347,7 @@ impl Projector {
     }
 
     /// One batch of the rebuild, not beyond the live projection.
-    async fn advance(&self, next: Position, live: Position) -> Result<()> {
+    async fn advance(&self, next: LogPosition, live: LogPosition) -> Result<()> {
         let mut page = self.log.after(next, self.options.batch).await?;
         // A log that was trimmed may end before the live projection does.
         if page.position > live || page.changes.is_empty() {
@@ -361,7 +361,7 @@ impl Projector {
         }
     }
 
-    async fn advance_one_by_one(&self, mut from: Position, page: &Changes) -> Result<()> {
+    async fn advance_one_by_one(&self, mut from: LogPosition, page: &Changes) -> Result<()> {
         for group in page.changes.chunk_by(|a, b| a.position == b.position) {
             let Some(first) = group.first() else { continue };
             let part = Changes { changes: group.to_vec(), position: first.position, more: true };

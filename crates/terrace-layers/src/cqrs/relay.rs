@@ -6,7 +6,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use terrace_core::{
-    ChangeLog, Deadline, EventStream, Inspection, Position, Result, Runtime, Status,
+    ChangeLog, Deadline, EventStream, Inspection, LogPosition, Result, Runtime, Status,
 };
 
 /// Publishes every change at least once, in the order of the log, under its position. The stream
@@ -95,7 +95,7 @@ impl Relay {
     ///
     /// # Errors
     /// Of the stream.
-    pub async fn last(&self) -> Result<Position> {
+    pub async fn last(&self) -> Result<LogPosition> {
         self.stream.last().await
     }
 
@@ -127,8 +127,8 @@ mod tests {
 
     use super::*;
 
-    fn at(offset: u64) -> Position {
-        Position { epoch: 1, offset }
+    fn at(offset: u64) -> LogPosition {
+        LogPosition { epoch: 1, offset }
     }
 
     /// The changes 1 to 100.
@@ -136,7 +136,7 @@ mod tests {
     struct Hundred;
 
     impl ChangeLog for Hundred {
-        fn after(&self, position: Position, limit: usize) -> BoxFuture<'_, Result<Changes>> {
+        fn after(&self, position: LogPosition, limit: usize) -> BoxFuture<'_, Result<Changes>> {
             let next = (position.offset + 1..=100).take(limit).map(|offset| {
                 let (position, version) = (at(offset), Version::new(offset));
                 Logged { position, key: key("k"), version, record: None }
@@ -146,26 +146,26 @@ mod tests {
             Box::pin(async move { Ok(Changes { changes, position, more: position < at(100) }) })
         }
 
-        fn wait(&self, _: Position, _: Deadline) -> BoxFuture<'_, Result<()>> {
+        fn wait(&self, _: LogPosition, _: Deadline) -> BoxFuture<'_, Result<()>> {
             Box::pin(async { Ok(()) })
         }
 
-        fn head(&self) -> BoxFuture<'_, Result<Position>> {
+        fn head(&self) -> BoxFuture<'_, Result<LogPosition>> {
             Box::pin(async { Ok(at(100)) })
         }
     }
 
     /// A broker on a slow link: more than ten events at once do not arrive in time.
     #[derive(Debug, Default)]
-    struct Slow(Mutex<Vec<Position>>);
+    struct Slow(Mutex<Vec<LogPosition>>);
 
     impl EventStream for Slow {
-        fn last(&self) -> BoxFuture<'_, Result<Position>> {
+        fn last(&self) -> BoxFuture<'_, Result<LogPosition>> {
             let last = self.0.lock().unwrap().last().copied().unwrap_or_default();
             Box::pin(async move { Ok(last) })
         }
 
-        fn publish<'a>(&'a self, _: Position, events: &'a [Logged]) -> BoxFuture<'a, Result<bool>> {
+        fn publish<'a>(&'a self, _: LogPosition, events: &'a [Logged]) -> BoxFuture<'a, Result<bool>> {
             Box::pin(async move {
                 if events.len() > 10 {
                     return Err(Error::new(ErrorKind::Unavailable, "not in time"));

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use terrace_core::{BoxFuture, ChangeLog, Changes, Deadline, Logged, Position, Result};
+use terrace_core::{BoxFuture, ChangeLog, Changes, Deadline, LogPosition, Logged, Position, Result};
 
 /// Keeps the last changes that were read. They are all that lies between two positions, so a follower
 /// that stands between them is answered from here; one that stands at the end, or far behind, reads.
@@ -17,8 +17,8 @@ pub(super) struct SharedLog {
 /// All changes after `from`, up to `to`.
 #[derive(Debug, Default)]
 struct Recent {
-    from: Position,
-    to: Position,
+    from: LogPosition,
+    to: LogPosition,
     changes: VecDeque<Logged>,
     /// Of their values.
     bytes: usize,
@@ -42,7 +42,7 @@ impl Recent {
     const MOST: usize = 4096;
     const MOST_BYTES: usize = 16 << 20;
 
-    fn after(&self, position: Position, limit: usize) -> Option<Changes> {
+    fn after(&self, position: LogPosition, limit: usize) -> Option<Changes> {
         if position < self.from || self.to <= position {
             return None;
         }
@@ -59,7 +59,7 @@ impl Recent {
         (!changes.is_empty()).then_some(Changes { changes, position, more: self.more || !whole })
     }
 
-    fn keep(&mut self, from: Position, page: &Changes) {
+    fn keep(&mut self, from: LogPosition, page: &Changes) {
         if page.changes.is_empty() || page.position <= self.to {
             return;
         }
@@ -86,7 +86,15 @@ fn bytes(change: &Logged) -> usize {
 }
 
 impl ChangeLog for SharedLog {
-    fn after(&self, position: Position, limit: usize) -> BoxFuture<'_, Result<Changes>> {
+    fn place_of(&self, position: Position) -> LogPosition {
+        self.log.place_of(position)
+    }
+
+    fn position_of(&self, place: LogPosition) -> Position {
+        self.log.position_of(place)
+    }
+
+    fn after(&self, position: LogPosition, limit: usize) -> BoxFuture<'_, Result<Changes>> {
         Box::pin(async move {
             let (known, logs) = {
                 let recent = self.recent();
@@ -108,11 +116,11 @@ impl ChangeLog for SharedLog {
         })
     }
 
-    fn wait(&self, position: Position, deadline: Deadline) -> BoxFuture<'_, Result<()>> {
+    fn wait(&self, position: LogPosition, deadline: Deadline) -> BoxFuture<'_, Result<()>> {
         self.log.wait(position, deadline)
     }
 
-    fn head(&self) -> BoxFuture<'_, Result<Position>> {
+    fn head(&self) -> BoxFuture<'_, Result<LogPosition>> {
         self.log.head()
     }
 }
@@ -131,8 +139,8 @@ mod tests {
 
     use super::*;
 
-    fn at(offset: u64) -> Position {
-        Position { epoch: 1, offset }
+    fn at(offset: u64) -> LogPosition {
+        LogPosition { epoch: 1, offset }
     }
 
     fn page(offsets: &[u64], to: u64) -> Changes {
@@ -188,17 +196,17 @@ mod tests {
     }
 
     impl ChangeLog for Scripted {
-        fn after(&self, _: Position, _: usize) -> BoxFuture<'_, Result<Changes>> {
+        fn after(&self, _: LogPosition, _: usize) -> BoxFuture<'_, Result<Changes>> {
             let answer = self.0.lock().unwrap().pop_front().unwrap();
             Box::pin(async { answer.await.unwrap() })
         }
 
-        fn wait(&self, _: Position, _: Deadline) -> BoxFuture<'_, Result<()>> {
+        fn wait(&self, _: LogPosition, _: Deadline) -> BoxFuture<'_, Result<()>> {
             Box::pin(async { Ok(()) })
         }
 
-        fn head(&self) -> BoxFuture<'_, Result<Position>> {
-            Box::pin(async { Ok(Position::default()) })
+        fn head(&self) -> BoxFuture<'_, Result<LogPosition>> {
+            Box::pin(async { Ok(LogPosition::default()) })
         }
     }
 

@@ -114,7 +114,7 @@ impl Feed {
 }
 
 impl Near {
-    fn flush(&self) {
+    pub(super) fn flush(&self) {
         self.memory.forget_all();
         self.flushes.fetch_add(1, Ordering::Relaxed);
     }

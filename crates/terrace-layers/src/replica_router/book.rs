@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use terrace_core::{NodeState, Position, Role};
+use terrace_core::{NodeState, Role, Standing};
 
 use super::ReplicaRouterOptions;
 use super::table::{Seat, Table, Trouble};
@@ -13,12 +13,14 @@ use super::table::{Seat, Table, Trouble};
 /// Under one lock, which only watches and failed reads take.
 #[derive(Debug)]
 pub(super) struct Book {
-    /// The name of the records' history; who has another is none of these.
-    history: Arc<str>,
+    /// What the newest primary said; who has another history is behind it, or none of these.
+    standing: Standing,
     pages: Vec<Page>,
     /// Where the primary was, and when; both rise.
     marks: VecDeque<Mark>,
     marked: Option<usize>,
+    /// The server that took the writes last.
+    primary: Option<usize>,
     version: u64,
 }
 
@@ -37,10 +39,10 @@ struct Page {
     returned: Option<Instant>,
 }
 
-/// Everything that the primary had acknowledged at `last` is before `position`.
+/// Everything that the primary had acknowledged at `last` is before `log_end` of its log.
 #[derive(Clone, Copy, Debug)]
 struct Mark {
-    position: Position,
+    log_end: u64,
     last: Instant,
 }
 
@@ -55,22 +57,34 @@ impl Book {
         let pages = vec![Page::default(); count].into_iter();
         // Clones share what they count.
         let pages = pages.map(|page| Page { reached: Arc::default(), ..page }).collect();
-        Self { history, pages, marks: VecDeque::new(), marked: None, version: 0 }
+        Self {
+            standing: Standing::of(history),
+            pages,
+            marks: VecDeque::new(),
+            marked: None,
+            primary: None,
+            version: 0,
+        }
+    }
+
+    /// What the newest primary said of its history.
+    pub(super) fn standing(&self) -> &Standing {
+        &self.standing
     }
 
     /// Notes what a server said when it was asked at `asked`.
     pub(super) fn heard(&mut self, number: usize, state: NodeState, asked: Instant) {
         let page = &mut self.pages[number];
         // A copy that began anew has gone back within its life.
-        let back = page.state.as_ref().is_some_and(|known| known.position > state.position);
+        let back = page.state.as_ref().is_some_and(|known| known.log_end > state.log_end);
         let same = !back
             && page.state.as_ref().is_some_and(|known| {
-                (known.life, known.position.epoch) == (state.life, state.position.epoch)
+                known.life == state.life && known.standing.history == state.standing.history
             });
         if same {
-            page.reached.fetch_max(state.position.offset, Ordering::AcqRel);
+            page.reached.fetch_max(state.position.get(), Ordering::AcqRel);
         } else {
-            page.reached = Arc::new(AtomicU64::new(state.position.offset));
+            page.reached = Arc::new(AtomicU64::new(state.position.get()));
         }
         if back || page.state.as_ref().is_some_and(|known| known.life != state.life) {
             // What it showed before it may show no more.
@@ -78,16 +92,49 @@ impl Book {
         }
         page.silences = 0;
         page.state = Some(state);
-        if self.primary() == Some(number) {
+        self.choose();
+        if self.primary == Some(number) {
             self.mark(number, asked);
         }
         self.measure(number);
+    }
+
+    /// Who takes the writes. One that is silent stays it until another claims: there is no better
+    /// place to send a write to. But a server that does not answer claims nothing itself.
+    fn choose(&mut self) {
+        let mut claimants = self.claimants();
+        let first = claimants.next();
+        let rivals = claimants.next().is_some();
+        drop(claimants);
+        match first {
+            Some(_) if rivals => self.primary = None,
+            Some(number) => self.primary = Some(number),
+            None => {
+                let timeline = self.timeline();
+                let state = |number: usize| self.pages[number].state.as_ref();
+                self.primary = self.primary.filter(|&number| {
+                    state(number).is_some_and(|it| it.role == Role::Primary && it.timeline == timeline)
+                });
+            }
+        }
+        let Some(number) = self.primary else { return };
+        let Some(state) = &self.pages[number].state else { return };
+        if self.standing != state.standing {
+            let another = self.standing.history != state.standing.history;
+            self.standing = state.standing.clone();
+            if another {
+                // What was measured by the log of another history says nothing of this one.
+                self.marks.clear();
+                self.pages.iter_mut().for_each(|page| page.fresh_as_of = None);
+            }
+        }
     }
 
     /// Notes that a server did not answer.
     pub(super) fn silent(&mut self, number: usize) {
         let page = &mut self.pages[number];
         page.silences = page.silences.saturating_add(1);
+        self.choose();
     }
 
     /// Lets a server rest whose reads fail, if enough others are left.
@@ -106,30 +153,28 @@ impl Book {
         page.rests_until = Some(now + rest);
     }
 
-    /// The newest timeline that anybody has ever spoken of.
-    fn epoch(&self) -> u64 {
-        self.states().map(|(_, state)| state.position.epoch).max().unwrap_or(0)
+    /// The newest timeline on which anybody took writes.
+    fn timeline(&self) -> u64 {
+        let primaries = self.kin().filter(|(_, state)| state.role == Role::Primary);
+        primaries.map(|(_, state)| state.timeline).max().unwrap_or(0)
     }
 
-    /// What those of this history have said.
-    fn states(&self) -> impl Iterator<Item = (usize, &NodeState)> {
+    /// What those have said that are of this database, in one life or another.
+    fn kin(&self) -> impl Iterator<Item = (usize, &NodeState)> {
         let all = self.pages.iter().enumerate();
         let states = all.filter_map(|(number, page)| Some((number, page.state.as_ref()?)));
-        states.filter(|(_, state)| state.history == self.history)
+        states.filter(|(_, state)| state.standing.is_kin(&self.standing))
     }
 
+    /// Servers that say that they take writes, on the newest timeline.
     fn claimants(&self) -> impl Iterator<Item = usize> {
-        let epoch = self.epoch();
-        self.states().filter_map(move |(number, state)| {
-            (state.role == Role::Primary && state.position.epoch == epoch).then_some(number)
+        let timeline = self.timeline();
+        self.kin().filter_map(move |(number, state)| {
+            let claims = state.role == Role::Primary
+                && state.timeline == timeline
+                && self.pages[number].silences < Self::SILENCES;
+            claims.then_some(number)
         })
-    }
-
-    /// The one server that takes writes on the newest timeline. One that is silent stays it until
-    /// another claims: there is no better place to send a write to.
-    fn primary(&self) -> Option<usize> {
-        let mut claimants = self.claimants();
-        claimants.next().filter(|_| claimants.next().is_none())
     }
 
     fn mark(&mut self, number: usize, asked: Instant) {
@@ -138,10 +183,10 @@ impl Book {
             self.marks.clear();
             self.marked = Some(number);
         }
-        let position = state.position;
+        let log_end = state.log_end;
         match self.marks.back_mut() {
-            Some(mark) if mark.position >= position => mark.last = mark.last.max(asked),
-            _ => self.marks.push_back(Mark { position, last: asked }),
+            Some(mark) if mark.log_end >= log_end => mark.last = mark.last.max(asked),
+            _ => self.marks.push_back(Mark { log_end, last: asked }),
         }
         if self.marks.len() > Self::MARKS {
             self.marks.pop_front();
@@ -152,36 +197,39 @@ impl Book {
     fn measure(&mut self, number: usize) {
         let page = &mut self.pages[number];
         let Some(state) = &page.state else { return };
-        let position = state.position;
-        let past = self.marks.partition_point(|mark| mark.position <= position);
-        // Where the primary was on another timeline says nothing of this one.
-        let passed = past.checked_sub(1).map(|index| self.marks[index]);
-        let passed = passed.filter(|mark| mark.position.epoch == position.epoch);
-        let passed = passed.map(|mark| mark.last);
+        if state.standing.history != self.standing.history {
+            return;
+        }
+        let past = self.marks.partition_point(|mark| mark.log_end <= state.log_end);
+        let passed = past.checked_sub(1).map(|index| self.marks[index].last);
         page.fresh_as_of = page.fresh_as_of.max(passed);
     }
 
     fn in_service(&self, now: Instant) -> impl Iterator<Item = usize> {
-        let epoch = self.epoch();
         self.pages.iter().enumerate().filter_map(move |(number, page)| {
             let state = page.state.as_ref()?;
-            let serves = state.role == Role::Replica && self.trouble(page, epoch, now).is_none();
+            let serves = state.role == Role::Replica && self.trouble(page, now).is_none();
             serves.then_some(number)
         })
     }
 
-    fn trouble(&self, page: &Page, epoch: u64, now: Instant) -> Option<Trouble> {
+    fn trouble(&self, page: &Page, now: Instant) -> Option<Trouble> {
         let state = page.state.as_ref()?;
         if page.silences >= Self::SILENCES {
             return Some(Trouble::Silent);
         }
-        if state.history != self.history {
+        if !state.standing.is_kin(&self.standing) {
             return Some(Trouble::Foreign);
         }
-        if state.position.epoch < epoch {
+        let is_primary = state.role == Role::Primary;
+        let outdated = match is_primary {
+            true => state.timeline < self.timeline(),
+            false => state.standing.history != self.standing.history,
+        };
+        if outdated {
             return Some(Trouble::Outdated);
         }
-        if state.role == Role::Primary {
+        if is_primary {
             return (self.claimants().count() > 1).then_some(Trouble::Rival);
         }
         page.rests_until.is_some_and(|until| now < until).then_some(Trouble::Failing)
@@ -190,9 +238,7 @@ impl Book {
     /// The table that follows from all this.
     pub(super) fn table(&mut self, now: Instant) -> Table {
         self.version += 1;
-        let epoch = self.epoch();
-        let troubles =
-            self.pages.iter().map(|page| self.trouble(page, epoch, now)).collect::<Vec<_>>();
+        let troubles = self.pages.iter().map(|page| self.trouble(page, now)).collect::<Vec<_>>();
         for (page, trouble) in self.pages.iter_mut().zip(&troubles) {
             if page.out && trouble.is_none() {
                 page.returned = Some(now);
@@ -203,28 +249,20 @@ impl Book {
             let state = page.state.as_ref()?;
             Some(Seat {
                 life: state.life,
-                epoch: state.position.epoch,
                 reached: Arc::clone(&page.reached),
                 fresh_as_of: page.fresh_as_of,
                 returned: page.returned,
                 trouble,
             })
         });
-        let forks = self.states().map(|(_, state)| state);
-        let forks = forks.filter(|state| state.position.epoch == epoch);
-        let forks = forks.max_by_key(|state| state.forks.len());
         Table {
             version: self.version,
             seats: seats.collect(),
             replicas: self.in_service(now).collect(),
-            primary: self.primary(),
+            primary: self.primary,
             rivals: self.claimants().count() > 1,
-            epoch,
-            forks: forks.map(|state| state.forks.clone()).unwrap_or_default(),
-            names: self
-                .states()
-                .next()
-                .map(|(_, state)| (Arc::clone(&state.history), Arc::clone(&state.log))),
+            timeline: self.timeline(),
+            standing: self.standing.clone(),
         }
     }
 }

@@ -4,14 +4,16 @@
 
 use std::time::{Duration, Instant};
 
+use terrace_core::Position;
+
 use super::Shared;
 use super::table::{Seat, Table};
 
 /// What a read wants of a replica.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Wish {
-    /// It has come to here.
-    pub(super) reached: u64,
+    /// It shows all up to here.
+    pub(super) reached: Position,
     /// It is no older than this.
     pub(super) within: Duration,
 }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use terrace_core::{
-    BoxFuture, Key, Origin, Page, Position, Read, ReadOptions, Result, Scan, Store, Token,
+    BoxFuture, Key, Origin, Page, Position, Read, ReadOptions, Result, Scan, Store,
 };
 
 /// Something to read.
@@ -16,11 +16,14 @@ pub(super) trait Question: Sync {
         how: &'a ReadOptions,
     ) -> BoxFuture<'a, Result<Self::Answer>>;
 
-    /// Says where it came from, how old it may be, and what was proved beside.
-    fn mark(answer: &mut Self::Answer, origin: Origin, age: Duration, proved: Option<&Token>);
+    /// Whether it proves, in this history, what was asked of it: all up to this position.
+    fn proves(answer: &Self::Answer, history: &str, asked: Position) -> bool;
 
-    /// The latest place in the log that it proves to have been seen.
-    fn seen(answer: &Self::Answer, log: &str) -> Option<Position>;
+    /// Everything up to here was visible to it.
+    fn through(answer: &Self::Answer) -> Option<Position>;
+
+    /// Says where it came from, and how old it may be.
+    fn mark(answer: &mut Self::Answer, origin: Origin, age: Duration);
 }
 
 /// Records by their keys.
@@ -29,26 +32,34 @@ pub(super) struct Keys<'k>(pub(super) &'k [Key]);
 impl Question for Keys<'_> {
     type Answer = Vec<Read>;
 
+    /// Without the token, reads of many callers are one batch; each answer says what it proves.
     fn ask<'a>(
         &'a self,
         store: &'a dyn Store,
         how: &'a ReadOptions,
     ) -> BoxFuture<'a, Result<Vec<Read>>> {
-        store.read(self.0, how)
+        Box::pin(async move {
+            let plain = ReadOptions { token: None, ..how.clone() };
+            store.read(self.0, &plain).await
+        })
     }
 
-    fn mark(answer: &mut Vec<Read>, origin: Origin, age: Duration, proved: Option<&Token>) {
+    fn proves(answer: &Vec<Read>, history: &str, asked: Position) -> bool {
+        let proves = |read: &Read| {
+            read.proof.as_ref().is_some_and(|it| *it.history == *history && it.through >= asked)
+        };
+        answer.iter().all(proves)
+    }
+
+    fn through(answer: &Vec<Read>) -> Option<Position> {
+        answer.first()?.proof.as_ref().map(|proof| proof.through)
+    }
+
+    fn mark(answer: &mut Vec<Read>, origin: Origin, age: Duration) {
         for read in answer {
             read.origin = origin;
             read.age = age;
-            if let Some(proved) = proved {
-                read.token.merge(proved);
-            }
         }
-    }
-
-    fn seen(answer: &Vec<Read>, log: &str) -> Option<Position> {
-        answer.first().and_then(|read| read.token.position(log))
     }
 }
 
@@ -66,11 +77,17 @@ impl Question for Records<'_> {
         store.scan(self.0, how)
     }
 
-    fn mark(answer: &mut Page, origin: Origin, _: Duration, _: Option<&Token>) {
-        answer.origin = origin;
+    /// The store has looked at the token.
+    fn proves(answer: &Page, history: &str, _: Position) -> bool {
+        answer.token.position(history).is_some()
     }
 
-    fn seen(_: &Page, _: &str) -> Option<Position> {
+    fn through(_: &Page) -> Option<Position> {
         None
+    }
+
+    fn mark(answer: &mut Page, origin: Origin, age: Duration) {
+        answer.origin = origin;
+        answer.age = age;
     }
 }

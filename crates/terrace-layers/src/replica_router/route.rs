@@ -5,8 +5,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use terrace_core::{
-    Consistency, Deadline, Error, ErrorKind, Origin, ReadOptions, Receipt, Result, Token, Write,
-    WriteOptions,
+    Consistency, Deadline, Error, ErrorKind, Origin, Position, ReadOptions, Receipt, Result, Token,
+    Write, WriteOptions,
 };
 
 use super::Shared;
@@ -47,14 +47,14 @@ impl Shared {
         for _ in 0..3 {
             how.deadline.check(self.runtime.now())?;
             let (table, way) = self.way(how).await?;
-            let epoch = table.epoch;
+            let history = Arc::clone(&table.standing.history);
             let answer = match way {
                 Way::Replica(wish) => self.ask_replicas(question, how, table, wish).await,
                 Way::Primary => self.ask_primary(question, how, false).await,
             };
-            // Where the history has forked meanwhile, what the token asks for may be lost: looked
+            // Where a new history has begun meanwhile, what the token asks for may be lost: looked
             // at anew.
-            if how.token.is_none() || self.table.load().epoch == epoch {
+            if how.token.is_none() || self.table.load().standing.history == history {
                 return answer;
             }
         }
@@ -95,7 +95,7 @@ impl Shared {
             Consistency::Default => self.options.max_lag,
             Consistency::MaxStale(limit) => limit.min(self.options.max_lag),
         };
-        let wish = Wish { reached: 0, within };
+        let wish = Wish { reached: Position::NONE, within };
         #[cfg(feature = "mutants")]
         if self.mutant == Some(super::Mutant::IgnoresTokens) {
             return Ok((self.table.load_full(), Way::Replica(wish)));
@@ -108,31 +108,21 @@ impl Shared {
     async fn way_of_token(&self, how: &ReadOptions, mut wish: Wish) -> Result<(Arc<Table>, Way)> {
         let mut table = self.table.load_full();
         let Some(token) = &how.token else { return Ok((table, Way::Replica(wish))) };
-        let Some((history, log)) = &table.names else { return Ok((table, Way::Primary)) };
-        let Some(asked) = token.position(log) else {
-            // A version alone says nothing of a place in the log.
-            let other = token.position(history).is_none();
-            let way = if other { Way::Replica(wish) } else { Way::Primary };
-            return Ok((table, way));
+        if self.histories.is_behind(token) {
+            table = self.see_history(token, how.deadline).await?;
+        }
+        self.histories.check(token)?;
+        let Some(asked) = token.position(&table.standing.history) else {
+            return Ok((table, Way::Replica(wish)));
         };
-        if asked.epoch > table.epoch {
-            table = self.see_epoch(asked.epoch, how.deadline).await?;
-        }
-        if asked.epoch < table.epoch {
-            match table.includes(asked) {
-                Some(true) => {}
-                Some(false) => return Err(lost()),
-                None => return Ok((table, Way::Primary)),
-            }
-        }
-        wish.reached = asked.offset;
+        wish.reached = asked;
         let strong = how.consistency == Consistency::Strong;
         if strong || !self.reach(wish, how.deadline).await {
             return Ok((table, Way::Primary));
         }
-        // It may have been reached in a later table; on a later timeline, all is looked at anew.
+        // It may have been reached in a later table; in a new history, all is looked at anew.
         let now = self.table.load_full();
-        let table = if now.epoch == table.epoch { now } else { table };
+        let table = if now.standing.history == table.standing.history { now } else { table };
         Ok((table, Way::Replica(wish)))
     }
 
@@ -166,13 +156,12 @@ impl Shared {
         }
     }
 
-    /// A token of a timeline that nobody here has spoken of yet: no server known so far may answer.
-    async fn see_epoch(&self, epoch: u64, deadline: Deadline) -> Result<Arc<Table>> {
+    /// A token of a life of the database that nobody here has spoken of yet: no server known so far may
+    /// answer.
+    async fn see_history(&self, token: &Token, deadline: Deadline) -> Result<Arc<Table>> {
         let until = Deadline::at(self.runtime.now() + self.options.primary_wait).min(deadline);
-        self.wait_until(until, || self.table.load().epoch >= epoch).await;
-        let table = self.table.load_full();
-        if table.epoch >= epoch {
-            return Ok(table);
+        if self.wait_until(until, || !self.histories.is_behind(token)).await {
+            return Ok(self.table.load_full());
         }
         let message = "the token is of a newer primary than can be reached from here; try again";
         Err(self.refused(Error::new(ErrorKind::Unavailable, message)))
@@ -188,11 +177,7 @@ impl Shared {
     ) -> Result<Option<Q::Answer>> {
         let server = &self.members[number];
         let Some(seat) = &table.seats[number] else { return Ok(None) };
-        // What the token asks for was looked at above; without it, reads can be merged. Where
-        // positions are versions, the store itself can tell, and may have gone back.
-        let versions = table.names.as_ref().is_some_and(|(history, log)| history == log);
-        let token = how.token.clone().filter(|_| versions);
-        let consistency = Consistency::Default;
+        let (consistency, token) = (Consistency::Default, how.token.clone());
         let now = self.runtime.now();
         let deadline = how.deadline.min(Deadline::at(now + self.options.patience));
         let plain = ReadOptions { consistency, token, deadline };
@@ -210,62 +195,31 @@ impl Shared {
         if server.failures.load(Ordering::Relaxed) > 0 {
             server.failures.store(0, Ordering::Relaxed);
         }
-        if !self.is_same(number, seat) || self.falls_short::<Q>(&answer, table, how) {
+        if !self.is_same(number, seat) || !self.proves::<Q>(&answer, table, how) {
             return Ok(None);
         }
-        self.learn::<Q>(&answer, table, seat);
-        let proved = self.proved(table, how);
+        // It shows how far its server has come, sooner than the next question does.
+        if let Some(through) = Q::through(&answer).filter(|it| !seat.has_reached(*it)) {
+            seat.reached.fetch_max(through.get(), Ordering::AcqRel);
+        }
         let age = seat.age(self.runtime.now()).unwrap_or(Duration::MAX);
-        Q::mark(&mut answer, origin(number), age, proved.as_ref());
+        Q::mark(&mut answer, origin(number), age);
         self.counts.replica_reads.fetch_add(1, Ordering::Relaxed);
         Ok(Some(answer))
     }
 
-    /// An answer shows how far its server has come, sooner than the next question does.
-    fn learn<Q: Question>(&self, answer: &Q::Answer, table: &Table, seat: &Seat) {
-        // A version that is there says nothing of those before it.
-        let Some((_, log)) = table.names.as_ref().filter(|(history, log)| history != log) else {
-            return;
-        };
-        if let Some(seen) = Q::seen(answer, log).filter(|seen| seen.epoch == seat.epoch) {
-            // A token may ask for one byte more than was there. Most answers are of a place that is
-            // known; the cores need not fight for it.
-            let reached = seen.offset.saturating_sub(1);
-            if !seat.has_reached(reached) {
-                seat.reached.fetch_max(reached, Ordering::AcqRel);
-            }
-        }
-    }
-
-    /// What an answer proves beside what it shows: what was asked for.
-    fn proved(&self, table: &Table, how: &ReadOptions) -> Option<Token> {
-        let (token, (history, log)) = (how.token.as_ref()?, table.names.as_ref()?);
-        let mut proved = Token::default();
-        for name in [history, log] {
-            if let Some(position) = token.position(name) {
-                proved.merge(&Token::of(Arc::clone(name), position));
-            }
-        }
-        Some(proved)
-    }
-
-    /// Whether an answer's own place is before what was asked for: its server has gone back.
-    fn falls_short<Q: Question>(
-        &self,
-        answer: &Q::Answer,
-        table: &Table,
-        how: &ReadOptions,
-    ) -> bool {
+    /// Whether an answer is of the history in force, and proves what the token asks for.
+    fn proves<Q: Question>(&self, answer: &Q::Answer, table: &Table, how: &ReadOptions) -> bool {
         #[cfg(feature = "mutants")]
         if self.mutant.is_some() {
-            return false;
+            return true;
         }
-        let (Some(token), Some((_, log))) = (&how.token, &table.names) else { return false };
-        let (asked, seen) = (token.position(log), Q::seen(answer, log));
-        asked.zip(seen).is_some_and(|(asked, seen)| seen.offset < asked.offset)
+        let history = &table.standing.history;
+        let asked = how.token.as_ref().and_then(|token| token.position(history));
+        Q::proves(answer, history, asked.unwrap_or_default())
     }
 
-    /// Whether a server is in the life and on the timeline of this seat, and has not gone back.
+    /// Whether a server is in the life and the history of this seat, and has not gone back.
     fn is_same(&self, number: usize, seat: &Seat) -> bool {
         #[cfg(feature = "mutants")]
         if self.mutant == Some(super::Mutant::ForgetsLives) {
@@ -288,7 +242,7 @@ impl Shared {
         if server.failures.fetch_add(1, Ordering::Relaxed) + 1 >= ENOUGH {
             server.failures.store(0, Ordering::Relaxed);
             let now = self.runtime.now();
-            self.change(|book| book.rest(number, now, &self.options));
+            self.change(None, |book| book.rest(number, now, &self.options));
         }
     }
 
@@ -358,6 +312,7 @@ impl Shared {
             let Some(seat) = table.seats[number].as_ref() else { continue };
             let server = &self.members[number];
             let busy = Busy::one(&server.outstanding);
+            // Whatever is acknowledged is there, and what is lost was refused.
             let asked = question.ask(&*server.member.store, how).await;
             drop(busy);
             let mut answer = match asked {
@@ -370,8 +325,7 @@ impl Shared {
             // Another may have been promoted meanwhile.
             let now = self.table.load();
             if now.primary == Some(number) && self.is_same(number, seat) {
-                let proved = self.proved(&table, how);
-                Q::mark(&mut answer, Origin::Primary, Duration::ZERO, proved.as_ref());
+                Q::mark(&mut answer, Origin::Primary, Duration::ZERO);
                 self.counts.primary_reads.fetch_add(1, Ordering::Relaxed);
                 return Ok(answer);
             }
@@ -416,7 +370,7 @@ impl Shared {
     ) -> Result<Vec<Receipt>> {
         how.deadline.check(self.runtime.now()).map_err(|error| error.during("write"))?;
         let number = self.primary(how.deadline).await.map_err(|error| error.during("write"))?;
-        let epoch = self.table.load().epoch;
+        let timeline = self.table.load().timeline;
         let server = &self.members[number];
         let written = server.member.store.write(batch, how).await;
         if written.is_err() {
@@ -427,7 +381,7 @@ impl Shared {
         // The write may have waited there for long. What a server commits beside its successor, or
         // its rival, is in no history that goes on.
         let table = self.table.load();
-        if (table.primary, table.epoch) == (Some(number), epoch) {
+        if (table.primary, table.timeline) == (Some(number), timeline) {
             return written;
         }
         let message = "the primary has changed during the write, which may be lost with the old one; \
@@ -443,10 +397,4 @@ impl Shared {
 
 fn origin(number: usize) -> Origin {
     Origin::Replica(u16::try_from(number).unwrap_or(u16::MAX))
-}
-
-fn lost() -> Error {
-    let message = "what the token proves was lost when another server became the primary; drop the \
-                   token to read what there is";
-    Error::new(ErrorKind::Unavailable, message)
 }

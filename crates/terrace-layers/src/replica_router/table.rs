@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use terrace_core::{Position, Status};
+use terrace_core::{Position, Standing, Status};
 
 /// All servers; never changed, only replaced.
 #[derive(Debug)]
@@ -19,20 +19,17 @@ pub(super) struct Table {
     pub(super) primary: Option<usize>,
     /// Several claim to, on the newest timeline.
     pub(super) rivals: bool,
-    /// The newest timeline.
-    pub(super) epoch: u64,
-    /// Where earlier timelines ended, as far as it is known.
-    pub(super) forks: Vec<Position>,
-    /// The names of the records' history and of the log.
-    pub(super) names: Option<(Arc<str>, Arc<str>)>,
+    /// The newest timeline on which anybody took writes.
+    pub(super) timeline: u64,
+    /// The history of the newest primary.
+    pub(super) standing: Standing,
 }
 
 /// What one server said.
 #[derive(Clone, Debug)]
 pub(super) struct Seat {
     pub(super) life: u64,
-    pub(super) epoch: u64,
-    /// How far it has come; answers move it on. Shared by the tables of one life and timeline.
+    /// What it shows; answers move it on. Shared by the tables of one life and history.
     pub(super) reached: Arc<AtomicU64>,
     /// It shows everything that was acknowledged before.
     pub(super) fresh_as_of: Option<Instant>,
@@ -64,9 +61,8 @@ impl Table {
             replicas: Vec::new(),
             primary: None,
             rivals: false,
-            epoch: 0,
-            forks: Vec::new(),
-            names: None,
+            timeline: 0,
+            standing: Standing::of(""),
         }
     }
 
@@ -95,8 +91,8 @@ impl Table {
             Trouble::Failing => (Status::Degraded, "its reads failed, so it rests for a while"),
             Trouble::Outdated => (
                 Status::Down,
-                "it is on an older timeline than the primary and is ignored; make it a standby of \
-                 the new primary",
+                "it does not follow the primary that was promoted last and is ignored; make it a \
+                 standby of that one",
             ),
             Trouble::Foreign => {
                 (Status::Down, "it has the records of another database; correct its URL")
@@ -107,16 +103,6 @@ impl Table {
             ),
         })
     }
-
-    /// Whether a position of an earlier timeline is part of this one; `None` when nobody knows.
-    pub(super) fn includes(&self, asked: Position) -> Option<bool> {
-        match self.forks.iter().find(|fork| fork.epoch == asked.epoch) {
-            Some(fork) => Some(asked.offset <= fork.offset),
-            None if self.forks.is_empty() => None,
-            // A branch that this timeline does not come from.
-            None => Some(false),
-        }
-    }
 }
 
 impl Seat {
@@ -125,14 +111,13 @@ impl Seat {
         self.fresh_as_of.map(|then| now.saturating_duration_since(then))
     }
 
-    /// Whether this is the same life on the same timeline, in which nothing went back.
+    /// Whether this is the same life in the same history, in which nothing went back.
     pub(super) fn is_same(&self, other: &Self) -> bool {
-        (self.life, self.epoch) == (other.life, other.epoch)
-            && Arc::ptr_eq(&self.reached, &other.reached)
+        self.life == other.life && Arc::ptr_eq(&self.reached, &other.reached)
     }
 
-    pub(super) fn has_reached(&self, offset: u64) -> bool {
-        self.reached.load(Ordering::Acquire) >= offset
+    pub(super) fn has_reached(&self, position: Position) -> bool {
+        self.reached.load(Ordering::Acquire) >= position.get()
     }
 
     /// Its share of the reads, 0.1 to 1, while it comes back.

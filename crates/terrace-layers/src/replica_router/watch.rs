@@ -1,9 +1,9 @@
 //! Asks each server how it is, and keeps the table.
 
 use std::sync::{Arc, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use terrace_core::Deadline;
+use terrace_core::{Deadline, Role};
 
 use super::Shared;
 use super::book::Book;
@@ -32,19 +32,22 @@ impl Shared {
         let heard = self.runtime.within(deadline, node.state(deadline)).await;
         match heard.unwrap_or_else(|| Err(Deadline::exceeded())) {
             Ok(state) => {
-                self.change(|book| book.heard(number, state.clone(), asked));
+                let is_primary = state.role == Role::Primary;
+                let looked = is_primary.then_some(asked);
+                self.change(looked, |book| book.heard(number, state.clone(), asked));
                 // Only now: whoever gets an answer of a new life finds it in the table.
                 node.admit(&state);
             }
             Err(error) => {
                 tracing::debug!(%node, %error, "a server does not say how it is");
-                self.change(|book| book.silent(number));
+                self.change(None, |book| book.silent(number));
             }
         }
     }
 
-    /// Changes the book, and shows what follows to everybody.
-    pub(super) fn change(&self, change: impl FnOnce(&mut Book)) {
+    /// Changes the book, and shows what follows to everybody; `asked` is when a server that takes writes
+    /// was asked for what has changed.
+    pub(super) fn change(&self, asked: Option<Instant>, change: impl FnOnce(&mut Book)) {
         let mut book = self.book();
         let before = self.table.load();
         change(&mut book);
@@ -52,6 +55,9 @@ impl Shared {
         self.announce(&before, &table);
         let version = table.version;
         self.table.store(table);
+        if let Some(asked) = asked {
+            self.histories.heard(book.standing().clone(), asked);
+        }
         drop(book);
         self.swapped.send_replace(version);
     }
@@ -61,7 +67,7 @@ impl Shared {
             match after.primary {
                 Some(number) => {
                     let node = &self.members[number].member.node;
-                    tracing::info!(%node, timeline = after.epoch, "this server takes the writes");
+                    tracing::info!(%node, timeline = after.timeline, "this server takes the writes");
                 }
                 None => tracing::warn!("{}", after.why_no_primary()),
             }

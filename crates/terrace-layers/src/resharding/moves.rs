@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use terrace_core::shard::KeptLog;
 use terrace_core::{
-    Changes, Follow, Key, Logged, Plan, Position, PositionLost, Result, Rows, Shard, SlotSet,
+    Changes, Follow, Key, Logged, Plan, LogPosition, PositionLost, Result, Rows, Shard, SlotSet,
 };
 
 use super::{Progress, Resharding};
@@ -145,7 +145,7 @@ impl Resharding {
             }
         }
         let start = Follow { log: way.log.name.to_string(), ..Follow::default() };
-        let head = Mutex::new(Position::default());
+        let head = Mutex::new(LogPosition::default());
         let note = Box::pin(async {
             let now = way.log.log.head().await?;
             *head.lock().unwrap_or_else(PoisonError::into_inner) = now;
@@ -215,6 +215,6 @@ impl Way {
         if !rows.is_empty() || more || position != before {
             self.taker.apply(epoch, &self.source, rows, follow.at(position)).await?;
         }
-        Ok(Changes { changes: Vec::new(), position: position.max(Position::default()), more })
+        Ok(Changes { changes: Vec::new(), position: position.max(LogPosition::default()), more })
     }
 }

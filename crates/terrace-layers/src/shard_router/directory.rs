@@ -181,7 +181,8 @@ impl Directory {
                 Some(same) => Arc::clone(&same.store),
                 None => (self.around)(shard.at(epoch)),
             };
-            views.insert(number, View { number, epoch, store, tally: Arc::clone(&node.tally) });
+            let (generations, tally) = (shard.generations(), Arc::clone(&node.tally));
+            views.insert(number, View { number, epoch, store, generations, tally });
         }
         views
     }

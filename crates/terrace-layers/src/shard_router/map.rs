@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::{Duration, Instant};
 
-use terrace_core::{Key, SLOTS, ShardState, Slot, Store};
+use terrace_core::{Generations, Key, SLOTS, ShardState, Slot, Store};
 
 use super::Partitioner;
 
@@ -20,6 +20,7 @@ pub(super) struct View {
     pub(super) epoch: u64,
     /// Its records under this epoch.
     pub(super) store: Arc<dyn Store>,
+    pub(super) generations: Arc<dyn Generations>,
     pub(super) tally: Arc<Tally>,
 }
 

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use futures_util::future::join_all;
-use terrace_core::{ErrorKind, Key, Origin, Page, ReadOptions, Record, Result, Scan};
+use terrace_core::{ErrorKind, Key, Origin, Page, ReadOptions, Record, Result, Scan, Token};
 
 use super::map::ShardMap;
 use super::{Shared, unreached};
@@ -41,13 +41,14 @@ async fn page(map: &Arc<ShardMap>, scan: &Scan, how: &ReadOptions) -> Result<Opt
     let owners = map.views().filter(|view| map.slots_of(Some(view.number)) > 0);
     let pages =
         join_all(owners.map(|view| async move { (view.number, view.store.scan(scan, how).await) }));
-    let (mut records, mut ends) = (Vec::<Record>::new(), None::<Key>);
+    let (mut records, mut ends, mut token) = (Vec::<Record>::new(), None::<Key>, Token::default());
     for (number, answer) in pages.await {
         let page = match answer {
             Ok(page) => page,
             Err(error) if error.kind() == ErrorKind::Moved => return Ok(None),
             Err(error) => return Err(error),
         };
+        token.merge(&page.token);
         // What lies beyond the shortest page is not known of all shards.
         if let Some(next) = page.next
             && ends.as_ref().is_none_or(|end| next < *end)
@@ -59,7 +60,7 @@ async fn page(map: &Arc<ShardMap>, scan: &Scan, how: &ReadOptions) -> Result<Opt
     }
     records.retain(|record| ends.as_ref().is_none_or(|end| record.key <= *end));
     records.sort_unstable_by(|a, b| a.key.cmp(&b.key));
-    let mut page = Page::cut(records, scan.limit, Origin::Primary);
+    let mut page = Page::cut(records, scan.limit, Origin::Primary).proving(token);
     page.next = page.next.or(ends);
     Ok(Some(page))
 }

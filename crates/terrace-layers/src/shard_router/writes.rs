@@ -165,6 +165,7 @@ impl Failures {
                 durability,
                 token: Token::default(),
                 origin: Origin::Shard(number),
+                event: None,
             });
         }
         receipts.into_iter().collect::<Option<Vec<_>>>().ok_or_else(|| {

@@ -118,6 +118,7 @@ impl Shared {
             durability: done.durability,
             token: self.horizon.token(done.epoch, first.plus(number)),
             origin: Origin::Journal,
+            event: None,
         };
         Ok((0..count).map(receipt).collect())
     }

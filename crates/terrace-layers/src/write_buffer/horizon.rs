@@ -33,6 +33,13 @@ pub(super) struct Horizon {
     wanted: Notify,
 }
 
+/// A place in one life of a journal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct JournalPlace {
+    pub(super) epoch: u64,
+    pub(super) sequence: Sequence,
+}
+
 #[derive(Debug)]
 struct State {
     progress: Progress,
@@ -206,10 +213,9 @@ impl Horizon {
         }
     }
 
-    /// Proof of this place.
+    /// What a client has seen that knows this place. A journal that was made anew is another history.
     pub(super) fn token(&self, epoch: u64, sequence: Sequence) -> Token {
-        let position = Position { epoch, offset: sequence.get() };
-        Token::of(Arc::clone(&self.history), position)
+        Token::of(format!("{}:{epoch}", self.history), Position::new(sequence.get()))
     }
 
     /// Proof of a place in the journal as it is known.
@@ -218,17 +224,29 @@ impl Horizon {
     }
 
     /// What a token asks of this journal, and of others.
-    pub(super) fn asked(&self, token: &Token) -> (Option<Position>, Token) {
-        (token.position(&self.history), token.without(&self.history))
+    pub(super) fn asked(&self, token: &Token) -> (Option<JournalPlace>, Token) {
+        let (mut own, mut rest) = (None, Token::default());
+        for (name, position) in token.marks() {
+            let epoch = name.strip_prefix(&*self.history).and_then(|it| it.strip_prefix(':'));
+            match epoch.and_then(|epoch| epoch.parse().ok()) {
+                // Of two journals, the newer one's place decides: the older one's is lost with it.
+                Some(epoch) => {
+                    let place = JournalPlace { epoch, sequence: Sequence::new(position.get()) };
+                    own = own.max(Some(place));
+                }
+                None => rest.merge(&Token::of(Arc::clone(name), position)),
+            }
+        }
+        (own, rest)
     }
 
     /// Whether a place that a client has seen can be in this journal at all.
     ///
     /// # Errors
     /// `Unavailable` when it was in a journal that is gone, or lies beyond the end of this one.
-    pub(super) fn check(&self, asked: Position) -> Result<()> {
+    pub(super) fn check(&self, asked: JournalPlace) -> Result<()> {
         let Progress { epoch, last, .. } = self.read().progress;
-        if asked.epoch == epoch && asked.offset <= last.get() {
+        if asked.epoch == epoch && asked.sequence <= last {
             return Ok(());
         }
         Err(Error::new(
@@ -239,9 +257,9 @@ impl Horizon {
     }
 
     /// Whether everything up to a place is known.
-    pub(super) fn knows(&self, asked: Position) -> bool {
+    pub(super) fn knows(&self, asked: JournalPlace) -> bool {
         let state = self.read();
-        asked.epoch == state.progress.epoch && asked.offset <= state.seen.get()
+        asked.epoch == state.progress.epoch && asked.sequence <= state.seen
     }
 
     /// The place that must be settled before every write of these keys up to `to` is, for everybody:

@@ -3,17 +3,18 @@
 use std::time::Duration;
 
 use terrace_core::{
-    Consistency, Deadline, Key, Origin, Page, Position, Read, ReadOptions, Record, Result, Scan,
+    Consistency, Deadline, Key, Origin, Page, Read, ReadOptions, Record, Result, Scan,
     Sequence, Token, Version,
 };
 
 use super::Shared;
 use super::direct::behind;
+use super::horizon::JournalPlace;
 use super::pending::Waiting;
 
 /// What a read asks of the journal, and how it asks the store below.
 struct Asked {
-    own: Option<Position>,
+    own: Option<JournalPlace>,
     below: ReadOptions,
 }
 
@@ -81,9 +82,9 @@ impl Shared {
     }
 
     /// Whether a cache may still hold what a write of this place should have removed.
-    fn is_recent(&self, own: Position) -> bool {
+    fn is_recent(&self, own: JournalPlace) -> bool {
         let now = Sequence::at(self.runtime.wall()).millis();
-        let written = Sequence::new(own.offset).millis();
+        let written = own.sequence.millis();
         Duration::from_millis(now.saturating_sub(written)) < self.options.distrust
     }
 
@@ -94,7 +95,7 @@ impl Shared {
         keys: &[Key],
         found: Option<Vec<Option<Waiting>>>,
         how: &ReadOptions,
-        own: Option<Position>,
+        own: Option<JournalPlace>,
     ) -> Result<Vec<Read>> {
         let Some(found) = found else {
             let mut reads = self.inner.read(keys, how).await?;
@@ -125,9 +126,9 @@ impl Shared {
     }
 
     /// An answer that was read after everything up to `own` was known proves that.
-    fn prove(&self, reads: &mut [Read], own: Option<Position>) {
+    fn prove(&self, reads: &mut [Read], own: Option<JournalPlace>) {
         if let Some(own) = own {
-            let token = self.horizon.token(own.epoch, Sequence::new(own.offset));
+            let token = self.horizon.token(own.epoch, own.sequence);
             reads.iter_mut().for_each(|read| read.token.merge(&token));
         }
     }
@@ -177,7 +178,7 @@ impl Waiting {
 
 /// Puts what waits over a page. What lies beyond the end of the page belongs to the next one.
 fn overlay(page: Page, waiting: Vec<Waiting>, limit: usize) -> Result<Page> {
-    let Page { records, next, origin } = page;
+    let Page { records, next, origin, age, token } = page;
     let mut merged = Vec::with_capacity(records.len() + waiting.len());
     let mut below = records.into_iter().peekable();
     // Only this far is it known what waits; a full list may go on behind its end.
@@ -194,9 +195,9 @@ fn overlay(page: Page, waiting: Vec<Waiting>, limit: usize) -> Result<Page> {
     }
     merged.extend(below);
     if merged.len() > limit {
-        return Ok(Page::cut(merged, limit, origin));
+        return Ok(Page { age, ..Page::cut(merged, limit, origin).proving(token) });
     }
-    Ok(Page { records: merged, next, origin })
+    Ok(Page { records: merged, next, origin, age, token })
 }
 
 fn nothing() -> Read {
@@ -206,5 +207,6 @@ fn nothing() -> Read {
         origin: Origin::Primary,
         age: Duration::ZERO,
         token: Token::default(),
+        proof: None,
     }
 }

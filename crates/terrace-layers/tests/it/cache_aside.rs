@@ -13,7 +13,7 @@ use futures_util::future::join_all;
 use terrace_core::testkit::{Hand, Scripted, StoreFixture, key, value};
 use terrace_core::{
     Cache, Consistency, Deadline, Key, Lookup, MemoryCache, MemoryCacheOptions, MemoryStore,
-    Origin, Position, Precondition, ReadOptions, Runtime, Store, StoreExt as _, Token, Version,
+    Origin, LogPosition, Precondition, ReadOptions, Runtime, Store, StoreExt as _, Token, Version,
     Write,
 };
 use terrace_layers::{CacheAside, CacheAsideOptions, SingleFlight};
@@ -50,7 +50,7 @@ async fn sleep(time: Duration) {
 
 /// A token of the scripted store.
 fn token(offset: u64) -> Token {
-    Token::of(Scripted::HISTORY, Position { epoch: 0, offset })
+    Token::of(Scripted::HISTORY, LogPosition { epoch: 0, offset })
 }
 
 /// The version that the cache holds of a key.

@@ -9,7 +9,7 @@ use std::time::Duration;
 use terrace_core::testkit::{StoreFixture, key, value};
 use terrace_core::{
     Consistency, Deadline, ErrorKind, MemoryCache, MemoryCacheOptions, NodeState, Origin, Outcome,
-    Position, ReadOptions, Result, Role, Runtime, Scan, Status, Store, StoreExt, Token,
+    LogPosition, ReadOptions, Result, Role, Runtime, Scan, Status, Store, StoreExt, Token,
 };
 use terrace_layers::{
     CacheAside, CacheAsideOptions, ConcurrencyLimit, ConcurrencyLimitOptions, Member,
@@ -39,7 +39,7 @@ async fn pass(time: Duration) {
 const SECOND: Duration = Duration::from_secs(1);
 
 fn token(epoch: u64, offset: u64) -> Token {
-    Token::of(servers::LOG, Position { epoch, offset })
+    Token::of(servers::LOG, LogPosition { epoch, offset })
 }
 
 async fn origin(router: &ReplicaRouter, how: &ReadOptions) -> Result<Origin> {
@@ -115,9 +115,9 @@ async fn a_token_is_answered_by_who_has_come_to_it() {
     servers.at(1, 1, 180);
     assert_eq!(origin(&router, &with_token(token(1, 180))).await.unwrap(), Origin::Replica(1));
     // A version alone proves no place in the log; another database's token asks nothing.
-    let version = Token::of(HISTORY, Position { epoch: 0, offset: 1 });
+    let version = Token::of(HISTORY, LogPosition { epoch: 0, offset: 1 });
     assert_eq!(origin(&router, &with_token(version)).await.unwrap(), Origin::Primary);
-    let other = Token::of("another", Position { epoch: 9, offset: 9 });
+    let other = Token::of("another", LogPosition { epoch: 9, offset: 9 });
     assert!(is_replica(origin(&router, &with_token(other)).await.unwrap()));
 }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use terrace_core::testkit::{key, value};
 use terrace_core::{
-    BoxFuture, ChangeLog, Changes, Deadline, Error, ErrorKind, Follower, Logged, Position,
+    BoxFuture, ChangeLog, Changes, Deadline, Error, ErrorKind, Follower, Logged, LogPosition,
     PositionLost, Record, Result, Runtime, Timestamp, Version,
 };
 use terrace_layers::{Replicator, ReplicatorOptions};
@@ -22,7 +22,7 @@ struct Log {
 }
 
 impl ChangeLog for Log {
-    fn after(&self, position: Position, limit: usize) -> BoxFuture<'_, Result<Changes>> {
+    fn after(&self, position: LogPosition, limit: usize) -> BoxFuture<'_, Result<Changes>> {
         Box::pin(async move {
             let fails = |left: usize| left.checked_sub(1);
             if self.failing.fetch_update(Ordering::SeqCst, Ordering::SeqCst, fails).is_ok() {
@@ -35,20 +35,20 @@ impl ChangeLog for Log {
             let end = *self.end.borrow();
             let last = end.min(position.offset + limit as u64);
             let changes = (position.offset + 1..=last).map(change).collect();
-            let position = Position { epoch: 0, offset: last };
+            let position = LogPosition { epoch: 0, offset: last };
             Ok(Changes { changes, position, more: last < end })
         })
     }
 
-    fn wait(&self, position: Position, _: Deadline) -> BoxFuture<'_, Result<()>> {
+    fn wait(&self, position: LogPosition, _: Deadline) -> BoxFuture<'_, Result<()>> {
         Box::pin(async move {
             let _ = self.end.subscribe().wait_for(|end| *end > position.offset).await;
             Ok(())
         })
     }
 
-    fn head(&self) -> BoxFuture<'_, Result<Position>> {
-        Box::pin(async { Ok(Position { epoch: 0, offset: *self.end.borrow() }) })
+    fn head(&self) -> BoxFuture<'_, Result<LogPosition>> {
+        Box::pin(async { Ok(LogPosition { epoch: 0, offset: *self.end.borrow() }) })
     }
 }
 
@@ -62,22 +62,22 @@ fn change(number: u64) -> Logged {
         created_at: at,
         updated_at: at,
     };
-    Logged { position: Position { epoch: 0, offset: number }, key, version, record: Some(record) }
+    Logged { position: LogPosition { epoch: 0, offset: number }, key, version, record: Some(record) }
 }
 
 #[derive(Debug, Default)]
 struct Copy {
-    place: Mutex<Position>,
+    place: Mutex<LogPosition>,
     applied: watch::Sender<Vec<u64>>,
     begun: AtomicUsize,
 }
 
 impl Follower for Copy {
-    fn followed(&self) -> BoxFuture<'_, Result<Position>> {
+    fn followed(&self) -> BoxFuture<'_, Result<LogPosition>> {
         Box::pin(async { Ok(*self.place.lock().unwrap()) })
     }
 
-    fn apply(&self, from: Position, changes: Changes) -> BoxFuture<'_, Result<()>> {
+    fn apply(&self, from: LogPosition, changes: Changes) -> BoxFuture<'_, Result<()>> {
         Box::pin(async move {
             let mut place = self.place.lock().unwrap();
             assert_eq!(*place, from, "it goes on where the follower is");
@@ -90,7 +90,7 @@ impl Follower for Copy {
 
     fn begin_anew(&self) -> BoxFuture<'_, Result<()>> {
         Box::pin(async {
-            *self.place.lock().unwrap() = Position::default();
+            *self.place.lock().unwrap() = LogPosition::default();
             self.begun.fetch_add(1, Ordering::SeqCst);
             self.applied.send_modify(Vec::clear);
             Ok(())
@@ -141,7 +141,7 @@ async fn everything_is_applied_once_in_order_whatever_fails() {
 async fn a_follower_that_stayed_away_too_long_begins_anew() {
     let (log, copy) = set_up(0);
     log.end.send_replace(10);
-    *copy.place.lock().unwrap() = Position { epoch: 0, offset: 2 };
+    *copy.place.lock().unwrap() = LogPosition { epoch: 0, offset: 2 };
     log.floor.store(5, Ordering::SeqCst);
     let (from, to) = (Arc::clone(&log), Arc::clone(&copy));
     let _replicator = Replicator::start(from, to, Default::default(), Runtime::system());

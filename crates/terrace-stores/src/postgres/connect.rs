@@ -1,16 +1,21 @@
 //! Sessions with the server: how they begin, what they know, how they end.
 
-use std::sync::OnceLock;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::{Duration, Instant};
 
 use futures_util::StreamExt as _;
 use futures_util::stream::poll_fn;
-use terrace_core::{Deadline, Durability, Error, ErrorKind, Result, Runtime, Task};
+use terrace_core::{
+    Deadline, Durability, Error, ErrorKind, Histories, Result, Runtime, Standing, Task,
+};
 use tokio::sync::{OnceCell, watch};
 use tokio_postgres::types::{ToSql, Type};
 use tokio_postgres::{AsyncMessage, Client, Config, Row, Statement};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
+use super::history::{self, Look};
+use super::migrate;
 use super::options::Target;
 use super::sqlstate::{Stage, explain};
 use super::statements::{Parameter, Prepares, Sql, Statements};
@@ -31,10 +36,32 @@ pub(super) struct Connector {
     max_lifetime: Duration,
     /// What sessions of the pool prepare.
     prepares: Prepares,
-    /// As the first session found it, for sessions that do not ask.
-    durability: OnceLock<Durability>,
+    /// The schema of the tables.
+    schema: String,
+    /// What was heard of the database.
+    histories: Arc<Histories>,
+    durability: Arc<Promised>,
     /// Whether a server that takes no writes will do.
     read_only: bool,
+}
+
+/// How safe a commit is, as the server's settings were when they were looked at last.
+#[derive(Debug, Default)]
+pub(super) struct Promised(AtomicU8);
+
+impl Promised {
+    fn is(&self, durability: Durability) {
+        self.0.store(durability as u8, Ordering::Release);
+    }
+
+    fn get(&self) -> Durability {
+        match self.0.load(Ordering::Acquire) {
+            0 => Durability::Accepted,
+            1 => Durability::Journaled,
+            2 => Durability::Committed,
+            _ => Durability::Replicated,
+        }
+    }
 }
 
 impl Connector {
@@ -44,13 +71,14 @@ impl Connector {
         connect_timeout: Duration,
         max_lifetime: Duration,
         prepares: Prepares,
-        read_only: bool,
+        (schema, read_only): (String, bool),
     ) -> Result<Self> {
         let tls = MakeRustlsConnect::new(tls::client(&target)?);
         let hosts = u32::try_from(target.config.get_hosts().len()).unwrap_or(u32::MAX);
         let patience = connect_timeout.saturating_mul(hosts);
         let Target { config, hosts, .. } = target;
-        let durability = OnceLock::new();
+        let histories = Arc::new(Histories::new(Standing::of("")));
+        let durability = Arc::default();
         Ok(Self {
             config,
             tls,
@@ -59,9 +87,28 @@ impl Connector {
             patience,
             max_lifetime,
             prepares,
+            schema,
+            histories,
             durability,
             read_only,
         })
+    }
+
+    /// The schema of the tables.
+    pub(super) fn schema(&self) -> &str {
+        &self.schema
+    }
+
+    /// What was heard of the database.
+    pub(super) fn histories(&self) -> &Arc<Histories> {
+        &self.histories
+    }
+
+    /// Notes what the server said when it was asked at this moment.
+    pub(super) fn heard(&self, look: &Look, standing: Standing, asked: Instant) {
+        let (fsync, commit, standbys) = &look.settings;
+        self.durability.is(durability(*fsync, commit, *standbys));
+        self.histories.heard(standing, asked);
     }
 
     /// `host:port`, separated by commas.
@@ -69,14 +116,9 @@ impl Connector {
         &self.hosts
     }
 
-    /// How safe a commit is, as far as it was asked.
-    pub(super) fn durability(&self) -> Option<Durability> {
-        self.durability.get().copied()
-    }
-
-    /// What another session with this server found.
-    pub(super) fn assume(&self, durability: Durability) {
-        self.durability.get_or_init(|| durability);
+    /// How safe a commit is, as it was looked at last.
+    pub(super) fn durability(&self) -> Durability {
+        self.durability.get()
     }
 
     /// The longest that opening a session may take.
@@ -84,7 +126,7 @@ impl Connector {
         self.patience * 2
     }
 
-    /// A session without prepared statements.
+    /// A session without prepared statements, that knows nothing of the history.
     pub(super) async fn open(&self) -> Result<Connection> {
         let deadline = Deadline::at(self.runtime.now() + self.patience);
         // Boxed: it is large, rare, and part of every request's future.
@@ -104,7 +146,7 @@ impl Connector {
             }
         });
         let statements = Statements::Unprepared;
-        let durability = self.durability.get().copied().unwrap_or(Durability::Accepted);
+        let durability = Arc::clone(&self.durability);
         Ok(Connection {
             client,
             task: Some(task),
@@ -112,6 +154,9 @@ impl Connector {
             prepares: self.prepares,
             repeated: Default::default(),
             durability,
+            history: "".into(),
+            is_replica: false,
+            backend: 0,
             life: 0,
             expires_at: None,
         })
@@ -139,13 +184,14 @@ impl Connector {
         Ok((client, task))
     }
 
-    /// Whether the server can be worked with, and how safe its commits are.
-    pub(super) async fn examine(&self, connection: &Connection) -> Result<(Durability, u64)> {
+    /// Whether the server can be worked with.
+    pub(super) async fn examine(&self, connection: &mut Connection) -> Result<()> {
         const SETTINGS: &str = "SELECT current_setting('server_version_num')::int, \
-             current_setting('transaction_read_only') = 'on', current_setting('fsync') = 'on', \
+             current_setting('transaction_read_only') = 'on', \
+             (extract(epoch FROM pg_postmaster_start_time()) * 1000000)::bigint, \
+             pg_backend_pid(), current_setting('fsync') = 'on', \
              current_setting('synchronous_commit'), \
-             current_setting('synchronous_standby_names') <> '', \
-             (extract(epoch FROM pg_postmaster_start_time()) * 1000000)::bigint";
+             current_setting('synchronous_standby_names') <> ''";
         let rows = connection.client.query_typed(SETTINGS, &[]).await;
         let rows = rows.map_err(|error| explain(error, Stage::Connecting).during("connect"))?;
         let row = rows.first().ok_or_else(|| Error::new(ErrorKind::Internal, "no settings"))?;
@@ -159,9 +205,32 @@ impl Connector {
                            hosts with target_session_attrs=read-write";
             return Err(Error::new(ErrorKind::Unavailable, message).with("hosts", &*self.hosts));
         }
-        let durability = durability(row.get(2), row.get(3), row.get(4));
-        let durability = *self.durability.get_or_init(|| durability).min(&durability);
-        Ok((durability, row.get::<_, i64>(5).unsigned_abs()))
+        connection.life = row.get::<_, i64>(2).unsigned_abs();
+        connection.backend = row.get(3);
+        self.durability.is(durability(row.get(4), row.get(5), row.get(6)));
+        Ok(())
+    }
+
+    /// Finds the history that the session is of; tables that are missing are made.
+    pub(super) async fn recognise(&self, connection: &mut Connection) -> Result<()> {
+        if self.prepares == Prepares::ReadModel {
+            return Ok(());
+        }
+        let asked = self.runtime.now();
+        let settled = match history::settle(&mut connection.client, &self.schema).await {
+            Err(error) if history::is_missing(&error) && !self.read_only => {
+                migrate::migrate(&mut connection.client, &self.schema).await?;
+                history::settle(&mut connection.client, &self.schema).await
+            }
+            settled => settled,
+        };
+        let (standing, look) = settled.map_err(|error| error.with("hosts", &*self.hosts))?;
+        connection.history = Arc::clone(&standing.history);
+        connection.is_replica = look.is_replica;
+        if !look.is_replica {
+            self.heard(&look, standing, asked);
+        }
+        Ok(())
     }
 
     /// Asks the server in the background to end what this session does.
@@ -185,24 +254,29 @@ impl Connector {
         Error::new(ErrorKind::Unavailable, message).with("hosts", &*self.hosts).during("connect")
     }
 
-    /// A session with everything prepared, that ends after its share of the lifetime.
-    pub(super) async fn open_for_pool(&self) -> Result<Connection> {
+    /// A session for one request.
+    pub(super) async fn open_for_request(&self) -> Result<Connection> {
         let mut connection = self.open().await?;
         let deadline = Deadline::at(self.runtime.now() + self.patience);
         let ready = async {
-            let (examined, statements) = futures_util::future::join(
-                self.examine(&connection),
-                Statements::prepare(&connection.client, self.prepares),
-            )
-            .await;
-            let statements =
-                statements.map_err(|error| explain(error, Stage::Harmless).during("connect"));
-            Ok::<_, Error>((examined?, statements?))
+            self.examine(&mut connection).await?;
+            self.recognise(&mut connection).await
         };
-        let ready = self.runtime.within(deadline, ready).await;
-        let (examined, statements) = ready.ok_or_else(|| self.too_slow())??;
-        (connection.durability, connection.life) = examined;
-        connection.statements = statements;
+        // Boxed: it is large, and part of every request's future.
+        let ready = self.runtime.within(deadline, Box::pin(ready)).await;
+        ready.ok_or_else(|| self.too_slow())??;
+        Ok(connection)
+    }
+
+    /// A session with everything prepared, that ends after its share of the lifetime.
+    pub(super) async fn open_for_pool(&self) -> Result<Connection> {
+        let mut connection = self.open_for_request().await?;
+        let deadline = Deadline::at(self.runtime.now() + self.patience);
+        let prepare = Statements::prepare(&connection.client, self.prepares);
+        let prepared = self.runtime.within(deadline, prepare).await;
+        let prepared = prepared.ok_or_else(|| self.too_slow())?;
+        connection.statements =
+            prepared.map_err(|error| explain(error, Stage::Harmless).during("connect"))?;
         let lifetime = self.runtime.jitter(self.max_lifetime, 0.1);
         connection.expires_at = Some(self.runtime.now() + lifetime);
         Ok(connection)
@@ -228,8 +302,13 @@ pub(super) struct Connection {
     prepares: Prepares,
     /// Statements that are prepared when they are first run; see [`Connection::repeat`].
     repeated: [OnceCell<Statement>; 2],
-    /// How safe a commit is; worked out from this server's settings.
-    pub(super) durability: Durability,
+    durability: Arc<Promised>,
+    /// The history that it was found to be of, and answers for.
+    pub(super) history: Arc<str>,
+    /// Whether the server was a replica when the session began.
+    pub(super) is_replica: bool,
+    /// The number of the server's process that serves it.
+    pub(super) backend: i32,
     /// Which run of the server this is a session with.
     pub(super) life: u64,
     expires_at: Option<Instant>,
@@ -306,6 +385,16 @@ impl Connection {
             self.statements = Statements::prepare(&self.client, self.prepares).await?;
         }
         Ok(())
+    }
+
+    /// How safe a commit is.
+    pub(super) fn durability(&self) -> Durability {
+        self.durability.get()
+    }
+
+    /// For statements that are not of requests.
+    pub(super) fn driver(&self) -> &Client {
+        &self.client
     }
 
     pub(super) fn client(&mut self) -> &mut Client {

@@ -5,13 +5,15 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use terrace_core::{
-    Deadline, Durability, Error, ErrorKind, Idempotency, Origin, Outcome, Receipt, Version,
+    Deadline, Durability, Error, ErrorKind, Idempotency, Origin, Outcome, Position, Receipt, Token,
+    Version,
 };
 
 use super::connect::Connection;
-use super::read::{LoggedIn, token_of_write};
+use super::snapshot::Transaction;
 use super::statements::Sql;
 use super::work::{Failure, Progress, Work, Worker, corrupt};
+use super::write::event;
 
 /// The right to do a request, which one transaction at a time can hold. A second one that wants it
 /// waits in the server until the first has ended.
@@ -55,14 +57,14 @@ impl<'a> Claim<'a> {
         &self,
         connection: &Connection,
         answers: &[(Outcome, Version)],
-        transaction: Option<u64>,
+        logged: Option<Transaction>,
     ) -> Result<(), Failure> {
         let Some(request) = self.request else { return Ok(()) };
         let stored = answers.iter().map(|&(outcome, version)| Done {
             outcome,
             version,
-            durability: connection.durability,
-            transaction,
+            durability: connection.durability(),
+            transaction: logged.map(|number| number.0),
         });
         let stored = stored.collect::<Vec<_>>();
         let text = serde_json::to_string(&stored).map_err(|error| {
@@ -105,17 +107,22 @@ impl Remembered {
         }
     }
 
-    /// As they were answered the first time.
-    pub(super) fn receipts(self, history: &Arc<str>, log: Option<&Arc<str>>) -> Vec<Receipt> {
-        let receipt = |Done { outcome, version, durability, transaction }| {
-            let logged = match (log, transaction) {
-                (Some(log), Some(transaction)) if outcome.is_applied() => {
-                    Some(LoggedIn { log, transaction })
-                }
-                _ => None,
-            };
-            let token = token_of_write(history, version, logged);
-            Receipt { outcome, version, durability, token, origin: Origin::Primary }
+    /// As they were answered the first time, with a token of the transaction that found them: what
+    /// it could see holds what they wrote.
+    pub(super) fn receipts(
+        self,
+        history: &Arc<str>,
+        found_by: Option<Transaction>,
+    ) -> Vec<Receipt> {
+        let position = found_by.map_or(Position::NONE, |number| Position::new(number.0));
+        let token = Token::of(Arc::clone(history), position);
+        let receipt = |Done { outcome, version, durability, transaction }| Receipt {
+            outcome,
+            version,
+            durability,
+            token: token.clone(),
+            origin: Origin::Primary,
+            event: event(outcome, version, transaction.map(Transaction)),
         };
         self.done.into_iter().map(receipt).collect()
     }

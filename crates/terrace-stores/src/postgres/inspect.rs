@@ -81,11 +81,10 @@ pub(super) const COUNT: &str = "SELECT CASE WHEN n <= 100000 THEN n ELSE \
 pub(super) fn tree(
     worker: &Worker,
     schema: &str,
-    durability: Option<Durability>,
+    durability: Durability,
     (status, note): (Status, String),
 ) -> Inspection {
-    let weak = durability.is_some_and(|durability| durability < Durability::Committed)
-        && status == Status::Healthy;
+    let weak = durability < Durability::Committed && status == Status::Healthy;
     let (status, note) = if weak {
         let note = "fsync or synchronous_commit is off: a crash of the server loses acknowledged \
                     writes, and receipts say so; turn both on";
@@ -97,6 +96,6 @@ pub(super) fn tree(
         .status(status, note)
         .option("hosts", worker.pool.connector().hosts())
         .option("schema", schema)
-        .option("durability", durability.map_or("unknown", Durability::as_str))
+        .option("durability", durability.as_str())
         .needs(worker.pool.inspect())
 }

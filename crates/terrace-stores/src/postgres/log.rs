@@ -4,7 +4,7 @@
 //! triggers over transition tables: one `INSERT ... SELECT` a statement, whatever its size. An upsert
 //! fires both the insert and the update trigger; each sees its own rows, so each row is logged once.
 //!
-//! **Position.** `epoch` is the transaction's number, `offset` the version that it wrote: one number
+//! **LogPosition.** `epoch` is the transaction's number, `offset` the version that it wrote: one number
 //! serves as both. Transactions overlap, so of two changes of one key the later may stand before the
 //! earlier; the higher version is the newer. Rows that came with equal versions of their own, above
 //! all that were drawn, share a position, and always come in one answer.
@@ -39,11 +39,11 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
 use terrace_core::{
-    BoxFuture, ChangeLog, Changes, Deadline, Error, ErrorKind, Key, Logged, Position, PositionLost,
+    BoxFuture, ChangeLog, Changes, Deadline, Error, ErrorKind, Key, Logged, LogPosition, Position, PositionLost,
     Record, Result, Value,
 };
 use tokio_postgres::Row;
-use tokio_postgres::types::{FromSql, ToSql, Type};
+use tokio_postgres::types::{ToSql, Type};
 
 pub use install::LogBegin;
 pub(super) use install::{change, current};
@@ -51,6 +51,7 @@ use listener::Listener;
 
 use super::connect::{Connection, Repeated};
 use super::read::version;
+use super::snapshot::Transaction;
 use super::statements::Moment;
 use super::work::{Failure, Progress, Work, Worker, corrupt, not_allowed};
 
@@ -113,7 +114,7 @@ impl PostgresLog {
     ///
     /// # Errors
     /// As for a write.
-    pub async fn trim(&self, below: Position, most: usize) -> Result<u64> {
+    pub async fn trim(&self, below: LogPosition, most: usize) -> Result<u64> {
         self.worker.perform(&Trim { below, most }, self.patience()).await
     }
 
@@ -122,7 +123,7 @@ impl PostgresLog {
         Deadline::at(self.worker.runtime.now() + self.worker.patience * 2)
     }
 
-    async fn wait_for(&self, position: Position, deadline: Deadline) -> Result<()> {
+    async fn wait_for(&self, position: LogPosition, deadline: Deadline) -> Result<()> {
         let runtime = &self.worker.runtime;
         let mut waiting = self.listener.wait().await?;
         let mut look = Self::FIRST_LOOK;
@@ -144,7 +145,7 @@ impl PostgresLog {
 }
 
 impl ChangeLog for PostgresLog {
-    fn after(&self, position: Position, limit: usize) -> BoxFuture<'_, Result<Changes>> {
+    fn after(&self, position: LogPosition, limit: usize) -> BoxFuture<'_, Result<Changes>> {
         Box::pin(async move {
             let limit = limit.clamp(1, Self::MAX_CHANGES);
             let long_values = &self.long_values;
@@ -153,15 +154,23 @@ impl ChangeLog for PostgresLog {
         })
     }
 
-    fn wait(&self, position: Position, deadline: Deadline) -> BoxFuture<'_, Result<()>> {
+    fn wait(&self, position: LogPosition, deadline: Deadline) -> BoxFuture<'_, Result<()>> {
         Box::pin(async move {
             let waited = self.worker.runtime.within(deadline, self.wait_for(position, deadline));
             waited.await.unwrap_or(Ok(()))
         })
     }
 
-    fn head(&self) -> BoxFuture<'_, Result<Position>> {
+    fn head(&self) -> BoxFuture<'_, Result<LogPosition>> {
         Box::pin(async move { self.worker.perform(&Head, self.patience()).await })
+    }
+
+    fn place_of(&self, position: Position) -> LogPosition {
+        end_of(position.get())
+    }
+
+    fn position_of(&self, place: LogPosition) -> Position {
+        Position::new(place.epoch)
     }
 }
 
@@ -212,7 +221,7 @@ const AFTER_LAST_NUMBER: &str = "SELECT transaction, version, type = 'RecordDele
 
 struct ReadLog<'a> {
     text: &'static str,
-    position: Position,
+    position: LogPosition,
     limit: usize,
     long_values: &'a AtomicBool,
 }
@@ -243,9 +252,14 @@ impl Work for ReadLog<'_> {
         if changes.is_empty() {
             self.check_position(connection).await?;
         }
-        let position = changes.last().map_or(self.position, |change| change.position);
         // A page that the bytes have cut has fewer rows.
         let more = changes.len() >= self.limit || bytes(&changes) >= MAX_BYTES;
+        let position = match changes.last() {
+            // All changes of a transaction are visible at once, so there is no more of the last one.
+            Some(change) if !more => end_of(change.position.epoch),
+            Some(change) => change.position,
+            None => self.position,
+        };
         Ok(Changes { changes, position, more })
     }
 }
@@ -289,6 +303,11 @@ impl ReadLog<'_> {
     }
 }
 
+/// The place behind all changes of a transaction.
+fn end_of(transaction: u64) -> LogPosition {
+    LogPosition { epoch: transaction, offset: i64::MAX.unsigned_abs() }
+}
+
 fn bytes(changes: &[Logged]) -> i64 {
     changes.iter().map(size).sum()
 }
@@ -299,25 +318,11 @@ fn size(change: &Logged) -> i64 {
     i64::try_from(value).unwrap_or(i64::MAX)
 }
 
-/// The number of a transaction as it comes over the wire.
-#[derive(Debug)]
-struct Xid(u64);
-
-impl<'a> FromSql<'a> for Xid {
-    fn from_sql(_: &Type, raw: &'a [u8]) -> Result<Self, Box<dyn std::error::Error + Sync + Send>> {
-        Ok(Self(u64::from_be_bytes(raw.try_into()?)))
-    }
-
-    fn accepts(column: &Type) -> bool {
-        *column == Type::XID8
-    }
-}
-
 /// One change; `None` when its value was left out.
 fn logged(row: &Row) -> Result<Option<Logged>, Failure> {
     let version = version(row.try_get(1).map_err(corrupt)?);
-    let Xid(epoch) = row.try_get(0).map_err(corrupt)?;
-    let position = Position { epoch, offset: version.get() };
+    let Transaction(epoch) = row.try_get(0).map_err(corrupt)?;
+    let position = LogPosition { epoch, offset: version.get() };
     let key = Key::new(row.try_get::<_, &str>(6).map_err(corrupt)?).map_err(not_allowed)?;
     let deleted = row.try_get::<_, bool>(2).map_err(corrupt)?;
     let Moment(created_at) = row.try_get(3).map_err(corrupt)?;
@@ -338,23 +343,22 @@ fn logged(row: &Row) -> Result<Option<Logged>, Failure> {
 struct Head;
 
 impl Work for Head {
-    type Answer = Position;
+    type Answer = LogPosition;
 
     const OPERATION: &'static str = "find the head of the change log";
 
-    async fn run(&self, connection: &Connection, _: &Progress) -> Result<Position, Failure> {
-        const LAST: &str = "SELECT c.transaction, c.version FROM commands c \
+    async fn run(&self, connection: &Connection, _: &Progress) -> Result<LogPosition, Failure> {
+        const LAST: &str = "SELECT c.transaction FROM commands c \
              ORDER BY c.transaction DESC, c.version DESC LIMIT 1";
         let rows = connection.ask(LAST, &[]).await?;
-        let Some(row) = rows.first() else { return Ok(Position::default()) };
-        let offset = version(row.try_get(1).map_err(corrupt)?).get();
-        let Xid(epoch) = row.try_get(0).map_err(corrupt)?;
-        Ok(Position { epoch, offset })
+        let Some(row) = rows.first() else { return Ok(LogPosition::default()) };
+        let Transaction(epoch) = row.try_get(0).map_err(corrupt)?;
+        Ok(end_of(epoch))
     }
 }
 
 struct Trim {
-    below: Position,
+    below: LogPosition,
     most: usize,
 }
 

@@ -1,15 +1,14 @@
 //! The tables: made by the first start, taken over from a table that was there, never changed back.
 
-use std::sync::Arc;
-
 use terrace_core::{Error, ErrorKind, Result};
 use tokio_postgres::error::SqlState;
 use tokio_postgres::{Client, Transaction};
 
+use super::history;
 use super::sqlstate::{Stage, explain};
 
 /// The version of the tables that this program knows.
-const NEWEST: i32 = 2;
+const NEWEST: i32 = 3;
 
 /// Text constraints of both columns, as the contract has them.
 const CHECKS: &str = "
@@ -45,46 +44,39 @@ const IDEMPOTENCY: &str = "
 /// without touching the rows.
 const PLACES: &str = "ALTER TABLE records ADD COLUMN IF NOT EXISTS seq bigint NOT NULL DEFAULT 0";
 
-/// Makes what is missing and answers the name of this database's history.
+/// Makes what is missing, and the first history.
 ///
 /// Any number of instances may start at once: one transaction under an advisory lock does it, the
 /// others wait and find it done. It works behind a transaction pooler, too.
-pub(super) async fn migrate(client: &mut Client, schema: &str) -> Result<Arc<str>> {
-    if let Some(history) = current(client).await.map_err(failed)? {
-        if history.is_ok() && sequence_is_behind(client).await.map_err(failed)? {
+pub(super) async fn migrate(client: &mut Client, schema: &str) -> Result<()> {
+    if let Some(known) = current(client).await.map_err(failed)? {
+        if known.is_ok() && sequence_is_behind(client).await.map_err(failed)? {
             let transaction = client.transaction().await.map_err(failed)?;
             lock(&transaction, schema).await?;
             raise_sequence(&transaction).await?;
             transaction.commit().await.map_err(failed)?;
         }
-        return history;
+        return known;
     }
     let transaction = client.transaction().await.map_err(failed)?;
-    let history = change(&transaction, schema).await?;
-    transaction.commit().await.map_err(failed)?;
-    Ok(history)
+    change(&transaction, schema).await?;
+    transaction.commit().await.map_err(failed)
 }
 
 pub(super) fn failed(error: tokio_postgres::Error) -> Error {
     explain(error, Stage::Harmless).during("migrate")
 }
 
-/// The history of tables that need no change; a user without the right to change them can start.
-async fn current(client: &Client) -> Result<Option<Result<Arc<str>>>, tokio_postgres::Error> {
-    let known = client.query_one("SELECT to_regclass('meta') IS NOT NULL", &[]).await?;
-    if !known.get::<_, bool>(0) {
+/// Whether the tables need no change; a user without the right to change them can start.
+async fn current(client: &Client) -> Result<Option<Result<()>>, tokio_postgres::Error> {
+    let known = "SELECT to_regclass('meta') IS NOT NULL AND to_regclass('terrace_history') IS NOT NULL";
+    if !client.query_one(known, &[]).await?.get::<_, bool>(0) {
         return Ok(None);
     }
-    let rows = client
-        .query(
-            "SELECT v.value, h.value FROM meta v, meta h \
-             WHERE v.name = 'schema' AND h.name = 'history'",
-            &[],
-        )
-        .await?;
+    let rows = client.query("SELECT value FROM meta WHERE name = 'schema'", &[]).await?;
     let Some(row) = rows.first() else { return Ok(None) };
     Ok(match row.get::<_, &str>(0).parse::<i32>() {
-        Ok(NEWEST) => Some(Ok(Arc::from(row.get::<_, &str>(1)))),
+        Ok(NEWEST) => Some(Ok(())),
         Ok(older) if older < NEWEST => None,
         _ => Some(Err(newer())),
     })
@@ -134,7 +126,7 @@ pub(super) async fn lock(transaction: &Transaction<'_>, schema: &str) -> Result<
     transaction.execute(lock, &[&schema]).await.map_err(failed).map(drop)
 }
 
-async fn change(transaction: &Transaction<'_>, schema: &str) -> Result<Arc<str>> {
+async fn change(transaction: &Transaction<'_>, schema: &str) -> Result<()> {
     lock(transaction, schema).await?;
     let there = "SELECT 1 FROM pg_namespace WHERE nspname = $1";
     if transaction.query_opt(there, &[&schema]).await.map_err(failed)?.is_none() {
@@ -143,10 +135,7 @@ async fn change(transaction: &Transaction<'_>, schema: &str) -> Result<Arc<str>>
     run(
         transaction,
         "CREATE TABLE IF NOT EXISTS meta (name text PRIMARY KEY, value text NOT NULL); \
-         INSERT INTO meta VALUES \
-             ('history', 'pg-' || left(replace(gen_random_uuid()::text, '-', ''), 12)), \
-             ('schema', '0') \
-         ON CONFLICT DO NOTHING",
+         INSERT INTO meta VALUES ('schema', '0') ON CONFLICT DO NOTHING",
     )
     .await?;
     let value = "SELECT value FROM meta WHERE name = $1";
@@ -159,13 +148,13 @@ async fn change(transaction: &Transaction<'_>, schema: &str) -> Result<Arc<str>>
             if version < 2 {
                 run(transaction, PLACES).await?;
             }
+            run(transaction, history::TABLE).await?;
         }
         _ => return Err(newer()),
     }
     let done = format!("UPDATE meta SET value = '{NEWEST}' WHERE name = 'schema'");
     run(transaction, &done).await?;
-    let history = transaction.query_one(value, &[&"history"]).await.map_err(failed)?;
-    Ok(Arc::from(history.get::<_, &str>(0)))
+    history::begin_first(transaction).await
 }
 
 async fn first(transaction: &Transaction<'_>) -> Result<()> {

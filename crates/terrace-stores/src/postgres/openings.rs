@@ -95,7 +95,10 @@ impl managed::Manager for Openings {
     type Error = Error;
 
     async fn create(&self) -> Result<Connection> {
-        if self.reuses { self.first_ready().await } else { self.connector.open().await }
+        match self.reuses {
+            true => self.first_ready().await,
+            false => self.connector.open_for_request().await,
+        }
     }
 
     async fn recycle(

@@ -6,54 +6,77 @@ use std::time::Duration;
 
 use futures_util::future::join;
 use terrace_core::{
-    Error, ErrorKind, Key, Origin, Page, Position, Read, Record, Scan, Token, Value, Version,
+    Error, ErrorKind, Generation, Key, Origin, Page, Position, Proof, Read, Record, Scan, Token,
+    Value, Version,
 };
 use tokio_postgres::Row;
 
 use super::connect::Connection;
-use super::member::{self, Member, Place};
+use super::history;
+use super::snapshot::Snapshot;
 use super::statements::{Moment, Sql};
 use super::work::{Failure, Progress, Work, corrupt, not_allowed};
-
-/// Proof of having seen a version of this database.
-pub(super) fn token(history: &Arc<str>, version: Version) -> Token {
-    Token::of(Arc::clone(history), Position { epoch: 0, offset: version.get() })
-}
-
-/// Where a database's writes are logged: in its change log, by the transaction.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct LoggedIn<'a> {
-    pub(super) log: &'a Arc<str>,
-    pub(super) transaction: u64,
-}
-
-/// Proof of a write: its version, and its place in the log.
-pub(super) fn token_of_write(
-    history: &Arc<str>,
-    version: Version,
-    logged: Option<LoggedIn<'_>>,
-) -> Token {
-    let mut token = token(history, version);
-    if let Some(LoggedIn { log, transaction }) = logged {
-        let position = Position { epoch: transaction, offset: version.get() };
-        token.merge(&Token::of(Arc::clone(log), position));
-    }
-    token
-}
 
 /// Versions are drawn from a sequence that starts at 1.
 pub(super) fn version(number: i64) -> Version {
     Version::new(u64::try_from(number).unwrap_or(0))
 }
 
+/// What a snapshot showed beside the rows.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Seen {
+    snapshot: Snapshot,
+    generation: Generation,
+    is_replica: bool,
+}
+
+impl Seen {
+    /// From three columns. Fails when the history is another one, or the server was promoted: then
+    /// the session must be looked at anew.
+    fn of(row: &Row, column: usize, connection: &Connection) -> Result<Self, Failure> {
+        let snapshot = row.try_get::<_, Option<Snapshot>>(column).map_err(corrupt)?;
+        let generation = row.try_get::<_, Option<i64>>(column + 1).map_err(corrupt)?;
+        let is_replica = row.try_get::<_, Option<bool>>(column + 2).map_err(corrupt)?;
+        match (snapshot, generation, is_replica) {
+            (Some(snapshot), Some(generation), Some(is_replica))
+                if is_replica == connection.is_replica =>
+            {
+                let generation = history::generation(generation);
+                Ok(Self { snapshot, generation, is_replica })
+            }
+            _ => Err(Failure::AnotherHistory),
+        }
+    }
+
+    /// Refuses to answer whoever has seen more than this snapshot can prove. A primary has everything
+    /// that was acknowledged, so it proves more than its horizon.
+    fn check(self, asked: Option<&Token>, history: &str) -> Result<(), Failure> {
+        let Some(asked) = asked.and_then(|asked| asked.position(history)) else { return Ok(()) };
+        if self.is_replica && asked > self.snapshot.through() {
+            return Err(Failure::Refused(terrace_core::history::behind()));
+        }
+        if !self.is_replica && !self.snapshot.has_heard_of(asked) {
+            return Err(Failure::Refused(terrace_core::history::ahead()));
+        }
+        Ok(())
+    }
+
+    fn proof(self, history: &Arc<str>, shown: Position) -> Proof {
+        Proof {
+            history: Arc::clone(history),
+            generation: self.generation,
+            through: self.snapshot.through(),
+            shown,
+        }
+    }
+}
+
 /// Records by their keys.
 pub(super) struct ReadKeys<'a> {
     pub(super) keys: &'a [Key],
     pub(super) asked: Option<&'a Token>,
-    pub(super) history: &'a Arc<str>,
     /// The epoch of the shard under which the keys are looked for.
     pub(super) epoch: Option<i64>,
-    pub(super) member: Option<&'a Member>,
 }
 
 impl Work for ReadKeys<'_> {
@@ -74,21 +97,27 @@ impl Work for ReadKeys<'_> {
         };
         let asked = self.keys.iter().map(place_of).collect::<Vec<_>>();
         let keys = distinct.iter().map(|key| key.as_str()).collect::<Vec<_>>();
-        let (rows, place) = self.ask(connection, &keys).await?;
-        let mut found = distinct.iter().map(|_| self.missing()).collect::<Vec<_>>();
-        for row in rows {
+        let rows = self.ask(connection, &keys).await?;
+        let place = |row: &Row| -> Result<usize, Failure> {
             let place = row.try_get::<_, i64>(0).map_err(corrupt)?;
-            let place = usize::try_from(place).unwrap_or(0).wrapping_sub(1);
-            if let (Some(key), Some(answer)) = (distinct.get(place), found.get_mut(place)) {
-                *answer = self.answer(key, &row)?;
+            Ok(usize::try_from(place).unwrap_or(0).wrapping_sub(1))
+        };
+        let mut seen = None;
+        for row in &rows {
+            if place(row)? == 0 {
+                seen = Some(Seen::of(row, SEEN, connection)?);
             }
         }
-        let is_replica = place.is_some_and(|place| place.is_replica);
-        self.prove(connection, is_replica, &mut found).await?;
-        if let (Some(member), Some(place)) = (self.member, place) {
-            let proof = member.token(place);
-            found.iter_mut().for_each(|answer| answer.token.merge(&proof));
+        let seen = seen.ok_or(Failure::AnotherHistory)?;
+        seen.check(self.asked, &connection.history)?;
+        let mut found = vec![None; distinct.len()];
+        for row in &rows {
+            let place = place(row)?;
+            if let (Some(key), Some(answer)) = (distinct.get(place), found.get_mut(place)) {
+                *answer = Some(self::answer(key, row, seen, &connection.history)?);
+            }
         }
+        let found = found.into_iter().collect::<Option<Vec<_>>>().ok_or_else(incomplete)?;
         if found.len() == asked.len() {
             return Ok(found);
         }
@@ -96,89 +125,43 @@ impl Work for ReadKeys<'_> {
     }
 }
 
+/// Where [`Sql::Read`] says with the first key what the snapshot proves.
+const SEEN: usize = 7;
+
+fn incomplete() -> Failure {
+    let message = "the database did not answer every key; try again";
+    Failure::Refused(Error::new(ErrorKind::Internal, message))
+}
+
+fn answer(key: &Key, row: &Row, seen: Seen, history: &Arc<str>) -> Result<Read, Failure> {
+    let (mut record, mut number, mut shown) = (None, Version::NONE, Position::NONE);
+    if let Some(version) = row.try_get::<_, Option<i64>>(1).map_err(corrupt)? {
+        number = self::version(version);
+        shown = seen.snapshot.written_by(row.try_get(6).map_err(corrupt)?);
+        if !row.try_get::<_, bool>(2).map_err(corrupt)? {
+            record = Some(self::record(key.clone(), number, row, 3)?);
+        }
+    }
+    let proof = seen.proof(history, shown);
+    Ok(Read {
+        record,
+        version: number,
+        origin: Origin::Primary,
+        age: Duration::ZERO,
+        token: proof.token(),
+        proof: Some(proof),
+    })
+}
+
 impl ReadKeys<'_> {
-    /// The rows, and for a member how far it has come, asked after the rows were.
-    async fn ask(
-        &self,
-        connection: &Connection,
-        keys: &[&str],
-    ) -> Result<(Vec<Row>, Option<Place>), Failure> {
-        /// Where [`Sql::ReplicaRead`] says with the first key how far the replica has come.
-        const PLACE: usize = 6;
-        let replica = self.member.filter(|it| self.epoch.is_none() && !it.takes_writes());
-        if let Some(replica) = replica {
-            let rows = connection.run(Sql::ReplicaRead, &[&keys, &replica.there()]).await?;
-            let mut firsts = rows.iter().filter(|row| matches!(row.try_get::<_, i64>(0), Ok(1)));
-            let place = firsts.next().map_or(Ok(None), |first| Place::beside(first, PLACE));
-            let place = match place.map_err(corrupt)? {
-                Some(place) => place.settled(connection).await?,
-                None => member::position(connection).await?,
-            };
-            return Ok((rows, Some(place)));
-        }
-        let by_epoch: [super::statements::Parameter<'_>; 2] =
-            [&keys, &self.epoch.unwrap_or_default()];
-        let rows = match self.epoch {
-            None => connection.run(Sql::Read, &by_epoch[..1]),
-            Some(_) => connection.run(Sql::EpochRead, &by_epoch),
-        };
-        if self.member.is_none() {
-            return Ok((rows.await?, None));
-        }
-        let (rows, place) = join(rows, member::position(connection)).await;
-        Ok((rows?, Some(place?)))
-    }
-
-    fn missing(&self) -> Read {
-        Read {
-            record: None,
-            version: Version::NONE,
-            origin: Origin::Primary,
-            age: Duration::ZERO,
-            token: token(self.history, Version::NONE),
-        }
-    }
-
-    fn answer(&self, key: &Key, row: &Row) -> Result<Read, Failure> {
-        let Some(version) = row.try_get::<_, Option<i64>>(1).map_err(corrupt)? else {
-            return Ok(self.missing());
-        };
-        let version = self::version(version);
-        let deleted = row.try_get::<_, bool>(2).map_err(corrupt)?;
-        let record = if deleted { None } else { Some(record(key.clone(), version, row, 3)?) };
-        Ok(Read { record, version, token: token(self.history, version), ..self.missing() })
-    }
-
-    /// A token may ask for more than the rows of these keys show. The database has come as far when
-    /// its sequence has; a database that was restored from a backup has not, and must not answer.
-    ///
-    /// A replica proves nothing by its sequence, which comes to it ahead of the writes that draw from
-    /// it; there the position in the log does, and whoever chose the replica has looked at it.
-    async fn prove(
-        &self,
-        connection: &Connection,
-        is_replica: bool,
-        answers: &mut [Read],
-    ) -> Result<(), Failure> {
-        let Some(asked) = self.asked else { return Ok(()) };
-        if answers.iter().all(|answer| answer.token.covers(asked)) {
-            return Ok(());
-        }
-        let Some(floor) = asked.position(self.history) else { return Ok(()) };
-        if is_replica {
-            return Err(Failure::Refused(member::behind()));
-        }
-        let rows = connection.run(Sql::Latest, &[]).await?;
-        let latest = rows.first().map_or(Ok(0), |row| row.try_get(0)).map_err(corrupt)?;
-        if (Position { epoch: 0, offset: version(latest).get() }) < floor {
-            let message = "the database is behind what the token has seen, as after a restore from \
-                           a backup; drop the token to read what there is";
-            return Err(Failure::Refused(Error::new(ErrorKind::Unavailable, message)));
-        }
-        for answer in answers {
-            answer.token.merge(&Token::of(Arc::clone(self.history), floor));
-        }
-        Ok(())
+    async fn ask(&self, connection: &Connection, keys: &[&str]) -> Result<Vec<Row>, Failure> {
+        let epoch = self.epoch.unwrap_or_default();
+        let history = &*connection.history;
+        let parameters: [super::statements::Parameter<'_>; 3] = [&keys, &history, &epoch];
+        Ok(match self.epoch {
+            None => connection.run(Sql::Read, &parameters[..2]).await?,
+            Some(_) => connection.run(Sql::EpochRead, &parameters).await?,
+        })
     }
 }
 
@@ -188,6 +171,7 @@ const MAX_PAGE_BYTES: i64 = 16 * 1024 * 1024;
 /// Records in the order of their keys.
 pub(super) struct ScanPage<'a> {
     pub(super) scan: &'a Scan,
+    pub(super) asked: Option<&'a Token>,
     /// The epoch of the shard under which the records are looked for.
     pub(super) epoch: Option<i64>,
 }
@@ -207,8 +191,15 @@ impl Work for ScanPage<'_> {
         let parameters: [super::statements::Parameter<'_>; 6] =
             [&after, &scan.prefix, &end, &limit, &MAX_PAGE_BYTES, &epoch];
         let rows = match self.epoch {
-            None => connection.run(Sql::Scan, &parameters[..5]).await?,
-            Some(_) => connection.run(Sql::EpochScan, &parameters).await?,
+            None => connection.run(Sql::Scan, &parameters[..5]),
+            Some(_) => connection.run(Sql::EpochScan, &parameters),
+        };
+        // Asked first: what its snapshot proves, the one of the page proves, too.
+        let (seen, rows) = join(self.look(connection), rows).await;
+        let (seen, rows) = (seen?, rows?);
+        let token = match seen {
+            Some(seen) => token_of(&rows, seen, &connection.history)?,
+            None => Token::default(),
         };
         let records = rows.iter().map(|row| {
             let key = Key::new(row.try_get::<_, &str>(0).map_err(corrupt)?).map_err(not_allowed)?;
@@ -223,8 +214,32 @@ impl Work for ScanPage<'_> {
             fits
         });
         let limit = scan.limit.min(fitting.count().max(1));
-        Ok(Page::cut(records, limit, Origin::Primary))
+        Ok(Page::cut(records, limit, Origin::Primary).proving(token))
     }
+}
+
+impl ScanPage<'_> {
+    /// What the database proves; a read model has no history of its own.
+    async fn look(&self, connection: &Connection) -> Result<Option<Seen>, Failure> {
+        let history = &*connection.history;
+        if history.is_empty() {
+            return Ok(None);
+        }
+        let rows = connection.run(Sql::Seen, &[&history]).await?;
+        let row = rows.first().ok_or(Failure::AnotherHistory)?;
+        let seen = Seen::of(row, 0, connection)?;
+        seen.check(self.asked, history)?;
+        Ok(Some(seen))
+    }
+}
+
+/// What a client has seen with these rows.
+fn token_of(rows: &[Row], seen: Seen, history: &Arc<str>) -> Result<Token, Failure> {
+    let mut shown = Position::NONE;
+    for row in rows {
+        shown = shown.max(seen.snapshot.written_by(row.try_get(5).map_err(corrupt)?));
+    }
+    Ok(seen.proof(history, shown).token())
 }
 
 /// Whether the server answers.

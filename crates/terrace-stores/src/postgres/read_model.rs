@@ -16,7 +16,7 @@ use terrace_core::read_model::{
     Activity, Batch, Counted, Difference, Parked, Projection, Row, Rows,
 };
 use terrace_core::{
-    BoxFuture, Deadline, Inspection, Key, Origin, Page, Position, ReadModel, Result, Runtime, Scan,
+    BoxFuture, Deadline, Inspection, Key, Origin, Page, LogPosition, ReadModel, Result, Runtime, Scan,
     Status, Task, Unit,
 };
 
@@ -54,14 +54,13 @@ impl PostgresReadModel {
     pub async fn connect(options: PostgresOptions, runtime: Runtime) -> Result<Self> {
         let connector = super::connector(&options, Prepares::ReadModel, &runtime)?;
         let mut first = connector.open().await?;
-        let (durability, _) = connector.examine(&first).await?;
-        connector.assume(durability);
+        connector.examine(&mut first).await?;
         tables::make(first.client(), &options.schema).await?;
         drop(first);
         let pool = Arc::new(Pool::new(connector, &options.source, runtime.clone())?);
         pool.tend().await?;
         let patience = options.statement_timeout * 2 + Duration::from_secs(1);
-        let worker = Worker { pool, runtime, patience, member: None };
+        let worker = Worker { pool, runtime, patience, member: None, doubts: Arc::default() };
         let words = Arc::new(Words::default());
         let indexing = {
             let (words, worker) = (Arc::clone(&words), worker.clone());
@@ -87,7 +86,7 @@ impl ReadModel for PostgresReadModel {
         &'a self,
         of: Projection,
         source: &'a str,
-    ) -> BoxFuture<'a, Result<Option<Position>>> {
+    ) -> BoxFuture<'a, Result<Option<LogPosition>>> {
         Box::pin(async move {
             let found = self.perform(&query::Checkpoint { of, source }).await?;
             Ok(found.map(|(position, behind)| {
@@ -134,7 +133,7 @@ impl ReadModel for PostgresReadModel {
 
     fn scan<'a>(&'a self, scan: &'a Scan) -> BoxFuture<'a, Result<Page>> {
         Box::pin(async move {
-            let page = self.perform(&ScanPage { scan, epoch: None }).await?;
+            let page = self.perform(&ScanPage { scan, asked: None, epoch: None }).await?;
             Ok(Page { origin: Origin::ReadModel, ..page })
         })
     }

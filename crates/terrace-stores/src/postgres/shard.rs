@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use terrace_core::shard::{RequestResult, Reserved};
 use terrace_core::{
-    BoxFuture, Follow, Inspection, KeptLog, Key, Logged, Page, Read, ReadOptions, Receipt, Result,
+    BoxFuture, Follow, Generations, Inspection, KeptLog, Key, Logged, Page, Read, ReadOptions, Receipt, Result,
     Rows, Runtime, Scan, Shard, ShardState, SlotSet, Store, Version, Write, WriteOptions,
 };
 use tokio::sync::Mutex;
@@ -213,6 +213,10 @@ impl Shard for PostgresShard {
 
     fn reserve(&self) -> BoxFuture<'_, Result<Reserved>> {
         Box::pin(self.inner.reserve())
+    }
+
+    fn generations(&self) -> Arc<dyn Generations> {
+        Arc::clone(&self.inner.store) as _
     }
 
     fn inspect(&self) -> BoxFuture<'_, Inspection> {

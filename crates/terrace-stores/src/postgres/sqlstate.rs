@@ -59,6 +59,11 @@ fn remedy_of(code: &SqlState, fatal: bool, stage: Stage) -> Remedy {
     }
 }
 
+/// Whether nobody knows what became of what was sent.
+pub(super) fn is_unknown(error: &tokio_postgres::Error, stage: Stage) -> bool {
+    stage == Stage::Committing && error.as_db_error().is_none_or(is_fatal)
+}
+
 /// The error that a caller sees. What the server said goes into the source, without contents of rows.
 pub(super) fn explain(error: tokio_postgres::Error, stage: Stage) -> Error {
     let (kind, message) = match error.as_db_error() {

@@ -12,28 +12,19 @@ use super::member;
 /// One statement of requests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Sql {
-    /// Records by distinct keys, each with its place in the parameter.
+    /// Every key's place in the parameter with its record, if there is one, and with the first key
+    /// what the snapshot proves of this history.
     Read,
-    /// Every key's place in the parameter with its record, if there is one, and with the first key how
-    /// far this replica has come, and its timeline where that is not this place: see
-    /// [`super::member`].
-    ReplicaRead,
+    /// What a snapshot proves of this history.
+    Seen,
     /// Records after a key, from a key, below a key, at most so many, and of so many bytes: one more
     /// than the one whose value reaches them.
     Scan,
-    /// The latest version that was drawn.
-    Latest,
-    /// How far this server has come: see [`super::member`].
-    Position,
-    /// Whether a replica's replay waits, and where.
-    Waiting,
     /// What this server is, and how far it has come.
     State,
-    /// Sets values of distinct keys.
+    /// Sets values of distinct keys, under this history.
     Put,
-    /// The same, and answers the transaction's number.
-    PutLogged,
-    /// The transaction's number.
+    /// The transaction's number, under this history.
     Transaction,
     /// Sets values of distinct keys, or deletes them, where the row has not come as far in a journal.
     Place,
@@ -69,20 +60,28 @@ pub(super) enum Sql {
     EpochPut,
 }
 
+/// The generation of the history that a parameter names, if it is in force and of this table. A plan
+/// is made again when its table is, so the object id is never that of an earlier table.
+macro_rules! generation {
+    ($parameter:literal) => {
+        concat!(
+            "(SELECT generation FROM terrace_history WHERE name = ",
+            $parameter,
+            " AND records = 'records'::regclass)"
+        )
+    };
+}
+
 impl Sql {
     /// How many of them every database has.
-    const PLAIN: usize = 21;
+    const PLAIN: usize = 17;
 
-    const ALL: [Self; 25] = [
+    const ALL: [Self; 21] = [
         Self::Read,
-        Self::ReplicaRead,
+        Self::Seen,
         Self::Scan,
-        Self::Latest,
-        Self::Position,
-        Self::Waiting,
         Self::State,
         Self::Put,
-        Self::PutLogged,
         Self::Transaction,
         Self::Place,
         Self::Placed,
@@ -103,23 +102,12 @@ impl Sql {
 
     fn text(self) -> &'static str {
         match self {
-            Self::Read => {
-                "SELECT u.i, r.version, r.deleted, r.created_at, r.updated_at, r.value \
-                 FROM unnest($1::text[]) WITH ORDINALITY AS u(k, i) \
-                 JOIN records r ON r.key = u.k"
-            }
-            Self::ReplicaRead => REPLICA_READ,
+            Self::Read => READ,
+            Self::Seen => SEEN,
             Self::Scan => SCAN,
-            Self::Latest => {
-                "SELECT CASE WHEN is_called THEN last_value ELSE 0 END \
-                             FROM records_version"
-            }
-            Self::Position => member::POSITION,
-            Self::Waiting => member::WAITING,
             Self::State => member::STATE,
             Self::Put => PUT,
-            Self::PutLogged => PUT_LOGGED,
-            Self::Transaction => "SELECT pg_current_xact_id()::text",
+            Self::Transaction => TRANSACTION,
             Self::Place => PLACE,
             Self::Placed => {
                 "SELECT u.i, r.version, r.deleted, r.seq \
@@ -169,20 +157,25 @@ impl Sql {
 
     fn types(self) -> &'static [Type] {
         match self {
-            Self::Read | Self::Placed | Self::Lock | Self::Reserve => &[Type::TEXT_ARRAY],
-            Self::ReplicaRead => &[Type::TEXT_ARRAY, Type::PG_LSN],
+            Self::Placed | Self::Lock | Self::Reserve => &[Type::TEXT_ARRAY],
+            Self::Read => &[Type::TEXT_ARRAY, Type::TEXT],
+            Self::Seen | Self::Transaction => &[Type::TEXT],
             Self::Scan => &[Type::TEXT, Type::TEXT, Type::TEXT, Type::INT8, Type::INT8],
-            Self::Latest | Self::Position | Self::Waiting | Self::State | Self::Transaction => &[],
-            Self::Put | Self::PutLogged => &[Type::TEXT_ARRAY, Type::TEXT_ARRAY],
+            Self::State => &[],
+            Self::Put => &[Type::TEXT_ARRAY, Type::TEXT_ARRAY, Type::TEXT],
             Self::Draw | Self::Forget | Self::Enter => &[Type::INT8],
-            Self::EpochRead => &[Type::TEXT_ARRAY, Type::INT8],
+            Self::EpochRead => &[Type::TEXT_ARRAY, Type::TEXT, Type::INT8],
             Self::EpochScan => {
                 &[Type::TEXT, Type::TEXT, Type::TEXT, Type::INT8, Type::INT8, Type::INT8]
             }
-            Self::EpochPut => &[Type::TEXT_ARRAY, Type::TEXT_ARRAY, Type::INT8],
-            Self::Place => {
-                &[Type::TEXT_ARRAY, Type::TEXT_ARRAY, Type::INT8_ARRAY, Type::BOOL_ARRAY]
-            }
+            Self::EpochPut => &[Type::TEXT_ARRAY, Type::TEXT_ARRAY, Type::TEXT, Type::INT8],
+            Self::Place => &[
+                Type::TEXT_ARRAY,
+                Type::TEXT_ARRAY,
+                Type::INT8_ARRAY,
+                Type::BOOL_ARRAY,
+                Type::TEXT,
+            ],
             Self::Insert => &[
                 Type::TEXT_ARRAY,
                 Type::TEXT_ARRAY,
@@ -217,39 +210,62 @@ const UPDATE: &str = "UPDATE records r SET value = u.v, version = u.n, deleted =
          $6::boolean[]) AS u(k, v, n, d, s, c) \
      WHERE r.key = u.k";
 
-/// The place is asked for where the first row is, which is after the statement took its snapshot:
-/// nothing that the rows show is past it. The order is that of [`member::POSITION`]; who is still a
-/// replica at the end was one all the time. Sub-selects would cost more than the second statement
-/// that this one saves.
-const REPLICA_READ: &str = "SELECT u.i, r.version, r.deleted, r.created_at, r.updated_at, r.value, \
-       CASE WHEN u.i = 1 THEN pg_last_wal_replay_lsn() END, \
-       CASE WHEN u.i = 1 THEN pg_last_wal_receive_lsn() END, \
-       CASE WHEN u.i = 1 AND pg_last_wal_replay_lsn() IS DISTINCT FROM $2 THEN \
-         (pg_stat_get_wal_receiver()).received_tli END, \
-       CASE WHEN u.i = 1 THEN pg_is_in_recovery() END \
-     FROM unnest($1::text[]) WITH ORDINALITY AS u(k, i) LEFT JOIN records r ON r.key = u.k";
+/// What the snapshot proves stands beside the first row: a sub-select that is worked out once.
+macro_rules! read {
+    ($where:literal) => {
+        concat!(
+            "SELECT u.i, r.version, r.deleted, r.created_at, r.updated_at, r.value, r.xmin, \
+               CASE WHEN u.i = 1 THEN pg_current_snapshot() END, \
+               CASE WHEN u.i = 1 THEN ",
+            generation!("$2"),
+            " END, CASE WHEN u.i = 1 THEN pg_is_in_recovery() END \
+             FROM unnest($1::text[]) WITH ORDINALITY AS u(k, i) \
+             LEFT JOIN records r ON r.key = u.k",
+            $where
+        )
+    };
+}
+
+const READ: &str = read!("");
+
+const SEEN: &str =
+    concat!("SELECT pg_current_snapshot(), ", generation!("$1"), ", pg_is_in_recovery()");
+
+const TRANSACTION: &str =
+    concat!("SELECT pg_current_xact_id() WHERE ", generation!("$1"), " IS NOT NULL");
 
 /// The sizes are known without reading large values.
-const SCAN: &str = "SELECT key, version, created_at, updated_at, value FROM ( \
-       SELECT key, version, created_at, updated_at, value, \
-         sum(octet_length(value)) OVER ( \
-           ORDER BY key ROWS BETWEEN UNBOUNDED PRECEDING AND 2 PRECEDING) AS bytes \
-       FROM (SELECT * FROM records \
-         WHERE key > $1 AND key >= $2 AND key < $3 AND NOT deleted \
-         ORDER BY key LIMIT $4) AS page \
-     ) AS page WHERE bytes IS NULL OR bytes < $5 ORDER BY key";
+macro_rules! scan {
+    ($where:literal) => {
+        concat!(
+            "SELECT key, version, created_at, updated_at, value, writer FROM ( \
+               SELECT key, version, created_at, updated_at, value, writer, \
+                 sum(octet_length(value)) OVER ( \
+                   ORDER BY key ROWS BETWEEN UNBOUNDED PRECEDING AND 2 PRECEDING) AS bytes \
+               FROM (SELECT *, xmin AS writer FROM records \
+                 WHERE key > $1 AND key >= $2 AND key < $3 AND NOT deleted ",
+            $where,
+            "ORDER BY key LIMIT $4) AS page \
+             ) AS page WHERE bytes IS NULL OR bytes < $5 ORDER BY key"
+        )
+    };
+}
+
+const SCAN: &str = scan!("");
 
 /// The version of a replaced row is drawn while the row is locked: `excluded.version` was
 /// drawn before, and a faster writer may have a later one. It is past that of the row, too,
 /// which a person may have set. A replaced row's time is past both of its times, so only a
 /// new record has `created_at = updated_at`.
 macro_rules! put {
-    ($only:literal, $more:literal) => {
+    ($only:literal) => {
         concat!(
             "INSERT INTO records AS r (key, value) \
-     SELECT u.k, u.v FROM unnest($1::text[], $2::text[]) AS u(k, v) ",
+     SELECT u.k, u.v FROM unnest($1::text[], $2::text[]) AS u(k, v) WHERE ",
             $only,
-            "ON CONFLICT (key) DO UPDATE SET value = excluded.value, \
+            generation!("$3"),
+            " IS NOT NULL \
+     ON CONFLICT (key) DO UPDATE SET value = excluded.value, \
      version = greatest(nextval('records_version'), r.version + 1), deleted = false, \
      updated_at = greatest(now(), r.updated_at + interval '1 microsecond', \
        r.created_at + interval '1 microsecond'), \
@@ -257,43 +273,34 @@ macro_rules! put {
        greatest(now(), r.updated_at + interval '1 microsecond', \
          r.created_at + interval '1 microsecond') \
        ELSE r.created_at END \
-     RETURNING key, version, created_at = updated_at",
-            $more
+     RETURNING key, version, created_at = updated_at, pg_current_xact_id()"
         )
     };
 }
 
-const PUT: &str = put!("", "");
-
-/// The same for a database with a change log.
-const PUT_LOGGED: &str = put!("", ", pg_current_xact_id()::text");
+const PUT: &str = put!("");
 
 /// The same under an epoch. `shard_enter` is volatile: it takes its lock, and then looks in a snapshot
 /// of its own.
-const EPOCH_PUT: &str = put!("WHERE (SELECT shard_enter($3)) ", "");
+const EPOCH_PUT: &str = put!("(SELECT shard_enter($4)) AND ");
 
 /// A sub-select without a column of the query is worked out once, before the first row is looked for.
 /// `shard_look` is stable, so it looks in the snapshot of the statement; it is called to raise only:
 /// a call costs about three times what looking costs.
-const EPOCH_READ: &str = "SELECT u.i, r.version, r.deleted, r.created_at, r.updated_at, r.value \
-     FROM unnest($1::text[]) WITH ORDINALITY AS u(k, i) JOIN records r ON r.key = u.k \
-     WHERE CASE WHEN (SELECT epoch FROM shard) = $2 THEN true ELSE shard_look($2) END";
+const EPOCH_READ: &str =
+    read!(" WHERE CASE WHEN (SELECT epoch FROM shard) = $3 THEN true ELSE shard_look($3) END");
 
-const EPOCH_SCAN: &str = "SELECT key, version, created_at, updated_at, value FROM ( \
-       SELECT key, version, created_at, updated_at, value, \
-         sum(octet_length(value)) OVER ( \
-           ORDER BY key ROWS BETWEEN UNBOUNDED PRECEDING AND 2 PRECEDING) AS bytes \
-       FROM (SELECT * FROM records \
-         WHERE key > $1 AND key >= $2 AND key < $3 AND NOT deleted \
-           AND CASE WHEN (SELECT epoch FROM shard) = $6 THEN true ELSE shard_look($6) END \
-         ORDER BY key LIMIT $4) AS page \
-     ) AS page WHERE bytes IS NULL OR bytes < $5 ORDER BY key";
+const EPOCH_SCAN: &str =
+    scan!("AND CASE WHEN (SELECT epoch FROM shard) = $6 THEN true ELSE shard_look($6) END ");
 
 /// As [`PUT`], for writes of a journal: a row that has come as far is left alone and not answered. A
 /// deletion without a record leaves a row, too, with `created_at = updated_at`.
-const PLACE: &str = "INSERT INTO records AS r (key, value, seq, deleted) \
+const PLACE: &str = concat!(
+    "INSERT INTO records AS r (key, value, seq, deleted) \
      SELECT u.k, u.v, u.s, u.d \
-     FROM unnest($1::text[], $2::text[], $3::bigint[], $4::boolean[]) AS u(k, v, s, d) \
+     FROM unnest($1::text[], $2::text[], $3::bigint[], $4::boolean[]) AS u(k, v, s, d) WHERE ",
+    generation!("$5"),
+    " IS NOT NULL \
      ON CONFLICT (key) DO UPDATE SET value = excluded.value, seq = excluded.seq, \
      version = greatest(nextval('records_version'), r.version + 1), deleted = excluded.deleted, \
      updated_at = greatest(now(), r.updated_at + interval '1 microsecond', \
@@ -303,7 +310,8 @@ const PLACE: &str = "INSERT INTO records AS r (key, value, seq, deleted) \
          r.created_at + interval '1 microsecond') \
        ELSE r.created_at END \
      WHERE r.seq < excluded.seq \
-     RETURNING key, version, created_at = updated_at";
+     RETURNING key, version, created_at = updated_at, pg_current_xact_id()"
+);
 
 /// A parameter of a statement.
 pub(super) type Parameter<'a> = &'a (dyn ToSql + Sync);

@@ -7,9 +7,12 @@ use std::time::Duration;
 use terrace_core::{Deadline, Error, ErrorKind, Result, Runtime};
 
 use super::connect::Connection;
+use super::doubts::Doubts;
 use super::member::{self, Member};
 use super::pool::{Lease, Pool};
-use super::sqlstate::{Remedy, Stage, explain, outcome_unknown, outrun, remedy, survives};
+use super::sqlstate::{
+    Remedy, Stage, explain, is_unknown, outcome_unknown, outrun, remedy, survives,
+};
 
 /// One piece of work on one connection, which can be done again from its beginning.
 pub(super) trait Work: Sync {
@@ -50,7 +53,7 @@ impl Progress {
         self.in_transaction.store(open, Ordering::Relaxed);
     }
 
-    fn stage(&self) -> Stage {
+    pub(super) fn stage(&self) -> Stage {
         if self.committing.load(Ordering::Relaxed) { Stage::Committing } else { Stage::Harmless }
     }
 }
@@ -62,8 +65,22 @@ pub(super) enum Failure {
     Driver(tokio_postgres::Error),
     /// The work itself says so; the session is idle.
     Refused(Error),
+    /// The session is of another history than the one in force, or of a server that was a replica
+    /// when it began; nothing was done.
+    AnotherHistory,
     /// Another writer made a row that was missing a moment ago; nothing was applied.
     Overtaken(tokio_postgres::Error),
+}
+
+impl Failure {
+    /// Whether the work may have been done all the same, or may be still.
+    fn leaves_doubt(&self, stage: Stage) -> bool {
+        match self {
+            Self::Refused(error) => error.kind() == ErrorKind::OutcomeUnknown,
+            Self::Driver(error) => is_unknown(error, stage),
+            Self::AnotherHistory | Self::Overtaken(_) => false,
+        }
+    }
 }
 
 impl From<tokio_postgres::Error> for Failure {
@@ -82,6 +99,8 @@ pub(super) struct Worker {
     pub(super) patience: Duration,
     /// What is known of the server, when it is one of several.
     pub(super) member: Option<Arc<Member>>,
+    /// Writes of which nobody knows yet.
+    pub(super) doubts: Arc<Doubts>,
 }
 
 impl Worker {
@@ -101,11 +120,13 @@ impl Worker {
         loop {
             lease.unsettle();
             let progress = Progress::default();
+            let mut doubt = self.doubts.guard(lease.backend, &progress);
             let limit = deadline.min(Deadline::at(self.runtime.now() + self.patience));
             let done = self.runtime.within(limit, work.run(&lease, &progress)).await;
             let stage = progress.stage();
             let failure = match done {
                 Some(Ok(answer)) => {
+                    doubt.end();
                     lease.settle();
                     return Ok(answer);
                 }
@@ -113,12 +134,25 @@ impl Worker {
                 None if stage == Stage::Committing => return Err(outcome_unknown()),
                 None => return Err(Deadline::exceeded()),
             };
+            if !failure.leaves_doubt(stage) {
+                doubt.end();
+            }
+            drop(doubt);
             let overtaken = matches!(failure, Failure::Overtaken(_));
             let (error, remedy) = match failure {
                 Failure::Refused(error) => {
                     lease.settle();
                     return Err(error);
                 }
+                // Another session finds the history that is in force.
+                Failure::AnotherHistory if reconnects < 2 => {
+                    reconnects += 1;
+                    drop(lease);
+                    self.pool.forget_idle();
+                    lease = self.acquire(deadline).await?;
+                    continue;
+                }
+                Failure::AnotherHistory => return Err(another_history()),
                 Failure::Overtaken(error) => (error, Remedy::Again),
                 Failure::Driver(error) => {
                     let remedy = remedy(&error, stage);
@@ -174,6 +208,11 @@ impl Worker {
             None => Err(Deadline::exceeded()),
         }
     }
+}
+
+fn another_history() -> Error {
+    let message = "the database is being restored or replaced by another; try again";
+    Error::new(ErrorKind::Unavailable, message)
 }
 
 /// A row that no statement of this store can have written.

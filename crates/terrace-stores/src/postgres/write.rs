@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use futures_util::future::join5;
 use terrace_core::{
-    Error, ErrorKind, Idempotency, Origin, Outcome, Receipt, Sequence, Version, Write,
+    Error, ErrorKind, Idempotency, LogPosition, Origin, Outcome, Position, Receipt, Sequence, Token,
+    Version, Write,
 };
 use tokio_postgres::Row;
 use tokio_postgres::error::{DbError, SqlState};
@@ -13,9 +14,9 @@ use tokio_postgres::types::Type;
 
 use super::connect::Connection;
 use super::idempotency::{Claim, Remembered};
-use super::member::{self, Member};
 use super::plan::{Locked, Placed, Plan, Puts, plan};
-use super::read::{LoggedIn, token_of_write, version};
+use super::read::version;
+use super::snapshot::Transaction;
 use super::sqlstate::{because, outcome_unknown};
 use super::statements::Sql;
 use super::work::{Failure, Progress, Work, corrupt};
@@ -24,12 +25,10 @@ use super::work::{Failure, Progress, Work, corrupt};
 pub(super) struct WriteBatch<'a> {
     pub(super) batch: &'a [Write],
     pub(super) request: Option<&'a Idempotency>,
-    pub(super) history: &'a Arc<str>,
     /// The epoch of the shard under which they are made.
     pub(super) epoch: Option<i64>,
-    /// The change log, if the database keeps one.
-    pub(super) log: Option<&'a Arc<str>>,
-    pub(super) member: Option<&'a Member>,
+    /// Whether the database keeps a change log.
+    pub(super) logged: bool,
 }
 
 impl Work for WriteBatch<'_> {
@@ -42,68 +41,57 @@ impl Work for WriteBatch<'_> {
         connection: &Connection,
         progress: &Progress,
     ) -> Result<Vec<Receipt>, Failure> {
-        let mut receipts = self.apply(connection, progress).await?;
-        // Asked after the COMMIT was answered, on the session that sent it. What was written is
-        // written: without an answer the token says less, and a read that sends it goes to the
-        // primary.
-        if let Some(member) = self.member
-            && let Ok(position) = member::position(connection).await
-        {
-            let proof = member.token(position);
-            receipts.iter_mut().for_each(|receipt| receipt.token.merge(&proof));
-        }
-        Ok(receipts)
-    }
-}
-
-impl WriteBatch<'_> {
-    async fn apply(
-        &self,
-        connection: &Connection,
-        progress: &Progress,
-    ) -> Result<Vec<Receipt>, Failure> {
         // Each change of a database with a log is in it, also one that the batch supersedes.
-        let logged = self.log.is_some();
-        let puts = Puts::of(self.batch).filter(|puts| !logged || puts.superseded == 0);
+        let puts = Puts::of(self.batch).filter(|puts| !self.logged || puts.superseded == 0);
         // On a shard, and beside a log, writes of a journal are a transaction like others.
-        let alone = !logged && self.epoch.is_none();
+        let alone = !self.logged && self.epoch.is_none();
         let plain = self.request.is_none();
         let (answers, transaction) = if let Some(puts) = puts.filter(|_| plain) {
-            put(connection, progress, &puts, logged, self.epoch).await?
+            put(connection, progress, &puts, self.epoch).await?
         } else if let Some(placed) = Placed::of(self.batch).filter(|_| plain && alone) {
-            (place(connection, progress, &placed).await?, None)
+            place(connection, progress, &placed).await?
         } else {
             // Boxed: it is large, and only some writes need it.
             match Box::pin(self.transact(connection, progress)).await? {
                 Done::Now(answers, transaction) => (answers, transaction),
-                Done::Before(remembered) => {
-                    return Ok(remembered.receipts(self.history, self.log));
+                Done::Before(remembered, transaction) => {
+                    return Ok(remembered.receipts(&connection.history, transaction));
                 }
             }
         };
-        let durability = connection.durability;
-        let receipt = |(outcome, version): (Outcome, Version)| {
-            let logged = match (self.log, transaction) {
-                (Some(log), Some(transaction)) if outcome.is_applied() => {
-                    Some(LoggedIn { log, transaction })
-                }
-                _ => None,
-            };
-            let token = token_of_write(self.history, version, logged);
-            Receipt { outcome, version, durability, token, origin: Origin::Primary }
+        let durability = connection.durability();
+        let position = transaction.map_or(Position::NONE, |number| Position::new(number.0));
+        let token = Token::of(Arc::clone(&connection.history), position);
+        let receipt = |(outcome, version): (Outcome, Version)| Receipt {
+            outcome,
+            version,
+            durability,
+            token: token.clone(),
+            origin: Origin::Primary,
+            event: event(outcome, version, transaction.filter(|_| self.logged)),
         };
         Ok(answers.into_iter().map(receipt).collect())
     }
+}
+
+/// The place in the change log of a write in a transaction that is logged.
+pub(super) fn event(
+    outcome: Outcome,
+    version: Version,
+    logged: Option<Transaction>,
+) -> Option<LogPosition> {
+    let Transaction(epoch) = logged.filter(|_| outcome.is_applied())?;
+    Some(LogPosition { epoch, offset: version.get() })
 }
 
 type Answers = Vec<(Outcome, Version)>;
 
 /// What a transaction came to.
 enum Done {
-    /// With the transaction's number, where there is a change log.
-    Now(Answers, Option<u64>),
-    /// The request was done before; nothing was done now.
-    Before(Remembered),
+    /// With the transaction's number.
+    Now(Answers, Option<Transaction>),
+    /// The request was done before, as this transaction found; nothing was done now.
+    Before(Remembered, Option<Transaction>),
 }
 
 /// Unconditional puts: one statement that commits by itself, so one round trip and one fsync. Puts
@@ -113,16 +101,17 @@ async fn put(
     connection: &Connection,
     progress: &Progress,
     puts: &Puts<'_>,
-    logged: bool,
     epoch: Option<i64>,
-) -> Result<(Answers, Option<u64>), Failure> {
+) -> Result<(Answers, Option<Transaction>), Failure> {
     progress.commits();
+    let history = &*connection.history;
     let (rows, drawn) = if puts.superseded == 0 {
         let rows = match &epoch {
-            None if logged => connection.run(Sql::PutLogged, &[&puts.keys, &puts.values]).await?,
-            None => connection.run(Sql::Put, &[&puts.keys, &puts.values]).await?,
+            None => connection.run(Sql::Put, &[&puts.keys, &puts.values, &history]).await?,
             Some(epoch) => {
-                connection.run(Sql::EpochPut, &[&puts.keys, &puts.values, epoch]).await?
+                let columns: [super::statements::Parameter<'_>; 4] =
+                    [&puts.keys, &puts.values, &history, epoch];
+                connection.run(Sql::EpochPut, &columns).await?
             }
         };
         (rows, Vec::new())
@@ -133,7 +122,7 @@ async fn put(
             begin(connection, epoch),
             connection.run(Sql::Reserve, &[&puts.keys]),
             connection.run(Sql::Draw, &[&count]),
-            connection.run(Sql::Put, &[&puts.keys, &puts.values]),
+            connection.run(Sql::Put, &[&puts.keys, &puts.values, &history]),
             connection.command("COMMIT"),
         )
         .await;
@@ -151,11 +140,8 @@ async fn put(
         committed?;
         (rows, drawn)
     };
+    let transaction = transaction(connection, &rows, 3).await?;
     let written = written(&puts.keys, &rows).map_err(unreadable)?;
-    let transaction = match rows.first() {
-        Some(row) if logged => Some(transaction(row, 3).map_err(unreadable)?),
-        _ => None,
-    };
     let mut drawn = drawn.iter().map(|row| row.try_get::<_, i64>(0));
     let mut answers = Vec::with_capacity(puts.places.len());
     for place in &puts.places {
@@ -170,10 +156,19 @@ async fn put(
     Ok((answers, transaction))
 }
 
-/// The number of a transaction.
-fn transaction(row: &Row, column: usize) -> Result<u64, tokio_postgres::Error> {
-    // The server writes digits alone.
-    Ok(row.try_get::<_, &str>(column)?.parse().unwrap_or(0))
+/// The transaction that wrote these rows; nothing when it wrote none. A statement under a history
+/// that is not in force has written none.
+async fn transaction(
+    connection: &Connection,
+    rows: &[Row],
+    column: usize,
+) -> Result<Option<Transaction>, Failure> {
+    if let Some(row) = rows.first() {
+        return Ok(Some(row.try_get(column).map_err(unreadable)?));
+    }
+    let history = &*connection.history;
+    let in_force = connection.run(Sql::Transaction, &[&history]).await.map_err(unreadable)?;
+    if in_force.is_empty() { Err(Failure::AnotherHistory) } else { Ok(None) }
 }
 
 /// Begins a transaction; on a shard its first step waits out a change of what the shard has, or
@@ -197,11 +192,13 @@ async fn place(
     connection: &Connection,
     progress: &Progress,
     placed: &Placed<'_>,
-) -> Result<Answers, Failure> {
+) -> Result<(Answers, Option<Transaction>), Failure> {
     progress.commits();
-    let columns: [super::statements::Parameter<'_>; 4] =
-        [&placed.keys, &placed.values, &placed.sequences, &placed.deleted];
+    let history = &*connection.history;
+    let columns: [super::statements::Parameter<'_>; 5] =
+        [&placed.keys, &placed.values, &placed.sequences, &placed.deleted, &history];
     let rows = connection.run(Sql::Place, &columns).await?;
+    let transaction = transaction(connection, &rows, 3).await?;
     let mut answers = vec![(Outcome::PreconditionFailed, Version::NONE); placed.keys.len()];
     let written = written(&placed.keys, &rows).map_err(unreadable)?;
     for (row, written) in written.into_iter().enumerate() {
@@ -219,7 +216,7 @@ async fn place(
     if !refused.is_empty() {
         explain_refusals(connection, placed, &refused, &mut answers).await?;
     }
-    Ok(answers)
+    Ok((answers, transaction))
 }
 
 /// Rows that were left alone must have come as far, else something in the database keeps them from
@@ -285,6 +282,8 @@ impl WriteBatch<'_> {
         keys.dedup();
         let count = i64::try_from(self.batch.len()).unwrap_or(i64::MAX);
         let claim = Claim::new(self.request);
+        let history = &*connection.history;
+        let of_history: [super::statements::Parameter<'_>; 1] = [&history];
         progress.in_transaction(true);
         // Were BEGIN to fail alone, what is sent with it would change no record.
         let (begun, claimed, locked, drawn, number) = join5(
@@ -292,12 +291,14 @@ impl WriteBatch<'_> {
             claim.take(connection),
             connection.run(Sql::Lock, &[&keys]),
             connection.run(Sql::Draw, &[&count]),
-            self.number(connection),
+            connection.run(Sql::Transaction, &of_history),
         )
         .await;
         let step = begun.map_err(Failure::from).and_then(|()| {
             let (claimed, locked, drawn, number) = (claimed?, locked?, drawn?, number?);
-            Ok((claimed, state(&locked, &drawn, self.batch)?, number))
+            let number = number.first().ok_or(Failure::AnotherHistory)?;
+            let number = number.try_get::<_, Transaction>(0).map_err(corrupt)?;
+            Ok((claimed, state(&locked, &drawn, self.batch)?, Some(number)))
         });
         let (claimed, plan, number) = match step {
             Ok(step) => step,
@@ -305,18 +306,18 @@ impl WriteBatch<'_> {
         };
         if let Some(remembered) = claimed {
             leave(connection, progress).await?;
-            return Ok(Done::Before(remembered.matching(self.request)?));
+            return Ok(Done::Before(remembered.matching(self.request)?, number));
         }
         if plan.insert.keys.is_empty() && plan.update.keys.is_empty() && self.request.is_none() {
             leave(connection, progress).await?;
-            return Ok(Done::Now(plan.answers, None));
+            return Ok(Done::Now(plan.answers, number));
         }
         progress.commits();
         let (logged, inserted, updated, remembered, committed) = join5(
             self.log_superseded(connection, &plan),
             insert(connection, &plan),
             update(connection, &plan),
-            claim.keep(connection, &plan.answers, number),
+            claim.keep(connection, &plan.answers, number.filter(|_| self.logged)),
             connection.command("COMMIT"),
         )
         .await;
@@ -331,14 +332,6 @@ impl WriteBatch<'_> {
         Ok(Done::Now(plan.answers, number))
     }
 
-    async fn number(&self, connection: &Connection) -> Result<Option<u64>, tokio_postgres::Error> {
-        if self.log.is_none() {
-            return Ok(None);
-        }
-        let rows = connection.run(Sql::Transaction, &[]).await?;
-        rows.first().map(|row| transaction(row, 0)).transpose()
-    }
-
     /// Changes that the batch itself supersedes never reach the table of records, whose triggers log
     /// the others.
     async fn log_superseded(
@@ -347,7 +340,7 @@ impl WriteBatch<'_> {
         plan: &Plan<'_>,
     ) -> Result<(), tokio_postgres::Error> {
         let all = &plan.superseded;
-        if self.log.is_none() || all.keys.is_empty() {
+        if !self.logged || all.keys.is_empty() {
             return Ok(());
         }
         let columns: [(super::statements::Parameter<'_>, Type); 5] = [

@@ -10,6 +10,7 @@ use terrace_core::{Key, Lease, Offer, Result, Timestamp, Version};
 use super::Shared;
 use super::batches::CHUNK;
 use super::clock::millis;
+use super::entry::timestamp;
 use super::entry::{FORMAT, encode, epoch_digits, version_digits};
 use super::failure::Down;
 use super::link::Live;
@@ -28,7 +29,8 @@ pub(super) struct Fill {
 
 impl Shared {
     pub(super) async fn offer(&self, offers: &[Offer]) -> Result<()> {
-        let now = self.runtime().wall();
+        let (live, offered) = (self.link.live()?, self.runtime().now());
+        let now = timestamp(live.clock.at_least(offered));
         if let [offer] = offers {
             if let Some(fill) = self.fill(offer, now) {
                 self.fills.ask(fill).await?;

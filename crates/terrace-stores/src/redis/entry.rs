@@ -1,13 +1,14 @@
 //! The bytes of an entry: a head that scripts compare as text, and a body for this side alone.
 //!
 //! ```text
-//!  0      format, "2"
+//!  0      format, "3"
 //!  1..17  epoch, 16 hexadecimal digits
 //! 17..37  version, 20 decimal digits
 //! 37      kind: "v" value, "m" missing, "t" tombstone (the end)
-//! 38..    loaded, over, created, updated: microseconds since 1970, i64, little endian (missing:
-//!         loaded, over); what is over is a miss that still keeps older fills out
-//!         length of the token, u32, little endian; the token's bytes
+//! 38..    loaded, over, created, updated: microseconds since 1970 by the server's clock, i64, little
+//!         endian (missing: loaded, over); what is over is a miss that still keeps older fills out
+//!         generation, through, shown: what the load proved, u64, little endian
+//!         length of the history's name, u8; the name
 //!         the value
 //! ```
 //!
@@ -22,10 +23,12 @@
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use terrace_core::{Entry, Key, Lease, Record, Timestamp, Token, Value, Version};
+use terrace_core::{
+    Entry, Generation, Key, Lease, Position, Proof, Record, Timestamp, Value, Version,
+};
 
 /// The version of this layout; entries of another are misses.
-pub(super) const FORMAT: &str = "2";
+pub(super) const FORMAT: &str = "3";
 const HEAD: usize = 38;
 
 /// What the bytes under a key come to.
@@ -80,9 +83,10 @@ pub(super) fn encode(
     if entry.version == Version::UNKNOWN {
         return None;
     }
-    let token = entry.token.to_bytes();
+    let proof = &entry.proof;
+    let name = proof.history.as_bytes();
     let value = entry.record.as_ref().map_or("", |record| record.value.as_str());
-    let mut bytes = Vec::with_capacity(HEAD + 36 + token.len() + value.len());
+    let mut bytes = Vec::with_capacity(HEAD + 57 + name.len() + value.len());
     bytes.extend_from_slice(FORMAT.as_bytes());
     bytes.extend_from_slice(epoch_digits(lease).as_bytes());
     bytes.extend_from_slice(version_digits(entry.version).as_bytes());
@@ -95,8 +99,11 @@ pub(super) fn encode(
         bytes.extend_from_slice(&record.created_at.as_microsecond().to_le_bytes());
         bytes.extend_from_slice(&record.updated_at.as_microsecond().to_le_bytes());
     }
-    bytes.extend_from_slice(&u32::try_from(token.len()).ok()?.to_le_bytes());
-    bytes.extend_from_slice(&token);
+    for number in [proof.generation.get(), proof.through.get(), proof.shown.get()] {
+        bytes.extend_from_slice(&number.to_le_bytes());
+    }
+    bytes.push(u8::try_from(name.len()).ok()?);
+    bytes.extend_from_slice(name);
     bytes.extend_from_slice(value.as_bytes());
     Some(bytes)
 }
@@ -149,10 +156,17 @@ fn parse_body(
         b'm' => None,
         _ => return None,
     };
-    let (length, body) = body.split_first_chunk::<4>()?;
-    let length = usize::try_from(u32::from_le_bytes(*length)).ok()?;
-    let (token, value) = body.split_at_checked(length)?;
-    let token = Token::from_bytes(token, |name| histories.name(name)).ok()?;
+    let (generation, body) = take_u64(body)?;
+    let (through, body) = take_u64(body)?;
+    let (shown, body) = take_u64(body)?;
+    let (&length, body) = body.split_first()?;
+    let (name, value) = body.split_at_checked(usize::from(length))?;
+    let proof = Proof {
+        history: histories.name(std::str::from_utf8(name).ok()?),
+        generation: Generation::new(generation),
+        through: Position::new(through),
+        shown: Position::new(shown),
+    };
     let record = match times {
         None => None,
         Some((created_at, updated_at)) => {
@@ -160,9 +174,9 @@ fn parse_body(
             Some(Record { key: key.clone(), value, version, created_at, updated_at })
         }
     };
-    // Machines' clocks differ; an entry from the future has no age.
+    // Filled with a time that is at least as late as here: an entry from the future has no age.
     let age = u64::try_from(now.as_microsecond().saturating_sub(loaded)).unwrap_or(0);
-    Some((Entry { record, version, token, age: Duration::from_micros(age) }, over))
+    Some((Entry { record, version, proof, age: Duration::from_micros(age) }, over))
 }
 
 fn take_i64(bytes: &[u8]) -> Option<(i64, &[u8])> {
@@ -170,10 +184,19 @@ fn take_i64(bytes: &[u8]) -> Option<(i64, &[u8])> {
     Some((i64::from_le_bytes(*number), rest))
 }
 
+fn take_u64(bytes: &[u8]) -> Option<(u64, &[u8])> {
+    let (number, rest) = bytes.split_first_chunk::<8>()?;
+    Some((u64::from_le_bytes(*number), rest))
+}
+
+/// A time of the server in milliseconds.
+pub(super) fn timestamp(millis: u64) -> Timestamp {
+    let millis = i64::try_from(millis).unwrap_or(i64::MAX);
+    Timestamp::from_millisecond(millis).unwrap_or(Timestamp::MAX)
+}
+
 #[cfg(test)]
 mod tests {
-    use terrace_core::Position;
-
     use super::*;
 
     const SECOND: Duration = Duration::from_secs(1);
@@ -194,7 +217,12 @@ mod tests {
                 updated_at: moment(1_700_000_000_000_001),
             }),
             version,
-            token: Token::of("db", Position { epoch: 3, offset: u64::MAX - 1 }),
+            proof: Proof {
+                history: "db.1".into(),
+                generation: Generation::new(3),
+                through: Position::new(u64::MAX - 2),
+                shown: Position::new(u64::MAX - 1),
+            },
             age: Duration::from_micros(7),
         }
     }
@@ -251,7 +279,7 @@ mod tests {
         for length in 0..bytes.len() {
             assert!(matches!(read(&bytes[..length], 1, 0), Parsed::Malformed), "{length}");
         }
-        bytes[0] = b'3';
+        bytes[0] = b'2';
         assert!(matches!(read(&bytes, 1, 0), Parsed::Malformed));
         assert!(matches!(
             read(b"\xff garbage that somebody else put under this name", 1, 0),

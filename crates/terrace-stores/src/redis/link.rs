@@ -58,6 +58,7 @@ pub(super) struct Link {
     /// process remembers is in doubt.
     previous: Mutex<Option<String>>,
     connects: AtomicU64,
+    losses: AtomicU64,
 }
 
 impl Link {
@@ -79,6 +80,7 @@ impl Link {
             epochs: Mutex::new(VecDeque::new()),
             previous: Mutex::new(None),
             connects: AtomicU64::new(0),
+            losses: AtomicU64::new(0),
         }
     }
 
@@ -100,6 +102,11 @@ impl Link {
     pub(super) async fn closed(&self) {
         let mut state = self.down.subscribe();
         let _ = state.wait_for(|down| *down == Some(Down::Closed)).await;
+    }
+
+    /// How often a live connection was given up.
+    pub(super) fn losses(&self) -> u64 {
+        self.losses.load(Relaxed)
     }
 
     /// How often a connection became live again after the first time.
@@ -151,6 +158,7 @@ impl Link {
         let mut place = self.live.write().unwrap_or_else(PoisonError::into_inner);
         if place.as_ref().is_some_and(|current| Arc::ptr_eq(current, live)) {
             *place = None;
+            self.losses.fetch_add(1, Relaxed);
             self.down.send_replace(Some(down));
             if down.leaves_doubt() {
                 *self.previous() = Some(String::new());
@@ -246,7 +254,7 @@ impl Link {
         command.arg(channel).arg(millis(self.options.heartbeat.saturating_mul(4)));
         let asked = self.runtime.now();
         let answer = call(&mut live.connection.clone(), script, &command).await?;
-        live.clock.learn(asked, redis::from_redis_value(answer)?);
+        live.clock.learn(asked, self.runtime.now(), redis::from_redis_value(answer)?);
         Ok(())
     }
 
@@ -264,7 +272,7 @@ impl Link {
             redis::from_redis_value(call(&mut connection, script, &command).await?)?;
         let epoch = parse_epoch(&epoch)
             .ok_or((redis::ErrorKind::UnexpectedReturnType, "the epoch is malformed"))?;
-        live.clock.learn(asked, time);
+        live.clock.learn(asked, self.runtime.now(), time);
         live.born.store(born, Relaxed);
         self.remember(epoch);
         Ok(epoch)
@@ -280,6 +288,11 @@ impl Link {
                 epochs.pop_front();
             }
         }
+    }
+
+    /// The epoch in force, as it was seen last.
+    pub(super) fn epoch(&self) -> Option<Lease> {
+        self.epochs().back().copied()
     }
 
     fn ended_epochs(&self) -> String {

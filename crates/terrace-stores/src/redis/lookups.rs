@@ -8,7 +8,7 @@ use terrace_core::{Key, Lease, Lookup, Result, Timestamp};
 
 use super::Shared;
 use super::batches::CHUNK;
-use super::entry::{Parsed, epoch_digits, parse, parse_epoch};
+use super::entry::{Parsed, epoch_digits, parse, parse_epoch, timestamp};
 use super::link::Live;
 
 /// What the server had under one key.
@@ -17,6 +17,8 @@ pub(super) struct Found {
     epoch: [u8; 16],
     lease: Lease,
     value: Value,
+    /// The server's time.
+    now: Timestamp,
 }
 
 /// The answer to one `MGET`.
@@ -32,8 +34,8 @@ impl Shared {
     /// need.
     pub(super) async fn lookup(&self, keys: &[Key]) -> Result<Vec<Lookup>> {
         if let [key] = keys {
-            let Found { epoch, lease, value } = self.reads.ask(key.clone()).await?;
-            return Ok(vec![self.judge(key, &value, &epoch, lease, self.runtime().wall())]);
+            let Found { epoch, lease, value, now } = self.reads.ask(key.clone()).await?;
+            return Ok(vec![self.judge(key, &value, &epoch, lease, now)]);
         }
         if keys.is_empty() {
             return Ok(Vec::new());
@@ -41,7 +43,7 @@ impl Shared {
         let live = self.link.live()?;
         let chunks = keys.chunks(CHUNK).map(|chunk| self.fetch(&live, chunk));
         let fetched = self.link.ask(&live, futures_util::future::try_join_all(chunks)).await?;
-        let now = self.runtime().wall();
+        let now = timestamp(live.clock.at(self.runtime().now()));
         let mut lookups = Vec::with_capacity(keys.len());
         for (keys, Fetched { epoch, lease, values }) in keys.chunks(CHUNK).zip(fetched) {
             let found = keys.iter().zip(values);
@@ -56,10 +58,11 @@ impl Shared {
             let (keys, waiters) = self.reads.next().await;
             let fetched = async {
                 let live = self.link.live()?;
-                self.link.ask(&live, self.fetch(&live, &keys)).await
+                let fetched = self.link.ask(&live, self.fetch(&live, &keys)).await?;
+                Ok((fetched, timestamp(live.clock.at(self.runtime().now()))))
             };
-            waiters.tell(fetched.await.map(|Fetched { epoch, lease, values }| {
-                values.into_iter().map(move |value| Found { epoch, lease, value })
+            waiters.tell(fetched.await.map(|(Fetched { epoch, lease, values }, now)| {
+                values.into_iter().map(move |value| Found { epoch, lease, value, now })
             }));
         }
     }

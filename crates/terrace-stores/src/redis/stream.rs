@@ -7,7 +7,7 @@ use redis::aio::MultiplexedConnection;
 use redis::{AsyncConnectionConfig, Client, Pipeline, RedisResult, Script};
 use terrace_core::event_stream::event_id;
 use terrace_core::{
-    BoxFuture, Deadline, Error, ErrorKind, EventStream, Inspection, Logged, Position, Result,
+    BoxFuture, Deadline, Error, ErrorKind, EventStream, Inspection, Logged, LogPosition, Result,
     Runtime, Status, Unit,
 };
 use tokio::sync::Mutex;
@@ -77,9 +77,9 @@ return {id, version}
 
 /// The end of the stream.
 struct End {
-    id: Position,
+    id: LogPosition,
     /// The position in the log of its last event. Events that share a position have ids of their own.
-    event: Position,
+    event: LogPosition,
 }
 
 impl RedisStream {
@@ -134,11 +134,11 @@ impl RedisStream {
         let (id, version): (String, String) = last.invoke_async(connection).await?;
         let id = position(&id);
         let offset = version.parse().unwrap_or(id.offset);
-        Ok(End { id, event: Position { offset, ..id } })
+        Ok(End { id, event: LogPosition { offset, ..id } })
     }
 
     /// All events as one transaction, after this id.
-    fn transaction(&self, last: Position, events: &[Logged]) -> Pipeline {
+    fn transaction(&self, last: LogPosition, events: &[Logged]) -> Pipeline {
         let mut all = redis::pipe();
         all.atomic();
         for (place, (id, event)) in ids(last, events).into_iter().zip(events).enumerate() {
@@ -162,13 +162,13 @@ impl RedisStream {
     }
 }
 
-fn position(id: &str) -> Position {
+fn position(id: &str) -> LogPosition {
     let (epoch, offset) = id.split_once('-').unwrap_or((id, "0"));
-    Position { epoch: epoch.parse().unwrap_or(0), offset: offset.parse().unwrap_or(0) }
+    LogPosition { epoch: epoch.parse().unwrap_or(0), offset: offset.parse().unwrap_or(0) }
 }
 
 /// Ids of events in their order. Events that share a position take the next ones.
-fn ids(last: Position, events: &[Logged]) -> Vec<Position> {
+fn ids(last: LogPosition, events: &[Logged]) -> Vec<LogPosition> {
     let mut before = last;
     let next = events.iter().map(|event| {
         if event.position > before {
@@ -182,14 +182,14 @@ fn ids(last: Position, events: &[Logged]) -> Vec<Position> {
 }
 
 impl EventStream for RedisStream {
-    fn last(&self) -> BoxFuture<'_, Result<Position>> {
+    fn last(&self) -> BoxFuture<'_, Result<LogPosition>> {
         Box::pin(async move {
             let end = self.exchange(async |connection| self.end(connection).await).await?;
             Ok(end.event)
         })
     }
 
-    fn publish<'a>(&'a self, last: Position, events: &'a [Logged]) -> BoxFuture<'a, Result<bool>> {
+    fn publish<'a>(&'a self, last: LogPosition, events: &'a [Logged]) -> BoxFuture<'a, Result<bool>> {
         Box::pin(async move {
             // Nothing happens when somebody else adds in between. A script would do the same in one
             // exchange, and take twice the time of Redis for each event.
@@ -239,7 +239,7 @@ mod tests {
 
     #[test]
     fn ids_rise_also_where_events_share_a_position() {
-        let at = |epoch, offset| Position { epoch, offset };
+        let at = |epoch, offset| LogPosition { epoch, offset };
         let event = |position| Logged {
             position,
             key: Key::new("a").unwrap(),

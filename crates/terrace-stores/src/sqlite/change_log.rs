@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use terrace_core::{
-    BoxFuture, ChangeLog, Changes, Deadline, Logged, Position, PositionLost, Result,
+    BoxFuture, ChangeLog, Changes, Deadline, Logged, LogPosition, Position, PositionLost, Result,
 };
 
 use super::job::ReadJob;
@@ -20,7 +20,7 @@ const OTHERS_EVERY: Duration = Duration::from_millis(50);
 /// SQLite has one writer at a time. It draws the versions within its transaction, so they are in the
 /// order of commits, and a deleted record stays as a tombstone. So the records by version *are* the
 /// log, with nothing written twice: it leaves out every change that a later one of its key has
-/// superseded. A [`Position`] is a version, its epoch 0. Rows that people insert, change, rename or
+/// superseded. A [`LogPosition`] is a version, its epoch 0. Rows that people insert, change, rename or
 /// remove draw versions by triggers and are in the log, too.
 ///
 /// A follower that comes back after its tombstones were collected (7 days, by default) is told to
@@ -65,7 +65,7 @@ impl SqliteChangeLog {
         part.map_err(|error| error.during("read the change log"))
     }
 
-    async fn changes(&self, position: Position, limit: usize) -> Result<Changes> {
+    async fn changes(&self, position: LogPosition, limit: usize) -> Result<Changes> {
         if position.epoch > 0 {
             return Err(lost());
         }
@@ -77,7 +77,7 @@ impl SqliteChangeLog {
         if after > part.head || !self.is_complete(after, &part, reached) {
             return Err(lost());
         }
-        let position = Position { epoch: 0, offset: reached };
+        let position = LogPosition { epoch: 0, offset: reached };
         Ok(Changes { changes: part.changes, position, more: part.more })
     }
 
@@ -99,10 +99,10 @@ impl SqliteChangeLog {
 
 impl Shared {
     /// How far the file has come.
-    pub(super) async fn head(&self, deadline: Deadline) -> Result<Position> {
+    pub(super) async fn head(&self, deadline: Deadline) -> Result<LogPosition> {
         let ask = |reply| ReadJob::Log { after: u64::MAX >> 1, limit: 0, reply };
         let part = self.ask(ask, 0, deadline).await?;
-        Ok(Position { epoch: 0, offset: part.head })
+        Ok(LogPosition { epoch: 0, offset: part.head })
     }
 }
 
@@ -114,11 +114,19 @@ fn lost() -> terrace_core::Error {
 }
 
 impl ChangeLog for SqliteChangeLog {
-    fn after(&self, position: Position, limit: usize) -> BoxFuture<'_, Result<Changes>> {
+    fn place_of(&self, position: Position) -> LogPosition {
+        LogPosition { epoch: 0, offset: position.get() }
+    }
+
+    fn position_of(&self, place: LogPosition) -> Position {
+        Position::new(place.offset)
+    }
+
+    fn after(&self, position: LogPosition, limit: usize) -> BoxFuture<'_, Result<Changes>> {
         Box::pin(self.changes(position, limit))
     }
 
-    fn wait(&self, position: Position, deadline: Deadline) -> BoxFuture<'_, Result<()>> {
+    fn wait(&self, position: LogPosition, deadline: Deadline) -> BoxFuture<'_, Result<()>> {
         Box::pin(async move {
             let runtime = &self.shared.runtime;
             let mut commits = self.shared.commits.subscribe();
@@ -133,7 +141,7 @@ impl ChangeLog for SqliteChangeLog {
         })
     }
 
-    fn head(&self) -> BoxFuture<'_, Result<Position>> {
+    fn head(&self) -> BoxFuture<'_, Result<LogPosition>> {
         Box::pin(async move { self.shared.head(Deadline::NEVER).await })
     }
 }

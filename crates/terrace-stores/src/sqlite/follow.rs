@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use rusqlite::{Connection, OptionalExtension, params};
 use terrace_core::{
-    BoxFuture, Changes, Deadline, Follower, Logged, Position, PositionLost, Result, Timestamp,
+    BoxFuture, Changes, Deadline, Follower, Logged, LogPosition, PositionLost, Result, Timestamp,
     Version,
 };
 
@@ -41,12 +41,12 @@ impl SqliteFollower {
 }
 
 impl Follower for SqliteFollower {
-    fn followed(&self) -> BoxFuture<'_, Result<Position>> {
+    fn followed(&self) -> BoxFuture<'_, Result<LogPosition>> {
         let ask = |reply| ReadJob::Followed { origin: Arc::clone(&self.origin), reply };
         Box::pin(self.shared.ask(ask, 0, Deadline::NEVER))
     }
 
-    fn apply(&self, from: Position, changes: Changes) -> BoxFuture<'_, Result<()>> {
+    fn apply(&self, from: LogPosition, changes: Changes) -> BoxFuture<'_, Result<()>> {
         Box::pin(async move {
             let applied = self.step(Step::Apply { from, changes }).await;
             applied.map_err(|error| error.during("follow"))
@@ -80,7 +80,7 @@ pub(super) struct Follow {
 
 #[derive(Debug)]
 enum Step {
-    Apply { from: Position, changes: Changes },
+    Apply { from: LogPosition, changes: Changes },
     BeginAnew,
 }
 
@@ -108,7 +108,7 @@ impl Follow {
                 (highest, if mirrors { counter.max(reached) } else { counter })
             }
             Step::BeginAnew => {
-                self.keep_place(connection, Position::default())?;
+                self.keep_place(connection, LogPosition::default())?;
                 if to.is_replica {
                     run(connection, "DELETE FROM records")?;
                 }
@@ -122,7 +122,7 @@ impl Follow {
     fn apply(
         &self,
         connection: &Connection,
-        from: Position,
+        from: LogPosition,
         changes: &Changes,
         now_micros: i64,
     ) -> Result<Version> {
@@ -151,7 +151,7 @@ impl Follow {
         Ok(highest)
     }
 
-    fn keep_place(&self, connection: &Connection, place: Position) -> Result<()> {
+    fn keep_place(&self, connection: &Connection, place: LogPosition) -> Result<()> {
         let text = format!("{}:{}", place.epoch, place.offset);
         connection
             .prepare_cached("INSERT OR REPLACE INTO meta (name, value) VALUES (?1, ?2)")
@@ -177,14 +177,14 @@ pub(super) const UPSERT: &str =
     WHERE records.version < excluded.version";
 
 /// How far this file has followed that log.
-pub(super) fn place(connection: &Connection, origin: &str) -> Result<Position> {
+pub(super) fn place(connection: &Connection, origin: &str) -> Result<LogPosition> {
     let mut ask =
         connection.prepare_cached("SELECT value FROM meta WHERE name = ?1").map_err(failure::of)?;
     let text: Option<String> =
         ask.query_row([name(origin)], |row| row.get(0)).optional().map_err(failure::of)?;
-    let Some(text) = text else { return Ok(Position::default()) };
+    let Some(text) = text else { return Ok(LogPosition::default()) };
     let parts = text.split_once(':').and_then(|(epoch, offset)| {
-        Some(Position { epoch: epoch.parse().ok()?, offset: offset.parse().ok()? })
+        Some(LogPosition { epoch: epoch.parse().ok()?, offset: offset.parse().ok()? })
     });
     parts.ok_or_else(|| failure::corrupt("followed"))
 }

@@ -3,7 +3,9 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 
-use terrace_core::{Error, Idempotency, Key, Page, Position, Read, Receipt, Result, Scan, Write};
+use terrace_core::{
+    Error, Idempotency, Key, LogPosition, Page, Position, Read, Receipt, Result, Scan, Write,
+};
 use tokio::sync::oneshot;
 
 use super::change_log::Part;
@@ -32,7 +34,7 @@ pub(super) enum ReadJob {
     /// The change log after a version.
     Log { after: u64, limit: usize, reply: Reply<Part> },
     /// How far this file has followed another's.
-    Followed { origin: Arc<str>, reply: Reply<Position> },
+    Followed { origin: Arc<str>, reply: Reply<LogPosition> },
 }
 
 impl ReadJob {

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use rusqlite::{Connection, OptionalExtension, Row};
 use terrace_core::{
-    BoxFuture, ChangeLog, Changes, Deadline, Key, Logged, Position, PositionLost, Record, Result,
+    BoxFuture, ChangeLog, Changes, Deadline, Key, Logged, LogPosition, Position, PositionLost, Record, Result,
     Runtime, Timestamp, Value, Version,
 };
 use tokio::sync::watch;
@@ -95,14 +95,22 @@ impl SqliteLog {
 }
 
 impl ChangeLog for SqliteLog {
-    fn after(&self, position: Position, limit: usize) -> BoxFuture<'_, Result<Changes>> {
+    fn place_of(&self, position: Position) -> LogPosition {
+        LogPosition { epoch: 0, offset: position.get() }
+    }
+
+    fn position_of(&self, place: LogPosition) -> Position {
+        Position::new(place.offset)
+    }
+
+    fn after(&self, position: LogPosition, limit: usize) -> BoxFuture<'_, Result<Changes>> {
         Box::pin(async move {
             let page = self.lane.run(move |connection| page(connection, position, limit)).await;
             page.map_err(|error| error.during("read the change log"))
         })
     }
 
-    fn wait(&self, position: Position, deadline: Deadline) -> BoxFuture<'_, Result<()>> {
+    fn wait(&self, position: LogPosition, deadline: Deadline) -> BoxFuture<'_, Result<()>> {
         Box::pin(async move {
             loop {
                 let mut committed = self.committed.subscribe();
@@ -116,12 +124,12 @@ impl ChangeLog for SqliteLog {
         })
     }
 
-    fn head(&self) -> BoxFuture<'_, Result<Position>> {
-        Box::pin(async move { Ok(Position { epoch: 0, offset: self.last().await? }) })
+    fn head(&self) -> BoxFuture<'_, Result<LogPosition>> {
+        Box::pin(async move { Ok(LogPosition { epoch: 0, offset: self.last().await? }) })
     }
 }
 
-fn page(connection: &mut Connection, position: Position, limit: usize) -> Result<Changes> {
+fn page(connection: &mut Connection, position: LogPosition, limit: usize) -> Result<Changes> {
     let mut statement = connection
         .prepare_cached(
             "SELECT position, type = 'RecordDeleted', key, version, created_at, time, value
@@ -168,7 +176,7 @@ fn logged(row: &Row<'_>) -> Result<Logged> {
         }),
         _ => None,
     };
-    let position = Position { epoch: 0, offset: unsigned(get(0)?)? };
+    let position = LogPosition { epoch: 0, offset: unsigned(get(0)?)? };
     Ok(Logged { position, key, version, record })
 }
 

@@ -12,7 +12,7 @@ use terrace_core::read_model::{
     Activity, Batch, Counted, Difference, Parked, Projection, Row, Rows,
 };
 use terrace_core::{
-    BoxFuture, Inspection, Key, Page, Position, ReadModel, Result, Runtime, Scan, Status, Unit,
+    BoxFuture, Inspection, Key, Page, LogPosition, ReadModel, Result, Runtime, Scan, Status, Unit,
 };
 
 use super::lane::Lane;
@@ -90,7 +90,7 @@ impl ReadModel for SqliteReadModel {
         &'a self,
         of: Projection,
         source: &'a str,
-    ) -> BoxFuture<'a, Result<Option<Position>>> {
+    ) -> BoxFuture<'a, Result<Option<LogPosition>>> {
         let source = source.to_owned();
         Box::pin(async move {
             self.query("find the checkpoint", move |it| change::checkpoint(it, of, &source)).await

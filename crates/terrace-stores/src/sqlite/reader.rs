@@ -1,13 +1,14 @@
 //! Answers reads: one snapshot for all that wait, one prepared lookup a key.
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use rusqlite::types::ValueRef;
 use rusqlite::{Connection, Row, Statement};
 use terrace_core::{
-    Error, ErrorKind, Key, Logged, Origin, Page, Position, Read, Record, Result, Scan, Timestamp,
-    Value, Version,
+    Error, Key, LogPosition, Logged, Origin, Page, Position, Proof, Read, Record, Result, Scan,
+    Standing, Timestamp, Value, Version, history,
 };
 
 use super::change_log::Part;
@@ -88,18 +89,28 @@ impl<'c> Reader<'c> {
     }
 
     fn serve(&mut self, jobs: &mut Vec<ReadJob>) {
+        // What was cached before the snapshot is as old as this at the most.
+        let standing = self.shared.histories.standing();
         if let Err(error) = self.begin.execute([]) {
             return refuse(self.shared, jobs, &failure::of(error));
         }
+        let reached = match self.reached() {
+            Ok(reached) => reached,
+            Err(error) => {
+                self.end();
+                return refuse(self.shared, jobs, &error);
+            }
+        };
+        let seen = Seen { standing, reached };
         for job in jobs.drain(..).filter(|job| !job.is_moot()) {
             match job {
                 ReadJob::Keys { keys, epoch, asked, reply } => {
-                    let answer = self.check(epoch).and_then(|()| self.keys(&keys, asked));
+                    let answer = self.check(epoch).and_then(|()| self.keys(&keys, asked, &seen));
                     self.count(&answer, keys.len());
                     let _ = reply.send(answer);
                 }
                 ReadJob::Scan { scan, epoch, asked, reply } => {
-                    let answer = self.check(epoch).and_then(|()| self.scan(&scan, asked));
+                    let answer = self.check(epoch).and_then(|()| self.scan(&scan, asked, &seen));
                     self.count(&answer, 1);
                     let _ = reply.send(answer);
                 }
@@ -111,6 +122,10 @@ impl<'c> Reader<'c> {
                 }
             }
         }
+        self.end();
+    }
+
+    fn end(&mut self) {
         // Some failures end the transaction on their own.
         if !self.connection.is_autocommit()
             && let Err(error) = self.end.execute([])
@@ -136,42 +151,30 @@ impl<'c> Reader<'c> {
         }
     }
 
-    fn keys(&mut self, keys: &[Key], asked: Option<Position>) -> Result<Vec<Read>> {
-        let mut reads = Vec::with_capacity(keys.len());
-        for key in keys {
-            reads.push(self.one(key)?);
-        }
-        let Some(asked) = asked else { return Ok(reads) };
-        let reached = |read: &Read| asked.epoch == 0 && read.version.get() >= asked.offset;
-        if !reads.iter().all(reached) {
-            // The rows alone do not prove it; the counter of the same snapshot does, or refutes it.
-            let counter = self.require(asked)?;
-            for read in &mut reads {
-                read.token = self.shared.token(counter.max(read.version.get()));
-            }
-        }
-        Ok(reads)
+    fn keys(&mut self, keys: &[Key], asked: Option<Position>, seen: &Seen) -> Result<Vec<Read>> {
+        self.require(asked, seen)?;
+        keys.iter().map(|key| self.one(key, seen)).collect()
     }
 
-    fn one(&mut self, key: &Key) -> Result<Read> {
+    fn one(&mut self, key: &Key, seen: &Seen) -> Result<Read> {
         let mut rows = self.lookup.query([key.as_str()]).map_err(failure::of)?;
         let (record, version) = match rows.next().map_err(failure::of)? {
             None => (None, Version::NONE),
             Some(row) => decode(row, || Ok(key.clone()))?,
         };
+        let proof = seen.proof(version);
         Ok(Read {
             record,
             version,
             origin: Origin::Primary,
             age: Duration::ZERO,
-            token: self.shared.token_at(version),
+            token: proof.token(),
+            proof: Some(proof),
         })
     }
 
-    fn scan(&mut self, scan: &Scan, asked: Option<Position>) -> Result<Page> {
-        if let Some(asked) = asked {
-            self.require(asked)?;
-        }
+    fn scan(&mut self, scan: &Scan, asked: Option<Position>, seen: &Seen) -> Result<Page> {
+        self.require(asked, seen)?;
         // Keys hold no NUL, so the first text after a key is the key with a NUL behind it.
         let after = scan.after.as_ref().map(|key| format!("{key}\0")).unwrap_or_default();
         let from = after.as_str().max(&scan.prefix);
@@ -197,7 +200,9 @@ impl<'c> Reader<'c> {
             }
         }
         let next = records.last().filter(|_| more).map(|record: &Record| record.key.clone());
-        Ok(Page { records, next, origin: Origin::Primary })
+        let (origin, age) = (Origin::Primary, Duration::ZERO);
+        let token = seen.proof(Version::NONE).token();
+        Ok(Page { records, next, origin, age, token })
     }
 
     /// The changes after a version: at most so many, but all that have the same version.
@@ -218,7 +223,7 @@ impl<'c> Reader<'c> {
             }
             last = Some(version);
             bytes += record.as_ref().map_or(0, |record| record.value.as_str().len());
-            let position = Position { epoch: 0, offset: version.get() };
+            let position = LogPosition { epoch: 0, offset: version.get() };
             part.changes.push(Logged { position, key, version, record });
         }
         Ok(part)
@@ -235,17 +240,33 @@ impl<'c> Reader<'c> {
         u64::try_from(number).map_err(|_| failure::corrupt("version"))
     }
 
-    /// The version counter, which must have come as far as a client has seen.
-    fn require(&self, asked: Position) -> Result<u64> {
-        let counter = self.reached()?;
-        if asked.epoch > 0 || counter < asked.offset {
-            return Err(Error::new(
-                ErrorKind::Unavailable,
-                "the database is behind what this client has seen, as after a restored backup; \
-                 send the request without Terrace-Token to read what is there",
-            ));
+    /// The snapshot must have come as far as a client has seen.
+    fn require(&self, asked: Option<Position>, seen: &Seen) -> Result<()> {
+        match asked {
+            Some(asked) if asked.get() > seen.reached && self.shared.is_replica() => {
+                Err(history::behind())
+            }
+            Some(asked) if asked.get() > seen.reached => Err(history::ahead()),
+            _ => Ok(()),
         }
-        Ok(counter)
+    }
+}
+
+/// What a snapshot proves.
+struct Seen {
+    standing: Arc<Standing>,
+    /// The latest version there is in it.
+    reached: u64,
+}
+
+impl Seen {
+    fn proof(&self, shown: Version) -> Proof {
+        Proof {
+            history: Arc::clone(&self.standing.history),
+            generation: self.standing.generation,
+            through: Position::new(self.reached),
+            shown: Position::new(shown.get()),
+        }
     }
 }
 

@@ -1,11 +1,13 @@
 //! Recognises Terrace's databases, makes new ones and brings old ones up to date.
 
+use std::path::Path;
 use std::sync::Arc;
+use std::time::UNIX_EPOCH;
 
 use rusqlite::{Connection, OptionalExtension, TransactionBehavior};
-use terrace_core::{Error, ErrorKind, Result, Runtime};
+use terrace_core::{Error, Result, Runtime, Standing};
 
-use super::failure;
+use super::{SqliteOptions, failure};
 
 /// `PRAGMA application_id`: "Terr" in ASCII.
 const APPLICATION: i32 = 0x5465_7272;
@@ -40,12 +42,12 @@ pub(super) fn examine(connection: &Connection) -> Result<()> {
     Ok(())
 }
 
-/// Applies the steps that are missing, all or none, and answers the name of the history.
+/// Applies the steps that are missing, all or none, and answers the history that is in force.
 pub(super) fn migrate(
     connection: &mut Connection,
-    replica_of: Option<&str>,
+    options: &SqliteOptions,
     runtime: &Runtime,
-) -> Result<Arc<str>> {
+) -> Result<Standing> {
     let failed = |error| failure::of(error).during("migrate");
     let transaction =
         connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(failed)?;
@@ -59,28 +61,86 @@ pub(super) fn migrate(
         transaction.pragma_update(None, "application_id", APPLICATION).map_err(failed)?;
         transaction.pragma_update(None, "user_version", STEPS.len() as i64).map_err(failed)?;
     }
-    let name = match replica_of {
+    let standing = match &options.replica_of {
         Some(origin) => {
             adopt(&transaction, origin, found == 0)?;
-            origin.to_owned()
+            keep(&transaction, "history", origin)?;
+            Standing::of(&**origin)
         }
-        None => format!("sqlite-{:012x}", runtime.random() >> 16),
+        None => history(&transaction, &options.path, runtime)?,
     };
-    transaction
-        .execute("INSERT OR IGNORE INTO meta (name, value) VALUES ('history', ?1)", [name])
-        .map_err(failed)?;
-    let history: Option<String> = transaction
-        .query_row("SELECT value FROM meta WHERE name = 'history'", [], |row| row.get(0))
-        .optional()
-        .map_err(failed)?;
     transaction.commit().map_err(failed)?;
-    let history = history.filter(|name| (1..=255).contains(&name.len()));
-    history.map(Arc::from).ok_or_else(|| {
-        Error::new(
-            ErrorKind::Corrupt,
-            "the database's table `meta` has no usable history; restore the file from a backup",
-        )
-    })
+    Ok(standing)
+}
+
+/// The history in force. A name is copied with the file, so what the file itself is stands beside it;
+/// where that differs, as in a copy, a new history begins, whose versions go on above the microseconds
+/// since 1970: no earlier one has given out as many.
+fn history(connection: &Connection, path: &Path, runtime: &Runtime) -> Result<Standing> {
+    const RAISE: &str =
+        "UPDATE meta SET value = max(value + 1048576, ?1) WHERE name = 'version'";
+    let known = text(connection, "history")?;
+    let identity = identity(path);
+    let past = text(connection, "past")?.unwrap_or_default();
+    let mut past = past.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
+    let name = match (known, text(connection, "identity")?) {
+        (Some(known), kept) if kept.is_none() || kept == identity => {
+            // One that an earlier Terrace named had no number.
+            if known.contains('.') { known } else { format!("{known}.1") }
+        }
+        (known, _) => {
+            if let Some(known) = known {
+                tracing::warn!(
+                    path = %path.display(),
+                    "the file is a copy of another: it begins a history of its own, and tokens of the \
+                     other are lost here"
+                );
+                past.push(known);
+                let micros = runtime.wall().as_microsecond();
+                connection.execute(RAISE, [micros]).map_err(failure::of)?;
+            }
+            format!("sqlite-{:012x}.1", runtime.random() >> 16)
+        }
+    };
+    keep(connection, "history", &name)?;
+    keep(connection, "past", &past.join(" "))?;
+    if let Some(identity) = identity {
+        keep(connection, "identity", &identity)?;
+    }
+    let past = past.into_iter().map(Arc::from).collect();
+    Ok(Standing { past, ..Standing::of(name) })
+}
+
+/// What is not copied with a file: its number and when it was made.
+fn identity(path: &Path) -> Option<String> {
+    let file = std::fs::metadata(path).ok()?;
+    let made = file.created().ok().and_then(|at| at.duration_since(UNIX_EPOCH).ok());
+    let made = made.map_or(0, |since| since.as_nanos());
+    Some(format!("{}-{made}", number(&file)))
+}
+
+#[cfg(unix)]
+fn number(file: &std::fs::Metadata) -> u64 {
+    std::os::unix::fs::MetadataExt::ino(file)
+}
+
+#[cfg(not(unix))]
+fn number(_: &std::fs::Metadata) -> u64 {
+    0
+}
+
+fn text(connection: &Connection, name: &str) -> Result<Option<String>> {
+    connection
+        .query_row("SELECT value FROM meta WHERE name = ?1", [name], |row| row.get(0))
+        .optional()
+        .map_err(failure::of)
+}
+
+fn keep(connection: &Connection, name: &str, value: &str) -> Result<()> {
+    connection
+        .execute("INSERT OR REPLACE INTO meta (name, value) VALUES (?1, ?2)", [name, value])
+        .map(drop)
+        .map_err(failure::of)
 }
 
 /// Makes the file a replica of this history, empty unless it was one before.

@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 use rusqlite::{Connection, OptionalExtension, TransactionBehavior, params};
 use terrace_core::shard::{RequestResult, Reserved, moved};
 use terrace_core::{
-    BoxFuture, Error, ErrorKind, Follow, Inspection, KeptLog, Key, Logged, Page, Read, ReadOptions,
+    BoxFuture, Error, ErrorKind, Follow, Generations, Inspection, KeptLog, Key, Logged, Page, Read, ReadOptions,
     Receipt, Result, Rows, Runtime, Scan, Shard, ShardState, SlotSet, Store, Version, Write,
     WriteOptions,
 };
@@ -267,6 +267,10 @@ impl Shard for SqliteShard {
 
     fn reserve(&self) -> BoxFuture<'_, Result<Reserved>> {
         Box::pin(async { self.inner.reserve() })
+    }
+
+    fn generations(&self) -> Arc<dyn Generations> {
+        Arc::clone(&self.inner.store) as _
     }
 
     fn inspect(&self) -> BoxFuture<'_, Inspection> {

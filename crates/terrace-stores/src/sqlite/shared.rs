@@ -7,8 +7,8 @@ use std::thread;
 use std::time::Duration;
 
 use terrace_core::{
-    Deadline, Durability, Error, ErrorKind, Outcome, Position, Receipt, Result, Runtime, Token,
-    Version,
+    Deadline, Durability, Error, ErrorKind, Histories, LogPosition, Outcome, Position, Receipt,
+    Result, Runtime, Token, Version,
 };
 use tokio::sync::{oneshot, watch};
 
@@ -27,7 +27,9 @@ const RETRY_AFTER: Duration = Duration::from_secs(1);
 pub(super) struct Shared {
     pub(super) options: SqliteOptions,
     pub(super) runtime: Runtime,
-    pub(super) history: Arc<str>,
+    /// The history of the file. Its caches are in this process and never out of reach, so its generation
+    /// is kept in memory.
+    pub(super) histories: Histories,
     /// The name of the change log, if the file keeps one.
     pub(super) log: Option<Arc<str>>,
     /// Raised by each COMMIT.
@@ -51,12 +53,9 @@ impl Shared {
         self.options.replica_of.is_some()
     }
 
-    pub(super) fn token(&self, offset: u64) -> Token {
-        Token::of(Arc::clone(&self.history), Position { epoch: 0, offset })
-    }
-
-    pub(super) fn token_at(&self, version: Version) -> Token {
-        self.token(version.get())
+    /// What a client has seen that knows this version: with one writer, versions are positions.
+    pub(super) fn token(&self, version: Version) -> Token {
+        Token::of(self.histories.name(), Position::new(version.get()))
     }
 
     /// Hands a job to the readers and waits for its answer.
@@ -110,14 +109,10 @@ impl Shared {
         }
     }
 
-    /// Proof of a write: its version, and its place in the log.
-    pub(super) fn token_of_write(&self, outcome: Outcome, version: Version) -> Token {
-        let mut token = self.token_at(version);
-        if let Some(log) = self.log.as_ref().filter(|_| outcome.is_applied()) {
-            let position = Position { epoch: 0, offset: version.get() };
-            token.merge(&Token::of(Arc::clone(log), position));
-        }
-        token
+    /// The place of a write in the log.
+    pub(super) fn event(&self, outcome: Outcome, version: Version) -> Option<LogPosition> {
+        let logged = self.log.is_some() && outcome.is_applied();
+        logged.then(|| LogPosition { epoch: 0, offset: version.get() })
     }
 
     /// Takes no more work; the threads finish what was accepted and end.

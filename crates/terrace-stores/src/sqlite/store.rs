@@ -4,10 +4,12 @@ use std::fmt;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
+use std::time::Instant;
 
 use terrace_core::{
-    BoxFuture, Deadline, Error, ErrorKind, Inspection, Key, Node, NodeState, Page, Position, Read,
-    ReadOptions, Receipt, Result, Runtime, Scan, Sequence, Store, Unit, Write, WriteOptions,
+    BoxFuture, Deadline, Error, ErrorKind, Generation, Generations, Histories, Inspection, Key, Node,
+    NodeState, Page, Position, Proof, Read, ReadOptions, Receipt, Result, Runtime, Scan, Sequence,
+    Standing, Store, Token, Unit, Write, WriteOptions,
 };
 use terrace_core::{Change, Precondition, node};
 use tokio::sync::watch;
@@ -65,7 +67,7 @@ impl SqliteStore {
         options.path = connect::prepare_path(&options.path)?;
         let turn = connect::turn(&options.path);
         let (mut connection, engine) = connect::first(&options)?;
-        let history = schema::migrate(&mut connection, options.replica_of.as_deref(), &runtime)?;
+        let standing = schema::migrate(&mut connection, &options, &runtime)?;
         let log = match options.change_log {
             true => Some(super::log::install(&mut connection, &runtime)?),
             false => None,
@@ -73,7 +75,7 @@ impl SqliteStore {
         drop(turn);
         let durability = engine.durability();
         let shared = Arc::new(Shared {
-            history,
+            histories: Histories::new(standing),
             log,
             committed: watch::Sender::new(0),
             durability,
@@ -96,16 +98,16 @@ impl SqliteStore {
         store.start_threads(connection)?;
         tracing::debug!(
             path = %store.shared.options.path.display(),
-            history = %store.shared.history,
+            history = %store.history(),
             durability = %durability,
             "opened a SQLite database"
         );
         Ok(store)
     }
 
-    /// The name of this database's history: kept in it, the same for whoever opens it.
+    /// The name of this database's history, the same for whoever opens it.
     pub fn history(&self) -> Arc<str> {
-        Arc::clone(&self.shared.history)
+        self.shared.histories.name()
     }
 
     /// The change log of this file, for one follower.
@@ -139,6 +141,15 @@ impl SqliteStore {
         let furthest: i64 =
             connection.query_row(furthest, [], |row| row.get(0)).map_err(failure::of)?;
         Ok(Sequence::new(u64::try_from(furthest).unwrap_or(0)))
+    }
+
+    fn raise_generation(&self) -> Standing {
+        let histories = &self.shared.histories;
+        let known = histories.standing();
+        let generation = Generation::new(known.generation.get() + 1);
+        let standing = Standing { generation, ..(*known).clone() };
+        histories.heard(standing.clone(), self.shared.runtime.now());
+        standing
     }
 
     fn start_threads(&self, connection: rusqlite::Connection) -> Result<()> {
@@ -175,8 +186,10 @@ impl SqliteStore {
     }
 
     /// What the caller's token asks of this database.
-    fn asked(&self, how: &ReadOptions) -> Option<Position> {
-        how.token.as_ref().and_then(|token| token.position(&self.shared.history))
+    fn asked(&self, how: &ReadOptions) -> Result<Option<Position>> {
+        let Some(token) = &how.token else { return Ok(None) };
+        self.shared.histories.check(token)?;
+        Ok(token.position(&self.history()))
     }
 
     pub(super) async fn read_keys(
@@ -186,7 +199,7 @@ impl SqliteStore {
         epoch: Option<u64>,
     ) -> Result<Vec<Read>> {
         let bytes = keys.iter().map(|key| key.as_str().len()).sum();
-        let (keys, asked) = (keys.to_vec(), self.asked(how));
+        let (keys, asked) = (keys.to_vec(), self.asked(how)?);
         self.shared
             .ask(|reply| ReadJob::Keys { keys, epoch, asked, reply }, bytes, how.deadline)
             .await
@@ -198,7 +211,7 @@ impl SqliteStore {
         how: &ReadOptions,
         epoch: Option<u64>,
     ) -> Result<Page> {
-        let (scan, asked) = (scan.clone(), self.asked(how));
+        let (scan, asked) = (scan.clone(), self.asked(how)?);
         let bytes = scan.prefix.len();
         self.shared
             .ask(|reply| ReadJob::Scan { scan, epoch, asked, reply }, bytes, how.deadline)
@@ -223,16 +236,52 @@ impl SqliteStore {
 impl Node for SqliteStore {
     fn state(&self, deadline: Deadline) -> BoxFuture<'_, Result<NodeState>> {
         Box::pin(async move {
-            let position = self.shared.head(deadline).await?;
-            let (history, log) = (self.history(), self.history());
+            let reached = self.shared.head(deadline).await?.offset;
             let role =
                 if self.shared.is_replica() { node::Role::Replica } else { node::Role::Primary };
-            // The file is opened once in the life of this value.
-            Ok(NodeState { role, life: 1, history, log, position, forks: Vec::new() })
+            Ok(NodeState {
+                role,
+                // The file is opened once in the life of this value.
+                life: 1,
+                standing: (*self.shared.histories.standing()).clone(),
+                timeline: 1,
+                position: Position::new(reached),
+                log_end: reached,
+            })
         })
     }
 
     fn admit(&self, _: &NodeState) {}
+
+    fn raise(&self) -> BoxFuture<'_, Result<Standing>> {
+        Box::pin(async { Ok(self.raise_generation()) })
+    }
+}
+
+impl Generations for SqliteStore {
+    fn admits(&self, proof: &Proof, asked: Option<&Token>) -> bool {
+        self.shared.histories.admits(proof, asked)
+    }
+
+    fn looked_at(&self) -> Option<Instant> {
+        // Nobody else raises it.
+        Some(self.shared.runtime.now())
+    }
+
+    fn changes(&self) -> watch::Receiver<u64> {
+        self.shared.histories.changes()
+    }
+
+    fn look(&self) -> BoxFuture<'_, Result<()>> {
+        Box::pin(async { Ok(()) })
+    }
+
+    fn raise<'a>(&'a self, _: &'a [Key]) -> BoxFuture<'a, Result<()>> {
+        Box::pin(async {
+            self.raise_generation();
+            Ok(())
+        })
+    }
 }
 
 impl Drop for SqliteStore {

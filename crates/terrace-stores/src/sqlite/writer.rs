@@ -199,8 +199,9 @@ impl<'c> Writer<'c> {
             outcome,
             version,
             durability: self.shared.durability,
-            token: self.shared.token_of_write(outcome, version),
+            token: self.shared.token(version),
             origin: Origin::Primary,
+            event: self.shared.event(outcome, version),
         };
         results.into_iter().map(receipt).collect()
     }

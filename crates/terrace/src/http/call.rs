@@ -54,12 +54,21 @@ impl Call {
 
     /// Reads keys.
     pub(crate) async fn read(&self, keys: &[Key], how: &ReadOptions) -> Result<Vec<Read>, Problem> {
-        Ok(self.app.store.read(keys, how).await?)
+        let mut reads = self.app.store.read(keys, how).await?;
+        // A client that keeps the latest token alone keeps all that it has seen.
+        if let Some(asked) = &how.token {
+            reads.iter_mut().for_each(|read| read.token.merge(asked));
+        }
+        Ok(reads)
     }
 
     /// Lists records.
     pub(crate) async fn scan(&self, scan: &Scan, how: &ReadOptions) -> Result<Page, Problem> {
-        Ok(self.app.store.scan(scan, how).await?)
+        let mut page = self.app.store.scan(scan, how).await?;
+        if let Some(asked) = &how.token {
+            page.token.merge(asked);
+        }
+        Ok(page)
     }
 
     /// Applies one write.
@@ -77,7 +86,12 @@ impl Call {
         batch: Vec<Write>,
         how: &WriteOptions,
     ) -> Result<Vec<Receipt>, Problem> {
-        Ok(self.app.store.write(batch, how).await?)
+        let seen = headers::token(&self.parts.headers)?;
+        let mut receipts = self.app.store.write(batch, how).await?;
+        if let Some(seen) = &seen {
+            receipts.iter_mut().for_each(|receipt| receipt.token.merge(seen));
+        }
+        Ok(receipts)
     }
 
     fn deadline(&self) -> Deadline {

@@ -32,6 +32,14 @@ pub(crate) fn read_options(
         None => Consistency::Default,
         Some(text) => consistency(text)?,
     };
+    Ok(ReadOptions { consistency, token: token(headers)?, deadline })
+}
+
+/// What the client has seen, by all of its tokens.
+///
+/// # Errors
+/// 422 that names the header.
+pub(crate) fn token(headers: &HeaderMap) -> Result<Option<Token>, Problem> {
     let mut token: Option<Token> = None;
     for sent in headers.get_all(TERRACE_TOKEN) {
         let sent = sent.to_str().unwrap_or_default().trim().parse::<Token>();
@@ -41,7 +49,7 @@ pub(crate) fn read_options(
             None => token = Some(sent),
         }
     }
-    Ok(ReadOptions { consistency, token, deadline })
+    Ok(token)
 }
 
 /// How to write: `Idempotency-Key` and `Prefer: wait` (RFC 7240). The same key stands for the same

@@ -11,7 +11,7 @@ use std::path::Path;
 use std::sync::{Arc, PoisonError};
 
 use terrace_core::{
-    Cache, Error, ErrorKind, Invalidations, MemoryCache, MemoryCacheOptions, Result, Runtime, Store,
+    Cache, Error, ErrorKind, Generations, Invalidations, MemoryCache, MemoryCacheOptions, Result, Runtime, Store,
 };
 use terrace_layers::NearCacheOptions;
 use terrace_stores::postgres::{ConnectionSource, PoolOptions};
@@ -57,6 +57,16 @@ pub(super) struct Database {
     pub(super) history: Arc<str>,
     /// What it is, for questions that only its own engine answers.
     rows: Rows,
+}
+
+impl Database {
+    /// What caches must know of it.
+    pub(super) fn generations(&self) -> Arc<dyn Generations> {
+        match &self.rows {
+            Rows::Sqlite(store) => Arc::clone(store) as _,
+            Rows::Postgres(store) => Arc::clone(store) as _,
+        }
+    }
 }
 
 /// The engine of a [`Database`].

@@ -42,14 +42,15 @@ pub(super) static LEVEL: Level = Level {
 };
 
 async fn build(engines: &Engines) -> Result<Stack> {
-    let (store, far) = base(engines).await?;
+    let (store, far, _) = base(engines).await?;
     Ok(Stack { caches: vec![Arc::new(far.cache)], ..Stack::of(edge(engines, store)) })
 }
 
 /// The far cache over level 1, as the higher levels use it.
-pub(super) async fn base(engines: &Engines) -> Result<(Arc<dyn Store>, FarCache)> {
+pub(super) async fn base(engines: &Engines) -> Result<(Arc<dyn Store>, FarCache, Database)> {
     let (store, database) = l1_connection_pooling::base(engines).await?;
-    over(engines, store, &database).await
+    let (store, far) = over(engines, store, &database).await?;
+    Ok((store, far, database))
 }
 
 /// The far cache over a store of this database.
@@ -65,7 +66,8 @@ pub(super) async fn over(
     // Fills are ordered by version, so a slow reader cannot bring an old value back.
     let cache = Arc::clone(&far.cache);
     let options = CacheAsideOptions::default();
-    let store = CacheAside::new(Arc::new(store), cache, options, runtime.clone());
+    let generations = database.generations();
+    let store = CacheAside::new(Arc::new(store), cache, generations, options, runtime.clone());
     // Above the cache: whoever waited for a load finds it there. One load a key.
     let store = SingleFlight::new(Arc::new(store), runtime.clone());
     Ok((Arc::new(store), far))

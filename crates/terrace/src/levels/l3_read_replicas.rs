@@ -49,7 +49,8 @@ pub(super) static LEVEL: Level = Level {
 async fn build(engines: &Engines) -> Result<Stack> {
     // Chooses a server for each request: by its place in the log, its lag, and how busy it is.
     let replicated = engines.replicated().await?;
-    let store: Arc<dyn Store> = Arc::new(replicated.router);
+    let router = Arc::new(replicated.router);
+    let store: Arc<dyn Store> = Arc::clone(&router) as _;
     if !engines.has_cache(&LEVEL) {
         return Ok(Stack::of(edge(engines, store)));
     }
@@ -59,7 +60,7 @@ async fn build(engines: &Engines) -> Result<Stack> {
     // the primary is asked instead.
     let options = CacheAsideOptions { over_replicas: true, ..CacheAsideOptions::default() };
     let cache = Arc::clone(&far.cache);
-    let store = CacheAside::new(store, cache, options, runtime.clone());
+    let store = CacheAside::new(store, cache, router, options, runtime.clone());
     // Above the cache: whoever waited for a load finds it there. One load a key.
     let store = SingleFlight::new(Arc::new(store), runtime.clone());
     let caches = vec![Arc::new(far.cache) as _];

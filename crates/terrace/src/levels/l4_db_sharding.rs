@@ -80,7 +80,8 @@ async fn build(engines: &Engines) -> Result<Stack> {
     // One cache for all shards, so that a key which moves stays cached.
     let far = engines.far_cache_of(&shards.cluster().await).await?;
     let (cache, options) = (Arc::clone(&far.cache), CacheAsideOptions::default());
-    let store = CacheAside::new(store, cache, options, runtime.clone());
+    let generations = Arc::clone(&shards) as _;
+    let store = CacheAside::new(store, cache, generations, options, runtime.clone());
     // Above the cache: whoever waited for a load finds it there. One load a key.
     let store = SingleFlight::new(Arc::new(store), runtime);
     let store = edge(engines, Arc::new(store));

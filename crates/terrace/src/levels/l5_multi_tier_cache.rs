@@ -39,11 +39,12 @@ pub(super) static LEVEL: Level = Level {
 };
 
 async fn build(engines: &Engines) -> Result<Stack> {
-    let (store, far) = l2_read_cache::base(engines).await?;
+    let (store, far, database) = l2_read_cache::base(engines).await?;
     // Answers without leaving the process; believes the far cache's channel, and only while it hears
-    // it.
-    let options = engines.near_cache_options();
-    let near = Arc::new(NearCache::new(store, far.feed, options, engines.runtime().clone()));
+    // it, and nothing from before the database's generation.
+    let (options, runtime) = (engines.near_cache_options(), engines.runtime().clone());
+    let near = NearCache::new(store, far.feed, database.generations(), options, runtime);
+    let near = Arc::new(near);
     let store = edge(engines, Arc::clone(&near) as _);
     Ok(Stack { caches: vec![near, Arc::new(far.cache)], ..Stack::of(store) })
 }

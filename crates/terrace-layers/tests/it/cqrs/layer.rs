@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use terrace_core::testkit::{key, value};
 use terrace_core::{
-    Consistency, Key, Logged, MemoryStore, Origin, Position, ReadOptions, Runtime, Store, StoreExt,
+    Consistency, Key, Logged, MemoryStore, Origin, LogPosition, ReadOptions, Runtime, Store, StoreExt,
     Token, Value,
 };
 use terrace_layers::{CommandSide, Cqrs, CqrsOptions};
@@ -44,7 +44,7 @@ impl Field {
         let changes = self.log.begin(&[(name.clone(), Some(Value::new(text).expect("a value")))]);
         let position = changes[0].position;
         let mut token = Token::of("log-1", position);
-        token.merge(&Token::of("db", Position { epoch: 0, offset: position.offset }));
+        token.merge(&Token::of("db", LogPosition { epoch: 0, offset: position.offset }));
         (changes, token)
     }
 
@@ -122,7 +122,7 @@ async fn what_the_command_side_was_seen_to_have_is_asked_of_the_read_model() {
     let strong = ReadOptions { consistency: Consistency::Strong, ..ReadOptions::default() };
     assert_eq!(field.read(&name, strong).await.origin, Origin::Primary);
     // A version alone, as a read of the command side proves it.
-    let seen = Token::of("db", Position { epoch: 0, offset: 1 });
+    let seen = Token::of("db", LogPosition { epoch: 0, offset: 1 });
     let read = field.read(&name, with(&seen)).await;
     assert_eq!((read.origin, read.record.is_some()), (Origin::ReadModel, true));
     let bounded = Consistency::MaxStale(Duration::from_millis(1));

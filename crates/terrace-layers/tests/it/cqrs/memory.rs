@@ -10,7 +10,7 @@ use terrace_core::read_model::{
 };
 use terrace_core::{
     BoxFuture, ChangeLog, Changes, Deadline, Error, ErrorKind, EventStream, Inspection, Key,
-    Logged, Origin, Page, Position, PositionLost, ReadModel, Record, Result, Runtime, Scan,
+    Logged, Origin, Page, LogPosition, PositionLost, ReadModel, Record, Result, Runtime, Scan,
     Timestamp, Value, Version,
 };
 use tokio::sync::watch;
@@ -74,7 +74,7 @@ struct LogState {
     next_transaction: u64,
     latest_version: u64,
     open: BTreeSet<u64>,
-    visible: BTreeMap<Position, Logged>,
+    visible: BTreeMap<LogPosition, Logged>,
     keys: BTreeMap<Key, (Version, bool)>,
 }
 
@@ -114,7 +114,7 @@ impl MemoryLog {
                 created_at: now,
                 updated_at: now,
             });
-            let position = Position { epoch, offset: version.get() };
+            let position = LogPosition { epoch, offset: version.get() };
             Logged { position, key: key.clone(), version, record }
         });
         changes.collect()
@@ -150,7 +150,7 @@ impl MemoryLog {
 }
 
 impl ChangeLog for MemoryLog {
-    fn after(&self, position: Position, limit: usize) -> BoxFuture<'_, Result<Changes>> {
+    fn after(&self, position: LogPosition, limit: usize) -> BoxFuture<'_, Result<Changes>> {
         Box::pin(async move {
             if self.faults.fate().await != Fate::Done {
                 return Err(failed(Fate::Refused));
@@ -160,7 +160,7 @@ impl ChangeLog for MemoryLog {
                 return Err(PositionLost::error("the log has lost its end"));
             }
             let horizon = state.open.first().copied().unwrap_or(state.next_transaction);
-            let below = Position { epoch: horizon, offset: 0 };
+            let below = LogPosition { epoch: horizon, offset: 0 };
             let mut changes = state
                 .visible
                 .range((std::ops::Bound::Excluded(position), std::ops::Bound::Unbounded))
@@ -175,7 +175,7 @@ impl ChangeLog for MemoryLog {
         })
     }
 
-    fn wait(&self, _: Position, deadline: Deadline) -> BoxFuture<'_, Result<()>> {
+    fn wait(&self, _: LogPosition, deadline: Deadline) -> BoxFuture<'_, Result<()>> {
         Box::pin(async move {
             let mut committed = self.committed.subscribe();
             let look = self.runtime.now() + Duration::from_millis(20);
@@ -185,7 +185,7 @@ impl ChangeLog for MemoryLog {
         })
     }
 
-    fn head(&self) -> BoxFuture<'_, Result<Position>> {
+    fn head(&self) -> BoxFuture<'_, Result<LogPosition>> {
         Box::pin(async move {
             let state = self.state();
             Ok(state.visible.keys().next_back().copied().unwrap_or_default())
@@ -219,7 +219,7 @@ struct Model {
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct Table {
     source: String,
-    checkpoint: Position,
+    checkpoint: LogPosition,
     pub(super) rows: BTreeMap<Key, Row>,
     pub(super) parked: BTreeMap<Key, (Folded, String)>,
 }
@@ -271,7 +271,7 @@ impl ReadModel for MemoryModel {
         &'a self,
         of: Projection,
         source: &'a str,
-    ) -> BoxFuture<'a, Result<Option<Position>>> {
+    ) -> BoxFuture<'a, Result<Option<LogPosition>>> {
         Box::pin(self.changing(move |model| {
             let table = model.tables.entry(of == Projection::Next).or_default();
             Ok((table.source == source).then_some(table.checkpoint))
@@ -458,23 +458,23 @@ impl MemoryStream {
 }
 
 impl EventStream for MemoryStream {
-    fn last(&self) -> BoxFuture<'_, Result<Position>> {
+    fn last(&self) -> BoxFuture<'_, Result<LogPosition>> {
         Box::pin(async move {
             if self.faults.fate().await != Fate::Done {
                 return Err(failed(Fate::Refused));
             }
-            Ok(self.events.lock().unwrap().last().map_or(Position::default(), |it| it.position))
+            Ok(self.events.lock().unwrap().last().map_or(LogPosition::default(), |it| it.position))
         })
     }
 
-    fn publish<'a>(&'a self, last: Position, events: &'a [Logged]) -> BoxFuture<'a, Result<bool>> {
+    fn publish<'a>(&'a self, last: LogPosition, events: &'a [Logged]) -> BoxFuture<'a, Result<bool>> {
         Box::pin(async move {
             let fate = self.faults.fate().await;
             if fate == Fate::Refused {
                 return Err(failed(fate));
             }
             let mut all = self.events.lock().unwrap();
-            let fits = all.last().map_or(Position::default(), |it| it.position) == last;
+            let fits = all.last().map_or(LogPosition::default(), |it| it.position) == last;
             if fits {
                 all.extend_from_slice(events);
             }

@@ -12,7 +12,7 @@ async fn a_promotion_moves_the_writes_and_the_old_primary_is_ignored() {
     assert!(router.put(key("a"), value("1")).await.is_err());
     assert!(is_replica(origin(&router, &ReadOptions::default()).await.unwrap()));
 
-    servers.promote(1, 2, 120, &[Position { epoch: 1, offset: 100 }]);
+    servers.promote(1, 2, 120, &[LogPosition { epoch: 1, offset: 100 }]);
     pass(SECOND).await;
     router.put(key("a"), value("1")).await.unwrap();
     assert_eq!(servers.written(1), 1);
@@ -60,7 +60,7 @@ async fn written_under_way(servers: &Servers, change: impl FnOnce()) -> Result<O
 /// A server that commits after another was promoted commits into a history that has ended.
 #[tokio::test(start_paused = true)]
 async fn a_write_that_waited_through_a_promotion_is_not_acknowledged() {
-    let fork = [Position { epoch: 1, offset: 100 }];
+    let fork = [LogPosition { epoch: 1, offset: 100 }];
     let servers = Servers::new(3);
     let promoted = written_under_way(&servers, || servers.promote(1, 2, 120, &fork)).await;
     assert_eq!(promoted.unwrap_err().kind(), ErrorKind::OutcomeUnknown);
@@ -77,7 +77,7 @@ async fn a_write_that_waited_through_a_promotion_is_not_acknowledged() {
 async fn a_token_of_an_abandoned_branch_is_lost() {
     let servers = Servers::new(2);
     servers.at(1, 3, 200);
-    servers.promote(0, 3, 200, &[Position { epoch: 1, offset: 100 }]);
+    servers.promote(0, 3, 200, &[LogPosition { epoch: 1, offset: 100 }]);
     let router = servers.router().await;
     assert!(is_replica(origin(&router, &with_token(token(1, 100))).await.unwrap()));
     assert!(origin(&router, &with_token(token(2, 150))).await.is_err());
@@ -88,7 +88,7 @@ async fn a_token_of_an_abandoned_branch_is_lost() {
 async fn a_cache_does_not_answer_what_only_forks_can_tell() {
     let servers = Servers::new(2);
     servers.at(1, 2, 200);
-    servers.promote(0, 2, 200, &[Position { epoch: 1, offset: 100 }]);
+    servers.promote(0, 2, 200, &[LogPosition { epoch: 1, offset: 100 }]);
     let runtime = Runtime::system();
     let cache = Arc::new(MemoryCache::new(MemoryCacheOptions::default(), runtime.clone()));
     let options = CacheAsideOptions { over_replicas: true, ..CacheAsideOptions::default() };

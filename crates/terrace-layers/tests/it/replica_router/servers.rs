@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use terrace_core::{
     BoxFuture, Deadline, Error, ErrorKind, Inspection, Key, MemoryStore, Node, NodeState, Page,
-    Position, Read, ReadOptions, Receipt, Result, Role, Runtime, Scan, Store, Token, Version,
+    LogPosition, Read, ReadOptions, Receipt, Result, Role, Runtime, Scan, Store, Token, Version,
     Write, WriteOptions,
 };
 use terrace_layers::{Member, ReplicaRouter, ReplicaRouterOptions};
@@ -70,15 +70,15 @@ impl Servers {
     /// As what it is unless it is no primary, it has come to here.
     pub(super) fn at(&self, number: usize, epoch: u64, offset: u64) {
         self.change(number, |state| {
-            state.position = Position { epoch, offset };
+            state.position = LogPosition { epoch, offset };
             state.role = if number == 0 { Role::Primary } else { Role::Replica };
         });
     }
 
-    pub(super) fn promote(&self, number: usize, epoch: u64, offset: u64, forks: &[Position]) {
+    pub(super) fn promote(&self, number: usize, epoch: u64, offset: u64, forks: &[LogPosition]) {
         self.change(number, |state| {
             state.role = Role::Primary;
-            state.position = Position { epoch, offset };
+            state.position = LogPosition { epoch, offset };
             state.forks = forks.to_vec();
         });
     }
@@ -128,7 +128,7 @@ impl Server {
             life: 1,
             history: HISTORY.into(),
             log: log.into(),
-            position: Position { epoch: 1, offset: 100 },
+            position: LogPosition { epoch: 1, offset: 100 },
             forks: Vec::new(),
         };
         Self {

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use terrace_core::{Error, ErrorKind, Position, Result, Task};
+use terrace_core::{Error, ErrorKind, LogPosition, Result, Task};
 use tokio::sync::{Mutex, watch};
 use tokio_postgres::Client;
 use tokio_postgres::types::Type;
@@ -93,7 +93,7 @@ impl Waiting<'_> {
 
     /// Whether something follows the position, and whether a transaction is unfinished whose end may
     /// go unheard.
-    pub(super) async fn look(&mut self, position: Position) -> Result<(bool, bool)> {
+    pub(super) async fn look(&mut self, position: LogPosition) -> Result<(bool, bool)> {
         self.heard.borrow_and_update();
         self.arm().await?;
         let session = self.listener.session.lock().await;

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use terrace_core::read_model::{Activity, Counted, Parked, Projection, Row, Rows};
-use terrace_core::{Key, Position, Record, Timestamp, Value};
+use terrace_core::{Key, LogPosition, Record, Timestamp, Value};
 use tokio_postgres::types::Type;
 
 use super::super::connect::Connection;
@@ -20,8 +20,8 @@ fn unsigned(row: &tokio_postgres::Row, column: usize) -> Result<u64, Failure> {
     Ok(u64::try_from(row.try_get::<_, i64>(column).map_err(corrupt)?).unwrap_or(0))
 }
 
-fn position(row: &tokio_postgres::Row, column: usize) -> Result<Position, Failure> {
-    Ok(Position { epoch: unsigned(row, column)?, offset: unsigned(row, column + 1)? })
+fn position(row: &tokio_postgres::Row, column: usize) -> Result<LogPosition, Failure> {
+    Ok(LogPosition { epoch: unsigned(row, column)?, offset: unsigned(row, column + 1)? })
 }
 
 /// How far a projection of this source has come, and whether words may be behind; `None` when it is of
@@ -32,7 +32,7 @@ pub(super) struct Checkpoint<'a> {
 }
 
 impl Work for Checkpoint<'_> {
-    type Answer = Option<(Position, bool)>;
+    type Answer = Option<(LogPosition, bool)>;
 
     const OPERATION: &'static str = "find the checkpoint";
 
@@ -40,7 +40,7 @@ impl Work for Checkpoint<'_> {
         &self,
         connection: &Connection,
         _: &Progress,
-    ) -> Result<Option<(Position, bool)>, Failure> {
+    ) -> Result<Option<(LogPosition, bool)>, Failure> {
         const TEXT: &str = "SELECT epoch, place, words_behind FROM projection \
              WHERE name = $1 AND source = $2";
         let name = name(self.of);

@@ -19,7 +19,7 @@ use std::time::Duration;
 
 use futures_util::future::try_join_all;
 use terrace_core::read_model::Batch;
-use terrace_core::{Deadline, ErrorKind, Key, Position, Result};
+use terrace_core::{Deadline, ErrorKind, Key, LogPosition, Result};
 use tokio_postgres::types::Type;
 
 use super::super::connect::Connection;
@@ -60,7 +60,7 @@ pub(super) struct Words {
 struct Behind {
     keys: HashSet<Key>,
     /// The checkpoint after the last batch.
-    place: Position,
+    place: LogPosition,
     /// Whether the note beside the checkpoint may stand.
     note: bool,
     /// How often rows may have been left behind that nobody here knows of, and for how many of these
@@ -76,7 +76,7 @@ impl Words {
 
     /// The projection goes on from here, and rows may be behind: of batches that others applied, or
     /// that this instance did without hearing of it.
-    pub(super) fn begin(&self, place: Position) {
+    pub(super) fn begin(&self, place: LogPosition) {
         let mut behind = self.behind();
         behind.note = true;
         if behind.place != place {
@@ -337,7 +337,7 @@ impl Work for Look<'_> {
 
 /// Notes that no row is behind, unless the projection went on meanwhile.
 struct Settled {
-    place: Position,
+    place: LogPosition,
 }
 
 impl Work for Settled {

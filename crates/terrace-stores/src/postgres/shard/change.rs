@@ -102,9 +102,17 @@ async fn change(
     transaction.batch_execute(&alone).await.map_err(refused)?;
     let update = "UPDATE shard SET epoch = $2, state = $3 WHERE epoch = $1";
     let (before, after, text) = (signed(from), signed(to.epoch), text(to)?);
+    let known = transaction.query_opt("SELECT state FROM shard", &[]).await.map_err(refused)?;
+    let known = known.map(|row| parsed(row.get(0))).transpose()?;
     let changed = transaction.execute(update, &[&before, &after, &text]).await.map_err(refused)?;
     if changed != 1 {
         return Err(moved());
+    }
+    // What is cached of slots that go is told of no later write to them.
+    if known.is_some_and(|known| !known.owned.without(&to.owned).is_empty()) {
+        const RAISE: &str = "UPDATE terrace_history SET generation = generation + 1 \
+             WHERE identity IS NOT NULL";
+        transaction.execute(RAISE, &[]).await.map_err(refused)?;
     }
     // Nobody draws: who writes has entered, and who has entered holds the lock.
     let latest: i64 = transaction.query_one(LATEST, &[]).await.map_err(refused)?.get(0);

@@ -1,7 +1,7 @@
 //! All rows of a shard, in one snapshot.
 
 use terrace_core::{
-    BoxFuture, Error, ErrorKind, Key, Logged, Position, Record, Result, Rows, Value,
+    BoxFuture, Error, ErrorKind, Key, Logged, LogPosition, Record, Result, Rows, Value,
 };
 use tokio_postgres::Row;
 use tokio_postgres::types::Type;
@@ -91,5 +91,5 @@ fn logged(row: &Row) -> Result<Logged> {
             updated_at: row.get::<_, Moment>(4).0,
         }),
     };
-    Ok(Logged { position: Position::default(), key, version, record })
+    Ok(Logged { position: LogPosition::default(), key, version, record })
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use rusqlite::{Connection, OptionalExtension, params};
 use terrace_core::read_model::{Batch, Difference, Folded, Projection};
-use terrace_core::{Key, Position, Result};
+use terrace_core::{Key, LogPosition, Result};
 
 use super::super::failure;
 use super::super::log::unsigned;
@@ -35,7 +35,7 @@ pub(super) fn checkpoint(
     it: &Connection,
     of: Projection,
     source: &str,
-) -> Result<Option<Position>> {
+) -> Result<Option<LogPosition>> {
     let (name, _) = names(of);
     let found = it
         .query_row(
@@ -46,7 +46,7 @@ pub(super) fn checkpoint(
         .optional()
         .map_err(failure::of)?;
     let Some((epoch, place)) = found else { return Ok(None) };
-    Ok(Some(Position { epoch: unsigned(epoch)?, offset: unsigned(place)? }))
+    Ok(Some(LogPosition { epoch: unsigned(epoch)?, offset: unsigned(place)? }))
 }
 
 /// Empties a projection.

@@ -5,7 +5,7 @@ use std::time::Duration;
 use rusqlite::types::Value as Sql;
 use rusqlite::{Connection, OptionalExtension, params};
 use terrace_core::read_model::{Activity, Counted, Parked, Row, Rows};
-use terrace_core::{Key, Origin, Page, Position, Record, Result, Scan, Timestamp, Value, Version};
+use terrace_core::{Key, Origin, Page, LogPosition, Record, Result, Scan, Timestamp, Value, Version};
 
 use super::super::failure;
 use super::super::log::{moment, unsigned};
@@ -66,7 +66,7 @@ pub(super) fn rows(it: &Connection, keys: &[Key]) -> Result<Rows> {
             })
         })
         .map_err(failure::of)?;
-    let checkpoint = Position { epoch: unsigned(epoch)?, offset: unsigned(place)? };
+    let checkpoint = LogPosition { epoch: unsigned(epoch)?, offset: unsigned(place)? };
     let text = format!("SELECT {COLUMNS} FROM records r WHERE r.key = ?1");
     let mut lookup = it.prepare_cached(&text).map_err(failure::of)?;
     let mut stopped =
@@ -161,7 +161,7 @@ pub(super) fn parked(it: &Connection, limit: usize) -> Result<Vec<Parked>> {
         let get = |column| unsigned(row.get::<_, i64>(column).map_err(failure::of)?);
         keys.push(Parked {
             key: Key::new(row.get::<_, String>(0).map_err(failure::of)?)?,
-            position: Position { epoch: get(1)?, offset: get(2)? },
+            position: LogPosition { epoch: get(1)?, offset: get(2)? },
             commands: get(3)?,
             reason: row.get(4).map_err(failure::of)?,
         });

@@ -3,7 +3,7 @@
 use std::sync::{Mutex, PoisonError};
 
 use rusqlite::{Connection, params};
-use terrace_core::{BoxFuture, Key, Logged, Position, Result, Rows};
+use terrace_core::{BoxFuture, Key, Logged, LogPosition, Result, Rows};
 
 use super::super::failure;
 use super::super::reader::decode;
@@ -60,7 +60,7 @@ impl Snapshot {
             let key = text.and_then(|text| Key::new(text).ok());
             let key = key.ok_or_else(|| failure::corrupt("key"))?;
             let (record, version) = decode(row, || Ok(key.clone()))?;
-            page.push(Logged { position: Position::default(), key, version, record });
+            page.push(Logged { position: LogPosition::default(), key, version, record });
         }
         Ok(page)
     }

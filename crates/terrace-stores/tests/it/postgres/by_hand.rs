@@ -1,7 +1,7 @@
 //! What people do to the tables beside the store.
 
 use terrace_core::{
-    Change, ErrorKind, Outcome, Position, ReadOptions, StoreExt, Token, Version, Write,
+    Change, ErrorKind, Outcome, LogPosition, ReadOptions, StoreExt, Token, Version, Write,
 };
 use terrace_lab::testing;
 use terrace_stores::postgres::ConnectionSource;
@@ -98,7 +98,7 @@ async fn a_database_behind_the_token_does_not_answer() {
     let error = store.get_read(&key("a"), &how).await.expect_err("behind");
     assert_eq!(error.kind(), ErrorKind::Unavailable);
     assert!(store.get(&key("a")).await.expect("a read").is_some(), "no token, no question");
-    let elsewhere = Token::of("another", Position { epoch: 9, offset: 9 });
+    let elsewhere = Token::of("another", LogPosition { epoch: 9, offset: 9 });
     let how = ReadOptions { token: Some(elsewhere), ..ReadOptions::default() };
     assert!(store.get_read(&key("a"), &how).await.is_ok(), "not this database's token");
 }

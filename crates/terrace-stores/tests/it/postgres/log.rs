@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use terrace_core::{
-    ChangeLog, Deadline, Idempotency, Logged, Outcome, Position, Receipt, Runtime, Store, StoreExt,
+    ChangeLog, Deadline, Idempotency, Logged, Outcome, LogPosition, Receipt, Runtime, Store, StoreExt,
     Write, WriteOptions,
 };
 use terrace_lab::testing;
@@ -28,7 +28,7 @@ async fn logged(url: &str) -> (PostgresStore, PostgresLog) {
 
 /// What follows a position, once all that was committed can be read. Other tests of the server have
 /// transactions, too, which hold the horizon back.
-async fn follow(log: &PostgresLog, from: Position, limit: usize) -> (Vec<Logged>, Position) {
+async fn follow(log: &PostgresLog, from: LogPosition, limit: usize) -> (Vec<Logged>, LogPosition) {
     let head = log.head().await.expect("a head");
     let (mut all, mut position) = (Vec::new(), from);
     while position < head {
@@ -70,7 +70,7 @@ async fn each_change_is_logged_once_with_its_version() {
     // Changes that the batch supersedes are changes, too.
     receipts.extend(write(&store, vec![put("d", "1"), put("d", "2"), put("d", "3")]).await);
     receipts.extend(write(&store, vec![put("e", "1"), Write::delete(key("e"))]).await);
-    let (changes, _) = follow(&log, Position::default(), 3).await;
+    let (changes, _) = follow(&log, LogPosition::default(), 3).await;
     let mut versions = changes.iter().map(|change| change.version).collect::<Vec<_>>();
     versions.sort_unstable();
     let mut applied = receipts
@@ -105,7 +105,7 @@ async fn what_people_change_is_logged() {
     let url = testing::fresh_database();
     let (store, log) = logged(&url).await;
     let hand = session(&url).await;
-    let mut position = Position::default();
+    let mut position = LogPosition::default();
     for (command, changes) in [
         ("INSERT INTO records (key, value) VALUES ('a', '1'), ('b', '1')", vec!["a=1", "b=1"]),
         ("UPDATE records SET value = '2' WHERE key = 'a'", vec!["a=2"]),
@@ -149,7 +149,7 @@ async fn slow_and_fast(log: &PostgresLog, store: &PostgresStore, url: &str) -> V
         .await
         .expect("a transaction");
     store.put(key("fast"), value("1")).await.expect("a put");
-    let before = log.after(Position::default(), 100).await.expect("a page");
+    let before = log.after(LogPosition::default(), 100).await.expect("a page");
     slow.batch_execute("COMMIT").await.expect("a commit");
     let (after, _) = follow(log, before.position, 100).await;
     let changes = before.changes.iter().chain(&after);
@@ -174,7 +174,7 @@ async fn reading_past_the_last_number_loses_the_slow_transaction() {
         .await
         .expect("a transaction");
     store.put(key("fast"), value("1")).await.expect("a put");
-    let before = log.after(Position::default(), 100).await.expect("a page");
+    let before = log.after(LogPosition::default(), 100).await.expect("a page");
     slow.batch_execute("COMMIT").await.expect("a commit");
     let after = log.after(before.position, 100).await.expect("a page");
     assert_eq!(told(&before.changes), expected(&[("fast", Some("1"))]));
@@ -185,7 +185,7 @@ async fn reading_past_the_last_number_loses_the_slow_transaction() {
 async fn who_waits_is_woken_by_a_write_and_by_the_end_of_a_slow_transaction() {
     let url = testing::fresh_database();
     let (store, log) = logged(&url).await;
-    let (_, mut position) = follow(&log, Position::default(), 10).await;
+    let (_, mut position) = follow(&log, LogPosition::default(), 10).await;
     for round in 0..20 {
         let patience = within(Duration::from_secs(60));
         let (waited, written) = futures_util::future::join(
@@ -224,7 +224,7 @@ async fn waiting_outlives_the_session_that_listens_and_ends_at_its_deadline() {
     let url = testing::fresh_database();
     let (store, log) = logged(&url).await;
     let hand = session(&url).await;
-    let (_, position) = follow(&log, Position::default(), 10).await;
+    let (_, position) = follow(&log, LogPosition::default(), 10).await;
     log.wait(position, within(Duration::from_millis(50))).await.expect("nothing came");
     let kill = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity \
                 WHERE datname = current_database() AND (query LIKE 'SELECT EXISTS (SELECT 1 FROM commands%' OR query LIKE '%advisory%') \
@@ -250,9 +250,9 @@ async fn changes_at_one_position_are_never_parted() {
     let large = "INSERT INTO records (key, value, version) \
                  SELECT 'k' || i, repeat('x', 1048576), 5000 + i / 20 FROM generate_series(1, 40) i";
     hand.batch_execute(large).await.expect("rows");
-    let (changes, _) = follow(&log, Position::default(), 1).await;
+    let (changes, _) = follow(&log, LogPosition::default(), 1).await;
     assert_eq!(changes.len(), 40);
-    let page = log.after(Position::default(), 100).await.expect("a page");
+    let page = log.after(LogPosition::default(), 100).await.expect("a page");
     assert_eq!(page.changes.len(), 19, "cut by bytes where a position ends");
 }
 
@@ -273,7 +273,7 @@ async fn long_values_come_whole_among_short_ones() {
     }
     store.delete(key("k3")).await.expect("deleted");
     for limit in [1000, 10] {
-        let (changes, _) = follow(&log, Position::default(), limit).await;
+        let (changes, _) = follow(&log, LogPosition::default(), limit).await;
         assert_eq!(changes.len(), 61);
         for (number, change) in changes[..30].iter().enumerate() {
             let record = change.record.as_ref().expect("a record");
@@ -285,7 +285,7 @@ async fn long_values_come_whole_among_short_ones() {
     let hand = session(&url).await;
     let blot = "UPDATE commands SET value = NULL WHERE key = 'k10'";
     hand.batch_execute(blot).await.expect("a change");
-    let error = log.after(Position::default(), 1000).await.expect_err("a change without a value");
+    let error = log.after(LogPosition::default(), 1000).await.expect_err("a change without a value");
     assert_eq!(error.kind(), terrace_core::ErrorKind::Corrupt);
 }
 
@@ -311,14 +311,14 @@ async fn a_log_is_installed_and_removed_while_the_database_is_written() {
         log
     };
     let ((), log) = futures_util::future::join(writing, installing).await;
-    let (changes, _) = follow(&log, Position::default(), 1000).await;
+    let (changes, _) = follow(&log, LogPosition::default(), 1000).await;
     assert_eq!(changes.len(), 110);
     store.remove_log().await.expect("removed");
-    assert!(log.after(Position::default(), 1).await.is_err(), "who follows is told");
+    assert!(log.after(LogPosition::default(), 1).await.is_err(), "who follows is told");
     store.put(key("a"), value("1")).await.expect("writes go on");
     let log = store.install_log(LogBegin::Empty).await.expect("a log");
     store.put(key("b"), value("1")).await.expect("a put");
-    let (changes, _) = follow(&log, Position::default(), 10).await;
+    let (changes, _) = follow(&log, LogPosition::default(), 10).await;
     assert_eq!(told(&changes), expected(&[("b", Some("1"))]));
 }
 
@@ -331,7 +331,7 @@ async fn a_repeated_request_names_the_same_place() {
     let first = store.write(batch(), &how).await.expect("receipts");
     let second = store.write(batch(), &how).await.expect("receipts");
     assert_eq!(first, second);
-    let (changes, _) = follow(&log, Position::default(), 10).await;
+    let (changes, _) = follow(&log, LogPosition::default(), 10).await;
     assert_eq!(changes.len(), 1);
     assert_eq!(first[0].token.position(&log.name()), Some(changes[0].position));
 }
@@ -347,7 +347,7 @@ async fn a_log_of_another_server_is_begun_anew() {
     hand.batch_execute(ahead).await.expect("a change");
     let (_again, anew) = logged(&url).await;
     assert_ne!(anew.name(), log.name());
-    let (changes, _) = follow(&anew, Position::default(), 10).await;
+    let (changes, _) = follow(&anew, LogPosition::default(), 10).await;
     assert_eq!(told(&changes), expected(&[("a", Some("1"))]));
 }
 
@@ -359,11 +359,11 @@ async fn trimming_leaves_the_latest_change_of_each_key() {
             store.put(key(name), value(&round.to_string())).await.expect("a put");
         }
     }
-    let (_, end) = follow(&log, Position::default(), 100).await;
+    let (_, end) = follow(&log, LogPosition::default(), 100).await;
     store.put(key("a"), value("last")).await.expect("a put");
     assert_eq!(log.trim(end, 3).await.expect("trimmed"), 3);
     assert_eq!(log.trim(end, 100).await.expect("trimmed"), 5);
-    let (changes, _) = follow(&log, Position::default(), 100).await;
+    let (changes, _) = follow(&log, LogPosition::default(), 100).await;
     let left = expected(&[("a", Some("4")), ("b", Some("4")), ("a", Some("last"))]);
     assert_eq!(told(&changes), left);
 }
@@ -405,7 +405,7 @@ async fn a_follower_of_many_writers_misses_nothing_and_repeats_nothing() {
             versions
         }));
     }
-    let (mut seen, mut position) = (HashMap::<u64, usize>::new(), Position::default());
+    let (mut seen, mut position) = (HashMap::<u64, usize>::new(), LogPosition::default());
     let mut written = Vec::new();
     loop {
         let finished = writers.iter().all(|writer| writer.is_finished());

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use terrace_core::{Deadline, Node as _, Position, ReadOptions, Role, Runtime, Store as _};
+use terrace_core::{Deadline, Node as _, LogPosition, ReadOptions, Role, Runtime, Store as _};
 use terrace_core::{NodeState, StoreExt as _, Write};
 use terrace_lab::testing::{self, Replicated};
 use terrace_stores::{PostgresOptions, PostgresStore};
@@ -44,7 +44,7 @@ async fn look(store: &PostgresStore) -> NodeState {
 }
 
 /// The place that an answer names.
-async fn place(store: &PostgresStore, log: &str) -> Position {
+async fn place(store: &PostgresStore, log: &str) -> LogPosition {
     let read = store.read(&[key("a")], &ReadOptions::default()).await.expect("a read");
     read[0].token.position(log).expect("a place in the log")
 }

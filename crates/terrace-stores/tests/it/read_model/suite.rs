@@ -5,7 +5,7 @@ use std::time::Duration;
 use terrace_core::read_model::{Batch, Counted, Projection, Row, begun, fold};
 use terrace_core::testkit::{key, value};
 use terrace_core::{
-    Deadline, Key, Position, PositionLost, Runtime, Scan, StoreExt, Version, Write, WriteOptions,
+    Deadline, Key, LogPosition, PositionLost, Runtime, Scan, StoreExt, Version, Write, WriteOptions,
 };
 
 use super::Sides;
@@ -113,7 +113,7 @@ pub(super) async fn a_batch_is_applied_from_its_checkpoint_alone(sides: Sides) {
 pub(super) async fn the_highest_version_counts_wherever_it_stands(sides: Sides) {
     sides.write("a", "old").await;
     sides.write("a", "new").await;
-    let mut position = Position::default();
+    let mut position = LogPosition::default();
     let mut changes = Vec::new();
     while changes.len() < 2 {
         let page = sides.log.after(position, 10).await.expect("a page");
@@ -123,7 +123,7 @@ pub(super) async fn the_highest_version_counts_wherever_it_stands(sides: Sides) 
     let mut from = begun(&*sides.model, Projection::Live, &sides.source).await.expect("it");
     // As overlapping transactions may bring them: the newer one first.
     for (number, change) in changes.iter().rev().enumerate() {
-        let to = Position { epoch: from.epoch, offset: number as u64 + 1 };
+        let to = LogPosition { epoch: from.epoch, offset: number as u64 + 1 };
         let folded = fold(std::slice::from_ref(change));
         let batch = Batch { source: sides.source.to_string(), from, to, folded, poison: vec![] };
         assert!(sides.model.apply(Projection::Live, &batch).await.expect("applied"));
@@ -138,12 +138,12 @@ pub(super) async fn a_refused_change_stops_its_key_until_it_is_retried(sides: Si
     (sides.refuse)(true);
     sides.write("bad", "poison").await;
     let change = loop {
-        let page = sides.log.after(Position::default(), 10).await.expect("a page");
+        let page = sides.log.after(LogPosition::default(), 10).await.expect("a page");
         if !page.changes.is_empty() {
             break page;
         }
     };
-    let from = Position::default();
+    let from = LogPosition::default();
     let folded = fold(&change.changes);
     let source = sides.source.to_string();
     let mut batch = Batch { source, from, to: change.position, folded, poison: vec![] };
@@ -222,7 +222,7 @@ pub(super) async fn a_rebuild_finds_what_was_changed_by_hand(sides: Sides) {
     sides.project(10).await;
     // A batch that nobody committed at the command side stands for a hand in the read model.
     let from = begun(&*sides.model, Projection::Live, &sides.source).await.expect("it");
-    let mut page = sides.log.after(Position::default(), 10).await.expect("a page");
+    let mut page = sides.log.after(LogPosition::default(), 10).await.expect("a page");
     page.changes.retain(|change| change.key == key("a"));
     let source = sides.source.to_string();
     let folded = fold(&page.changes);
@@ -270,7 +270,7 @@ pub(super) async fn another_log_begins_anew(sides: Sides) {
     sides.write("a", "1").await;
     sides.project(10).await;
     let position = begun(&*sides.model, Projection::Live, "another").await.expect("it");
-    assert_eq!(position, Position::default());
+    assert_eq!(position, LogPosition::default());
     assert_eq!(sides.row("a").await, Row::default(), "what it has not is not there");
     sides.project(10).await;
     assert_eq!(sides.row("a").await.writes, 1);
@@ -281,7 +281,7 @@ pub(super) async fn a_position_beyond_the_log_is_lost(sides: Sides) {
     sides.write("a", "1").await;
     sides.project(10).await;
     let from = begun(&*sides.model, Projection::Live, &sides.source).await.expect("it");
-    let to = Position { epoch: from.epoch + (1 << 40), offset: from.offset + (1 << 40) };
+    let to = LogPosition { epoch: from.epoch + (1 << 40), offset: from.offset + (1 << 40) };
     let source = sides.source.to_string();
     let batch = Batch { source, from, to, ..Batch::default() };
     assert!(sides.model.apply(Projection::Live, &batch).await.expect("applied"));

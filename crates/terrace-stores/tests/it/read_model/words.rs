@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use terrace_core::read_model::{Batch, Projection, Row, begun, fold};
 use terrace_core::testkit::{key, value};
-use terrace_core::{Position, ReadModel, Runtime, StoreExt};
+use terrace_core::{LogPosition, ReadModel, Runtime, StoreExt};
 use terrace_lab::testing;
 use terrace_stores::{PostgresOptions, PostgresReadModel};
 
@@ -117,7 +117,7 @@ async fn a_retried_change_that_is_older_leaves_the_words_to_be_indexed() {
     let head = sides.log.head().await.expect("a head");
     let mut changes = Vec::new();
     while changes.len() < 2 {
-        changes = sides.log.after(Position::default(), 10).await.expect("a page").changes;
+        changes = sides.log.after(LogPosition::default(), 10).await.expect("a page").changes;
     }
     let mut folded = changes.iter().map(|change| fold(std::slice::from_ref(change)).remove(0));
     let (older, newer) = (folded.next().expect("one"), folded.next().expect("two"));
@@ -125,7 +125,7 @@ async fn a_retried_change_that_is_older_leaves_the_words_to_be_indexed() {
     let batch = |from, to| Batch { source: sides.source.to_string(), from, to, ..Batch::default() };
     let first = Batch { folded: vec![newer], ..batch(from, head) };
     assert!(sides.model.apply(Projection::Live, &first).await.expect("applied"));
-    let to = Position { offset: head.offset + 1, ..head };
+    let to = LogPosition { offset: head.offset + 1, ..head };
     let second = Batch { poison: vec![(older, "no".to_owned())], ..batch(head, to) };
     assert!(sides.model.apply(Projection::Live, &second).await.expect("applied"));
     let hand = crate::postgres::session(&url).await;

@@ -2,7 +2,7 @@
 
 use redis::aio::MultiplexedConnection;
 use terrace_core::testkit::{key, value};
-use terrace_core::{EventStream as _, Logged, Position, Record, Runtime, Timestamp, Version};
+use terrace_core::{EventStream as _, Logged, LogPosition, Record, Runtime, Timestamp, Version};
 use terrace_lab::testing;
 use terrace_stores::redis::{RedisStream, RedisStreamOptions};
 
@@ -23,8 +23,8 @@ fn stream(options: &RedisStreamOptions) -> RedisStream {
     RedisStream::new(options.clone(), Runtime::system()).expect("a stream")
 }
 
-fn at(offset: u64) -> Position {
-    Position { epoch: 7, offset }
+fn at(offset: u64) -> LogPosition {
+    LogPosition { epoch: 7, offset }
 }
 
 fn event(offset: u64) -> Logged {
@@ -43,10 +43,10 @@ fn events(range: std::ops::RangeInclusive<u64>) -> Vec<Logged> {
 async fn events_have_their_places_and_all_their_fields() {
     let mut fresh = fresh().await;
     let stream = stream(&fresh.options);
-    assert_eq!(stream.last().await.expect("an answer"), Position::default());
+    assert_eq!(stream.last().await.expect("an answer"), LogPosition::default());
     let gone = Logged { record: None, ..event(3) };
     let page = [event(1), event(2), gone];
-    assert!(stream.publish(Position::default(), &page).await.expect("an answer"));
+    assert!(stream.publish(LogPosition::default(), &page).await.expect("an answer"));
     assert_eq!(stream.last().await.expect("an answer"), at(3));
     let entries: Vec<(String, Vec<String>)> = redis::cmd("XRANGE")
         .arg(&[fresh.options.key.as_str(), "-", "+"])
@@ -75,7 +75,7 @@ async fn events_that_share_a_place_do_not_push_the_end_beyond_it() {
     let mut fresh = fresh().await;
     let stream = stream(&fresh.options);
     let same = vec![event(5); 4];
-    assert!(stream.publish(Position::default(), &same).await.expect("an answer"));
+    assert!(stream.publish(LogPosition::default(), &same).await.expect("an answer"));
     assert_eq!(stream.last().await.expect("an answer"), at(5), "6 to 8 are still to come");
     assert!(stream.publish(at(5), &events(6..=7)).await.expect("an answer"));
     assert_eq!(stream.last().await.expect("an answer"), at(7));
@@ -86,8 +86,8 @@ async fn events_that_share_a_place_do_not_push_the_end_beyond_it() {
 async fn what_does_not_follow_the_last_is_not_published() {
     let mut fresh = fresh().await;
     let stream = stream(&fresh.options);
-    assert!(stream.publish(Position::default(), &events(1..=2)).await.expect("an answer"));
-    assert!(!stream.publish(Position::default(), &events(1..=3)).await.expect("an answer"));
+    assert!(stream.publish(LogPosition::default(), &events(1..=2)).await.expect("an answer"));
+    assert!(!stream.publish(LogPosition::default(), &events(1..=3)).await.expect("an answer"));
     assert!(!stream.publish(at(5), &events(6..=6)).await.expect("an answer"));
     // The end is known when the entries are gone.
     let trim = redis::cmd("XTRIM").arg(&[fresh.options.key.as_str(), "MAXLEN", "0"]).to_owned();
@@ -101,7 +101,7 @@ async fn of_two_that_publish_the_same_one_does() {
     const ROUNDS: u64 = 300;
     let mut fresh = fresh().await;
     let (one, other) = (stream(&fresh.options), stream(&fresh.options));
-    let mut last = Position::default();
+    let mut last = LogPosition::default();
     for round in 0..ROUNDS {
         let page = events(round * 3 + 1..=round * 3 + 3);
         let done = tokio::join!(one.publish(last, &page), other.publish(last, &page));
@@ -123,10 +123,10 @@ async fn a_broker_that_refuses_is_no_success() {
     let stream = stream(&fresh.options);
     let set = redis::cmd("SET").arg(&[fresh.options.key.as_str(), "no stream"]).to_owned();
     set.exec_async(&mut fresh.connection).await.expect("set");
-    stream.publish(Position::default(), &events(1..=2)).await.expect_err("the key is a string");
+    stream.publish(LogPosition::default(), &events(1..=2)).await.expect_err("the key is a string");
     let gone = redis::cmd("DEL").arg(&fresh.options.key).to_owned();
     gone.exec_async(&mut fresh.connection).await.expect("removed");
-    assert!(stream.publish(Position::default(), &events(1..=2)).await.expect("an answer"));
+    assert!(stream.publish(LogPosition::default(), &events(1..=2)).await.expect("an answer"));
 }
 
 #[tokio::test]
@@ -135,7 +135,7 @@ async fn a_stream_is_trimmed_to_about_its_bound() {
     fresh.options.max_events = 500;
     let stream = stream(&fresh.options);
     for page in 0..10 {
-        let last = if page == 0 { Position::default() } else { at(page * 500) };
+        let last = if page == 0 { LogPosition::default() } else { at(page * 500) };
         let next = events(page * 500 + 1..=page * 500 + 500);
         assert!(stream.publish(last, &next).await.expect("an answer"));
     }

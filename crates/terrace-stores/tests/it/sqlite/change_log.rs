@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use terrace_core::testkit::{Fixture, WithLog, key, value};
 use terrace_core::{
-    ChangeLog, Changes, ErrorKind, Follower, Position, PositionLost, ReadOptions, Runtime, Scan,
+    ChangeLog, Changes, ErrorKind, Follower, LogPosition, PositionLost, ReadOptions, Runtime, Scan,
     Store, StoreExt, Version,
 };
 use terrace_stores::sqlite::{SqliteOptions, SqliteStore};
@@ -43,7 +43,7 @@ async fn all(store: &SqliteStore) -> Vec<terrace_core::Record> {
     store.scan(&scan, &ReadOptions::default()).await.unwrap().records
 }
 
-async fn texts(log: &dyn ChangeLog, after: Position) -> Vec<(String, Option<String>)> {
+async fn texts(log: &dyn ChangeLog, after: LogPosition) -> Vec<(String, Option<String>)> {
     let part = log.after(after, 1000).await.unwrap();
     let text = |change: terrace_core::Logged| {
         let value = change.record.map(|record| record.value.as_str().to_owned());
@@ -154,14 +154,14 @@ async fn changes_apply_once_and_only_forward() {
     primary.put(key("a"), value("1")).await.unwrap();
     let replica = open_replica(&other, &primary);
     let (log, follower) = (primary.change_log(), replica.follower("primary"));
-    let first = log.after(Position::default(), 10).await.unwrap();
+    let first = log.after(LogPosition::default(), 10).await.unwrap();
     primary.put(key("a"), value("2")).await.unwrap();
     let second = log.after(first.position, 10).await.unwrap();
     let lost = follower.apply(first.position, second.clone()).await.unwrap_err();
     assert!(PositionLost::caused(&lost), "{lost}");
-    follower.apply(Position::default(), first.clone()).await.unwrap();
+    follower.apply(LogPosition::default(), first.clone()).await.unwrap();
     follower.apply(first.position, second.clone()).await.unwrap();
-    follower.apply(Position::default(), first).await.unwrap();
+    follower.apply(LogPosition::default(), first).await.unwrap();
     assert_eq!(follower.followed().await.unwrap(), second.position);
     assert_eq!(all(&replica).await[0].value.as_str(), "2");
 }
@@ -188,7 +188,7 @@ async fn a_database_of_its_own_can_follow_another() {
     // Forgetting the place forgets no record of a database of its own.
     let follower = target.follower("source");
     follower.begin_anew().await.unwrap();
-    assert_eq!(follower.followed().await.unwrap(), Position::default());
+    assert_eq!(follower.followed().await.unwrap(), LogPosition::default());
     assert_eq!(all(&target).await.len(), 10);
 }
 
@@ -216,7 +216,7 @@ async fn who_missed_a_tombstone_begins_anew() {
     follow(&log, &follower, 1).await;
     assert_eq!(all(&replica).await, all(&primary).await);
     // Another handle cannot know that.
-    let stray = primary.change_log().after(Position { epoch: 0, offset: 1 }, 10).await;
+    let stray = primary.change_log().after(LogPosition { epoch: 0, offset: 1 }, 10).await;
     assert!(PositionLost::caused(&stray.unwrap_err()));
 }
 
@@ -226,7 +226,7 @@ async fn a_primary_of_another_time_is_noticed() {
     let primary = one.open();
     primary.put(key("a"), value("1")).await.unwrap();
     let log = primary.change_log();
-    let beyond = Position { epoch: 0, offset: 99 };
+    let beyond = LogPosition { epoch: 0, offset: 99 };
     assert!(PositionLost::caused(&log.after(beyond, 10).await.unwrap_err()));
     let replica = open_replica(&other, &primary);
     follow(&log, &replica.follower("primary"), 10).await;
@@ -237,7 +237,7 @@ async fn a_primary_of_another_time_is_noticed() {
     let replica = open_replica(&other, &another);
     assert_eq!(all(&replica).await, []);
     let place = replica.follower("primary").followed().await.unwrap();
-    assert_eq!(place, Position::default());
+    assert_eq!(place, LogPosition::default());
     // A database of its own is not made a replica.
     let own = SqliteOptions { replica_of: Some(primary.history()), ..third.options() };
     drop(another);

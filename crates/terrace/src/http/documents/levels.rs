@@ -137,7 +137,7 @@ static FACES: &[DocumentsFace] = &[
 const EVENT_ID: Field<Receipt> = Field::new(
     "event_id",
     "The event's place in the log, under which it is published.",
-    Getter::Text(|receipt| event_id(receipt.token.position_in("log-").unwrap_or_default())),
+    Getter::Text(|receipt| event_id(receipt.event.unwrap_or_default())),
 );
 
 const FROM_READ_DB: Field<Read> = Field::new(

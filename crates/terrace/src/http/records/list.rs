@@ -1,5 +1,6 @@
 //! `GET /v1/records`.
 
+use hyper::header::{AGE, HeaderValue};
 use hyper::{Method, StatusCode};
 use terrace_core::{Page, Record, Scan};
 use utoipa::openapi::path::ParameterIn;
@@ -12,6 +13,8 @@ use crate::http::path;
 use crate::http::problem::Kind;
 use crate::http::reply::{self, Answer, WithHeaders as _};
 use crate::http::schema::{Shape, array, object};
+
+const HEADERS: &[&str] = &["Age", "Terrace-Origin", "Terrace-Token"];
 
 pub(super) fn endpoint() -> Endpoint {
     let answer = object(&[
@@ -29,7 +32,7 @@ pub(super) fn endpoint() -> Endpoint {
         .parameter(ParameterIn::Query, "limit", Shape::Count, "At most so many, 1 to 1000; 100.")
         .reads()
         .problems(&[Kind::InvalidInput])
-        .answers(StatusCode::OK, "One page.", answer.build(), &["Terrace-Origin"])
+        .answers(StatusCode::OK, "One page.", answer.build(), HEADERS)
 }
 
 async fn list(call: &mut Call) -> Answer {
@@ -43,7 +46,8 @@ async fn list(call: &mut Call) -> Answer {
         Some(next) => answer.field("next_cursor", &path::cursor(next)),
         None => answer,
     };
-    Ok(reply::json(answer).with_origin(page.origin))
+    let age = HeaderValue::from(page.age.as_secs());
+    Ok(reply::json(answer).with_origin(page.origin).with_token(&page.token).with(AGE, age))
 }
 
 /// The page, cut before the first record whose value does not fit any more.

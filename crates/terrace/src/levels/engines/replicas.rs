@@ -143,10 +143,7 @@ impl Engines {
         for (place, url) in urls.iter().enumerate() {
             let member = match store.take_if(|_| place == primary) {
                 Some(store) => store,
-                None => {
-                    let history = Arc::clone(&history);
-                    PostgresStore::member(options(url), history, self.runtime.clone())?
-                }
+                None => PostgresStore::member(options(url), self.runtime.clone())?,
             };
             members.push(self.member(Arc::new(member)));
         }

@@ -1,0 +1,61 @@
+//! What caches above must know of all shards.
+//!
+//! An entry is of the shard that it was loaded from. A shard that gives slots up raises its generation
+//! in that step, so entries of keys that have moved are not believed, and a write at their new place
+//! need not know of the old one.
+
+use std::collections::BTreeSet;
+use std::time::Instant;
+
+use futures_util::future::join_all;
+use terrace_core::{BoxFuture, Generations, Key, Proof, Result, Token};
+use tokio::sync::watch;
+
+use super::ShardRouter;
+use super::map::View;
+
+impl Generations for ShardRouter {
+    fn admits(&self, proof: &Proof, asked: Option<&Token>) -> bool {
+        let map = self.shared.map.load();
+        map.views().any(|view| view.generations.admits(proof, asked))
+    }
+
+    fn looked_at(&self) -> Option<Instant> {
+        let map = self.shared.map.load();
+        let all = map.views().map(|view| view.generations.looked_at());
+        all.min().flatten()
+    }
+
+    fn changes(&self) -> watch::Receiver<u64> {
+        self.shared.generations.subscribe()
+    }
+
+    fn look(&self) -> BoxFuture<'_, Result<()>> {
+        Box::pin(async move {
+            let map = self.shared.map.load_full();
+            let looked = join_all(map.views().map(|view| view.generations.look())).await;
+            self.shared.tell_generations(map.views());
+            looked.into_iter().collect()
+        })
+    }
+
+    fn raise<'a>(&'a self, keys: &'a [Key]) -> BoxFuture<'a, Result<()>> {
+        Box::pin(async move {
+            let map = self.shared.map.load_full();
+            let owners: BTreeSet<_> = keys.iter().filter_map(|key| map.home(key)).collect();
+            let of_keys = |view: &&View| keys.is_empty() || owners.contains(&view.number);
+            let raised = map.views().filter(of_keys).map(|view| view.generations.raise(keys));
+            let raised = join_all(raised).await;
+            self.shared.tell_generations(map.views());
+            raised.into_iter().collect()
+        })
+    }
+}
+
+impl super::Shared {
+    /// Tells who watches, if a shard has news.
+    fn tell_generations<'a>(&self, views: impl Iterator<Item = &'a View>) {
+        let heard = views.map(|view| *view.generations.changes().borrow()).sum::<u64>();
+        self.generations.send_if_modified(|known| std::mem::replace(known, heard) != heard);
+    }
+}

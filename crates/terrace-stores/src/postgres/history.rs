@@ -1,0 +1,283 @@
+//! Which database this is, and the generation of what is cached from it.
+//!
+//! A name that is kept in a database is copied with it, so `terrace_history` keeps beside the name
+//! what cannot be copied: the server's system identifier, its timeline, the object ids of the database
+//! and of the table `records`. They are compared on every new connection. Where they differ, as in a
+//! clone, after a restore, a failover or when the table was made again, a new history begins before
+//! anything is answered: it gets a name of its own, and versions go on above all that any earlier one
+//! can have given out.
+//!
+//! A name is `pg-<lineage>.<number>`. A failover goes on with the next number; a copy has a lineage of
+//! its own. What waits for a database by its lineage, as a journal does, survives a failover and is
+//! not taken over by a clone. A physical copy that was made a server of its own cannot be told from a
+//! failover; [`begin`] renews its lineage.
+//!
+//! Every statement of requests names the history that its connection found, and does nothing under
+//! another one. So a connection that lives through a restore answers nothing under the old name.
+
+use std::sync::Arc;
+
+use terrace_core::{Error, ErrorKind, Generation, Result, Standing};
+use tokio_postgres::error::SqlState;
+use tokio_postgres::types::Type;
+use tokio_postgres::{Client, Row, Transaction};
+
+use super::connect::Connection;
+use super::migrate::{failed, lock, run};
+use super::work::{Failure, Progress, Work, corrupt};
+
+/// The table. The row that is in force has an identity; the others are past.
+pub(super) const TABLE: &str = "CREATE TABLE IF NOT EXISTS terrace_history (
+        name text PRIMARY KEY,
+        generation bigint NOT NULL DEFAULT 0,
+        identity text,
+        records oid,
+        began_at timestamptz NOT NULL DEFAULT now()
+    ) WITH (fillfactor = 50)";
+
+/// What a server says of itself: 7 columns, see [`Look::of`].
+macro_rules! look {
+    ($identifier:literal, $timeline:literal) => {
+        concat!(
+            "SELECT concat_ws('/', ",
+            $identifier,
+            ", d.oid, to_regclass('records')::oid), \
+               CASE WHEN pg_is_in_recovery() THEN NULL ELSE ",
+            $timeline,
+            " END, pg_is_in_recovery(), h.name, h.generation, h.identity, \
+               ARRAY(SELECT p.name FROM terrace_history p WHERE p.identity IS NULL), \
+               current_setting('fsync') = 'on', current_setting('synchronous_commit'), \
+               current_setting('synchronous_standby_names') <> '' \
+             FROM pg_database d LEFT JOIN terrace_history h ON h.identity IS NOT NULL \
+             WHERE d.datname = current_database()"
+        )
+    };
+}
+
+const LOOK: &str = look!(
+    "(pg_control_system()).system_identifier",
+    "left(pg_walfile_name(pg_current_wal_insert_lsn()), 8)"
+);
+
+/// Where the functions are forbidden: a failover and a clone on another server are then noticed by
+/// the object ids alone.
+const LOOK_WITHOUT: &str = look!("'-'", "'-'");
+
+/// What a server said of itself.
+#[derive(Debug)]
+pub(super) struct Look {
+    /// What cannot be copied, but for the timeline.
+    fixed: String,
+    timeline: Option<String>,
+    pub(super) is_replica: bool,
+    /// The row in force.
+    kept: Option<(String, i64, String)>,
+    past: Vec<String>,
+    /// `fsync`, `synchronous_commit`, and whether standbys are waited for.
+    pub(super) settings: (bool, String, bool),
+}
+
+impl Look {
+    fn of(row: &Row) -> Result<Self, tokio_postgres::Error> {
+        let kept = match row.try_get::<_, Option<String>>(3)? {
+            Some(name) => Some((name, row.try_get(4)?, row.try_get(5)?)),
+            None => None,
+        };
+        Ok(Self {
+            fixed: row.try_get(0)?,
+            timeline: row.try_get(1)?,
+            is_replica: row.try_get(2)?,
+            kept,
+            past: row.try_get(6)?,
+            settings: (row.try_get(7)?, row.try_get(8)?, row.try_get(9)?),
+        })
+    }
+
+    fn identity(&self) -> String {
+        format!("{}/{}", self.fixed, self.timeline.as_deref().unwrap_or_default())
+    }
+
+    /// The number of the timeline of a server that takes writes.
+    pub(super) fn timeline(&self) -> u64 {
+        let digits = self.timeline.as_deref().unwrap_or_default();
+        u64::from_str_radix(digits, 16).unwrap_or(0)
+    }
+
+    /// What is in force, if this is the database that it is of. A replica shows what its primary keeps.
+    pub(super) fn standing(&self) -> Option<Standing> {
+        let (name, generation, identity) = self.kept.as_ref()?;
+        (self.is_replica || *identity == self.identity()).then(|| Standing {
+            history: name.as_str().into(),
+            generation: self::generation(*generation),
+            past: self.past.iter().map(|name| name.as_str().into()).collect(),
+        })
+    }
+
+    /// The name of the history that begins: the next of the lineage after a failover, else the first
+    /// of a new one.
+    fn next_name(&self) -> Option<String> {
+        let (name, _, identity) = self.kept.as_ref()?;
+        let (fixed, _) = identity.rsplit_once('/')?;
+        let (lineage, number) = name.rsplit_once('.')?;
+        let number: u64 = number.parse().ok()?;
+        (fixed == self.fixed).then(|| format!("{lineage}.{}", number + 1))
+    }
+}
+
+/// Generations are never negative.
+pub(super) fn generation(number: i64) -> Generation {
+    Generation::new(u64::try_from(number).unwrap_or(0))
+}
+
+/// Asks the server.
+pub(super) async fn look(client: &Client) -> Result<Look, tokio_postgres::Error> {
+    let none: &[(&(dyn tokio_postgres::types::ToSql + Sync), Type)] = &[];
+    let rows = match client.query_typed(LOOK, none).await {
+        Err(error) if error.code() == Some(&SqlState::INSUFFICIENT_PRIVILEGE) => {
+            client.query_typed(LOOK_WITHOUT, none).await?
+        }
+        rows => rows?,
+    };
+    // The database that one is connected to is in the list of databases.
+    Look::of(&rows[0])
+}
+
+/// What is in force on this server; begins a new history where the one that is kept is of another
+/// database.
+pub(super) async fn settle(client: &mut Client, schema: &str) -> Result<(Standing, Look)> {
+    let found = look(client).await.map_err(failed)?;
+    if let Some(standing) = found.standing() {
+        return Ok((standing, found));
+    }
+    if found.is_replica {
+        let message = "the replica has not received Terrace's tables from its primary yet; try again";
+        return Err(Error::new(ErrorKind::Unavailable, message));
+    }
+    let transaction = client.transaction().await.map_err(failed)?;
+    lock(&transaction, schema).await?;
+    let standing = begin_if_another(&transaction).await?;
+    transaction.commit().await.map_err(failed)?;
+    Ok((standing, found))
+}
+
+/// Under the lock: what is in force, or what begins now.
+async fn begin_if_another(transaction: &Transaction<'_>) -> Result<Standing> {
+    let found = look(transaction.client()).await.map_err(failed)?;
+    match found.standing() {
+        Some(standing) => Ok(standing),
+        None => begin(transaction, &found, found.next_name()).await,
+    }
+}
+
+/// Begins the first history of tables that had none, in the lineage of an earlier Terrace's if there
+/// was one.
+pub(super) async fn begin_first(transaction: &Transaction<'_>) -> Result<()> {
+    const EARLIER: &str = "SELECT value || '.1' FROM meta WHERE name = 'history'";
+    let found = look(transaction.client()).await.map_err(failed)?;
+    if found.kept.is_none() {
+        let name = transaction.query_opt(EARLIER, &[]).await.map_err(failed)?;
+        begin(transaction, &found, name.map(|row| row.get(0))).await?;
+    }
+    Ok(())
+}
+
+/// Begins a history under this name, or as the first of a new lineage.
+///
+/// Versions go on above the microseconds since 1970: no earlier history has given out as many, and
+/// they stay below 2^53. The commit waits for no standby: one that is promoted without it begins a
+/// history of its own.
+async fn begin(
+    transaction: &Transaction<'_>,
+    found: &Look,
+    name: Option<String>,
+) -> Result<Standing> {
+    const BEGIN: &str = "WITH old AS ( \
+           UPDATE terrace_history SET identity = NULL, records = NULL \
+           WHERE identity IS NOT NULL RETURNING generation) \
+         INSERT INTO terrace_history (name, generation, identity, records) \
+         SELECT coalesce($1, 'pg-' || left(replace(gen_random_uuid()::text, '-', ''), 12) || '.1'), \
+           coalesce((SELECT max(generation) FROM old), 0) + 1, $2, to_regclass('records')::oid \
+         RETURNING name, generation";
+    const RAISE: &str = "SET LOCAL synchronous_commit = local; \
+         SELECT setval('records_version', greatest( \
+           (SELECT last_value + 1048576 FROM records_version), \
+           (extract(epoch FROM clock_timestamp()) * 1000000)::bigint))";
+    if found.kept.is_some() {
+        run(transaction, RAISE).await?;
+    }
+    let row = transaction.query_one(BEGIN, &[&name, &found.identity()]).await.map_err(failed)?;
+    let (name, generation) = (row.get::<_, &str>(0), self::generation(row.get(1)));
+    if let Some((old, _, _)) = &found.kept {
+        tracing::warn!(
+            history = name, old,
+            "this is another life of the database (a failover, a copy, a restore, or a table made \
+             again): what was cached is not believed, and tokens from before are lost"
+        );
+    }
+    let mut past = found.past.iter().map(|name| Arc::from(name.as_str())).collect::<Vec<_>>();
+    past.extend(found.kept.iter().map(|(name, _, _)| Arc::from(name.as_str())));
+    Ok(Standing { history: name.into(), generation, past })
+}
+
+/// Whether an error says that the table is missing.
+pub(super) fn is_missing(error: &Error) -> bool {
+    let source = std::error::Error::source(error);
+    source.is_some_and(|cause| cause.to_string().contains("42P01"))
+}
+
+/// Begins a new lineage, for a copy that cannot be told from its original.
+pub(super) async fn renew(client: &mut Client, schema: &str) -> Result<Standing> {
+    let transaction = client.transaction().await.map_err(failed)?;
+    lock(&transaction, schema).await?;
+    let found = look(transaction.client()).await.map_err(failed)?;
+    let standing = begin(&transaction, &found, None).await?;
+    transaction.commit().await.map_err(failed)?;
+    Ok(standing)
+}
+
+/// Asks what is in force, in a session of the pool.
+pub(super) struct LookAgain;
+
+impl Work for LookAgain {
+    type Answer = Look;
+
+    const OPERATION: &'static str = "look at the history";
+
+    async fn run(&self, connection: &Connection, _: &Progress) -> Result<Look, Failure> {
+        let found = look(connection.driver()).await?;
+        // The next session begins a history where this one is of another database.
+        match found.standing() {
+            Some(standing) if standing.history == connection.history => Ok(found),
+            _ => Err(Failure::AnotherHistory),
+        }
+    }
+}
+
+/// Raises the generation, and answers it. Durable whatever the settings are.
+pub(super) struct Raise<'a> {
+    pub(super) history: &'a str,
+}
+
+impl Work for Raise<'_> {
+    type Answer = Generation;
+
+    const OPERATION: &'static str = "raise the generation";
+
+    async fn run(&self, connection: &Connection, progress: &Progress) -> Result<Generation, Failure> {
+        const RAISE: &str = "UPDATE terrace_history SET generation = generation + 1 \
+             WHERE name = $1 AND records = 'records'::regclass RETURNING generation";
+        progress.in_transaction(true);
+        let (begun, raised, committed) = futures_util::future::join3(
+            connection.command("BEGIN; SET LOCAL synchronous_commit = local"),
+            connection.ask(RAISE, &[(&self.history, Type::TEXT)]),
+            connection.command("COMMIT"),
+        )
+        .await;
+        begun?;
+        let raised = raised?;
+        committed?;
+        progress.in_transaction(false);
+        let row = raised.first().ok_or(Failure::AnotherHistory)?;
+        Ok(generation(row.try_get(0).map_err(corrupt)?))
+    }
+}

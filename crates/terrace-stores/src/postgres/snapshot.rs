@@ -1,0 +1,111 @@
+//! What a snapshot of the server proves, and how it comes over the wire.
+
+use terrace_core::Position;
+use tokio_postgres::types::{FromSql, Type};
+
+type Decoded<T> = Result<T, Box<dyn std::error::Error + Sync + Send>>;
+
+/// A `pg_snapshot`, without the transactions that are under way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Snapshot {
+    /// Every transaction before it has ended.
+    xmin: u64,
+    /// No transaction from it on had ended.
+    xmax: u64,
+}
+
+impl Snapshot {
+    /// Everything up to here is visible, or has failed.
+    pub(super) fn through(self) -> Position {
+        Position::new(self.xmin.saturating_sub(1))
+    }
+
+    /// Whether a write at this position can have been acknowledged by this server.
+    pub(super) fn has_heard_of(self, position: Position) -> bool {
+        position.get() < self.xmax
+    }
+
+    /// The whole number of the transaction that wrote a visible row. Of a row that is older than 2^31
+    /// transactions it may be a later one, which asks for more than is needed.
+    pub(super) fn written_by(self, Xid(row): Xid) -> Position {
+        let behind = low(self.xmax).wrapping_sub(row);
+        Position::new(self.xmax.saturating_sub(u64::from(behind)))
+    }
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "the low half is what a row keeps")]
+fn low(number: u64) -> u32 {
+    number as u32
+}
+
+impl<'a> FromSql<'a> for Snapshot {
+    fn from_sql(_: &Type, raw: &'a [u8]) -> Decoded<Self> {
+        // The number of transactions under way, both ends, and those transactions.
+        let number = |from: usize| -> Decoded<u64> {
+            let bytes = raw.get(from..from + 8).ok_or("a snapshot is too short")?;
+            Ok(u64::from_be_bytes(bytes.try_into()?))
+        };
+        Ok(Self { xmin: number(4)?, xmax: number(12)? })
+    }
+
+    fn accepts(column: &Type) -> bool {
+        *column == Type::PG_SNAPSHOT
+    }
+}
+
+/// The system column `xmin`: the low half of the number of the transaction that wrote a row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Xid(u32);
+
+impl<'a> FromSql<'a> for Xid {
+    fn from_sql(_: &Type, raw: &'a [u8]) -> Decoded<Self> {
+        Ok(Self(u32::from_be_bytes(raw.try_into()?)))
+    }
+
+    fn accepts(column: &Type) -> bool {
+        *column == Type::XID
+    }
+}
+
+/// The number of a transaction.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Transaction(pub(super) u64);
+
+impl<'a> FromSql<'a> for Transaction {
+    fn from_sql(_: &Type, raw: &'a [u8]) -> Decoded<Self> {
+        Ok(Self(u64::from_be_bytes(raw.try_into()?)))
+    }
+
+    fn accepts(column: &Type) -> bool {
+        *column == Type::XID8
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_snapshot_proves_what_has_ended() {
+        let mut raw = 1_u32.to_be_bytes().to_vec();
+        for number in [700_u64, 705, 700] {
+            raw.extend(number.to_be_bytes());
+        }
+        let snapshot = Snapshot::from_sql(&Type::PG_SNAPSHOT, &raw).unwrap();
+        assert_eq!(snapshot.through(), Position::new(699));
+        assert!(snapshot.has_heard_of(Position::new(704)));
+        assert!(!snapshot.has_heard_of(Position::new(705)));
+        assert!(Snapshot::from_sql(&Type::PG_SNAPSHOT, &raw[..15]).is_err());
+    }
+
+    #[test]
+    fn the_writer_of_a_row_is_the_last_with_its_low_half() {
+        let wrap = 1 << 32;
+        let snapshot = Snapshot { xmin: wrap + 5, xmax: wrap + 10 };
+        assert_eq!(snapshot.written_by(Xid(9)), Position::new(wrap + 9));
+        assert_eq!(snapshot.written_by(Xid(u32::MAX)), Position::new(wrap - 1));
+        let young = Snapshot { xmin: 5, xmax: 5 };
+        assert_eq!(young.written_by(Xid(4)), Position::new(4));
+        assert_eq!(young.written_by(Xid(2)), Position::new(2), "frozen at the beginning");
+    }
+}
