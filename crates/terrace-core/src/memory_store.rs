@@ -163,7 +163,7 @@ impl MemoryStore {
     pub(crate) fn rows(&self) -> Vec<crate::Logged> {
         let state = self.state();
         let rows = state.rows.iter().map(|(key, row)| crate::Logged {
-            position: LogPosition { epoch: 0, offset: row.version.get() },
+            position: crate::LogPosition { epoch: 0, offset: row.version.get() },
             key: key.clone(),
             version: row.version,
             record: row.record(key),

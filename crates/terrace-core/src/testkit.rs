@@ -8,11 +8,14 @@
 //! - [`Scripted`] hands each call to the test, which answers when and how it likes: the way to force
 //!   a race without a sleep.
 //! - [`MemoryShard`] is a shard in memory, for routers and for what moves slots.
-//! - [`FaultyStore`] and [`FaultyCache`] delay, fail, and lose replies as a seed decides.
+//! - [`ScriptedGenerations`] are generations that the test raises, holds and fails.
+//! - [`FaultyStore`], [`FaultyCache`] and [`FaultyGenerations`] delay, fail, and lose replies as a seed
+//!   decides.
 
 pub mod cache_contract;
 pub mod change_log_contract;
 mod faults;
+mod generations;
 pub mod journal_contract;
 mod memory_shard;
 mod scripted;
@@ -24,8 +27,9 @@ use std::fmt;
 use std::sync::Arc;
 
 pub use faults::{FaultRates, FaultyCache, FaultyStore};
+pub use generations::{FaultyGenerations, ScriptedGenerations};
 pub use memory_shard::MemoryShard;
-pub use scripted::{Call, Hand, ReadCall, ScanCall, Scripted, WriteCall};
+pub use scripted::{Call, Hand, ReadCall, ScanCall, Scripted, WriteCall, proof_of};
 
 pub use change_log_contract::WithLog;
 

@@ -196,8 +196,7 @@ impl Cqrs {
     fn asked(&self, how: &ReadOptions) -> Result<Option<LogPosition>, OnlyTheCommandSide> {
         let Some(token) = &how.token else { return Ok(None) };
         let history = &self.command.history;
-        let another =
-            |name: &str| *name != **history && lineage(name) == lineage(history);
+        let another = |name: &str| *name != **history && lineage(name) == lineage(history);
         if token.marks().any(|(name, _)| another(name)) {
             return Err(OnlyTheCommandSide);
         }

@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 
 use terrace_core::{
     BoxFuture, Consistency, Entry, Generations, Inspection, Invalidations, Key, Lease, Lookup,
-    MemoryCache, MemoryCacheOptions, Offer, Origin, Page, Read, ReadOptions, Receipt, Result, Runtime,
-    Scan, Status, Store, Task, Unit, Version, Write, WriteOptions,
+    MemoryCache, MemoryCacheOptions, Offer, Origin, Page, Read, ReadOptions, Receipt, Result,
+    Runtime, Scan, Status, Store, Task, Unit, Version, Write, WriteOptions,
 };
 
 use crate::cache_aside::{Repeats, is_young, written};
@@ -322,6 +322,10 @@ impl Near {
 
     fn keep(&self, key: Key, lease: Lease, read: &Read) {
         let Some(proof) = read.proof.clone() else { return };
+        // As from a replica that has not come to the latest raise: nothing would make it forgotten.
+        if !self.generations.admits(&proof, None) {
+            return;
+        }
         let entry =
             Entry { record: read.record.clone(), version: read.version, proof, age: read.age };
         self.memory.offer(Offer { key, lease, entry });

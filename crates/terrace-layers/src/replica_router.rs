@@ -389,8 +389,7 @@ impl Generations for ReplicaRouter {
         Box::pin(async move {
             let number = self.shared.table.load().primary;
             let number = number.ok_or_else(|| self.shared.without_primary())?;
-            self.shared.look(number).await;
-            Ok(())
+            self.shared.look(number).await
         })
     }
 

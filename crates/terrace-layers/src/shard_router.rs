@@ -94,7 +94,8 @@ impl Default for ShardRouterOptions {
 #[derive(Debug)]
 pub struct ShardRouter {
     shared: Arc<Shared>,
-    _refresh: Task,
+    /// What keeps the map fresh, and what passes generations on.
+    _tasks: [Task; 2],
 }
 
 #[derive(Debug)]
@@ -143,8 +144,12 @@ impl ShardRouter {
             #[cfg(feature = "mutants")]
             stale: AtomicBool::new(false),
         });
-        let refresh = runtime.spawn("shard map", keep_fresh(Arc::downgrade(&shared)));
-        Ok(Self { shared, _refresh: refresh })
+        shared.tell_generations(shared.map.load().views());
+        let tasks = [
+            runtime.spawn("shard map", keep_fresh(Arc::downgrade(&shared))),
+            runtime.spawn("shard generations", generations::pass_on(Arc::downgrade(&shared))),
+        ];
+        Ok(Self { shared, _tasks: tasks })
     }
 
     /// The number of the shard that has a key; of one on its way, the shard that had it.

@@ -37,7 +37,7 @@ fn hit(cache: &MemoryCache, key: &Key) -> Option<Entry> {
 }
 
 fn fill(cache: &MemoryCache, key: &Key, text: Option<&str>, version: u64) -> bool {
-    let lease = cache.lease(key);
+    let lease = cache.lease_now(key);
     cache.offer(Offer { key: key.clone(), lease, entry: entry(key, text, version) })
 }
 
@@ -111,7 +111,7 @@ async fn forgetting_keeps_tombstones_and_nothing_else() {
     cache.written(&[(there.clone(), Version::new(2))]);
     assert!(fill(&cache, &there, Some("two"), 2));
     assert!(fill(&cache, &gone, Some("one"), 1));
-    let before = cache.lease(&gone);
+    let before = cache.lease_now(&gone);
     cache.forget_all();
     assert_eq!((hit(&cache, &there), hit(&cache, &gone)), (None, None));
     assert_eq!(figure(&cache, "keys").await, 0);

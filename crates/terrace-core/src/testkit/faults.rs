@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::{
-    BoxFuture, Cache, Error, ErrorKind, Inspection, Key, Lease, Lookup, Offer, Page, Read, ReadOptions,
-    Receipt, Result, Runtime, Scan, Store, Version, Write, WriteOptions,
+    BoxFuture, Cache, Error, ErrorKind, Inspection, Key, Lease, Lookup, Offer, Page, Read,
+    ReadOptions, Receipt, Result, Runtime, Scan, Store, Version, Write, WriteOptions,
 };
 
 /// How often which fault happens, in calls of a thousand.
@@ -34,12 +34,22 @@ enum Fault {
 }
 
 #[derive(Debug)]
-struct Faults {
-    rates: FaultRates,
-    runtime: Runtime,
+pub(super) struct Faults {
+    pub(super) rates: FaultRates,
+    pub(super) runtime: Runtime,
 }
 
 impl Faults {
+    /// Makes a call that changes nothing, or that may be made again: its reply is lost as
+    /// `Unavailable`.
+    pub(super) async fn apply<T>(&self, call: impl Future<Output = Result<T>>) -> Result<T> {
+        match self.draw().await {
+            Fault::None => call.await,
+            Fault::Error | Fault::Unknown => Err(unavailable()),
+            Fault::ReplyLost => call.await.and_then(|_| Err(unavailable())),
+        }
+    }
+
     async fn draw(&self) -> Fault {
         let thousand = || self.runtime.random() % 1000;
         if thousand() < self.rates.delay {
@@ -59,7 +69,7 @@ impl Faults {
     }
 }
 
-fn unavailable() -> Error {
+pub(super) fn unavailable() -> Error {
     Error::new(ErrorKind::Unavailable, "an injected fault")
 }
 
@@ -79,14 +89,6 @@ impl FaultyStore {
     pub fn new(inner: Arc<dyn Store>, rates: FaultRates, runtime: Runtime) -> Self {
         Self { inner, faults: Faults { rates, runtime } }
     }
-
-    async fn read_with<T>(&self, call: impl Future<Output = Result<T>>) -> Result<T> {
-        match self.faults.draw().await {
-            Fault::None => call.await,
-            Fault::Error | Fault::Unknown => Err(unavailable()),
-            Fault::ReplyLost => call.await.and_then(|_| Err(unavailable())),
-        }
-    }
 }
 
 impl fmt::Display for FaultyStore {
@@ -102,7 +104,7 @@ impl Store for FaultyStore {
         keys: &'a [Key],
         how: &'a ReadOptions,
     ) -> BoxFuture<'a, Result<Vec<Read>>> {
-        Box::pin(self.read_with(self.inner.read(keys, how)))
+        Box::pin(self.faults.apply(self.inner.read(keys, how)))
     }
 
     fn write<'a>(
@@ -121,7 +123,7 @@ impl Store for FaultyStore {
     }
 
     fn scan<'a>(&'a self, scan: &'a Scan, how: &'a ReadOptions) -> BoxFuture<'a, Result<Page>> {
-        Box::pin(self.read_with(self.inner.scan(scan, how)))
+        Box::pin(self.faults.apply(self.inner.scan(scan, how)))
     }
 
     fn inspect(&self) -> BoxFuture<'_, Inspection> {
@@ -145,14 +147,6 @@ impl FaultyCache {
     pub fn new(inner: Arc<dyn Cache>, rates: FaultRates, runtime: Runtime) -> Self {
         Self { inner, faults: Faults { rates, runtime } }
     }
-
-    async fn with<T>(&self, call: impl Future<Output = Result<T>>) -> Result<T> {
-        match self.faults.draw().await {
-            Fault::None => call.await,
-            Fault::Error | Fault::Unknown => Err(unavailable()),
-            Fault::ReplyLost => call.await.and_then(|_| Err(unavailable())),
-        }
-    }
 }
 
 impl fmt::Display for FaultyCache {
@@ -164,7 +158,7 @@ impl fmt::Display for FaultyCache {
 #[deny(clippy::missing_trait_methods)]
 impl Cache for FaultyCache {
     fn get<'a>(&'a self, keys: &'a [Key]) -> BoxFuture<'a, Result<Vec<Lookup>>> {
-        Box::pin(self.with(self.inner.get(keys)))
+        Box::pin(self.faults.apply(self.inner.get(keys)))
     }
 
     fn lease(&self, key: &Key) -> Option<Lease> {
@@ -172,15 +166,15 @@ impl Cache for FaultyCache {
     }
 
     fn fill(&self, offers: Vec<Offer>) -> BoxFuture<'_, Result<()>> {
-        Box::pin(self.with(self.inner.fill(offers)))
+        Box::pin(self.faults.apply(self.inner.fill(offers)))
     }
 
     fn invalidate<'a>(&'a self, written: &'a [(Key, Version)]) -> BoxFuture<'a, Result<()>> {
-        Box::pin(self.with(self.inner.invalidate(written)))
+        Box::pin(self.faults.apply(self.inner.invalidate(written)))
     }
 
     fn clear(&self) -> BoxFuture<'_, Result<()>> {
-        Box::pin(self.with(self.inner.clear()))
+        Box::pin(self.faults.apply(self.inner.clear()))
     }
 
     fn interruptions(&self) -> u64 {

@@ -10,8 +10,8 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::{
     BoxFuture, Durability, Error, ErrorKind, Generation, Inspection, Key, Origin, Outcome, Page,
-    Position, Proof, Read, ReadOptions, Receipt, Record, Result, Scan, Status, Store, Timestamp,
-    Token, Value, Version, Write, WriteOptions,
+    Position, Proof, Read, ReadOptions, Receipt, Record, Result, Scan, Standing, Status, Store,
+    Timestamp, Token, Value, Version, Write, WriteOptions,
 };
 
 /// A store between two hands: the test drives the caller with one and answers with the other.
@@ -81,6 +81,8 @@ pub struct WriteCall {
 pub struct ScanCall {
     /// What to list.
     pub scan: Scan,
+    /// How.
+    pub how: ReadOptions,
     reply: oneshot::Sender<Result<Page>>,
 }
 
@@ -140,6 +142,17 @@ impl Hand {
         }
     }
 
+    /// The next call, which must be a scan.
+    ///
+    /// # Panics
+    /// When it is another.
+    pub async fn scan(&mut self) -> ScanCall {
+        match self.next().await {
+            Call::Scan(call) => call,
+            other => panic!("a scan was expected, not {other:?}"),
+        }
+    }
+
     /// Makes the store's inspection say that it is down, or healthy again.
     pub fn report_down(&self, down: bool) {
         self.down.store(down, Ordering::Relaxed);
@@ -166,7 +179,7 @@ impl Call {
                 call.answer(answer);
             }
             Self::Scan(call) => {
-                let answer = store.scan(&call.scan, &ReadOptions::default()).await;
+                let answer = store.scan(&call.scan, &call.how).await;
                 call.answer(answer);
             }
         }
@@ -181,14 +194,19 @@ impl ReadCall {
 
     /// Answers with these records (key, value, version); other keys asked for are missing.
     pub fn found(self, records: &[(&str, &str, u64)]) {
+        self.found_under(&Standing::of(Scripted::HISTORY), records);
+    }
+
+    /// The same, as a database that is said to have this history and this generation.
+    pub fn found_under(self, standing: &Standing, records: &[(&str, &str, u64)]) {
         let records: HashMap<_, _> =
             records.iter().map(|(key, value, version)| (*key, (*value, *version))).collect();
         let reads = self
             .keys
             .iter()
             .map(|key| match records.get(key.as_str()) {
-                Some((value, version)) => read_of(key, Some(value), *version),
-                None => read_of(key, None, 0),
+                Some((value, version)) => read_of(key, Some(value), *version, standing),
+                None => read_of(key, None, 0, standing),
             })
             .collect();
         self.answer(Ok(reads));
@@ -247,10 +265,15 @@ impl ScanCall {
     pub fn answer(self, answer: Result<Page>) {
         let _ = self.reply.send(answer);
     }
+
+    /// Answers with an error of this kind.
+    pub fn fail(self, kind: ErrorKind) {
+        self.answer(Err(Error::new(kind, "scripted")));
+    }
 }
 
 /// An answer as a database would give it.
-fn read_of(key: &Key, value: Option<&str>, version: u64) -> Read {
+fn read_of(key: &Key, value: Option<&str>, version: u64, standing: &Standing) -> Read {
     let at = Timestamp::UNIX_EPOCH;
     let record = value.map(|text| Record {
         key: key.clone(),
@@ -259,7 +282,8 @@ fn read_of(key: &Key, value: Option<&str>, version: u64) -> Read {
         created_at: at,
         updated_at: at,
     });
-    let proof = proof_of(version);
+    let Standing { history, generation, .. } = standing.clone();
+    let proof = Proof { history, generation, ..proof_of(version) };
     Read {
         record,
         version: Version::new(version),
@@ -320,9 +344,9 @@ impl Store for Scripted {
         Box::pin(self.call(move |reply| Call::Write(WriteCall { batch, how, reply })))
     }
 
-    fn scan<'a>(&'a self, scan: &'a Scan, _how: &'a ReadOptions) -> BoxFuture<'a, Result<Page>> {
-        let scan = scan.clone();
-        Box::pin(self.call(move |reply| Call::Scan(ScanCall { scan, reply })))
+    fn scan<'a>(&'a self, scan: &'a Scan, how: &'a ReadOptions) -> BoxFuture<'a, Result<Page>> {
+        let (scan, how) = (scan.clone(), how.clone());
+        Box::pin(self.call(move |reply| Call::Scan(ScanCall { scan, how, reply })))
     }
 
     fn inspect(&self) -> BoxFuture<'_, Inspection> {

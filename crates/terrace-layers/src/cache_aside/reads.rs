@@ -188,7 +188,11 @@ impl Shared {
         let strong = ReadOptions { consistency: Consistency::Strong, ..how.clone() };
         match (self.inner.read(keys, &strong).await, stale) {
             // Nothing says that it is too old, and it says how old it is.
-            (Err(error), Some(loaded)) if error.is_retryable() => Ok((loaded, false)),
+            (Err(error), Some(mut loaded)) if error.is_retryable() => {
+                // No cache above may keep it either.
+                loaded.iter_mut().for_each(|read| read.proof = None);
+                Ok((loaded, false))
+            }
             (answer, _) => Ok((answer?, true)),
         }
     }

@@ -16,8 +16,10 @@ pub(super) struct Trust {
     reassured: AtomicU64,
     /// Held by who looks; the moment of the last try.
     looking: Mutex<Option<Instant>>,
-    /// A write was acknowledged to nobody because it could not be told: the generation must be raised.
-    owed: AtomicBool,
+    /// Writes that were acknowledged to nobody because they could not be told: the generation must be
+    /// raised. Counted, so that one that comes while an earlier one is paid for stays owed.
+    debts: AtomicU64,
+    paid: AtomicU64,
     /// Somebody works it off.
     paying: AtomicBool,
     pub(super) raises: AtomicU64,
@@ -25,11 +27,11 @@ pub(super) struct Trust {
 
 impl Trust {
     pub(super) fn is_owed(&self) -> bool {
-        self.owed.load(Ordering::Acquire)
+        self.paid.load(Ordering::Acquire) < self.debts.load(Ordering::Acquire)
     }
 
     pub(super) fn owe(&self) {
-        self.owed.store(true, Ordering::Release);
+        self.debts.fetch_add(1, Ordering::AcqRel);
     }
 }
 
@@ -55,10 +57,11 @@ impl Shared {
         if !self.is_doubtful(interruptions, now) || (just_tried && !away) {
             return;
         }
-        *tried = Some(now);
         let deadline = Deadline::at(now + self.options.cache_timeout);
         // What was heard counts; of a database that cannot be reached, nobody can know more.
         let _looked = self.runtime.within(deadline, self.generations.look()).await;
+        // Only now: a reader that goes away meanwhile has not looked.
+        *tried = Some(now);
         self.trust.reassured.store(interruptions, Ordering::Release);
     }
 
@@ -107,7 +110,10 @@ impl Shared {
                 let Some(shared) = weak.upgrade() else { return };
                 if shared.settle_debt().await.is_ok() {
                     shared.trust.paying.store(false, Ordering::Release);
-                    return;
+                    // A debt of just now found somebody who was at it.
+                    if !shared.trust.is_owed() || shared.trust.paying.swap(true, Ordering::AcqRel) {
+                        return;
+                    }
                 }
                 wait = (wait * 2).min(LONGEST_WAIT);
             }
@@ -117,14 +123,17 @@ impl Shared {
 
     /// Raises the generation of every database if that is owed.
     pub(super) async fn settle_debt(&self) -> Result<()> {
-        if !self.trust.is_owed() {
+        let debts = self.trust.debts.load(Ordering::Acquire);
+        if self.trust.paid.load(Ordering::Acquire) >= debts {
             return Ok(());
         }
-        self.trust.owed.store(false, Ordering::Release);
         let deadline = Deadline::at(self.runtime.now() + Self::RAISE_WITHIN);
         let raised = self.runtime.within(deadline, self.generations.raise(&[])).await;
-        raised.unwrap_or_else(|| Err(Deadline::exceeded())).map_err(|error| {
-            self.trust.owe();
+        let raised = raised.unwrap_or_else(|| Err(Deadline::exceeded())).map(|()| {
+            self.trust.raises.fetch_add(1, Ordering::Relaxed);
+            self.trust.paid.fetch_max(debts, Ordering::AcqRel);
+        });
+        raised.map_err(|error| {
             let message = "a write could not be told to the cache, and other instances may read old \
                            records until they expire, or until somebody clears the cache";
             Error::new(ErrorKind::Unavailable, message).caused_by(error)

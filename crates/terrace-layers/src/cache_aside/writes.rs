@@ -1,8 +1,10 @@
 //! How `CacheAside` writes, and how it delivers what a write has to tell the cache.
 
 use std::collections::BTreeMap;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
+use futures_util::FutureExt as _;
 use terrace_core::{
     Deadline, Error, ErrorKind, Key, Outcome, Precondition, Receipt, Result, Version, Write,
     WriteOptions,
@@ -33,12 +35,13 @@ pub(super) async fn write(
     shared.runtime.spawn("cache-aside write", work).detach();
     answer.await.unwrap_or_else(|_| {
         shared.pay();
-        Err(Error::new(
-            ErrorKind::OutcomeUnknown,
-            "the write ended without an answer and may have been applied; read the record",
-        )
-        .during("write"))
+        Err(without_an_answer())
     })
+}
+
+fn without_an_answer() -> Error {
+    let message = "the write ended without an answer and may have been applied; read the record";
+    Error::new(ErrorKind::OutcomeUnknown, message).during("write")
 }
 
 /// A write that has begun: if it ends in any other way than by [`Doubt::settled`], what was cached
@@ -86,7 +89,9 @@ impl Shared {
             doubt.settled();
             return result;
         }
-        let result = self.inner.write(batch, how).await;
+        // What panicked may have sent the write, which may still come: its keys are kept out.
+        let work = AssertUnwindSafe(async { self.inner.write(batch, how).await });
+        let result = work.catch_unwind().await.unwrap_or_else(|_| Err(without_an_answer()));
         let told = self.tell(written(&doubt.keys, doubt.repeats, &result)).await;
         doubt.settled();
         result.and_then(|receipts| told.map(|()| receipts))

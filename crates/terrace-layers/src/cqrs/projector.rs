@@ -181,7 +181,8 @@ impl Projector {
             }
             page => page?,
         };
-        if page.changes.is_empty() {
+        // A page may say no more than that the last one was the end of its transaction.
+        if page.changes.is_empty() && page.position <= stored {
             place.followed = page.position;
             self.reach(page.position);
             let until = self.runtime.now() + self.options.lease / 3;

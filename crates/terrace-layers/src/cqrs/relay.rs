@@ -136,6 +136,14 @@ mod tests {
     struct Hundred;
 
     impl ChangeLog for Hundred {
+        fn place_of(&self, position: terrace_core::Position) -> LogPosition {
+            LogPosition { epoch: position.get(), offset: u64::MAX }
+        }
+
+        fn position_of(&self, place: LogPosition) -> terrace_core::Position {
+            terrace_core::Position::new(place.epoch)
+        }
+
         fn after(&self, position: LogPosition, limit: usize) -> BoxFuture<'_, Result<Changes>> {
             let next = (position.offset + 1..=100).take(limit).map(|offset| {
                 let (position, version) = (at(offset), Version::new(offset));
@@ -165,7 +173,11 @@ mod tests {
             Box::pin(async move { Ok(last) })
         }
 
-        fn publish<'a>(&'a self, _: LogPosition, events: &'a [Logged]) -> BoxFuture<'a, Result<bool>> {
+        fn publish<'a>(
+            &'a self,
+            _: LogPosition,
+            events: &'a [Logged],
+        ) -> BoxFuture<'a, Result<bool>> {
             Box::pin(async move {
                 if events.len() > 10 {
                     return Err(Error::new(ErrorKind::Unavailable, "not in time"));

@@ -4,7 +4,9 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use terrace_core::{BoxFuture, ChangeLog, Changes, Deadline, LogPosition, Logged, Position, Result};
+use terrace_core::{
+    BoxFuture, ChangeLog, Changes, Deadline, LogPosition, Logged, Position, Result,
+};
 
 /// Keeps the last changes that were read. They are all that lies between two positions, so a follower
 /// that stands between them is answered from here; one that stands at the end, or far behind, reads.
@@ -196,6 +198,14 @@ mod tests {
     }
 
     impl ChangeLog for Scripted {
+        fn place_of(&self, position: terrace_core::Position) -> LogPosition {
+            LogPosition { epoch: position.get(), offset: u64::MAX }
+        }
+
+        fn position_of(&self, place: LogPosition) -> terrace_core::Position {
+            terrace_core::Position::new(place.epoch)
+        }
+
         fn after(&self, _: LogPosition, _: usize) -> BoxFuture<'_, Result<Changes>> {
             let answer = self.0.lock().unwrap().pop_front().unwrap();
             Box::pin(async { answer.await.unwrap() })

@@ -3,7 +3,7 @@
 use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use terrace_core::{Deadline, Role};
+use terrace_core::{Deadline, Result};
 
 use super::Shared;
 use super::book::Book;
@@ -19,43 +19,47 @@ pub(super) async fn run(router: Arc<Shared>, number: usize) {
             () = router.runtime.sleep(router.options.refresh.saturating_sub(PAUSE)) => {}
             () = router.members[number].look.notified() => {}
         }
-        router.look(number).await;
+        let _noted = router.look(number).await;
     }
 }
 
 impl Shared {
     /// Asks one server and swaps the table.
-    pub(super) async fn look(&self, number: usize) {
+    ///
+    /// # Errors
+    /// Those of the server.
+    pub(super) async fn look(&self, number: usize) -> Result<()> {
         let asked = self.runtime.now();
         let deadline = Deadline::at(asked + self.options.refresh_timeout);
         let node = &self.members[number].member.node;
         let heard = self.runtime.within(deadline, node.state(deadline)).await;
         match heard.unwrap_or_else(|| Err(Deadline::exceeded())) {
             Ok(state) => {
-                let is_primary = state.role == Role::Primary;
-                let looked = is_primary.then_some(asked);
-                self.change(looked, |book| book.heard(number, state.clone(), asked));
+                self.change(Some((number, asked)), |book| book.heard(number, state.clone(), asked));
                 // Only now: whoever gets an answer of a new life finds it in the table.
                 node.admit(&state);
+                Ok(())
             }
             Err(error) => {
                 tracing::debug!(%node, %error, "a server does not say how it is");
                 self.change(None, |book| book.silent(number));
+                Err(error)
             }
         }
     }
 
-    /// Changes the book, and shows what follows to everybody; `asked` is when a server that takes writes
-    /// was asked for what has changed.
-    pub(super) fn change(&self, asked: Option<Instant>, change: impl FnOnce(&mut Book)) {
+    /// Changes the book, and shows what follows to everybody; `heard` is who was asked for what has
+    /// changed, and when.
+    pub(super) fn change(&self, heard: Option<(usize, Instant)>, change: impl FnOnce(&mut Book)) {
         let mut book = self.book();
         let before = self.table.load();
         change(&mut book);
         let table = Arc::new(book.table(self.runtime.now()));
         self.announce(&before, &table);
-        let version = table.version;
+        let (version, primary) = (table.version, table.primary);
         self.table.store(table);
-        if let Some(asked) = asked {
+        // What others say that take writes, as a former primary does, is no word of the history.
+        if let Some((_, asked)) = heard.filter(|(number, _)| primary == Some(*number)) {
             self.histories.heard(book.standing().clone(), asked);
         }
         drop(book);

@@ -5,10 +5,13 @@
 //! need not know of the old one.
 
 use std::collections::BTreeSet;
+use std::future::pending;
+use std::hash::{DefaultHasher, Hasher as _};
+use std::sync::Weak;
 use std::time::Instant;
 
-use futures_util::future::join_all;
-use terrace_core::{BoxFuture, Generations, Key, Proof, Result, Token};
+use futures_util::future::{join_all, select_all};
+use terrace_core::{BoxFuture, Deadline, Generations, Key, Proof, Result, Token};
 use tokio::sync::watch;
 
 use super::ShardRouter;
@@ -54,8 +57,41 @@ impl Generations for ShardRouter {
 
 impl super::Shared {
     /// Tells who watches, if a shard has news.
-    fn tell_generations<'a>(&self, views: impl Iterator<Item = &'a View>) {
-        let heard = views.map(|view| *view.generations.changes().borrow()).sum::<u64>();
+    pub(super) fn tell_generations<'a>(&self, views: impl Iterator<Item = &'a View>) {
+        let mut heard = DefaultHasher::new();
+        for view in views {
+            heard.write_u16(view.number);
+            heard.write_u64(*view.generations.changes().borrow());
+        }
+        let heard = heard.finish();
         self.generations.send_if_modified(|known| std::mem::replace(known, heard) != heard);
+    }
+}
+
+/// Passes on what shards hear by themselves; those that come later are watched from the next look at
+/// the map on.
+pub(super) async fn pass_on(shared: Weak<super::Shared>) {
+    loop {
+        let Some(router) = shared.upgrade() else { return };
+        let map = router.map.load_full();
+        let changes = map.views().map(|view| view.generations.changes()).collect::<Vec<_>>();
+        router.tell_generations(map.views());
+        let (runtime, pause) = (router.runtime.clone(), router.options.refresh);
+        // Keeps nothing alive while it waits.
+        drop((router, map));
+        let changed = |mut changes: watch::Receiver<u64>| {
+            Box::pin(async move {
+                if changes.changed().await.is_err() {
+                    pending::<()>().await;
+                }
+            })
+        };
+        let changes = changes.into_iter().map(changed).collect::<Vec<_>>();
+        let until = Deadline::at(runtime.now() + pause);
+        if changes.is_empty() {
+            runtime.sleep(pause).await;
+        } else {
+            let _either_way_all_are_looked_at = runtime.within(until, select_all(changes)).await;
+        }
     }
 }

@@ -9,7 +9,7 @@ use futures_util::future::join_all;
 use terrace_core::testkit::{Hand, Scripted, StoreFixture, key, value};
 use terrace_core::{
     BoxFuture, Consistency, Deadline, Durability, ErrorKind, Idempotency, Inspection, Key,
-    MemoryStore, Page, LogPosition, Read, ReadOptions, Receipt, Result, Runtime, Scan, Store,
+    MemoryStore, Page, Position, Read, ReadOptions, Receipt, Result, Runtime, Scan, Store,
     StoreExt as _, Token, Version, Write, WriteOptions,
 };
 use terrace_layers::{Coalesce, CoalesceOptions};
@@ -142,7 +142,7 @@ async fn calls_with_wishes_of_their_own_go_straight_through() {
     let mut held = store.read(&a, &plain);
     begin(&mut held);
     let _held = hand.read().await;
-    let token = Some(Token::of("db", LogPosition { epoch: 0, offset: 1 }));
+    let token = Some(Token::of("db", Position::new(1)));
     let others = [
         ReadOptions { token, ..ReadOptions::default() },
         ReadOptions { consistency: Consistency::MaxStale(SECOND), ..ReadOptions::default() },

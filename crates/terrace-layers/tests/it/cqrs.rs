@@ -3,3 +3,4 @@
 mod layer;
 mod memory;
 mod simulation;
+mod stream;

@@ -1,6 +1,7 @@
 //! `NearCache`: what it answers from memory, what the feed does to it, and when it says nothing.
 
 mod feed;
+mod generations;
 mod races;
 mod script;
 mod simulation;
@@ -9,10 +10,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::FutureExt as _;
-use terrace_core::testkit::{Hand, Scripted, StoreFixture, key, value};
+use terrace_core::testkit::{Hand, Scripted, ScriptedGenerations, StoreFixture, key, value};
 use terrace_core::{
-    Consistency, Deadline, ErrorKind, Invalidations, Key, MemoryCache, MemoryStore, Notice, Origin,
-    ReadOptions, Runtime, Status, Store, StoreExt as _, Version,
+    Consistency, Deadline, ErrorKind, Generations, Invalidations, Key, MemoryCache, MemoryStore,
+    Notice, Origin, ReadOptions, Runtime, Status, Store, StoreExt as _, Version,
 };
 use terrace_layers::{CacheAside, CacheAsideOptions, NearCache, NearCacheOptions};
 
@@ -24,8 +25,11 @@ async fn instance(cache: &Arc<MemoryCache>, database: &Arc<MemoryStore>) -> Near
     let (cache, database) = (Arc::clone(cache), Arc::clone(database));
     let runtime = Runtime::system();
     let options = CacheAsideOptions::default();
-    let far = CacheAside::new(database, cache.clone(), options, runtime.clone());
-    let store = NearCache::new(Arc::new(far), cache, NearCacheOptions::default(), runtime);
+    let generations = database.clone();
+    let far =
+        CacheAside::new(database, cache.clone(), generations.clone(), options, runtime.clone());
+    let options = NearCacheOptions::default();
+    let store = NearCache::new(Arc::new(far), cache, generations, options, runtime);
     trusted(&store).await;
     store
 }
@@ -56,12 +60,22 @@ async fn scripted() -> (NearCache, Hand, Script) {
     (store, hand, feed)
 }
 
-type Make = fn(Arc<dyn Store>, Arc<dyn Invalidations>, NearCacheOptions, Runtime) -> NearCache;
+type Make = fn(
+    Arc<dyn Store>,
+    Arc<dyn Invalidations>,
+    Arc<dyn Generations>,
+    NearCacheOptions,
+    Runtime,
+) -> NearCache;
 
 fn scripted_by(make: Make) -> (NearCache, Hand, Script) {
+    scripted_over(make, Arc::<ScriptedGenerations>::default())
+}
+
+fn scripted_over(make: Make, generations: Arc<dyn Generations>) -> (NearCache, Hand, Script) {
     let (inner, hand) = Scripted::new();
     let (feed, script) = script();
-    let store = make(inner, feed, NearCacheOptions::default(), Runtime::system());
+    let store = make(inner, feed, generations, NearCacheOptions::default(), Runtime::system());
     (store, hand, script)
 }
 
@@ -195,7 +209,8 @@ async fn a_write_of_unknown_outcome_keeps_its_key_out() {
 async fn memory_stays_within_its_limit_under_a_scan() {
     let (feed, script) = script();
     let options = NearCacheOptions { max_bytes: 256 * 1024, ..NearCacheOptions::default() };
-    let store = NearCache::new(Arc::<MemoryStore>::default(), feed, options, Runtime::system());
+    let inner = Arc::<MemoryStore>::default();
+    let store = NearCache::new(inner.clone(), feed, inner, options, Runtime::system());
     script.send(Notice::Connected);
     trusted(&store).await;
     for number in 0..5000 {

@@ -1,5 +1,6 @@
 //! `ReplicaRouter` over servers that say and do what the test wants.
 
+mod generations;
 mod promotions;
 mod servers;
 
@@ -9,7 +10,7 @@ use std::time::Duration;
 use terrace_core::testkit::{StoreFixture, key, value};
 use terrace_core::{
     Consistency, Deadline, ErrorKind, MemoryCache, MemoryCacheOptions, NodeState, Origin, Outcome,
-    LogPosition, ReadOptions, Result, Role, Runtime, Scan, Status, Store, StoreExt, Token,
+    Position, ReadOptions, Result, Role, Runtime, Scan, Standing, Status, Store, StoreExt, Token,
 };
 use terrace_layers::{
     CacheAside, CacheAsideOptions, ConcurrencyLimit, ConcurrencyLimitOptions, Member,
@@ -21,7 +22,7 @@ use servers::{HISTORY, Servers};
 async fn over_memory() -> StoreFixture {
     let servers = Servers::over_memory();
     let router = ReplicaRouter::start(
-        HISTORY.into(),
+        servers.history().await,
         servers.members(),
         ReplicaRouterOptions::default(),
         Runtime::system(),
@@ -38,8 +39,9 @@ async fn pass(time: Duration) {
 
 const SECOND: Duration = Duration::from_secs(1);
 
-fn token(epoch: u64, offset: u64) -> Token {
-    Token::of(servers::LOG, LogPosition { epoch, offset })
+/// Of this life of the database.
+fn token(life: u64, position: u64) -> Token {
+    Token::of(servers::life(life).history, Position::new(position))
 }
 
 async fn origin(router: &ReplicaRouter, how: &ReadOptions) -> Result<Origin> {
@@ -87,7 +89,7 @@ async fn reads_go_to_replicas_and_writes_to_the_primary() {
         let Origin::Replica(number) = read.origin else { panic!("{:?}", read.origin) };
         seen.insert(number);
         assert!(read.age <= SECOND);
-        assert!(read.token.position(servers::LOG).is_some());
+        assert!(read.token.position(HISTORY).is_some());
     }
     assert_eq!(seen.into_iter().collect::<Vec<_>>(), [1, 2]);
     let strong = ReadOptions::strong(Deadline::NEVER);
@@ -107,17 +109,15 @@ async fn a_token_is_answered_by_who_has_come_to_it() {
     for _ in 0..32 {
         let read = router.get_read(&key("a"), &with_token(token(1, 150))).await.unwrap();
         assert_eq!(read.origin, Origin::Replica(2));
-        assert!(read.token.covers(&token(1, 150)), "what was asked is proved");
+        assert_eq!(read.token, token(1, 150), "what was asked is proved");
     }
     // Nobody has it: the primary, after a bounded wait.
     assert_eq!(origin(&router, &with_token(token(1, 180))).await.unwrap(), Origin::Primary);
     // A replica comes to it while the read waits.
     servers.at(1, 1, 180);
     assert_eq!(origin(&router, &with_token(token(1, 180))).await.unwrap(), Origin::Replica(1));
-    // A version alone proves no place in the log; another database's token asks nothing.
-    let version = Token::of(HISTORY, LogPosition { epoch: 0, offset: 1 });
-    assert_eq!(origin(&router, &with_token(version)).await.unwrap(), Origin::Primary);
-    let other = Token::of("another", LogPosition { epoch: 9, offset: 9 });
+    // Another database's token asks nothing.
+    let other = Token::of("another.1", Position::new(999));
     assert!(is_replica(origin(&router, &with_token(other)).await.unwrap()));
 }
 
@@ -301,8 +301,8 @@ async fn writes_to_a_dead_primary_do_not_keep_reads_out() {
 #[tokio::test(start_paused = true)]
 async fn a_server_of_another_database_is_ignored() {
     let servers = Servers::new(3);
-    servers.change(2, |state| state.history = "another".into());
-    servers.promote(2, 7, 900, &[]);
+    servers.promote(2, 7, 900);
+    servers.change(2, |state| state.standing = Standing::of("another.1"));
     let router = servers.router().await;
     assert_eq!(origin(&router, &ReadOptions::default()).await.unwrap(), Origin::Replica(1));
     router.put(key("a"), value("1")).await.unwrap();
@@ -333,9 +333,13 @@ async fn a_router_that_forgets_lives_is_caught() {
 async fn restarted_under_way(servers: &Servers, router: &ReplicaRouter) -> Origin {
     changed_under_way(servers, router, |state| {
         state.life += 1;
-        state.position.offset = 90;
+        back_to_90(state);
     })
     .await
+}
+
+fn back_to_90(state: &mut NodeState) {
+    (state.position, state.log_end) = (Position::new(90), 90);
 }
 
 async fn changed_under_way(
@@ -363,17 +367,43 @@ async fn changed_under_way(
 async fn an_answer_of_a_server_that_went_back_counts_for_nothing() {
     let servers = Servers::new(2);
     let router = servers.router().await;
-    let back = |state: &mut NodeState| state.position.offset = 90;
-    assert_eq!(changed_under_way(&servers, &router, back).await, Origin::Primary);
+    assert_eq!(changed_under_way(&servers, &router, back_to_90).await, Origin::Primary);
 }
 
-/// The answer's own place tells, too, before anybody has looked again.
+/// What an answer proves tells, too, before anybody has looked again: the server has gone back, to
+/// before the token or to an earlier life.
 #[tokio::test(start_paused = true)]
-async fn an_answer_from_before_the_token_is_not_given() {
+async fn an_answer_that_does_not_prove_what_was_asked_is_not_used() {
+    for (asked, life, position) in [(Some(100), 2, 90), (None, 1, 100), (Some(1), 1, 100)] {
+        let (servers, router) = showing(life, position).await;
+        let how = ReadOptions { token: asked.map(|at| token(2, at)), ..ReadOptions::default() };
+        assert_eq!(origin(&router, &how).await.unwrap(), Origin::Primary);
+        let page = router.scan(&Scan::prefix(""), &how).await.unwrap();
+        assert_eq!(page.origin, Origin::Primary);
+        assert!(servers.asked(1) >= 2, "it was asked");
+    }
+}
+
+/// In the second life; the answers of the replica show this.
+async fn showing(life: u64, position: u64) -> (Servers, ReplicaRouter) {
     let servers = Servers::new(2);
+    servers.at(0, 2, 100);
+    servers.at(1, 2, 100);
     let router = servers.router().await;
-    servers.change(1, |state| state.position.offset = 90);
-    assert_eq!(origin(&router, &with_token(token(1, 100))).await.unwrap(), Origin::Primary);
+    servers.show(1, life, position);
+    (servers, router)
+}
+
+#[cfg(feature = "mutants")]
+#[tokio::test(start_paused = true)]
+async fn a_router_that_ignores_tokens_is_caught() {
+    let servers = Servers::new(2);
+    let (members, options) = (servers.members(), ReplicaRouterOptions::default());
+    let runtime = Runtime::system();
+    let router = ReplicaRouter::ignoring_tokens(HISTORY.into(), members, options, runtime).await;
+    servers.show(1, 1, 90);
+    let read = router.get_read(&key("a"), &with_token(token(1, 100))).await.unwrap();
+    assert_eq!((read.origin, read.token), (Origin::Replica(1), token(1, 90)), "from before it");
 }
 
 #[tokio::test(start_paused = true)]

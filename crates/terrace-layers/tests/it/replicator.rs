@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use terrace_core::testkit::{key, value};
 use terrace_core::{
-    BoxFuture, ChangeLog, Changes, Deadline, Error, ErrorKind, Follower, Logged, LogPosition,
-    PositionLost, Record, Result, Runtime, Timestamp, Version,
+    BoxFuture, ChangeLog, Changes, Deadline, Error, ErrorKind, Follower, LogPosition, Logged,
+    Position, PositionLost, Record, Result, Runtime, Timestamp, Version,
 };
 use terrace_layers::{Replicator, ReplicatorOptions};
 use tokio::sync::watch;
@@ -22,6 +22,14 @@ struct Log {
 }
 
 impl ChangeLog for Log {
+    fn place_of(&self, position: Position) -> LogPosition {
+        LogPosition { epoch: 0, offset: position.get() }
+    }
+
+    fn position_of(&self, place: LogPosition) -> Position {
+        Position::new(place.offset)
+    }
+
     fn after(&self, position: LogPosition, limit: usize) -> BoxFuture<'_, Result<Changes>> {
         Box::pin(async move {
             let fails = |left: usize| left.checked_sub(1);
@@ -62,7 +70,12 @@ fn change(number: u64) -> Logged {
         created_at: at,
         updated_at: at,
     };
-    Logged { position: LogPosition { epoch: 0, offset: number }, key, version, record: Some(record) }
+    Logged {
+        position: LogPosition { epoch: 0, offset: number },
+        key,
+        version,
+        record: Some(record),
+    }
 }
 
 #[derive(Debug, Default)]

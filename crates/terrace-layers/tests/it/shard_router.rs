@@ -1,6 +1,7 @@
 //! The router over shards in memory.
 
 mod failures;
+mod generations;
 mod routes;
 
 use std::collections::HashMap;

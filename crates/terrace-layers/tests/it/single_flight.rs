@@ -7,7 +7,7 @@ use futures_util::FutureExt as _;
 use futures_util::future::join_all;
 use terrace_core::testkit::{Hand, Scripted, StoreFixture, key, value};
 use terrace_core::{
-    BoxFuture, Deadline, ErrorKind, MemoryStore, LogPosition, Read, ReadOptions, Result, Runtime,
+    BoxFuture, Deadline, ErrorKind, MemoryStore, Position, Read, ReadOptions, Result, Runtime,
     Store, StoreExt as _, Token, Version,
 };
 use terrace_layers::SingleFlight;
@@ -200,7 +200,7 @@ async fn reads_with_wishes_of_their_own_go_straight_through() {
     let mut held = store.read(&a, &plain);
     begin(&mut held);
     let _held = hand.read().await;
-    let token = Some(Token::of("db", LogPosition { epoch: 0, offset: 1 }));
+    let token = Some(Token::of("db", Position::new(1)));
     let others = [ReadOptions { token, ..plain.clone() }, ReadOptions::strong(Deadline::NEVER)];
     for how in &others {
         let mut read = store.read(&a, how);

@@ -258,6 +258,8 @@ impl Work for ReadLog<'_> {
             // All changes of a transaction are visible at once, so there is no more of the last one.
             Some(change) if !more => end_of(change.position.epoch),
             Some(change) => change.position,
+            // A follower's place is of a transaction that has ended.
+            None if self.position.epoch > 0 => self.position.max(end_of(self.position.epoch)),
             None => self.position,
         };
         Ok(Changes { changes, position, more })
@@ -305,7 +307,7 @@ impl ReadLog<'_> {
 
 /// The place behind all changes of a transaction.
 fn end_of(transaction: u64) -> LogPosition {
-    LogPosition { epoch: transaction, offset: i64::MAX.unsigned_abs() }
+    LogPosition { epoch: transaction, offset: 1 << 62 }
 }
 
 fn bytes(changes: &[Logged]) -> i64 {

@@ -5,6 +5,7 @@
 mod by_hand;
 mod cancellation;
 mod faults;
+mod histories;
 mod log;
 mod members;
 mod migrations;

@@ -2,11 +2,12 @@
 
 use std::fmt;
 use std::future::pending;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use terrace_core::{
-    BoxFuture, Cache, Error, ErrorKind, Inspection, Key, Lookup, Offer, Result, Version,
+    BoxFuture, Cache, Error, ErrorKind, Inspection, Key, Lease, Lookup, Offer, Result, Version,
 };
 
 /// How the connection is.
@@ -23,15 +24,22 @@ pub(crate) enum Mode {
 pub(crate) struct Cuttable {
     inner: Arc<dyn Cache>,
     mode: Mutex<Mode>,
+    interruptions: AtomicU64,
 }
 
 impl Cuttable {
     pub(crate) fn new(inner: Arc<dyn Cache>) -> Arc<Self> {
-        Arc::new(Self { inner, mode: Mutex::new(Mode::Up) })
+        let interruptions = AtomicU64::new(0);
+        Arc::new(Self { inner, mode: Mutex::new(Mode::Up), interruptions })
     }
 
     pub(crate) fn set(&self, mode: Mode) {
         *self.mode.lock().unwrap() = mode;
+    }
+
+    /// The connection was lost and stands again, and no call was under way.
+    pub(crate) fn interrupt(&self) {
+        self.interruptions.fetch_add(1, Ordering::SeqCst);
     }
 
     async fn pass<T>(&self, call: impl Future<Output = Result<T>>) -> Result<T> {
@@ -55,6 +63,10 @@ impl Cache for Cuttable {
         Box::pin(self.pass(self.inner.get(keys)))
     }
 
+    fn lease(&self, key: &Key) -> Option<Lease> {
+        self.inner.lease(key)
+    }
+
     fn fill(&self, offers: Vec<Offer>) -> BoxFuture<'_, Result<()>> {
         Box::pin(self.pass(self.inner.fill(offers)))
     }
@@ -65,6 +77,10 @@ impl Cache for Cuttable {
 
     fn clear(&self) -> BoxFuture<'_, Result<()>> {
         Box::pin(self.pass(self.inner.clear()))
+    }
+
+    fn interruptions(&self) -> u64 {
+        self.interruptions.load(Ordering::SeqCst)
     }
 
     fn whole_for(&self) -> Duration {

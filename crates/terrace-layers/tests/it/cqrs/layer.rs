@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use terrace_core::testkit::{key, value};
 use terrace_core::{
-    Consistency, Key, Logged, MemoryStore, Origin, LogPosition, ReadOptions, Runtime, Store, StoreExt,
-    Token, Value,
+    Consistency, Key, Logged, MemoryStore, Origin, Position, ReadModel, ReadOptions, Runtime,
+    Store, StoreExt, Token, Value,
 };
 use terrace_layers::{CommandSide, Cqrs, CqrsOptions};
 
@@ -21,6 +21,10 @@ struct Field {
 }
 
 fn field() -> Field {
+    field_of("db")
+}
+
+fn field_of(history: &str) -> Field {
     let runtime = Runtime::seeded(1);
     let faults = Faults::new(runtime.clone(), 0);
     let log = Arc::new(MemoryLog::new(Arc::clone(&faults), runtime.clone()));
@@ -28,7 +32,7 @@ fn field() -> Field {
     let store = Arc::new(MemoryStore::new(runtime.clone()));
     let side = CommandSide {
         store: Arc::clone(&store) as _,
-        history: "db".into(),
+        history: history.into(),
         log: Arc::clone(&log) as _,
         log_name: "log-1".into(),
     };
@@ -42,15 +46,22 @@ impl Field {
     async fn command(&self, name: &Key, text: &str) -> (Vec<Logged>, Token) {
         self.store.put(name.clone(), value(text)).await.expect("a put");
         let changes = self.log.begin(&[(name.clone(), Some(Value::new(text).expect("a value")))]);
-        let position = changes[0].position;
-        let mut token = Token::of("log-1", position);
-        token.merge(&Token::of("db", LogPosition { epoch: 0, offset: position.offset }));
+        let token = token(changes[0].position.epoch);
         (changes, token)
     }
 
     async fn read(&self, name: &Key, how: ReadOptions) -> terrace_core::Read {
         self.cqrs.get_read(name, &how).await.expect("a read")
     }
+}
+
+/// Of a transaction of the command side.
+fn token(transaction: u64) -> Token {
+    Token::of("db", Position::new(transaction))
+}
+
+fn at_most(age: Duration) -> ReadOptions {
+    ReadOptions { consistency: Consistency::MaxStale(age), ..ReadOptions::default() }
 }
 
 fn with(token: &Token) -> ReadOptions {
@@ -77,7 +88,7 @@ async fn a_token_waits_for_the_projection_and_then_goes_to_the_command_side() {
     .await;
     assert_eq!(read.origin, Origin::ReadModel);
     assert_eq!(read.record.expect("a record").value.as_str(), "1");
-    assert!(read.token.position("log-1") >= token.position("log-1"), "proves what was asked");
+    assert!(read.token.position("db") >= token.position("db"), "proves what was asked");
     field.cqrs.close().await.expect("an end");
 }
 
@@ -121,13 +132,62 @@ async fn what_the_command_side_was_seen_to_have_is_asked_of_the_read_model() {
     field.log.commit(changes);
     let strong = ReadOptions { consistency: Consistency::Strong, ..ReadOptions::default() };
     assert_eq!(field.read(&name, strong).await.origin, Origin::Primary);
-    // A version alone, as a read of the command side proves it.
-    let seen = Token::of("db", LogPosition { epoch: 0, offset: 1 });
-    let read = field.read(&name, with(&seen)).await;
+    let read = field.read(&name, with(&token(1))).await;
     assert_eq!((read.origin, read.record.is_some()), (Origin::ReadModel, true));
-    let bounded = Consistency::MaxStale(Duration::from_millis(1));
-    let bounded = ReadOptions { consistency: bounded, ..ReadOptions::default() };
-    assert!(field.read(&name, bounded).await.record.is_some());
+    assert!(field.read(&name, at_most(Duration::from_millis(1))).await.record.is_some());
+}
+
+/// The age of an answer is counted from the last end of the log that its projection has come to.
+#[tokio::test(start_paused = true)]
+async fn a_bound_on_age_is_kept_while_the_projection_stands_still() {
+    let (field, name, second) = (field(), key("a"), Duration::from_secs(1));
+    let (changes, token) = field.command(&name, "1").await;
+    field.log.commit(changes);
+    assert_eq!(field.read(&name, with(&token)).await.origin, Origin::ReadModel);
+    // Nobody has looked where the log ended: this one does.
+    let read = field.read(&name, at_most(5 * second)).await;
+    assert_eq!(read.origin, Origin::ReadModel);
+
+    field.model.pause(60 * second).await.expect("a pause");
+    let (changes, _) = field.command(&name, "2").await;
+    field.log.commit(changes);
+    field.runtime.sleep(3 * second).await;
+    let read = field.read(&name, at_most(5 * second)).await;
+    assert_eq!((read.origin, text(&read)), (Origin::ReadModel, "1"), "young enough");
+    assert!(read.age >= 3 * second && read.age < 4 * second, "{:?}", read.age);
+    field.runtime.sleep(3 * second).await;
+    let read = field.read(&name, at_most(5 * second)).await;
+    assert_eq!((read.origin, text(&read)), (Origin::Primary, "2"), "no older than asked");
+    // Looking at the end of the log makes what was projected before no younger.
+    let read = field.read(&name, at_most(5 * second)).await;
+    assert_eq!((read.origin, text(&read)), (Origin::Primary, "2"));
+    field.runtime.sleep(60 * second).await;
+    let read = field.read(&name, at_most(second)).await;
+    assert_eq!((read.origin, text(&read)), (Origin::ReadModel, "2"));
+}
+
+/// Of another life of the command side's database nobody but that knows.
+#[tokio::test(start_paused = true)]
+async fn a_token_of_another_life_goes_to_the_command_side_at_once() {
+    let field = field_of("db.2");
+    let name = key("a");
+    let (changes, _) = field.command(&name, "1").await;
+    field.log.commit(changes);
+    let lives = ["db.1", "db.3"].map(|life| Token::of(life, Position::new(1)));
+    let mut both = Token::of("db.2", Position::new(1));
+    both.merge(&lives[0]);
+    let begun = field.runtime.now();
+    for token in [&lives[0], &lives[1], &both] {
+        assert_eq!(field.read(&name, with(token)).await.origin, Origin::Primary);
+    }
+    assert_eq!(field.runtime.now(), begun, "nothing is waited for");
+    field.runtime.sleep(Duration::from_secs(1)).await;
+    let elsewhere = Token::of("another.1", Position::new(9));
+    assert_eq!(field.read(&name, with(&elsewhere)).await.origin, Origin::ReadModel);
+}
+
+fn text(read: &terrace_core::Read) -> &str {
+    read.record.as_ref().expect("a record").value.as_str()
 }
 
 #[tokio::test(start_paused = true)]

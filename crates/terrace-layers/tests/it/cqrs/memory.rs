@@ -1,4 +1,4 @@
-//! A log, a read model and a stream in memory, which fail and stand still as a seed says.
+//! A log and a read model in memory, which fail and stand still as a seed says.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -9,8 +9,8 @@ use terrace_core::read_model::{
     Activity, Batch, Counted, Difference, Folded, Parked, Projection, Row, Rows,
 };
 use terrace_core::{
-    BoxFuture, ChangeLog, Changes, Deadline, Error, ErrorKind, EventStream, Inspection, Key,
-    Logged, Origin, Page, LogPosition, PositionLost, ReadModel, Record, Result, Runtime, Scan,
+    BoxFuture, ChangeLog, Changes, Deadline, Error, ErrorKind, Inspection, Key, LogPosition,
+    Logged, Origin, Page, Position, PositionLost, ReadModel, Record, Result, Runtime, Scan,
     Timestamp, Value, Version,
 };
 use tokio::sync::watch;
@@ -25,7 +25,7 @@ pub(super) struct Faults {
 
 /// What becomes of a call.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Fate {
+pub(super) enum Fate {
     Done,
     Refused,
     Unknown,
@@ -40,7 +40,7 @@ impl Faults {
         *self.per_mille.lock().unwrap() = 0;
     }
 
-    async fn fate(&self) -> Fate {
+    pub(super) async fn fate(&self) -> Fate {
         let most = *self.per_mille.lock().unwrap();
         if self.runtime.random().is_multiple_of(4) {
             self.runtime.sleep(Duration::from_millis(self.runtime.random() % 20)).await;
@@ -53,7 +53,7 @@ impl Faults {
     }
 }
 
-fn failed(fate: Fate) -> Error {
+pub(super) fn failed(fate: Fate) -> Error {
     match fate {
         Fate::Unknown => Error::new(ErrorKind::OutcomeUnknown, "the connection died"),
         _ => Error::new(ErrorKind::Unavailable, "the engine is down"),
@@ -150,6 +150,15 @@ impl MemoryLog {
 }
 
 impl ChangeLog for MemoryLog {
+    /// Behind all changes of the transaction.
+    fn place_of(&self, position: Position) -> LogPosition {
+        LogPosition { epoch: position.get(), offset: u64::MAX }
+    }
+
+    fn position_of(&self, place: LogPosition) -> Position {
+        Position::new(place.epoch)
+    }
+
     fn after(&self, position: LogPosition, limit: usize) -> BoxFuture<'_, Result<Changes>> {
         Box::pin(async move {
             if self.faults.fate().await != Fate::Done {
@@ -170,7 +179,11 @@ impl ChangeLog for MemoryLog {
                 .collect::<Vec<_>>();
             let more = changes.len() > limit;
             changes.truncate(limit);
-            let position = changes.last().map_or(position, |last| last.position);
+            let behind = |last: &Logged| match more {
+                true => last.position,
+                false => self.place_of(self.position_of(last.position)),
+            };
+            let position = changes.last().map_or(position, behind);
             Ok(Changes { changes, position, more })
         })
     }
@@ -435,60 +448,5 @@ fn merge(waiting: &mut Folded, folded: &Folded) {
 impl fmt::Display for MemoryModel {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("memory")
-    }
-}
-
-/// A stream that may lose its end, as a broker that fails over.
-#[derive(Debug)]
-pub(super) struct MemoryStream {
-    pub(super) events: Mutex<Vec<Logged>>,
-    faults: Arc<Faults>,
-}
-
-impl MemoryStream {
-    pub(super) fn new(faults: Arc<Faults>) -> Self {
-        Self { events: Mutex::default(), faults }
-    }
-
-    pub(super) fn lose_the_end(&self, events: usize) {
-        let mut all = self.events.lock().unwrap();
-        let left = all.len().saturating_sub(events);
-        all.truncate(left);
-    }
-}
-
-impl EventStream for MemoryStream {
-    fn last(&self) -> BoxFuture<'_, Result<LogPosition>> {
-        Box::pin(async move {
-            if self.faults.fate().await != Fate::Done {
-                return Err(failed(Fate::Refused));
-            }
-            Ok(self.events.lock().unwrap().last().map_or(LogPosition::default(), |it| it.position))
-        })
-    }
-
-    fn publish<'a>(&'a self, last: LogPosition, events: &'a [Logged]) -> BoxFuture<'a, Result<bool>> {
-        Box::pin(async move {
-            let fate = self.faults.fate().await;
-            if fate == Fate::Refused {
-                return Err(failed(fate));
-            }
-            let mut all = self.events.lock().unwrap();
-            let fits = all.last().map_or(LogPosition::default(), |it| it.position) == last;
-            if fits {
-                all.extend_from_slice(events);
-            }
-            if fate == Fate::Unknown { Err(failed(fate)) } else { Ok(fits) }
-        })
-    }
-
-    fn inspect(&self) -> BoxFuture<'_, Inspection> {
-        Box::pin(async { Inspection::new("memory-stream") })
-    }
-}
-
-impl fmt::Display for MemoryStream {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("memory stream")
     }
 }

@@ -8,7 +8,8 @@ use std::time::Duration;
 use terrace_core::{ChangeLog, EventStream, Key, Logged, ReadModel, Runtime, Value, Version};
 use terrace_layers::{Projector, ProjectorOptions, Relay};
 
-use super::memory::{Faults, MemoryLog, MemoryModel, MemoryStream};
+use super::memory::{Faults, MemoryLog, MemoryModel};
+use super::stream::MemoryStream;
 
 const SEEDS: u64 = 2000;
 

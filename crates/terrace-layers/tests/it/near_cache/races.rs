@@ -63,9 +63,10 @@ async fn a_reader_of_one_instance_is_held_while_another_writes() {
     database.put(key.clone(), value("1")).await.unwrap();
     let (held, mut hand) = Scripted::new();
     let runtime = Runtime::system();
-    let far = CacheAside::new(held, cache.clone(), CacheAsideOptions::default(), runtime.clone());
+    let (options, generations) = (CacheAsideOptions::default(), database.clone());
+    let far = CacheAside::new(held, cache.clone(), generations.clone(), options, runtime.clone());
     let options = NearCacheOptions::default();
-    let a = NearCache::new(Arc::new(far), cache.clone(), options, runtime);
+    let a = NearCache::new(Arc::new(far), cache.clone(), generations, options, runtime);
     trusted(&a).await;
     let b = instance(&cache, &database).await;
 

@@ -1,9 +1,9 @@
 //! Two instances with everything going wrong, as a seed decides.
 //!
 //! Tasks read and write a few keys through two whole stacks over one cache and one database. The
-//! database loses replies, the caches fail, the feeds lose messages and connections. Two things
-//! must hold: through the instance that acknowledged a write no later read is older; and when the
-//! faults are over, both instances answer what the database has.
+//! database loses replies, the caches fail, the feeds lose messages and connections, generations
+//! cannot be looked at or raised. Two things must hold: through the instance that acknowledged a write
+//! no later read is older; and when the faults are over, both instances answer what the database has.
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -11,7 +11,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use futures_util::StreamExt as _;
 use futures_util::future::try_join_all;
 use futures_util::stream::{self, BoxStream};
-use terrace_core::testkit::{FaultRates, FaultyCache, FaultyStore};
+use terrace_core::Task;
+use terrace_core::testkit::{FaultRates, FaultyCache, FaultyGenerations, FaultyStore};
 
 use super::*;
 
@@ -37,6 +38,8 @@ enum Variant {
 struct Instance {
     store: NearCache,
     acknowledged: Mutex<[u64; KEYS]>,
+    /// Looks at the generations as a store does by itself.
+    _looks: Task,
 }
 
 /// A feed that loses messages and connections.
@@ -74,16 +77,19 @@ fn rates(unknown: u64) -> FaultRates {
     FaultRates { delay: 500, error: 60, unknown, reply_lost: 30, longest }
 }
 
-fn build(
+async fn build(
     variant: Variant,
     cache: &Arc<MemoryCache>,
     database: &Arc<MemoryStore>,
     runtime: &Runtime,
 ) -> Instance {
+    let generations = FaultyGenerations::new(database.clone(), rates(0), runtime.clone());
+    let generations = Arc::new(generations.await.unwrap());
     let database = FaultyStore::new(database.clone(), rates(10), runtime.clone());
     let faulty = FaultyCache::new(cache.clone(), rates(0), runtime.clone());
     let options = CacheAsideOptions { rest: Duration::from_millis(2), ..Default::default() };
-    let far = CacheAside::new(Arc::new(database), Arc::new(faulty), options, runtime.clone());
+    let (database, faulty) = (Arc::new(database), Arc::new(faulty));
+    let far = CacheAside::new(database, faulty, generations.clone(), options, runtime.clone());
     let far = match variant {
         #[cfg(feature = "mutants")]
         Variant::InvalidatingFirst => far.invalidating_first(),
@@ -98,8 +104,17 @@ fn build(
     };
     let feed = FaultyFeed { inner: cache.clone(), runtime: runtime.clone() };
     let options = NearCacheOptions::default();
-    let store = make(Arc::new(far), Arc::new(feed), options, runtime.clone());
-    Instance { store, acknowledged: Mutex::default() }
+    let (far, feed) = (Arc::new(far), Arc::new(feed));
+    let store = make(far, feed, generations.clone(), options, runtime.clone());
+    let looks = runtime.spawn("looks", look_now_and_then(generations, runtime.clone()));
+    Instance { store, acknowledged: Mutex::default(), _looks: looks }
+}
+
+async fn look_now_and_then(generations: Arc<dyn Generations>, runtime: Runtime) {
+    loop {
+        runtime.sleep(Duration::from_secs(1)).await;
+        let _ = generations.look().await;
+    }
 }
 
 /// Reads and writes at random; answers the first violation.
@@ -137,11 +152,11 @@ async fn client(instances: [Arc<Instance>; 2], runtime: Runtime) -> Result<(), S
 }
 
 async fn converges(instance: &Instance, database: &MemoryStore) -> Result<(), String> {
-    let undelivered = async || {
+    let is_owed = async || {
         let tree = instance.store.inspect().await;
-        tree.find("cache-aside").and_then(|part| part.figure("undelivered")).unwrap()
+        tree.find("cache-aside").unwrap().note.contains("could not be told")
     };
-    while undelivered().await > 0 {
+    while is_owed().await {
         sleep(Duration::from_millis(100)).await;
     }
     // Silence is noticed within two seconds, a gap at the next heartbeat.
@@ -171,7 +186,8 @@ async fn run(variant: Variant, seed: u64, hits: &AtomicU64) -> Result<(), String
         _ => cache,
     };
     let (cache, database) = (Arc::new(cache), Arc::new(MemoryStore::new(runtime.clone())));
-    let instances = [(); 2].map(|()| Arc::new(build(variant, &cache, &database, &runtime)));
+    let build = async || Arc::new(build(variant, &cache, &database, &runtime).await);
+    let instances = [build().await, build().await];
     let clients = (0..TASKS).map(|_| client(instances.clone(), runtime.clone()));
     try_join_all(clients).await?;
     for instance in &instances {

@@ -1,4 +1,4 @@
-//! Promotions, rivals, timelines and forks.
+//! Promotions, rivals, and the lives of the database that they end.
 
 use super::*;
 
@@ -12,12 +12,14 @@ async fn a_promotion_moves_the_writes_and_the_old_primary_is_ignored() {
     assert!(router.put(key("a"), value("1")).await.is_err());
     assert!(is_replica(origin(&router, &ReadOptions::default()).await.unwrap()));
 
-    servers.promote(1, 2, 120, &[LogPosition { epoch: 1, offset: 100 }]);
+    servers.promote(1, 2, 120);
     pass(SECOND).await;
     router.put(key("a"), value("1")).await.unwrap();
     assert_eq!(servers.written(1), 1);
-    // The other follows the old timeline until it is told: the new primary answers.
+    // The other shows the old life until it is told: it is out of service, the new primary answers.
     assert_eq!(origin(&router, &ReadOptions::default()).await.unwrap(), Origin::Primary);
+    let tree = router.inspect().await;
+    assert!(tree.children[2].note.contains("promoted last"), "{}", tree.children[2].note);
     servers.at(2, 2, 120);
     pass(SECOND).await;
     assert_eq!(origin(&router, &ReadOptions::default()).await.unwrap(), Origin::Replica(2));
@@ -29,17 +31,42 @@ async fn a_promotion_moves_the_writes_and_the_old_primary_is_ignored() {
     router.put(key("a"), value("2")).await.unwrap();
     assert_eq!((servers.written(0), servers.written(1)), (0, 2));
     let tree = router.inspect().await;
-    assert!(tree.children[0].note.contains("older timeline"), "{}", tree.children[0].note);
+    assert!(tree.children[0].note.contains("promoted last"), "{}", tree.children[0].note);
 
-    // Tokens of the old timeline: reached up to the fork, lost beyond it.
-    let seen = origin(&router, &with_token(token(1, 100))).await.unwrap();
-    assert_eq!(seen, Origin::Replica(2));
-    let lost = origin(&router, &with_token(token(1, 101))).await.unwrap_err();
-    assert_eq!(lost.kind(), ErrorKind::Unavailable, "no lie");
-    let strong = ReadOptions { token: Some(token(1, 101)), ..ReadOptions::strong(Deadline::NEVER) };
-    assert!(origin(&router, &strong).await.is_err());
-    // A timeline that nobody here knows.
+    // What the life that has ended has shown may be lost, whatever else a client has seen.
+    let mut both = token(1, 1);
+    both.merge(&token(2, 120));
+    for lost in [token(1, 1), both] {
+        for consistency in [Consistency::Default, Consistency::Strong] {
+            let how = ReadOptions { consistency, ..with_token(lost.clone()) };
+            let refused = origin(&router, &how).await.unwrap_err();
+            assert_eq!(refused.kind(), ErrorKind::Unavailable, "no lie");
+            assert!(refused.message().contains("earlier life"), "{refused}");
+            assert!(router.scan(&Scan::prefix(""), &how).await.is_err());
+        }
+    }
+    assert_eq!(origin(&router, &with_token(token(2, 120))).await.unwrap(), Origin::Replica(2));
+    // A life that nobody here knows.
     assert!(origin(&router, &with_token(token(3, 1))).await.is_err());
+}
+
+/// A client that comes from an instance which has seen the promotion already.
+#[tokio::test(start_paused = true)]
+async fn a_token_of_a_later_life_is_waited_for() {
+    let servers = Servers::new(2);
+    let router = servers.router().await;
+    let how = with_token(token(2, 120));
+    let a = key("a");
+    let promotion = async {
+        pass(SECOND / 2).await;
+        servers.promote(1, 2, 120);
+    };
+    let (read, ()) = tokio::join!(router.get_read(&a, &how), promotion);
+    assert_eq!(read.unwrap().token, token(2, 120));
+    // One that never comes is refused in time.
+    let begun = Runtime::system().now();
+    assert!(origin(&router, &with_token(token(3, 1))).await.is_err());
+    assert!(Runtime::system().now() - begun <= 2 * SECOND);
 }
 
 /// What becomes of a write that waits at the primary while this happens.
@@ -60,44 +87,52 @@ async fn written_under_way(servers: &Servers, change: impl FnOnce()) -> Result<O
 /// A server that commits after another was promoted commits into a history that has ended.
 #[tokio::test(start_paused = true)]
 async fn a_write_that_waited_through_a_promotion_is_not_acknowledged() {
-    let fork = [LogPosition { epoch: 1, offset: 100 }];
     let servers = Servers::new(3);
-    let promoted = written_under_way(&servers, || servers.promote(1, 2, 120, &fork)).await;
+    let promoted = written_under_way(&servers, || servers.promote(1, 2, 120)).await;
     assert_eq!(promoted.unwrap_err().kind(), ErrorKind::OutcomeUnknown);
     let servers = Servers::new(3);
-    let rivals = written_under_way(&servers, || servers.promote(1, 1, 120, &[])).await;
+    let rivals = written_under_way(&servers, || servers.promote(1, 1, 120)).await;
     assert_eq!(rivals.unwrap_err().kind(), ErrorKind::OutcomeUnknown);
     let servers = Servers::new(3);
     let calm = written_under_way(&servers, || servers.at(1, 1, 120)).await;
     assert!(calm.unwrap().is_applied());
 }
 
-/// A branch that was given up is known by its absence among the forks.
+/// A branch that was given up is known by its absence among the past.
 #[tokio::test(start_paused = true)]
 async fn a_token_of_an_abandoned_branch_is_lost() {
     let servers = Servers::new(2);
     servers.at(1, 3, 200);
-    servers.promote(0, 3, 200, &[LogPosition { epoch: 1, offset: 100 }]);
+    servers.at(0, 3, 200);
+    for number in [0, 1] {
+        servers.change(number, |state| state.standing.past = vec![HISTORY.into()]);
+    }
     let router = servers.router().await;
-    assert!(is_replica(origin(&router, &with_token(token(1, 100))).await.unwrap()));
+    assert!(is_replica(origin(&router, &with_token(token(3, 150))).await.unwrap()));
     assert!(origin(&router, &with_token(token(2, 150))).await.is_err());
 }
 
-/// An entry of the new timeline proves nothing of what the fork may have lost.
+/// Nor does a cache answer what only the database can tell.
 #[tokio::test(start_paused = true)]
-async fn a_cache_does_not_answer_what_only_forks_can_tell() {
+async fn a_cache_above_serves_nothing_of_an_ended_life() {
     let servers = Servers::new(2);
-    servers.at(1, 2, 200);
-    servers.promote(0, 2, 200, &[LogPosition { epoch: 1, offset: 100 }]);
+    let router = Arc::new(servers.router().await);
     let runtime = Runtime::system();
     let cache = Arc::new(MemoryCache::new(MemoryCacheOptions::default(), runtime.clone()));
     let options = CacheAsideOptions { over_replicas: true, ..CacheAsideOptions::default() };
-    let store = CacheAside::new(Arc::new(servers.router().await), cache, options, runtime);
+    let store = CacheAside::new(router.clone(), cache, router, options, runtime);
     let read = async |how: &ReadOptions| store.get_read(&key("a"), how).await;
-    read(&ReadOptions::default()).await.unwrap();
-    assert_eq!(read(&with_token(token(2, 1))).await.unwrap().origin, Origin::Far);
-    assert!(is_replica(read(&with_token(token(1, 100))).await.unwrap().origin));
-    let lost = read(&with_token(token(1, 101))).await.unwrap_err();
+    for origin in [Origin::Replica(1), Origin::Far] {
+        let read = read(&with_token(token(1, 100))).await.unwrap();
+        assert_eq!((read.origin, read.token), (origin, token(1, 100)));
+    }
+    servers.promote(0, 2, 200);
+    servers.at(1, 2, 200);
+    pass(SECOND).await;
+    assert_eq!(read(&ReadOptions::default()).await.unwrap().origin, Origin::Replica(1));
+    let hit = read(&with_token(token(2, 200))).await.unwrap();
+    assert_eq!((hit.origin, hit.token), (Origin::Far, token(2, 200)));
+    let lost = read(&with_token(token(1, 1))).await.unwrap_err();
     assert_eq!(lost.kind(), ErrorKind::Unavailable);
 }
 
@@ -117,21 +152,11 @@ async fn where_a_primary_was_on_another_timeline_measures_nothing() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_unknown_fork_leads_to_the_primary() {
-    let servers = Servers::new(2);
-    servers.at(1, 2, 500);
-    servers.promote(0, 2, 500, &[]);
-    let router = servers.router().await;
-    assert_eq!(origin(&router, &with_token(token(1, 50))).await.unwrap(), Origin::Primary);
-    assert!(is_replica(origin(&router, &with_token(token(2, 500))).await.unwrap()));
-}
-
-#[tokio::test(start_paused = true)]
 async fn two_primaries_stop_the_writes_and_say_so() {
     let servers = Servers::new(3);
     let router = servers.router().await;
-    servers.promote(1, 2, 120, &[]);
-    servers.promote(2, 2, 130, &[]);
+    servers.promote(1, 2, 120);
+    servers.promote(2, 2, 130);
     pass(SECOND).await;
     let refused = router.put(key("a"), value("1")).await.unwrap_err();
     assert_eq!(refused.kind(), ErrorKind::Unavailable);
@@ -144,4 +169,36 @@ async fn two_primaries_stop_the_writes_and_say_so() {
     servers.at(2, 2, 130);
     pass(SECOND).await;
     router.put(key("a"), value("1")).await.unwrap();
+}
+
+/// A server that does not answer claims nothing, until it answers again.
+#[tokio::test(start_paused = true)]
+async fn a_rival_that_falls_silent_blocks_no_writes() {
+    let servers = Servers::new(3);
+    let router = servers.router().await;
+    servers.promote(1, 2, 120);
+    servers.promote(2, 2, 130);
+    pass(SECOND).await;
+    assert!(router.put(key("a"), value("1")).await.is_err());
+    servers.silence(2, true);
+    pass(2 * SECOND).await;
+    router.put(key("a"), value("1")).await.unwrap();
+    assert_eq!((servers.written(1), servers.written(2)), (1, 0));
+    servers.silence(2, false);
+    pass(SECOND).await;
+    assert!(router.put(key("a"), value("2")).await.is_err());
+    assert_eq!((servers.written(1), servers.written(2)), (1, 0));
+}
+
+/// Nor does one on an older timeline become the primary because the newest one is silent.
+#[tokio::test(start_paused = true)]
+async fn while_the_newest_primary_is_silent_no_older_one_takes_its_place() {
+    let servers = Servers::new(2);
+    servers.promote(1, 2, 120);
+    let router = servers.router().await;
+    servers.silence(1, true);
+    servers.fail(1, true);
+    pass(2 * SECOND).await;
+    assert!(router.put(key("a"), value("1")).await.is_err());
+    assert_eq!(servers.written(0), 0);
 }

@@ -6,21 +6,28 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use terrace_core::{
-    BoxFuture, Deadline, Error, ErrorKind, Inspection, Key, MemoryStore, Node, NodeState, Page,
-    LogPosition, Read, ReadOptions, Receipt, Result, Role, Runtime, Scan, Store, Token, Version,
-    Write, WriteOptions,
+    BoxFuture, Deadline, Error, ErrorKind, Generation, Generations, Inspection, Key, MemoryStore,
+    Node, NodeState, Page, Position, Proof, Read, ReadOptions, Receipt, Result, Role, Runtime,
+    Scan, Standing, Store, Version, Write, WriteOptions,
 };
 use terrace_layers::{Member, ReplicaRouter, ReplicaRouterOptions};
 use tokio::sync::watch;
 
-pub(super) const HISTORY: &str = "db";
-pub(super) const LOG: &str = "db:wal";
+pub(super) const HISTORY: &str = "db.1";
+
+/// The standing of this life of the database; each promotion begins another.
+pub(super) fn life(number: u64) -> Standing {
+    let past = (1..number).map(|past| format!("db.{past}").into()).collect();
+    Standing { past, ..Standing::of(format!("db.{number}")) }
+}
 
 #[derive(Debug)]
 struct Server {
     number: usize,
     memory: Option<Arc<MemoryStore>>,
     state: Mutex<NodeState>,
+    /// What its answers show, where that is not what it says of itself.
+    shows: Mutex<Option<NodeState>>,
     silent: AtomicBool,
     failing: AtomicBool,
     held: watch::Sender<bool>,
@@ -34,16 +41,21 @@ struct Server {
 pub(super) struct Servers(Vec<Arc<Server>>);
 
 impl Servers {
-    /// All of them at place 100 of timeline 1.
+    /// All of them at position 100 of the first life.
     pub(super) fn new(count: usize) -> Self {
-        Self((0..count).map(|number| Arc::new(Server::new(number, LOG, None))).collect())
+        Self((0..count).map(|number| Arc::new(Server::new(number, None))).collect())
     }
 
-    /// Three servers over one memory, whose positions are versions.
+    /// Three servers over one memory.
     pub(super) fn over_memory() -> Self {
         let memory = Arc::new(MemoryStore::new(Runtime::system()));
-        let server = |number| Arc::new(Server::new(number, HISTORY, Some(Arc::clone(&memory))));
+        let server = |number| Arc::new(Server::new(number, Some(Arc::clone(&memory))));
         Self((0..3).map(server).collect())
+    }
+
+    /// The history of the first of them.
+    pub(super) async fn history(&self) -> Arc<str> {
+        self.0[0].state(Deadline::NEVER).await.unwrap().standing.history
     }
 
     pub(super) fn members(&self) -> Vec<Member> {
@@ -67,20 +79,23 @@ impl Servers {
         change(&mut self.0[number].state.lock().unwrap());
     }
 
-    /// As what it is unless it is no primary, it has come to here.
-    pub(super) fn at(&self, number: usize, epoch: u64, offset: u64) {
-        self.change(number, |state| {
-            state.position = LogPosition { epoch, offset };
-            state.role = if number == 0 { Role::Primary } else { Role::Replica };
-        });
+    /// It has come to this position of this life: the first of them as a primary, others as replicas.
+    pub(super) fn at(&self, number: usize, life: u64, position: u64) {
+        let role = if number == 0 { Role::Primary } else { Role::Replica };
+        self.change(number, |state| come(state, role, life, position));
     }
 
-    pub(super) fn promote(&self, number: usize, epoch: u64, offset: u64, forks: &[LogPosition]) {
-        self.change(number, |state| {
-            state.role = Role::Primary;
-            state.position = LogPosition { epoch, offset };
-            state.forks = forks.to_vec();
-        });
+    /// It takes writes in this life, on the timeline of that number, from this position on.
+    pub(super) fn promote(&self, number: usize, life: u64, position: u64) {
+        self.change(number, |state| come(state, Role::Primary, life, position));
+    }
+
+    /// Its answers show this from now on, whatever it says of itself.
+    pub(super) fn show(&self, number: usize, life: u64, position: u64) {
+        let mut shown = self.0[number].state.lock().unwrap().clone();
+        let role = shown.role;
+        come(&mut shown, role, life, position);
+        *self.0[number].shows.lock().unwrap() = Some(shown);
     }
 
     pub(super) fn silence(&self, number: usize, silent: bool) {
@@ -121,20 +136,26 @@ impl Servers {
     }
 }
 
+fn come(state: &mut NodeState, role: Role, number: u64, position: u64) {
+    let (standing, position, log_end) = (life(number), Position::new(position), position);
+    *state = NodeState { role, standing, timeline: number, position, log_end, ..state.clone() };
+}
+
 impl Server {
-    fn new(number: usize, log: &str, memory: Option<Arc<MemoryStore>>) -> Self {
+    fn new(number: usize, memory: Option<Arc<MemoryStore>>) -> Self {
         let state = NodeState {
             role: if number == 0 { Role::Primary } else { Role::Replica },
             life: 1,
-            history: HISTORY.into(),
-            log: log.into(),
-            position: LogPosition { epoch: 1, offset: 100 },
-            forks: Vec::new(),
+            standing: life(1),
+            timeline: 1,
+            position: Position::new(100),
+            log_end: 100,
         };
         Self {
             number,
             memory,
             state: Mutex::new(state),
+            shows: Mutex::default(),
             silent: AtomicBool::new(false),
             failing: AtomicBool::new(false),
             held: watch::Sender::new(false),
@@ -150,7 +171,14 @@ impl Server {
         if self.failing.load(Ordering::SeqCst) {
             return Err(Error::new(ErrorKind::Unavailable, "the test says so"));
         }
-        Ok(self.state.lock().unwrap().clone())
+        let shows = self.shows.lock().unwrap().clone();
+        Ok(shows.unwrap_or_else(|| self.state.lock().unwrap().clone()))
+    }
+
+    /// What it proves when it answers in this state.
+    fn proof(state: NodeState) -> Proof {
+        let Standing { history, generation, .. } = state.standing;
+        Proof { history, generation, through: state.position, shown: Position::NONE }
     }
 }
 
@@ -160,7 +188,32 @@ impl Node for Server {
             if self.silent.load(Ordering::SeqCst) {
                 std::future::pending::<()>().await;
             }
-            Ok(self.state.lock().unwrap().clone())
+            let state = self.state.lock().unwrap().clone();
+            let Some(memory) = &self.memory else { return Ok(state) };
+            // As its answers show it.
+            let reads = memory.read(&[Key::new("any")?], &ReadOptions::default()).await?;
+            let proof = reads[0].proof.clone().expect("a proof");
+            let standing = Standing::of(proof.history);
+            let standing = Standing { generation: proof.generation, ..standing };
+            let (position, log_end) = (proof.through, proof.through.get());
+            Ok(NodeState { standing, position, log_end, ..state })
+        })
+    }
+
+    fn raise(&self) -> BoxFuture<'_, Result<Standing>> {
+        Box::pin(async move {
+            if let Some(memory) = &self.memory {
+                Generations::raise(&**memory, &[]).await?;
+                return Ok(self.state(Deadline::NEVER).await?.standing);
+            }
+            let state = self.answer().await?;
+            if state.role == Role::Replica {
+                return Err(Error::new(ErrorKind::Unavailable, "a replica"));
+            }
+            let mut state = self.state.lock().unwrap();
+            let generation = state.standing.generation.get() + 1;
+            state.standing.generation = Generation::new(generation);
+            Ok(state.standing.clone())
         })
     }
 
@@ -180,12 +233,14 @@ impl Store for Server {
                 return memory.read(keys, how).await;
             }
             let state = self.answer().await?;
+            let proof = Self::proof(state);
             let read = Read {
                 record: None,
                 version: Version::NONE,
                 origin: terrace_core::Origin::Primary,
                 age: Duration::ZERO,
-                token: Token::of(state.log, state.position),
+                token: proof.token(),
+                proof: Some(proof),
             };
             Ok(vec![read; keys.len()])
         })
@@ -209,8 +264,9 @@ impl Store for Server {
                 outcome: terrace_core::Outcome::Created,
                 version: Version::new(1),
                 durability: terrace_core::Durability::Committed,
-                token: Token::of(state.log, state.position),
+                token: Self::proof(state).token(),
                 origin: terrace_core::Origin::Primary,
+                event: None,
             };
             Ok(vec![receipt; batch.len()])
         })
@@ -221,8 +277,13 @@ impl Store for Server {
             if let Some(memory) = &self.memory {
                 return memory.scan(scan, how).await;
             }
-            self.answer().await?;
-            Ok(Page::cut(Vec::new(), scan.limit, terrace_core::Origin::Primary))
+            let proof = Self::proof(self.answer().await?);
+            let asked = how.token.as_ref().and_then(|token| token.position(&proof.history));
+            if asked.is_some_and(|asked| asked > proof.through) {
+                return Err(terrace_core::history::behind());
+            }
+            let page = Page::cut(Vec::new(), scan.limit, terrace_core::Origin::Primary);
+            Ok(page.proving(proof.token()))
         })
     }
 

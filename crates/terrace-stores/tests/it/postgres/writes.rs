@@ -146,7 +146,8 @@ async fn a_request_that_was_refused_can_be_sent_again() {
     hand.batch_execute("ALTER TABLE records DROP CONSTRAINT no").await.expect("");
     let first = store.write(batch(), &how).await.expect("a write");
     assert_eq!(first[0].outcome, Outcome::Created);
-    assert_eq!(store.write(batch(), &how).await.expect("again"), first);
+    let again = store.write(batch(), &how).await.expect("again");
+    assert_eq!((again[0].outcome, again[0].version), (first[0].outcome, first[0].version));
 
     hand.batch_execute("UPDATE idempotency SET created_at = now() - interval '25 hours'")
         .await
@@ -197,7 +198,8 @@ async fn an_orphaned_claim_is_taken_over() {
     };
     let batch = || vec![Write::put(key("a"), value("1"))];
     let first = store.write(batch(), &how).await.expect("a write");
-    assert_eq!(store.write(batch(), &how).await.expect("again"), first);
+    let again = store.write(batch(), &how).await.expect("again");
+    assert_eq!((again[0].outcome, again[0].version), (first[0].outcome, first[0].version));
 }
 
 /// Whoever finds a new row of another writer in its way each time has sent nothing wrong.
