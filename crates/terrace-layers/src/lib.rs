@@ -38,4 +38,4 @@ pub use shard_router::{
 };
 pub use single_flight::SingleFlight;
 pub use timeout::{Timeout, TimeoutOptions};
-pub use write_buffer::{WriteBuffer, WriteBufferOptions};
+pub use write_buffer::{CachesBelow, WriteBuffer, WriteBufferOptions};

@@ -255,8 +255,8 @@ fn entries_of(values: impl Iterator<Item = Value>) -> Result<Vec<JournalEntry>> 
 }
 
 fn progress_of(answer: Value) -> Result<Progress> {
-    let [epoch, last, oldest, writes, bytes, dead, oldest_dead, again] =
-        <[String; 8]>::try_from(read::<Vec<String>>(answer)?).map_err(|_| corrupt())?;
+    let [epoch, last, oldest, writes, bytes, dead, oldest_dead, again, now] =
+        <[String; 9]>::try_from(read::<Vec<String>>(answer)?).map_err(|_| corrupt())?;
     let last = sequence(&last)?;
     let oldest = if oldest.is_empty() { None } else { Some(sequence(&oldest)?) };
     let applied = oldest.map_or(last, Sequence::before);
@@ -267,6 +267,8 @@ fn progress_of(answer: Value) -> Result<Progress> {
         }
     }
     let number = |text: &str| text.parse::<u64>().map_err(|_| corrupt());
+    // Both by the server's clock.
+    let waited = oldest.map_or(Ok(0), |it| number(&now).map(|now| now.saturating_sub(it.millis())));
     Ok(Progress {
         epoch: number(&epoch)?,
         last,
@@ -274,6 +276,7 @@ fn progress_of(answer: Value) -> Result<Progress> {
         settled,
         writes: number(&writes)?,
         bytes: number(&bytes)?,
+        age: Duration::from_millis(waited?),
         dead: number(&dead)?,
     })
 }
