@@ -33,7 +33,10 @@ impl Link {
                 None => command.arg("").arg(""),
             };
         }
-        let answer = self.call(&self.scripts.append, &command, Sent::Appends).await?;
+        // One behind the other on the connection: the settings are those at the time of the append.
+        let append = self.call(&self.scripts.append, &command, Sent::Appends);
+        let ((), answer) = futures_util::future::join(self.keep_looking(), append).await;
+        let answer = answer?;
         let parts: Vec<Value> = read(answer)?;
         if parts.first().is_some_and(|word| text(word) == Some("full")) {
             return Err(journal::full());

@@ -7,7 +7,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use terrace_core::testkit::key;
 use terrace_core::{
-    BoxFuture, Clock, ErrorKind, Inspection, Key, Page, Read, Rng, Scan, Spawn, Task, Timestamp, Token,
+    BoxFuture, Clock, ErrorKind, Inspection, Key, Page, Read, Rng, Scan, Spawn, Task, Timestamp,
+    Token,
 };
 use terrace_layers::{CachesBelow, Flusher};
 use tokio::sync::Semaphore;

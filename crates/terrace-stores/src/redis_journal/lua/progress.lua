@@ -1,4 +1,6 @@
 -- KEYS: stream, meta, dead (by sequence), order (of the dead), again (dead that are tried again).
+
+-- The server's clock, in milliseconds: the only one that sequences and ages are made of.
 local function now()
     local time = redis.call('TIME')
     return time[1] * 1000 + math.floor(time[2] / 1000)
@@ -18,7 +20,8 @@ end
 
 -- Gives out `count` sequences after `ms-n`, of now where that is later; answers the first and last.
 local function advance(ms, n, count)
-    if now() > ms then ms, n = now(), 0 else n = n + 1 end
+    local time = now()
+    if time > ms then ms, n = time, 0 else n = n + 1 end
     if n + count > 2097152 then ms, n = ms + 1, 0 end
     return ms, n, n + math.max(count, 1) - 1
 end
