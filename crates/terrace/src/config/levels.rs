@@ -81,7 +81,8 @@ pub struct CqrsConfig {
     pub lease_ms: u64,
     /// Counts of reads are stored this often, in milliseconds. Default 1000.
     pub count_flush_ms: u64,
-    /// The key of the Redis stream. Default: made from the log's own name.
+    /// Prefix of the key of the Redis stream, before the database's own name. Default
+    /// `terrace:events`, then also the log's own name.
     pub stream: String,
     /// About how many events the stream keeps. Default 1 000 000.
     pub stream_max_events: u64,
@@ -114,7 +115,7 @@ pub struct JournalConfig {
     /// `nats://user:password@host:port` with JetStream. Default: in the local mode a
     /// private server of its own; with servers that of the cache, which rarely is as safe.
     pub url: String,
-    /// Prefix of all its keys. Default: made from the database's own name.
+    /// Prefix of all its keys or streams, before the database's own name. Default `terrace-journal`.
     pub namespace: String,
     /// Servers of a NATS cluster that keep a copy, when its streams are made. Default 1.
     pub replicas: usize,

@@ -2,6 +2,7 @@
 
 mod cqrs;
 mod journal;
+mod lineage;
 mod replicas;
 mod servers;
 mod shards;
@@ -21,6 +22,7 @@ use terrace_stores::{
 };
 
 pub use cqrs::QuerySide;
+pub(super) use lineage::lineage;
 pub use servers::Servers;
 use servers::{no_database, no_directory};
 pub use shards::ShardEngines;

@@ -6,6 +6,7 @@ use terrace_core::{BoxFuture, Journal, Result, Store};
 use terrace_layers::{Flusher, WriteBuffer};
 
 use super::edge::edge;
+use super::engines::lineage;
 use super::{Engines, Level, Stack, l1_connection_pooling, l2_read_cache};
 
 /// See the [module](self).
@@ -42,7 +43,7 @@ async fn build(engines: &Engines) -> Result<Stack> {
     // Below the buffer: the flusher writes through the cache, so its invalidations follow commits.
     let (store, far) = l2_read_cache::over(engines, store, &database).await?;
     let journal = engines.journal(&database).await?;
-    let history = format!("journal-of-{}", database.history);
+    let history = format!("journal-of-{}", lineage(&database.history));
     let (options, runtime) = (engines.write_buffer_options(), engines.runtime().clone());
     // Acknowledges, shows what waits, and runs the flusher unless that runs apart.
     let store = WriteBuffer::open(store, Arc::new(()), journal, history, options, runtime).await;
