@@ -128,7 +128,7 @@ pub struct JournalConfig {
     /// Nothing is accepted while a write has waited longer than this, in seconds. Default 900.
     pub max_age_seconds: u64,
     /// Entries are taken from a flusher that has not settled them for this long, in seconds.
-    /// Default 30.
+    /// Default 10.
     pub takeover_seconds: u64,
     /// Redis answers within this time, in milliseconds. Default 3000.
     pub command_timeout_ms: u64,
@@ -163,7 +163,7 @@ impl Default for JournalConfig {
             max_writes: 2_000_000,
             max_bytes: 256 * 1024 * 1024,
             max_age_seconds: 900,
-            takeover_seconds: 30,
+            takeover_seconds: 10,
             command_timeout_ms: 3_000,
             patience_ms: 2_000,
             drain_ms: 5_000,
