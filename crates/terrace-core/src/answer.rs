@@ -242,6 +242,14 @@ impl Idempotency {
         Self { key, fingerprint: self.fingerprint }
     }
 
+    /// The request's claim of its own key, which has a slot as records have. No client's key has a
+    /// control character, so no part has this name.
+    #[must_use]
+    pub fn claim(&self, slot: Slot) -> Self {
+        let key = format!("{:05}:\n{}", slot.get(), self.key).into();
+        Self { key, fingerprint: self.fingerprint }
+    }
+
     /// The client's key.
     pub fn key(&self) -> &str {
         &self.key

@@ -33,6 +33,7 @@ mod memory;
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use serde::{Deserialize, Serialize};
@@ -208,6 +209,9 @@ pub struct Progress {
     pub writes: u64,
     /// How many bytes they have.
     pub bytes: u64,
+    /// How long the oldest of them has waited, by the one clock that the journal has for all who
+    /// append; zero where none waits.
+    pub age: Duration,
     /// How many dead letters there are.
     pub dead: u64,
 }

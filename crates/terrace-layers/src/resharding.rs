@@ -216,9 +216,18 @@ impl Resharding {
         Ok(opened)
     }
 
-    /// The plan that was begun and not finished, if there is one.
+    /// The plan that was begun and not finished, if there is one. What only a new shard knows, which no
+    /// other knows of, was not begun.
     pub fn plan(&self) -> Option<&Plan> {
-        self.nodes.values().find_map(|node| node.state.plan.as_ref())
+        let known = self.nodes.iter().filter(|(number, _)| self.is_known(**number));
+        known.map(|(_, node)| node).find_map(|node| node.state.plan.as_ref())
+    }
+
+    /// Whether another shard knows this one, or there is no other.
+    fn is_known(&self, number: u16) -> bool {
+        let mut others = self.nodes.iter().filter(|(other, _)| **other != number).peekable();
+        let knows = |node: &Node| node.state.members.iter().any(|it| it.number == number);
+        others.peek().is_none() || others.any(|(_, node)| knows(node))
     }
 
     /// The shards by number, with how many slots each has.

@@ -70,7 +70,9 @@ impl Default for ShardRouterOptions {
 /// when some shards fail, their writes are answered [`Outcome::Unavailable`] or
 /// [`Outcome::Unknown`](terrace_core::Outcome::Unknown); when all fail, the batch fails. With an
 /// idempotency key each slot of a batch is a transaction of its own and keeps its own result, which
-/// moves with it.
+/// moves with it. Before them the key itself is taken for this request, in a transaction on the shard
+/// that has the slot of the key: another request under it is refused on every shard. A request whose
+/// key belongs to a shard that is down is `Unavailable`, wherever its records live.
 ///
 /// **On delete.** As on write.
 ///

@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use terrace_core::{
-    BoxFuture, Deadline, Error, ErrorKind, Inspection, Journal, JournalEntry, Key, Page,
+    BoxFuture, Deadline, Error, ErrorKind, Generations, Inspection, Journal, JournalEntry, Key, Page,
     Precondition, Progress, Read, ReadOptions, Receipt, Result, Runtime, Scan, Sequence, Status,
     Store, Unit, Write, WriteOptions,
 };
@@ -28,12 +28,14 @@ use crate::flusher::{Flusher, FlusherOptions, Follower as _};
 /// scans; a delete that waits hides its record. What waits was written by this instance, or by
 /// another one and looked up in the journal since. A record that waits has no version yet
 /// ([`Version::NONE`](terrace_core::Version::NONE)) and origin `Journal`. A write is forgotten here
-/// only when the journal says that it was settled, so it is seen here or below, without a gap.
+/// only when the journal says that it was settled and the generation of the caches below was looked at
+/// since, so it is seen here or below, without a gap.
 ///
 /// A read with a token of this journal is answered by an instance that knows every write up to it;
 /// one that does not asks the journal for what it missed, and where that may be hidden behind an
-/// older write that waits, it waits until that is applied. A token of the inner store's, and a bound
-/// on staleness, make it ask, too. A `Strong` read waits until the writes of its keys are applied,
+/// older write that waits, it waits until that is applied. A token of the inner store's makes it ask
+/// where a write of the same keys waits here, which may be older; a bound on staleness always. A
+/// `Strong` read waits until the writes of its keys are applied,
 /// and so has a version. When the journal cannot be asked, these answer `Unavailable`.
 ///
 /// **On write.** Unconditional writes are appended to the journal, many callers' at once, and
@@ -79,7 +81,10 @@ use crate::flusher::{Flusher, FlusherOptions, Follower as _};
 /// let patience = Duration::from_secs(30);
 /// let journal = MemoryJournal::new(JournalLimits::default(), patience, runtime.clone());
 /// let options = WriteBufferOptions::default();
-/// let store = WriteBuffer::open(inner, Arc::new(journal), "journal-of-a", options, runtime).await;
+/// let caches = inner.clone();
+/// let name = "journal-of-a";
+/// let store =
+///     WriteBuffer::open(inner, caches, Arc::new(journal), name, options, runtime).await;
 /// assert_eq!(store.to_string(), "WriteBuffer(memory, memory)");
 ///
 /// let key = Key::new("a")?;
@@ -100,6 +105,7 @@ pub struct WriteBuffer {
 #[derive(Debug)]
 struct Shared {
     inner: Arc<dyn Store>,
+    caches: Arc<dyn Generations>,
     journal: Arc<dyn Journal>,
     horizon: Arc<Horizon>,
     options: WriteBufferOptions,
@@ -122,9 +128,6 @@ pub struct WriteBufferOptions {
     /// How often the journal is asked how far it has come while somebody waits for it, or while
     /// writes wait that a flusher elsewhere may have applied. Default 10 ms.
     pub poll: Duration,
-    /// For how long after its write a token sends reads past the caches below: another instance may
-    /// have failed to invalidate them. Default 10 min, more than entries live.
-    pub distrust: Duration,
     /// Requests that are appended at once. Default 1024.
     pub max_group: usize,
     /// Requests that may wait for an append. Default 16 384; beyond, writes are `Overloaded`.
@@ -142,7 +145,6 @@ impl Default for WriteBufferOptions {
             max_age: Duration::from_secs(15 * 60),
             patience: Duration::from_secs(2),
             poll: Duration::from_millis(10),
-            distrust: Duration::from_secs(10 * 60),
             max_group: 1024,
             max_waiting: 16_384,
             drain: Duration::from_secs(5),
@@ -157,14 +159,16 @@ impl WriteBuffer {
     /// on one database, and for whichever journal stands before it.
     pub async fn open(
         inner: Arc<dyn Store>,
+        caches: Arc<dyn Generations>,
         journal: Arc<dyn Journal>,
         history: impl Into<Arc<str>>,
         options: WriteBufferOptions,
         runtime: Runtime,
     ) -> Self {
-        let horizon = Arc::new(Horizon::new(history.into()));
+        let horizon = Arc::new(Horizon::new(history.into(), runtime.clone()));
         let shared = Arc::new(Shared {
             inner: Arc::clone(&inner),
+            caches,
             journal: Arc::clone(&journal),
             horizon: Arc::clone(&horizon),
             options: options.clone(),
@@ -189,6 +193,7 @@ impl WriteBuffer {
         let appends = Appends { shared: Arc::clone(&shared) };
         let appends = Queue::new(appends, limits, runtime.clone());
         horizon::keep_polling(&shared);
+        horizon::keep_forgetting(&shared);
         let flusher = options
             .flusher
             .map(|options| Flusher::start(journal, inner, options, runtime, horizon));
@@ -312,7 +317,7 @@ impl Store for WriteBuffer {
             let shared = &self.shared;
             let (inner, journal) = tokio::join!(shared.inner.inspect(), shared.journal.inspect());
             let progress = shared.horizon.progress();
-            let age = shared.horizon.age(shared.runtime.wall());
+            let age = shared.horizon.age();
             let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
             let processed = self.flusher.as_ref().map_or(0, Flusher::applied);
             let mut tree = Inspection::new("write-buffer")

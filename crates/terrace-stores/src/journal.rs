@@ -1,16 +1,55 @@
 //! What the journals of all engines share: how requests are packed into entries, and their bytes.
 
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use terrace_core::{
-    Append, Change, Error, ErrorKind, Idempotency, Key, Result, Sequence, Span, Value, Write,
+    Append, Change, Durability, Error, ErrorKind, Idempotency, Key, Result, Sequence, Span, Value,
+    Write,
 };
 
 /// The first byte of an entry.
 const FORMAT: u8 = 1;
 const PUT: u8 = 0;
 const DELETE: u8 = 1;
+
+/// The durability that the engine's settings gave at the last look.
+///
+/// People change settings while an engine runs, so a look counts for a second. Without one as young as
+/// that nothing is claimed.
+#[derive(Debug, Default)]
+pub(crate) struct DurabilityLook(Mutex<Option<(Instant, Durability)>>);
+
+impl DurabilityLook {
+    /// How long a look counts, from its beginning.
+    const COUNTS_FOR: Duration = Duration::from_secs(1);
+
+    /// Whether it is time to look again.
+    pub(crate) fn is_due(&self, now: Instant) -> bool {
+        self.age(now).is_none_or(|(age, _)| age >= Self::COUNTS_FOR / 2)
+    }
+
+    /// Notes what was found by a look that began at this time.
+    pub(crate) fn note(&self, begun: Instant, durability: Durability) {
+        let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if last.is_none_or(|(other, _)| other <= begun) {
+            *last = Some((begun, durability));
+        }
+    }
+
+    /// What an append that is answered now may claim.
+    pub(crate) fn durability(&self, now: Instant) -> Durability {
+        match self.age(now) {
+            Some((age, durability)) if age <= Self::COUNTS_FOR => durability,
+            _ => Durability::Accepted,
+        }
+    }
+
+    fn age(&self, now: Instant) -> Option<(Duration, Durability)> {
+        let last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        last.map(|(begun, durability)| (now.saturating_duration_since(begun), durability))
+    }
+}
 
 /// Requests that become one entry.
 #[derive(Debug, Default)]
@@ -209,6 +248,21 @@ mod tests {
         assert_eq!(Packed::of(&requests).places, [(0, 0), (1, 0), (2, 0)]);
         let alone = decode(&encode(Sequence::new(1 << 62), &first[0])).unwrap();
         assert_eq!(alone, (Some(Sequence::new(1 << 62)), first[..1].to_vec()));
+    }
+
+    #[test]
+    fn a_look_at_the_settings_counts_for_a_second() {
+        let (look, now) = (DurabilityLook::default(), terrace_core::Runtime::system().now());
+        let after = |millis| now + Duration::from_millis(millis);
+        assert!(look.is_due(now));
+        assert_eq!(look.durability(now), Durability::Accepted, "nobody has looked");
+        look.note(now, Durability::Journaled);
+        assert!(!look.is_due(after(499)) && look.is_due(after(500)));
+        assert_eq!(look.durability(after(1000)), Durability::Journaled);
+        assert_eq!(look.durability(after(1001)), Durability::Accepted);
+        look.note(after(600), Durability::Accepted);
+        look.note(after(500), Durability::Journaled);
+        assert_eq!(look.durability(after(700)), Durability::Accepted, "an older look came late");
     }
 
     #[test]

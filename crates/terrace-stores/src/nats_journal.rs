@@ -44,7 +44,7 @@ pub struct NatsJournalOptions {
     /// Servers that keep a copy, when the streams are made. Default 1.
     pub replicas: usize,
     /// When entries are taken from a claimer that has not settled them, as it was when the streams
-    /// were made. Default: 30 s.
+    /// were made. Default: 10 s.
     pub takeover: Duration,
     /// How long one call may take. Default: 3 s.
     pub command_timeout: Duration,
@@ -58,7 +58,7 @@ impl NatsJournalOptions {
             namespace: "terrace-journal".into(),
             limits: JournalLimits::default(),
             replicas: 1,
-            takeover: Duration::from_secs(30),
+            takeover: Duration::from_secs(10),
             command_timeout: Duration::from_secs(3),
         }
     }

@@ -15,7 +15,8 @@
 //! settled is acknowledged and deleted, by its id: nothing is ever trimmed that is not settled.
 //!
 //! # Durability
-//! Redis is asked how it is set up (`CONFIG GET`) at each connection and each inspection. Appends
+//! Redis is asked how it is set up (`CONFIG GET`) at each connection, at each inspection, and beside
+//! appends every half second; a look counts for a second. Appends
 //! say `journaled` when the append-only file is flushed before each answer (`appendonly yes`,
 //! `appendfsync always`, `no-appendfsync-on-rewrite no`) and nothing may be evicted; else, and where
 //! Redis does not tell, they say `accepted`. Give the journal a Redis of its own: with `always` each

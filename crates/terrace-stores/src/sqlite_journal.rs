@@ -45,7 +45,7 @@ pub struct SqliteJournalOptions {
     pub path: PathBuf,
     /// How much it may hold.
     pub limits: JournalLimits,
-    /// When entries are taken from a claimer that has not settled them. Default: 30 s.
+    /// When entries are taken from a claimer that has not settled them. Default: 10 s.
     pub takeover: Duration,
     /// How long to wait while another program holds the file's lock. Default: 5 s.
     pub busy_timeout: Duration,
@@ -57,7 +57,7 @@ impl SqliteJournalOptions {
         Self {
             path: path.into(),
             limits: JournalLimits::default(),
-            takeover: Duration::from_secs(30),
+            takeover: Duration::from_secs(10),
             busy_timeout: Duration::from_secs(5),
         }
     }

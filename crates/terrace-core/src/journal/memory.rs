@@ -43,6 +43,7 @@ struct State {
 #[derive(Debug)]
 struct Held {
     entry: Entry,
+    since: Instant,
     claimed: Option<Instant>,
 }
 
@@ -152,11 +153,11 @@ impl State {
             self.requests.insert(named.key().to_owned(), kept);
         }
         self.last = first.plus(request.writes.len() as u64).before();
-        self.hold(first, first, request.writes);
+        self.hold(first, first, request.writes, runtime.now());
         Ok(Span { first, repeated: false })
     }
 
-    fn hold(&mut self, id: Sequence, first: Sequence, writes: Vec<Write>) {
+    fn hold(&mut self, id: Sequence, first: Sequence, writes: Vec<Write>, since: Instant) {
         if writes.is_empty() {
             return;
         }
@@ -164,10 +165,12 @@ impl State {
         self.writes += writes.len() as u64;
         self.bytes += bytes;
         let entry = Entry { id, first, writes, bytes };
-        self.entries.insert(id, Held { entry, claimed: None });
+        self.entries.insert(id, Held { entry, since, claimed: None });
     }
 
-    fn progress(&self) -> Progress {
+    fn progress(&self, now: Instant) -> Progress {
+        let oldest = self.entries.values().next();
+        let age = oldest.map_or(Duration::ZERO, |held| now.saturating_duration_since(held.since));
         let applied = self.entries.keys().next().map_or(self.last, |first| first.before());
         let oldest_dead = self.dead.keys().next().map_or(applied, |first| first.before());
         // A dead letter that is being tried again has its old sequence.
@@ -175,7 +178,7 @@ impl State {
         let settled = applied.min(oldest_dead).min(again.unwrap_or(applied));
         let (epoch, last) = (self.epoch, self.last);
         let (writes, bytes, dead) = (self.writes, self.bytes, self.dead.len() as u64);
-        Progress { epoch, last, applied, settled, writes, bytes, dead }
+        Progress { epoch, last, applied, settled, writes, bytes, age, dead }
     }
 }
 
@@ -218,7 +221,7 @@ impl Journal for MemoryJournal {
                     }
                 }
             }
-            Ok(state.progress())
+            Ok(state.progress(self.runtime.now()))
         })
     }
 
@@ -239,7 +242,7 @@ impl Journal for MemoryJournal {
     }
 
     fn progress(&self) -> BoxFuture<'_, Result<Progress>> {
-        Box::pin(async move { Ok(self.open()?.progress()) })
+        Box::pin(async move { Ok(self.open()?.progress(self.runtime.now())) })
     }
 
     fn raise(&self, floor: Sequence) -> BoxFuture<'_, Result<()>> {
@@ -266,7 +269,7 @@ impl Journal for MemoryJournal {
                 if let Some(letter) = state.dead.remove(&sequence) {
                     let id = Sequence::next(state.last, self.runtime.wall());
                     state.last = id;
-                    state.hold(id, sequence, vec![letter.write]);
+                    state.hold(id, sequence, vec![letter.write], self.runtime.now());
                     count += 1;
                 }
             }

@@ -212,7 +212,8 @@ pub async fn a_full_journal_takes_nothing_more(journal: Arc<dyn Journal>) {
     let refused = journal.append(vec![request(vec![put("a", "1")])]).await.expect_err("full");
     assert_eq!(refused.kind(), ErrorKind::Overloaded);
     assert!(refused.wait().is_some(), "says when to come back");
-    assert_eq!(journal.progress().await.expect("progress"), before);
+    let after = journal.progress().await.expect("progress");
+    assert_eq!(after, crate::Progress { age: after.age, ..before });
     settle(&*journal, &claim_all(&*journal).await).await;
     let big = "x".repeat(1000 * 1000);
     for _ in 0..4 {

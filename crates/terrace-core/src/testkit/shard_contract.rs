@@ -168,8 +168,12 @@ async fn waits_for_writers(shard: &Arc<dyn Shard>, first: ShardState) {
 
 async fn takes_over(from: &dyn Shard, to: &dyn Shard) {
     let slot = Slot::new(7);
-    let request = Arc::new(Idempotency::new("once", [1; 32]).expect("a key").part(slot));
-    let once = WriteOptions { idempotency: Some(request), ..WriteOptions::default() };
+    let named =
+        |request| WriteOptions { idempotency: Some(Arc::new(request)), ..WriteOptions::default() };
+    let request = Idempotency::new("once", [1; 32]).expect("a key");
+    let (once, claim) = (named(request.part(slot)), named(request.claim(slot)));
+    from.at(2).write(Vec::new(), &claim).await.expect("a claim");
+    from.at(2).write(Vec::new(), &claim).await.expect("the same claim");
     let write = || vec![Write::put(key("once"), value("1"))];
     let done = from.at(2).write(write(), &once).await.expect("a write");
     from.at(2).delete(key("a")).await.expect("a write");
@@ -207,6 +211,10 @@ async fn takes_over(from: &dyn Shard, to: &dyn Shard) {
     to.keep_results(1, results).await.expect("results");
     let again = to.at(1).write(write(), &once).await.expect("a repeated write");
     assert_eq!(again[0].version, done[0].version, "it is the first result");
+    to.at(1).write(Vec::new(), &claim).await.expect("the same claim");
+    let other = Idempotency::new("once", [2; 32]).expect("a key").claim(slot);
+    let reused = to.at(1).write(Vec::new(), &named(other)).await.expect_err("another request");
+    assert_eq!(reused.kind(), ErrorKind::InvalidInput);
 
     let state = to.state().await.expect("a state").expect("a shard");
     let floor = Version::new(1_000_000);

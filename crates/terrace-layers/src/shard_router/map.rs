@@ -92,7 +92,17 @@ impl ShardMap {
 
     /// The number of the shard that has a key, if one has.
     pub(super) fn owner(&self, key: &Key) -> Option<u16> {
-        Some(self.owners[self.slot(key).index()]).filter(|owner| *owner != NOBODY)
+        self.owner_of(self.slot(key))
+    }
+
+    /// The number of the shard that has a slot, if one has.
+    fn owner_of(&self, slot: Slot) -> Option<u16> {
+        Some(self.owners[slot.index()]).filter(|owner| *owner != NOBODY)
+    }
+
+    /// The shard that has a slot, if one has.
+    pub(super) fn view_at(&self, slot: Slot) -> Option<&View> {
+        self.views.get(&self.owner_of(slot)?)
     }
 
     /// The shard that has a key, if one has.

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use terrace_core::{Error, Key, Result, SLOTS, Slot, SlotSet};
+use terrace_core::{Error, Idempotency, Key, Result, SLOTS, Slot, SlotSet};
 
 /// Gives every key its slot. The same for ever: what was written under one slot is looked for there.
 ///
@@ -78,6 +78,11 @@ impl fmt::Display for HashPartitioner {
 
 fn hashed(text: &str) -> Slot {
     Slot::new(crc16(tag(text).as_bytes()))
+}
+
+/// The slot of a request's own key, whatever the records' partitioner is.
+pub(super) fn slot_of(request: &Idempotency) -> Slot {
+    Slot::new(crc16(request.key().as_bytes()))
 }
 
 /// What is between the first `{` and the first `}` after it, unless that is nothing.

@@ -5,12 +5,14 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use futures_util::future::join_all;
+use terrace_core::shard::moved;
 use terrace_core::{
-    Durability, Error, ErrorKind, Origin, Outcome, Receipt, Result, Slot, Token, Version, Write,
-    WriteOptions,
+    Durability, Error, ErrorKind, Idempotency, Origin, Outcome, Receipt, Result, Slot, Token,
+    Version, Write, WriteOptions,
 };
 
 use super::map::{ShardMap, View};
+use super::partitioner::slot_of;
 use super::{Shared, unreached};
 
 /// A write and its place in the batch.
@@ -28,6 +30,9 @@ impl Shared {
     ) -> Result<Vec<Receipt>> {
         self.open()?;
         how.deadline.check(self.runtime.now())?;
+        if let Some(request) = &how.idempotency {
+            self.claim(request, how).await?;
+        }
         batch.iter().for_each(|write| self.hot.note(&write.key));
         let mut map = self.map.load_full();
         let mut waits = self.waits(how.deadline);
@@ -65,6 +70,35 @@ impl Shared {
             }
         }
         failures.into_answer(receipts)
+    }
+
+    /// Takes the request's own key, on the shard that has its slot, before any part of the request is
+    /// done: so another request under that key is refused, wherever its records live. Whoever ends
+    /// between the two has taken the key for this request, and its repeat does the rest.
+    async fn claim(&self, request: &Idempotency, how: &WriteOptions) -> Result<()> {
+        let slot = slot_of(request);
+        let claim = Some(Arc::new(request.claim(slot)));
+        let how = WriteOptions { idempotency: claim, ..how.clone() };
+        let mut map = self.map.load_full();
+        let mut waits = self.waits(how.deadline);
+        loop {
+            let claimed = match map.view_at(slot) {
+                Some(view) => view.store.write(Vec::new(), &how).await,
+                None if map.whole => Err(moved()),
+                None => Err(unreached()),
+            };
+            match claimed {
+                Err(error) if error.kind() == ErrorKind::Moved => {}
+                // Nothing is written by it, so nothing is unknown of the request.
+                Err(error) if error.kind() == ErrorKind::OutcomeUnknown => {
+                    return Err(error.into_kind(ErrorKind::Unavailable));
+                }
+                claimed => return claimed.map(drop),
+            }
+            self.moved.fetch_add(1, Ordering::Relaxed);
+            self.look_again(&map, &mut waits).await?;
+            map = self.map.load_full();
+        }
     }
 }
 

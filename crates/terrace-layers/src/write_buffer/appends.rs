@@ -93,7 +93,7 @@ impl Shared {
         writes: Vec<Write>,
         how: &WriteOptions,
     ) -> Result<Vec<Receipt>> {
-        let age = self.horizon.age(self.runtime.wall());
+        let age = self.horizon.age();
         if age > self.options.max_age {
             self.refused.fetch_add(1, Ordering::Relaxed);
             let refused = Error::new(ErrorKind::Overloaded, TOO_OLD).during("write");

@@ -1,11 +1,11 @@
 //! How far this instance knows the journal, and what waits up to there.
 
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use terrace_core::{
     Appended, Deadline, Durability, Error, ErrorKind, JournalEntry, Key, Position, Progress,
-    Result, Scan, Sequence, Timestamp, Token, Write,
+    Result, Runtime, Scan, Sequence, Token, Write,
 };
 use tokio::sync::{Notify, watch};
 
@@ -22,11 +22,18 @@ use crate::flusher::Follower;
 /// What was looked up shows what waits, and not what was settled before its turn: between two that
 /// wait, a later write of the same key may have been applied by another flusher. So a write that
 /// waits is the latest of its key only from the end of the last look-up on, `gap`.
+///
+/// A write that is settled is in the database, and not yet in what the caches below show: whoever
+/// applied it may have raised the cache generation instead of emptying them. So it goes on waiting
+/// here until the caches have looked, [`keep_forgetting`].
 #[derive(Debug)]
 pub(super) struct Horizon {
     history: Arc<str>,
+    runtime: Runtime,
     state: RwLock<State>,
-    /// The latest sequence that is known to be settled, and whether the buffer is closed.
+    /// Epoch and place up to which the journal says that everything is settled.
+    settled: watch::Sender<(u64, Sequence)>,
+    /// Up to where reads below see everything, and whether the buffer is closed.
     applied: watch::Sender<(Sequence, bool)>,
     /// How many wait for it.
     waiters: watch::Sender<usize>,
@@ -43,8 +50,11 @@ pub(super) struct JournalPlace {
 #[derive(Debug)]
 struct State {
     progress: Progress,
-    /// The oldest write that is not known to be settled.
-    oldest: Option<Sequence>,
+    /// Everything at or below it is forgotten: reads below see it.
+    forgotten: Sequence,
+    /// When the oldest write that is not known to be settled was accepted, by the clock that deadlines
+    /// have.
+    oldest: Option<Instant>,
     seen: Sequence,
     gap: Sequence,
     pending: Pending,
@@ -52,9 +62,10 @@ struct State {
 }
 
 impl Horizon {
-    pub(super) fn new(history: Arc<str>) -> Self {
+    pub(super) fn new(history: Arc<str>, runtime: Runtime) -> Self {
         let state = State {
             progress: Progress::default(),
+            forgotten: Sequence::NONE,
             oldest: None,
             seen: Sequence::NONE,
             gap: Sequence::NONE,
@@ -64,7 +75,9 @@ impl Horizon {
         };
         Self {
             history,
+            runtime,
             state: RwLock::new(state),
+            settled: watch::Sender::new((0, Sequence::NONE)),
             applied: watch::Sender::new((Sequence::NONE, false)),
             waiters: watch::Sender::new(0),
             wanted: Notify::new(),
@@ -80,16 +93,9 @@ impl Horizon {
         self.state.write().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn tell(&self, applied: Sequence) {
-        self.applied.send_if_modified(|(known, _)| {
-            let news = *known != applied;
-            *known = applied;
-            news
-        });
-    }
-
     /// Takes in what this instance has just appended.
     pub(super) fn add_own(&self, appended: &Appended, spans: &[(Sequence, &[Write])]) {
+        let now = self.runtime.now();
         let mut state = self.write();
         if !state.enter(appended.epoch) {
             return;
@@ -97,7 +103,7 @@ impl Horizon {
         state.durability = appended.durability;
         let counted = state.progress.last;
         for (first, writes) in spans {
-            state.oldest.get_or_insert(*first);
+            state.oldest.get_or_insert(now);
             // News of the journal that came before this answer may have counted them.
             if *first > counted {
                 state.progress.writes += writes.len() as u64;
@@ -151,9 +157,9 @@ impl Horizon {
     }
 
     /// How long the oldest write has waited.
-    pub(super) fn age(&self, now: Timestamp) -> Duration {
-        let waits = |oldest: Sequence| Sequence::at(now).millis().saturating_sub(oldest.millis());
-        Duration::from_millis(self.read().oldest.map_or(0, waits))
+    pub(super) fn age(&self) -> Duration {
+        let oldest = self.read().oldest;
+        oldest.map_or(Duration::ZERO, |oldest| self.runtime.now().saturating_duration_since(oldest))
     }
 
     pub(super) fn last(&self) -> Sequence {
@@ -272,7 +278,14 @@ impl Horizon {
         latest.max(state.gap.min(to))
     }
 
-    /// Returns once everything up to a place is settled; `false` when the buffer is closed before.
+    /// The place that reads below must have reached for a token: as far as it is settled, since of
+    /// the rest this instance knows itself.
+    pub(super) fn settled_of(&self, asked: Sequence) -> Sequence {
+        asked.min(self.read().progress.applied)
+    }
+
+    /// Returns once reads below see everything up to a place; `false` when the buffer is closed
+    /// before.
     pub(super) async fn until_applied(&self, sequence: Sequence) -> bool {
         let mut applied = self.applied.subscribe();
         if applied.borrow().0 >= sequence {
@@ -283,6 +296,17 @@ impl Horizon {
         // The sender lives as long as this borrow of it.
         let news = applied.wait_for(|(applied, closed)| *applied >= sequence || *closed).await;
         news.is_ok_and(|news| news.0 >= sequence)
+    }
+
+    /// Forgets what reads below see from now on.
+    fn forget(&self, epoch: u64, applied: Sequence) {
+        let mut state = self.write();
+        if epoch != state.progress.epoch || applied <= state.forgotten {
+            return;
+        }
+        state.forgotten = applied;
+        state.pending.forget(applied);
+        self.applied.send_modify(|(known, _)| *known = applied);
     }
 
     pub(super) fn close(&self) {
@@ -305,6 +329,7 @@ impl State {
             }
             self.progress = Progress { epoch, ..Progress::default() };
             self.oldest = None;
+            self.forgotten = Sequence::NONE;
             self.pending.clear();
             (self.seen, self.gap) = (Sequence::NONE, Sequence::NONE);
         }
@@ -317,32 +342,42 @@ impl State {
     }
 
     fn add(&mut self, sequence: Sequence, write: &Write) {
-        if sequence > self.progress.applied {
+        if sequence > self.forgotten {
             self.pending.add(sequence, write);
         }
     }
 }
 
 impl Follower for Horizon {
-    /// Takes in how far the journal has come, and forgets what is settled.
+    /// Takes in how far the journal has come.
     fn learn(&self, news: &Progress) {
+        let now = self.runtime.now();
         let mut state = self.write();
         if !state.enter(news.epoch) {
             return;
         }
         let known = &mut state.progress;
+        let epoch = known.epoch;
         // Answers may overtake each other: the one that is further along is the later one.
-        if news.applied >= known.applied && news.last >= known.last {
+        let latest = news.applied >= known.applied && news.last >= known.last;
+        if latest {
             (known.writes, known.bytes, known.dead) = (news.writes, news.bytes, news.dead);
         }
         known.last = known.last.max(news.last);
         known.applied = known.applied.max(news.applied);
         known.settled = known.settled.max(news.settled);
-        let applied = known.applied;
-        state.oldest = Some(applied.plus(1)).filter(|_| known.writes > 0);
-        state.pending.forget(applied);
+        let (applied, waits) = (known.applied, known.writes > 0);
+        if latest {
+            state.oldest = waits.then(|| now.checked_sub(news.age).unwrap_or(now));
+        }
+        // What is settled is known well enough.
+        state.seen = state.seen.max(applied);
         // Under the lock, or an older answer could follow a newer one.
-        self.tell(applied);
+        self.settled.send_if_modified(|settled| {
+            let news = *settled != (epoch, applied);
+            *settled = (epoch, applied);
+            news
+        });
     }
 
     fn awaited(&self) -> Option<watch::Receiver<usize>> {
@@ -364,6 +399,31 @@ impl Drop for Waiter<'_> {
     fn drop(&mut self) {
         self.0.waiters.send_modify(|count| *count -= 1);
     }
+}
+
+/// Forgets what is settled once the caches below have looked at the database's cache generation.
+pub(super) fn keep_forgetting(shared: &Arc<Shared>) {
+    let (weak, runtime) = (Arc::downgrade(shared), shared.runtime.clone());
+    let mut settled = shared.horizon.settled.subscribe();
+    let work = async move {
+        while settled.changed().await.is_ok() {
+            let (epoch, applied) = *settled.borrow_and_update();
+            loop {
+                let Some(shared) = weak.upgrade() else { return };
+                match shared.caches.look().await {
+                    Ok(()) => {
+                        shared.horizon.forget(epoch, applied);
+                        break;
+                    }
+                    Err(error) => tracing::debug!(%error, "the caches below cannot look"),
+                }
+                let pause = shared.options.poll * 5;
+                drop(shared);
+                runtime.sleep(pause).await;
+            }
+        }
+    };
+    shared.runtime.spawn("write-buffer forget", work).detach();
 }
 
 /// Asks the journal how far it has come: often while somebody waits, less often while writes wait,

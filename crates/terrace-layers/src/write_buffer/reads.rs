@@ -15,6 +15,8 @@ use super::pending::Waiting;
 /// What a read asks of the journal, and how it asks the store below.
 struct Asked {
     own: Option<JournalPlace>,
+    /// The store below may know of a later write of another instance, which what waits here hides.
+    elsewhere: bool,
     below: ReadOptions,
 }
 
@@ -31,61 +33,67 @@ impl Shared {
             return Ok(reads);
         }
         let find = || self.horizon.find_latest(keys);
-        let found = self.resolve(find, how.deadline).await.map_err(|error| error.during("read"))?;
+        let found = self.resolve(&asked, find, Option::is_some, how.deadline).await;
+        let found = found.map_err(|error| error.during("read"))?;
         self.look_up(keys, found, &asked.below, asked.own).await
     }
 
     /// What waits, once none of it may hide something later.
     async fn resolve<T>(
         &self,
+        asked: &Asked,
         find: impl Fn() -> Result<T, Sequence>,
+        waits: impl Fn(&T) -> bool,
         deadline: Deadline,
     ) -> Result<T> {
         let limit = self.patience(deadline);
+        let mut looked = !asked.elsewhere;
         loop {
-            let doubtful = match find() {
-                Ok(found) => return Ok(found),
-                Err(doubtful) => doubtful,
-            };
-            let applied = self.horizon.until_applied(doubtful);
-            if self.runtime.within(limit, applied).await != Some(true) {
-                return Err(behind());
+            match find() {
+                Ok(found) if looked || !waits(&found) => return Ok(found),
+                Ok(_) => {
+                    self.look(limit).await?;
+                    looked = true;
+                }
+                Err(doubtful) => self.until_seen_below(doubtful, limit).await?,
             }
         }
     }
 
-    /// Makes sure that this instance knows as much of the journal as the read asks for.
+    /// Makes sure that this instance knows as much of the journal as the read asks for, and that the
+    /// store below shows as much of it as is settled.
     async fn reach(&self, how: &ReadOptions) -> Result<Asked> {
+        let limit = self.patience(how.deadline);
         let mut below = how.clone();
-        let mut own = None;
-        // A store below may know of later writes of other instances; so must we, or what waits here
-        // would hide them.
-        let mut elsewhere = how.consistency != Consistency::Default;
+        let (mut own, mut elsewhere) = (None, false);
         if let Some(token) = &how.token {
             let rest;
             (own, rest) = self.horizon.asked(token);
-            elsewhere |= !rest.is_empty();
+            elsewhere = !rest.is_empty();
             below.token = Some(rest).filter(|rest| !rest.is_empty());
         }
-        let strong = how.consistency == Consistency::Strong;
-        let unknown = own.is_some_and(|own| !self.horizon.knows(own));
-        if unknown || (elsewhere && !strong) {
-            self.refresh(self.patience(how.deadline)).await?;
+        let bounded = matches!(how.consistency, Consistency::MaxStale(_));
+        if bounded || own.is_some_and(|own| !self.horizon.knows(own)) {
+            self.look(limit).await?;
+            elsewhere = false;
         }
         if let Some(own) = own {
             self.horizon.check(own)?;
-            if self.is_recent(own) {
-                below.consistency = Consistency::Strong;
-            }
+            let settled = self.horizon.settled_of(own.sequence);
+            self.until_seen_below(settled, limit).await?;
         }
-        Ok(Asked { own, below })
+        Ok(Asked { own, elsewhere, below })
     }
 
-    /// Whether a cache may still hold what a write of this place should have removed.
-    fn is_recent(&self, own: JournalPlace) -> bool {
-        let now = Sequence::at(self.runtime.wall()).millis();
-        let written = own.sequence.millis();
-        Duration::from_millis(now.saturating_sub(written)) < self.options.distrust
+    /// As [`Shared::refresh`], and returns once reads below show what is settled.
+    async fn look(&self, limit: Deadline) -> Result<()> {
+        let progress = self.refresh(limit).await?;
+        self.until_seen_below(progress.applied, limit).await
+    }
+
+    async fn until_seen_below(&self, place: Sequence, limit: Deadline) -> Result<()> {
+        let seen = self.horizon.until_applied(place);
+        if self.runtime.within(limit, seen).await == Some(true) { Ok(()) } else { Err(behind()) }
     }
 
     /// Reads below, and puts what waits over it. What waits is looked at first: a write that is
@@ -151,7 +159,9 @@ impl Shared {
         if how.consistency == Consistency::Strong {
             self.refresh(self.patience(how.deadline)).await?;
         }
-        let waiting = self.resolve(|| self.horizon.latest_within(scan), how.deadline).await?;
+        let find = || self.horizon.latest_within(scan);
+        let waits = |found: &Vec<Waiting>| !found.is_empty();
+        let waiting = self.resolve(&asked, find, waits, how.deadline).await?;
         Ok((waiting, asked.below))
     }
 

@@ -253,3 +253,69 @@ async fn the_result_of_a_request_moves_with_its_key() {
     }
     assert!(!shards.shard(3).rows_now().is_empty(), "some have moved");
 }
+
+/// Takes shard 0 down as soon as the new one is opened.
+#[derive(Debug)]
+struct DownMeanwhile(Arc<Shards>);
+
+impl terrace_layers::ShardOpener for DownMeanwhile {
+    fn open<'a>(
+        &'a self,
+        address: &'a str,
+    ) -> terrace_core::BoxFuture<'a, terrace_core::Result<Arc<dyn terrace_core::Shard>>> {
+        if address == "3" {
+            self.0.shard(0).set_down(true);
+        }
+        self.0.open(address)
+    }
+}
+
+/// Who begins and fails before any shard knows of the plan has nothing to resume, and begins again.
+#[tokio::test(start_paused = true)]
+async fn a_plan_that_no_shard_knows_was_not_begun() {
+    let runtime = Runtime::seeded(1);
+    let shards = Shards::of(4, &runtime);
+    let router = shards.router(3, &runtime).await;
+    router.put(key("a"), value("1")).await.unwrap();
+    let addresses = ["0", "1", "2"].map(str::to_owned);
+    let opener = Arc::new(DownMeanwhile(Arc::clone(&shards)));
+    let options = ReshardingOptions::default();
+    let watch = Arc::new(|_: Progress| {});
+    let begun = Resharding::open(&addresses, opener, options, watch, runtime.clone());
+    let mut work = begun.await.unwrap();
+    let failed = work.begin(&Change::Add("3".into())).await.unwrap_err();
+    assert_eq!(failed.kind(), ErrorKind::Unavailable);
+    assert_eq!(work.plan(), None, "nobody is told to resume");
+    drop(work);
+    shards.shard(0).set_down(false);
+    let mut work = self::opened(&shards, &runtime, Broken::default()).await;
+    assert_eq!(work.resume().await.unwrap_err().kind(), ErrorKind::InvalidInput);
+    work.begin(&Change::Add("3".into())).await.unwrap();
+}
+
+/// A key that was used for a request is known on every shard, also after its slot has moved.
+#[tokio::test(start_paused = true)]
+async fn a_reused_idempotency_key_is_refused_after_a_move() {
+    let runtime = Runtime::seeded(3);
+    let shards = Shards::of(4, &runtime);
+    let router = shards.router(3, &runtime).await;
+    let named = |number: u32, print: u8| WriteOptions {
+        idempotency: Some(Arc::new(
+            Idempotency::new(&format!("once-{number}"), [print; 32]).unwrap(),
+        )),
+        ..Default::default()
+    };
+    let put = |number: u32| {
+        vec![terrace_core::Write::put(key(format!("key-{number}")), value(number.to_string()))]
+    };
+    for number in 0..40 {
+        terrace_core::Store::write(&router, put(number), &named(number, 1)).await.unwrap();
+    }
+    let mut work = opened(&shards, &runtime, Broken::default()).await;
+    work.begin(&Change::Add("3".into())).await.unwrap();
+    for number in 0..40 {
+        let how = named(number, 2);
+        let other = terrace_core::Store::write(&router, put(100 + number), &how).await;
+        assert_eq!(other.unwrap_err().kind(), ErrorKind::InvalidInput, "{number}");
+    }
+}

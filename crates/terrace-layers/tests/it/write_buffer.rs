@@ -2,6 +2,7 @@
 
 mod contract;
 mod faults;
+mod news;
 mod pace;
 mod races;
 mod reads;
@@ -36,7 +37,7 @@ async fn open(
     options: WriteBufferOptions,
 ) -> WriteBuffer {
     let journal = Arc::clone(journal) as Arc<dyn Journal>;
-    WriteBuffer::open(inner, journal, HISTORY, options, Runtime::system()).await
+    WriteBuffer::open(inner, Arc::new(ScriptedGenerations::default()), journal, HISTORY, options, Runtime::system()).await
 }
 
 async fn text(store: &dyn Store, name: &str, how: &ReadOptions) -> Result<Option<String>> {

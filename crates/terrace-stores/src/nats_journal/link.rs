@@ -3,8 +3,8 @@
 use std::collections::HashMap;
 use std::error::Error as StdError;
 use std::sync::PoisonError;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use async_nats::connection::State as Connected;
 use async_nats::jetstream::consumer::{AckPolicy, Consumer, pull};
@@ -17,7 +17,7 @@ use terrace_core::{
 use tokio::sync::{Mutex, OnceCell};
 
 use super::NatsJournalOptions;
-use crate::journal::closed;
+use crate::journal::{DurabilityLook, closed};
 
 /// The one consumer, of all flushers.
 const CONSUMER: &str = "flushers";
@@ -32,11 +32,13 @@ pub(super) struct Link {
     pub(super) end: Mutex<Option<End>>,
     /// Below it this process gives nothing out.
     pub(super) lowest: AtomicU64,
+    /// The number of the last message, and since when this process has known it.
+    pub(super) newest: std::sync::Mutex<(u64, Instant)>,
     /// Entries that this process has claimed.
     pub(super) claimed: std::sync::Mutex<HashMap<Sequence, Claimed>>,
     pub(super) held_writes: AtomicU64,
     pub(super) held_bytes: AtomicU64,
-    durability: AtomicU8,
+    settings: DurabilityLook,
     closed: AtomicBool,
 }
 
@@ -77,9 +79,11 @@ impl Link {
         let client = connect.connect(servers).await.map_err(|_| malformed())?;
         let mut context = jetstream::new(client.clone());
         context.set_timeout(options.command_timeout);
+        let newest = std::sync::Mutex::new((0, runtime.now()));
         Ok(Self {
             options,
             runtime,
+            newest,
             client,
             context,
             streams: OnceCell::new(),
@@ -88,7 +92,7 @@ impl Link {
             claimed: std::sync::Mutex::default(),
             held_writes: AtomicU64::new(0),
             held_bytes: AtomicU64::new(0),
-            durability: AtomicU8::new(0),
+            settings: DurabilityLook::default(),
             closed: AtomicBool::new(false),
         })
     }
@@ -157,16 +161,27 @@ impl Link {
     pub(super) async fn look(&self) -> Result<Durability> {
         self.check()?;
         let streams = self.streams().await?;
+        let begun = self.runtime.now();
         let info = self.timed(streams.entries.get_info()).await?.map_err(failed)?;
-        self.durability.store(u8::from(info.config.num_replicas >= 3), Ordering::Relaxed);
-        Ok(self.durability())
+        let durability = match info.config.num_replicas {
+            0..3 => Durability::Accepted,
+            _ => Durability::Journaled,
+        };
+        self.settings.note(begun, durability);
+        Ok(durability)
+    }
+
+    /// Asks again, where the last look is older than half the time that it counts.
+    pub(super) async fn keep_looking(&self) {
+        if self.settings.is_due(self.runtime.now())
+            && let Err(error) = self.look().await
+        {
+            tracing::debug!(%error, "NATS does not say how its stream is set up");
+        }
     }
 
     pub(super) fn durability(&self) -> Durability {
-        match self.durability.load(Ordering::Relaxed) {
-            0 => Durability::Accepted,
-            _ => Durability::Journaled,
-        }
+        self.settings.durability(self.runtime.now())
     }
 
     /// What the work answers within the time of one call.

@@ -5,7 +5,10 @@ use std::sync::atomic::Ordering;
 use async_nats::HeaderMap;
 use async_nats::jetstream::context::PublishErrorKind;
 use async_nats::jetstream::message::PublishMessage;
-use terrace_core::{Append, Appended, Error, ErrorKind, Idempotency, Result, Sequence, Span};
+use futures_util::future::join;
+use terrace_core::{
+    Append, Appended, Durability, Error, ErrorKind, Idempotency, Result, Sequence, Span,
+};
 
 use super::link::{End, Link, failed, unreachable};
 use crate::journal::{Chunk, Packed, corrupt, full, outcome_unknown};
@@ -23,6 +26,11 @@ enum Published {
 
 impl Link {
     pub(super) async fn append(&self, requests: &[Append]) -> Result<Appended> {
+        let ((), appended) = join(self.keep_looking(), self.append_all(requests)).await;
+        Ok(Appended { durability: self.durability(), ..appended? })
+    }
+
+    async fn append_all(&self, requests: &[Append]) -> Result<Appended> {
         self.check()?;
         let packed = Packed::of(requests);
         self.check_room(&packed).await?;
@@ -33,26 +41,22 @@ impl Link {
         };
         let mut previous = at.last;
         let mut spans = Vec::with_capacity(packed.chunks.len());
+        let mut lost = false;
         for chunk in &packed.chunks {
-            let before = at.last;
+            if lost {
+                // Where the stream ends now is for the next append to find out.
+                spans.push(Err(unreachable()));
+                continue;
+            }
             // Not known until it is acknowledged.
             *end = None;
             let span = self.publish_chunk(&mut at, chunk, &mut previous).await;
-            match &span {
-                Err(error) if !error.is_retryable() => *end = Some(at),
-                Err(error) if spans.is_empty() && packed.chunks.len() == 1 => {
-                    return Err(error.clone());
-                }
-                Err(_) => {
-                    // Somebody may be in between now.
-                    at = self.find_end().await.unwrap_or(End { last: before, ..at });
-                    previous = at.last;
-                }
-                Ok(_) => *end = Some(at),
-            }
+            lost = span.as_ref().is_err_and(Error::is_retryable);
+            *end = (!lost).then_some(at);
             spans.push(span);
         }
-        let (epoch, last, durability) = (at.epoch, at.last, self.durability());
+        let (epoch, last) = (at.epoch, at.last);
+        let durability = Durability::Accepted;
         Ok(Appended { epoch, previous, last, durability, spans: packed.spans(&spans) })
     }
 

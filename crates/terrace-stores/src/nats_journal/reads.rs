@@ -1,9 +1,11 @@
 //! What is looked up: the end of the stream, entries, progress, what is kept.
 
+use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use async_nats::jetstream::message::StreamMessage;
-use async_nats::jetstream::stream::{Info, LastRawMessageErrorKind, Stream};
+use async_nats::jetstream::stream::{Info, LastRawMessageErrorKind, State, Stream};
 use futures_util::stream::{self, StreamExt as _, TryStreamExt as _};
 use terrace_core::{DeadLetter, Idempotency, JournalEntry, Progress, Result, Sequence};
 
@@ -127,7 +129,23 @@ impl Link {
         self.held_writes.store(writes, Ordering::Relaxed);
         self.held_bytes.store(bytes, Ordering::Relaxed);
         let (epoch, last, dead) = (end.epoch, end.last, letters.len() as u64);
-        Ok(Progress { epoch, last, applied, settled, writes, bytes, dead })
+        let age = self.age(&state);
+        Ok(Progress { epoch, last, applied, settled, writes, bytes, age, dead })
+    }
+
+    /// How long the oldest message has waited. The server tells when each message came, and not what
+    /// time it is: since the last one came it is at least as long as this process has known it.
+    fn age(&self, state: &State) -> Duration {
+        if state.messages == 0 {
+            return Duration::ZERO;
+        }
+        let now = self.runtime.now();
+        let mut newest = self.newest.lock().unwrap_or_else(PoisonError::into_inner);
+        if newest.0 != state.last_sequence {
+            *newest = (state.last_sequence, now);
+        }
+        let between = state.last_timestamp - state.first_timestamp;
+        Duration::try_from(between).unwrap_or_default() + now.saturating_duration_since(newest.1)
     }
 
     pub(super) async fn peek(&self, after: Sequence, writes: usize) -> Result<Vec<JournalEntry>> {

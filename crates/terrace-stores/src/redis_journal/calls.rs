@@ -33,7 +33,10 @@ impl Link {
                 None => command.arg("").arg(""),
             };
         }
-        let answer = self.call(&self.scripts.append, &command, Sent::Appends).await?;
+        // One behind the other on the connection: the settings are those at the time of the append.
+        let append = self.call(&self.scripts.append, &command, Sent::Appends);
+        let ((), answer) = futures_util::future::join(self.keep_looking(), append).await;
+        let answer = answer?;
         let parts: Vec<Value> = read(answer)?;
         if parts.first().is_some_and(|word| text(word) == Some("full")) {
             return Err(journal::full());
@@ -255,8 +258,8 @@ fn entries_of(values: impl Iterator<Item = Value>) -> Result<Vec<JournalEntry>> 
 }
 
 fn progress_of(answer: Value) -> Result<Progress> {
-    let [epoch, last, oldest, writes, bytes, dead, oldest_dead, again] =
-        <[String; 8]>::try_from(read::<Vec<String>>(answer)?).map_err(|_| corrupt())?;
+    let [epoch, last, oldest, writes, bytes, dead, oldest_dead, again, now] =
+        <[String; 9]>::try_from(read::<Vec<String>>(answer)?).map_err(|_| corrupt())?;
     let last = sequence(&last)?;
     let oldest = if oldest.is_empty() { None } else { Some(sequence(&oldest)?) };
     let applied = oldest.map_or(last, Sequence::before);
@@ -267,6 +270,8 @@ fn progress_of(answer: Value) -> Result<Progress> {
         }
     }
     let number = |text: &str| text.parse::<u64>().map_err(|_| corrupt());
+    // Both by the server's clock.
+    let waited = oldest.map_or(Ok(0), |it| number(&now).map(|now| now.saturating_sub(it.millis())));
     Ok(Progress {
         epoch: number(&epoch)?,
         last,
@@ -274,6 +279,7 @@ fn progress_of(answer: Value) -> Result<Progress> {
         settled,
         writes: number(&writes)?,
         bytes: number(&bytes)?,
+        age: Duration::from_millis(waited?),
         dead: number(&dead)?,
     })
 }

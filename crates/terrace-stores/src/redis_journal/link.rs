@@ -1,6 +1,6 @@
 //! The two connections: one that pipelines, one that blocks.
 
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use redis::aio::MultiplexedConnection;
@@ -12,7 +12,7 @@ use terrace_core::{Deadline, Durability, Error, ErrorKind, Result, Runtime, Sequ
 use tokio::sync::Mutex;
 
 use super::options::RedisJournalOptions;
-use crate::journal;
+use crate::journal::{self, DurabilityLook};
 
 /// The consumer group of all flushers.
 pub(super) const GROUP: &str = "flushers";
@@ -49,10 +49,10 @@ pub(super) struct Link {
     pub(super) keys: [String; 5],
     pub(super) consumer: String,
     pub(super) scripts: Scripts,
+    settings: DurabilityLook,
     client: Client,
     main: Mutex<State>,
     blocking: Mutex<State>,
-    durability: AtomicU8,
     connects: AtomicU64,
     closed: AtomicBool,
     /// The last sequence that any server of this journal was seen to have given out.
@@ -87,10 +87,10 @@ impl Link {
                 bury: with(include_str!("lua/bury.lua")),
                 raise: with(include_str!("lua/raise.lua")),
             },
+            settings: DurabilityLook::default(),
             client,
             main: Mutex::default(),
             blocking: Mutex::default(),
-            durability: AtomicU8::new(0),
             connects: AtomicU64::new(0),
             closed: AtomicBool::new(false),
             furthest: AtomicU64::new(0),
@@ -114,10 +114,7 @@ impl Link {
     }
 
     pub(super) fn durability(&self) -> Durability {
-        match self.durability.load(Ordering::Relaxed) {
-            0 => Durability::Accepted,
-            _ => Durability::Journaled,
-        }
+        self.settings.durability(self.runtime.now())
     }
 
     pub(super) async fn close(&self) {
@@ -189,20 +186,31 @@ impl Link {
     }
 
     async fn learn_settings(&self, live: &mut MultiplexedConnection) -> Result<()> {
+        let begun = self.runtime.now();
         let mut ask = redis::cmd("CONFIG");
         ask.arg("GET").arg("appendonly").arg("appendfsync").arg("no-appendfsync-on-rewrite");
         ask.arg("maxmemory").arg("maxmemory-policy");
-        let journaled = match self.timed(ask.query_async::<Vec<String>>(live)).await {
-            Ok(settings) => is_flushed(&settings),
+        let durability = match self.timed(ask.query_async::<Vec<String>>(live)).await {
+            Ok(settings) if is_flushed(&settings) => Durability::Journaled,
+            Ok(_) => Durability::Accepted,
             // Not every user may ask.
-            Err(Lost::Said(error)) if !error.is_io_error() => false,
+            Err(Lost::Said(error)) if !error.is_io_error() => Durability::Accepted,
             Err(lost) => return Err(lost.into_error(Sent::Harmless)),
         };
-        self.durability.store(u8::from(journaled), Ordering::Relaxed);
+        self.settings.note(begun, durability);
         Ok(())
     }
 
-    /// Asks anew how Redis is set up: people change that while it runs.
+    /// Asks anew how Redis is set up, where the last look is older than half the time that it counts.
+    pub(super) async fn keep_looking(&self) {
+        if self.settings.is_due(self.runtime.now())
+            && let Err(error) = self.look_at_settings().await
+        {
+            tracing::debug!(%error, "Redis does not say how it is set up");
+        }
+    }
+
+    /// Asks how Redis is set up.
     pub(super) async fn look_at_settings(&self) -> Result<()> {
         let mut live = self.connection().await?;
         let learned = self.learn_settings(&mut live).await;

@@ -17,7 +17,7 @@ pub struct RedisJournalOptions {
     pub namespace: String,
     /// How much it may hold.
     pub limits: JournalLimits,
-    /// When entries are taken from a claimer that has not settled them. Default: 30 s.
+    /// When entries are taken from a claimer that has not settled them. Default: 10 s.
     pub takeover: Duration,
     /// How long one call may take. Default: 3 s.
     pub command_timeout: Duration,
@@ -32,7 +32,7 @@ impl RedisJournalOptions {
             url: url.into(),
             namespace: "terrace-journal".into(),
             limits: JournalLimits::default(),
-            takeover: Duration::from_secs(30),
+            takeover: Duration::from_secs(10),
             command_timeout: Duration::from_secs(3),
             connect_timeout: Duration::from_secs(1),
         }

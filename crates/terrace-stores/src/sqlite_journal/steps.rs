@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::{MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use rusqlite::{Connection, OptionalExtension, ToSql, params};
 use terrace_core::{
@@ -145,6 +145,8 @@ impl Steps<'_> {
         };
         let oldest = least("SELECT min(id) FROM entries")?;
         let applied = oldest.map_or(last, Sequence::before);
+        let now = Sequence::at(self.shared.runtime.wall()).millis();
+        let waited = oldest.map_or(0, |oldest| now.saturating_sub(oldest.millis()));
         let dead = least("SELECT min(sequence) FROM dead")?.map_or(applied, Sequence::before);
         let again = least("SELECT min(sequence) FROM again")?.map_or(applied, Sequence::before);
         let count: i64 = self
@@ -159,6 +161,7 @@ impl Steps<'_> {
             settled: applied.min(dead).min(again),
             writes,
             bytes,
+            age: Duration::from_millis(waited),
             dead: count.cast_unsigned(),
         })
     }

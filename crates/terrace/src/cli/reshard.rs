@@ -105,7 +105,7 @@ async fn run(
     bar.finish_and_clear();
     done.map_err(|error| {
         let Failure { code, text } = fatal(&error);
-        let hint = match plan.is_some() && error.is_retryable() {
+        let hint = match resharding.plan().is_some() && error.is_retryable() {
             true => "; go on with terrace reshard --level 4 --resume",
             false => "",
         };

@@ -81,7 +81,8 @@ pub struct CqrsConfig {
     pub lease_ms: u64,
     /// Counts of reads are stored this often, in milliseconds. Default 1000.
     pub count_flush_ms: u64,
-    /// The key of the Redis stream. Default: made from the log's own name.
+    /// Prefix of the key of the Redis stream, before the database's own name. Default
+    /// `terrace:events`, then also the log's own name.
     pub stream: String,
     /// About how many events the stream keeps. Default 1 000 000.
     pub stream_max_events: u64,
@@ -114,7 +115,7 @@ pub struct JournalConfig {
     /// `nats://user:password@host:port` with JetStream. Default: in the local mode a
     /// private server of its own; with servers that of the cache, which rarely is as safe.
     pub url: String,
-    /// Prefix of all its keys. Default: made from the database's own name.
+    /// Prefix of all its keys or streams, before the database's own name. Default `terrace-journal`.
     pub namespace: String,
     /// Servers of a NATS cluster that keep a copy, when its streams are made. Default 1.
     pub replicas: usize,
@@ -127,7 +128,7 @@ pub struct JournalConfig {
     /// Nothing is accepted while a write has waited longer than this, in seconds. Default 900.
     pub max_age_seconds: u64,
     /// Entries are taken from a flusher that has not settled them for this long, in seconds.
-    /// Default 30.
+    /// Default 10.
     pub takeover_seconds: u64,
     /// Redis answers within this time, in milliseconds. Default 3000.
     pub command_timeout_ms: u64,
@@ -162,7 +163,7 @@ impl Default for JournalConfig {
             max_writes: 2_000_000,
             max_bytes: 256 * 1024 * 1024,
             max_age_seconds: 900,
-            takeover_seconds: 30,
+            takeover_seconds: 10,
             command_timeout_ms: 3_000,
             patience_ms: 2_000,
             drain_ms: 5_000,

@@ -1,5 +1,6 @@
 //! The databases and caches of the mode in force: SQLite files, private servers, or yours.
 
+mod broker;
 mod cqrs;
 mod journal;
 mod replicas;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use proptest::prelude::*;
 use terrace_core::testkit::{key, value};
 use terrace_core::{
-    Idempotency, MemoryStore, Origin, Outcome, Precondition, ReadOptions, Runtime, Scan,
+    ErrorKind, Idempotency, MemoryStore, Origin, Outcome, Precondition, ReadOptions, Runtime, Scan,
     Shard as _, Store as _, StoreExt as _, Write, WriteOptions,
 };
 
@@ -79,6 +79,51 @@ async fn a_repeated_request_over_several_shards_answers_its_first_results() {
         receipts.into_iter().map(|receipt| receipt.version).collect::<Vec<_>>()
     };
     assert_eq!(versions(first), versions(again));
+}
+
+fn named(print: u8) -> WriteOptions {
+    let idempotency = Some(Arc::new(Idempotency::new("once", [print; 32]).unwrap()));
+    WriteOptions { idempotency, ..WriteOptions::default() }
+}
+
+/// Another request under a key that was used is refused, wherever its records live.
+#[tokio::test]
+async fn a_reused_idempotency_key_is_refused_on_every_shard() {
+    let runtime = Runtime::system();
+    let shards = Shards::of(3, &runtime);
+    let router = shards.router(3, &runtime).await;
+    let put = |number: u32| vec![Write::put(key(format!("k{number}")), value("v"))];
+    router.write(put(0), &named(1)).await.unwrap();
+    for number in 1..20 {
+        let reused = router.write(put(number), &named(2)).await.unwrap_err();
+        assert_eq!(reused.kind(), ErrorKind::InvalidInput, "k{number}");
+    }
+    let rows = (0..3).map(|number| shards.shard(number).rows_now().len()).sum::<usize>();
+    assert_eq!(rows, 1, "nothing else was written");
+}
+
+/// The key is taken and the write is not done, as after a crash between the two: the same request
+/// does it, and no other can.
+#[tokio::test]
+async fn a_request_that_only_took_its_key_is_done_by_its_repeat() {
+    let runtime = Runtime::system();
+    let shards = Shards::of(3, &runtime);
+    let router = shards.router(3, &runtime).await;
+    // A record that does not live where the key of its request does.
+    let request_home = router.shard_of(&key("once")).unwrap();
+    let keys = || (0..).map(|number| key(format!("k{number}")));
+    let it = keys().find(|it| router.shard_of(it) != Some(request_home)).unwrap();
+    let home = usize::from(router.shard_of(&it).unwrap());
+    let put = || vec![Write::put(it.clone(), value("v"))];
+    shards.shard(home).set_down(true);
+    let failed = router.write(put(), &named(1)).await.unwrap_err();
+    assert_eq!(failed.kind(), ErrorKind::Unavailable);
+    shards.shard(home).set_down(false);
+    let reused = router.write(put(), &named(2)).await.unwrap_err();
+    assert_eq!(reused.kind(), ErrorKind::InvalidInput);
+    let done = router.write(put(), &named(1)).await.unwrap();
+    assert_eq!(done[0].outcome, Outcome::Created);
+    assert_eq!(router.write(put(), &named(1)).await.unwrap()[0].version, done[0].version);
 }
 
 #[tokio::test]

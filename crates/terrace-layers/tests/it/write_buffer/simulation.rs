@@ -75,7 +75,10 @@ impl World {
         let options =
             WriteBufferOptions { flusher: Some(self.flusher()), ..WriteBufferOptions::default() };
         let runtime = self.runtime.clone();
-        Arc::new(WriteBuffer::open(Arc::new(store), journal, HISTORY, options, runtime).await)
+        Arc::new(
+            WriteBuffer::open(Arc::new(store), Arc::new(ScriptedGenerations::default()), journal, HISTORY, options, runtime)
+                .await,
+        )
     }
 }
 

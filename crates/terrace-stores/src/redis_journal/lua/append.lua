@@ -27,7 +27,7 @@ for at = 7, #ARGV, 4 do
         if name ~= '' then here[name] = at end
         fresh[#fresh + 1] = at
         more_writes = more_writes + tonumber(ARGV[at])
-        more_bytes = more_bytes + #ARGV[at + 1]
+        if ARGV[at] ~= '0' then more_bytes = more_bytes + #ARGV[at + 1] end
     end
 end
 if writes + more_writes > tonumber(ARGV[1]) or bytes + more_bytes > tonumber(ARGV[2]) then

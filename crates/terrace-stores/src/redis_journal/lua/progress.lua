@@ -1,4 +1,11 @@
 -- KEYS: stream, meta, dead (by sequence), order (of the dead), again (dead that are tried again).
+
+-- The server's clock, in milliseconds: the only one that sequences and ages are made of.
+local function now()
+    local time = redis.call('TIME')
+    return time[1] * 1000 + math.floor(time[2] / 1000)
+end
+
 local function progress()
     local known = redis.call('HMGET', KEYS[2], 'epoch', 'ms', 'n', 'writes', 'bytes')
     local oldest = redis.call('XRANGE', KEYS[1], '-', '+', 'COUNT', 1)
@@ -7,15 +14,14 @@ local function progress()
     return {
         known[1] or '0', (known[2] or '0') .. '-' .. (known[3] or '0'),
         oldest[1] and oldest[1][1] or '', known[4] or '0', known[5] or '0',
-        redis.call('ZCARD', KEYS[4]), dead[1] or '', again[1] or '',
+        redis.call('ZCARD', KEYS[4]), dead[1] or '', again[1] or '', now(),
     }
 end
 
 -- Gives out `count` sequences after `ms-n`, of now where that is later; answers the first and last.
 local function advance(ms, n, count)
-    local time = redis.call('TIME')
-    local now = time[1] * 1000 + math.floor(time[2] / 1000)
-    if now > ms then ms, n = now, 0 else n = n + 1 end
+    local time = now()
+    if time > ms then ms, n = time, 0 else n = n + 1 end
     if n + count > 2097152 then ms, n = ms + 1, 0 end
     return ms, n, n + math.max(count, 1) - 1
 end

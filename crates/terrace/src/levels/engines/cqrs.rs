@@ -9,6 +9,7 @@ use terrace_stores::{
     PostgresOptions, PostgresReadModel, PostgresStore, SqliteOptions, SqliteReadModel, SqliteStore,
 };
 
+use super::broker::broker_name;
 use super::servers::Servers;
 use super::{Connections, Engines, lock};
 use crate::config::millis;
@@ -120,8 +121,12 @@ impl Engines {
             }
             Servers::Urls { cache, .. } | Servers::Local { cache, .. } => {
                 let key = match config.stream.as_str() {
-                    "" => format!("terrace:events:{}", side.log_name),
-                    chosen => chosen.to_owned(),
+                    // Positions of a log that is begun anew begin anew.
+                    "" => {
+                        let events = broker_name("terrace:events", ':', &side.history);
+                        format!("{events}:{}", side.log_name)
+                    }
+                    chosen => broker_name(chosen, ':', &side.history),
                 };
                 let max_events = config.stream_max_events;
                 let options =

@@ -11,6 +11,7 @@ use terrace_stores::{
     SqliteJournalOptions,
 };
 
+use super::broker::broker_name;
 use super::{Connections, Database, Engines, Rows, Servers};
 use crate::config::{millis, seconds};
 
@@ -63,7 +64,7 @@ impl Engines {
             _ => {
                 let url = self.journal_url().await?;
                 let options = RedisJournalOptions {
-                    namespace: self.journal_namespace(history, ":"),
+                    namespace: self.journal_namespace(history, ':'),
                     limits: self.limits(),
                     takeover: seconds(config.takeover_seconds),
                     command_timeout: millis(config.command_timeout_ms),
@@ -76,12 +77,12 @@ impl Engines {
     }
 
     /// What all keys or streams of the journal before a database begin with.
-    fn journal_namespace(&self, history: &str, between: &str) -> String {
-        match self.config.journal.namespace.as_str() {
-            "" => format!("terrace-journal{between}{history}"),
-            chosen if self.shared => format!("{chosen}{between}l{}", self.level),
-            chosen => chosen.to_owned(),
-        }
+    fn journal_namespace(&self, history: &str, between: char) -> String {
+        let prefix = match self.config.journal.namespace.as_str() {
+            "" => "terrace-journal",
+            chosen => chosen,
+        };
+        broker_name(prefix, between, history)
     }
 
     async fn nats_journal(&self, history: &str) -> Result<Arc<dyn Journal>> {
@@ -99,7 +100,7 @@ impl Engines {
             }
         };
         let options = NatsJournalOptions {
-            namespace: self.journal_namespace(history, "-"),
+            namespace: self.journal_namespace(history, '-'),
             limits: self.limits(),
             replicas: config.replicas,
             takeover: seconds(config.takeover_seconds),

@@ -199,7 +199,10 @@ async fn rows(database: &str, text: &str) -> BTreeMap<String, (i64, i64, String)
 /// The ids on the stream.
 async fn published(database: &str, cache: &str) -> Vec<String> {
     let log = sql(database, "SELECT value FROM public.meta WHERE name = 'log'").await.concat();
-    let stream = format!("terrace:events:{}", log.concat());
+    let history = "SELECT value FROM public.meta WHERE name = 'history'";
+    let history = sql(database, history).await.concat().concat();
+    let lineage = history.rsplit_once('.').map_or(&*history, |(lineage, _)| lineage);
+    let stream = format!("terrace:events:{lineage}:{}", log.concat());
     let server = terrace_lab::find_program("redis-server").expect("Redis");
     let mut command = tokio::process::Command::new(server.with_file_name("redis-cli"));
     let (login, address) = cache.split_once('@').expect("a login in the URL");

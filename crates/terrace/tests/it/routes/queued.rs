@@ -22,7 +22,7 @@ async fn level(flushes: bool) -> Server {
     } else {
         options.flusher = None;
     }
-    let store = WriteBuffer::open(inner, journal, "journal", options, runtime).await;
+    let store = WriteBuffer::open(inner, Arc::new(()), journal, "journal", options, runtime).await;
     Server::level(6, "6-write-buffering", Arc::new(store))
 }
 
