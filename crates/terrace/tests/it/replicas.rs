@@ -35,8 +35,7 @@ impl Field {
         let history = primary.history();
         let mut members = vec![member(primary)];
         for standby in &servers.standbys {
-            let store =
-                PostgresStore::member(options(standby), Arc::clone(&history), runtime.clone());
+            let store = PostgresStore::member(options(standby), runtime.clone());
             members.push(member(store.expect("options")));
         }
         Self { servers, members, history }

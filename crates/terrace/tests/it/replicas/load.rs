@@ -14,7 +14,6 @@ pub(super) const SESSIONS: usize = 8;
 /// What all sessions do and have found.
 pub(super) struct Load {
     store: Arc<dyn Store>,
-    log: String,
     /// Reads that were answered.
     pub(super) reads: AtomicUsize,
     /// Of those, by replicas.
@@ -39,10 +38,9 @@ struct Session {
 }
 
 impl Load {
-    pub(super) fn over(store: Arc<dyn Store>, history: &str) -> Arc<Self> {
+    pub(super) fn over(store: Arc<dyn Store>) -> Arc<Self> {
         Arc::new(Self {
             store,
-            log: format!("{history}:wal"),
             reads: AtomicUsize::new(0),
             by_replicas: AtomicUsize::new(0),
             violations: AtomicUsize::new(0),
@@ -114,10 +112,11 @@ impl Session {
         self.written = next;
         if let Ok(Receipt { token, .. }) = written.and_then(one) {
             // A replica may show what its primary has not acknowledged yet. If another is promoted,
-            // that is lost, and a token of the old timeline is refused; the token of a write on the
-            // new one asks for what is there. What was acknowledged is looked at in the end.
-            if self.timeline(&token) > self.timeline(&self.token) {
+            // that is lost, and tokens of the old history are refused, as their message says. What was
+            // acknowledged is looked at in the end.
+            if self.is_of_another_history(&token) {
                 self.seen = [0; SESSIONS];
+                self.token = Token::default();
             }
             self.token.merge(&token);
             self.seen[self.own] = next;
@@ -125,8 +124,9 @@ impl Session {
         }
     }
 
-    fn timeline(&self, token: &Token) -> u64 {
-        token.position(&self.load.log).map_or(0, |position| position.epoch)
+    fn is_of_another_history(&self, token: &Token) -> bool {
+        let mut own = self.token.marks().map(|(name, _)| name);
+        own.any(|name| token.position(name).is_none())
     }
 
     async fn read(&mut self, number: usize) {

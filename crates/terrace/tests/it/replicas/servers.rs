@@ -21,7 +21,7 @@ const RESUME: &str = "SELECT pg_wal_replay_resume()";
 async fn tokens_hop_replicas_while_replay_is_paused_and_servers_are_killed() {
     let field = Field::new().await;
     let router = field.router().await;
-    let load = Load::over(Arc::clone(&router) as _, &field.history);
+    let load = Load::over(Arc::clone(&router) as _);
     let sessions = load.start();
     let part = reads_wanted() / 8;
     for round in 0..2 {
@@ -58,7 +58,7 @@ async fn a_router_that_ignores_tokens_is_caught(field: &Field) {
     let options = ReplicaRouterOptions::default();
     let runtime = Runtime::system();
     let router = ReplicaRouter::ignoring_tokens(history, members, options, runtime).await;
-    let load = Load::over(Arc::new(router), &field.history);
+    let load = Load::over(Arc::new(router));
     let sessions = load.start();
     sql(field.standby(1), PAUSE).await;
     load.go_on(500).await;
@@ -78,7 +78,7 @@ async fn a_promotion_under_load_loses_nothing_that_the_standby_had() {
     let synchronous = "SELECT count(*) FROM pg_stat_replication WHERE sync_state = 'sync'";
     until("commits wait", || async { sql(primary, synchronous).await == "1" }).await;
 
-    let load = Load::over(Arc::clone(&router) as _, &field.history);
+    let load = Load::over(Arc::clone(&router) as _);
     let sessions = load.start();
     load.go_on(1500).await;
     primary.kill();
@@ -93,7 +93,7 @@ async fn a_promotion_under_load_loses_nothing_that_the_standby_had() {
     primary.restart().await.expect("a restart");
     until("it is found out", || async {
         let tree = terrace_core::Store::inspect(&*router).await;
-        tree.children[0].note.contains("older timeline")
+        tree.children[0].note.contains("promoted last")
     })
     .await;
     load.go_on(1000).await;

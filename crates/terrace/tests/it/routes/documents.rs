@@ -141,7 +141,7 @@ async fn levels_add_their_fields_and_endpoints() {
 async fn what_the_headers_ask_reaches_the_store() {
     let (store, mut hand) = Scripted::new();
     let server = Server::over(store);
-    let token = Token::of("db", terrace_core::LogPosition { epoch: 0, offset: 9 });
+    let token = Token::of("db", terrace_core::Position::new(9));
     let text = token.to_string();
     let headers = [("terrace-consistency", "max-stale=250"), ("terrace-token", text.as_str())];
     let (reply, ()) = tokio::join!(server.call("GET", "/read/a", &headers, ""), async {

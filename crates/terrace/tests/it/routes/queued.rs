@@ -22,7 +22,8 @@ async fn level(flushes: bool) -> Server {
     } else {
         options.flusher = None;
     }
-    let store = WriteBuffer::open(inner, Arc::new(()), journal, "journal", options, runtime).await;
+    let generations = inner.clone();
+    let store = WriteBuffer::open(inner, generations, journal, "journal", options, runtime).await;
     Server::level(6, "6-write-buffering", Arc::new(store))
 }
 

@@ -182,6 +182,7 @@ fn failed_at(version: u64) -> terrace_core::Receipt {
         durability: terrace_core::Durability::Committed,
         token: terrace_core::Token::default(),
         origin: terrace_core::Origin::Primary,
+        event: None,
     }
 }
 
