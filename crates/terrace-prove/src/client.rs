@@ -30,6 +30,7 @@ pub type Answer = Operation;
 pub struct Request {
     client: Client,
     operation: Operation,
+    wait: bool,
 }
 
 impl Client {
@@ -96,7 +97,7 @@ impl Client {
 
     fn request(&self, key: &str, action: Action) -> Request {
         let operation = Operation::sent(&self.instance, key, action);
-        Request { client: self.clone(), operation }
+        Request { client: self.clone(), operation, wait: false }
     }
 
     /// Status, headers and body; `None` when the connection gave none in time.
@@ -152,6 +153,12 @@ impl Request {
         self
     }
 
+    /// Asks with `Prefer: wait` for an answer after the change was applied.
+    pub fn wait(mut self) -> Self {
+        self.wait = true;
+        self
+    }
+
     /// Sends an `Idempotency-Key`.
     pub fn idempotency_key(mut self, key: &str) -> Self {
         self.operation.idempotency_key = Some(key.to_owned());
@@ -162,8 +169,11 @@ impl Request {
     ///
     /// Dropped before the answer: recorded by nobody, although the server may have done it.
     pub async fn send(self) -> Answer {
-        let Self { client, mut operation } = self;
-        let request = client.http_request(&operation);
+        let Self { client, mut operation, wait } = self;
+        let mut request = client.http_request(&operation);
+        if wait {
+            request = request.header("Prefer", "wait");
+        }
         operation.invoked = client.history.now();
         let answer = client.answer(request).await;
         operation.ended = client.history.now();

@@ -56,6 +56,15 @@ impl Verdict {
         }
     }
 
+    /// Fails the test when the guarantee is refuted; for a check that may have had nothing to look at.
+    ///
+    /// # Panics
+    /// With the first violations, or the reason why nothing was looked at.
+    #[track_caller]
+    pub fn assert_not_violated(&self) {
+        assert!(matches!(self, Self::Holds { .. }), "{self}");
+    }
+
     /// Fails the test unless the guarantee held and something could have refuted it.
     ///
     /// # Panics

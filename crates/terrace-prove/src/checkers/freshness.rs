@@ -47,6 +47,7 @@ impl Freshness {
 
 /// Checks that each read returns the last change that was acknowledged before it began, or
 /// something newer, up to what the promise allows; and that every value was written by somebody.
+/// The worst violation comes first.
 pub fn freshness(operations: &[Operation], promise: &Freshness) -> Verdict {
     let (mut looked_at, mut violations) = (0, Vec::new());
     for of_key in by_key(operations).values() {
@@ -57,19 +58,21 @@ pub fn freshness(operations: &[Operation], promise: &Freshness) -> Verdict {
             };
             looked_at += usize::from(of_key.iter().any(|change| could_refute(&change)));
             if Source::of(read, of_key).is_empty() {
-                violations.push(Violation::new("a value that nobody wrote was read", [*read]));
+                let what = Violation::new("a value that nobody wrote was read", [*read]);
+                violations.push((Duration::MAX, what));
             } else if let Some(newer) = newer_than_found(read, of_key, allowed) {
-                let after = read.invoked.saturating_sub(newer.ended).as_secs_f64();
-                let bound = allowed.as_secs_f64();
+                let after = read.invoked.saturating_sub(newer.ended);
                 let what = format!(
-                    "an old value was read {after:.3} s after a newer one was acknowledged \
-                     ({bound} s allowed)"
+                    "an old value was read {:.3} s after a newer one was acknowledged ({} s allowed)",
+                    after.as_secs_f64(),
+                    allowed.as_secs_f64()
                 );
-                violations.push(Violation::new(what, [newer, *read]));
+                violations.push((after, Violation::new(what, [newer, *read])));
             }
         }
     }
-    Verdict::of(looked_at, violations)
+    violations.sort_by_key(|(after, _)| std::cmp::Reverse(*after));
+    Verdict::of(looked_at, violations.into_iter().map(|(_, violation)| violation).collect())
 }
 
 #[cfg(test)]

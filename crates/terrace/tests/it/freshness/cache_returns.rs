@@ -1,0 +1,267 @@
+//! Redis comes back with its old memory, or was away for one instance alone (issue, number 1).
+//!
+//! A Redis that was away for all instances costs no staleness. One that was away for the writer
+//! alone costs every other instance at most [`WATCH`]. At level 5 a near cache may lag by [`WATCH`].
+
+use std::time::Duration;
+
+use terrace_lab::{Direction, Evidence};
+use terrace_prove::checkers::{Freshness, freshness};
+
+use super::engines::redis;
+use super::field::{Field, Instance};
+use super::readers::Readers;
+use super::{SLACK, WATCH, pause, rounds, until};
+
+const KEYS: usize = 4;
+/// How long the short outages last, and how long readers go on after each outage.
+const SHORT: Duration = Duration::from_millis(950);
+const AFTERWARDS: Duration = Duration::from_millis(2500);
+
+/// How Redis is away.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Away {
+    /// Its process is stopped, and goes on later.
+    Paused,
+    /// Neither instance reaches it.
+    Cut,
+    /// Neither instance reaches it; the writer does last.
+    BackForTheReader,
+    /// Connections of both instances are reset again and again, for less than a second.
+    Resets,
+    /// It is killed, and starts with a snapshot from before.
+    OldMemory,
+    /// The writer alone cannot reach it.
+    CutFromWriter,
+}
+
+/// What becomes of the writer before Redis is back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Writer {
+    Lives,
+    Killed,
+    Terminated,
+}
+
+struct Scenario {
+    field: Field,
+    a: Option<Instance>,
+    b: Instance,
+    keys: Vec<String>,
+    before: (Evidence, Evidence),
+}
+
+impl Scenario {
+    async fn prepare(level: u8) -> Self {
+        let field = Field::new(level).await;
+        let (a, b) = (field.instance("a").await, field.instance("b").await);
+        let keys: Vec<_> = (0..KEYS).map(|number| format!("k{number}")).collect();
+        for key in &keys {
+            a.writes(key, "old").await;
+            b.caches(key, "old", if level == 5 { "near" } else { "far" }).await;
+        }
+        let before = (a.redis.evidence(), b.redis.evidence());
+        Self { field, a: Some(a), b, keys, before }
+    }
+
+    fn a(&self) -> &Instance {
+        self.a.as_ref().expect("it runs")
+    }
+
+    async fn begin(&self, away: Away) {
+        let redis_server = &self.field.redis;
+        match away {
+            Away::Paused => redis_server.pause(),
+            Away::Cut | Away::BackForTheReader => {
+                self.a().redis.cut();
+                self.b.redis.cut();
+            }
+            Away::Resets => {
+                self.a().redis.reset();
+                self.b.redis.reset();
+            }
+            Away::OldMemory => {
+                redis(redis_server, "SAVE").await;
+                redis_server.kill();
+            }
+            Away::CutFromWriter => self.a().redis.cut(),
+        }
+    }
+
+    /// While Redis is away: all keys get new values, and readers meet the fault.
+    async fn meanwhile(&self, away: Away) {
+        let writes = async {
+            for key in &self.keys {
+                self.a().writes(key, "new").await;
+            }
+        };
+        match away {
+            Away::Resets => {
+                let resets = async {
+                    for _ in 0..SHORT.as_millis() / 50 {
+                        self.a().redis.reset();
+                        self.b.redis.reset();
+                        pause(Duration::from_millis(50)).await;
+                    }
+                };
+                tokio::join!(writes, resets);
+            }
+            // The other instance notices nothing: what is measured is how long it goes on so.
+            Away::CutFromWriter => {
+                writes.await;
+                pause(WATCH + SLACK).await;
+            }
+            Away::Paused | Away::Cut | Away::BackForTheReader | Away::OldMemory => {
+                writes.await;
+                for key in &self.keys {
+                    until("the other instance asks the database", async || {
+                        let answer = self.b.client.read(key).send().await;
+                        answer.found.as_deref() == Some("new")
+                            && answer.origin.as_deref() == Some("primary")
+                    })
+                    .await;
+                }
+            }
+        }
+    }
+
+    async fn end(&self, away: Away) {
+        match away {
+            Away::Paused => self.field.redis.resume(),
+            Away::OldMemory => {
+                self.field.redis.restart().await.expect("Redis starts again");
+                let keys = redis(&self.field.redis, "DBSIZE").await;
+                assert!(!keys.contains(":0\r\n"), "its old memory is back: {keys}");
+            }
+            Away::BackForTheReader => {
+                self.b.redis.pass();
+                self.b.becomes_healthy().await;
+            }
+            Away::Cut | Away::Resets | Away::CutFromWriter => {
+                if let Some(a) = &self.a {
+                    a.redis.pass();
+                }
+                self.b.redis.pass();
+            }
+        }
+    }
+
+    /// The fault happened: to both instances, or to the writer alone.
+    fn assert_evidence(&self, away: Away, writer: &Evidence) {
+        let other = self.b.redis.evidence();
+        let (a, b) = (writer.reset - self.before.0.reset, other.reset - self.before.1.reset);
+        match away {
+            Away::Cut | Away::BackForTheReader | Away::Resets => {
+                assert!(a > 0 && b > 0, "{writer:?} {other:?}")
+            }
+            Away::CutFromWriter => assert!(a > 0 && b == 0, "{writer:?} {other:?}"),
+            // `meanwhile` has seen the other instance go to the database.
+            Away::Paused | Away::OldMemory => {}
+        }
+    }
+}
+
+async fn cache_returns(level: u8, away: Away, writer: Writer) {
+    for _ in 0..rounds() {
+        let mut scenario = Scenario::prepare(level).await;
+        let readers = Readers::start(&[&scenario.b.client], &scenario.keys);
+        scenario.begin(away).await;
+        scenario.meanwhile(away).await;
+        let evidence = scenario.a().redis.evidence();
+        match writer {
+            Writer::Lives => {}
+            Writer::Killed => scenario.a.take().expect("it runs").program.kill().await,
+            Writer::Terminated => {
+                let a = scenario.a.take().expect("it runs");
+                a.program.terminate().await;
+            }
+        }
+        scenario.end(away).await;
+        pause(AFTERWARDS).await;
+        readers.end().await;
+        scenario.assert_evidence(away, &evidence);
+        let far = if away == Away::CutFromWriter { WATCH + SLACK } else { Duration::ZERO };
+        let operations = scenario.field.history.operations();
+        let (near, others): (Vec<_>, Vec<_>) =
+            operations.into_iter().partition(|it| it.origin.as_deref() == Some("near"));
+        let changes = others.iter().filter(|it| it.changes()).cloned();
+        let near: Vec<_> = changes.chain(near).collect();
+        let promise = |allowed| Freshness { allowed, ..Freshness::default() };
+        freshness(&others, &promise(far)).assert_holds();
+        if level == 5 {
+            freshness(&near, &promise(WATCH + SLACK)).assert_not_violated();
+        }
+    }
+}
+
+/// One test per level, way to be away, and fate of the writer.
+macro_rules! cases {
+    ($($name:ident: $away:ident, $writer:ident;)*) => {
+        mod level_2 {
+            use super::*;
+            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $name() {
+                cache_returns(2, Away::$away, Writer::$writer).await;
+            })*
+        }
+        mod level_5 {
+            use super::*;
+            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $name() {
+                cache_returns(5, Away::$away, Writer::$writer).await;
+            })*
+        }
+    };
+}
+
+cases! {
+    redis_was_paused: Paused, Lives;
+    redis_was_paused_and_the_writer_killed: Paused, Killed;
+    redis_was_paused_and_the_writer_terminated: Paused, Terminated;
+    redis_was_cut_off: Cut, Lives;
+    redis_was_cut_off_and_the_writer_killed: Cut, Killed;
+    redis_is_back_for_the_reader_first: BackForTheReader, Lives;
+    connections_were_reset: Resets, Lives;
+    redis_has_its_old_memory: OldMemory, Lives;
+    redis_has_its_old_memory_and_the_writer_was_killed: OldMemory, Killed;
+    redis_was_cut_from_the_writer: CutFromWriter, Lives;
+    redis_was_cut_from_the_writer_that_was_killed: CutFromWriter, Killed;
+    redis_was_cut_from_the_writer_that_was_terminated: CutFromWriter, Terminated;
+}
+
+/// The invalidations of a write are lost on their way: what Redis answers never arrives, or what it
+/// is asked.
+async fn invalidations_are_lost(level: u8, direction: Direction) {
+    for _ in 0..rounds() {
+        let scenario = Scenario::prepare(level).await;
+        let readers = Readers::start(&[&scenario.b.client], &scenario.keys);
+        scenario.a().redis.blackhole(direction);
+        for key in &scenario.keys {
+            scenario.a().writes(key, "new").await;
+        }
+        let dropped = scenario.a().redis.evidence().dropped_bytes;
+        pause(WATCH + SLACK).await;
+        scenario.a().redis.pass();
+        scenario.a().becomes_healthy().await;
+        pause(WATCH).await;
+        readers.end().await;
+        assert!(dropped > 0, "something was lost");
+        let promise = Freshness { allowed: WATCH + SLACK, ..Freshness::default() };
+        freshness(&scenario.field.history.operations(), &promise).assert_holds();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn requests_of_the_writer_are_lost_at_level_2() {
+    invalidations_are_lost(2, Direction::Requests).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn requests_of_the_writer_are_lost_at_level_5() {
+    invalidations_are_lost(5, Direction::Requests).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn answers_to_the_writer_are_lost_at_level_5() {
+    invalidations_are_lost(5, Direction::Responses).await;
+}

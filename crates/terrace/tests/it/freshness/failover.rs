@@ -1,0 +1,179 @@
+//! A failover that loses acknowledged writes, with both hosts in one URL (issue, number 2).
+//!
+//! PostgreSQL promises no more than that with an asynchronous standby. What is lost must be lost for
+//! everybody: no cache shows it, no token of it is satisfied, no version of it is given out again.
+
+use std::time::Duration;
+
+use terrace_lab::testing::{Replicated, replicated};
+use terrace_prove::Outcome;
+use terrace_prove::checkers::{Freshness, conditions, freshness};
+
+use super::engines::sql;
+use super::field::{Field, Instance};
+use super::{WATCH, pause, rounds, until};
+
+/// Written again after the failover.
+const WRITTEN: &str = "written";
+/// Not written after the failover.
+const LEFT: &str = "left";
+/// More writes are lost than a sequence of PostgreSQL runs ahead in the log (32).
+const LOST: usize = 60;
+
+struct Failover {
+    servers: Replicated,
+    field: Field,
+    a: Instance,
+    b: Instance,
+}
+
+impl Failover {
+    async fn new(level: u8) -> Self {
+        let servers = replicated(1, &[]).await;
+        let (primary, standby) = (&servers.primary, &servers.standbys[0]);
+        let both = format!("127.0.0.1:{},127.0.0.1:{}", primary.port(), standby.port());
+        let url = primary.url().replace(&format!("127.0.0.1:{}", primary.port()), &both);
+        let field = Field::on(level, url).await;
+        let (a, b) = (field.instance("a").await, field.instance("b").await);
+        Self { servers, field, a, b }
+    }
+
+    /// Writes that the standby has, then some that it has not.
+    async fn lose(&self) -> [terrace_prove::Answer; 2] {
+        for key in [WRITTEN, LEFT] {
+            self.applied(&self.a, key, "kept").await;
+        }
+        let (primary, standby) = (self.servers.primary.url(), self.servers.standbys[0].url());
+        let sent = sql(&primary, "SELECT pg_current_wal_insert_lsn()").await;
+        let has_it = format!("SELECT pg_last_wal_replay_lsn() >= '{sent}'::pg_lsn");
+        until("the standby has it", async || sql(&standby, &has_it).await == "t").await;
+        sql(&standby, "ALTER SYSTEM SET primary_conninfo = ''").await;
+        sql(&standby, "SELECT pg_reload_conf()").await;
+        let receivers = "SELECT count(*) FROM pg_stat_wal_receiver";
+        until("the standby is cut off", async || sql(&standby, receivers).await == "0").await;
+        for number in 0..LOST {
+            self.applied(&self.a, "other", &format!("lost {number}")).await;
+        }
+        let mut lost = Vec::new();
+        for key in [WRITTEN, LEFT] {
+            lost.push(self.applied(&self.a, key, "lost").await);
+            // It is in every cache that there is.
+            for instance in [&self.a, &self.b] {
+                for _ in 0..3 {
+                    let seen = instance.client.read(key).send().await;
+                    assert_eq!(seen.found.as_deref(), Some("lost"), "{seen}");
+                }
+            }
+        }
+        lost.try_into().expect("two")
+    }
+
+    async fn applied(&self, to: &Instance, key: &str, value: &str) -> terrace_prove::Answer {
+        let mut answer = to.client.write(key, value).wait().send().await;
+        until("the write is acknowledged", async || {
+            if !answer.is_acknowledged() {
+                pause(Duration::from_millis(20)).await;
+                answer = to.client.write(key, value).wait().send().await;
+            }
+            answer.is_acknowledged()
+        })
+        .await;
+        answer
+    }
+
+    async fn fail_over(&self) {
+        self.servers.primary.kill();
+        self.servers.standbys[0].promote().await.expect("a promotion");
+        let rows =
+            sql(&self.servers.standbys[0].url(), "SELECT timeline_id FROM pg_control_checkpoint()");
+        assert_eq!(rows.await, "2", "another timeline");
+    }
+
+    /// Both instances have met the new primary.
+    async fn both_write(&self) {
+        for instance in [&self.a, &self.b] {
+            self.applied(instance, "other", "after the failover").await;
+        }
+    }
+}
+
+/// What was lost is shown by nobody, once the new primary has answered.
+async fn caches_forget(level: u8) {
+    for _ in 0..rounds() {
+        let failover = Failover::new(level).await;
+        let lost = failover.lose().await;
+        failover.fail_over().await;
+        failover.both_write().await;
+        pause(WATCH).await;
+        let mut wrong = Vec::new();
+        for instance in [&failover.b, &failover.a] {
+            let now = instance.client.read(LEFT).strong().send().await;
+            assert_eq!(now.found.as_deref(), Some("kept"), "it is lost: {now}");
+            let read = instance.client.read(LEFT).send().await;
+            if read.found.as_deref() != Some("kept") {
+                wrong.push(format!("lost, and shown: {read}"));
+            }
+            for (key, lost) in [WRITTEN, LEFT].into_iter().zip(&lost) {
+                let read = instance.client.read(key).after(lost).send().await;
+                if read.outcome != Outcome::Fail || read.status != 503 {
+                    wrong.push(format!("a token of what is lost was satisfied: {read}"));
+                }
+            }
+        }
+        let after = failover.applied(&failover.a, WRITTEN, "after").await;
+        for instance in [&failover.b, &failover.a] {
+            let read = instance.client.read(WRITTEN).send().await;
+            let with_token = instance.client.read(WRITTEN).after(&after).send().await;
+            for read in [read, with_token] {
+                if read.found.as_deref() != Some("after") {
+                    wrong.push(format!("outranked by what is lost: {read}"));
+                }
+            }
+        }
+        let promise = Freshness { allowed: WATCH, ..Freshness::default() };
+        let stale = freshness(&failover.field.history.operations(), &promise);
+        assert!(wrong.is_empty(), "{}\n{stale}", wrong.join("\n"));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn caches_forget_what_is_lost_at_level_2() {
+    caches_forget(2).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn caches_forget_what_is_lost_at_level_4() {
+    caches_forget(4).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn caches_forget_what_is_lost_at_level_5() {
+    caches_forget(5).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn caches_forget_what_is_lost_at_level_6() {
+    caches_forget(6).await;
+}
+
+/// `If-Match` on a version of lost content meets no version of anything else.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lost_version_matches_nothing_at_level_1() {
+    for _ in 0..rounds() {
+        let failover = Failover::new(1).await;
+        let [lost, _] = failover.lose().await;
+        let version = lost.version.expect("a version");
+        failover.fail_over().await;
+        failover.both_write().await;
+        // Somebody else writes; the version that was lost may come up again.
+        for number in 0..LOST * 2 {
+            let other = failover.applied(&failover.b, WRITTEN, &format!("other {number}")).await;
+            if other.version >= Some(version) {
+                break;
+            }
+        }
+        let blind = failover.a.client.write(WRITTEN, "blind").if_version(version).send().await;
+        conditions(&failover.field.history.operations()).assert_not_violated();
+        assert_eq!(blind.status, 412, "{blind}");
+    }
+}
