@@ -8,7 +8,12 @@ mod field;
 mod readers;
 
 mod cache_returns;
+mod clones;
 mod failover;
+mod idempotency_keys;
+mod invented_tokens;
+mod late_writes;
+mod refusing_cache;
 mod restore;
 mod tokens_over_caches;
 

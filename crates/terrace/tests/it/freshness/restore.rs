@@ -82,6 +82,14 @@ async fn a_restored_dump(level: u8, between_runs: bool) {
                 wrong.push(format!("outranked by what is lost: {read} after {after}"));
             }
         }
+        // Beside a token of what is there, one of what is lost asks for as much as alone.
+        let other = b.client.read("other").send().await;
+        for (first, second) in [(&lost, &other), (&other, &lost)] {
+            let read = b.client.read(LEFT).after(first).after(second).send().await;
+            if read.status != 503 {
+                wrong.push(format!("one of two tokens is lost: {read}"));
+            }
+        }
         let versions = conditions(&field.history.operations());
         assert!(wrong.is_empty(), "{}\nversions: {versions}", wrong.join("\n"));
         versions.assert_not_violated();
