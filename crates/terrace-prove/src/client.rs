@@ -254,6 +254,7 @@ impl Operation {
         };
         self.token_received = text("terrace-token");
         self.origin = text("terrace-origin");
+        self.durability = text("terrace-durability");
         self.age = text("age").and_then(|age| age.parse().ok()).map(Duration::from_secs);
     }
 }

@@ -83,6 +83,8 @@ pub struct Operation {
     pub origin: Option<String>,
     /// `Age`.
     pub age: Option<Duration>,
+    /// `Terrace-Durability` of a change.
+    pub durability: Option<String>,
 }
 
 impl Operation {
@@ -106,6 +108,7 @@ impl Operation {
             version: None,
             origin: None,
             age: None,
+            durability: None,
         }
     }
 
@@ -164,6 +167,9 @@ impl fmt::Display for Operation {
         }
         if let Some(origin) = &self.origin {
             write!(f, ", {origin}")?;
+        }
+        if let Some(durability) = &self.durability {
+            write!(f, ", {durability}")?;
         }
         if let Some(age) = self.age {
             write!(f, ", age {} s", age.as_secs())?;

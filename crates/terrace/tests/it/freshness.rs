@@ -8,13 +8,17 @@ mod field;
 mod readers;
 
 mod cache_returns;
+mod clocks;
 mod clones;
 mod failover;
 mod idempotency_keys;
 mod invented_tokens;
+mod journals;
 mod late_writes;
 mod refusing_cache;
 mod restore;
+mod settings;
+mod standbys;
 mod tokens_over_caches;
 
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! A failover that loses acknowledged writes, with both hosts in one URL (issue, number 2).
+//! A failover that loses acknowledged writes, with both hosts in one URL (issue, numbers 2 and 4).
 //!
 //! PostgreSQL promises no more than that with an asynchronous standby. What is lost must be lost for
 //! everybody: no cache shows it, no token of it is satisfied, no version of it is given out again.
@@ -136,6 +136,16 @@ async fn caches_forget(level: u8) {
                 }
             }
         }
+        // What a read shows can be changed on its condition.
+        for instance in [&failover.b, &failover.a] {
+            let read = instance.client.read(LEFT).send().await;
+            let version = read.version.expect("a version");
+            let value = format!("on condition through {}", read.instance);
+            let write = instance.client.write(LEFT, &value).if_version(version).send().await;
+            if !write.is_acknowledged() {
+                wrong.push(format!("refused: {write} after {read}"));
+            }
+        }
         assert!(wrong.is_empty(), "{}", wrong.join("\n"));
     }
 }
@@ -143,6 +153,12 @@ async fn caches_forget(level: u8) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn caches_forget_what_is_lost_at_level_2() {
     caches_forget(2).await;
+}
+
+/// The promotion of level 3 (issue, number 4).
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn caches_forget_what_is_lost_at_level_3() {
+    caches_forget(3).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
