@@ -55,6 +55,8 @@ struct Faults {
     resets: u64,
     requests: Lane,
     responses: Lane,
+    /// Only connections that have sent this are held or lose bytes.
+    only: Option<Arc<[u8]>>,
 }
 
 impl Faults {
@@ -90,8 +92,9 @@ impl FaultProxy {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
         let address = listener.local_addr()?;
         let (refuse, resets, requests, responses) = (false, 0, OPEN, OPEN);
+        let only = None;
         let (faults, watched) =
-            watch::channel(Faults { upstream, refuse, resets, requests, responses });
+            watch::channel(Faults { upstream, refuse, resets, requests, responses, only });
         let counters = Arc::new(Counters::default());
         let accepting = tokio::spawn(accept(listener, watched, Arc::clone(&counters)));
         Ok(Self { address, faults, counters, accepting })
@@ -129,6 +132,7 @@ impl FaultProxy {
     pub fn pass(&self) {
         self.faults.send_modify(|faults| {
             faults.refuse = false;
+            faults.only = None;
             faults.lanes(Direction::Both, |lane| *lane = OPEN);
         });
     }
@@ -155,6 +159,12 @@ impl FaultProxy {
     /// that sends its packets again.
     pub fn hold(&self, direction: Direction) {
         self.set_flow(direction, Flow::Hold);
+    }
+
+    /// Limits [`hold`](Self::hold) and [`blackhole`](Self::blackhole), until [`pass`](Self::pass), to
+    /// connections that have sent these bytes among their first 4 KiB, such as `SUBSCRIBE`.
+    pub fn only(&self, sent: &[u8]) {
+        self.faults.send_modify(|faults| faults.only = Some(sent.into()));
     }
 
     /// Delivers every byte of this direction so much later, without limiting the throughput.

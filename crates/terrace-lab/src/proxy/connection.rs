@@ -2,8 +2,8 @@
 //! delivers them when they are due and may pass.
 
 use std::io;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
@@ -17,6 +17,9 @@ use super::{Faults, Flow, Lane, reset};
 const CHUNK_BYTES: usize = 16 * 1024;
 /// Chunks under way in one lane: with a delay of 100 ms still room for 100 MB/s.
 const CHUNKS: usize = 640;
+
+/// How much of what a client sends first is remembered, in order to know what the connection is for.
+const OPENING_BYTES: usize = 4 * 1024;
 
 struct Chunk {
     due: Option<Instant>,
@@ -39,6 +42,7 @@ pub(super) async fn serve(
     };
     let _ = (client.set_nodelay(true), server.set_nodelay(true));
     let has_lost_bytes = AtomicBool::new(false);
+    let opening = Mutex::new(Vec::new());
     let ended_by_itself = {
         let (from_client, to_client) = client.split();
         let (from_server, to_server) = server.split();
@@ -47,10 +51,13 @@ pub(super) async fn serve(
             delivered,
             counters: &counters,
             has_lost_bytes: &has_lost_bytes,
+            opening: &opening,
+            is_opening: false,
             faults: faults.clone(),
         };
         let requests = lane(|faults| faults.requests, &counters.request_bytes);
         let responses = lane(|faults| faults.responses, &counters.response_bytes);
+        let requests = LaneOfConnection { is_opening: true, ..requests };
         let both = async {
             tokio::try_join!(
                 requests.forward(from_client, to_server),
@@ -92,6 +99,9 @@ struct LaneOfConnection<'a> {
     delivered: &'a Counter,
     counters: &'a Counters,
     has_lost_bytes: &'a AtomicBool,
+    opening: &'a Mutex<Vec<u8>>,
+    /// Whether this lane's bytes are the opening.
+    is_opening: bool,
     faults: watch::Receiver<Faults>,
 }
 
@@ -112,6 +122,9 @@ impl LaneOfConnection<'_> {
             if let Some(due) = due {
                 tokio::time::sleep_until(due).await;
             }
+            if self.is_opening {
+                self.remember(&bytes);
+            }
             if self.may_pass(bytes.len()).await {
                 to.write_all(&bytes).await?;
                 self.delivered.add(bytes.len());
@@ -123,14 +136,24 @@ impl LaneOfConnection<'_> {
         if self.may_pass(0).await { to.shutdown().await } else { Ok(()) }
     }
 
+    fn remember(&self, bytes: &[u8]) {
+        let mut opening = self.opening.lock().unwrap_or_else(PoisonError::into_inner);
+        let room = OPENING_BYTES.saturating_sub(opening.len());
+        opening.extend(&bytes[..bytes.len().min(room)]);
+    }
+
     /// Waits while the lane is held; whether it passes then.
     async fn may_pass(&mut self, bytes: usize) -> bool {
         let mut waited = false;
         loop {
-            match (self.choose)(&self.faults.borrow_and_update()).flow {
-                Flow::Pass => return true,
-                Flow::Drop => return false,
-                Flow::Hold => {}
+            {
+                let faults = self.faults.borrow_and_update();
+                let concerned = faults.only.as_deref().is_none_or(|sent| has(self.opening, sent));
+                match (self.choose)(&faults).flow {
+                    Flow::Drop if concerned => return false,
+                    Flow::Hold if concerned => {}
+                    Flow::Pass | Flow::Drop | Flow::Hold => return true,
+                }
             }
             if !waited {
                 self.counters.held_bytes.add(bytes);
@@ -141,6 +164,11 @@ impl LaneOfConnection<'_> {
             }
         }
     }
+}
+
+fn has(opening: &Mutex<Vec<u8>>, sent: &[u8]) -> bool {
+    let opening = opening.lock().unwrap_or_else(PoisonError::into_inner);
+    !sent.is_empty() && opening.windows(sent.len()).any(|part| part == sent)
 }
 
 #[expect(clippy::disallowed_methods, reason = "a proxy carries real traffic in real time")]

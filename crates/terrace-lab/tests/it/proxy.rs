@@ -116,6 +116,22 @@ async fn dropped_bytes_are_gone_and_their_connection_with_them() {
 }
 
 #[tokio::test]
+async fn a_fault_may_concern_only_connections_that_sent_something() {
+    let proxy = FaultProxy::start(echo(b'!').await).await.expect("a proxy");
+    let (mut first, mut second) = (connected(&proxy).await, connected(&proxy).await);
+    send(&mut first, b"SUBSCRIBE x").await;
+    assert_gets(&mut first, b"SUBSCRIBE x").await;
+    proxy.only(b"SUBSCRIBE");
+    proxy.hold(Direction::Responses);
+    send(&mut first, b"hello").await;
+    shows(&proxy, |seen| seen.held_bytes == 5).await;
+    send(&mut second, b"hello").await;
+    assert_gets(&mut second, b"hello").await;
+    proxy.pass();
+    assert_gets(&mut first, b"hello").await;
+}
+
+#[tokio::test]
 async fn a_blackhole_accepts_and_is_silent() {
     let proxy = FaultProxy::start(echo(b'!').await).await.expect("a proxy");
     proxy.blackhole(Direction::Both);

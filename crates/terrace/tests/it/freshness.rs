@@ -15,6 +15,7 @@ mod idempotency_keys;
 mod invented_tokens;
 mod journals;
 mod late_writes;
+mod nats;
 mod refusing_cache;
 mod restore;
 mod settings;

@@ -92,6 +92,11 @@ impl Program {
         &self.url
     }
 
+    /// The process, while it runs.
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id().expect("it runs")
+    }
+
     /// Writes a value; true once it is acknowledged.
     pub(crate) async fn write(&self, key: &str, value: &str) -> bool {
         let body = json!({"key": key, "value": value});

@@ -4,6 +4,7 @@
 //! before it. A read of K1 with K2's token rightly loads the old K1. When K1 is acknowledged, what
 //! that read left in a cache must not satisfy K1's own token.
 
+use terrace_lab::Direction;
 use terrace_prove::checkers::sessions;
 
 use super::engines::{Gate, sql};
@@ -14,15 +15,29 @@ use super::rounds;
 const SLOW: &str = "{t}1";
 const FAST: &str = "{t}2";
 
-async fn a_slow_commit(level: u8, writer_is_cut_off: bool) {
+#[derive(Clone, Copy)]
+enum Fault {
+    None,
+    /// The writer cannot reach Redis.
+    WriterCutOff,
+    /// The reader's subscription is silent, its commands are answered.
+    ReaderDeaf,
+}
+
+async fn a_slow_commit(level: u8, fault: Fault) {
     for _ in 0..rounds() {
         let field = Field::new(level).await;
         let (a, b) = (field.instance("a").await, field.instance("b").await);
         a.writes(SLOW, "old").await;
         b.writes(FAST, "old").await;
         let gate = Gate::close(&field.database, SLOW).await;
-        if writer_is_cut_off {
-            a.redis.cut();
+        match fault {
+            Fault::None => {}
+            Fault::WriterCutOff => a.redis.cut(),
+            Fault::ReaderDeaf => {
+                b.redis.only(b"SUBSCRIBE");
+                b.redis.hold(Direction::Responses);
+            }
         }
         let slow = async { a.writes(SLOW, "new").await };
         let fast = async {
@@ -42,8 +57,10 @@ async fn a_slow_commit(level: u8, writer_is_cut_off: bool) {
             assert!(own.has_read(), "the database can be reached: {own}");
         }
         assert_committed_later(&field, level).await;
-        if writer_is_cut_off {
-            assert!(a.redis.evidence().reset > 0, "the writer was cut off");
+        match fault {
+            Fault::None => {}
+            Fault::WriterCutOff => assert!(a.redis.evidence().reset > 0, "it was cut off"),
+            Fault::ReaderDeaf => assert!(b.redis.evidence().held_bytes > 0, "it missed something"),
         }
         sessions(&field.history.operations()).assert_holds();
         drop((a, b) as (Instance, Instance));
@@ -61,20 +78,25 @@ async fn assert_committed_later(field: &Field, level: u8) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn at_level_2() {
-    a_slow_commit(2, true).await;
+    a_slow_commit(2, Fault::WriterCutOff).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn at_level_4() {
-    a_slow_commit(4, true).await;
+    a_slow_commit(4, Fault::WriterCutOff).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn at_level_5() {
-    a_slow_commit(5, true).await;
+    a_slow_commit(5, Fault::WriterCutOff).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn at_level_5_while_all_is_well() {
-    a_slow_commit(5, false).await;
+    a_slow_commit(5, Fault::None).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn at_level_5_while_the_reader_is_deaf() {
+    a_slow_commit(5, Fault::ReaderDeaf).await;
 }
