@@ -35,6 +35,17 @@ enum Away {
     CutFromWriter,
 }
 
+impl Away {
+    /// How stale it may make an answer that does not come from a near cache.
+    fn costs(self) -> Duration {
+        match self {
+            Self::Paused | Self::Cut | Self::BackForTheReader | Self::OldMemory => Duration::ZERO,
+            // The reader may be back before the writer has noticed that it is cut off.
+            Self::Resets | Self::CutFromWriter => WATCH + SLACK,
+        }
+    }
+}
+
 /// What becomes of the writer before Redis is back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Writer {
@@ -116,8 +127,9 @@ impl Scenario {
                 for key in &self.keys {
                     until("the other instance asks the database", async || {
                         let answer = self.b.client.read(key).send().await;
-                        answer.found.as_deref() == Some("new")
-                            && answer.origin.as_deref() == Some("primary")
+                        let origin = answer.origin.unwrap_or_default();
+                        let database = origin == "primary" || origin.starts_with("shard:");
+                        answer.found.as_deref() == Some("new") && database
                     })
                     .await;
                 }
@@ -180,7 +192,7 @@ async fn cache_returns(level: u8, away: Away, writer: Writer) {
         pause(AFTERWARDS).await;
         readers.end().await;
         scenario.assert_evidence(away, &evidence);
-        let far = if away == Away::CutFromWriter { WATCH + SLACK } else { Duration::ZERO };
+        let far = away.costs();
         let operations = scenario.field.history.operations();
         let (near, others): (Vec<_>, Vec<_>) =
             operations.into_iter().partition(|it| it.origin.as_deref() == Some("near"));
@@ -194,27 +206,20 @@ async fn cache_returns(level: u8, away: Away, writer: Writer) {
     }
 }
 
-/// One test per level, way to be away, and fate of the writer.
+/// One test per way to be away and fate of the writer.
 macro_rules! cases {
-    ($($name:ident: $away:ident, $writer:ident;)*) => {
-        mod level_2 {
+    ($level:literal in $module:ident { $($name:ident: $away:ident, $writer:ident;)* }) => {
+        mod $module {
             use super::*;
             $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
             async fn $name() {
-                cache_returns(2, Away::$away, Writer::$writer).await;
-            })*
-        }
-        mod level_5 {
-            use super::*;
-            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-            async fn $name() {
-                cache_returns(5, Away::$away, Writer::$writer).await;
+                cache_returns($level, Away::$away, Writer::$writer).await;
             })*
         }
     };
 }
 
-cases! {
+cases!(2 in level_2 {
     redis_was_paused: Paused, Lives;
     redis_was_paused_and_the_writer_killed: Paused, Killed;
     redis_was_paused_and_the_writer_terminated: Paused, Terminated;
@@ -227,7 +232,28 @@ cases! {
     redis_was_cut_from_the_writer: CutFromWriter, Lives;
     redis_was_cut_from_the_writer_that_was_killed: CutFromWriter, Killed;
     redis_was_cut_from_the_writer_that_was_terminated: CutFromWriter, Terminated;
-}
+});
+
+cases!(4 in level_4 {
+    redis_was_paused_and_the_writer_killed: Paused, Killed;
+    redis_is_back_for_the_reader_first: BackForTheReader, Lives;
+    redis_was_cut_from_the_writer: CutFromWriter, Lives;
+});
+
+cases!(5 in level_5 {
+    redis_was_paused: Paused, Lives;
+    redis_was_paused_and_the_writer_killed: Paused, Killed;
+    redis_was_paused_and_the_writer_terminated: Paused, Terminated;
+    redis_was_cut_off: Cut, Lives;
+    redis_was_cut_off_and_the_writer_killed: Cut, Killed;
+    redis_is_back_for_the_reader_first: BackForTheReader, Lives;
+    connections_were_reset: Resets, Lives;
+    redis_has_its_old_memory: OldMemory, Lives;
+    redis_has_its_old_memory_and_the_writer_was_killed: OldMemory, Killed;
+    redis_was_cut_from_the_writer: CutFromWriter, Lives;
+    redis_was_cut_from_the_writer_that_was_killed: CutFromWriter, Killed;
+    redis_was_cut_from_the_writer_that_was_terminated: CutFromWriter, Terminated;
+});
 
 /// The invalidations of a write are lost on their way: what Redis answers never arrives, or what it
 /// is asked.
@@ -264,4 +290,27 @@ async fn requests_of_the_writer_are_lost_at_level_5() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn answers_to_the_writer_are_lost_at_level_5() {
     invalidations_are_lost(5, Direction::Responses).await;
+}
+
+/// The writer cannot reach Redis, and connections of the other instance to the database break: it
+/// looks again, and is stale no longer than otherwise.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_watch_survives_broken_connections_at_level_2() {
+    for _ in 0..rounds() {
+        let scenario = Scenario::prepare(2).await;
+        let readers = Readers::start(&[&scenario.b.client], &scenario.keys);
+        scenario.b.postgres.reset();
+        scenario.a().redis.cut();
+        for key in &scenario.keys {
+            scenario.a().writes(key, "new").await;
+        }
+        for _ in 0..8 {
+            scenario.b.postgres.reset();
+            pause(Duration::from_millis(300)).await;
+        }
+        readers.end().await;
+        assert!(scenario.b.postgres.evidence().reset > 0, "connections broke");
+        let promise = Freshness { allowed: WATCH + SLACK, ..Freshness::default() };
+        freshness(&scenario.field.history.operations(), &promise).assert_holds();
+    }
 }

@@ -26,7 +26,17 @@ struct Lost {
     left: Answer,
 }
 
+/// How instances find the new primary.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Address {
+    /// Both hosts are in the URL.
+    OfBoth,
+    /// One address, which leads to whoever is primary.
+    OfThePrimary,
+}
+
 struct Failover {
+    address: Address,
     servers: Replicated,
     field: Field,
     a: Instance,
@@ -34,14 +44,19 @@ struct Failover {
 }
 
 impl Failover {
-    async fn new(level: u8) -> Self {
+    async fn new(level: u8, address: Address) -> Self {
         let servers = replicated(1, &[]).await;
         let (primary, standby) = (&servers.primary, &servers.standbys[0]);
         let both = format!("127.0.0.1:{},127.0.0.1:{}", primary.port(), standby.port());
-        let url = primary.url().replace(&format!("127.0.0.1:{}", primary.port()), &both);
+        let url = match address {
+            Address::OfBoth => {
+                primary.url().replace(&format!("127.0.0.1:{}", primary.port()), &both)
+            }
+            Address::OfThePrimary => primary.url(),
+        };
         let field = Field::on(level, url).await;
         let (a, b) = (field.instance("a").await, field.instance("b").await);
-        Self { servers, field, a, b }
+        Self { address, servers, field, a, b }
     }
 
     /// Writes that the standby has, then some that it has not.
@@ -93,6 +108,11 @@ impl Failover {
         let promoted = self.servers.standbys[0].url();
         let timeline = "SELECT substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8)";
         assert_eq!(sql(&promoted, timeline).await, "00000002", "another timeline");
+        if self.address == Address::OfThePrimary {
+            let standby = ([127, 0, 0, 1], self.servers.standbys[0].port()).into();
+            self.a.postgres.retarget(standby);
+            self.b.postgres.retarget(standby);
+        }
     }
 
     /// Both instances have met the new primary.
@@ -104,9 +124,9 @@ impl Failover {
 }
 
 /// What was lost is shown by nobody, once the new primary has answered.
-async fn caches_forget(level: u8) {
+async fn caches_forget(level: u8, address: Address) {
     for _ in 0..rounds() {
-        let failover = Failover::new(level).await;
+        let failover = Failover::new(level, address).await;
         let lost = failover.lose().await;
         failover.fail_over().await;
         failover.both_write().await;
@@ -152,36 +172,35 @@ async fn caches_forget(level: u8) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn caches_forget_what_is_lost_at_level_2() {
-    caches_forget(2).await;
+    caches_forget(2, Address::OfBoth).await;
 }
 
 /// The promotion of level 3 (issue, number 4).
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn caches_forget_what_is_lost_at_level_3() {
-    caches_forget(3).await;
+    caches_forget(3, Address::OfBoth).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn caches_forget_what_is_lost_at_level_4() {
-    caches_forget(4).await;
+    caches_forget(4, Address::OfBoth).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn caches_forget_what_is_lost_at_level_5() {
-    caches_forget(5).await;
+    caches_forget(5, Address::OfBoth).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn caches_forget_what_is_lost_at_level_6() {
-    caches_forget(6).await;
+    caches_forget(6, Address::OfBoth).await;
 }
 
 /// `If-Match` on a version of lost content meets no version of anything else, and a token of it is
 /// not satisfied.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_lost_version_matches_nothing_at_level_1() {
+async fn a_lost_version_matches_nothing(address: Address) {
     for _ in 0..rounds() {
-        let failover = Failover::new(1).await;
+        let failover = Failover::new(1, address).await;
         let lost = failover.lose().await;
         failover.fail_over().await;
         failover.both_write().await;
@@ -204,4 +223,19 @@ async fn a_lost_version_matches_nothing_at_level_1() {
         assert_eq!(token.status, 503, "a token of what is lost was satisfied: {token}");
         conditions(&failover.field.history.operations()).assert_not_violated();
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lost_version_matches_nothing_at_level_1() {
+    a_lost_version_matches_nothing(Address::OfBoth).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lost_version_matches_nothing_behind_one_address() {
+    a_lost_version_matches_nothing(Address::OfThePrimary).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn caches_forget_what_is_lost_behind_one_address() {
+    caches_forget(5, Address::OfThePrimary).await;
 }

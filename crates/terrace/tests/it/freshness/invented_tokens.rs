@@ -59,7 +59,11 @@ async fn at_level_5() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_token_of_many_shards_is_taken() {
     let field = Field::new(4).await;
-    let many = [("TERRACE_SHARDS_COUNT", "70"), ("TERRACE_DATABASE_POOL_MIN", "1")];
+    let many = [
+        ("TERRACE_SHARDS_COUNT", "70"),
+        ("TERRACE_DATABASE_POOL_MIN", "1"),
+        ("TERRACE_DATABASE_POOL_MAX", "2"),
+    ];
     let a = field.instance_with("a", &field.database, &many).await;
     let writes: Vec<_> = (0..900)
         .map(|number| serde_json::json!({"op": "put", "key": format!("k{number}"), "value": "1"}))

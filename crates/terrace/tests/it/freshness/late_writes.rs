@@ -66,7 +66,8 @@ async fn a_commit_that_lands_late_is_seen() {
         b.client.read(KEY).strong().send().await.found.as_deref() == Some("new")
     })
     .await;
-    pause(WATCH + SLACK).await;
+    // One look for the end of the transaction, one for the generation.
+    pause(WATCH * 2 + SLACK).await;
     for instance in [&a, &b] {
         let after = instance.client.read(KEY).send().await;
         let order = linearizability(&field.history.operations(), 1_000_000);
