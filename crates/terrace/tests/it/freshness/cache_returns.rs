@@ -193,16 +193,12 @@ async fn cache_returns(level: u8, away: Away, writer: Writer) {
         readers.end().await;
         scenario.assert_evidence(away, &evidence);
         let far = away.costs();
-        let operations = scenario.field.history.operations();
-        let (near, others): (Vec<_>, Vec<_>) =
-            operations.into_iter().partition(|it| it.origin.as_deref() == Some("near"));
-        let changes = others.iter().filter(|it| it.changes()).cloned();
-        let near: Vec<_> = changes.chain(near).collect();
+        let mut operations = scenario.field.history.operations();
         let promise = |allowed| Freshness { allowed, ..Freshness::default() };
-        freshness(&others, &promise(far)).assert_holds();
-        if level == 5 {
-            freshness(&near, &promise(WATCH + SLACK)).assert_not_violated();
-        }
+        let near = if level == 5 { WATCH + SLACK } else { far };
+        freshness(&operations, &promise(near)).assert_holds();
+        operations.retain(|it| it.origin.as_deref() != Some("near"));
+        freshness(&operations, &promise(far)).assert_not_violated();
     }
 }
 
