@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::sources::by_key;
+use super::sources::{by_key, without_repeats};
 use crate::{Condition, Operation, Verdict, Violation};
 
 /// Checks for each key that no version names two contents, and that at most one change with
@@ -11,8 +11,9 @@ use crate::{Condition, Operation, Verdict, Violation};
 /// Together they say that a change with `If-Match` replaced what its client had seen. Changes whose
 /// outcome is unknown are not counted.
 pub fn conditions(operations: &[Operation]) -> Verdict {
+    let effects = without_repeats(operations);
     let (mut looked_at, mut violations) = (0, Vec::new());
-    for of_key in by_key(operations).values() {
+    for of_key in by_key(&effects).values() {
         let mut named = BTreeMap::<u64, &Operation>::new();
         let mut matched = BTreeMap::<u64, &Operation>::new();
         for operation in of_key.iter().filter(|it| it.has_read() || it.is_acknowledged()) {

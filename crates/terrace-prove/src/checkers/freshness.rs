@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::sources::{Source, by_key, newer_than_found};
+use super::sources::{Source, by_key, newer_than_found, without_repeats};
 use crate::{Consistency, Operation, Verdict, Violation};
 
 /// What a level promises to reads without a token.
@@ -49,8 +49,9 @@ impl Freshness {
 /// something newer, up to what the promise allows; and that every value was written by somebody.
 /// The worst violation comes first.
 pub fn freshness(operations: &[Operation], promise: &Freshness) -> Verdict {
+    let effects = without_repeats(operations);
     let (mut looked_at, mut violations) = (0, Vec::new());
-    for of_key in by_key(operations).values() {
+    for of_key in by_key(&effects).values() {
         for read in of_key.iter().filter(|it| it.has_read()) {
             let allowed = promise.allows(read);
             let could_refute = |change: &&&Operation| {
@@ -77,7 +78,7 @@ pub fn freshness(operations: &[Operation], promise: &Freshness) -> Verdict {
 
 #[cfg(test)]
 mod tests {
-    use super::super::hand_made::{deleted, ms, read, unknown, write};
+    use super::super::hand_made::{deleted, missing, ms, read, unknown, write};
     use super::*;
 
     fn judged(operations: &[Operation]) -> Verdict {
@@ -115,12 +116,29 @@ mod tests {
 
     #[test]
     fn missing_is_old_after_a_write_and_fresh_after_a_delete() {
-        let missing = || Operation { found: None, ..read("", 40..50) };
-        let judgement = judged(&[write("1", 0..10), missing()]);
+        let judgement = judged(&[write("1", 0..10), missing(40..50)]);
         assert_eq!(judgement.violations().len(), 1);
-        judged(&[write("1", 0..10), deleted(20..30), missing()]).assert_holds();
+        judged(&[write("1", 0..10), deleted(20..30), missing(40..50)]).assert_holds();
         let judgement = judged(&[write("1", 0..10), deleted(20..30), read("1", 40..50)]);
         assert_eq!(judgement.violations().len(), 1);
+    }
+
+    #[test]
+    fn a_repeat_is_no_later_write() {
+        let under = |operation| Operation { idempotency_key: Some("i".into()), ..operation };
+        let repeated = [
+            under(write("1", 0..10)),
+            write("2", 20..30),
+            under(write("1", 40..50)),
+            read("2", 60..70),
+        ];
+        judged(&repeated).assert_holds();
+        // What nobody knew is known from the repeat on, and may have happened before.
+        let retried = [under(unknown("1", 0..10)), write("2", 20..30), under(write("1", 40..50))];
+        judged(&[&retried[..], &[read("2", 60..70)]].concat()).assert_holds();
+        judged(&[&retried[..], &[read("1", 60..70)]].concat()).assert_holds();
+        let lost = judged(&[&retried[..], &[missing(60..70)]].concat());
+        assert_eq!(lost.violations().len(), 1);
     }
 
     #[test]

@@ -8,7 +8,7 @@
 use std::collections::{BTreeMap, HashSet};
 use std::time::Duration;
 
-use super::sources::by_key;
+use super::sources::{by_key, without_repeats};
 use crate::{Action, Condition, Operation, Outcome, Verdict, Violation};
 
 /// Checks the register of each key. A change whose outcome is unknown may take effect at any time
@@ -17,9 +17,10 @@ use crate::{Action, Condition, Operation, Outcome, Verdict, Violation};
 /// `budget` is the number of steps for all keys together. When it is used up before an order was
 /// found, the verdict is [`Verdict::NotLookedAt`], unless another key is refuted.
 pub fn linearizability(operations: &[Operation], budget: usize) -> Verdict {
+    let effects = without_repeats(operations);
     let (mut looked_at, mut violations, mut budget) = (0, Vec::new(), budget);
     let mut exhausted = None;
-    for (key, of_key) in by_key(operations) {
+    for (key, of_key) in by_key(&effects) {
         let calls = calls(&of_key);
         let mut search = Search::new(&calls);
         match search.run(&mut budget) {

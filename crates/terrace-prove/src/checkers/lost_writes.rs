@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::sources::{by_key, newer_than_found};
+use super::sources::{by_key, newer_than_found, without_repeats};
 use crate::{Consistency, Operation, Verdict, Violation};
 
 /// Checks the last strong read of each key that began after all its changes had been answered.
@@ -10,8 +10,9 @@ use crate::{Consistency, Operation, Verdict, Violation};
 /// Keys without such a read are not looked at; without any the verdict is
 /// [`Verdict::NotLookedAt`].
 pub fn lost_writes(operations: &[Operation]) -> Verdict {
+    let effects = without_repeats(operations);
     let (mut looked_at, mut violations) = (0, Vec::new());
-    for of_key in by_key(operations).values() {
+    for of_key in by_key(&effects).values() {
         let changes = || of_key.iter().filter(|it| it.changes());
         let Some(quiet) = changes().map(|it| it.ended).max() else { continue };
         let is_last = |it: &&&Operation| {

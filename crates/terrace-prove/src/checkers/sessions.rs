@@ -1,13 +1,14 @@
 //! A read with a token is at least as new as the answers that the token came with.
 
-use super::sources::{Source, by_key};
+use super::sources::{Source, by_key, without_repeats};
 use crate::{Operation, Verdict, Violation};
 
 /// Checks each answered read that sent tokens against every earlier answer of the same key that
 /// came with one of them.
 pub fn sessions(operations: &[Operation]) -> Verdict {
+    let effects = without_repeats(operations);
     let (mut looked_at, mut violations) = (0, Vec::new());
-    for of_key in by_key(operations).values() {
+    for of_key in by_key(&effects).values() {
         for read in of_key.iter().filter(|it| it.has_read() && !it.tokens_sent.is_empty()) {
             for floor in of_key.iter().filter(|it| gave_token(it, read)) {
                 looked_at += 1;

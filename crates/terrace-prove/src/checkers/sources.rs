@@ -5,6 +5,39 @@ use std::time::Duration;
 
 use crate::{Operation, Outcome};
 
+/// The operations without repeats: requests under one idempotency key are one change, which took
+/// effect between the first request and the first acknowledgement.
+pub(super) fn without_repeats(operations: &[Operation]) -> Vec<Operation> {
+    let mut effects: Vec<Operation> = Vec::with_capacity(operations.len());
+    let mut first = BTreeMap::<(&str, &str), usize>::new();
+    for operation in operations {
+        let Some(request) = operation.idempotency_key.as_deref() else {
+            effects.push(operation.clone());
+            continue;
+        };
+        if operation.outcome == Outcome::Fail {
+            continue; // changed nothing, and says nothing about the others
+        }
+        match first.get(&(request, operation.key.as_str())) {
+            Some(at) => {
+                let known = &mut effects[*at];
+                let invoked = known.invoked.min(operation.invoked);
+                let is_better = known.outcome == Outcome::Unknown
+                    || (operation.is_acknowledged() && operation.ended < known.ended);
+                if known.action == operation.action && is_better {
+                    *known = operation.clone();
+                }
+                known.invoked = invoked;
+            }
+            None => {
+                first.insert((request, operation.key.as_str()), effects.len());
+                effects.push(operation.clone());
+            }
+        }
+    }
+    effects
+}
+
 /// The operations of each key, in the order of the history.
 pub(super) fn by_key(operations: &[Operation]) -> BTreeMap<&str, Vec<&Operation>> {
     let mut keys = BTreeMap::<&str, Vec<&Operation>>::new();

@@ -20,6 +20,7 @@ mod refusing_cache;
 mod restore;
 mod settings;
 mod standbys;
+mod storm;
 mod tokens_over_caches;
 
 use std::time::Duration;
