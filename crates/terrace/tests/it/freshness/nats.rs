@@ -49,8 +49,10 @@ async fn answers_are_lost(seed: u64) {
     let proxy = FaultProxy::to_port(port_of(&server.url())).await.expect("a proxy");
     let (through, direct) = (proxy.url(&server.url()), server.url());
     // Who flushes, and how soon a claim is taken over.
-    let takeover = ("TERRACE_JOURNAL_TAKEOVER_SECONDS", if seed % 2 == 0 { "1" } else { "30" });
-    let flusher = ("TERRACE_JOURNAL_FLUSHER", if seed / 2 % 2 == 0 { "inside" } else { "apart" });
+    let takeover =
+        ("TERRACE_JOURNAL_TAKEOVER_SECONDS", if seed.is_multiple_of(2) { "1" } else { "30" });
+    let flusher =
+        ("TERRACE_JOURNAL_FLUSHER", if (seed / 2).is_multiple_of(2) { "inside" } else { "apart" });
     let a = [("JOURNAL_URL", through.as_str()), takeover, flusher];
     let b = [("JOURNAL_URL", direct.as_str()), takeover];
     let a = Arc::new(field.instance_with("a", &field.database, &a).await);

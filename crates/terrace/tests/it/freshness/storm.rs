@@ -104,7 +104,9 @@ impl Storm {
     }
 }
 
-async fn every_checker(level: u8) {
+/// What each checker says of each seed.
+async fn every_checker(level: u8) -> String {
+    let mut report = String::new();
     let first = std::env::var("TERRACE_SEED").ok().and_then(|text| text.parse::<u64>().ok());
     for seed in (first.unwrap_or(1)..).take(rounds()) {
         let storm = Storm::new(level, seed).await;
@@ -126,26 +128,27 @@ async fn every_checker(level: u8) {
         }
         let mut refuted = String::new();
         for (checker, verdict) in &verdicts {
-            eprintln!("level {level}, seed {seed}, {checker}: {verdict}");
+            report.push_str(&format!("level {level}, seed {seed}, {checker}: {verdict}\n"));
             if !verdict.holds() {
                 refuted.push_str(&format!("\n{checker}: {verdict}"));
             }
         }
         assert!(refuted.is_empty(), "seed {seed}, {faults:?}{refuted}");
     }
+    report
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn level_1() {
-    every_checker(1).await;
+    eprintln!("{}", every_checker(1).await);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn level_2() {
-    every_checker(2).await;
+    eprintln!("{}", every_checker(2).await);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn level_5() {
-    every_checker(5).await;
+    eprintln!("{}", every_checker(5).await);
 }
