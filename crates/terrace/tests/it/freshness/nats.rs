@@ -12,18 +12,22 @@ use terrace_prove::checkers::{Freshness, freshness, sessions};
 use super::field::{Field, Instance, port_of};
 use super::{pause, rounds};
 
-const KEYS: usize = 6;
-const FAULTS: u32 = 16;
+const KEYS: usize = 16;
+const FAULTS: u32 = 40;
+/// How often each write is read before the next one.
+const READS: usize = 8;
 
-/// Writes to one key, and reads each acknowledged write at once, with its token and without.
+/// Writes to one key, and reads each acknowledged write for a while, with its token and without: it
+/// must be seen while it waits, while it is applied, and afterwards.
 async fn write_and_read(a: Arc<Instance>, key: String, over: Arc<AtomicBool>) {
     let mut number = 0;
     while !over.load(Ordering::Relaxed) {
         number += 1;
         let write = a.client.write(&key, &number.to_string()).send().await;
-        for _ in 0..4 {
+        for _ in 0..READS {
             a.client.read(&key).send().await;
             a.client.read(&key).after(&write).send().await;
+            pause(Duration::from_millis(40)).await;
         }
     }
 }
@@ -34,9 +38,11 @@ async fn faults(proxy: &FaultProxy, random: &Runtime) {
         |from: u64, below: u64| Duration::from_millis(from + random.random() % (below - from));
     for _ in 0..FAULTS {
         proxy.blackhole(Direction::Responses);
-        pause(time(20, 500)).await;
+        // Short enough to lose one delivery, or long enough to lose the connection.
+        let lasts = if random.random().is_multiple_of(4) { time(40, 500) } else { time(2, 30) };
+        pause(lasts).await;
         proxy.pass();
-        pause(time(50, 450)).await;
+        pause(time(50, 250)).await;
     }
 }
 
@@ -48,15 +54,17 @@ async fn answers_are_lost(seed: u64) {
     let server = server.expect("NATS starts");
     let proxy = FaultProxy::to_port(port_of(&server.url())).await.expect("a proxy");
     let (through, direct) = (proxy.url(&server.url()), server.url());
-    // Who flushes, and how soon a claim is taken over.
-    let takeover =
-        ("TERRACE_JOURNAL_TAKEOVER_SECONDS", if seed.is_multiple_of(2) { "1" } else { "30" });
-    let flusher =
-        ("TERRACE_JOURNAL_FLUSHER", if (seed / 2).is_multiple_of(2) { "inside" } else { "apart" });
-    let a = [("JOURNAL_URL", through.as_str()), takeover, flusher];
-    let b = [("JOURNAL_URL", direct.as_str()), takeover];
+    // Who flushes: the instance whose answers are lost, the other one, or both.
+    let (of_a, of_b) = match seed % 3 {
+        0 => ("inside", "apart"),
+        1 => ("inside", "inside"),
+        _ => ("apart", "inside"),
+    };
+    let takeover = ("TERRACE_JOURNAL_TAKEOVER_SECONDS", "3");
+    let a = [("JOURNAL_URL", through.as_str()), takeover, ("TERRACE_JOURNAL_FLUSHER", of_a)];
+    let b = [("JOURNAL_URL", direct.as_str()), takeover, ("TERRACE_JOURNAL_FLUSHER", of_b)];
     let a = Arc::new(field.instance_with("a", &field.database, &a).await);
-    let _flushes = field.instance_with("b", &field.database, &b).await;
+    let _other = field.instance_with("b", &field.database, &b).await;
     let over = Arc::new(AtomicBool::new(false));
     let writers: Vec<_> = (0..KEYS)
         .map(|number| {
