@@ -58,7 +58,10 @@ struct Scenario {
     field: Field,
     a: Option<Instance>,
     b: Instance,
+    /// Read all the time.
     keys: Vec<String>,
+    /// Read only when Redis is back: what is cached of them is from before.
+    quiet: Vec<String>,
     before: (Evidence, Evidence),
 }
 
@@ -66,13 +69,14 @@ impl Scenario {
     async fn prepare(level: u8) -> Self {
         let field = Field::new(level).await;
         let (a, b) = (field.instance("a").await, field.instance("b").await);
-        let keys: Vec<_> = (0..KEYS).map(|number| format!("k{number}")).collect();
-        for key in &keys {
+        let named = |name| (0..KEYS).map(|number| format!("{name}{number}")).collect();
+        let (keys, quiet): (Vec<_>, Vec<_>) = (named("k"), named("quiet"));
+        for key in keys.iter().chain(&quiet) {
             a.writes(key, "old").await;
             b.caches(key, "old", if level == 5 { "near" } else { "far" }).await;
         }
         let before = (a.redis.evidence(), b.redis.evidence());
-        Self { field, a: Some(a), b, keys, before }
+        Self { field, a: Some(a), b, keys, quiet, before }
     }
 
     fn a(&self) -> &Instance {
@@ -102,7 +106,7 @@ impl Scenario {
     /// While Redis is away: all keys get new values, and readers meet the fault.
     async fn meanwhile(&self, away: Away) {
         let writes = async {
-            for key in &self.keys {
+            for key in self.keys.iter().chain(&self.quiet) {
                 self.a().writes(key, "new").await;
             }
         };
@@ -145,10 +149,7 @@ impl Scenario {
                 let keys = redis(&self.field.redis, "DBSIZE").await;
                 assert!(!keys.contains(":0\r\n"), "its old memory is back: {keys}");
             }
-            Away::BackForTheReader => {
-                self.b.redis.pass();
-                self.b.becomes_healthy().await;
-            }
+            Away::BackForTheReader => self.b.redis.pass(),
             Away::Cut | Away::Resets | Away::CutFromWriter => {
                 if let Some(a) = &self.a {
                     a.redis.pass();
@@ -189,8 +190,11 @@ async fn cache_returns(level: u8, away: Away, writer: Writer) {
             }
         }
         scenario.end(away).await;
+        let late_readers = Readers::start(&[&scenario.b.client], &scenario.quiet);
+        scenario.b.becomes_healthy().await;
         pause(AFTERWARDS).await;
         readers.end().await;
+        late_readers.end().await;
         scenario.assert_evidence(away, &evidence);
         let far = away.costs();
         let mut operations = scenario.field.history.operations();
