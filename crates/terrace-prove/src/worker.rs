@@ -51,8 +51,10 @@ impl Worker {
         let key = self.keys[self.draw(self.keys.len())].clone();
         let last = self.last.get(&key).cloned();
         let version = last.as_ref().and_then(|answer| answer.version);
-        let read = match &last {
-            Some(answer) if self.draw(2) == 0 => client.read(&key).after(answer),
+        // Its own token, the one of another key (which must not harm anybody), or none.
+        let other = self.last.values().nth(self.draw(self.last.len().max(1)));
+        let read = match (self.draw(4), &last, other) {
+            (0..2, Some(answer), _) | (2, _, Some(answer)) => client.read(&key).after(answer),
             _ => client.read(&key),
         };
         let value = self.value();

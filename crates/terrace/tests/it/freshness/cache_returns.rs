@@ -190,11 +190,15 @@ async fn cache_returns(level: u8, away: Away, writer: Writer) {
             }
         }
         scenario.end(away).await;
-        let late_readers = Readers::start(&[&scenario.b.client], &scenario.quiet);
+        // Some are read at once, some when the reader says that the cache is back.
+        let (soon, late) = scenario.quiet.split_at(KEYS / 2);
+        let soon = Readers::start(&[&scenario.b.client], soon);
         scenario.b.becomes_healthy().await;
+        let late = Readers::start(&[&scenario.b.client], late);
         pause(AFTERWARDS).await;
-        readers.end().await;
-        late_readers.end().await;
+        for readers in [readers, soon, late] {
+            readers.end().await;
+        }
         scenario.assert_evidence(away, &evidence);
         let far = away.costs();
         let mut operations = scenario.field.history.operations();
