@@ -17,6 +17,9 @@
 //! # }
 //! ```
 //!
+//! A [`FaultProxy`] stands between a client and a server, and cuts, holds, delays or drops what they
+//! send each other.
+//!
 //! As root a server runs under an unprivileged account, as PostgreSQL demands: the owner of the
 //! directory where that is not root, else `postgres`, else `nobody`.
 
@@ -28,6 +31,7 @@ mod postgres;
 mod private_server;
 mod processes;
 mod programs;
+mod proxy;
 mod redis;
 mod secret;
 mod supervisor;
@@ -38,6 +42,7 @@ pub use error::{LabError, LabErrorKind};
 pub use nats::{NatsOptions, NatsServer};
 pub use postgres::{PostgresOptions, PostgresServer};
 pub use programs::{Program, ProgramState, find_program, programs};
+pub use proxy::{Direction, Evidence, FaultProxy};
 pub use redis::{Persistence, RedisOptions, RedisServer};
 
 /// Runs blocking work on the runtime's threads for it; a panic there goes on here.

@@ -41,7 +41,7 @@ const ARROWS: [(&str, &[&str]); 6] = [
     ("terrace-stores", &["terrace-core", "terrace-lab"]),
     ("terrace-lab", &["terrace-core"]),
     ("terrace-bench", &["terrace-core", "terrace-lab"]),
-    ("terrace-prove", &["terrace-core"]),
+    ("terrace-prove", &["terrace-core", "terrace-lab"]),
 ];
 
 #[test]

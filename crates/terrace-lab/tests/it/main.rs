@@ -5,6 +5,7 @@
 mod client;
 mod parents_end;
 mod postgres;
+mod proxy;
 mod redis;
 mod root;
 mod shared;

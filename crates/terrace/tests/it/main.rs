@@ -3,6 +3,12 @@
 #[expect(
     clippy::expect_used,
     clippy::disallowed_methods,
+    reason = "a test fails by panicking, and real programs run in real time"
+)]
+mod freshness;
+#[expect(
+    clippy::expect_used,
+    clippy::disallowed_methods,
     reason = "a test fails by panicking, and the program under test runs in real time"
 )]
 mod program;

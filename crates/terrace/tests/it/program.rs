@@ -87,6 +87,16 @@ impl Program {
         panic!("the program ended: {:?}", child.wait().await);
     }
 
+    /// Where it serves.
+    pub(crate) fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// The process, while it runs.
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id().expect("it runs")
+    }
+
     /// Writes a value; true once it is acknowledged.
     pub(crate) async fn write(&self, key: &str, value: &str) -> bool {
         let body = json!({"key": key, "value": value});
@@ -147,7 +157,7 @@ impl Program {
     }
 
     /// `kill -9`, and the wait for its effect.
-    async fn kill(mut self) {
+    pub(crate) async fn kill(mut self) {
         self.child.kill().await.expect("the program is killed");
     }
 
