@@ -23,17 +23,20 @@ impl Proxy {
         let port = listener.local_addr().unwrap().port();
         let losing = Arc::new(AtomicBool::new(false));
         let lost = Arc::clone(&losing);
+        let runtime = Runtime::system();
+        let spawn = runtime.clone();
         let accept = async move {
             loop {
                 let (client, _) = listener.accept().await.unwrap();
                 let server = TcpStream::connect(&server).await.unwrap();
                 let (mut from_client, mut to_client) = client.into_split();
                 let (mut from_server, mut to_server) = server.into_split();
-                tokio::spawn(async move {
+                let there = async move {
                     let _ = tokio::io::copy(&mut from_client, &mut to_server).await;
-                });
+                };
+                spawn.spawn("requests", there).detach();
                 let lost = Arc::clone(&lost);
-                tokio::spawn(async move {
+                let back = async move {
                     let mut some = vec![0; 64 * 1024];
                     let mut broken = false;
                     while let Ok(count @ 1..) = from_server.read(&mut some).await {
@@ -46,10 +49,11 @@ impl Proxy {
                             return;
                         }
                     }
-                });
+                };
+                spawn.spawn("answers", back).detach();
             }
         };
-        let accept = Runtime::system().spawn("proxy", accept);
+        let accept = runtime.spawn("proxy", accept);
         Self { port, losing, _accept: accept }
     }
 }
