@@ -14,7 +14,7 @@ fn invented() -> String {
     let mut token = Token::default();
     for number in 0..60 {
         let name = format!("invented-{number:03}-{}", "x".repeat(200));
-        token.merge(&Token::of(name, Position { epoch: 0, offset: 0 }));
+        token.merge(&Token::of(name, Position::NONE));
     }
     token.to_text()
 }
