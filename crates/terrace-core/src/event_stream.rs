@@ -4,7 +4,7 @@ use std::fmt;
 
 use futures_util::future::BoxFuture;
 
-use crate::{Inspection, Logged, LogPosition, Result};
+use crate::{Inspection, LogPosition, Logged, Result};
 
 /// A stream that keeps events in the order of their positions and takes each position once.
 pub trait EventStream: fmt::Debug + fmt::Display + Send + Sync + 'static {
@@ -19,7 +19,11 @@ pub trait EventStream: fmt::Debug + fmt::Display + Send + Sync + 'static {
     ///
     /// # Errors
     /// As [`EventStream::last`], which then tells whether they were published.
-    fn publish<'a>(&'a self, last: LogPosition, events: &'a [Logged]) -> BoxFuture<'a, Result<bool>>;
+    fn publish<'a>(
+        &'a self,
+        last: LogPosition,
+        events: &'a [Logged],
+    ) -> BoxFuture<'a, Result<bool>>;
 
     /// As [`Store::inspect`](crate::Store::inspect).
     fn inspect(&self) -> BoxFuture<'_, Inspection>;

@@ -231,11 +231,9 @@ impl Standing {
         Self { history: history.into(), generation: Generation::default(), past: Vec::new() }
     }
 
-    /// Whether one of the two databases is what became of the other.
+    /// Whether both are lives of one database, of which one may have taken the other's place.
     pub fn is_kin(&self, other: &Self) -> bool {
-        self.history == other.history
-            || self.past.contains(&other.history)
-            || other.past.contains(&self.history)
+        lineage(&self.history) == lineage(&other.history)
     }
 
     /// Whether a token is of a later life of this database than was heard of: of the same lineage, and

@@ -17,8 +17,8 @@ use quick_cache::sync::Cache as Slots;
 use quick_cache::{DefaultHashBuilder, OptionsBuilder};
 
 use crate::{
-    BoxFuture, Cache, Inspection, Invalidations, Key, Lease, Lookup, Notice, Offer, Result, Runtime, Unit,
-    Version,
+    BoxFuture, Cache, Inspection, Invalidations, Key, Lease, Lookup, Notice, Offer, Result,
+    Runtime, Unit, Version,
 };
 use notices::Notices;
 use slot::{Content, Evicted, Guard, OnEvict, Slot, Weigh};

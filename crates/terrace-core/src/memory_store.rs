@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 use jiff::Timestamp;
 
 use crate::{
-    BoxFuture, Change, Durability, Error, ErrorKind, Generation, Generations, Histories, Idempotency,
-    Inspection, Key, Origin, Outcome, Page, Position, Precondition, Proof, Read,
+    BoxFuture, Change, Durability, Error, ErrorKind, Generation, Generations, Histories,
+    Idempotency, Inspection, Key, Origin, Outcome, Page, Position, Precondition, Proof, Read,
     ReadOptions, Receipt, Record, Result, Runtime, Scan, Sequence, Standing, Status, Store, Token,
     Unit, Value, Version, Write, WriteOptions,
 };
@@ -90,6 +90,15 @@ impl MemoryStore {
             return Err(closed.during(operation));
         }
         Ok(state)
+    }
+
+    pub(crate) fn raise_generation(&self) {
+        let mut state = self.state();
+        let standing = state.standing();
+        let generation = Generation::new(standing.generation.get() + 1);
+        let standing = Standing { generation, ..standing };
+        state.standing = Some(standing.clone());
+        self.heard.heard(standing, self.runtime.now());
     }
 
     /// Refuses a token that this store cannot prove.
@@ -315,12 +324,8 @@ impl Generations for MemoryStore {
 
     fn raise<'a>(&'a self, _: &'a [Key]) -> BoxFuture<'a, Result<()>> {
         Box::pin(async move {
-            let mut state = self.open("raise")?;
-            let standing = state.standing();
-            let generation = Generation::new(standing.generation.get() + 1);
-            let standing = Standing { generation, ..standing };
-            state.standing = Some(standing.clone());
-            self.heard.heard(standing, self.runtime.now());
+            drop(self.open("raise")?);
+            self.raise_generation();
             Ok(())
         })
     }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use futures_util::future::BoxFuture;
 use jiff::Timestamp;
 
-use crate::{Inspection, Key, Logged, Page, LogPosition, Record, Result, Scan, Version};
+use crate::{Inspection, Key, LogPosition, Logged, Page, Record, Result, Scan, Version};
 
 /// Records as the query side keeps them, with what the command side does not answer: counts, full
 /// text, activity. Only a projector changes it, batch by batch, each with its checkpoint in one

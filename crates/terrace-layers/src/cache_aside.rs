@@ -91,10 +91,11 @@ impl Default for CacheAsideOptions {
 /// before the commit.
 ///
 /// **What it gives up.** While a write is between its commit and its acknowledgement, one reader
-/// may see the new record and a later one still the old. Lists (`scan`) are not cached. A database
-/// that was restored to an earlier time needs a cleared cache, because versions went back. When
-/// more than `max_undelivered` invalidations were waiting, the cache is cleared, which ends the
-/// protection of writes of unknown outcome.
+/// may see the new record and a later one still the old. Lists (`scan`) are not cached. An instance that
+/// reaches the cache while the writer cannot may answer the old record for up to a second; one that
+/// reaches neither the database nor the writer, until the entry expires. While a transaction that writes
+/// stays open anywhere on the database's server, no entry proves a token of a later write, and reads
+/// with such tokens go to the database.
 ///
 /// [`Origin::Far`]: terrace_core::Origin::Far
 /// [`Strong`]: terrace_core::Consistency::Strong

@@ -12,9 +12,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use terrace_core::{
-    BoxFuture, Deadline, Error, ErrorKind, Generations, Inspection, Journal, JournalEntry, Key, Page,
-    Precondition, Progress, Read, ReadOptions, Receipt, Result, Runtime, Scan, Sequence, Status,
-    Store, Unit, Write, WriteOptions,
+    BoxFuture, Deadline, Error, ErrorKind, Generations, Inspection, Journal, JournalEntry, Key,
+    Page, Precondition, Progress, Read, ReadOptions, Receipt, Result, Runtime, Scan, Sequence,
+    Status, Store, Unit, Write, WriteOptions,
 };
 
 use self::appends::Appends;

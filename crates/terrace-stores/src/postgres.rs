@@ -45,9 +45,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use terrace_core::{
-    BoxFuture, Deadline, Error, ErrorKind, Generations, Histories, Inspection, Key, Node, NodeState,
-    Page, Proof, Read, ReadOptions, Receipt, Result, Runtime, Scan, Sequence, Standing, Status,
-    Store, Task, Token, Write, WriteOptions,
+    BoxFuture, Deadline, Error, ErrorKind, Generations, Histories, Inspection, Key, Node,
+    NodeState, Page, Proof, Read, ReadOptions, Receipt, Result, Runtime, Scan, Sequence, Standing,
+    Status, Store, Task, Token, Write, WriteOptions,
 };
 use tokio::sync::watch;
 

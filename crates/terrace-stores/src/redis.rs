@@ -86,8 +86,8 @@ use futures_util::StreamExt as _;
 use futures_util::future::BoxFuture;
 use futures_util::stream::BoxStream;
 use terrace_core::{
-    Cache, Error, Inspection, Invalidations, Key, Lease, Lookup, Notice, Offer, Result, Runtime, Task,
-    Version,
+    Cache, Error, Inspection, Invalidations, Key, Lease, Lookup, Notice, Offer, Result, Runtime,
+    Task, Version,
 };
 
 use batches::{Batches, WORKERS};

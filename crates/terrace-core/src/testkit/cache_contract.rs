@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use crate::testkit::{key, value};
 use crate::{
-    Cache, Entry, Generation, Key, Lease, Lookup, Offer, Position, Proof, Record, Timestamp, Version,
+    Cache, Entry, Generation, Key, Lease, Lookup, Offer, Position, Proof, Record, Timestamp,
+    Version,
 };
 
 /// Makes one test of each property of the [`Cache`] contract, in a module `cache_contract`.

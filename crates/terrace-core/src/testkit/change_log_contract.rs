@@ -8,7 +8,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::testkit::{key, value};
-use crate::{ChangeLog, Changes, Deadline, Key, LogPosition, Runtime, Scan, Store, StoreExt, Version};
+use crate::{
+    ChangeLog, Changes, Deadline, Key, LogPosition, Runtime, Scan, Store, StoreExt, Version,
+};
 
 /// Makes one test of each property of the [`ChangeLog`] contract, in a module
 /// `change_log_contract`.

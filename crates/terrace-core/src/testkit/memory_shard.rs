@@ -9,9 +9,9 @@ use tokio::sync::{OwnedMutexGuard, RwLock};
 
 use crate::shard::{KeptLog, RequestResult, Reserved, moved};
 use crate::{
-    BoxFuture, ChangeLog, Changes, Deadline, Error, ErrorKind, Follow, Generations, Inspection, Key, Logged,
-    MemoryStore, Page, LogPosition, Read, ReadOptions, Receipt, Result, Rows, Runtime, Scan, Shard,
-    ShardState, SlotSet, Status, Store, Version, Write, WriteOptions,
+    BoxFuture, ChangeLog, Changes, Deadline, Error, ErrorKind, Follow, Generations, Inspection,
+    Key, LogPosition, Logged, MemoryStore, Page, Read, ReadOptions, Receipt, Result, Rows, Runtime,
+    Scan, Shard, ShardState, SlotSet, Status, Store, Version, Write, WriteOptions,
 };
 
 /// A [`MemoryStore`] that is one shard of several: what the port of shards means, in its simplest
@@ -138,8 +138,12 @@ impl Shard for MemoryShard {
         Box::pin(async move {
             self.inner.arrive().await?;
             let mut state = self.inner.state.write().await;
-            if state.as_ref().is_none_or(|state| state.epoch != from) {
+            let Some(known) = state.as_ref().filter(|state| state.epoch == from) else {
                 return Err(moved());
+            };
+            // What is cached of slots that go is told of no later write to them.
+            if !known.owned.without(&to.owned).is_empty() {
+                self.inner.store.raise_generation();
             }
             *state = Some(to);
             let floor = if self.inner.kept().not_raised { Version::NONE } else { floor };

@@ -8,7 +8,7 @@ use futures_util::future::join_all;
 
 use crate::testkit::{key, value};
 use crate::{
-    Changes, ErrorKind, Follow, Idempotency, Outcome, LogPosition, ReadOptions, Scan, Shard,
+    Changes, ErrorKind, Follow, Idempotency, LogPosition, Outcome, ReadOptions, Scan, Shard,
     ShardState, Slot, SlotSet, StoreExt as _, Version, Write, WriteOptions,
 };
 

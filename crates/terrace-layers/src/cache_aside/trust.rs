@@ -57,7 +57,8 @@ impl Shared {
         if !self.is_doubtful(interruptions, now) || (just_tried && !away) {
             return;
         }
-        let deadline = Deadline::at(now + self.options.cache_timeout);
+        let deadline =
+            Deadline::at(now + if away { Self::LOOKED_FOR } else { self.options.cache_timeout });
         // What was heard counts; of a database that cannot be reached, nobody can know more.
         let _looked = self.runtime.within(deadline, self.generations.look()).await;
         // Only now: a reader that goes away meanwhile has not looked.

@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 
 use terrace_core::read_model::{Batch, Difference, Projection, begun, fold};
 use terrace_core::{
-    ChangeLog, Changes, Deadline, Error, ErrorKind, Inspection, LogPosition, PositionLost, ReadModel,
-    Result, Runtime, Status, Unit,
+    ChangeLog, Changes, Deadline, Error, ErrorKind, Inspection, LogPosition, PositionLost,
+    ReadModel, Result, Runtime, Status, Unit,
 };
 use tokio::sync::watch;
 

@@ -113,7 +113,8 @@ impl Book {
                 let timeline = self.timeline();
                 let state = |number: usize| self.pages[number].state.as_ref();
                 self.primary = self.primary.filter(|&number| {
-                    state(number).is_some_and(|it| it.role == Role::Primary && it.timeline == timeline)
+                    state(number)
+                        .is_some_and(|it| it.role == Role::Primary && it.timeline == timeline)
                 });
             }
         }
@@ -155,24 +156,28 @@ impl Book {
 
     /// The newest timeline on which anybody took writes.
     fn timeline(&self) -> u64 {
-        let primaries = self.kin().filter(|(_, state)| state.role == Role::Primary);
-        primaries.map(|(_, state)| state.timeline).max().unwrap_or(0)
+        self.primaries().map(|(_, state)| state.timeline).max().unwrap_or(0)
     }
 
-    /// What those have said that are of this database, in one life or another.
-    fn kin(&self) -> impl Iterator<Item = (usize, &NodeState)> {
+    /// What those have said that take writes and are of this database, in one life or another. The
+    /// primary itself may have become another database, by a restore; no other server may.
+    fn primaries(&self) -> impl Iterator<Item = (usize, &NodeState)> {
         let all = self.pages.iter().enumerate();
         let states = all.filter_map(|(number, page)| Some((number, page.state.as_ref()?)));
-        states.filter(|(_, state)| state.standing.is_kin(&self.standing))
+        states.filter(|(number, state)| {
+            let became = || {
+                self.primary == Some(*number)
+                    && state.standing.past.contains(&self.standing.history)
+            };
+            state.role == Role::Primary && (state.standing.is_kin(&self.standing) || became())
+        })
     }
 
     /// Servers that say that they take writes, on the newest timeline.
     fn claimants(&self) -> impl Iterator<Item = usize> {
         let timeline = self.timeline();
-        self.kin().filter_map(move |(number, state)| {
-            let claims = state.role == Role::Primary
-                && state.timeline == timeline
-                && self.pages[number].silences < Self::SILENCES;
+        self.primaries().filter_map(move |(number, state)| {
+            let claims = state.timeline == timeline && self.pages[number].silences < Self::SILENCES;
             claims.then_some(number)
         })
     }
@@ -218,7 +223,9 @@ impl Book {
         if page.silences >= Self::SILENCES {
             return Some(Trouble::Silent);
         }
-        if !state.standing.is_kin(&self.standing) {
+        let standing = &state.standing;
+        let is_behind = self.standing.past.contains(&standing.history);
+        if !standing.is_kin(&self.standing) && !is_behind {
             return Some(Trouble::Foreign);
         }
         let is_primary = state.role == Role::Primary;

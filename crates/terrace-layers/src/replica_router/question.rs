@@ -10,6 +10,10 @@ use terrace_core::{
 pub(super) trait Question: Sync {
     type Answer: Send;
 
+    /// Whether an answer itself says what it proves. Then a replica need not hear of the token, and
+    /// reads of many callers are one batch.
+    const PROVES: bool;
+
     fn ask<'a>(
         &'a self,
         store: &'a dyn Store,
@@ -32,16 +36,14 @@ pub(super) struct Keys<'k>(pub(super) &'k [Key]);
 impl Question for Keys<'_> {
     type Answer = Vec<Read>;
 
-    /// Without the token, reads of many callers are one batch; each answer says what it proves.
+    const PROVES: bool = true;
+
     fn ask<'a>(
         &'a self,
         store: &'a dyn Store,
         how: &'a ReadOptions,
     ) -> BoxFuture<'a, Result<Vec<Read>>> {
-        Box::pin(async move {
-            let plain = ReadOptions { token: None, ..how.clone() };
-            store.read(self.0, &plain).await
-        })
+        store.read(self.0, how)
     }
 
     fn proves(answer: &Vec<Read>, history: &str, asked: Position) -> bool {
@@ -68,6 +70,8 @@ pub(super) struct Records<'s>(pub(super) &'s Scan);
 
 impl Question for Records<'_> {
     type Answer = Page;
+
+    const PROVES: bool = false;
 
     fn ask<'a>(
         &'a self,

@@ -177,7 +177,7 @@ impl Shared {
     ) -> Result<Option<Q::Answer>> {
         let server = &self.members[number];
         let Some(seat) = &table.seats[number] else { return Ok(None) };
-        let (consistency, token) = (Consistency::Default, how.token.clone());
+        let (consistency, token) = (Consistency::Default, how.token.clone().filter(|_| !Q::PROVES));
         let now = self.runtime.now();
         let deadline = how.deadline.min(Deadline::at(now + self.options.patience));
         let plain = ReadOptions { consistency, token, deadline };

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use terrace_core::shard::KeptLog;
 use terrace_core::{
-    Changes, Follow, Key, Logged, Plan, LogPosition, PositionLost, Result, Rows, Shard, SlotSet,
+    Changes, Follow, Key, LogPosition, Logged, Plan, PositionLost, Result, Rows, Shard, SlotSet,
 };
 
 use super::{Progress, Resharding};

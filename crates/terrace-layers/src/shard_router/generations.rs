@@ -14,8 +14,8 @@ use futures_util::future::{join_all, select_all};
 use terrace_core::{BoxFuture, Deadline, Generations, Key, Proof, Result, Token};
 use tokio::sync::watch;
 
-use super::ShardRouter;
 use super::map::View;
+use super::{ShardRouter, unreached};
 
 impl Generations for ShardRouter {
     fn admits(&self, proof: &Proof, asked: Option<&Token>) -> bool {
@@ -45,7 +45,11 @@ impl Generations for ShardRouter {
     fn raise<'a>(&'a self, keys: &'a [Key]) -> BoxFuture<'a, Result<()>> {
         Box::pin(async move {
             let map = self.shared.map.load_full();
-            let owners: BTreeSet<_> = keys.iter().filter_map(|key| map.home(key)).collect();
+            let owners: Option<BTreeSet<_>> = keys.iter().map(|key| map.home(key)).collect();
+            let owners = owners.ok_or_else(unreached)?;
+            if owners.iter().any(|number| map.view_of(*number).is_none()) {
+                return Err(unreached());
+            }
             let of_keys = |view: &&View| keys.is_empty() || owners.contains(&view.number);
             let raised = map.views().filter(of_keys).map(|view| view.generations.raise(keys));
             let raised = join_all(raised).await;

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use terrace_core::{
-    Consistency, Deadline, Key, Origin, Page, Read, ReadOptions, Record, Result, Scan,
-    Sequence, Token, Version,
+    Consistency, Deadline, Key, Origin, Page, Read, ReadOptions, Record, Result, Scan, Sequence,
+    Token, Version,
 };
 
 use super::Shared;

@@ -11,7 +11,7 @@ mod simulation;
 use std::sync::Arc;
 use std::time::Duration;
 
-use terrace_core::testkit::{Hand, Scripted, key, value};
+use terrace_core::testkit::{Hand, Scripted, ScriptedGenerations, key, value};
 use terrace_core::{
     Deadline, Durability, Journal, JournalLimits, MemoryJournal, MemoryStore, Origin, Outcome,
     Precondition, ReadOptions, Receipt, Result, Runtime, Store, StoreExt, Version, Write,
@@ -37,7 +37,15 @@ async fn open(
     options: WriteBufferOptions,
 ) -> WriteBuffer {
     let journal = Arc::clone(journal) as Arc<dyn Journal>;
-    WriteBuffer::open(inner, Arc::new(ScriptedGenerations::default()), journal, HISTORY, options, Runtime::system()).await
+    WriteBuffer::open(
+        inner,
+        Arc::new(ScriptedGenerations::default()),
+        journal,
+        HISTORY,
+        options,
+        Runtime::system(),
+    )
+    .await
 }
 
 async fn text(store: &dyn Store, name: &str, how: &ReadOptions) -> Result<Option<String>> {

@@ -7,8 +7,8 @@
 //! anything is answered: it gets a name of its own, and versions go on above all that any earlier one
 //! can have given out.
 //!
-//! A name is `pg-<lineage>.<number>`. A failover goes on with the next number; a copy has a lineage of
-//! its own. What waits for a database by its lineage, as a journal does, survives a failover and is
+//! A name is `pg-<lineage>.<number>`. A failover goes on with the next number, and something random, for
+//! two standbys may be promoted beside each other; a copy has a lineage of its own. What waits for a database by its lineage, as a journal does, survives a failover and is
 //! not taken over by a clone. A physical copy that was made a server of its own cannot be told from a
 //! failover; [`begin`] renews its lineage.
 //!
@@ -119,7 +119,7 @@ impl Look {
         let (name, _, identity) = self.kept.as_ref()?;
         let (fixed, _) = identity.rsplit_once('/')?;
         let (lineage, number) = name.rsplit_once('.')?;
-        let number: u64 = number.parse().ok()?;
+        let number: u64 = number.split('-').next()?.parse().ok()?;
         (fixed == self.fixed).then(|| format!("{lineage}.{}", number + 1))
     }
 }
@@ -150,7 +150,8 @@ pub(super) async fn settle(client: &mut Client, schema: &str) -> Result<(Standin
         return Ok((standing, found));
     }
     if found.is_replica {
-        let message = "the replica has not received Terrace's tables from its primary yet; try again";
+        let message =
+            "the replica has not received Terrace's tables from its primary yet; try again";
         return Err(Error::new(ErrorKind::Unavailable, message));
     }
     let transaction = client.transaction().await.map_err(failed)?;
@@ -195,7 +196,7 @@ async fn begin(
            UPDATE terrace_history SET identity = NULL, records = NULL \
            WHERE identity IS NOT NULL RETURNING generation) \
          INSERT INTO terrace_history (name, generation, identity, records) \
-         SELECT coalesce($1, 'pg-' || left(replace(gen_random_uuid()::text, '-', ''), 12) || '.1'), \
+         SELECT coalesce($1 || '-' || left(md5(gen_random_uuid()::text), 6), 'pg-' || left(replace(gen_random_uuid()::text, '-', ''), 12) || '.1'), \
            coalesce((SELECT max(generation) FROM old), 0) + 1, $2, to_regclass('records')::oid \
          RETURNING name, generation";
     const RAISE: &str = "SET LOCAL synchronous_commit = local; \
@@ -209,7 +210,8 @@ async fn begin(
     let (name, generation) = (row.get::<_, &str>(0), self::generation(row.get(1)));
     if let Some((old, _, _)) = &found.kept {
         tracing::warn!(
-            history = name, old,
+            history = name,
+            old,
             "this is another life of the database (a failover, a copy, a restore, or a table made \
              again): what was cached is not believed, and tokens from before are lost"
         );
@@ -263,7 +265,11 @@ impl Work for Raise<'_> {
 
     const OPERATION: &'static str = "raise the generation";
 
-    async fn run(&self, connection: &Connection, progress: &Progress) -> Result<Generation, Failure> {
+    async fn run(
+        &self,
+        connection: &Connection,
+        progress: &Progress,
+    ) -> Result<Generation, Failure> {
         const RAISE: &str = "UPDATE terrace_history SET generation = generation + 1 \
              WHERE name = $1 AND records = 'records'::regclass RETURNING generation";
         progress.in_transaction(true);

@@ -39,8 +39,8 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
 use terrace_core::{
-    BoxFuture, ChangeLog, Changes, Deadline, Error, ErrorKind, Key, Logged, LogPosition, Position, PositionLost,
-    Record, Result, Value,
+    BoxFuture, ChangeLog, Changes, Deadline, Error, ErrorKind, Key, LogPosition, Logged, Position,
+    PositionLost, Record, Result, Value,
 };
 use tokio_postgres::Row;
 use tokio_postgres::types::{ToSql, Type};

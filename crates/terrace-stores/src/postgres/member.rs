@@ -19,8 +19,7 @@ use super::work::Worker;
 
 /// Which run of the server this is, where its log ends or its replay stands, and what it shows. What a
 /// replay counts as done was visible before.
-pub(super) const STATE: &str =
-    "SELECT (extract(epoch FROM pg_postmaster_start_time()) * 1000000)::bigint, \
+pub(super) const STATE: &str = "SELECT (extract(epoch FROM pg_postmaster_start_time()) * 1000000)::bigint, \
        CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() \
          ELSE pg_current_wal_flush_lsn() END, \
        pg_current_snapshot()";

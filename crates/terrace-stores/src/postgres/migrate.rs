@@ -69,7 +69,8 @@ pub(super) fn failed(error: tokio_postgres::Error) -> Error {
 
 /// Whether the tables need no change; a user without the right to change them can start.
 async fn current(client: &Client) -> Result<Option<Result<()>>, tokio_postgres::Error> {
-    let known = "SELECT to_regclass('meta') IS NOT NULL AND to_regclass('terrace_history') IS NOT NULL";
+    let known =
+        "SELECT to_regclass('meta') IS NOT NULL AND to_regclass('terrace_history') IS NOT NULL";
     if !client.query_one(known, &[]).await?.get::<_, bool>(0) {
         return Ok(None);
     }

@@ -16,8 +16,8 @@ use terrace_core::read_model::{
     Activity, Batch, Counted, Difference, Parked, Projection, Row, Rows,
 };
 use terrace_core::{
-    BoxFuture, Deadline, Inspection, Key, Origin, Page, LogPosition, ReadModel, Result, Runtime, Scan,
-    Status, Task, Unit,
+    BoxFuture, Deadline, Inspection, Key, LogPosition, Origin, Page, ReadModel, Result, Runtime,
+    Scan, Status, Task, Unit,
 };
 
 use super::inspect::{self, Health};

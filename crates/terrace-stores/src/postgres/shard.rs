@@ -18,8 +18,9 @@ use std::time::Duration;
 
 use terrace_core::shard::{RequestResult, Reserved};
 use terrace_core::{
-    BoxFuture, Follow, Generations, Inspection, KeptLog, Key, Logged, Page, Read, ReadOptions, Receipt, Result,
-    Rows, Runtime, Scan, Shard, ShardState, SlotSet, Store, Version, Write, WriteOptions,
+    BoxFuture, Follow, Generations, Inspection, KeptLog, Key, Logged, Page, Read, ReadOptions,
+    Receipt, Result, Rows, Runtime, Scan, Shard, ShardState, SlotSet, Store, Version, Write,
+    WriteOptions,
 };
 use tokio::sync::Mutex;
 use tokio_postgres::Client;

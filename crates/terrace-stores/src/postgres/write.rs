@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use futures_util::future::join5;
 use terrace_core::{
-    Error, ErrorKind, Idempotency, LogPosition, Origin, Outcome, Position, Receipt, Sequence, Token,
-    Version, Write,
+    Error, ErrorKind, Idempotency, LogPosition, Origin, Outcome, Position, Receipt, Sequence,
+    Token, Version, Write,
 };
 use tokio_postgres::Row;
 use tokio_postgres::error::{DbError, SqlState};

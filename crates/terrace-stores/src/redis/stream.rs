@@ -7,7 +7,7 @@ use redis::aio::MultiplexedConnection;
 use redis::{AsyncConnectionConfig, Client, Pipeline, RedisResult, Script};
 use terrace_core::event_stream::event_id;
 use terrace_core::{
-    BoxFuture, Deadline, Error, ErrorKind, EventStream, Inspection, Logged, LogPosition, Result,
+    BoxFuture, Deadline, Error, ErrorKind, EventStream, Inspection, LogPosition, Logged, Result,
     Runtime, Status, Unit,
 };
 use tokio::sync::Mutex;
@@ -189,7 +189,11 @@ impl EventStream for RedisStream {
         })
     }
 
-    fn publish<'a>(&'a self, last: LogPosition, events: &'a [Logged]) -> BoxFuture<'a, Result<bool>> {
+    fn publish<'a>(
+        &'a self,
+        last: LogPosition,
+        events: &'a [Logged],
+    ) -> BoxFuture<'a, Result<bool>> {
         Box::pin(async move {
             // Nothing happens when somebody else adds in between. A script would do the same in one
             // exchange, and take twice the time of Redis for each event.

@@ -75,9 +75,6 @@ impl Shared {
             match self.link.listen(&self.names.channel).await {
                 Ok(listener) => {
                     failures = 0;
-                    if sender.send(Notice::Connected).await.is_err() {
-                        return;
-                    }
                     let why = tokio::select! {
                         why = self.listen(listener, sender) => why,
                         () = self.link.closed() => "the cache was closed",
@@ -106,6 +103,7 @@ impl Shared {
         let _ = self.beat().await;
         let mut messages = listener.into_on_message();
         let mut follower = Follower::default();
+        let mut connected = false;
         loop {
             let silence = Deadline::at(self.runtime().now() + self.options.heartbeat * PATIENCE);
             let message = match self.runtime().within(silence, messages.next()).await {
@@ -113,6 +111,11 @@ impl Shared {
                 Some(None) => return "the connection broke",
                 None => return "no heartbeat came",
             };
+            // Only now: a server that refuses writes takes subscriptions, and carries nothing.
+            if !connected && sender.try_send(Notice::Connected).is_err() {
+                return "the listener is too slow";
+            }
+            connected = true;
             for notice in follower.follow(Message::parse(message.get_payload_bytes())) {
                 if sender.try_send(notice).is_err() {
                     return "the listener is too slow";

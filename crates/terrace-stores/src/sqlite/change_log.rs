@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use terrace_core::{
-    BoxFuture, ChangeLog, Changes, Deadline, Logged, LogPosition, Position, PositionLost, Result,
+    BoxFuture, ChangeLog, Changes, Deadline, LogPosition, Logged, Position, PositionLost, Result,
 };
 
 use super::job::ReadJob;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use rusqlite::{Connection, OptionalExtension, params};
 use terrace_core::{
-    BoxFuture, Changes, Deadline, Follower, Logged, LogPosition, PositionLost, Result, Timestamp,
+    BoxFuture, Changes, Deadline, Follower, LogPosition, Logged, PositionLost, Result, Timestamp,
     Version,
 };
 

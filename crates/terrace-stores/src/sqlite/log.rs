@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use rusqlite::{Connection, OptionalExtension, Row};
 use terrace_core::{
-    BoxFuture, ChangeLog, Changes, Deadline, Key, Logged, LogPosition, Position, PositionLost, Record, Result,
-    Runtime, Timestamp, Value, Version,
+    BoxFuture, ChangeLog, Changes, Deadline, Key, LogPosition, Logged, Position, PositionLost,
+    Record, Result, Runtime, Timestamp, Value, Version,
 };
 use tokio::sync::watch;
 

@@ -12,7 +12,7 @@ use terrace_core::read_model::{
     Activity, Batch, Counted, Difference, Parked, Projection, Row, Rows,
 };
 use terrace_core::{
-    BoxFuture, Inspection, Key, Page, LogPosition, ReadModel, Result, Runtime, Scan, Status, Unit,
+    BoxFuture, Inspection, Key, LogPosition, Page, ReadModel, Result, Runtime, Scan, Status, Unit,
 };
 
 use super::lane::Lane;

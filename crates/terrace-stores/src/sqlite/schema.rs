@@ -77,8 +77,7 @@ pub(super) fn migrate(
 /// where that differs, as in a copy, a new history begins, whose versions go on above the microseconds
 /// since 1970: no earlier one has given out as many.
 fn history(connection: &Connection, path: &Path, runtime: &Runtime) -> Result<Standing> {
-    const RAISE: &str =
-        "UPDATE meta SET value = max(value + 1048576, ?1) WHERE name = 'version'";
+    const RAISE: &str = "UPDATE meta SET value = max(value + 1048576, ?1) WHERE name = 'version'";
     let known = text(connection, "history")?;
     let identity = identity(path);
     let past = text(connection, "past")?.unwrap_or_default();

@@ -18,9 +18,9 @@ use std::time::{Duration, Instant};
 use rusqlite::{Connection, OptionalExtension, TransactionBehavior, params};
 use terrace_core::shard::{RequestResult, Reserved, moved};
 use terrace_core::{
-    BoxFuture, Error, ErrorKind, Follow, Generations, Inspection, KeptLog, Key, Logged, Page, Read, ReadOptions,
-    Receipt, Result, Rows, Runtime, Scan, Shard, ShardState, SlotSet, Store, Version, Write,
-    WriteOptions,
+    BoxFuture, Error, ErrorKind, Follow, Generations, Inspection, KeptLog, Key, Logged, Page, Read,
+    ReadOptions, Receipt, Result, Rows, Runtime, Scan, Shard, ShardState, SlotSet, Store, Version,
+    Write, WriteOptions,
 };
 
 use super::follow::keep_counter;

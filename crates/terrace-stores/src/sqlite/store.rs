@@ -7,9 +7,9 @@ use std::thread::JoinHandle;
 use std::time::Instant;
 
 use terrace_core::{
-    BoxFuture, Deadline, Error, ErrorKind, Generation, Generations, Histories, Inspection, Key, Node,
-    NodeState, Page, Position, Proof, Read, ReadOptions, Receipt, Result, Runtime, Scan, Sequence,
-    Standing, Store, Token, Unit, Write, WriteOptions,
+    BoxFuture, Deadline, Error, ErrorKind, Generation, Generations, Histories, Inspection, Key,
+    Node, NodeState, Page, Position, Proof, Read, ReadOptions, Receipt, Result, Runtime, Scan,
+    Sequence, Standing, Store, Token, Unit, Write, WriteOptions,
 };
 use terrace_core::{Change, Precondition, node};
 use tokio::sync::watch;

@@ -12,7 +12,8 @@ use std::path::Path;
 use std::sync::{Arc, PoisonError};
 
 use terrace_core::{
-    Cache, Error, ErrorKind, Generations, Invalidations, MemoryCache, MemoryCacheOptions, Result, Runtime, Store,
+    Cache, Error, ErrorKind, Generations, Invalidations, MemoryCache, MemoryCacheOptions, Result,
+    Runtime, Store,
 };
 use terrace_layers::NearCacheOptions;
 use terrace_stores::postgres::{ConnectionSource, PoolOptions};

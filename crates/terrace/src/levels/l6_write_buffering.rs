@@ -46,7 +46,8 @@ async fn build(engines: &Engines) -> Result<Stack> {
     let history = format!("journal-of-{}", lineage(&database.history));
     let (options, runtime) = (engines.write_buffer_options(), engines.runtime().clone());
     // Acknowledges, shows what waits, and runs the flusher unless that runs apart.
-    let store = WriteBuffer::open(store, database.generations(), journal, history, options, runtime).await;
+    let store =
+        WriteBuffer::open(store, database.generations(), journal, history, options, runtime).await;
     let caches = vec![Arc::new(far.cache) as _];
     Ok(Stack { caches, ..Stack::of(edge(engines, Arc::new(store))) })
 }

@@ -190,8 +190,15 @@ async fn behind_a_switch(
         rate: AtomicU64::new(0),
     });
     let through = Arc::clone(&switch) as Arc<dyn Journal>;
-    let buffer =
-        WriteBuffer::open(database.clone(), Arc::new(ScriptedGenerations::default()), through, HISTORY, idle(), runtime).await;
+    let buffer = WriteBuffer::open(
+        database.clone(),
+        Arc::new(ScriptedGenerations::default()),
+        through,
+        HISTORY,
+        idle(),
+        runtime,
+    )
+    .await;
     (buffer, switch)
 }
 
@@ -273,8 +280,15 @@ async fn an_instance_whose_clock_is_ahead_finds_no_write_too_old() {
     let through = Arc::clone(&journal) as Arc<dyn Journal>;
     let options = idle();
     let max_age = options.max_age;
-    let one =
-        WriteBuffer::open(database, Arc::new(ScriptedGenerations::default()), through, HISTORY, options, runtime.clone()).await;
+    let one = WriteBuffer::open(
+        database,
+        Arc::new(ScriptedGenerations::default()),
+        through,
+        HISTORY,
+        options,
+        runtime.clone(),
+    )
+    .await;
     for _ in 0..3 {
         one.put(key("a"), value("1")).await.expect("nothing has waited for long");
         system.sleep(Duration::from_secs(2)).await;

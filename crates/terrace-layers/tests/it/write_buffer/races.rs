@@ -256,9 +256,15 @@ async fn what_waits_is_learnt_when_the_journal_comes_back() {
         rate: AtomicU64::new(1000),
     });
     let through = Arc::clone(&down) as Arc<dyn Journal>;
-    let two =
-        WriteBuffer::open(inner.clone(), Arc::new(ScriptedGenerations::default()), through, HISTORY, idle(), runtime.clone())
-            .await;
+    let two = WriteBuffer::open(
+        inner.clone(),
+        Arc::new(ScriptedGenerations::default()),
+        through,
+        HISTORY,
+        idle(),
+        runtime.clone(),
+    )
+    .await;
     assert_eq!(plain(&two, "a").await, None, "nobody can know");
     down.rate.store(0, Ordering::Relaxed);
     runtime.sleep(Duration::from_secs(3)).await;

@@ -9,7 +9,7 @@
 
 use std::sync::Mutex;
 
-use terrace_core::testkit::{FaultRates, FaultyStore};
+use terrace_core::testkit::{FaultRates, FaultyStore, ScriptedGenerations};
 use terrace_core::{Key, Token};
 
 use super::faults::{FaultyJournal, Recorder, number};
@@ -76,8 +76,15 @@ impl World {
             WriteBufferOptions { flusher: Some(self.flusher()), ..WriteBufferOptions::default() };
         let runtime = self.runtime.clone();
         Arc::new(
-            WriteBuffer::open(Arc::new(store), Arc::new(ScriptedGenerations::default()), journal, HISTORY, options, runtime)
-                .await,
+            WriteBuffer::open(
+                Arc::new(store),
+                Arc::new(ScriptedGenerations::default()),
+                journal,
+                HISTORY,
+                options,
+                runtime,
+            )
+            .await,
         )
     }
 }

@@ -1,7 +1,7 @@
 //! All rows of a shard, in one snapshot.
 
 use terrace_core::{
-    BoxFuture, Error, ErrorKind, Key, Logged, LogPosition, Record, Result, Rows, Value,
+    BoxFuture, Error, ErrorKind, Key, LogPosition, Logged, Record, Result, Rows, Value,
 };
 use tokio_postgres::Row;
 use tokio_postgres::types::Type;

@@ -5,7 +5,9 @@ use std::time::Duration;
 use rusqlite::types::Value as Sql;
 use rusqlite::{Connection, OptionalExtension, params};
 use terrace_core::read_model::{Activity, Counted, Parked, Row, Rows};
-use terrace_core::{Key, Origin, Page, LogPosition, Record, Result, Scan, Timestamp, Value, Version};
+use terrace_core::{
+    Key, LogPosition, Origin, Page, Record, Result, Scan, Timestamp, Value, Version,
+};
 
 use super::super::failure;
 use super::super::log::{moment, unsigned};

@@ -3,7 +3,7 @@
 use std::sync::{Mutex, PoisonError};
 
 use rusqlite::{Connection, params};
-use terrace_core::{BoxFuture, Key, Logged, LogPosition, Result, Rows};
+use terrace_core::{BoxFuture, Key, LogPosition, Logged, Result, Rows};
 
 use super::super::failure;
 use super::super::reader::decode;

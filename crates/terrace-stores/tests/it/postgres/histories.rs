@@ -12,10 +12,8 @@ use terrace_stores::{PostgresOptions, PostgresStore};
 use super::{key, session, value};
 
 async fn open(url: &str) -> PostgresStore {
-    let options = PostgresOptions {
-        source: ConnectionSource::pooled(1, 2),
-        ..PostgresOptions::new(url)
-    };
+    let options =
+        PostgresOptions { source: ConnectionSource::pooled(1, 2), ..PostgresOptions::new(url) };
     PostgresStore::connect(options, Runtime::system()).await.expect("a store")
 }
 
@@ -27,9 +25,8 @@ async fn proof(store: &PostgresStore) -> Proof {
 /// The name of the database in a URL, and the URL of another on the same server.
 fn beside(url: &str, name: &str) -> (String, String) {
     let (server, rest) = url.rsplit_once('/').expect("a path");
-    let (own, tail) = rest.split_once('?').map_or((rest, String::new()), |(own, tail)| {
-        (own, format!("?{tail}"))
-    });
+    let (own, tail) =
+        rest.split_once('?').map_or((rest, String::new()), |(own, tail)| (own, format!("?{tail}")));
     (own.to_owned(), format!("{server}/{name}{tail}"))
 }
 
@@ -129,7 +126,10 @@ async fn a_raised_generation_is_seen_by_every_instance() {
     one.raise(&[]).await.expect("a raise");
     assert!(!one.admits(&before, None), "at once where it was raised");
     let mut changes = other.changes();
-    tokio::time::timeout(Duration::from_secs(5), changes.changed()).await.expect("soon").expect("it");
+    tokio::time::timeout(Duration::from_secs(5), changes.changed())
+        .await
+        .expect("soon")
+        .expect("it");
     assert!(!other.admits(&before, None));
     assert!(other.admits(&proof(&other).await, None));
 }

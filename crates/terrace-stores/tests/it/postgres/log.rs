@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use terrace_core::{
-    ChangeLog, Deadline, Idempotency, Logged, Outcome, LogPosition, Receipt, Runtime, Store, StoreExt,
-    Write, WriteOptions,
+    ChangeLog, Deadline, Idempotency, LogPosition, Logged, Outcome, Receipt, Runtime, Store,
+    StoreExt, Write, WriteOptions,
 };
 use terrace_lab::testing;
 use terrace_stores::postgres::{ConnectionSource, LogBegin, PostgresLog};
@@ -285,7 +285,8 @@ async fn long_values_come_whole_among_short_ones() {
     let hand = session(&url).await;
     let blot = "UPDATE commands SET value = NULL WHERE key = 'k10'";
     hand.batch_execute(blot).await.expect("a change");
-    let error = log.after(LogPosition::default(), 1000).await.expect_err("a change without a value");
+    let error =
+        log.after(LogPosition::default(), 1000).await.expect_err("a change without a value");
     assert_eq!(error.kind(), terrace_core::ErrorKind::Corrupt);
 }
 

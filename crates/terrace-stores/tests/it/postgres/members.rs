@@ -70,5 +70,7 @@ async fn a_standby_shows_what_it_says_and_takes_no_writes() {
     let promoted = state(&standby).await;
     assert_eq!((promoted.role, promoted.timeline), (Role::Primary, 2));
     assert_eq!(promoted.life, again.life, "it went on without a restart");
-    assert!(standby.put(key("a"), value("2")).await.expect("it takes writes").version > read[0].version);
+    assert!(
+        standby.put(key("a"), value("2")).await.expect("it takes writes").version > read[0].version
+    );
 }

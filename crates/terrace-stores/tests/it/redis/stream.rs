@@ -2,7 +2,7 @@
 
 use redis::aio::MultiplexedConnection;
 use terrace_core::testkit::{key, value};
-use terrace_core::{EventStream as _, Logged, LogPosition, Record, Runtime, Timestamp, Version};
+use terrace_core::{EventStream as _, LogPosition, Logged, Record, Runtime, Timestamp, Version};
 use terrace_lab::testing;
 use terrace_stores::redis::{RedisStream, RedisStreamOptions};
 

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use terrace_core::testkit::{key, value};
 use terrace_core::Generations as _;
+use terrace_core::testkit::{key, value};
 use terrace_core::{ErrorKind, Outcome, ReadOptions, Scan, Store, StoreExt, Version};
 
 use super::{Database, Hands};

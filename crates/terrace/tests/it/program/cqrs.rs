@@ -199,9 +199,9 @@ async fn rows(database: &str, text: &str) -> BTreeMap<String, (i64, i64, String)
 /// The ids on the stream.
 async fn published(database: &str, cache: &str) -> Vec<String> {
     let log = sql(database, "SELECT value FROM public.meta WHERE name = 'log'").await.concat();
-    let history = "SELECT value FROM public.meta WHERE name = 'history'";
-    let history = sql(database, history).await.concat().concat();
-    let lineage = history.rsplit_once('.').map_or(&*history, |(lineage, _)| lineage);
+    let lineage = "SELECT split_part(name, '.', 1) FROM public.terrace_history \
+         WHERE identity IS NOT NULL";
+    let lineage = sql(database, lineage).await.concat().concat();
     let stream = format!("terrace:events:{lineage}:{}", log.concat());
     let server = terrace_lab::find_program("redis-server").expect("Redis");
     let mut command = tokio::process::Command::new(server.with_file_name("redis-cli"));
