@@ -20,7 +20,9 @@ pub mod sqlite_journal;
 #[cfg(feature = "nats")]
 pub use nats_journal::{NatsJournal, NatsJournalOptions};
 #[cfg(feature = "postgres")]
-pub use postgres::{PostgresLog, PostgresOptions, PostgresReadModel, PostgresShard, PostgresStore};
+pub use postgres::{
+    PostgresLog, PostgresOptions, PostgresReadModel, PostgresShard, PostgresStore, ServerReport,
+};
 #[cfg(feature = "redis")]
 pub use redis::{RedisCache, RedisCacheOptions, RedisStream, RedisStreamOptions};
 #[cfg(feature = "redis")]

@@ -30,6 +30,7 @@ mod plan;
 mod pool;
 mod read;
 mod read_model;
+mod report;
 mod shard;
 mod snapshot;
 mod sqlstate;
@@ -54,6 +55,7 @@ use tokio::sync::watch;
 pub use log::{LogBegin, PostgresLog};
 pub use options::{ConnectionSource, PoolOptions, PostgresOptions};
 pub use read_model::PostgresReadModel;
+pub use report::ServerReport;
 pub use shard::PostgresShard;
 
 use connect::Connector;
@@ -137,6 +139,11 @@ impl PostgresStore {
     /// The name of this database's history, the same for whoever connects to it.
     pub fn history(&self) -> Arc<str> {
         self.histories().name()
+    }
+
+    /// What was heard last of its history and generation.
+    pub fn standing(&self) -> Arc<Standing> {
+        self.histories().standing()
     }
 
     fn histories(&self) -> &Histories {

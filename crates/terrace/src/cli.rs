@@ -8,6 +8,7 @@ mod config;
 mod doctor;
 mod explain;
 mod flush;
+mod history;
 mod journal;
 mod logging;
 mod projections;
@@ -92,6 +93,13 @@ enum Command {
         /// Print JSON.
         #[arg(long, global = true)]
         json: bool,
+        #[command(flatten)]
+        settings: Settings,
+    },
+    /// Show which database this is to Terrace, or give a copy a new name.
+    History {
+        #[command(flatten)]
+        work: history::Work,
         #[command(flatten)]
         settings: Settings,
     },
@@ -215,6 +223,7 @@ fn execute(command: Command) -> Result<(), Failure> {
         Command::Journal { what, json, settings } => {
             journal::journal(&what, json, settings.load()?)
         }
+        Command::History { work, settings } => history::history(work, &settings.load()?),
         Command::Doctor { json, settings } => doctor::doctor(&settings.load()?, json),
         Command::Config { json, settings } => config::config(&settings.load()?, json),
     }

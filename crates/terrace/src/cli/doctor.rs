@@ -1,9 +1,13 @@
 //! `terrace doctor`: what this machine has and lacks.
 
-use serde_json::json;
-use terrace_lab::{ProgramState, programs};
+use std::time::Duration;
 
-use super::{Failure, screen};
+use serde_json::json;
+use terrace_core::Runtime;
+use terrace_lab::{ProgramState, programs};
+use terrace_stores::{PostgresOptions, PostgresStore, ServerReport};
+
+use super::{Failure, run, screen};
 use crate::config::{Loaded, Mode, redacted};
 
 /// One thing looked at.
@@ -29,6 +33,7 @@ pub(super) fn doctor(loaded: &Loaded, as_json: bool) -> Result<(), Failure> {
     }));
     findings.extend(ports(loaded));
     findings.extend(urls(loaded));
+    findings.extend(database(loaded)?);
     if as_json {
         let all: Vec<_> = findings
             .iter()
@@ -72,6 +77,59 @@ fn ports(loaded: &Loaded) -> impl Iterator<Item = Finding> {
         };
         Finding { what: format!("port {port}"), good: free.is_ok(), says }
     })
+}
+
+/// What the database lets Terrace notice, if there is one.
+fn database(loaded: &Loaded) -> Result<Vec<Finding>, Failure> {
+    let url = &loaded.config.database.url;
+    if url.is_empty() || loaded.config.mode() != Ok(Mode::Servers) {
+        return Ok(Vec::new());
+    }
+    let mut findings = Vec::new();
+    run::block_on(async {
+        let report = PostgresStore::report(PostgresOptions::new(url), Runtime::system()).await;
+        findings = match report {
+            Ok(report) => told(&report),
+            Err(error) => vec![finding("database", false, error.message())],
+        };
+        Ok(())
+    })?;
+    Ok(findings)
+}
+
+fn told(report: &ServerReport) -> Vec<Finding> {
+    /// A transaction that writes for longer is worth a look.
+    const LONG: Duration = Duration::from_secs(60);
+    let identity = match report.tells_its_identity {
+        true => "copies on other servers are noticed",
+        false => "pg_control_system() is not allowed: a copy of the database on another server is not \
+                  noticed; run `terrace history --renew` on each copy",
+    };
+    let timeline = match report.tells_its_timeline {
+        true => "failovers are noticed",
+        false => "pg_walfile_name() is not allowed: a failover is not noticed; run `terrace history \
+                  --renew` after one",
+    };
+    let (short, writer) = match report.oldest_writer {
+        Some(open) if open > LONG => {
+            let says = format!(
+                "a transaction that writes has been open for {} s: until it ends, caches and replicas \
+                 cannot prove later writes, and reads with tokens go to the primary",
+                open.as_secs()
+            );
+            (false, says)
+        }
+        _ => (true, "no transaction that writes is open for long".to_owned()),
+    };
+    vec![
+        finding("database identity", report.tells_its_identity, identity),
+        finding("database timeline", report.tells_its_timeline, timeline),
+        finding("open transactions", short, &writer),
+    ]
+}
+
+fn finding(what: &str, good: bool, says: &str) -> Finding {
+    Finding { what: what.to_owned(), good, says: says.to_owned() }
 }
 
 fn urls(loaded: &Loaded) -> Vec<Finding> {

@@ -1,7 +1,10 @@
 //! What an entry proves to a reader with a token, and what it keeps.
 
+use std::time::Instant;
+
 use terrace_core::testkit::proof_of;
-use terrace_core::{ErrorKind, Proof, Read, Standing};
+use terrace_core::{BoxFuture, ErrorKind, Proof, Read, Standing};
+use tokio::sync::watch;
 
 use super::*;
 
@@ -56,6 +59,43 @@ async fn an_entry_that_shows_a_write_does_not_prove_what_came_before_it() {
     assert_eq!(entry.proof, proof_of(7));
     let read = store.get_read(&key("a"), &with(token(7))).await.unwrap();
     assert_eq!(read.origin, Origin::Far);
+}
+
+/// Generations that take the version that is shown for how far all has become visible.
+#[derive(Debug, Default)]
+struct VersionsAsPositions(ScriptedGenerations);
+
+impl Generations for VersionsAsPositions {
+    fn admits(&self, proof: &Proof, asked: Option<&Token>) -> bool {
+        self.0.admits(&Proof { through: proof.shown, ..proof.clone() }, asked)
+    }
+
+    fn looked_at(&self) -> Option<Instant> {
+        self.0.looked_at()
+    }
+
+    fn changes(&self) -> watch::Receiver<u64> {
+        self.0.changes()
+    }
+
+    fn look(&self) -> BoxFuture<'_, terrace_core::Result<()>> {
+        self.0.look()
+    }
+
+    fn raise<'a>(&'a self, keys: &'a [Key]) -> BoxFuture<'a, terrace_core::Result<()>> {
+        self.0.raise(keys)
+    }
+}
+
+/// The broken variant: the entry of before the slower transaction is a hit for a later token.
+#[tokio::test]
+async fn a_version_that_is_taken_for_a_position_is_caught() {
+    let (inner, mut hand) = Scripted::new();
+    let mutant = Arc::new(VersionsAsPositions::default());
+    let store = aside(inner, memory_cache(), mutant, CacheAsideOptions::default());
+    answered(&store, &mut hand, &ReadOptions::default(), shown_before_it_is_proved()).await;
+    let read = store.get_read(&key("a"), &with(token(7))).await.unwrap();
+    assert_eq!(read.origin, Origin::Far, "the slower transaction's write is not in it");
 }
 
 /// One client's token must not reach another, nor grow what everybody is answered.

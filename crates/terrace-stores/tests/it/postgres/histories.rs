@@ -30,6 +30,13 @@ fn beside(url: &str, name: &str) -> (String, String) {
     (own.to_owned(), format!("{server}/{name}{tail}"))
 }
 
+/// Writes into a clone what it would find if identities were copied with the data.
+const FORGED: &str = "UPDATE terrace_history SET identity = concat_ws('/', \
+       (SELECT system_identifier FROM pg_control_system()), \
+       (SELECT oid FROM pg_database WHERE datname = current_database()), \
+       'records'::regclass::oid, left(pg_walfile_name(pg_current_wal_insert_lsn()), 8)) \
+     WHERE identity IS NOT NULL";
+
 #[tokio::test]
 async fn a_clone_is_another_database_and_its_original_stays_what_it_is() {
     let url = testing::fresh_database();
@@ -43,6 +50,19 @@ async fn a_clone_is_another_database_and_its_original_stays_what_it_is() {
     let hand = session(&hand_url).await;
     let create = format!("CREATE DATABASE {name} TEMPLATE {own}");
     while hand.batch_execute(&create).await.is_err() {}
+
+    // Where the name alone is believed, the clone passes for its original.
+    let copied = format!("copied_{}", std::process::id());
+    let (_, copied_url) = beside(&url, &copied);
+    let create = format!("CREATE DATABASE {copied} TEMPLATE {own}");
+    while hand.batch_execute(&create).await.is_err() {}
+    session(&copied_url).await.batch_execute(FORGED).await.expect("a forged identity");
+    let mutant = open(&copied_url).await;
+    assert_eq!(mutant.history(), history);
+    let asks = ReadOptions { token: Some(receipt.token.clone()), ..ReadOptions::default() };
+    assert!(mutant.get_read(&key("a"), &asks).await.is_ok(), "satisfied by another database");
+    mutant.close().await.expect("a close");
+    hand.batch_execute(&format!("DROP DATABASE {copied} WITH (FORCE)")).await.expect("a drop");
 
     let clone = open(&clone_url).await;
     assert_ne!(lineage(&clone.history()), lineage(&history), "a lineage of its own");

@@ -1,0 +1,49 @@
+//! What `doctor` asks of a server before anything is made there.
+
+use std::time::Duration;
+
+use terrace_core::{Error, ErrorKind, Result, Runtime};
+
+use super::sqlstate::{Stage, explain};
+use super::{PostgresOptions, PostgresStore, Prepares, connector};
+
+/// What a server lets Terrace notice, and what holds it up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ServerReport {
+    /// Whether its system identifier may be read: without it, a copy of the database on another server
+    /// is not noticed.
+    pub tells_its_identity: bool,
+    /// Whether its timeline may be read: without it, a failover is not noticed.
+    pub tells_its_timeline: bool,
+    /// For how long the oldest transaction that writes has been open, in any database of the server.
+    /// Meanwhile no cache and no replica can prove that it has a later write.
+    pub oldest_writer: Option<Duration>,
+}
+
+impl PostgresStore {
+    /// Asks a server, and changes nothing.
+    ///
+    /// # Errors
+    /// As [`PostgresStore::connect`].
+    pub async fn report(options: PostgresOptions, runtime: Runtime) -> Result<ServerReport> {
+        const REPORT: &str = "SELECT \
+             has_function_privilege('pg_control_system()', 'EXECUTE'), \
+             has_function_privilege('pg_walfile_name(pg_lsn)', 'EXECUTE'), \
+             (SELECT extract(epoch FROM max(clock_timestamp() - open.since))::float8 FROM ( \
+               SELECT xact_start AS since FROM pg_stat_activity WHERE backend_xid IS NOT NULL \
+               UNION ALL SELECT prepared FROM pg_prepared_xacts) AS open)";
+        let options = PostgresOptions { member: true, ..options };
+        let connector = connector(&options, Prepares::ReadModel, &runtime)?;
+        let mut connection = connector.open().await?;
+        connector.examine(&mut connection).await?;
+        let rows = connection.ask(REPORT, &[]).await;
+        let rows = rows.map_err(|error| explain(error, Stage::Harmless).during("doctor"))?;
+        let row = rows.first().ok_or_else(|| Error::new(ErrorKind::Internal, "no report"))?;
+        let since: Option<f64> = row.get(2);
+        Ok(ServerReport {
+            tells_its_identity: row.get(0),
+            tells_its_timeline: row.get(1),
+            oldest_writer: since.map(|seconds| Duration::from_secs_f64(seconds.max(0.0))),
+        })
+    }
+}

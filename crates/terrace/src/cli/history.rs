@@ -1,0 +1,63 @@
+//! `terrace history`: which database this is to Terrace, and a new name for a copy that nothing tells
+//! from its original.
+
+use serde_json::json;
+use terrace_core::{Error, Runtime, Store as _};
+use terrace_stores::{PostgresOptions, PostgresStore};
+
+use super::{Failure, run, screen};
+use crate::config::Loaded;
+
+/// Which database, and what to do.
+#[derive(clap::Args, Clone, Debug)]
+pub(super) struct Work {
+    /// The database, as its level names it; of a level with shards, one of them [default:
+    /// DATABASE_URL].
+    #[arg(long)]
+    url: Option<String>,
+    /// The schema of its tables.
+    #[arg(long, default_value = "public")]
+    schema: String,
+    /// Begin a new lineage: for a physical copy (pg_basebackup, a disk snapshot) that becomes a database
+    /// of its own. Run it before anything is served from the copy.
+    #[arg(long)]
+    renew: bool,
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+/// Connects as an instance does, and shows or renews the history.
+pub(super) fn history(work: Work, loaded: &Loaded) -> Result<(), Failure> {
+    let url = work.url.clone().unwrap_or_else(|| loaded.config.database.url.clone());
+    if url.is_empty() {
+        let text = "no database is named; use --url, or set DATABASE_URL. (Files of the embedded mode \
+                    are told apart by themselves.)";
+        return Err(Failure::usage(text));
+    }
+    run::block_on(async move {
+        let failed = |error: Error| run::fatal(&error);
+        let options = PostgresOptions { schema: work.schema, ..PostgresOptions::new(url) };
+        let store = PostgresStore::connect(options, Runtime::system()).await.map_err(failed)?;
+        if work.renew {
+            store.renew_history().await.map_err(failed)?;
+        }
+        let standing = store.standing();
+        store.close().await.map_err(failed)?;
+        if work.json {
+            let past = standing.past.iter().map(|name| name.to_string()).collect::<Vec<_>>();
+            let generation = standing.generation.get();
+            let name = &*standing.history;
+            let text = json!({"history": name, "generation": generation, "past": past});
+            screen::line(&format!("{text:#}"));
+            return Ok(());
+        }
+        screen::line(&format!("History:    {}", screen::bold(&standing.history)));
+        screen::line(&format!("Generation: {}", standing.generation.get()));
+        screen::line(&format!("Past:       {}", match standing.past.as_slice() {
+            [] => "none".to_owned(),
+            past => past.join(", "),
+        }));
+        Ok(())
+    })
+}
