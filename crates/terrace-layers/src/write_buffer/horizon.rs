@@ -57,6 +57,8 @@ struct State {
     oldest: Option<Instant>,
     seen: Sequence,
     gap: Sequence,
+    /// The name of this life of the journal, kept so that tokens share it.
+    name: (u64, Arc<str>),
     pending: Pending,
     durability: Durability,
 }
@@ -69,6 +71,7 @@ impl Horizon {
             oldest: None,
             seen: Sequence::NONE,
             gap: Sequence::NONE,
+            name: (0, name_of(&history, 0)),
             pending: Pending::default(),
             // What no append has shown yet is not claimed.
             durability: Durability::Accepted,
@@ -221,7 +224,9 @@ impl Horizon {
 
     /// What a client has seen that knows this place. A journal that was made anew is another history.
     pub(super) fn token(&self, epoch: u64, sequence: Sequence) -> Token {
-        Token::of(format!("{}:{epoch}", self.history), Position::new(sequence.get()))
+        let known = Some(self.read().name.clone()).filter(|(named, _)| *named == epoch);
+        let name = known.map_or_else(|| name_of(&self.history, epoch), |(_, name)| name);
+        Token::of(name, Position::new(sequence.get()))
     }
 
     /// Proof of a place in the journal as it is known.
@@ -232,14 +237,15 @@ impl Horizon {
     /// What a token asks of this journal, and of others.
     pub(super) fn asked(&self, token: &Token) -> (Option<JournalPlace>, Token) {
         let (mut own, mut rest) = (None, Token::default());
+        let current = self.read().progress.epoch;
         for (name, position) in token.marks() {
             let epoch = name.strip_prefix(&*self.history).and_then(|it| it.strip_prefix(':'));
             match epoch.and_then(|epoch| epoch.parse().ok()) {
-                // Of two journals, the newer one's place decides: the older one's is lost with it.
-                Some(epoch) => {
-                    let place = JournalPlace { epoch, sequence: Sequence::new(position.get()) };
-                    own = own.max(Some(place));
+                // A place in another life of the journal decides: it is lost, or yet to be heard of.
+                Some(epoch) if own.is_none() || epoch != current => {
+                    own = Some(JournalPlace { epoch, sequence: Sequence::new(position.get()) });
                 }
+                Some(_) => {}
                 None => rest.merge(&Token::of(Arc::clone(name), position)),
             }
         }
@@ -319,6 +325,11 @@ impl Horizon {
     }
 }
 
+/// What tokens call one life of a journal.
+fn name_of(history: &str, epoch: u64) -> Arc<str> {
+    format!("{history}:{epoch}").into()
+}
+
 impl State {
     /// Whether news of this epoch count. Those of a newer journal end all that is known of the old.
     fn enter(&mut self, epoch: u64) -> bool {
@@ -328,6 +339,8 @@ impl State {
                 tracing::error!(lost, "the journal was lost and made anew; what waited is gone");
             }
             self.progress = Progress { epoch, ..Progress::default() };
+            let history = self.name.1.rsplit_once(':').map_or("", |(history, _)| history);
+            self.name = (epoch, name_of(history, epoch));
             self.oldest = None;
             self.forgotten = Sequence::NONE;
             self.pending.clear();
@@ -413,6 +426,12 @@ pub(super) fn keep_forgetting(shared: &Arc<Shared>) {
                 match shared.caches.look().await {
                     Ok(()) => {
                         shared.horizon.forget(epoch, applied);
+                        // What was settled may be shown for longer; a question each time costs more.
+                        if *shared.horizon.waiters.borrow() == 0 {
+                            let pause = shared.options.poll;
+                            drop(shared);
+                            runtime.sleep(pause).await;
+                        }
                         break;
                     }
                     Err(error) => tracing::debug!(%error, "the caches below cannot look"),

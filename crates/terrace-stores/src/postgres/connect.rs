@@ -186,14 +186,12 @@ impl Connector {
 
     /// Whether the server can be worked with.
     pub(super) async fn examine(&self, connection: &mut Connection) -> Result<()> {
-        const SETTINGS: &str = "SELECT current_setting('server_version_num')::int, \
-             current_setting('transaction_read_only') = 'on', \
-             (extract(epoch FROM pg_postmaster_start_time()) * 1000000)::bigint, \
-             pg_backend_pid(), current_setting('fsync') = 'on', \
-             current_setting('synchronous_commit'), \
-             current_setting('synchronous_standby_names') <> ''";
-        let rows = connection.client.query_typed(SETTINGS, &[]).await;
-        let rows = rows.map_err(|error| explain(error, Stage::Connecting).during("connect"))?;
+        let settings = settings(&connection.client).await;
+        self.accept(connection, settings)
+    }
+
+    fn accept(&self, connection: &mut Connection, settings: Answered<Vec<Row>>) -> Result<()> {
+        let rows = settings.map_err(|error| explain(error, Stage::Connecting).during("connect"))?;
         let row = rows.first().ok_or_else(|| Error::new(ErrorKind::Internal, "no settings"))?;
         let version = row.get::<_, i32>(0) / 10_000;
         if version < OLDEST {
@@ -213,16 +211,25 @@ impl Connector {
 
     /// Finds the history that the session is of; tables that are missing are made.
     pub(super) async fn recognise(&self, connection: &mut Connection) -> Result<()> {
-        if self.prepares == Prepares::ReadModel {
-            return Ok(());
-        }
         let asked = self.runtime.now();
-        let settled = match history::settle(&mut connection.client, &self.schema).await {
+        let found = history::look(&connection.client).await;
+        self.settle(connection, found, asked).await
+    }
+
+    async fn settle(
+        &self,
+        connection: &mut Connection,
+        found: Answered<Look>,
+        asked: Instant,
+    ) -> Result<()> {
+        let client = &mut connection.client;
+        let settled = match found {
             Err(error) if history::is_missing(&error) && !self.read_only => {
-                migrate::migrate(&mut connection.client, &self.schema).await?;
-                history::settle(&mut connection.client, &self.schema).await
+                migrate::migrate(client, &self.schema).await?;
+                history::settle(client, &self.schema).await
             }
-            settled => settled,
+            Err(error) => Err(migrate::failed(error)),
+            Ok(found) => history::settle_found(client, &self.schema, found).await,
         };
         let (standing, look) = settled.map_err(|error| error.with("hosts", &*self.hosts))?;
         connection.history = Arc::clone(&standing.history);
@@ -259,8 +266,14 @@ impl Connector {
         let mut connection = self.open().await?;
         let deadline = Deadline::at(self.runtime.now() + self.patience);
         let ready = async {
-            self.examine(&mut connection).await?;
-            self.recognise(&mut connection).await
+            if self.prepares == Prepares::ReadModel {
+                return self.examine(&mut connection).await;
+            }
+            let asked = self.runtime.now();
+            let (client, look) = (&connection.client, history::look(&connection.client));
+            let (settings, found) = futures_util::future::join(settings(client), look).await;
+            self.accept(&mut connection, settings)?;
+            self.settle(&mut connection, found, asked).await
         };
         // Boxed: it is large, and part of every request's future.
         let ready = self.runtime.within(deadline, Box::pin(ready)).await;
@@ -281,6 +294,18 @@ impl Connector {
         connection.expires_at = Some(self.runtime.now() + lifetime);
         Ok(connection)
     }
+}
+
+type Answered<T> = Result<T, tokio_postgres::Error>;
+
+/// What [`Connector::accept`] looks at.
+async fn settings(client: &Client) -> Answered<Vec<Row>> {
+    const SETTINGS: &str = "SELECT current_setting('server_version_num')::int, \
+         current_setting('transaction_read_only') = 'on', \
+         (extract(epoch FROM pg_postmaster_start_time()) * 1000000)::bigint, \
+         pg_backend_pid(), current_setting('fsync') = 'on', current_setting('synchronous_commit'), \
+         current_setting('synchronous_standby_names') <> ''";
+    client.query_typed(SETTINGS, &[]).await
 }
 
 const CANCEL_WITHIN: Duration = Duration::from_secs(1);

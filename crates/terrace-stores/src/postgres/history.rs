@@ -146,6 +146,15 @@ pub(super) async fn look(client: &Client) -> Result<Look, tokio_postgres::Error>
 /// database.
 pub(super) async fn settle(client: &mut Client, schema: &str) -> Result<(Standing, Look)> {
     let found = look(client).await.map_err(failed)?;
+    settle_found(client, schema, found).await
+}
+
+/// As [`settle`], for what was looked at a moment ago.
+pub(super) async fn settle_found(
+    client: &mut Client,
+    schema: &str,
+    found: Look,
+) -> Result<(Standing, Look)> {
     if let Some(standing) = found.standing() {
         return Ok((standing, found));
     }
@@ -222,9 +231,8 @@ async fn begin(
 }
 
 /// Whether an error says that the table is missing.
-pub(super) fn is_missing(error: &Error) -> bool {
-    let source = std::error::Error::source(error);
-    source.is_some_and(|cause| cause.to_string().contains("42P01"))
+pub(super) fn is_missing(error: &tokio_postgres::Error) -> bool {
+    error.code() == Some(&SqlState::UNDEFINED_TABLE)
 }
 
 /// Begins a new lineage, for a copy that cannot be told from its original.

@@ -89,6 +89,15 @@ impl From<tokio_postgres::Error> for Failure {
     }
 }
 
+/// A try that came to nothing.
+struct Unfinished {
+    /// Nothing when the time was over.
+    failure: Option<Failure>,
+    stage: Stage,
+    /// Whether a transaction may be open.
+    open: bool,
+}
+
 /// Does work on connections of a pool.
 #[derive(Clone)]
 pub(super) struct Worker {
@@ -118,26 +127,16 @@ impl Worker {
         let mut lease = self.acquire(deadline).await?;
         let (mut races, mut reconnects, mut preparations) = (0, 0, 0);
         loop {
-            lease.unsettle();
-            let progress = Progress::default();
-            let mut doubt = self.doubts.guard(lease.backend, &progress);
-            let limit = deadline.min(Deadline::at(self.runtime.now() + self.patience));
-            let done = self.runtime.within(limit, work.run(&lease, &progress)).await;
-            let stage = progress.stage();
-            let failure = match done {
-                Some(Ok(answer)) => {
-                    doubt.end();
-                    lease.settle();
-                    return Ok(answer);
-                }
-                Some(Err(failure)) => failure,
+            let Unfinished { failure, stage, open } =
+                match self.attempt(work, &mut lease, deadline).await {
+                    Ok(answer) => return Ok(answer),
+                    Err(unfinished) => unfinished,
+                };
+            let failure = match failure {
+                Some(failure) => failure,
                 None if stage == Stage::Committing => return Err(outcome_unknown()),
                 None => return Err(Deadline::exceeded()),
             };
-            if !failure.leaves_doubt(stage) {
-                doubt.end();
-            }
-            drop(doubt);
             let overtaken = matches!(failure, Failure::Overtaken(_));
             let (error, remedy) = match failure {
                 Failure::Refused(error) => {
@@ -159,7 +158,7 @@ impl Worker {
                     (error, remedy)
                 }
             };
-            if survives(&error) && !progress.in_transaction.load(Ordering::Relaxed) {
+            if survives(&error) && !open {
                 lease.settle();
             }
             match remedy {
@@ -189,6 +188,36 @@ impl Worker {
                 _ => return Err(explain(error, stage)),
             }
             deadline.check(self.runtime.now())?;
+        }
+    }
+
+    /// One try. Where nobody knows what became of it, that is noted, also when the caller goes away.
+    async fn attempt<W: Work>(
+        &self,
+        work: &W,
+        lease: &mut Lease,
+        deadline: Deadline,
+    ) -> Result<W::Answer, Unfinished> {
+        lease.unsettle();
+        let progress = Progress::default();
+        let mut doubt = self.doubts.guard(lease.backend, &progress);
+        let limit = deadline.min(Deadline::at(self.runtime.now() + self.patience));
+        let done = self.runtime.within(limit, work.run(lease, &progress)).await;
+        let stage = progress.stage();
+        match done {
+            Some(Ok(answer)) => {
+                doubt.end();
+                lease.settle();
+                Ok(answer)
+            }
+            Some(Err(failure)) => {
+                if !failure.leaves_doubt(stage) {
+                    doubt.end();
+                }
+                let open = progress.in_transaction.load(Ordering::Relaxed);
+                Err(Unfinished { failure: Some(failure), stage, open })
+            }
+            None => Err(Unfinished { failure: None, stage, open: true }),
         }
     }
 

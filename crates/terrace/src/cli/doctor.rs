@@ -102,13 +102,17 @@ fn told(report: &ServerReport) -> Vec<Finding> {
     const LONG: Duration = Duration::from_secs(60);
     let identity = match report.tells_its_identity {
         true => "copies on other servers are noticed",
-        false => "pg_control_system() is not allowed: a copy of the database on another server is not \
-                  noticed; run `terrace history --renew` on each copy",
+        false => {
+            "pg_control_system() is not allowed: a copy of the database on another server is not \
+                  noticed; run `terrace history --renew` on each copy"
+        }
     };
     let timeline = match report.tells_its_timeline {
         true => "failovers are noticed",
-        false => "pg_walfile_name() is not allowed: a failover is not noticed; run `terrace history \
-                  --renew` after one",
+        false => {
+            "pg_walfile_name() is not allowed: a failover is not noticed; run `terrace history \
+                  --renew` after one"
+        }
     };
     let (short, writer) = match report.oldest_writer {
         Some(open) if open > LONG => {

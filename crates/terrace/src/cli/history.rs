@@ -54,10 +54,13 @@ pub(super) fn history(work: Work, loaded: &Loaded) -> Result<(), Failure> {
         }
         screen::line(&format!("History:    {}", screen::bold(&standing.history)));
         screen::line(&format!("Generation: {}", standing.generation.get()));
-        screen::line(&format!("Past:       {}", match standing.past.as_slice() {
-            [] => "none".to_owned(),
-            past => past.join(", "),
-        }));
+        screen::line(&format!(
+            "Past:       {}",
+            match standing.past.as_slice() {
+                [] => "none".to_owned(),
+                past => past.join(", "),
+            }
+        ));
         Ok(())
     })
 }

@@ -101,9 +101,7 @@ pub(super) fn with_engines(
 }
 
 /// Runs work that needs no engines of a level.
-pub(super) fn block_on(
-    work: impl Future<Output = Result<(), Failure>>,
-) -> Result<(), Failure> {
+pub(super) fn block_on(work: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> {
     let tokio = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let tokio =
         tokio.map_err(|error| Failure::failed(format!("threads cannot be started: {error}")))?;
