@@ -237,13 +237,18 @@ impl Standing {
     }
 
     /// Whether a token is of a later life of this database than was heard of: of the same lineage, and
-    /// neither this history nor a past one.
+    /// neither this history nor a past one. So is one of a journal whose writes may wait for it: only
+    /// who reads the journal knows of them.
     pub fn is_behind(&self, asked: &Token) -> bool {
         let mine = lineage(&self.history);
         let later = |name: &Arc<str>| {
             *name != self.history && lineage(name) == mine && !self.past.contains(name)
         };
-        asked.marks().any(|(name, _)| later(name))
+        let waits = |name: &str| {
+            let life = name.strip_prefix(JOURNAL_OF).and_then(|rest| rest.rsplit_once(':'));
+            life.is_some_and(|(lineage, _)| lineage == mine)
+        };
+        asked.marks().any(|(name, _)| later(name) || waits(name))
     }
 
     fn is_proved(&self, asked: &Token, through: Position) -> bool {
@@ -263,6 +268,13 @@ pub fn lineage(history: &str) -> &str {
     history.rsplit_once('.').map_or(history, |(lineage, _)| lineage)
 }
 
+const JOURNAL_OF: &str = "journal-of-";
+
+/// The name in tokens of the journal whose writes wait for the database with this history.
+pub fn journal_of(history: &str) -> String {
+    format!("{JOURNAL_OF}{}", lineage(history))
+}
+
 /// The error for a token of a history that has ended.
 pub fn lost() -> Error {
     let message = "the token is of an earlier life of this database, of which something may be lost \
@@ -280,7 +292,8 @@ pub fn ahead() -> Error {
 
 /// The error of a server that cannot prove yet what a token asks for.
 pub fn behind() -> Error {
-    let message = "the server cannot prove yet what the token asks for; ask another, or try again";
+    let message = "the server cannot prove yet what the token asks for; try again, ask another, or drop \
+                   the token to read what there is";
     Error::new(ErrorKind::Unavailable, message)
 }
 

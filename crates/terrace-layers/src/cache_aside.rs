@@ -19,7 +19,7 @@ use tokio::sync::watch;
 use far::Far;
 pub(crate) use reads::is_young;
 use trust::Trust;
-pub(crate) use writes::{Repeats, written};
+pub(crate) use writes::written;
 
 /// How long [`CacheAside`] waits for its cache.
 #[derive(Clone, Debug, PartialEq, Eq)]

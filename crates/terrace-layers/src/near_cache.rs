@@ -13,7 +13,7 @@ use terrace_core::{
     Runtime, Scan, Status, Store, Task, Unit, Version, Write, WriteOptions,
 };
 
-use crate::cache_aside::{Repeats, is_young, written};
+use crate::cache_aside::{is_young, written};
 use feed::Feed;
 
 /// How much [`NearCache`] keeps, for how long, and how long it believes a silent feed.
@@ -265,9 +265,9 @@ impl NearCache {
 
     async fn pass_on(&self, batch: Vec<Write>, how: &WriteOptions) -> Result<Vec<Receipt>> {
         let keys = batch.iter().map(|write| write.key.clone()).collect();
-        let (mut doubt, repeats) = (Doubt { near: &self.near, keys }, Repeats::of(&batch));
+        let mut doubt = Doubt { near: &self.near, keys };
         let result = self.inner.write(batch, how).await;
-        self.near.memory.written(&written(&doubt.keys, repeats, &result));
+        self.near.memory.written(&written(&doubt.keys, &result));
         doubt.keys.clear();
         result
     }

@@ -16,6 +16,7 @@
 //! everything and is in no transaction. A future that is dropped in between ends its connection; the
 //! pool opens another in the background.
 
+mod apart;
 mod connect;
 mod doubts;
 mod history;
@@ -129,7 +130,14 @@ impl PostgresStore {
         // Two statements at their limit, and what the network needs.
         let patience = options.statement_timeout * 2 + Duration::from_secs(1);
         let member = options.member.then(Arc::default);
-        let worker = Worker { pool, runtime, patience, member, doubts: Arc::default() };
+        let worker = Worker {
+            pool,
+            runtime,
+            patience,
+            member,
+            doubts: Arc::default(),
+            apart: Arc::default(),
+        };
         let tombstones = Tombstones::new(options.tombstones_kept_for);
         let upkeep = Mutex::new(Some(upkeep(worker.clone(), Some(tombstones))));
         let health = Health::default();
@@ -156,7 +164,7 @@ impl PostgresStore {
             let (asked, standing) = (self.worker.runtime.now(), histories.standing());
             let deadline = Deadline::at(asked + self.worker.patience);
             let raise = Raise { history: &standing.history };
-            let generation = self.worker.perform(&raise, deadline).await?;
+            let generation = self.worker.apart.perform(&self.worker, &raise, deadline).await?;
             histories.heard(Standing { generation, ..(*standing).clone() }, asked);
             Ok(())
         });
@@ -260,8 +268,7 @@ fn upkeep(worker: Worker, mut tombstones: Option<Tombstones>) -> Task {
             worker.runtime.sleep(LOOK).await;
             round = round.wrapping_add(1);
             let tends = round.is_multiple_of(TEND_EVERY);
-            // A connection for each look would be too many.
-            let mut tended = match tombstones.is_some() && (tends || worker.pool.reuses()) {
+            let mut tended = match tombstones.is_some() {
                 true => look(&worker).await,
                 false => Ok(()),
             };
@@ -295,7 +302,8 @@ async fn look(worker: &Worker) -> Result<()> {
     let connector = worker.pool.connector();
     if worker.member.is_none() {
         let asked = worker.runtime.now();
-        let found = worker.perform(&LookAgain, Deadline::at(asked + worker.patience)).await?;
+        let found =
+            worker.apart.perform(worker, &LookAgain, Deadline::at(asked + worker.patience)).await?;
         if let Some(standing) = found.standing() {
             connector.heard(&found, standing, asked);
         }
@@ -313,9 +321,9 @@ impl PostgresStore {
         if keys.is_empty() {
             return self.nothing(how.deadline).map(|()| Vec::new());
         }
-        self.check(how)?;
         let work = ReadKeys { keys, asked: how.token.as_ref(), epoch };
-        self.worker.perform(&work, how.deadline).await
+        let reads = self.worker.perform(&work, how.deadline).await?;
+        self.check(how).await.map(|()| reads)
     }
 
     async fn write_under(
@@ -333,14 +341,24 @@ impl PostgresStore {
     }
 
     async fn scan_under(&self, scan: &Scan, how: &ReadOptions, epoch: Option<i64>) -> Result<Page> {
-        self.check(how)?;
         let work = ScanPage { scan, asked: how.token.as_ref(), epoch };
-        self.worker.perform(&work, how.deadline).await
+        let page = self.worker.perform(&work, how.deadline).await?;
+        self.check(how).await.map(|()| page)
     }
 
-    /// Refuses tokens of an earlier life of the database.
-    fn check(&self, how: &ReadOptions) -> Result<()> {
-        how.token.as_ref().map_or(Ok(()), |asked| self.histories().check(asked))
+    /// Refuses tokens of an earlier life of the database, and of a later one than this server's. After
+    /// the answer: the session that gave it may have found another history than was known before.
+    async fn check(&self, how: &ReadOptions) -> Result<()> {
+        let Some(asked) = &how.token else { return Ok(()) };
+        self.histories().check(asked)?;
+        if self.histories().is_behind(asked) {
+            self.worker.runtime.within(how.deadline, look(&self.worker)).await;
+            self.histories().check(asked)?;
+            if self.histories().is_behind(asked) {
+                return Err(terrace_core::history::behind());
+            }
+        }
+        Ok(())
     }
 }
 
@@ -402,6 +420,14 @@ impl Store for PostgresStore {
 
     fn close(&self) -> BoxFuture<'_, Result<()>> {
         Box::pin(async move {
+            // What is still in doubt when nobody looks any more stays so.
+            let settled = self.worker.doubts.settle(&self.worker, &self.history()).await;
+            if settled.is_err() || !self.worker.doubts.is_empty() {
+                tracing::warn!(
+                    "a write whose answer was lost may still be applied: caches may show what was \
+                     before it until they expire"
+                );
+            }
             self.worker.pool.close();
             let upkeep = self.upkeep.lock().unwrap_or_else(PoisonError::into_inner).take();
             if let Some(upkeep) = upkeep {

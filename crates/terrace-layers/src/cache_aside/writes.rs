@@ -6,8 +6,7 @@ use std::sync::Arc;
 
 use futures_util::FutureExt as _;
 use terrace_core::{
-    Deadline, Error, ErrorKind, Key, Outcome, Precondition, Receipt, Result, Version, Write,
-    WriteOptions,
+    Deadline, Error, ErrorKind, Key, Outcome, Receipt, Result, Version, Write, WriteOptions,
 };
 use tokio::sync::oneshot;
 
@@ -49,14 +48,13 @@ fn without_an_answer() -> Error {
 struct Doubt {
     shared: Arc<Shared>,
     keys: Vec<Key>,
-    repeats: Repeats,
 }
 
 impl Doubt {
     fn new(shared: Arc<Shared>, batch: &[Write]) -> Self {
         shared.writing.send_modify(|writing| *writing += 1);
         let keys = batch.iter().map(|write| write.key.clone()).collect();
-        Self { shared, keys, repeats: Repeats::of(batch) }
+        Self { shared, keys }
     }
 
     fn settled(mut self) {
@@ -92,7 +90,7 @@ impl Shared {
         // What panicked may have sent the write, which may still come: its keys are kept out.
         let work = AssertUnwindSafe(async { self.inner.write(batch, how).await });
         let result = work.catch_unwind().await.unwrap_or_else(|_| Err(without_an_answer()));
-        let told = self.tell(written(&doubt.keys, doubt.repeats, &result)).await;
+        let told = self.tell(written(&doubt.keys, &result)).await;
         doubt.settled();
         result.and_then(|receipts| told.map(|()| receipts))
     }
@@ -116,47 +114,21 @@ impl Shared {
     }
 }
 
-/// Whether a batch may repeat one that somebody else has committed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Repeats {
-    /// Each write is the first of its kind: one that is refused has changed nothing.
-    Never,
-    /// Writes of a journal: a place that was reached before may be the work of a process that died
-    /// between its commit and its invalidation.
-    Possibly,
-}
-
-impl Repeats {
-    pub(crate) fn of(batch: &[Write]) -> Self {
-        let placed = |write: &Write| matches!(write.precondition, Precondition::After(_));
-        if batch.iter().any(placed) { Self::Possibly } else { Self::Never }
-    }
-}
-
 /// What the cache has to be told: each key at the highest version that was, or may have been,
 /// written.
-pub(crate) fn written(
-    keys: &[Key],
-    repeats: Repeats,
-    result: &Result<Vec<Receipt>>,
-) -> Vec<(Key, Version)> {
+pub(crate) fn written(keys: &[Key], result: &Result<Vec<Receipt>>) -> Vec<(Key, Version)> {
     let mut newest: BTreeMap<&Key, Version> = BTreeMap::new();
     match result {
         Ok(receipts) => {
-            for (key, receipt) in keys.iter().zip(receipts) {
+            let untouched = [Outcome::Queued, Outcome::Unavailable];
+            let told = |receipt: &&Receipt| !untouched.contains(&receipt.outcome);
+            for (key, receipt) in keys.iter().zip(receipts).filter(|(_, it)| told(it)) {
                 let written = match receipt.outcome {
                     Outcome::Unknown => Version::UNKNOWN,
-                    applied if applied.is_applied() => receipt.version,
-                    // A repeated delete finds nothing, too.
-                    Outcome::PreconditionFailed | Outcome::Absent
-                        if repeats == Repeats::Possibly =>
-                    {
-                        match receipt.version {
-                            Version::NONE => Version::UNKNOWN,
-                            current => current,
-                        }
-                    }
-                    _ => continue,
+                    // What changed nothing shows what somebody else has written, who may have died
+                    // between the commit and the invalidation.
+                    _ if receipt.version == Version::NONE => Version::UNKNOWN,
+                    _ => receipt.version,
                 };
                 let version = newest.entry(key).or_default();
                 *version = written.max(*version);

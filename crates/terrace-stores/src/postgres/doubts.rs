@@ -30,6 +30,10 @@ impl Doubts {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(backend);
     }
 
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
+    }
+
     fn all(&self) -> Vec<i32> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).iter().copied().collect()
     }
@@ -46,9 +50,9 @@ impl Doubts {
             return Ok(());
         }
         let deadline = Deadline::at(worker.runtime.now() + worker.patience);
-        let ended = worker.perform(&Ended { backends: &all }, deadline).await?;
+        let ended = worker.apart.perform(worker, &Ended { backends: &all }, deadline).await?;
         if !ended.is_empty() {
-            worker.perform(&Raise { history }, deadline).await?;
+            worker.apart.perform(worker, &Raise { history }, deadline).await?;
             self.end(&ended);
         }
         Ok(())

@@ -1,16 +1,17 @@
 //! Which database this is, and the generation of what is cached from it.
 //!
 //! A name that is kept in a database is copied with it, so `terrace_history` keeps beside the name
-//! what cannot be copied: the server's system identifier, its timeline, the object ids of the database
-//! and of the table `records`. They are compared on every new connection. Where they differ, as in a
-//! clone, after a restore, a failover or when the table was made again, a new history begins before
-//! anything is answered: it gets a name of its own, and versions go on above all that any earlier one
-//! can have given out.
+//! what cannot be copied: the server's system identifier, its timeline, the object id of the database
+//! and the number of the file that has the table `records`. They are compared on every new connection.
+//! Where they differ, as in a clone, after a restore, a failover or when the table was emptied or made
+//! again, a new history begins before anything is answered: it gets a name of its own, and versions go
+//! on above all that any earlier one can have given out.
 //!
-//! A name is `pg-<lineage>.<number>`. A failover goes on with the next number, and something random, for
-//! two standbys may be promoted beside each other; a copy has a lineage of its own. What waits for a database by its lineage, as a journal does, survives a failover and is
-//! not taken over by a clone. A physical copy that was made a server of its own cannot be told from a
-//! failover; [`begin`] renews its lineage.
+//! A name is `pg-<lineage>.<number>`. In the same database on the same server, or on one that was
+//! promoted, the number goes on, with something random, for two standbys may be promoted beside each
+//! other; a copy has a lineage of its own. What waits for a database by its lineage, as a journal does,
+//! survives a failover and is not taken over by a clone. A physical copy that was made a server of its
+//! own cannot be told from a failover; [`renew`] begins a lineage.
 //!
 //! Every statement of requests names the history that its connection found, and does nothing under
 //! another one. So a connection that lives through a restore answers nothing under the old name.
@@ -41,7 +42,7 @@ macro_rules! look {
         concat!(
             "SELECT concat_ws('/', ",
             $identifier,
-            ", d.oid, to_regclass('records')::oid), \
+            ", d.oid, pg_relation_filenode(to_regclass('records'))), \
                CASE WHEN pg_is_in_recovery() THEN NULL ELSE ",
             $timeline,
             " END, pg_is_in_recovery(), h.name, h.generation, h.identity, \
@@ -60,7 +61,7 @@ const LOOK: &str = look!(
 );
 
 /// Where the functions are forbidden: a failover and a clone on another server are then noticed by
-/// the object ids alone.
+/// the numbers of the database and the table alone.
 const LOOK_WITHOUT: &str = look!("'-'", "'-'");
 
 /// What a server said of itself.
@@ -97,6 +98,15 @@ impl Look {
         format!("{}/{}", self.fixed, self.timeline.as_deref().unwrap_or_default())
     }
 
+    /// Whether this is the database with that identity. What this user may not see, or the one who
+    /// wrote it down might not, tells nothing.
+    fn is_of(&self, identity: &str) -> bool {
+        let found = self.identity();
+        let (found, kept) = (found.split('/'), identity.split('/'));
+        found.clone().count() == kept.clone().count()
+            && found.zip(kept).all(|(found, kept)| found == kept || found == "-" || kept == "-")
+    }
+
     /// The number of the timeline of a server that takes writes.
     pub(super) fn timeline(&self) -> u64 {
         let digits = self.timeline.as_deref().unwrap_or_default();
@@ -106,21 +116,22 @@ impl Look {
     /// What is in force, if this is the database that it is of. A replica shows what its primary keeps.
     pub(super) fn standing(&self) -> Option<Standing> {
         let (name, generation, identity) = self.kept.as_ref()?;
-        (self.is_replica || *identity == self.identity()).then(|| Standing {
+        (self.is_replica || self.is_of(identity)).then(|| Standing {
             history: name.as_str().into(),
             generation: self::generation(*generation),
             past: self.past.iter().map(|name| name.as_str().into()).collect(),
         })
     }
 
-    /// The name of the history that begins: the next of the lineage after a failover, else the first
-    /// of a new one.
+    /// The name of the history that begins: the next of the lineage on the same system and in the same
+    /// database, else the first of a new one.
     fn next_name(&self) -> Option<String> {
         let (name, _, identity) = self.kept.as_ref()?;
-        let (fixed, _) = identity.rsplit_once('/')?;
         let (lineage, number) = name.rsplit_once('.')?;
         let number: u64 = number.split('-').next()?.parse().ok()?;
-        (fixed == self.fixed).then(|| format!("{lineage}.{}", number + 1))
+        let mut parts = identity.split('/');
+        let (system, database) = (parts.next()?, parts.next()?);
+        self.is_of(&format!("{system}/{database}/-/-")).then(|| format!("{lineage}.{}", number + 1))
     }
 }
 
@@ -206,7 +217,7 @@ async fn begin(
            WHERE identity IS NOT NULL RETURNING generation) \
          INSERT INTO terrace_history (name, generation, identity, records) \
          SELECT coalesce($1 || '-' || left(md5(gen_random_uuid()::text), 6), 'pg-' || left(replace(gen_random_uuid()::text, '-', ''), 12) || '.1'), \
-           coalesce((SELECT max(generation) FROM old), 0) + 1, $2, to_regclass('records')::oid \
+           coalesce((SELECT max(generation) FROM old), 0) + 1, $2, pg_relation_filenode(to_regclass('records')) \
          RETURNING name, generation";
     const RAISE: &str = "SET LOCAL synchronous_commit = local; \
          SELECT setval('records_version', greatest( \
@@ -273,24 +284,13 @@ impl Work for Raise<'_> {
 
     const OPERATION: &'static str = "raise the generation";
 
-    async fn run(
-        &self,
-        connection: &Connection,
-        progress: &Progress,
-    ) -> Result<Generation, Failure> {
+    async fn run(&self, connection: &Connection, _: &Progress) -> Result<Generation, Failure> {
+        // The setting is read at the commit. One statement, so no session that stands still keeps the
+        // row from others.
         const RAISE: &str = "UPDATE terrace_history SET generation = generation + 1 \
-             WHERE name = $1 AND records = 'records'::regclass RETURNING generation";
-        progress.in_transaction(true);
-        let (begun, raised, committed) = futures_util::future::join3(
-            connection.command("BEGIN; SET LOCAL synchronous_commit = local"),
-            connection.ask(RAISE, &[(&self.history, Type::TEXT)]),
-            connection.command("COMMIT"),
-        )
-        .await;
-        begun?;
-        let raised = raised?;
-        committed?;
-        progress.in_transaction(false);
+             WHERE name = $1 AND records = pg_relation_filenode('records') \
+             AND set_config('synchronous_commit', 'local', true) IS NOT NULL RETURNING generation";
+        let raised = connection.ask(RAISE, &[(&self.history, Type::TEXT)]).await?;
         let row = raised.first().ok_or(Failure::AnotherHistory)?;
         Ok(generation(row.try_get(0).map_err(corrupt)?))
     }

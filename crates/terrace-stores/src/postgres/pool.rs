@@ -101,11 +101,6 @@ impl Pool {
         drop(self.inner.retain(|_, _| false));
     }
 
-    /// Whether connections stay open.
-    pub(super) fn reuses(&self) -> bool {
-        self.reuses
-    }
-
     pub(super) fn close(&self) {
         self.inner.close();
     }

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::future::join;
+use futures_util::future::join3;
 use terrace_core::{
     Error, ErrorKind, Generation, Key, Origin, Page, Position, Proof, Read, Record, Scan, Token,
     Value, Version,
@@ -194,11 +194,15 @@ impl Work for ScanPage<'_> {
             None => connection.run(Sql::Scan, &parameters[..5]),
             Some(_) => connection.run(Sql::EpochScan, &parameters),
         };
-        // Asked first: what its snapshot proves, the one of the page proves, too.
-        let (seen, rows) = join(self.look(connection), rows).await;
-        let (seen, rows) = (seen?, rows?);
-        let token = match seen {
-            Some(seen) => token_of(&rows, seen, &connection.history)?,
+        // What the snapshot before the page proves, that of the page proves, too; and no row of it was
+        // written after the one behind it.
+        let (before, rows, after) = join3(self.look(connection), rows, self.look(connection)).await;
+        let (before, rows, after) = (before?, rows?, after?);
+        let token = match before.zip(after) {
+            Some((before, after)) => {
+                before.check(self.asked, &connection.history)?;
+                before.proof(&connection.history, newest(&rows, after)?).token()
+            }
             None => Token::default(),
         };
         let records = rows.iter().map(|row| {
@@ -227,19 +231,17 @@ impl ScanPage<'_> {
         }
         let rows = connection.run(Sql::Seen, &[&history]).await?;
         let row = rows.first().ok_or(Failure::AnotherHistory)?;
-        let seen = Seen::of(row, 0, connection)?;
-        seen.check(self.asked, history)?;
-        Ok(Some(seen))
+        Seen::of(row, 0, connection).map(Some)
     }
 }
 
-/// What a client has seen with these rows.
-fn token_of(rows: &[Row], seen: Seen, history: &Arc<str>) -> Result<Token, Failure> {
+/// The last write that these rows show; all of them ended before this snapshot.
+fn newest(rows: &[Row], after: Seen) -> Result<Position, Failure> {
     let mut shown = Position::NONE;
     for row in rows {
-        shown = shown.max(seen.snapshot.written_by(row.try_get(5).map_err(corrupt)?));
+        shown = shown.max(after.snapshot.written_by(row.try_get(5).map_err(corrupt)?));
     }
-    Ok(seen.proof(history, shown).token())
+    Ok(shown)
 }
 
 /// Whether the server answers.

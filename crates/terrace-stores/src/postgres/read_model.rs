@@ -60,7 +60,14 @@ impl PostgresReadModel {
         let pool = Arc::new(Pool::new(connector, &options.source, runtime.clone())?);
         pool.tend().await?;
         let patience = options.statement_timeout * 2 + Duration::from_secs(1);
-        let worker = Worker { pool, runtime, patience, member: None, doubts: Arc::default() };
+        let worker = Worker {
+            pool,
+            runtime,
+            patience,
+            member: None,
+            doubts: Arc::default(),
+            apart: Arc::default(),
+        };
         let words = Arc::new(Words::default());
         let indexing = {
             let (words, worker) = (Arc::clone(&words), worker.clone());

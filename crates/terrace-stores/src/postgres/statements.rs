@@ -60,14 +60,14 @@ pub(super) enum Sql {
     EpochPut,
 }
 
-/// The generation of the history that a parameter names, if it is in force and of this table. A plan
-/// is made again when its table is, so the object id is never that of an earlier table.
+/// The generation of the history that a parameter names, if it is in force and of this table as it is:
+/// the file of a table is another one when it was emptied or made again.
 macro_rules! generation {
     ($parameter:literal) => {
         concat!(
             "(SELECT generation FROM terrace_history WHERE name = ",
             $parameter,
-            " AND records = 'records'::regclass)"
+            " AND records = pg_relation_filenode('records'))"
         )
     };
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use terrace_core::{Deadline, Error, ErrorKind, Result, Runtime};
 
+use super::apart::Apart;
 use super::connect::Connection;
 use super::doubts::Doubts;
 use super::member::{self, Member};
@@ -110,6 +111,8 @@ pub(super) struct Worker {
     pub(super) member: Option<Arc<Member>>,
     /// Writes of which nobody knows yet.
     pub(super) doubts: Arc<Doubts>,
+    /// A session for what must not wait for requests.
+    pub(super) apart: Arc<Apart>,
 }
 
 impl Worker {
@@ -236,6 +239,15 @@ impl Worker {
             Some(prepared) => prepared.map_err(|error| explain(error, Stage::Harmless)),
             None => Err(Deadline::exceeded()),
         }
+    }
+}
+
+/// The error of work that commits nothing and is not tried again.
+pub(super) fn unfinished(failure: Failure) -> Error {
+    match failure {
+        Failure::Refused(error) => error,
+        Failure::AnotherHistory => another_history(),
+        Failure::Driver(error) | Failure::Overtaken(error) => explain(error, Stage::Harmless),
     }
 }
 

@@ -156,8 +156,8 @@ async fn put(
     Ok((answers, transaction))
 }
 
-/// The transaction that wrote these rows; nothing when it wrote none. A statement under a history
-/// that is not in force has written none.
+/// The transaction that wrote these rows. Where it wrote none, one of just now: later than those that
+/// stood in the way. A statement under a history that is not in force has written none.
 async fn transaction(
     connection: &Connection,
     rows: &[Row],
@@ -168,7 +168,8 @@ async fn transaction(
     }
     let history = &*connection.history;
     let in_force = connection.run(Sql::Transaction, &[&history]).await.map_err(unreadable)?;
-    if in_force.is_empty() { Err(Failure::AnotherHistory) } else { Ok(None) }
+    let row = in_force.first().ok_or(Failure::AnotherHistory)?;
+    Ok(Some(row.try_get(0).map_err(unreadable)?))
 }
 
 /// Begins a transaction; on a shard its first step waits out a change of what the shard has, or

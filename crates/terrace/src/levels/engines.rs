@@ -11,6 +11,7 @@ use std::fs::{File, TryLockError};
 use std::path::Path;
 use std::sync::{Arc, PoisonError};
 
+use terrace_core::history::lineage;
 use terrace_core::{
     Cache, Error, ErrorKind, Generations, Invalidations, MemoryCache, MemoryCacheOptions, Result,
     Runtime, Store,
@@ -178,7 +179,7 @@ impl Engines {
             Servers::Urls { cache, .. } | Servers::Local { cache, .. } => {
                 // Whoever shares the database shares its cached records, and nobody else does.
                 let namespace = match config.namespace.as_str() {
-                    "" => format!("terrace:{history}"),
+                    "" => format!("terrace:{}", lineage(history)),
                     chosen if self.shared => format!("{chosen}:l{}", self.level),
                     chosen => chosen.to_owned(),
                 };

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use terrace_core::history::lineage;
+use terrace_core::history::journal_of;
 use terrace_core::{BoxFuture, Journal, Result, Store};
 use terrace_layers::{Flusher, WriteBuffer};
 
@@ -43,7 +43,7 @@ async fn build(engines: &Engines) -> Result<Stack> {
     // Below the buffer: the flusher writes through the cache, so its invalidations follow commits.
     let (store, far) = l2_read_cache::over(engines, store, &database).await?;
     let journal = engines.journal(&database).await?;
-    let history = format!("journal-of-{}", lineage(&database.history));
+    let history = journal_of(&database.history);
     let (options, runtime) = (engines.write_buffer_options(), engines.runtime().clone());
     // Acknowledges, shows what waits, and runs the flusher unless that runs apart.
     let store =

@@ -34,7 +34,7 @@ fn beside(url: &str, name: &str) -> (String, String) {
 const FORGED: &str = "UPDATE terrace_history SET identity = concat_ws('/', \
        (SELECT system_identifier FROM pg_control_system()), \
        (SELECT oid FROM pg_database WHERE datname = current_database()), \
-       'records'::regclass::oid, left(pg_walfile_name(pg_current_wal_insert_lsn()), 8)) \
+       pg_relation_filenode('records'), left(pg_walfile_name(pg_current_wal_insert_lsn()), 8)) \
      WHERE identity IS NOT NULL";
 
 #[tokio::test]
