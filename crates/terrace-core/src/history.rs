@@ -257,7 +257,8 @@ impl Standing {
             && !self.is_behind(asked)
     }
 
-    fn has_lost(&self, asked: &Token) -> bool {
+    /// Whether a token is of an earlier life of this database.
+    pub fn has_lost(&self, asked: &Token) -> bool {
         !self.past.is_empty() && asked.marks().any(|(name, _)| self.past.contains(name))
     }
 }

@@ -11,12 +11,11 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use terrace_core::history::lineage;
 use terrace_core::read_model::{Activity, Counted, Row, Rows};
 use terrace_core::{
-    BoxFuture, ChangeLog, Consistency, Deadline, Error, ErrorKind, Inspection, Key, LogPosition,
-    Origin, Page, Read, ReadModel, ReadOptions, Receipt, Result, Runtime, Scan, Store, Task, Token,
-    Write, WriteOptions,
+    BoxFuture, ChangeLog, Consistency, Deadline, Error, ErrorKind, Histories, Inspection, Key,
+    LogPosition, Origin, Page, Read, ReadModel, ReadOptions, Receipt, Result, Runtime, Scan, Store,
+    Task, Token, Write, WriteOptions,
 };
 
 pub use projector::{Projector, ProjectorOptions};
@@ -53,8 +52,8 @@ impl Default for CqrsOptions {
 pub struct CommandSide {
     /// Takes the commands.
     pub store: Arc<dyn Store>,
-    /// The name of its history, as its tokens have it.
-    pub history: Arc<str>,
+    /// What is heard of its history, for tokens.
+    pub histories: Arc<Histories>,
     /// Its committed changes.
     pub log: Arc<dyn ChangeLog>,
     /// The name of the log.
@@ -195,12 +194,11 @@ impl Cqrs {
     /// knows: for a token of an earlier or a later life of its database.
     fn asked(&self, how: &ReadOptions) -> Result<Option<LogPosition>, OnlyTheCommandSide> {
         let Some(token) = &how.token else { return Ok(None) };
-        let history = &self.command.history;
-        let another = |name: &str| *name != **history && lineage(name) == lineage(history);
-        if token.marks().any(|(name, _)| another(name)) {
+        let standing = self.command.histories.standing();
+        if standing.is_behind(token) || standing.has_lost(token) {
             return Err(OnlyTheCommandSide);
         }
-        Ok(token.position(history).map(|position| self.command.log.place_of(position)))
+        Ok(token.position(&standing.history).map(|position| self.command.log.place_of(position)))
     }
 
     /// Where the log ends now, for a bound on age.
@@ -250,7 +248,7 @@ impl Cqrs {
             return None;
         }
         let position = self.command.log.position_of(rows.checkpoint);
-        let token = Token::of(Arc::clone(&self.command.history), position);
+        let token = Token::of(self.command.histories.name(), position);
         let reads = keys.iter().zip(rows.rows).map(|(key, row)| {
             if row.record.is_some() {
                 self.reads.add(key, row.reads);
@@ -280,7 +278,7 @@ impl Cqrs {
         let head = head.unwrap_or_else(|| Err(Deadline::exceeded()))?;
         let position = self.command.log.position_of(head);
         for read in &mut reads {
-            read.token = Token::of(Arc::clone(&self.command.history), position);
+            read.token = Token::of(self.command.histories.name(), position);
         }
         Ok(reads)
     }

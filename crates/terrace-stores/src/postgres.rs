@@ -154,8 +154,9 @@ impl PostgresStore {
         self.histories().standing()
     }
 
-    fn histories(&self) -> &Histories {
-        self.worker.pool.connector().histories()
+    /// What is heard of its histories and generations.
+    pub fn histories(&self) -> Arc<Histories> {
+        Arc::clone(self.worker.pool.connector().histories())
     }
 
     async fn raise_generation(&self) -> Result<()> {

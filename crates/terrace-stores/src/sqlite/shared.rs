@@ -29,7 +29,7 @@ pub(super) struct Shared {
     pub(super) runtime: Runtime,
     /// The history of the file. Its caches are in this process and never out of reach, so its generation
     /// is kept in memory.
-    pub(super) histories: Histories,
+    pub(super) histories: Arc<Histories>,
     /// The name of the change log, if the file keeps one.
     pub(super) log: Option<Arc<str>>,
     /// Raised by each COMMIT.

@@ -75,7 +75,7 @@ impl SqliteStore {
         drop(turn);
         let durability = engine.durability();
         let shared = Arc::new(Shared {
-            histories: Histories::new(standing),
+            histories: Arc::new(Histories::new(standing)),
             log,
             committed: watch::Sender::new(0),
             durability,
@@ -108,6 +108,11 @@ impl SqliteStore {
     /// The name of this database's history, the same for whoever opens it.
     pub fn history(&self) -> Arc<str> {
         self.shared.histories.name()
+    }
+
+    /// What is heard of its histories and generations.
+    pub fn histories(&self) -> Arc<Histories> {
+        Arc::clone(&self.shared.histories)
     }
 
     /// The change log of this file, for one follower.

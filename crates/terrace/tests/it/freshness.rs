@@ -15,12 +15,15 @@ mod idempotency_keys;
 mod invented_tokens;
 mod journals;
 mod late_writes;
+mod levels;
 mod nats;
 mod refusing_cache;
 mod restore;
 mod settings;
+mod siblings;
 mod standbys;
 mod storm;
+mod tables;
 mod tokens_over_caches;
 
 use std::time::Duration;

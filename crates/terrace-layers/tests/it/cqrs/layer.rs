@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use terrace_core::testkit::{key, value};
 use terrace_core::{
-    Consistency, Key, Logged, MemoryStore, Origin, Position, ReadModel, ReadOptions, Runtime,
-    Store, StoreExt, Token, Value,
+    Consistency, Histories, Key, Logged, MemoryStore, Origin, Position, ReadModel, ReadOptions,
+    Runtime, Standing, Store, StoreExt, Token, Value,
 };
 use terrace_layers::{CommandSide, Cqrs, CqrsOptions};
 
@@ -32,7 +32,7 @@ fn field_of(history: &str) -> Field {
     let store = Arc::new(MemoryStore::new(runtime.clone()));
     let side = CommandSide {
         store: Arc::clone(&store) as _,
-        history: history.into(),
+        histories: Arc::new(Histories::new(Standing::of(history))),
         log: Arc::clone(&log) as _,
         log_name: "log-1".into(),
     };

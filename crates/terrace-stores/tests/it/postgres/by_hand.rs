@@ -166,6 +166,9 @@ async fn a_put_whose_answer_cannot_be_read_is_in_doubt() {
     let store = connect(&url, ConnectionSource::pooled(1, 1)).await;
     let hand = session(&url).await;
     hand.batch_execute("ALTER TABLE records ALTER version TYPE int").await.expect("a change");
+    // The table is written anew, so another history begins, with versions that no int can hold.
+    store.put(key("a"), value("1")).await.expect_err("a version beyond an int");
+    hand.batch_execute("SELECT setval('records_version', 10)").await.expect("a low version");
     let error = store.put(key("a"), value("1")).await.expect_err("unreadable");
     assert_eq!(error.kind(), ErrorKind::OutcomeUnknown, "{error}");
     let stored = hand.query("SELECT 1 FROM records WHERE key = 'a'", &[]).await.expect("a row");

@@ -61,8 +61,8 @@ impl Engines {
                 let options = SqliteOptions { change_log: true, ..SqliteOptions::new(path) };
                 let store = SqliteStore::open(options, self.runtime.clone())?;
                 let log = store.log()?.ok_or_else(no_log)?;
-                let (history, log_name) = (store.history(), log.name());
-                Ok(CommandSide { store: Arc::new(store), history, log: Arc::new(log), log_name })
+                let (histories, log_name) = (store.histories(), log.name());
+                Ok(CommandSide { store: Arc::new(store), histories, log: Arc::new(log), log_name })
             }
             Servers::Urls { database, .. } | Servers::Local { database, .. } => {
                 let url = match self.config.cqrs.write_url.as_str() {
@@ -73,8 +73,8 @@ impl Engines {
                 options.change_log = true;
                 let store = PostgresStore::connect(options, self.runtime.clone()).await?;
                 let log = store.log().await?.ok_or_else(no_log)?;
-                let (history, log_name) = (store.history(), log.name());
-                Ok(CommandSide { store: Arc::new(store), history, log: Arc::new(log), log_name })
+                let (histories, log_name) = (store.histories(), log.name());
+                Ok(CommandSide { store: Arc::new(store), histories, log: Arc::new(log), log_name })
             }
         }
     }
@@ -123,10 +123,10 @@ impl Engines {
                 let key = match config.stream.as_str() {
                     // Positions of a log that is begun anew begin anew.
                     "" => {
-                        let events = broker_name("terrace:events", ':', &side.history);
+                        let events = broker_name("terrace:events", ':', &side.histories.name());
                         format!("{events}:{}", side.log_name)
                     }
-                    chosen => broker_name(chosen, ':', &side.history),
+                    chosen => broker_name(chosen, ':', &side.histories.name()),
                 };
                 let max_events = config.stream_max_events;
                 let options =
