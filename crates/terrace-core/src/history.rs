@@ -88,6 +88,11 @@ pub trait Generations: fmt::Debug + Send + Sync + 'static {
     /// When everything was looked at last; `None` before the first time.
     fn looked_at(&self) -> Option<Instant>;
 
+    /// The history that was heard last, where there is one database.
+    fn history(&self) -> Option<Arc<str>> {
+        None
+    }
+
     /// Told of each change of a history or a generation that was heard.
     fn changes(&self) -> watch::Receiver<u64>;
 

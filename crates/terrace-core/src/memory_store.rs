@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::ops::Bound;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
@@ -307,6 +307,10 @@ impl Generations for MemoryStore {
 
     fn looked_at(&self) -> Option<Instant> {
         self.heard.looked_at()
+    }
+
+    fn history(&self) -> Option<Arc<str>> {
+        Some(self.heard.name())
     }
 
     fn changes(&self) -> tokio::sync::watch::Receiver<u64> {

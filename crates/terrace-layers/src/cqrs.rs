@@ -18,7 +18,7 @@ use terrace_core::{
     Task, Token, Write, WriteOptions,
 };
 
-pub use projector::{Projector, ProjectorOptions};
+pub use projector::{Projector, ProjectorOptions, Source};
 pub use relay::Relay;
 
 use heads::Heads;
@@ -58,6 +58,13 @@ pub struct CommandSide {
     pub log: Arc<dyn ChangeLog>,
     /// The name of the log.
     pub log_name: Arc<str>,
+}
+
+impl CommandSide {
+    /// What is projected of it.
+    pub fn source(&self) -> Source {
+        Source::new(Arc::clone(&self.log_name), Arc::clone(&self.histories))
+    }
 }
 
 /// Separates commands from queries.
@@ -109,12 +116,15 @@ impl Cqrs {
         runtime: Runtime,
     ) -> Self {
         let log: Arc<dyn ChangeLog> = match relay {
-            Some(_) => Arc::new(SharedLog::new(Arc::clone(&command.log))),
+            Some(_) => {
+                let histories = Arc::clone(&command.histories);
+                Arc::new(SharedLog::new(Arc::clone(&command.log), histories))
+            }
             None => Arc::clone(&command.log),
         };
         let projector = Arc::new(Projector::new(
             Arc::clone(&log),
-            Arc::clone(&command.log_name),
+            command.source(),
             Arc::clone(&model),
             options.projector.clone(),
             runtime.clone(),
@@ -218,7 +228,7 @@ impl Cqrs {
                 return Ok(None);
             };
             let rows = rows?;
-            let mine = *rows.source == *self.command.log_name;
+            let mine = self.command.source().is(&rows.source);
             if !mine && asked.is_none() {
                 return Ok(None);
             }

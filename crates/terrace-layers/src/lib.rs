@@ -22,7 +22,7 @@ mod write_buffer;
 pub use cache_aside::{CacheAside, CacheAsideOptions};
 pub use coalesce::{Coalesce, CoalesceOptions};
 pub use concurrency_limit::{ConcurrencyLimit, ConcurrencyLimitOptions};
-pub use cqrs::{CommandSide, Cqrs, CqrsOptions, Projector, ProjectorOptions, Relay};
+pub use cqrs::{CommandSide, Cqrs, CqrsOptions, Projector, ProjectorOptions, Relay, Source};
 #[cfg(feature = "mutants")]
 #[doc(hidden)]
 pub use flusher::FlusherMutant;

@@ -372,6 +372,10 @@ impl Generations for PostgresStore {
         self.histories().looked_at()
     }
 
+    fn history(&self) -> Option<Arc<str>> {
+        Some(self.histories().name())
+    }
+
     fn changes(&self) -> watch::Receiver<u64> {
         self.histories().changes()
     }

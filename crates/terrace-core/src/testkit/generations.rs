@@ -225,6 +225,10 @@ impl Generations for FaultyGenerations {
         self.heard.looked_at()
     }
 
+    fn history(&self) -> Option<Arc<str>> {
+        Some(self.heard.name())
+    }
+
     fn changes(&self) -> watch::Receiver<u64> {
         self.heard.changes()
     }

@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 
 use terrace_core::read_model::{Batch, Difference, Projection, begun, fold};
 use terrace_core::{
-    ChangeLog, Changes, Deadline, Error, ErrorKind, Inspection, LogPosition, PositionLost,
-    ReadModel, Result, Runtime, Status, Unit,
+    ChangeLog, Changes, Deadline, Error, ErrorKind, Histories, Inspection, LogPosition,
+    PositionLost, ReadModel, Result, Runtime, Status, Unit,
 };
 use tokio::sync::watch;
 
@@ -55,11 +55,37 @@ impl Default for ProjectorOptions {
 pub struct Projector {
     log: Arc<dyn ChangeLog>,
     model: Arc<dyn ReadModel>,
-    source: Arc<str>,
+    source: Source,
     owner: String,
     options: ProjectorOptions,
     runtime: Runtime,
     progress: Progress,
+}
+
+/// What is projected: a log, in one life of its database. In another life, as after a restore, changes
+/// may be lost that were projected, so the projection begins anew.
+#[derive(Clone, Debug)]
+pub struct Source {
+    log: Arc<str>,
+    histories: Arc<Histories>,
+}
+
+impl Source {
+    /// The log with this name, of the database of which these are heard.
+    pub fn new(log: Arc<str>, histories: Arc<Histories>) -> Self {
+        Self { log, histories }
+    }
+
+    /// The name that a projection of it has, as far as was heard.
+    pub fn name(&self) -> Arc<str> {
+        format!("{}@{}", self.log, self.histories.name()).into()
+    }
+
+    /// Whether a projection with this name is of it.
+    pub fn is(&self, name: &str) -> bool {
+        let of = name.rsplit_once('@');
+        of.is_some_and(|(log, history)| log == &*self.log && self.histories.has(history))
+    }
 }
 
 /// What others see of it.
@@ -77,6 +103,8 @@ struct Progress {
 /// Where a run stands.
 #[derive(Debug)]
 struct Place {
+    /// The name of what is followed.
+    source: Arc<str>,
     /// The checkpoint in the read model, when it is known.
     stored: Option<LogPosition>,
     /// The position that was followed to; nothing lies between the checkpoint and it.
@@ -92,7 +120,7 @@ impl Projector {
     /// A projector of the log with this name.
     pub fn new(
         log: Arc<dyn ChangeLog>,
-        source: Arc<str>,
+        source: Source,
         model: Arc<dyn ReadModel>,
         options: ProjectorOptions,
         runtime: Runtime,
@@ -151,7 +179,8 @@ impl Projector {
 
     fn start(&self) -> Place {
         let limit = self.options.batch;
-        Place { stored: None, followed: LogPosition::default(), limit, renew_at: None }
+        let (source, followed) = (Arc::default(), LogPosition::default());
+        Place { source, stored: None, followed, limit, renew_at: None }
     }
 
     async fn step(&self, place: &mut Place) -> Result<()> {
@@ -161,10 +190,15 @@ impl Projector {
             self.runtime.sleep(self.options.lease / 4).await;
             return Ok(());
         }
+        if !self.source.is(&place.source) {
+            place.source = self.source.name();
+            place.stored = None;
+            self.progress.reached.send_replace(LogPosition::default());
+        }
         let stored = match place.stored {
             Some(stored) => stored,
             None => {
-                let stored = begun(&*self.model, Projection::Live, &self.source).await?;
+                let stored = begun(&*self.model, Projection::Live, &place.source).await?;
                 place.stored = Some(stored);
                 place.followed = stored;
                 stored
@@ -174,7 +208,7 @@ impl Projector {
             Err(error) if PositionLost::caused(&error) => {
                 // What was projected may never have been; the command side answers meanwhile.
                 tracing::error!(%error, "the projection begins anew");
-                self.model.begin(Projection::Live, &self.source).await?;
+                self.model.begin(Projection::Live, &place.source).await?;
                 self.progress.reached.send_replace(LogPosition::default());
                 (place.stored, place.followed) = (None, LogPosition::default());
                 return Ok(());
@@ -203,7 +237,7 @@ impl Projector {
 
     async fn project(&self, place: &mut Place, stored: LogPosition, page: &Changes) -> Result<()> {
         let began = self.runtime.wall();
-        let mut batch = self.batch(stored, page);
+        let mut batch = batch(&place.source, stored, page);
         let mut applied = self.apply(&batch).await;
         if let Err(error) = &applied
             && is_refusal(error)
@@ -238,16 +272,6 @@ impl Projector {
         self.reach(page.position);
         self.runtime.sleep(self.options.pace).await;
         Ok(())
-    }
-
-    fn batch(&self, from: LogPosition, page: &Changes) -> Batch {
-        Batch {
-            source: self.source.as_ref().to_owned(),
-            from,
-            to: page.position,
-            folded: fold(&page.changes),
-            poison: Vec::new(),
-        }
     }
 
     async fn apply(&self, batch: &Batch) -> Result<bool> {
@@ -320,15 +344,16 @@ impl Projector {
     pub async fn rebuild(&self, swap: bool) -> Result<Difference> {
         /// How long the live projection may stand still for the last part.
         const PAUSE: Duration = Duration::from_secs(10);
-        self.model.begin(Projection::Next, &self.source).await?;
+        let source = self.source.name();
+        self.model.begin(Projection::Next, &source).await?;
         let mut paused_until = None;
         loop {
-            let live = self.model.checkpoint(Projection::Live, &self.source).await?;
+            let live = self.model.checkpoint(Projection::Live, &source).await?;
             let live = live.ok_or_else(|| stopped("the read model follows another log now"))?;
-            let next = self.model.checkpoint(Projection::Next, &self.source).await?;
+            let next = self.model.checkpoint(Projection::Next, &source).await?;
             let next = next.ok_or_else(|| stopped("another rebuild has just ended"))?;
             if next < live {
-                self.advance(next, live).await?;
+                self.advance(&source, next, live).await?;
             } else if paused_until.is_none_or(|until| until <= self.runtime.now()) {
                 // From here on the live one stands still, so the two will meet.
                 paused_until = Some(self.runtime.now() + PAUSE);
@@ -348,25 +373,30 @@ impl Projector {
     }
 
     /// One batch of the rebuild, not beyond the live projection.
-    async fn advance(&self, next: LogPosition, live: LogPosition) -> Result<()> {
+    async fn advance(&self, source: &str, next: LogPosition, live: LogPosition) -> Result<()> {
         let mut page = self.log.after(next, self.options.batch).await?;
         // A log that was trimmed may end before the live projection does.
         if page.position > live || page.changes.is_empty() {
             page.changes.retain(|change| change.position <= live);
             page.position = live;
         }
-        let batch = self.batch(next, &page);
+        let batch = batch(source, next, &page);
         match self.model.apply(Projection::Next, &batch).await {
-            Err(error) if is_refusal(&error) => self.advance_one_by_one(next, &page).await,
+            Err(error) if is_refusal(&error) => self.advance_one_by_one(source, next, &page).await,
             applied => applied.map(drop),
         }
     }
 
-    async fn advance_one_by_one(&self, mut from: LogPosition, page: &Changes) -> Result<()> {
+    async fn advance_one_by_one(
+        &self,
+        source: &str,
+        mut from: LogPosition,
+        page: &Changes,
+    ) -> Result<()> {
         for group in page.changes.chunk_by(|a, b| a.position == b.position) {
             let Some(first) = group.first() else { continue };
             let part = Changes { changes: group.to_vec(), position: first.position, more: true };
-            let mut batch = self.batch(from, &part);
+            let mut batch = batch(source, from, &part);
             let applied = self.model.apply(Projection::Next, &batch).await;
             if let Err(error) = applied {
                 if !is_refusal(&error) {
@@ -380,7 +410,7 @@ impl Projector {
             from = first.position;
         }
         let rest = Changes { changes: Vec::new(), position: page.position, more: page.more };
-        self.model.apply(Projection::Next, &self.batch(from, &rest)).await.map(drop)
+        self.model.apply(Projection::Next, &batch(source, from, &rest)).await.map(drop)
     }
 
     pub(super) fn inspect(&self) -> Inspection {
@@ -399,7 +429,7 @@ impl Projector {
         let note = trouble.unwrap_or_default();
         Inspection::new("projector")
             .status(status, note)
-            .option("source", &self.source)
+            .option("source", self.source.name())
             .option("leads", progress.leads.load(Relaxed))
             .counter("events_projected", progress.projected.load(Relaxed))
             .counter("batches", progress.batches.load(Relaxed))
@@ -410,6 +440,11 @@ impl Projector {
 
 fn stopped(why: &'static str) -> Error {
     Error::new(ErrorKind::Unavailable, why)
+}
+
+fn batch(source: &str, from: LogPosition, page: &Changes) -> Batch {
+    let folded = fold(&page.changes);
+    Batch { source: source.to_owned(), from, to: page.position, folded, poison: Vec::new() }
 }
 
 /// Whether trying again would fail again.

@@ -5,7 +5,7 @@ use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use terrace_core::{
-    BoxFuture, ChangeLog, Changes, Deadline, LogPosition, Logged, Position, Result,
+    BoxFuture, ChangeLog, Changes, Deadline, Histories, LogPosition, Logged, Position, Result,
 };
 
 /// Keeps the last changes that were read. They are all that lies between two positions, so a follower
@@ -13,12 +13,15 @@ use terrace_core::{
 #[derive(Debug)]
 pub(super) struct SharedLog {
     log: Arc<dyn ChangeLog>,
+    histories: Arc<Histories>,
     recent: Mutex<Recent>,
 }
 
 /// All changes after `from`, up to `to`.
 #[derive(Debug, Default)]
 struct Recent {
+    /// The life of the database that they are of.
+    history: Arc<str>,
     from: LogPosition,
     to: LogPosition,
     changes: VecDeque<Logged>,
@@ -31,18 +34,27 @@ struct Recent {
 }
 
 impl SharedLog {
-    pub(super) fn new(log: Arc<dyn ChangeLog>) -> Self {
-        Self { log, recent: Mutex::default() }
+    pub(super) fn new(log: Arc<dyn ChangeLog>, histories: Arc<Histories>) -> Self {
+        Self { log, histories, recent: Mutex::default() }
     }
 
+    /// What is kept of the database's present life.
     fn recent(&self) -> MutexGuard<'_, Recent> {
-        self.recent.lock().unwrap_or_else(PoisonError::into_inner)
+        let mut recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
+        if !self.histories.has(&recent.history) {
+            *recent = recent.anew(self.histories.name());
+        }
+        recent
     }
 }
 
 impl Recent {
     const MOST: usize = 4096;
     const MOST_BYTES: usize = 16 << 20;
+
+    fn anew(&self, history: Arc<str>) -> Self {
+        Self { history, logs: self.logs + 1, ..Self::default() }
+    }
 
     fn after(&self, position: LogPosition, limit: usize) -> Option<Changes> {
         if position < self.from || self.to <= position {
@@ -66,7 +78,8 @@ impl Recent {
             return;
         }
         if from != self.to {
-            *self = Self { from, logs: self.logs, ..Self::default() };
+            let (history, logs) = (Arc::clone(&self.history), self.logs);
+            *self = Self { history, from, logs, ..Self::default() };
         }
         self.to = page.position;
         self.more = page.more;
@@ -111,7 +124,7 @@ impl ChangeLog for SharedLog {
                 Ok(page) if recent.logs == logs => recent.keep(position, page),
                 // Read before another found that the log is another.
                 Ok(_) => {}
-                Err(_) => *recent = Recent { logs: recent.logs + 1, ..Recent::default() },
+                Err(_) => *recent = recent.anew(Arc::clone(&recent.history)),
             }
             drop(recent);
             read
@@ -224,8 +237,9 @@ mod tests {
     /// the other.
     #[tokio::test]
     async fn what_was_read_of_a_lost_log_is_not_kept() {
+        let histories = Arc::new(Histories::new(terrace_core::Standing::of("db.1")));
         let (gates, answers): (Vec<_>, VecDeque<_>) = (0..3).map(|_| oneshot::channel()).unzip();
-        let log = SharedLog::new(Arc::new(Scripted(Mutex::new(answers))));
+        let log = SharedLog::new(Arc::new(Scripted(Mutex::new(answers))), histories);
         let [late, lost, new] = <[_; 3]>::try_from(gates).unwrap();
         let late_read = log.after(at(10), 10);
         let lost_read = async {

@@ -5,8 +5,8 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use terrace_core::{
-    Append, BoxFuture, Deadline, Durability, Error, ErrorKind, Origin, Outcome, Receipt, Result,
-    Sequence, Span, Version, Write, WriteOptions,
+    Append, BoxFuture, Deadline, Durability, Error, ErrorKind, Origin, Outcome, Position, Receipt,
+    Result, Sequence, Span, Token, Version, Write, WriteOptions,
 };
 
 use super::{Shared, TOO_OLD};
@@ -112,11 +112,18 @@ impl Shared {
         if repeated {
             self.look_up_repeat(first.plus(count.max(1)).before(), how.deadline).await;
         }
+        // A life of the database that ends may take with it what was applied: such a token is lost.
+        let life = self.caches.history().map(|name| Token::of(name, Position::NONE));
+        let token = |sequence| {
+            let mut token = self.horizon.token(done.epoch, sequence);
+            life.iter().for_each(|life| token.merge(life));
+            token
+        };
         let receipt = |number| Receipt {
             outcome: Outcome::Queued,
             version: Version::NONE,
             durability: done.durability,
-            token: self.horizon.token(done.epoch, first.plus(number)),
+            token: token(first.plus(number)),
             origin: Origin::Journal,
             event: None,
         };

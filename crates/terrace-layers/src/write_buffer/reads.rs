@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use terrace_core::{
-    Consistency, Deadline, Key, Origin, Page, Read, ReadOptions, Record, Result, Scan, Sequence,
-    Token, Version,
+    Consistency, Deadline, Key, Origin, Page, Position, Read, ReadOptions, Record, Result, Scan,
+    Sequence, Token, Version,
 };
 
 use super::Shared;
@@ -69,7 +69,7 @@ impl Shared {
         if let Some(token) = &how.token {
             let rest;
             (own, rest) = self.horizon.asked(token);
-            elsewhere = !rest.is_empty();
+            elsewhere = rest.marks().any(|(_, position)| position > Position::NONE);
             below.token = Some(rest).filter(|rest| !rest.is_empty());
         }
         let bounded = matches!(how.consistency, Consistency::MaxStale(_));

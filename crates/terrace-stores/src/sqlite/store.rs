@@ -273,6 +273,10 @@ impl Generations for SqliteStore {
         Some(self.shared.runtime.now())
     }
 
+    fn history(&self) -> Option<Arc<str>> {
+        Some(self.shared.histories.name())
+    }
+
     fn changes(&self) -> watch::Receiver<u64> {
         self.shared.histories.changes()
     }

@@ -76,7 +76,7 @@ async fn open(loaded: Loaded) -> Result<QuerySide, Failure> {
 }
 
 async fn status(side: &QuerySide, json: bool) -> Result<(), Failure> {
-    let reached = side.model.checkpoint(Projection::Live, &side.source).await;
+    let reached = side.model.checkpoint(Projection::Live, &side.source.name()).await;
     // Of another log it would begin anew, which is for who projects.
     let reached = reached.map_err(|error| failed(&error))?.unwrap_or_default();
     let head = side.log.head().await.map_err(|error| failed(&error))?;
@@ -91,13 +91,13 @@ async fn status(side: &QuerySide, json: bool) -> Result<(), Failure> {
         });
         let parked = parked.collect::<Vec<_>>();
         screen::line(
-            &serde_json::json!({"log": &*side.source, "projected": name(reached),
+            &serde_json::json!({"log": &*side.source.name(), "projected": name(reached),
                 "head": name(head), "waiting": waiting, "parked": parked})
             .to_string(),
         );
         return Ok(());
     }
-    screen::line(&format!("log        {}", side.source));
+    screen::line(&format!("log        {}", side.source.name()));
     screen::line(&format!("projected  {}", name(reached)));
     let most = if waiting == MOST { " or more" } else { "" };
     screen::line(&format!("waiting    {waiting}{most} events"));
@@ -142,7 +142,7 @@ async fn retry(side: &QuerySide, key: Option<&str>) -> Result<(), Failure> {
 async fn rebuild(side: &QuerySide, swap: bool, json: bool) -> Result<(), Failure> {
     let projector = Projector::new(
         Arc::clone(&side.log),
-        Arc::clone(&side.source),
+        side.source.clone(),
         Arc::clone(&side.model),
         side.options.clone(),
         Runtime::system(),

@@ -5,8 +5,10 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use terrace_core::{ChangeLog, EventStream, Key, Logged, ReadModel, Runtime, Value, Version};
-use terrace_layers::{Projector, ProjectorOptions, Relay};
+use terrace_core::{
+    ChangeLog, EventStream, Histories, Key, Logged, ReadModel, Runtime, Standing, Value, Version,
+};
+use terrace_layers::{Projector, ProjectorOptions, Relay, Source};
 
 use super::memory::{Faults, MemoryLog, MemoryModel};
 use super::stream::MemoryStream;
@@ -96,7 +98,9 @@ fn projector(
     let batch = usize::try_from(runtime.random() % 5).unwrap_or(0) + 1;
     let options = ProjectorOptions { batch, ..options.clone() };
     let (log, model) = (Arc::clone(log) as Arc<dyn ChangeLog>, Arc::clone(model));
-    Projector::new(log, "log".into(), model as Arc<dyn ReadModel>, options, runtime.clone())
+    let histories = Arc::new(Histories::new(Standing::of("db.1")));
+    let source = Source::new("log".into(), histories);
+    Projector::new(log, source, model as Arc<dyn ReadModel>, options, runtime.clone())
 }
 
 /// Keys that no open transaction holds, for rows are locked.

@@ -3,7 +3,7 @@
 use std::sync::{Arc, PoisonError};
 
 use terrace_core::{ChangeLog, EventStream, ReadModel, Result};
-use terrace_layers::{CommandSide, CqrsOptions, ProjectorOptions};
+use terrace_layers::{CommandSide, CqrsOptions, ProjectorOptions, Source};
 use terrace_stores::redis::{RedisStream, RedisStreamOptions};
 use terrace_stores::{
     PostgresOptions, PostgresReadModel, PostgresStore, SqliteOptions, SqliteReadModel, SqliteStore,
@@ -25,8 +25,8 @@ fn no_log() -> terrace_core::Error {
 pub struct QuerySide {
     /// The command side's log.
     pub log: Arc<dyn ChangeLog>,
-    /// Its name.
-    pub source: Arc<str>,
+    /// Its name, and the life of its database.
+    pub source: Source,
     /// What is made of it.
     pub model: Arc<dyn ReadModel>,
     /// How to project.
@@ -42,7 +42,8 @@ impl Engines {
         let side = self.commands().await?;
         let model = self.read_model().await?;
         let options = self.cqrs_options().projector;
-        Ok(QuerySide { log: side.log, source: side.log_name, model, options })
+        let source = side.source();
+        Ok(QuerySide { log: side.log, source, model, options })
     }
 
     /// The database that takes commands, with its log. Its files are this process's own.

@@ -11,7 +11,7 @@ use super::{WATCH, pause, rounds, until};
 const WRITTEN: &str = "written";
 const LEFT: &str = "left";
 
-async fn dump(field: &Field) -> String {
+pub(super) async fn dump(field: &Field) -> String {
     let mut command = postgres_program("pg_dump", &["--clean", "--if-exists", &field.database]);
     let output = command.output().await.expect("pg_dump runs");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
@@ -19,7 +19,7 @@ async fn dump(field: &Field) -> String {
 }
 
 /// Drops what the dump has, and makes it again, in one transaction.
-async fn restore(field: &Field, dump: &str) {
+pub(super) async fn restore(field: &Field, dump: &str) {
     let file = tempfile::NamedTempFile::new().expect("a file");
     std::fs::write(file.path(), dump).expect("a write");
     let path = file.path().to_str().expect("a path");

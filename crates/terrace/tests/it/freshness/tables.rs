@@ -131,7 +131,8 @@ async fn violations(a: &Instance, b: &Instance, lost: &[Answer]) -> Vec<String> 
             }
         }
     }
-    let after = a.writes("written", "after").await;
+    let after = a.client.write("written", "after").wait().send().await;
+    assert!(after.is_acknowledged(), "{after}");
     for request in [b.client.read("written"), b.client.read("written").after(&after)] {
         let read = request.send().await;
         if read.found.as_deref() != Some("after") {
@@ -168,6 +169,7 @@ hands! {
     renamed_at_level_5: 5, Renamed, false;
     data_only_at_level_1: 1, DataOnly, false;
     data_only_at_level_2: 2, DataOnly, false;
+    data_only_at_level_6: 6, DataOnly, false;
     data_only_between_runs_of_level_2: 2, DataOnly, true;
     records_only_at_level_2: 2, RecordsOnly, false;
     schema_swapped_at_level_2: 2, SchemaSwapped, false;
