@@ -33,6 +33,9 @@ impl Link {
         if !entries.is_empty() {
             return Ok(entries);
         }
+        if self.held_writes.load(Ordering::Relaxed) > 0 {
+            self.deliver_again().await?;
+        }
         loop {
             self.check()?;
             let patience = wait.instant().map_or(Duration::from_secs(1), |end| {

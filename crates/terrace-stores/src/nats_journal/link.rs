@@ -146,15 +146,43 @@ impl Link {
         let entries = self.context.get_or_create_stream(entries).await.map_err(failed)?;
         let kept = self.context.get_or_create_stream(kept).await.map_err(failed)?;
         let requests = self.context.get_or_create_stream(requests).await.map_err(failed)?;
-        let consumer = pull::Config {
+        let made = entries.get_or_create_consumer(CONSUMER, self.consumer());
+        let consumer = made.await.map_err(failed)?;
+        Ok(Streams { entries, kept, requests, consumer })
+    }
+
+    fn consumer(&self) -> pull::Config {
+        pull::Config {
             durable_name: Some(CONSUMER.to_owned()),
             ack_policy: AckPolicy::Explicit,
             ack_wait: self.options.takeover,
             max_ack_pending: 100_000,
             ..pull::Config::default()
-        };
-        let consumer = entries.get_or_create_consumer(CONSUMER, consumer).await.map_err(failed)?;
-        Ok(Streams { entries, kept, requests, consumer })
+        }
+    }
+
+    /// A server that was killed may bring back messages that were settled, where its consumer has
+    /// passed: nobody would get them again. A consumer that begins anew delivers them, and the rows
+    /// tell that they have come as far.
+    pub(super) async fn deliver_again(&self) -> Result<()> {
+        let Streams { entries, consumer, .. } = self.streams().await?;
+        let passed = self.timed(consumer.get_info()).await?.map_err(failed)?;
+        if passed.num_pending > 0 || passed.num_ack_pending > 0 {
+            return Ok(());
+        }
+        let state = self.timed(entries.get_info()).await?.map_err(failed)?.state;
+        if state.messages == 0 || state.first_sequence > passed.ack_floor.stream_sequence {
+            return Ok(());
+        }
+        tracing::warn!(
+            messages = state.messages,
+            "NATS has brought back messages of the journal that were settled: they are applied again, \
+             which changes nothing"
+        );
+        // Another instance may have been faster.
+        let _gone = self.timed(entries.delete_consumer(CONSUMER)).await?;
+        self.timed(entries.create_consumer(self.consumer())).await?.map_err(failed)?;
+        Ok(())
     }
 
     /// How safe an append is, asked anew.

@@ -17,6 +17,7 @@ mod journals;
 mod late_writes;
 mod levels;
 mod nats;
+mod nats_killed;
 mod projections;
 mod refusing_cache;
 mod restore;
