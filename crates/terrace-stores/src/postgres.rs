@@ -80,7 +80,7 @@ pub struct PostgresStore {
     /// Whether its tables have a change log.
     logged: bool,
     health: Health,
-    upkeep: Mutex<Option<Task>>,
+    upkeep: Mutex<Vec<Task>>,
 }
 
 impl PostgresStore {
@@ -139,7 +139,8 @@ impl PostgresStore {
             apart: Arc::default(),
         };
         let tombstones = Tombstones::new(options.tombstones_kept_for);
-        let upkeep = Mutex::new(Some(upkeep(worker.clone(), Some(tombstones))));
+        let tasks = vec![upkeep(worker.clone(), Some(tombstones)), watch(worker.clone())];
+        let upkeep = Mutex::new(tasks);
         let health = Health::default();
         Ok(Self { worker, schema: options.schema, logged: options.change_log, health, upkeep })
     }
@@ -255,44 +256,51 @@ fn connector(
     Connector::new(target, runtime.clone(), timeout, max_lifetime, prepares, of)
 }
 
-/// Looks at the history, keeps the pool filled with young connections and, where there are records,
-/// removes old idempotency keys and rows of deleted records.
+/// Keeps the pool filled with young connections and, where there are records, removes old idempotency
+/// keys and rows of deleted records.
 fn upkeep(worker: Worker, mut tombstones: Option<Tombstones>) -> Task {
-    /// Between two looks at the history, its generation and the server's settings.
-    const LOOK: Duration = Duration::from_millis(250);
-    const TEND_EVERY: u32 = 4;
-    const FORGET_EVERY: u32 = 60 * TEND_EVERY;
+    const TEND: Duration = Duration::from_secs(1);
+    const FORGET_EVERY: u32 = 60;
     let runtime = worker.runtime.clone();
     runtime.spawn("postgres upkeep", async move {
-        let (mut round, mut failing, mut behind) = (0_u32, false, false);
+        let (mut round, mut behind) = (0_u32, false);
+        let mut failing = false;
         while !worker.pool.is_closed() {
-            worker.runtime.sleep(LOOK).await;
+            worker.runtime.sleep(TEND).await;
             round = round.wrapping_add(1);
-            let tends = round.is_multiple_of(TEND_EVERY);
-            let mut tended = match tombstones.is_some() {
-                true => look(&worker).await,
-                false => Ok(()),
-            };
-            if tends {
-                tended = worker.pool.tend().await.and(tended);
-                let writes = worker.member.as_ref().is_none_or(|member| member.takes_writes());
-                if let Some(tombstones) = tombstones.as_mut().filter(|_| writes && tended.is_ok()) {
-                    if behind || round.is_multiple_of(FORGET_EVERY) {
-                        tended = idempotency::forget_old(&worker).await.map(|more| behind = more);
-                    }
-                    tombstones.tend(&worker).await;
+            let mut tended = worker.pool.tend().await;
+            let writes = worker.member.as_ref().is_none_or(|member| member.takes_writes());
+            if let Some(tombstones) = tombstones.as_mut().filter(|_| writes && tended.is_ok()) {
+                if behind || round.is_multiple_of(FORGET_EVERY) {
+                    tended = idempotency::forget_old(&worker).await.map(|more| behind = more);
                 }
+                tombstones.tend(&worker).await;
             }
             match tended {
                 Err(error) if !failing => {
                     failing = true;
                     tracing::warn!(%error, "PostgreSQL's pool or old requests cannot be tended");
                 }
-                Ok(()) if failing && tends => {
+                Ok(()) if failing => {
                     failing = false;
                     tracing::info!("PostgreSQL's pool and old requests are tended again");
                 }
                 _ => {}
+            }
+        }
+    })
+}
+
+/// Looks at the history, its generation and the server's settings, without end. A task of its own:
+/// what else is tended may take longer than caches may be believed.
+fn watch(worker: Worker) -> Task {
+    const LOOK: Duration = Duration::from_millis(250);
+    let runtime = worker.runtime.clone();
+    runtime.spawn("postgres history", async move {
+        while !worker.pool.is_closed() {
+            worker.runtime.sleep(LOOK).await;
+            if let Err(error) = look(&worker).await {
+                tracing::debug!(%error, "PostgreSQL does not say which history is in force");
             }
         }
     })
@@ -434,9 +442,10 @@ impl Store for PostgresStore {
                 );
             }
             self.worker.pool.close();
-            let upkeep = self.upkeep.lock().unwrap_or_else(PoisonError::into_inner).take();
-            if let Some(upkeep) = upkeep {
-                upkeep.stop().await;
+            let take =
+                || std::mem::take(&mut *self.upkeep.lock().unwrap_or_else(PoisonError::into_inner));
+            for task in take() {
+                task.stop().await;
             }
             Ok(())
         })

@@ -4,6 +4,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use async_nats::jetstream;
+use async_nats::jetstream::consumer::{Consumer, pull};
 use async_nats::jetstream::context::PublishErrorKind;
 use async_nats::jetstream::message::PublishMessage;
 use futures_util::future::join_all;
@@ -24,18 +25,14 @@ impl Link {
         let epoch = self.epoch().await?;
         // How many writes an entry has is not known before: at most some hundreds when it is busy.
         let most = writes.div_ceil(256).clamp(1, 256);
+        let ready = self.fetch(consumer, epoch, most).await;
+        let some_wait = self.held_writes.load(Ordering::Relaxed) > 0;
+        match ready {
+            Ok(entries) if !entries.is_empty() => return Ok(entries),
+            _ if some_wait => self.deliver_again().await?,
+            ready => drop(ready?),
+        }
         let mut entries = Vec::new();
-        let batch = consumer.fetch().max_messages(most).messages();
-        let mut batch = self.timed(batch).await?.map_err(failed)?;
-        while let Some(message) = self.timed(batch.next()).await? {
-            entries.extend(self.take(epoch, message.map_err(broken)?)?);
-        }
-        if !entries.is_empty() {
-            return Ok(entries);
-        }
-        if self.held_writes.load(Ordering::Relaxed) > 0 {
-            self.deliver_again().await?;
-        }
         loop {
             self.check()?;
             let patience = wait.instant().map_or(Duration::from_secs(1), |end| {
@@ -54,6 +51,22 @@ impl Link {
                 return Ok(entries);
             }
         }
+    }
+
+    /// What is ready now.
+    async fn fetch(
+        &self,
+        consumer: &Consumer<pull::Config>,
+        epoch: u64,
+        most: usize,
+    ) -> Result<Vec<JournalEntry>> {
+        let mut entries = Vec::new();
+        let batch = consumer.fetch().max_messages(most).messages();
+        let mut batch = self.timed(batch).await?.map_err(failed)?;
+        while let Some(message) = self.timed(batch.next()).await? {
+            entries.extend(self.take(epoch, message.map_err(broken)?)?);
+        }
+        Ok(entries)
     }
 
     /// Notes what it takes to settle an entry.

@@ -161,23 +161,24 @@ impl Link {
         }
     }
 
-    /// A server that was killed may bring back messages that were settled, where its consumer has
-    /// passed: nobody would get them again. A consumer that begins anew delivers them, and the rows
-    /// tell that they have come as far.
+    /// Nothing is ready, and yet something waits. A server that was killed may bring back messages that
+    /// were settled, where its consumer has passed: nobody would get them again. A consumer that begins
+    /// anew delivers them, and the rows tell that they have come as far.
     pub(super) async fn deliver_again(&self) -> Result<()> {
         let Streams { entries, consumer, .. } = self.streams().await?;
-        let passed = self.timed(consumer.get_info()).await?.map_err(failed)?;
-        if passed.num_pending > 0 || passed.num_ack_pending > 0 {
-            return Ok(());
-        }
         let state = self.timed(entries.get_info()).await?.map_err(failed)?.state;
-        if state.messages == 0 || state.first_sequence > passed.ack_floor.stream_sequence {
-            return Ok(());
+        // One that is gone is made again.
+        if let Ok(passed) = self.timed(consumer.get_info()).await? {
+            let comes = passed.num_pending > 0 || passed.num_ack_pending > 0;
+            let floor = passed.ack_floor.stream_sequence;
+            if comes || state.messages == 0 || state.first_sequence > floor {
+                return Ok(());
+            }
         }
         tracing::warn!(
             messages = state.messages,
-            "NATS has brought back messages of the journal that were settled: they are applied again, \
-             which changes nothing"
+            "NATS does not deliver messages of the journal that are there, as after a crash: they are \
+             delivered anew, and what was applied stays as it is"
         );
         // Another instance may have been faster.
         let _gone = self.timed(entries.delete_consumer(CONSUMER)).await?;
