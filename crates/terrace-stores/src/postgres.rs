@@ -59,8 +59,9 @@ pub use read_model::PostgresReadModel;
 pub use report::ServerReport;
 pub use shard::PostgresShard;
 
+use apart::{look, watch};
 use connect::Connector;
-use history::{LookAgain, Raise};
+use history::Raise;
 use inspect::Health;
 
 use pool::Pool;
@@ -289,35 +290,6 @@ fn upkeep(worker: Worker, mut tombstones: Option<Tombstones>) -> Task {
             }
         }
     })
-}
-
-/// Looks at the history, its generation and the server's settings, without end. A task of its own:
-/// what else is tended may take longer than caches may be believed.
-fn watch(worker: Worker) -> Task {
-    const LOOK: Duration = Duration::from_millis(250);
-    let runtime = worker.runtime.clone();
-    runtime.spawn("postgres history", async move {
-        while !worker.pool.is_closed() {
-            worker.runtime.sleep(LOOK).await;
-            if let Err(error) = look(&worker).await {
-                tracing::debug!(%error, "PostgreSQL does not say which history is in force");
-            }
-        }
-    })
-}
-
-/// Looks at what is in force. Members are looked at by their router.
-async fn look(worker: &Worker) -> Result<()> {
-    let connector = worker.pool.connector();
-    if worker.member.is_none() {
-        let asked = worker.runtime.now();
-        let found =
-            worker.apart.perform(worker, &LookAgain, Deadline::at(asked + worker.patience)).await?;
-        if let Some(standing) = found.standing() {
-            connector.heard(&found, standing, asked);
-        }
-    }
-    worker.doubts.settle(worker, &connector.histories().name()).await
 }
 
 impl PostgresStore {

@@ -2,15 +2,67 @@
 //! generation. When a cache is gone, every read wants a connection of the pool; just then the
 //! generation counts.
 
-use terrace_core::{Deadline, Result};
-use tokio::sync::Mutex;
+use std::time::Duration;
+
+use terrace_core::{Deadline, Result, Task};
+use tokio::sync::{Mutex, oneshot};
 
 use super::connect::Connection;
+use super::history::LookAgain;
 use super::work::{Failure, Progress, Work, Worker, unfinished};
 
 /// The session, opened when it is first needed.
 #[derive(Default)]
-pub(super) struct Apart(Mutex<Option<Connection>>);
+pub(super) struct Apart {
+    session: Mutex<Option<Connection>>,
+    /// Held by who looks.
+    looking: Mutex<()>,
+}
+
+/// Looks at the history, its generation and the server's settings, without end. A task of its own:
+/// what else is tended may take longer than caches may be believed.
+pub(super) fn watch(worker: Worker) -> Task {
+    const LOOK: Duration = Duration::from_millis(250);
+    let runtime = worker.runtime.clone();
+    runtime.spawn("postgres history", async move {
+        while !worker.pool.is_closed() {
+            worker.runtime.sleep(LOOK).await;
+            if let Err(error) = look(&worker).await {
+                tracing::debug!(%error, "PostgreSQL does not say which history is in force");
+            }
+        }
+    })
+}
+
+/// Looks at what is in force. Who goes away leaves the look to those who come later: on a slow network
+/// a new session takes longer than a look.
+pub(super) async fn look(worker: &Worker) -> Result<()> {
+    let (told, hears) = oneshot::channel();
+    let own = worker.clone();
+    let work = async move {
+        let _gone = told.send(look_now(&own).await);
+    };
+    worker.runtime.spawn("postgres look", work).detach();
+    hears.await.unwrap_or_else(|_| Err(super::pool::closed()))
+}
+
+/// Members are looked at by their router.
+async fn look_now(worker: &Worker) -> Result<()> {
+    let connector = worker.pool.connector();
+    if worker.member.is_none() {
+        let came = worker.runtime.now();
+        let _alone = worker.apart.looking.lock().await;
+        if connector.histories().looked_at().is_none_or(|at| at < came) {
+            let asked = worker.runtime.now();
+            let deadline = Deadline::at(asked + worker.patience);
+            let found = worker.apart.perform(worker, &LookAgain, deadline).await?;
+            if let Some(standing) = found.standing() {
+                connector.heard(&found, standing, asked);
+            }
+        }
+    }
+    worker.doubts.settle(worker, &connector.histories().name()).await
+}
 
 impl Apart {
     /// Does a piece of work, by the deadline. Calls wait for each other.
@@ -27,7 +79,7 @@ impl Apart {
     }
 
     async fn attempts<W: Work>(&self, worker: &Worker, work: &W) -> Result<W::Answer> {
-        let mut place = self.0.lock().await;
+        let mut place = self.session.lock().await;
         // Taken out: what is dropped or fails leaves no session in doubt.
         let mut known = place.take().filter(|session| !session.is_closed());
         loop {
