@@ -7,7 +7,7 @@
 //! - `entry:<key>`: a record, the knowledge that there is none, or a tombstone, with its version
 //!   and the epoch that it was stored in;
 //! - `epoch`: a random number, the name of the cache's current memory. An entry of another epoch
-//!   does not exist. [`Lease`](terrace_core::Lease) is the epoch of the miss;
+//!   does not exist. [`Lease`] is the epoch of the miss;
 //! - `number`: how many messages were published to the channel `invalidations`;
 //! - `beat`: what heartbeats write.
 //!
