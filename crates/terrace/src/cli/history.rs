@@ -19,7 +19,8 @@ pub(super) struct Work {
     #[arg(long, default_value = "public")]
     schema: String,
     /// Begin a new lineage: for a physical copy (pg_basebackup, a disk snapshot) that becomes a database
-    /// of its own. Run it before anything is served from the copy.
+    /// of its own, or is put back in place. Run it before anything is served from it; instances that
+    /// run need a restart.
     #[arg(long)]
     renew: bool,
     /// Print JSON.
