@@ -23,6 +23,7 @@ mod refusing_cache;
 mod restore;
 mod settings;
 mod siblings;
+mod slow_looks;
 mod standbys;
 mod storm;
 mod tables;
