@@ -99,7 +99,7 @@ enum Command {
     /// Show which database this is to Terrace, or give a copy a new name.
     History {
         #[command(flatten)]
-        work: history::Work,
+        work: history::HistoryOptions,
         #[command(flatten)]
         settings: Settings,
     },

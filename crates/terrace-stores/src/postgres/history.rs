@@ -36,7 +36,7 @@ pub(super) const TABLE: &str = "CREATE TABLE IF NOT EXISTS terrace_history (
         began_at timestamptz NOT NULL DEFAULT now()
     ) WITH (fillfactor = 50)";
 
-/// What a server says of itself: 7 columns, see [`Look::of`].
+/// What a server says of itself, in the order of [`Look::of`].
 macro_rules! look {
     ($identifier:literal, $timeline:literal) => {
         concat!(
@@ -216,8 +216,10 @@ async fn begin(
            UPDATE terrace_history SET identity = NULL, records = NULL \
            WHERE identity IS NOT NULL RETURNING generation) \
          INSERT INTO terrace_history (name, generation, identity, records) \
-         SELECT coalesce($1 || '-' || left(md5(gen_random_uuid()::text), 6), 'pg-' || left(replace(gen_random_uuid()::text, '-', ''), 12) || '.1'), \
-           coalesce((SELECT max(generation) FROM old), 0) + 1, $2, pg_relation_filenode(to_regclass('records')) \
+         SELECT coalesce($1 || '-' || left(md5(gen_random_uuid()::text), 6), \
+             'pg-' || left(replace(gen_random_uuid()::text, '-', ''), 12) || '.1'), \
+           coalesce((SELECT max(generation) FROM old), 0) + 1, $2, \
+           pg_relation_filenode(to_regclass('records')) \
          RETURNING name, generation";
     const RAISE: &str = "SET LOCAL synchronous_commit = local; \
          SELECT setval('records_version', greatest( \
@@ -256,7 +258,7 @@ pub(super) async fn renew(client: &mut Client, schema: &str) -> Result<Standing>
     Ok(standing)
 }
 
-/// Asks what is in force, in a session of the pool.
+/// Asks what is in force, in a session that is open.
 pub(super) struct LookAgain;
 
 impl Work for LookAgain {

@@ -10,7 +10,7 @@ use crate::config::Loaded;
 
 /// Which database, and what to do.
 #[derive(clap::Args, Clone, Debug)]
-pub(super) struct Work {
+pub(super) struct HistoryOptions {
     /// The database, as its level names it; of a level with shards, one of them [default:
     /// DATABASE_URL].
     #[arg(long)]
@@ -29,8 +29,8 @@ pub(super) struct Work {
 }
 
 /// Connects as an instance does, and shows or renews the history.
-pub(super) fn history(work: Work, loaded: &Loaded) -> Result<(), Failure> {
-    let url = work.url.clone().unwrap_or_else(|| loaded.config.database.url.clone());
+pub(super) fn history(options: HistoryOptions, loaded: &Loaded) -> Result<(), Failure> {
+    let url = options.url.clone().unwrap_or_else(|| loaded.config.database.url.clone());
     if url.is_empty() {
         let text = "no database is named; use --url, or set DATABASE_URL. (Files of the embedded mode \
                     are told apart by themselves.)";
@@ -38,14 +38,14 @@ pub(super) fn history(work: Work, loaded: &Loaded) -> Result<(), Failure> {
     }
     run::block_on(async move {
         let failed = |error: Error| run::fatal(&error);
-        let options = PostgresOptions { schema: work.schema, ..PostgresOptions::new(url) };
-        let store = PostgresStore::connect(options, Runtime::system()).await.map_err(failed)?;
-        if work.renew {
+        let database = PostgresOptions { schema: options.schema, ..PostgresOptions::new(url) };
+        let store = PostgresStore::connect(database, Runtime::system()).await.map_err(failed)?;
+        if options.renew {
             store.renew_history().await.map_err(failed)?;
         }
         let standing = store.standing();
         store.close().await.map_err(failed)?;
-        if work.json {
+        if options.json {
             let past = standing.past.iter().map(|name| name.to_string()).collect::<Vec<_>>();
             let generation = standing.generation.get();
             let name = &*standing.history;
