@@ -78,15 +78,7 @@ impl Shared {
     /// `OutcomeUnknown` when that could not be done in time: then nobody may be told that the write is
     /// done, and this instance reads past the cache until it was.
     pub(super) async fn raise(self: &Arc<Self>, keys: &[Key]) -> Result<()> {
-        let deadline = Deadline::at(self.runtime.now() + Self::RAISE_WITHIN);
-        let raised = self.runtime.within(deadline, self.generations.raise(keys)).await;
-        let error = match raised.unwrap_or_else(|| Err(Deadline::exceeded())) {
-            Ok(()) => {
-                self.trust.raises.fetch_add(1, Ordering::Relaxed);
-                return Ok(());
-            }
-            Err(error) => error,
-        };
+        let Err(error) = self.raise_in_time(keys).await else { return Ok(()) };
         self.trust.owe();
         self.pay();
         let message = "the write left, and neither the cache nor the database could be told to \
@@ -128,16 +120,20 @@ impl Shared {
         if self.trust.paid.load(Ordering::Acquire) >= debts {
             return Ok(());
         }
-        let deadline = Deadline::at(self.runtime.now() + Self::RAISE_WITHIN);
-        let raised = self.runtime.within(deadline, self.generations.raise(&[])).await;
-        let raised = raised.unwrap_or_else(|| Err(Deadline::exceeded())).map(|()| {
-            self.trust.raises.fetch_add(1, Ordering::Relaxed);
-            self.trust.paid.fetch_max(debts, Ordering::AcqRel);
-        });
-        raised.map_err(|error| {
+        self.raise_in_time(&[]).await.map_err(|error| {
             let message = "a write could not be told to the cache, and other instances may read old \
                            records until they expire, or until somebody clears the cache";
             Error::new(ErrorKind::Unavailable, message).caused_by(error)
-        })
+        })?;
+        self.trust.paid.fetch_max(debts, Ordering::AcqRel);
+        Ok(())
+    }
+
+    async fn raise_in_time(&self, keys: &[Key]) -> Result<()> {
+        let deadline = Deadline::at(self.runtime.now() + Self::RAISE_WITHIN);
+        let raised = self.runtime.within(deadline, self.generations.raise(keys)).await;
+        raised.unwrap_or_else(|| Err(Deadline::exceeded()))?;
+        self.trust.raises.fetch_add(1, Ordering::Relaxed);
+        Ok(())
     }
 }
