@@ -59,9 +59,8 @@ pub use read_model::PostgresReadModel;
 pub use report::ServerReport;
 pub use shard::PostgresShard;
 
-use apart::{look, watch};
+use apart::{look, raise, watch};
 use connect::Connector;
-use history::Raise;
 use inspect::Health;
 
 use pool::Pool;
@@ -159,19 +158,6 @@ impl PostgresStore {
     /// What is heard of its histories and generations.
     pub fn histories(&self) -> Arc<Histories> {
         Arc::clone(self.worker.pool.connector().histories())
-    }
-
-    async fn raise_generation(&self) -> Result<()> {
-        let histories = self.histories();
-        let raised = histories.raise(|| async {
-            let (asked, standing) = (self.worker.runtime.now(), histories.standing());
-            let deadline = Deadline::at(asked + self.worker.patience);
-            let raise = Raise { history: &standing.history };
-            let generation = self.worker.apart.perform(&self.worker, &raise, deadline).await?;
-            histories.heard(Standing { generation, ..(*standing).clone() }, asked);
-            Ok(())
-        });
-        raised.await
     }
 
     /// Begins a new lineage: for a physical copy that was made a database of its own, which nothing
@@ -365,7 +351,7 @@ impl Generations for PostgresStore {
     }
 
     fn raise<'a>(&'a self, _: &'a [Key]) -> BoxFuture<'a, Result<()>> {
-        Box::pin(self.raise_generation())
+        Box::pin(raise(&self.worker))
     }
 }
 
@@ -406,7 +392,7 @@ impl Store for PostgresStore {
     fn close(&self) -> BoxFuture<'_, Result<()>> {
         Box::pin(async move {
             // What is still in doubt when nobody looks any more stays so.
-            let settled = self.worker.doubts.settle(&self.worker, &self.history()).await;
+            let settled = self.worker.doubts.settle(&self.worker).await;
             if settled.is_err() || !self.worker.doubts.is_empty() {
                 tracing::warn!(
                     "a write whose answer was lost may still be applied: caches may show what was \
@@ -442,7 +428,7 @@ impl Node for PostgresStore {
 
     fn raise(&self) -> BoxFuture<'_, Result<Standing>> {
         Box::pin(async move {
-            self.raise_generation().await?;
+            raise(&self.worker).await?;
             Ok((*self.histories().standing()).clone())
         })
     }

@@ -4,11 +4,11 @@
 
 use std::time::Duration;
 
-use terrace_core::{Deadline, Result, Task};
+use terrace_core::{Deadline, Result, Standing, Task};
 use tokio::sync::{Mutex, oneshot};
 
 use super::connect::Connection;
-use super::history::LookAgain;
+use super::history::{LookAgain, Raise};
 use super::work::{Failure, Progress, Work, Worker, unfinished};
 
 /// The session, opened when it is first needed.
@@ -61,7 +61,21 @@ async fn look_now(worker: &Worker) -> Result<()> {
             }
         }
     }
-    worker.doubts.settle(worker, &connector.histories().name()).await
+    worker.doubts.settle(worker).await
+}
+
+/// Raises the generation, once for all who wait for it.
+pub(super) async fn raise(worker: &Worker) -> Result<()> {
+    let histories = worker.pool.connector().histories();
+    let raised = histories.raise(|| async {
+        let (asked, standing) = (worker.runtime.now(), histories.standing());
+        let deadline = Deadline::at(asked + worker.patience);
+        let raise = Raise { history: &standing.history };
+        let generation = worker.apart.perform(worker, &raise, deadline).await?;
+        histories.heard(Standing { generation, ..(*standing).clone() }, asked);
+        Ok(())
+    });
+    raised.await
 }
 
 impl Apart {

@@ -10,8 +10,8 @@ use std::sync::{Mutex, PoisonError};
 use terrace_core::{Deadline, Result};
 use tokio_postgres::types::Type;
 
+use super::apart::raise;
 use super::connect::Connection;
-use super::history::Raise;
 use super::sqlstate::Stage;
 use super::work::{Failure, Progress, Work, Worker, corrupt};
 
@@ -44,7 +44,7 @@ impl Doubts {
     }
 
     /// Raises the generation if processes of which nobody knew have ended.
-    pub(super) async fn settle(&self, worker: &Worker, history: &str) -> Result<()> {
+    pub(super) async fn settle(&self, worker: &Worker) -> Result<()> {
         let all = self.all();
         if all.is_empty() {
             return Ok(());
@@ -52,7 +52,7 @@ impl Doubts {
         let deadline = Deadline::at(worker.runtime.now() + worker.patience);
         let ended = worker.apart.perform(worker, &Ended { backends: &all }, deadline).await?;
         if !ended.is_empty() {
-            worker.apart.perform(worker, &Raise { history }, deadline).await?;
+            raise(worker).await?;
             self.end(&ended);
         }
         Ok(())
