@@ -107,8 +107,8 @@ impl PostgresStore {
             let log = log::change(first.client(), &options.schema, Some(begin), &runtime).await;
             log.map_err(|error| error.with("hosts", connector.hosts()))?;
         }
-        drop(first);
         let store = Self::assemble(options, connector, runtime)?;
+        store.worker.apart.keep(first).await;
         store.worker.pool.tend().await?;
         Ok(store)
     }

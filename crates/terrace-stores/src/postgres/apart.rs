@@ -11,7 +11,7 @@ use super::connect::Connection;
 use super::history::{LookAgain, Raise};
 use super::work::{Failure, Progress, Work, Worker, unfinished};
 
-/// The session, opened when it is first needed.
+/// The session; opened at the start, and anew when it has ended.
 #[derive(Default)]
 pub(super) struct Apart {
     session: Mutex<Option<Connection>>,
@@ -79,6 +79,11 @@ pub(super) async fn raise(worker: &Worker) -> Result<()> {
 }
 
 impl Apart {
+    /// Uses this session. On a slow network opening one takes longer than caches may be believed.
+    pub(super) async fn keep(&self, session: Connection) {
+        *self.session.lock().await = Some(session);
+    }
+
     /// Does a piece of work, by the deadline. Calls wait for each other.
     pub(super) async fn perform<W: Work>(
         &self,
