@@ -1,8 +1,6 @@
 //! The port of a database's committed changes: without a gap, in commit order.
 //!
-//! Replicas, shards that take slots over, projections and other regions all follow a database by
-//! this port: they keep a [`LogPosition`], ask for what comes after it, apply it, and keep the new
-//! position in the transaction that applied it.
+//! Whatever follows a database does it by this port, as a [`Follower`](crate::Follower).
 //!
 //! # The trap that this port closes
 //! A number drawn from a sequence says when a transaction *began* to write, not when it committed.
@@ -13,8 +11,10 @@
 //! is that of commits.
 
 use std::fmt;
+use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
+use serde::{Deserialize, Serialize};
 
 use crate::{Deadline, Error, ErrorKind, Key, Position, Record, Result, Version};
 
@@ -22,7 +22,10 @@ use crate::{Deadline, Error, ErrorKind, Key, Position, Record, Result, Version};
 ///
 /// On PostgreSQL `epoch` is the transaction and `offset` the version that it wrote; on SQLite `epoch`
 /// is 0 and `offset` the number of the change.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
+#[serde(from = "(u64, u64)", into = "(u64, u64)")]
 pub struct LogPosition {
     /// The greater part.
     pub epoch: u64,
@@ -30,8 +33,32 @@ pub struct LogPosition {
     pub offset: u64,
 }
 
+impl From<(u64, u64)> for LogPosition {
+    fn from((epoch, offset): (u64, u64)) -> Self {
+        Self { epoch, offset }
+    }
+}
+
+impl From<LogPosition> for (u64, u64) {
+    fn from(position: LogPosition) -> Self {
+        (position.epoch, position.offset)
+    }
+}
+
+impl fmt::Display for LogPosition {
+    /// The name of an event on the wire, in answers and in streams: `epoch-offset`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}-{}", self.epoch, self.offset)
+    }
+}
+
 /// The committed changes of one database. See the [module](self) for what an answer may hold.
 pub trait ChangeLog: fmt::Debug + fmt::Display + Send + Sync + 'static {
+    /// The name of this log in the present life of its database. Another name says that places in it
+    /// mean nothing here: the log was begun anew, or its database was restored or promoted, and may
+    /// have lost changes that a follower has seen.
+    fn name(&self) -> Arc<str>;
+
     /// The changes after a position in commit order, at most `limit` and at least one if there is
     /// one. [`LogPosition::default`] is before all of them. Cancellation safe.
     ///
@@ -94,33 +121,6 @@ pub struct Logged {
     pub version: Version,
     /// The record as it was written; `None` for a deletion.
     pub record: Option<Record>,
-}
-
-/// Something that follows a [`ChangeLog`] and keeps its place in it.
-///
-/// Where several follow for one place (two processes over one file), each sees what the other did:
-/// changes are ordered by version and positions only go forward, so that nothing is undone.
-pub trait Follower: fmt::Debug + fmt::Display + Send + Sync + 'static {
-    /// How far it has come; [`LogPosition::default`] before it began.
-    ///
-    /// # Errors
-    /// `Unavailable` when what it writes to cannot be reached.
-    fn followed(&self) -> BoxFuture<'_, Result<LogPosition>>;
-
-    /// Applies what the log answered after `from`, and keeps the new position in the same
-    /// transaction. A change of a key that has a newer one does nothing. A dropped future has applied
-    /// all or nothing.
-    ///
-    /// # Errors
-    /// `Unavailable` when what it writes to cannot be reached, or has not come to `from`
-    /// ([`PositionLost`]: ask [`Follower::followed`] again). Nothing was applied.
-    fn apply(&self, from: LogPosition, changes: Changes) -> BoxFuture<'_, Result<()>>;
-
-    /// Forgets its place, and what it has from the log if it is a copy of nothing else.
-    ///
-    /// # Errors
-    /// As [`Follower::apply`].
-    fn begin_anew(&self) -> BoxFuture<'_, Result<()>>;
 }
 
 /// The cause of an error that says that a place in a log is of no use any more.

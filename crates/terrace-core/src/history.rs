@@ -281,6 +281,17 @@ pub fn journal_of(history: &str) -> String {
     format!("{JOURNAL_OF}{}", lineage(history))
 }
 
+/// The name of a change log in one life of its database. In another one it may lack changes that a
+/// follower has seen.
+pub fn log_in(log: &str, history: &str) -> Arc<str> {
+    format!("{log}@{history}").into()
+}
+
+/// The part of a change log's name that the life of its database does not change.
+pub fn log_of(name: &str) -> &str {
+    name.split_once('@').map_or(name, |(log, _)| log)
+}
+
 /// The error for a token of a history that has ended.
 pub fn lost() -> Error {
     let message = "the token is of an earlier life of this database, of which something may be lost \

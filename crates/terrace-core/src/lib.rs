@@ -7,7 +7,8 @@
 //! - which database answers, how far it has come, whether caches may be believed: [`history`];
 //! - the contract: [`Store`], five methods, batches first, with [`StoreExt`] for one key;
 //! - the port of caches that cannot be filled with something old: [`Cache`], [`Invalidations`];
-//! - the port of a database's committed changes, in commit order: [`ChangeLog`];
+//! - the port of a database's committed changes, in commit order: [`ChangeLog`], and of what follows
+//!   them: [`Follower`];
 //! - the port of what one server of a primary and its replicas says of itself: [`Node`];
 //! - the port of a database that is one of several shards: [`Shard`];
 //! - the port of durable, ordered queues of accepted writes: [`Journal`];
@@ -31,10 +32,11 @@
 //! ```
 
 mod answer;
+mod backoff;
 pub mod cache;
 pub mod change_log;
 mod error;
-pub mod event_stream;
+mod follower;
 pub mod history;
 mod inspection;
 pub mod journal;
@@ -56,10 +58,11 @@ pub use answer::{
     Change, Durability, Idempotency, Origin, Outcome, Page, Precondition, Read, Receipt, Scan,
     Write,
 };
+pub use backoff::Backoff;
 pub use cache::{Cache, Entry, Invalidations, Lease, Lookup, Notice, Offer};
-pub use change_log::{ChangeLog, Changes, Follower, LogPosition, Logged, PositionLost};
+pub use change_log::{ChangeLog, Changes, LogPosition, Logged, PositionLost};
 pub use error::{Error, ErrorKind, Result};
-pub use event_stream::EventStream;
+pub use follower::{Batch, Checkpoint, Follower, LeaderLease};
 /// What asynchronous methods of object-safe traits answer.
 pub use futures_util::future::BoxFuture;
 pub use history::{Generation, Generations, Histories, Position, Proof, Standing};
@@ -77,8 +80,6 @@ pub use node::{Node, NodeState, Role};
 pub use read_model::ReadModel;
 pub use record::{Record, Value, Version};
 pub use runtime::{Clock, Deadline, Rng, Runtime, Spawn, Task};
-pub use shard::{
-    Follow, KeptLog, Member, Move, Plan, Rows, SLOTS, Shard, ShardState, Slot, SlotSet,
-};
+pub use shard::{Member, Move, Plan, Rows, SLOTS, Shard, ShardState, Slot, SlotSet};
 pub use store::{Consistency, ReadOptions, Store, StoreExt, WriteOptions, one};
 pub use token::Token;

@@ -2,100 +2,82 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use jiff::Timestamp;
 
-use crate::{Inspection, Key, LogPosition, Logged, Page, Record, Result, Scan, Version};
+use crate::{
+    Checkpoint, Follower, Inspection, Key, LeaderLease, LogPosition, Logged, Page, Record, Result,
+    Scan, Version,
+};
 
 /// Records as the query side keeps them, with what the command side does not answer: counts, full
 /// text, activity. Only a projector changes it, batch by batch, each with its checkpoint in one
 /// transaction.
 pub trait ReadModel: fmt::Debug + fmt::Display + Send + Sync + 'static {
-    /// How far the projection of this source has come; `None` when it is of another, or of none.
-    ///
-    /// # Errors
-    /// `Unavailable` when the database cannot be reached.
-    fn checkpoint<'a>(
-        &'a self,
-        of: Projection,
-        source: &'a str,
-    ) -> BoxFuture<'a, Result<Option<LogPosition>>>;
+    /// Makes this projection of a change log. Changes that it cannot apply it sets aside.
+    fn follower(&self, of: Projection) -> Arc<dyn Follower>;
 
-    /// Makes a projection empty, and at the beginning of this source.
-    ///
-    /// # Errors
-    /// As [`ReadModel::apply`].
-    fn begin<'a>(&'a self, of: Projection, source: &'a str) -> BoxFuture<'a, Result<()>>;
+    /// Makes the search index, behind the projection; `None` where the projection does that itself.
+    fn search_index(&self) -> Option<Arc<dyn Follower>>;
 
-    /// Takes the projection for a while, or keeps it; `false` while another owner has it. Only saves
-    /// work: what must not happen twice is decided by the checkpoint.
-    ///
-    /// # Errors
-    /// As [`ReadModel::checkpoint`].
-    fn lease<'a>(&'a self, owner: &'a str, time: Duration) -> BoxFuture<'a, Result<bool>>;
-
-    /// Applies a batch and moves the checkpoint, in one transaction; `false`, and nothing is changed,
-    /// unless the checkpoint is still where the batch begins.
-    ///
-    /// # Errors
-    /// Retryable kinds for an engine that is unwell, any other for a change that cannot be applied;
-    /// then nothing was changed. `OutcomeUnknown` when nobody knows: the checkpoint tells.
-    fn apply<'a>(&'a self, of: Projection, batch: &'a Batch) -> BoxFuture<'a, Result<bool>>;
+    /// Lets one of several instances project, where several may.
+    fn lease(&self) -> Option<Arc<dyn LeaderLease>>;
 
     /// One row a key in the order asked, and the checkpoint, out of one snapshot.
     ///
     /// # Errors
-    /// As [`ReadModel::checkpoint`].
+    /// As [`Follower::checkpoint`].
     fn read<'a>(&'a self, keys: &'a [Key]) -> BoxFuture<'a, Result<Rows>>;
 
     /// As [`Store::scan`](crate::Store::scan).
     ///
     /// # Errors
-    /// As [`ReadModel::checkpoint`].
+    /// As [`Follower::checkpoint`].
     fn scan<'a>(&'a self, scan: &'a Scan) -> BoxFuture<'a, Result<Page>>;
 
     /// Records whose key or value has all these words, the best first.
     ///
     /// # Errors
-    /// As [`ReadModel::checkpoint`].
+    /// As [`Follower::checkpoint`].
     fn search<'a>(&'a self, words: &'a str, limit: usize) -> BoxFuture<'a, Result<Vec<Row>>>;
 
     /// Records with the highest counts, the highest first.
     ///
     /// # Errors
-    /// As [`ReadModel::checkpoint`].
+    /// As [`Follower::checkpoint`].
     fn top(&self, by: Counted, limit: usize) -> BoxFuture<'_, Result<Vec<Row>>>;
 
     /// Values written by time: the latest buckets of this length that have any, the latest first.
     ///
     /// # Errors
-    /// As [`ReadModel::checkpoint`].
+    /// As [`Follower::checkpoint`].
     fn activity(&self, bucket: Duration, limit: usize) -> BoxFuture<'_, Result<Vec<Activity>>>;
 
     /// Adds reads to the counts of keys.
     ///
     /// # Errors
-    /// As [`ReadModel::apply`].
+    /// As [`Follower::apply`].
     fn add_reads<'a>(&'a self, reads: &'a [(Key, u64)]) -> BoxFuture<'a, Result<()>>;
 
     /// Keys that are stopped, at most `limit`.
     ///
     /// # Errors
-    /// As [`ReadModel::checkpoint`].
+    /// As [`Follower::checkpoint`].
     fn parked(&self, limit: usize) -> BoxFuture<'_, Result<Vec<Parked>>>;
 
     /// Applies what a stopped key missed and lets it go on; `false` when it is not stopped.
     ///
     /// # Errors
-    /// As [`ReadModel::apply`].
+    /// As [`Follower::apply`].
     fn retry<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, Result<bool>>;
 
     /// Lets nobody apply to [`Projection::Live`] for this time.
     ///
     /// # Errors
-    /// As [`ReadModel::apply`].
+    /// As [`Follower::apply`].
     fn pause(&self, time: Duration) -> BoxFuture<'_, Result<()>>;
 
     /// Compares both projections at one checkpoint, and puts the next one in the place of the live
@@ -103,7 +85,7 @@ pub trait ReadModel: fmt::Debug + fmt::Display + Send + Sync + 'static {
     /// have come as far. After it the next one is of no source.
     ///
     /// # Errors
-    /// As [`ReadModel::apply`].
+    /// As [`Follower::apply`].
     fn finish_rebuild(&self, swap: bool) -> BoxFuture<'_, Result<Option<Difference>>>;
 
     /// As [`Store::inspect`](crate::Store::inspect).
@@ -116,17 +98,6 @@ pub trait ReadModel: fmt::Debug + fmt::Display + Send + Sync + 'static {
     fn close(&self) -> BoxFuture<'_, Result<()>>;
 }
 
-/// How far a projection has come; begun anew when it is not of this source.
-///
-/// # Errors
-/// As [`ReadModel::begin`].
-pub async fn begun(model: &dyn ReadModel, of: Projection, source: &str) -> Result<LogPosition> {
-    match model.checkpoint(of, source).await? {
-        Some(position) => Ok(position),
-        None => model.begin(of, source).await.map(|()| LogPosition::default()),
-    }
-}
-
 /// Which tables.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Projection {
@@ -134,21 +105,6 @@ pub enum Projection {
     Live,
     /// Those that a rebuild fills.
     Next,
-}
-
-/// A part of a change log, ready to be applied.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Batch {
-    /// The log's name.
-    pub source: String,
-    /// The checkpoint before it.
-    pub from: LogPosition,
-    /// The checkpoint after it.
-    pub to: LogPosition,
-    /// What to apply, one a key.
-    pub folded: Vec<Folded>,
-    /// What to set aside because it cannot be applied, and why.
-    pub poison: Vec<(Folded, String)>,
 }
 
 /// All changes of one key in a batch.
@@ -187,9 +143,7 @@ pub struct Rows {
     /// One a key.
     pub rows: Vec<Row>,
     /// How far the projection had come.
-    pub checkpoint: LogPosition,
-    /// The log that it follows; empty before the first.
-    pub source: String,
+    pub checkpoint: Checkpoint,
 }
 
 /// One record with its counts.

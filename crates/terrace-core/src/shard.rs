@@ -22,7 +22,7 @@ use futures_util::future::BoxFuture;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    ChangeLog, Error, ErrorKind, Generations, Inspection, Key, LogPosition, Logged, Result, Store,
+    ChangeLog, Error, ErrorKind, Follower, Generations, Inspection, Key, Logged, Result, Store,
     Version,
 };
 
@@ -47,7 +47,7 @@ pub trait Shard: fmt::Debug + fmt::Display + Send + Sync + 'static {
     fn change(&self, from: u64, to: ShardState, floor: Version) -> BoxFuture<'_, Result<Version>>;
 
     /// The change log, which begins to be kept unless it is. Changes from before may be missing.
-    fn keep_log(&self) -> BoxFuture<'_, Result<KeptLog>>;
+    fn keep_log(&self) -> BoxFuture<'_, Result<Arc<dyn ChangeLog>>>;
 
     /// Ends what [`Shard::keep_log`] began, and forgets how far other shards' logs were followed.
     fn end_log(&self) -> BoxFuture<'_, Result<()>>;
@@ -60,18 +60,10 @@ pub trait Shard: fmt::Debug + fmt::Display + Send + Sync + 'static {
         quiet: Option<BoxFuture<'a, Result<()>>>,
     ) -> BoxFuture<'a, Result<Box<dyn Rows>>>;
 
-    /// How far another shard was followed, by the name that [`Shard::apply`] was given.
-    fn followed(&self, source: &str) -> BoxFuture<'_, Result<Option<Follow>>>;
-
-    /// Puts rows of another shard in the place of older ones, versions and times as they are, and
-    /// keeps how far it was followed, in one transaction. `Moved` when the epoch is another.
-    fn apply(
-        &self,
-        epoch: u64,
-        source: &str,
-        rows: Vec<Logged>,
-        follow: Follow,
-    ) -> BoxFuture<'_, Result<()>>;
+    /// Follows another shard, whose place is kept under the name of the source: puts its rows in the
+    /// place of older ones, versions and times as they are. `Moved` when the epoch is another one. To
+    /// begin anew it only forgets its place; the first copy brings what the log does not hold.
+    fn follower(&self, epoch: u64, source: &str) -> Arc<dyn Follower>;
 
     /// Results of requests with an idempotency key for these slots ([`Idempotency::part`]).
     ///
@@ -98,15 +90,6 @@ pub trait Shard: fmt::Debug + fmt::Display + Send + Sync + 'static {
 
     /// Ends background work and connections.
     fn close(&self) -> BoxFuture<'_, Result<()>>;
-}
-
-/// A change log that is kept.
-#[derive(Clone, Debug)]
-pub struct KeptLog {
-    /// Its name: another one when it was begun anew, so that a place in the old one means nothing.
-    pub name: Arc<str>,
-    /// The log.
-    pub log: Arc<dyn ChangeLog>,
 }
 
 /// What [`Shard::reserve`] gives; dropping it gives the right back.
@@ -186,33 +169,6 @@ pub struct Move {
     pub to: u16,
     /// Which.
     pub slots: SlotSet,
-}
-
-/// How far the rows of another shard have been taken over.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Follow {
-    /// The name of the log.
-    pub log: String,
-    /// How far its change log was followed, as epoch and offset.
-    pub position: (u64, u64),
-    /// The last key of the first copy that is here.
-    pub copied: Option<String>,
-    /// Whether the first copy is complete.
-    pub complete: bool,
-}
-
-impl Follow {
-    /// How far the change log was followed.
-    pub fn position(&self) -> LogPosition {
-        LogPosition { epoch: self.position.0, offset: self.position.1 }
-    }
-
-    /// The same at another position of the log.
-    #[must_use]
-    pub fn at(mut self, position: LogPosition) -> Self {
-        self.position = (position.epoch, position.offset);
-        self
-    }
 }
 
 /// A stored result of a request with an idempotency key, as its database keeps it.

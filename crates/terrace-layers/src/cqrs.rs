@@ -1,9 +1,8 @@
 //! Commands to one database, queries from another that follows it.
 
 mod heads;
-mod projector;
 mod reads;
-mod relay;
+mod rebuild;
 mod shared_log;
 
 use std::fmt;
@@ -11,15 +10,16 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use terrace_core::read_model::{Activity, Counted, Row, Rows};
+use terrace_core::read_model::{Activity, Counted, Projection, Row, Rows};
 use terrace_core::{
-    BoxFuture, ChangeLog, Consistency, Deadline, Error, ErrorKind, Histories, Inspection, Key,
-    LogPosition, Origin, Page, Read, ReadModel, ReadOptions, Receipt, Result, Runtime, Scan, Store,
-    Task, Token, Write, WriteOptions,
+    BoxFuture, ChangeLog, Consistency, Deadline, Error, ErrorKind, Follower, Histories, Inspection,
+    Key, LogPosition, Origin, Page, Read, ReadModel, ReadOptions, Receipt, Result, Runtime, Scan,
+    Store, Task, Token, Write, WriteOptions,
 };
 
-pub use projector::{Projector, ProjectorOptions, Source};
-pub use relay::Relay;
+pub use rebuild::rebuild;
+
+use crate::follow::{Follow, FollowOptions, Following};
 
 use heads::Heads;
 use reads::ReadCounts;
@@ -33,8 +33,8 @@ pub struct CqrsOptions {
     pub wait: Duration,
     /// How often counts of reads are stored. Default 1 s.
     pub flush: Duration,
-    /// How to project.
-    pub projector: ProjectorOptions,
+    /// How to project. Default 2000 changes at least 10 ms apart.
+    pub projection: FollowOptions,
 }
 
 impl Default for CqrsOptions {
@@ -42,7 +42,7 @@ impl Default for CqrsOptions {
         Self {
             wait: Duration::from_millis(500),
             flush: Duration::from_secs(1),
-            projector: ProjectorOptions::default(),
+            projection: FollowOptions { batch: 2000, pace: Duration::from_millis(10) },
         }
     }
 }
@@ -56,20 +56,11 @@ pub struct CommandSide {
     pub histories: Arc<Histories>,
     /// Its committed changes.
     pub log: Arc<dyn ChangeLog>,
-    /// The name of the log.
-    pub log_name: Arc<str>,
-}
-
-impl CommandSide {
-    /// What is projected of it.
-    pub fn source(&self) -> Source {
-        Source::new(Arc::clone(&self.log_name), Arc::clone(&self.histories))
-    }
 }
 
 /// Separates commands from queries.
 ///
-/// **What it is.** Writes go to the command side, whose change log a [`Projector`] follows into a read
+/// **What it is.** Writes go to the command side, whose change log is [followed](Follow) into a read
 /// model that answers reads, and what the command side cannot: search, counts, activity.
 ///
 /// **On read.** The read model answers. With a token, or a bound on age, a read waits until the
@@ -83,7 +74,7 @@ impl CommandSide {
 /// **On failure.** What dies between commit and projection is projected later: the log has it. A
 /// change that the read model refuses stops its key, visibly, not the others.
 ///
-/// **Defaults.** See [`CqrsOptions`] and [`ProjectorOptions`].
+/// **Defaults.** See [`CqrsOptions`].
 ///
 /// **Where it belongs.** Over `Coalesce` on the command side, with nothing that caches between; below
 /// `Timeout`.
@@ -95,49 +86,47 @@ impl CommandSide {
 pub struct Cqrs {
     command: CommandSide,
     model: Arc<dyn ReadModel>,
-    projector: Arc<Projector>,
-    relay: Option<Arc<Relay>>,
+    projector: Following,
+    /// The search index and the stream of events, where there are such.
+    others: Vec<Following>,
     reads: Arc<ReadCounts>,
     heads: Heads,
     accepted: AtomicU64,
     fallbacks: AtomicU64,
     options: CqrsOptions,
     runtime: Runtime,
-    tasks: Mutex<Vec<Task>>,
+    flushes: Mutex<Option<Task>>,
 }
 
 impl Cqrs {
-    /// Starts to project, and to publish when there is a relay.
+    /// How events are published: what comes within the pace is published together.
+    const RELAY: FollowOptions = FollowOptions { batch: 1000, pace: Duration::from_millis(20) };
+    /// How words are indexed: of a key that changes again and again, only once in a while.
+    const SEARCH: FollowOptions = FollowOptions { batch: 2000, pace: Duration::from_secs(1) };
+
+    /// Starts to project, and to publish where there is a stream of events.
     pub fn new(
         command: CommandSide,
         model: Arc<dyn ReadModel>,
-        relay: Option<Relay>,
+        events: Option<Arc<dyn Follower>>,
         options: CqrsOptions,
         runtime: Runtime,
     ) -> Self {
-        let log: Arc<dyn ChangeLog> = match relay {
-            Some(_) => {
-                let histories = Arc::clone(&command.histories);
-                Arc::new(SharedLog::new(Arc::clone(&command.log), histories))
-            }
-            None => Arc::clone(&command.log),
+        let log = Arc::new(SharedLog::new(Arc::clone(&command.log)));
+        let follow = |name, follower, how| {
+            Follow::new(name, Arc::clone(&log) as _, follower, how, runtime.clone())
         };
-        let projector = Arc::new(Projector::new(
-            Arc::clone(&log),
-            command.source(),
-            Arc::clone(&model),
-            options.projector.clone(),
-            runtime.clone(),
-        ));
-        let relay = relay.map(|relay| Arc::new(relay.following(log)));
+        let live = model.follower(Projection::Live);
+        let projector = follow("projector", live, options.projection.clone());
+        let lease = model.lease();
+        let projector = projector.led_by(lease.clone()).start();
+        let search = model
+            .search_index()
+            .map(|index| follow("search index", index, Self::SEARCH).led_by(lease).start());
+        let relay = events.map(|events| follow("relay", events, Self::RELAY).start());
+        let others = search.into_iter().chain(relay).collect();
         let reads = Arc::new(ReadCounts::default());
-        let mut tasks = Vec::new();
-        let run = Arc::clone(&projector);
-        tasks.push(runtime.spawn("projector", async move { run.run().await }));
-        if let Some(relay) = relay.clone() {
-            tasks.push(runtime.spawn("relay", async move { relay.run().await }));
-        }
-        tasks.push({
+        let flushes = {
             let (reads, model) = (Arc::clone(&reads), Arc::clone(&model));
             let (clock, period) = (runtime.clone(), options.flush);
             runtime.spawn("read counts", async move {
@@ -146,19 +135,19 @@ impl Cqrs {
                     reads.flush(&*model).await;
                 }
             })
-        });
+        };
         Self {
             command,
             model,
             projector,
-            relay,
+            others,
             reads,
             heads: Heads::default(),
             accepted: AtomicU64::new(0),
             fallbacks: AtomicU64::new(0),
             options,
             runtime,
-            tasks: Mutex::new(tasks),
+            flushes: Mutex::new(Some(flushes)),
         }
     }
 
@@ -228,17 +217,18 @@ impl Cqrs {
                 return Ok(None);
             };
             let rows = rows?;
-            let mine = self.command.source().is(&rows.source);
+            let mine = rows.checkpoint.is_in(&self.command.log.name());
             if !mine && asked.is_none() {
                 return Ok(None);
             }
-            let age = self.heads.age(rows.checkpoint, self.runtime.now());
+            let place = rows.checkpoint.position;
+            let age = self.heads.age(place, self.runtime.now());
             let young = match how.consistency {
                 Consistency::MaxStale(limit) => age.is_some_and(|age| age <= limit),
                 _ => true,
             };
             // Of the answer's own snapshot: a read database that crashed may have gone back.
-            if young && asked.is_none_or(|asked| mine && rows.checkpoint >= asked) {
+            if young && asked.is_none_or(|asked| mine && place >= asked) {
                 return Ok(self.answer(keys, rows, age));
             }
             if budget.passed(self.runtime.now()) {
@@ -247,7 +237,10 @@ impl Cqrs {
             if !young {
                 asked = asked.max(Some(self.head().await?));
             }
-            self.projector.progressed(asked.unwrap_or_default(), round, budget).await;
+            // Where another instance projects, looks that begin at 2 ms and double.
+            let look = Duration::from_millis(2 << round.min(5));
+            let follow = self.projector.follow();
+            follow.progressed(asked.unwrap_or_default(), look, budget).await;
         }
         Ok(None)
     }
@@ -257,7 +250,7 @@ impl Cqrs {
         if rows.rows.iter().any(|row| row.parked) {
             return None;
         }
-        let position = self.command.log.position_of(rows.checkpoint);
+        let position = self.command.log.position_of(rows.checkpoint.position);
         let token = Token::of(self.command.histories.name(), position);
         let reads = keys.iter().zip(rows.rows).map(|(key, row)| {
             if row.record.is_some() {
@@ -366,22 +359,22 @@ impl Store for Cqrs {
             let (command, model) =
                 futures_util::future::join(self.command.store.inspect(), self.model.inspect())
                     .await;
-            let tree = tree.needs(command).helped_by(model).helped_by(self.projector.inspect());
-            match &self.relay {
-                Some(relay) => tree.helped_by(relay.inspect().await),
-                None => tree,
-            }
+            let tree =
+                tree.needs(command).helped_by(model).helped_by(self.projector.follow().inspect());
+            self.others.iter().fold(tree, |tree, one| tree.helped_by(one.follow().inspect()))
         })
     }
 
     fn close(&self) -> BoxFuture<'_, Result<()>> {
         Box::pin(async move {
-            let tasks =
-                std::mem::take(&mut *self.tasks.lock().unwrap_or_else(PoisonError::into_inner));
-            for task in tasks {
-                task.stop().await;
+            let flushes = self.flushes.lock().unwrap_or_else(PoisonError::into_inner).take();
+            if let Some(flushes) = flushes {
+                flushes.stop().await;
             }
-            self.projector.release().await;
+            self.projector.stop().await;
+            for other in &self.others {
+                other.stop().await;
+            }
             self.reads.flush(&*self.model).await;
             let model = self.model.close().await;
             self.command.store.close().await.and(model)

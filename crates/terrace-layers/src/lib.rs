@@ -9,10 +9,11 @@ mod coalesce;
 mod concurrency_limit;
 mod cqrs;
 mod flusher;
+mod follow;
+mod live_copy;
 mod near_cache;
 mod observe;
 mod replica_router;
-mod replicator;
 pub mod resharding;
 mod shard_router;
 mod single_flight;
@@ -22,15 +23,15 @@ mod write_buffer;
 pub use cache_aside::{CacheAside, CacheAsideOptions};
 pub use coalesce::{Coalesce, CoalesceOptions};
 pub use concurrency_limit::{ConcurrencyLimit, ConcurrencyLimitOptions};
-pub use cqrs::{CommandSide, Cqrs, CqrsOptions, Projector, ProjectorOptions, Relay, Source};
+pub use cqrs::{CommandSide, Cqrs, CqrsOptions, rebuild};
 #[cfg(feature = "mutants")]
 #[doc(hidden)]
 pub use flusher::FlusherMutant;
 pub use flusher::{Flusher, FlusherOptions, Follower};
+pub use follow::{Follow, FollowOptions, Following};
 pub use near_cache::{NearCache, NearCacheOptions};
 pub use observe::Observe;
 pub use replica_router::{Member, ReplicaRouter, ReplicaRouterOptions};
-pub use replicator::{Replicator, ReplicatorOptions};
 pub use resharding::{Resharding, ReshardingOptions};
 pub use shard_router::{
     Around, GeoPartitioner, HashPartitioner, Partitioner, RangePartitioner, ShardOpener,

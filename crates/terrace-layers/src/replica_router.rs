@@ -21,7 +21,7 @@ use terrace_core::{
 };
 use tokio::sync::{Notify, Semaphore, watch as channel};
 
-use crate::Replicator;
+use crate::Following;
 use book::Book;
 use table::Table;
 
@@ -131,7 +131,7 @@ impl Default for ReplicaRouterOptions {
 pub struct ReplicaRouter {
     shared: Arc<Shared>,
     watches: Mutex<Vec<Task>>,
-    replicators: Vec<Replicator>,
+    replicators: Vec<Following>,
 }
 
 /// What requests and watches share.
@@ -227,7 +227,7 @@ impl ReplicaRouter {
 
     /// With what feeds its replicas, which ends with it.
     #[must_use]
-    pub fn fed_by(mut self, replicators: Vec<Replicator>) -> Self {
+    pub fn fed_by(mut self, replicators: Vec<Following>) -> Self {
         self.replicators = replicators;
         self
     }

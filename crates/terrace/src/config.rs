@@ -276,7 +276,6 @@ impl Config {
             ("cache.near_ttl_seconds", self.cache.near_ttl_seconds),
             ("cqrs.wait_ms", self.cqrs.wait_ms),
             ("cqrs.batch", self.cqrs.batch as u64),
-            ("cqrs.lease_ms", self.cqrs.lease_ms),
             ("cqrs.count_flush_ms", self.cqrs.count_flush_ms),
             ("cqrs.stream_max_events", self.cqrs.stream_max_events),
             ("cache.near_heartbeat_ms", self.cache.near_heartbeat_ms),

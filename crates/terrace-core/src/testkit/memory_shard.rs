@@ -7,11 +7,12 @@ use std::time::Duration;
 
 use tokio::sync::{OwnedMutexGuard, RwLock};
 
-use crate::shard::{KeptLog, RequestResult, Reserved, moved};
+use crate::shard::{RequestResult, Reserved, moved};
 use crate::{
-    BoxFuture, ChangeLog, Changes, Deadline, Error, ErrorKind, Follow, Generations, Inspection,
-    Key, LogPosition, Logged, MemoryStore, Page, Read, ReadOptions, Receipt, Result, Rows, Runtime,
-    Scan, Shard, ShardState, SlotSet, Status, Store, Version, Write, WriteOptions,
+    Batch, BoxFuture, ChangeLog, Changes, Checkpoint, Deadline, Error, ErrorKind, Follower,
+    Generations, Inspection, Key, LogPosition, Logged, MemoryStore, Page, Read, ReadOptions,
+    Receipt, Result, Rows, Runtime, Scan, Shard, ShardState, SlotSet, Status, Store, Version,
+    Write, WriteOptions,
 };
 
 /// A [`MemoryStore`] that is one shard of several: what the port of shards means, in its simplest
@@ -33,7 +34,7 @@ struct Inner {
 
 #[derive(Debug, Default)]
 struct Kept {
-    follows: HashMap<String, Follow>,
+    checkpoints: HashMap<String, Checkpoint>,
     /// Added to each call before it does anything.
     delay: Duration,
     down: bool,
@@ -151,16 +152,16 @@ impl Shard for MemoryShard {
         })
     }
 
-    fn keep_log(&self) -> BoxFuture<'_, Result<KeptLog>> {
+    fn keep_log(&self) -> BoxFuture<'_, Result<Arc<dyn ChangeLog>>> {
         Box::pin(async {
             self.inner.arrive().await?;
-            Ok(KeptLog { name: "log".into(), log: Arc::new(Log(Arc::clone(&self.inner))) })
+            Ok(Arc::new(Log(Arc::clone(&self.inner))) as _)
         })
     }
 
     fn end_log(&self) -> BoxFuture<'_, Result<()>> {
         Box::pin(async {
-            self.inner.kept().follows.clear();
+            self.inner.kept().checkpoints.clear();
             Ok(())
         })
     }
@@ -185,30 +186,8 @@ impl Shard for MemoryShard {
         })
     }
 
-    fn followed(&self, source: &str) -> BoxFuture<'_, Result<Option<Follow>>> {
-        let follow = self.inner.kept().follows.get(source).cloned();
-        Box::pin(async {
-            self.inner.arrive().await?;
-            Ok(follow)
-        })
-    }
-
-    fn apply(
-        &self,
-        epoch: u64,
-        source: &str,
-        rows: Vec<Logged>,
-        follow: Follow,
-    ) -> BoxFuture<'_, Result<()>> {
-        let source = source.to_owned();
-        Box::pin(async move {
-            self.inner.arrive().await?;
-            let state = self.inner.state.read().await;
-            self.inner.admits(state.as_ref(), epoch)?;
-            self.inner.store.restore(rows);
-            self.inner.kept().follows.insert(source, follow);
-            Ok(())
-        })
+    fn follower(&self, epoch: u64, source: &str) -> Arc<dyn Follower> {
+        Arc::new(Taker { inner: Arc::clone(&self.inner), epoch, source: source.to_owned() })
     }
 
     fn results(&self, slots: &SlotSet) -> BoxFuture<'_, Result<Vec<RequestResult>>> {
@@ -305,6 +284,63 @@ fn deserialized(text: &str) -> Vec<Receipt> {
     done.into_iter().map(receipt).collect()
 }
 
+/// What takes another shard's rows over.
+#[derive(Debug)]
+struct Taker {
+    inner: Arc<Inner>,
+    epoch: u64,
+    source: String,
+}
+
+impl Taker {
+    async fn keep(
+        &self,
+        to: Checkpoint,
+        change: impl FnOnce(&MemoryStore, &Checkpoint) -> bool + Send,
+    ) -> Result<bool> {
+        self.inner.arrive().await?;
+        let state = self.inner.state.read().await;
+        self.inner.admits(state.as_ref(), self.epoch)?;
+        let mut kept = self.inner.kept();
+        let known = kept.checkpoints.entry(self.source.clone()).or_default();
+        let changed = change(&self.inner.store, known);
+        if changed {
+            *known = to;
+        }
+        Ok(changed)
+    }
+}
+
+impl fmt::Display for Taker {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("memory")
+    }
+}
+
+impl Follower for Taker {
+    fn checkpoint(&self) -> BoxFuture<'_, Result<Checkpoint>> {
+        Box::pin(async {
+            self.inner.arrive().await?;
+            Ok(self.inner.kept().checkpoints.get(&self.source).cloned().unwrap_or_default())
+        })
+    }
+
+    fn apply<'a>(&'a self, batch: &'a Batch) -> BoxFuture<'a, Result<bool>> {
+        Box::pin(self.keep(batch.to.clone(), |store, known| {
+            let fits = *known == batch.from;
+            if fits {
+                store.restore(batch.changes.clone());
+            }
+            fits
+        }))
+    }
+
+    fn begin_anew<'a>(&'a self, log: &'a str) -> BoxFuture<'a, Result<()>> {
+        let to = Checkpoint { log: log.to_owned(), ..Checkpoint::default() };
+        Box::pin(async { self.keep(to, |_, _| true).await.map(drop) })
+    }
+}
+
 /// The rows of one moment, handed out a few at a time.
 struct Snapshot(Vec<Logged>);
 
@@ -326,6 +362,10 @@ impl fmt::Display for Log {
 }
 
 impl ChangeLog for Log {
+    fn name(&self) -> Arc<str> {
+        "log".into()
+    }
+
     fn place_of(&self, position: crate::Position) -> LogPosition {
         LogPosition { epoch: 0, offset: position.get() }
     }

@@ -8,8 +8,8 @@ use futures_util::future::join_all;
 
 use crate::testkit::{key, value};
 use crate::{
-    Changes, ErrorKind, Follow, Idempotency, LogPosition, Outcome, ReadOptions, Scan, Shard,
-    ShardState, Slot, SlotSet, StoreExt as _, Version, Write, WriteOptions,
+    Batch, Changes, Checkpoint, ErrorKind, Idempotency, LogPosition, Outcome, ReadOptions, Scan,
+    Shard, ShardState, Slot, SlotSet, StoreExt as _, Version, Write, WriteOptions,
 };
 
 /// Checks a database that is no shard yet, and `other`, another one.
@@ -59,7 +59,7 @@ async fn lets_in_who_knows_the_epoch(shard: &dyn Shard) {
 /// What is copied at a quiet moment, and what the log says after the head of that moment, is all
 /// there is.
 async fn a_snapshot_and_the_log_after_it_are_all(shard: &dyn Shard) {
-    let log = shard.keep_log().await.expect("a log").log;
+    let log = shard.keep_log().await.expect("a log");
     let (over, count) = (AtomicBool::new(false), AtomicUsize::new(0));
     let writer = async |lane: usize| {
         while !over.load(Ordering::Acquire) {
@@ -192,15 +192,23 @@ async fn takes_over(from: &dyn Shard, to: &dyn Shard) {
         all.iter().any(|row| row.key == key("a") && row.record.is_none()),
         "a deleted one, too"
     );
-    let follow = Follow { copied: Some("x".into()), ..Follow::default() };
-    let wrong = to.apply(7, "from", all.clone(), follow.clone()).await;
+    let taker = to.follower(1, "from");
+    taker.begin_anew("log").await.expect("begun");
+    let begun = taker.checkpoint().await.expect("a place");
+    assert_eq!(begun, Checkpoint { log: "log".into(), ..Checkpoint::default() });
+    let there = Checkpoint { copied: Some("x".into()), ..begun.clone() };
+    let batch = Batch { from: begun, to: there.clone(), changes: all.clone(), ..Batch::default() };
+    let wrong = to.follower(7, "from").apply(&batch).await;
     assert_eq!(wrong.expect_err("another epoch").kind(), ErrorKind::Moved);
-    to.apply(1, "from", all.clone(), follow.clone()).await.expect("rows");
+    assert!(taker.apply(&batch).await.expect("rows"));
+    assert!(!taker.apply(&batch).await.expect("an answer"), "it is not there any more");
     // Again, and older ones, change nothing.
     let older = all.iter().map(|row| crate::Logged { version: Version::new(1), ..row.clone() });
-    to.apply(1, "from", older.collect(), follow.clone()).await.expect("rows");
-    assert_eq!(to.followed("from").await.expect("a place"), Some(follow));
-    assert_eq!(to.followed("nobody").await.expect("a place"), None);
+    let older = Batch { from: there.clone(), to: there.clone(), changes: older.collect(), ..batch };
+    assert!(taker.apply(&older).await.expect("rows"));
+    assert_eq!(taker.checkpoint().await.expect("a place"), there);
+    let nobody = to.follower(1, "nobody").checkpoint().await.expect("a place");
+    assert_eq!(nobody, Checkpoint::default());
     for row in &all {
         let there = to.at(1).get_read(&row.key, &ReadOptions::default()).await.expect("a read");
         assert_eq!((&there.record, there.version), (&row.record, row.version), "{}", row.key);

@@ -5,7 +5,7 @@ use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use terrace_core::{
-    BoxFuture, ChangeLog, Changes, Deadline, Histories, LogPosition, Logged, Position, Result,
+    BoxFuture, ChangeLog, Changes, Deadline, LogPosition, Logged, Position, Result,
 };
 
 /// Keeps the last changes that were read. They are all that lies between two positions, so a follower
@@ -13,15 +13,14 @@ use terrace_core::{
 #[derive(Debug)]
 pub(super) struct SharedLog {
     log: Arc<dyn ChangeLog>,
-    histories: Arc<Histories>,
     recent: Mutex<Recent>,
 }
 
 /// All changes after `from`, up to `to`.
 #[derive(Debug, Default)]
 struct Recent {
-    /// The life of the database that they are of.
-    history: Arc<str>,
+    /// The name of the log that they are of.
+    log: Arc<str>,
     from: LogPosition,
     to: LogPosition,
     changes: VecDeque<Logged>,
@@ -34,15 +33,16 @@ struct Recent {
 }
 
 impl SharedLog {
-    pub(super) fn new(log: Arc<dyn ChangeLog>, histories: Arc<Histories>) -> Self {
-        Self { log, histories, recent: Mutex::default() }
+    pub(super) fn new(log: Arc<dyn ChangeLog>) -> Self {
+        Self { log, recent: Mutex::default() }
     }
 
-    /// What is kept of the database's present life.
+    /// What is kept of the log in its database's present life.
     fn recent(&self) -> MutexGuard<'_, Recent> {
         let mut recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
-        if !self.histories.has(&recent.history) {
-            *recent = recent.anew(self.histories.name());
+        let log = self.log.name();
+        if recent.log != log {
+            *recent = recent.anew(log);
         }
         recent
     }
@@ -52,8 +52,8 @@ impl Recent {
     const MOST: usize = 4096;
     const MOST_BYTES: usize = 16 << 20;
 
-    fn anew(&self, history: Arc<str>) -> Self {
-        Self { history, logs: self.logs + 1, ..Self::default() }
+    fn anew(&self, log: Arc<str>) -> Self {
+        Self { log, logs: self.logs + 1, ..Self::default() }
     }
 
     fn after(&self, position: LogPosition, limit: usize) -> Option<Changes> {
@@ -78,8 +78,8 @@ impl Recent {
             return;
         }
         if from != self.to {
-            let (history, logs) = (Arc::clone(&self.history), self.logs);
-            *self = Self { history, from, logs, ..Self::default() };
+            let (log, logs) = (Arc::clone(&self.log), self.logs);
+            *self = Self { log, from, logs, ..Self::default() };
         }
         self.to = page.position;
         self.more = page.more;
@@ -101,6 +101,10 @@ fn bytes(change: &Logged) -> usize {
 }
 
 impl ChangeLog for SharedLog {
+    fn name(&self) -> Arc<str> {
+        self.log.name()
+    }
+
     fn place_of(&self, position: Position) -> LogPosition {
         self.log.place_of(position)
     }
@@ -124,7 +128,7 @@ impl ChangeLog for SharedLog {
                 Ok(page) if recent.logs == logs => recent.keep(position, page),
                 // Read before another found that the log is another.
                 Ok(_) => {}
-                Err(_) => *recent = recent.anew(Arc::clone(&recent.history)),
+                Err(_) => *recent = recent.anew(Arc::clone(&recent.log)),
             }
             drop(recent);
             read
@@ -211,6 +215,10 @@ mod tests {
     }
 
     impl ChangeLog for Scripted {
+        fn name(&self) -> Arc<str> {
+            "log".into()
+        }
+
         fn place_of(&self, position: terrace_core::Position) -> LogPosition {
             LogPosition { epoch: position.get(), offset: u64::MAX }
         }
@@ -237,9 +245,8 @@ mod tests {
     /// the other.
     #[tokio::test]
     async fn what_was_read_of_a_lost_log_is_not_kept() {
-        let histories = Arc::new(Histories::new(terrace_core::Standing::of("db.1")));
         let (gates, answers): (Vec<_>, VecDeque<_>) = (0..3).map(|_| oneshot::channel()).unzip();
-        let log = SharedLog::new(Arc::new(Scripted(Mutex::new(answers))), histories);
+        let log = SharedLog::new(Arc::new(Scripted(Mutex::new(answers))));
         let [late, lost, new] = <[_; 3]>::try_from(gates).unwrap();
         let late_read = log.after(at(10), 10);
         let lost_read = async {

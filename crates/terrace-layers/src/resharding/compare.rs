@@ -3,11 +3,11 @@
 use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 
-use terrace_core::{Deadline, Error, ErrorKind, Follow, Result, Rows, Slot, SlotSet};
+use terrace_core::{Deadline, Error, ErrorKind, Result, Rows, Slot, SlotSet};
 
-use super::handover::held_back;
 use super::moves::Way;
 use super::{Progress, Resharding};
+use crate::live_copy::held_back;
 
 /// Records of a slot: how many, and the sum of their digests.
 type Digests = BTreeMap<Slot, (u64, u64)>;
@@ -19,10 +19,10 @@ impl Resharding {
     pub(super) async fn compare(&self, way: &Way) -> Result<()> {
         let slots = &way.slots;
         (self.watch)(Progress::Comparing { from: way.from, to: way.to });
-        let epoch = self.epoch_of(way.to)?;
-        way.catch_up(epoch).await?;
+        let follow = self.follow(way)?;
+        follow.catch_up().await?;
         let deadline = Deadline::at(self.runtime.now() + self.options.fence);
-        let tail = self.runtime.within(deadline, way.catch_up_to_head(epoch));
+        let tail = self.runtime.within(deadline, follow.catch_up_to_head());
         // Writers wait for this, so it is bounded.
         let tail = Box::pin(async { tail.await.unwrap_or_else(|| Err(held_back())) });
         let mut given = way.giver.rows(None, Some(tail)).await?;
@@ -35,7 +35,7 @@ impl Resharding {
         let differ = |slot: &Slot| given.get(slot) != taken.get(slot);
         let wrong = slots.iter().filter(differ).collect::<SlotSet>();
         // Copied anew at the next attempt.
-        way.taker.apply(epoch, &way.source, Vec::new(), Follow::default()).await?;
+        self.taking(way)?.begin_anew(&way.log.name()).await?;
         let message = "the copy differs from what was copied, as when somebody has changed rows of these \
                        slots by hand; nothing has changed hands. --resume copies anew";
         Err(Error::new(ErrorKind::Corrupt, message).with("slots", wrong.to_string()))

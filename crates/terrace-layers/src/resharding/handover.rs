@@ -1,9 +1,10 @@
 //! How a group of slots changes hands. See the [module above](super) for the rule.
 
-use terrace_core::{Deadline, Error, ErrorKind, Plan, Result, SlotSet, Version};
+use terrace_core::{BoxFuture, Plan, Result, SlotSet, Version};
 
 use super::Resharding;
 use super::moves::Way;
+use crate::live_copy::{Cutover, cut_over};
 
 impl Resharding {
     /// What a shard has given and the other has not taken, it takes back: it lacks nothing, and who was on
@@ -41,71 +42,77 @@ impl Resharding {
     }
 
     async fn hand_over(&mut self, way: &Way, group: &SlotSet) -> Result<()> {
-        let mut tries = 0;
-        loop {
-            // What can be done before the fence need not be done behind it.
-            way.catch_up(self.epoch_of(way.to)?).await?;
-            #[cfg(feature = "mutants")]
-            if self.mutant == Some(super::Mutant::NoFence) {
-                way.catch_up_to_head(self.epoch_of(way.to)?).await?;
-                let none = Version::NONE;
-                self.change(way.to, none, |state| state.owned = state.owned.with(group)).await?;
-                self.change(way.from, none, |state| state.owned = state.owned.without(group))
-                    .await?;
-                return Ok(());
-            }
-            let floor = self
-                .change(way.from, Version::NONE, |state| {
-                    state.owned = state.owned.without(group);
-                    state.given = group.clone();
-                })
-                .await?;
-            match self.tail(way, group).await {
-                Ok(()) => return self.take(way, group, floor).await,
-                // Nobody has been asked to take them, so they can go back.
-                Err(error) => {
-                    self.change(way.from, Version::NONE, |state| {
-                        state.owned = state.owned.with(group);
-                        state.given = SlotSet::default();
-                    })
-                    .await?;
-                    tries += 1;
-                    if tries >= self.options.tries || !error.is_retryable() {
-                        return Err(error);
-                    }
-                }
-            }
-        }
-    }
-
-    /// What the giver's log holds, and the results of requests that must not be done again.
-    async fn tail(&self, way: &Way, group: &SlotSet) -> Result<()> {
         #[cfg(feature = "mutants")]
-        if self.mutant == Some(super::Mutant::TakesEarly) {
+        if self.mutant == Some(super::Mutant::NoFence) {
+            self.follow(way)?.catch_up_to_head().await?;
+            let none = Version::NONE;
+            self.change(way.to, none, |state| state.owned = state.owned.with(group)).await?;
+            self.change(way.from, none, |state| state.owned = state.owned.without(group)).await?;
             return Ok(());
         }
-        let epoch = self.epoch_of(way.to)?;
-        let tail = async {
-            way.catch_up_to_head(epoch).await?;
-            let results = way.giver.results(group).await?;
-            way.taker.keep_results(epoch, results).await
-        };
-        let deadline = Deadline::at(self.runtime.now() + self.options.fence);
-        self.runtime.within(deadline, tail).await.unwrap_or_else(|| Err(held_back()))
-    }
-
-    async fn take(&mut self, way: &Way, group: &SlotSet, floor: Version) -> Result<()> {
-        self.change(way.to, floor, |state| {
-            state.owned = state.owned.with(group);
-            state.given = state.given.without(group);
-        })
-        .await
-        .map(drop)
+        let (fence, tries, runtime) =
+            (self.options.fence, self.options.tries, self.runtime.clone());
+        let mut sides = Sides { this: self, way, group, floor: Version::NONE };
+        cut_over(&mut sides, fence, tries, &runtime).await
     }
 }
 
-pub(super) fn held_back() -> Error {
-    let message = "the taker did not come to the end of the change log in time, as while a long \
-                   transaction in the database holds it back; end that, and resume";
-    Error::new(ErrorKind::DeadlineExceeded, message)
+/// A group of slots on its way from giver to taker.
+struct Sides<'a> {
+    this: &'a mut Resharding,
+    way: &'a Way,
+    group: &'a SlotSet,
+    /// The giver's latest version at the fence.
+    floor: Version,
+}
+
+impl Cutover for Sides<'_> {
+    fn prepare(&mut self) -> BoxFuture<'_, Result<()>> {
+        Box::pin(async { self.this.follow(self.way)?.catch_up().await.map(drop) })
+    }
+
+    fn fence(&mut self) -> BoxFuture<'_, Result<()>> {
+        Box::pin(async {
+            let fence = self.this.change(self.way.from, Version::NONE, |state| {
+                state.owned = state.owned.without(self.group);
+                state.given = self.group.clone();
+            });
+            self.floor = fence.await?;
+            Ok(())
+        })
+    }
+
+    /// What the giver's log holds, and the results of requests that must not be done again.
+    fn tail(&mut self) -> BoxFuture<'_, Result<()>> {
+        Box::pin(async {
+            #[cfg(feature = "mutants")]
+            if self.this.mutant == Some(super::Mutant::TakesEarly) {
+                return Ok(());
+            }
+            self.this.follow(self.way)?.catch_up_to_head().await?;
+            let results = self.way.giver.results(self.group).await?;
+            let epoch = self.this.node(self.way.to)?.state.epoch;
+            self.way.taker.keep_results(epoch, results).await
+        })
+    }
+
+    fn take(&mut self) -> BoxFuture<'_, Result<()>> {
+        Box::pin(async {
+            let take = self.this.change(self.way.to, self.floor, |state| {
+                state.owned = state.owned.with(self.group);
+                state.given = state.given.without(self.group);
+            });
+            take.await.map(drop)
+        })
+    }
+
+    fn give_back(&mut self) -> BoxFuture<'_, Result<()>> {
+        Box::pin(async {
+            let back = self.this.change(self.way.from, Version::NONE, |state| {
+                state.owned = state.owned.with(self.group);
+                state.given = SlotSet::default();
+            });
+            back.await.map(drop)
+        })
+    }
 }

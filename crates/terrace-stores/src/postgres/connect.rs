@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 use futures_util::StreamExt as _;
 use futures_util::stream::poll_fn;
 use terrace_core::{
-    Deadline, Durability, Error, ErrorKind, Histories, Result, Runtime, Standing, Task,
+    Deadline, Durability, Error, ErrorKind, Generation, Histories, Position, Result, Runtime,
+    Standing, Task,
 };
 use tokio::sync::{OnceCell, watch};
 use tokio_postgres::types::{ToSql, Type};
@@ -17,6 +18,7 @@ use tokio_postgres_rustls::MakeRustlsConnect;
 use super::history::{self, Look};
 use super::migrate;
 use super::options::Target;
+use super::snapshot::{self, Transaction};
 use super::sqlstate::{Stage, explain};
 use super::statements::{Parameter, Prepares, Sql, Statements};
 use super::tls;
@@ -155,6 +157,7 @@ impl Connector {
             repeated: Default::default(),
             durability,
             history: "".into(),
+            generation: Generation::default(),
             is_replica: false,
             backend: 0,
             life: 0,
@@ -233,6 +236,7 @@ impl Connector {
         };
         let (standing, look) = settled.map_err(|error| error.with("hosts", &*self.hosts))?;
         connection.history = Arc::clone(&standing.history);
+        connection.generation = standing.generation;
         connection.is_replica = look.is_replica;
         if !look.is_replica {
             self.heard(&look, standing, asked);
@@ -300,11 +304,13 @@ type Answered<T> = Result<T, tokio_postgres::Error>;
 
 /// What [`Connector::accept`] looks at.
 async fn settings(client: &Client) -> Answered<Vec<Row>> {
-    const SETTINGS: &str = "SELECT current_setting('server_version_num')::int, \
-         current_setting('transaction_read_only') = 'on', \
-         (extract(epoch FROM pg_postmaster_start_time()) * 1000000)::bigint, \
-         pg_backend_pid(), current_setting('fsync') = 'on', current_setting('synchronous_commit'), \
-         current_setting('synchronous_standby_names') <> ''";
+    const SETTINGS: &str = concat!(
+        "SELECT current_setting('server_version_num')::int, \
+           current_setting('transaction_read_only') = 'on', \
+           (extract(epoch FROM pg_postmaster_start_time()) * 1000000)::bigint, \
+           pg_backend_pid(), ",
+        history::safety!()
+    );
     client.query_typed(SETTINGS, &[]).await
 }
 
@@ -330,6 +336,8 @@ pub(super) struct Connection {
     durability: Arc<Promised>,
     /// The history that it was found to be of, and answers for.
     pub(super) history: Arc<str>,
+    /// The generation that was in force when the session began: restarts of the server are those.
+    generation: Generation,
     /// Whether the server was a replica when the session began.
     pub(super) is_replica: bool,
     /// The number of the server's process that serves it.
@@ -340,6 +348,11 @@ pub(super) struct Connection {
 }
 
 impl Connection {
+    /// The position of a transaction of this session.
+    pub(super) fn position(&self, Transaction(number): Transaction) -> Position {
+        snapshot::position(number, self.generation)
+    }
+
     /// See [`Statements::run`].
     pub(super) fn run<'a>(
         &'a self,

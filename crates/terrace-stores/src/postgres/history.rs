@@ -13,6 +13,14 @@
 //! survives a failover and is not taken over by a clone. A physical copy that was made a server of its
 //! own cannot be told from a failover; [`renew`] begins a lineage.
 //!
+//! **A restart** of the server keeps the history and raises the generation. A crash loses no
+//! acknowledged write, but it takes back transaction ids of which nothing was on disk, and gives them
+//! out again: what a snapshot proved before it says nothing about the same number after it. So a
+//! position holds the count of restarts above the transaction id ([`super::snapshot::position`]).
+//! Restarts are told by when the server was started and when its statistics were begun anew, which a
+//! crash does, too, that its postmaster survives. Where `synchronous_commit` is off a crash takes
+//! acknowledged writes back; versions go on above those.
+//!
 //! Every statement of requests names the history that its connection found, and does nothing under
 //! another one. So a connection that lives through a restore answers nothing under the old name.
 
@@ -33,8 +41,23 @@ pub(super) const TABLE: &str = "CREATE TABLE IF NOT EXISTS terrace_history (
         generation bigint NOT NULL DEFAULT 0,
         identity text,
         records oid,
+        started text,
         began_at timestamptz NOT NULL DEFAULT now()
-    ) WITH (fillfactor = 50)";
+    ) WITH (fillfactor = 50);
+    ALTER TABLE terrace_history ADD COLUMN IF NOT EXISTS started text";
+
+/// A restart raises the generation by this much, so its upper half counts restarts.
+const RESTART: u64 = 1 << 32;
+
+/// Whether a crash leaves the table whole, how a commit waits for the disk, and whether for standbys.
+macro_rules! safety {
+    () => {
+        "current_setting('fsync') = 'on' AND (SELECT relpersistence = 'p' FROM pg_class \
+           WHERE oid = to_regclass('records')) IS NOT FALSE, \
+         current_setting('synchronous_commit'), current_setting('synchronous_standby_names') <> ''"
+    };
+}
+pub(super) use safety;
 
 /// What a server says of itself, in the order of [`Look::of`].
 macro_rules! look {
@@ -47,8 +70,11 @@ macro_rules! look {
             $timeline,
             " END, pg_is_in_recovery(), h.name, h.generation, h.identity, \
                ARRAY(SELECT p.name FROM terrace_history p WHERE p.identity IS NULL), \
-               current_setting('fsync') = 'on', current_setting('synchronous_commit'), \
-               current_setting('synchronous_standby_names') <> '' \
+               ",
+            safety!(),
+            ", h.started, \
+               concat_ws('/', extract(epoch FROM pg_postmaster_start_time()), \
+                 (SELECT extract(epoch FROM stats_reset) FROM pg_stat_bgwriter)) \
              FROM pg_database d LEFT JOIN terrace_history h ON h.identity IS NOT NULL \
              WHERE d.datname = current_database()"
         )
@@ -73,8 +99,11 @@ pub(super) struct Look {
     pub(super) is_replica: bool,
     /// The row in force.
     kept: Option<(String, i64, String)>,
+    /// Which run of the server the row in force knows, and which this is.
+    kept_run: Option<String>,
+    run: String,
     past: Vec<String>,
-    /// `fsync`, `synchronous_commit`, and whether standbys are waited for.
+    /// See [`safety`].
     pub(super) settings: (bool, String, bool),
 }
 
@@ -91,6 +120,8 @@ impl Look {
             kept,
             past: row.try_get(6)?,
             settings: (row.try_get(7)?, row.try_get(8)?, row.try_get(9)?),
+            kept_run: row.try_get(10)?,
+            run: row.try_get(11)?,
         })
     }
 
@@ -113,14 +144,25 @@ impl Look {
         u64::from_str_radix(digits, 16).unwrap_or(0)
     }
 
-    /// What is in force, if this is the database that it is of. A replica shows what its primary keeps.
+    /// What is in force, if this is the database that it is of and the run of the server that it knows.
+    /// A replica shows what its primary keeps.
     pub(super) fn standing(&self) -> Option<Standing> {
         let (name, generation, identity) = self.kept.as_ref()?;
-        (self.is_replica || self.is_of(identity)).then(|| Standing {
+        let is_known = || self.is_of(identity) && self.kept_run.as_ref() == Some(&self.run);
+        (self.is_replica || is_known()).then(|| Standing {
             history: name.as_str().into(),
             generation: self::generation(*generation),
-            past: self.past.iter().map(|name| name.as_str().into()).collect(),
+            past: self.past(),
         })
+    }
+
+    fn past(&self) -> Vec<Arc<str>> {
+        self.past.iter().map(|name| name.as_str().into()).collect()
+    }
+
+    /// Whether this is another run of the same server.
+    fn is_restarted(&self) -> bool {
+        self.kept.as_ref().is_some_and(|(_, _, identity)| self.is_of(identity))
     }
 
     /// The name of the history that begins: the next of the lineage on the same system and in the same
@@ -138,6 +180,11 @@ impl Look {
 /// Generations are never negative.
 pub(super) fn generation(number: i64) -> Generation {
     Generation::new(u64::try_from(number).unwrap_or(0))
+}
+
+/// How often the server was restarted under this history.
+pub(super) fn restarts(generation: Generation) -> u64 {
+    generation.get() / RESTART
 }
 
 /// Asks the server.
@@ -186,8 +233,26 @@ async fn begin_if_another(transaction: &Transaction<'_>) -> Result<Standing> {
     let found = look(transaction.client()).await.map_err(failed)?;
     match found.standing() {
         Some(standing) => Ok(standing),
+        None if found.is_restarted() => go_on(transaction, &found).await,
         None => begin(transaction, &found, found.next_name()).await,
     }
+}
+
+/// Versions go on above all that can have been given out and was not on disk. The commit waits for no
+/// standby: one that is promoted without it begins a history of its own.
+const ABOVE: &str = "SET LOCAL synchronous_commit = local; \
+     SELECT setval('records_version', last_value + 1048576) FROM records_version";
+
+/// Goes on with the history after a restart.
+async fn go_on(transaction: &Transaction<'_>, found: &Look) -> Result<Standing> {
+    const GO_ON: &str = "UPDATE terrace_history SET generation = generation + $1, started = $2 \
+         WHERE identity IS NOT NULL RETURNING name, generation";
+    run(transaction, ABOVE).await?;
+    let step = i64::try_from(RESTART).unwrap_or(i64::MAX);
+    let row = transaction.query_one(GO_ON, &[&step, &found.run]).await.map_err(failed)?;
+    let (name, generation) = (row.get::<_, &str>(0), self::generation(row.get(1)));
+    tracing::info!(history = name, "the database server was restarted; caches are filled anew");
+    Ok(Standing { history: name.into(), generation, past: found.past() })
 }
 
 /// Begins the first history of tables that had none, in the lineage of an earlier Terrace's if there
@@ -205,8 +270,7 @@ pub(super) async fn begin_first(transaction: &Transaction<'_>) -> Result<()> {
 /// Begins a history under this name, or as the first of a new lineage.
 ///
 /// Versions go on above the microseconds since 1970: no earlier history has given out as many, and
-/// they stay below 2^53. The commit waits for no standby: one that is promoted without it begins a
-/// history of its own.
+/// they stay below 2^53.
 async fn begin(
     transaction: &Transaction<'_>,
     found: &Look,
@@ -215,20 +279,21 @@ async fn begin(
     const BEGIN: &str = "WITH old AS ( \
            UPDATE terrace_history SET identity = NULL, records = NULL \
            WHERE identity IS NOT NULL RETURNING generation) \
-         INSERT INTO terrace_history (name, generation, identity, records) \
+         INSERT INTO terrace_history (name, generation, identity, started, records) \
          SELECT coalesce($1 || '-' || left(md5(gen_random_uuid()::text), 6), \
              'pg-' || left(replace(gen_random_uuid()::text, '-', ''), 12) || '.1'), \
-           coalesce((SELECT max(generation) FROM old), 0) + 1, $2, \
+           coalesce((SELECT max(generation) FROM old), 0) + 1, $2, $3, \
            pg_relation_filenode(to_regclass('records')) \
          RETURNING name, generation";
-    const RAISE: &str = "SET LOCAL synchronous_commit = local; \
-         SELECT setval('records_version', greatest( \
-           (SELECT last_value + 1048576 FROM records_version), \
-           (extract(epoch FROM clock_timestamp()) * 1000000)::bigint))";
+    const NOW: &str = "SELECT setval('records_version', greatest(last_value, \
+           (extract(epoch FROM clock_timestamp()) * 1000000)::bigint)) FROM records_version";
     if found.kept.is_some() {
-        run(transaction, RAISE).await?;
+        run(transaction, ABOVE).await?;
+        run(transaction, NOW).await?;
     }
-    let row = transaction.query_one(BEGIN, &[&name, &found.identity()]).await.map_err(failed)?;
+    let parameters: [&(dyn tokio_postgres::types::ToSql + Sync); 3] =
+        [&name, &found.identity(), &found.run];
+    let row = transaction.query_one(BEGIN, &parameters).await.map_err(failed)?;
     let (name, generation) = (row.get::<_, &str>(0), self::generation(row.get(1)));
     if let Some((old, _, _)) = &found.kept {
         tracing::warn!(
@@ -238,14 +303,15 @@ async fn begin(
              again): what was cached is not believed, and tokens from before are lost"
         );
     }
-    let mut past = found.past.iter().map(|name| Arc::from(name.as_str())).collect::<Vec<_>>();
+    let mut past = found.past();
     past.extend(found.kept.iter().map(|(name, _, _)| Arc::from(name.as_str())));
     Ok(Standing { history: name.into(), generation, past })
 }
 
-/// Whether an error says that the table is missing.
+/// Whether an error says that the table is missing, or is of an earlier Terrace.
 pub(super) fn is_missing(error: &tokio_postgres::Error) -> bool {
-    error.code() == Some(&SqlState::UNDEFINED_TABLE)
+    let missing = [&SqlState::UNDEFINED_TABLE, &SqlState::UNDEFINED_COLUMN];
+    error.code().is_some_and(|code| missing.contains(&code))
 }
 
 /// Begins a new lineage, for a copy that cannot be told from its original.

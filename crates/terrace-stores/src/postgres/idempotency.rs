@@ -111,11 +111,11 @@ impl Remembered {
     /// it could see holds what they wrote.
     pub(super) fn receipts(
         self,
-        history: &Arc<str>,
+        connection: &Connection,
         found_by: Option<Transaction>,
     ) -> Vec<Receipt> {
-        let position = found_by.map_or(Position::NONE, |number| Position::new(number.0));
-        let token = Token::of(Arc::clone(history), position);
+        let position = found_by.map_or(Position::NONE, |it| connection.position(it));
+        let token = Token::of(Arc::clone(&connection.history), position);
         let receipt = |Done { outcome, version, durability, transaction }| Receipt {
             outcome,
             version,

@@ -40,7 +40,7 @@ use std::time::Duration;
 
 use terrace_core::{
     BoxFuture, ChangeLog, Changes, Deadline, Error, ErrorKind, Key, LogPosition, Logged, Position,
-    PositionLost, Record, Result, Value,
+    PositionLost, Record, Result, Value, history,
 };
 use tokio_postgres::Row;
 use tokio_postgres::types::{ToSql, Type};
@@ -51,7 +51,7 @@ use listener::Listener;
 
 use super::connect::{Connection, Repeated};
 use super::read::version;
-use super::snapshot::Transaction;
+use super::snapshot::{self, Transaction};
 use super::statements::Moment;
 use super::work::{Failure, Progress, Work, Worker, corrupt, not_allowed};
 
@@ -103,12 +103,6 @@ impl PostgresLog {
         AFTER
     }
 
-    /// The name of this log: another one when it was begun anew, so that what a follower has kept of
-    /// the old one means nothing here.
-    pub fn name(&self) -> Arc<str> {
-        Arc::clone(&self.name)
-    }
-
     /// Removes changes at or below a position that a later change of the same key, at or below it,
     /// has superseded; at most `most`. Answers how many. The latest change of each key stays.
     ///
@@ -145,6 +139,10 @@ impl PostgresLog {
 }
 
 impl ChangeLog for PostgresLog {
+    fn name(&self) -> Arc<str> {
+        history::log_in(&self.name, &self.worker.pool.connector().histories().name())
+    }
+
     fn after(&self, position: LogPosition, limit: usize) -> BoxFuture<'_, Result<Changes>> {
         Box::pin(async move {
             let limit = limit.clamp(1, Self::MAX_CHANGES);
@@ -166,11 +164,12 @@ impl ChangeLog for PostgresLog {
     }
 
     fn place_of(&self, position: Position) -> LogPosition {
-        end_of(position.get())
+        end_of(snapshot::transaction(position))
     }
 
     fn position_of(&self, place: LogPosition) -> Position {
-        Position::new(place.epoch)
+        let histories = self.worker.pool.connector().histories();
+        snapshot::position(place.epoch, histories.standing().generation)
     }
 }
 

@@ -88,9 +88,9 @@ async fn ask_by(connection: &mut Connection, worker: &Worker) -> Result<NodeStat
     Ok(NodeState {
         role: if look.is_replica { Role::Replica } else { Role::Primary },
         life: row.try_get::<_, i64>(0).map_err(failed)?.unsigned_abs(),
-        standing,
         timeline: look.timeline(),
-        position: snapshot.through(),
+        position: snapshot.through(standing.generation),
+        standing,
         log_end: log_end.map_or(0, u64::from),
     })
 }

@@ -52,20 +52,26 @@ impl Seen {
     /// that was acknowledged, so it proves more than its horizon.
     fn check(self, asked: Option<&Token>, history: &str) -> Result<(), Failure> {
         let Some(asked) = asked.and_then(|asked| asked.position(history)) else { return Ok(()) };
-        if self.is_replica && asked > self.snapshot.through() {
+        if self.is_replica && asked > self.snapshot.through(self.generation) {
             return Err(Failure::Refused(terrace_core::history::behind()));
         }
-        if !self.is_replica && !self.snapshot.has_heard_of(asked) {
+        if !self.is_replica && !self.snapshot.has_heard_of(asked, self.generation) {
             return Err(Failure::Refused(terrace_core::history::ahead()));
         }
         Ok(())
+    }
+
+    /// The write that a row shows.
+    fn written_by(self, row: &Row, column: usize) -> Result<Position, Failure> {
+        let writer = row.try_get(column).map_err(corrupt)?;
+        Ok(self.snapshot.written_by(writer, self.generation))
     }
 
     fn proof(self, history: &Arc<str>, shown: Position) -> Proof {
         Proof {
             history: Arc::clone(history),
             generation: self.generation,
-            through: self.snapshot.through(),
+            through: self.snapshot.through(self.generation),
             shown,
         }
     }
@@ -137,7 +143,7 @@ fn answer(key: &Key, row: &Row, seen: Seen, history: &Arc<str>) -> Result<Read, 
     let (mut record, mut number, mut shown) = (None, Version::NONE, Position::NONE);
     if let Some(version) = row.try_get::<_, Option<i64>>(1).map_err(corrupt)? {
         number = self::version(version);
-        shown = seen.snapshot.written_by(row.try_get(6).map_err(corrupt)?);
+        shown = seen.written_by(row, 6)?;
         if !row.try_get::<_, bool>(2).map_err(corrupt)? {
             record = Some(self::record(key.clone(), number, row, 3)?);
         }
@@ -239,7 +245,7 @@ impl ScanPage<'_> {
 fn newest(rows: &[Row], after: Seen) -> Result<Position, Failure> {
     let mut shown = Position::NONE;
     for row in rows {
-        shown = shown.max(after.snapshot.written_by(row.try_get(5).map_err(corrupt)?));
+        shown = shown.max(after.written_by(row, 5)?);
     }
     Ok(shown)
 }

@@ -3,21 +3,18 @@
 mod apply;
 mod query;
 mod rebuild;
+mod search;
 mod steps;
 mod tables;
-mod words;
 
 use std::fmt;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use terrace_core::read_model::{
-    Activity, Batch, Counted, Difference, Parked, Projection, Row, Rows,
-};
+use terrace_core::read_model::{Activity, Counted, Difference, Parked, Projection, Row, Rows};
 use terrace_core::{
-    BoxFuture, Deadline, Inspection, Key, LogPosition, Origin, Page, ReadModel, Result, Runtime,
-    Scan, Status, Task, Unit,
+    Batch, BoxFuture, Checkpoint, Deadline, Follower, Inspection, Key, LeaderLease, Origin, Page,
+    ReadModel, Result, Runtime, Scan, Status, Task, Unit,
 };
 
 use super::inspect::{self, Health};
@@ -27,23 +24,19 @@ use super::read::ScanPage;
 use super::statements::Prepares;
 use super::work::{Work, Worker};
 
-use words::Words;
+use search::SearchIndex;
 
 /// Keeps a read model in PostgreSQL 15 or later: `records(key, value, created_at, updated_at,
 /// read_count, write_count, version)` with a full-text index, made by the first start.
 ///
 /// Words are those of the configuration `simple`: without stemming, whatever the language. Of a value
-/// the first 100 000 characters are searched, for an index entry has a limit. They are indexed behind
-/// the projection, within seconds; where the projection is, before each search. A deleted record leaves
+/// the first 100 000 characters are searched, for an index entry has a limit. A deleted record leaves
 /// a row with `deleted`, which keeps its version and counts.
 pub struct PostgresReadModel {
     worker: Worker,
     schema: String,
     health: Health,
-    /// Whether the projection was here when the lease was last asked for.
-    leads: AtomicBool,
-    words: Arc<Words>,
-    tasks: Mutex<Vec<Task>>,
+    upkeep: Mutex<Option<Task>>,
 }
 
 impl PostgresReadModel {
@@ -68,15 +61,9 @@ impl PostgresReadModel {
             doubts: Arc::default(),
             apart: Arc::default(),
         };
-        let words = Arc::new(Words::default());
-        let indexing = {
-            let (words, worker) = (Arc::clone(&words), worker.clone());
-            async move { words.run(&worker).await }
-        };
-        let indexing = worker.runtime.spawn("words of the read model", indexing);
-        let tasks = Mutex::new(vec![super::upkeep(worker.clone(), None), indexing]);
+        let upkeep = Mutex::new(Some(super::upkeep(worker.clone(), None)));
         let (schema, health) = (options.schema, Health::default());
-        Ok(Self { worker, schema, health, leads: AtomicBool::default(), words, tasks })
+        Ok(Self { worker, schema, health, upkeep })
     }
 
     fn patience(&self) -> Deadline {
@@ -89,49 +76,17 @@ impl PostgresReadModel {
 }
 
 impl ReadModel for PostgresReadModel {
-    fn checkpoint<'a>(
-        &'a self,
-        of: Projection,
-        source: &'a str,
-    ) -> BoxFuture<'a, Result<Option<LogPosition>>> {
-        Box::pin(async move {
-            let found = self.perform(&query::Checkpoint { of, source }).await?;
-            Ok(found.map(|(position, behind)| {
-                if of == Projection::Live && behind && self.leads.load(Ordering::Acquire) {
-                    self.words.begin(position);
-                }
-                position
-            }))
-        })
+    fn follower(&self, of: Projection) -> Arc<dyn Follower> {
+        Arc::new(Projecting { worker: self.worker.clone(), of })
     }
 
-    fn begin<'a>(&'a self, of: Projection, source: &'a str) -> BoxFuture<'a, Result<()>> {
-        Box::pin(async move { self.perform(&rebuild::Begin { of, source }).await })
+    fn search_index(&self) -> Option<Arc<dyn Follower>> {
+        Some(Arc::new(SearchIndex(self.worker.clone())))
     }
 
-    fn lease<'a>(&'a self, owner: &'a str, time: Duration) -> BoxFuture<'a, Result<bool>> {
-        Box::pin(async move {
-            // Who gives it back leaves no words behind.
-            if time.is_zero() {
-                self.words.catch_up_soon(&self.worker).await;
-            }
-            let leads = self.perform(&query::Lease { owner, time }).await?;
-            self.leads.store(leads, Ordering::Release);
-            Ok(leads)
-        })
-    }
-
-    fn apply<'a>(&'a self, of: Projection, batch: &'a Batch) -> BoxFuture<'a, Result<bool>> {
-        Box::pin(async move {
-            if of == Projection::Live {
-                self.words.applying(batch, &self.worker).await;
-            }
-            let applied = self.perform(&apply::Apply { of, batch }).await?;
-            if applied && of == Projection::Live {
-                self.words.applied(batch);
-            }
-            Ok(applied)
-        })
+    fn lease(&self) -> Option<Arc<dyn LeaderLease>> {
+        let owner = format!("{:016x}", self.worker.runtime.random());
+        Some(Arc::new(Leading { worker: self.worker.clone(), owner }))
     }
 
     fn read<'a>(&'a self, keys: &'a [Key]) -> BoxFuture<'a, Result<Rows>> {
@@ -146,10 +101,7 @@ impl ReadModel for PostgresReadModel {
     }
 
     fn search<'a>(&'a self, words: &'a str, limit: usize) -> BoxFuture<'a, Result<Vec<Row>>> {
-        Box::pin(async move {
-            self.words.catch_up_soon(&self.worker).await;
-            self.perform(&query::Search { words, limit }).await
-        })
+        Box::pin(async move { self.perform(&query::Search { words, limit }).await })
     }
 
     fn top(&self, by: Counted, limit: usize) -> BoxFuture<'_, Result<Vec<Row>>> {
@@ -210,15 +162,75 @@ impl ReadModel for PostgresReadModel {
 
     fn close(&self) -> BoxFuture<'_, Result<()>> {
         Box::pin(async move {
-            self.words.catch_up_soon(&self.worker).await;
             self.worker.pool.close();
-            let tasks =
-                std::mem::take(&mut *self.tasks.lock().unwrap_or_else(PoisonError::into_inner));
-            for task in tasks {
-                task.stop().await;
+            let upkeep = self.upkeep.lock().unwrap_or_else(PoisonError::into_inner).take();
+            if let Some(upkeep) = upkeep {
+                upkeep.stop().await;
             }
             Ok(())
         })
+    }
+}
+
+/// What makes a projection.
+struct Projecting {
+    worker: Worker,
+    of: Projection,
+}
+
+impl Projecting {
+    async fn perform<W: Work>(&self, work: &W) -> Result<W::Answer> {
+        let deadline = Deadline::at(self.worker.runtime.now() + self.worker.patience * 2);
+        self.worker.perform(work, deadline).await
+    }
+}
+
+impl Follower for Projecting {
+    fn checkpoint(&self) -> BoxFuture<'_, Result<Checkpoint>> {
+        Box::pin(async { self.perform(&query::FindCheckpoint(tables::name(self.of))).await })
+    }
+
+    fn apply<'a>(&'a self, batch: &'a Batch) -> BoxFuture<'a, Result<bool>> {
+        Box::pin(async move { self.perform(&apply::Apply { of: self.of, batch }).await })
+    }
+
+    fn begin_anew<'a>(&'a self, log: &'a str) -> BoxFuture<'a, Result<()>> {
+        let name = tables::name(self.of);
+        Box::pin(async move { self.perform(&rebuild::Begin { name, log }).await })
+    }
+}
+
+impl fmt::Display for Projecting {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("postgres")
+    }
+}
+
+impl fmt::Debug for Projecting {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Projecting").field(&self.of).finish()
+    }
+}
+
+/// The lease of the projection, held by a session that lives as long as this process.
+struct Leading {
+    worker: Worker,
+    owner: String,
+}
+
+impl LeaderLease for Leading {
+    fn hold(&self, time: Duration) -> BoxFuture<'_, Result<bool>> {
+        Box::pin(async move {
+            let deadline = Deadline::at(self.worker.runtime.now() + self.worker.patience);
+            let hold = query::Hold { owner: &self.owner, time };
+            self.worker.apart.perform(&self.worker, &hold, deadline).await
+        })
+    }
+}
+
+impl fmt::Debug for Leading {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Leading").field(&self.owner).finish()
     }
 }
 

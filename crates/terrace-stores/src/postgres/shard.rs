@@ -18,9 +18,8 @@ use std::time::Duration;
 
 use terrace_core::shard::{RequestResult, Reserved};
 use terrace_core::{
-    BoxFuture, Follow, Generations, Inspection, KeptLog, Key, Logged, Page, Read, ReadOptions,
-    Receipt, Result, Rows, Runtime, Scan, Shard, ShardState, SlotSet, Store, Version, Write,
-    WriteOptions,
+    BoxFuture, ChangeLog, Follower, Generations, Inspection, Key, Page, Read, ReadOptions, Receipt,
+    Result, Rows, Runtime, Scan, Shard, ShardState, SlotSet, Store, Version, Write, WriteOptions,
 };
 use tokio::sync::Mutex;
 use tokio_postgres::Client;
@@ -164,11 +163,8 @@ impl Shard for PostgresShard {
         Box::pin(self.inner.change(from, to, floor))
     }
 
-    fn keep_log(&self) -> BoxFuture<'_, Result<KeptLog>> {
-        Box::pin(async {
-            let log = self.inner.store.install_log(LogBegin::Empty).await?;
-            Ok(KeptLog { name: log.name(), log: Arc::new(log) })
-        })
+    fn keep_log(&self) -> BoxFuture<'_, Result<Arc<dyn ChangeLog>>> {
+        Box::pin(async { Ok(Arc::new(self.inner.store.install_log(LogBegin::Empty).await?) as _) })
     }
 
     fn end_log(&self) -> BoxFuture<'_, Result<()>> {
@@ -186,18 +182,9 @@ impl Shard for PostgresShard {
         Box::pin(self.inner.rows(after, quiet))
     }
 
-    fn followed(&self, source: &str) -> BoxFuture<'_, Result<Option<Follow>>> {
-        Box::pin(self.inner.followed(source.to_owned()))
-    }
-
-    fn apply(
-        &self,
-        epoch: u64,
-        source: &str,
-        rows: Vec<Logged>,
-        follow: Follow,
-    ) -> BoxFuture<'_, Result<()>> {
-        Box::pin(self.inner.apply(epoch, source.to_owned(), rows, follow))
+    fn follower(&self, epoch: u64, source: &str) -> Arc<dyn Follower> {
+        let (inner, source) = (Arc::clone(&self.inner), source.to_owned());
+        Arc::new(take::Taker { inner, epoch, source })
     }
 
     fn results(&self, slots: &SlotSet) -> BoxFuture<'_, Result<Vec<RequestResult>>> {

@@ -1,7 +1,24 @@
 //! What a snapshot of the server proves, and how it comes over the wire.
 
-use terrace_core::Position;
+use terrace_core::{Generation, Position};
 use tokio_postgres::types::{FromSql, Type};
+
+use super::history::restarts;
+
+/// The bits of a position that are a transaction id; those above count restarts of the server.
+const TRANSACTION_BITS: u32 = 48;
+
+/// The position of a transaction of the run of the server that has this generation.
+pub(super) fn position(transaction: u64, generation: Generation) -> Position {
+    let most = (1 << (u64::BITS - TRANSACTION_BITS)) - 1;
+    let restarts = restarts(generation).min(most);
+    Position::new(restarts << TRANSACTION_BITS | transaction)
+}
+
+/// The transaction at a position. Of committed ones none has the id of another, whatever was restarted.
+pub(super) fn transaction(position: Position) -> u64 {
+    position.get() & ((1 << TRANSACTION_BITS) - 1)
+}
 
 type Decoded<T> = Result<T, Box<dyn std::error::Error + Sync + Send>>;
 
@@ -16,20 +33,20 @@ pub(super) struct Snapshot {
 
 impl Snapshot {
     /// Everything up to here is visible, or has failed.
-    pub(super) fn through(self) -> Position {
-        Position::new(self.xmin.saturating_sub(1))
+    pub(super) fn through(self, generation: Generation) -> Position {
+        position(self.xmin.saturating_sub(1), generation)
     }
 
     /// Whether a write at this position can have been acknowledged by this server.
-    pub(super) fn has_heard_of(self, position: Position) -> bool {
-        position.get() < self.xmax
+    pub(super) fn has_heard_of(self, position: Position, generation: Generation) -> bool {
+        position < self::position(self.xmax, generation)
     }
 
     /// The whole number of the transaction that wrote a visible row. Of a row that is older than 2^31
     /// transactions it may be a later one, which asks for more than is needed.
-    pub(super) fn written_by(self, Xid(row): Xid) -> Position {
+    pub(super) fn written_by(self, Xid(row): Xid, generation: Generation) -> Position {
         let behind = low(self.xmax).wrapping_sub(row);
-        Position::new(self.xmax.saturating_sub(u64::from(behind)))
+        position(self.xmax.saturating_sub(u64::from(behind)), generation)
     }
 }
 
@@ -92,20 +109,37 @@ mod tests {
             raw.extend(number.to_be_bytes());
         }
         let snapshot = Snapshot::from_sql(&Type::PG_SNAPSHOT, &raw).unwrap();
-        assert_eq!(snapshot.through(), Position::new(699));
-        assert!(snapshot.has_heard_of(Position::new(704)));
-        assert!(!snapshot.has_heard_of(Position::new(705)));
+        let first = Generation::new(3);
+        assert_eq!(snapshot.through(first), Position::new(699));
+        assert!(snapshot.has_heard_of(Position::new(704), first));
+        assert!(!snapshot.has_heard_of(Position::new(705), first));
         assert!(Snapshot::from_sql(&Type::PG_SNAPSHOT, &raw[..15]).is_err());
+    }
+
+    /// A crash gives ids out again of which nothing was on disk.
+    #[test]
+    fn what_was_proved_before_a_restart_proves_nothing_after_it() {
+        let (before, after) = (Generation::new(7), Generation::new((1 << 32) + 1));
+        let (proved, again) =
+            (Snapshot { xmin: 3730, xmax: 3730 }, Snapshot { xmin: 3598, xmax: 3600 });
+        let token = position(3601, after);
+        assert!(proved.through(before) < token);
+        assert!(
+            proved.through(before) < again.through(after),
+            "whatever was acknowledged is there"
+        );
+        assert_eq!(transaction(token), 3601);
+        assert!(position(1, Generation::new(u64::MAX)) > token);
     }
 
     #[test]
     fn the_writer_of_a_row_is_the_last_with_its_low_half() {
-        let wrap = 1 << 32;
+        let (wrap, first) = (1 << 32, Generation::new(1));
         let snapshot = Snapshot { xmin: wrap + 5, xmax: wrap + 10 };
-        assert_eq!(snapshot.written_by(Xid(9)), Position::new(wrap + 9));
-        assert_eq!(snapshot.written_by(Xid(u32::MAX)), Position::new(wrap - 1));
+        assert_eq!(snapshot.written_by(Xid(9), first), Position::new(wrap + 9));
+        assert_eq!(snapshot.written_by(Xid(u32::MAX), first), Position::new(wrap - 1));
         let young = Snapshot { xmin: 5, xmax: 5 };
-        assert_eq!(young.written_by(Xid(4)), Position::new(4));
-        assert_eq!(young.written_by(Xid(2)), Position::new(2), "frozen at the beginning");
+        assert_eq!(young.written_by(Xid(4), first), Position::new(4));
+        assert_eq!(young.written_by(Xid(2), first), Position::new(2), "frozen at the beginning");
     }
 }

@@ -55,12 +55,12 @@ impl Work for WriteBatch<'_> {
             match Box::pin(self.transact(connection, progress)).await? {
                 Done::Now(answers, transaction) => (answers, transaction),
                 Done::Before(remembered, transaction) => {
-                    return Ok(remembered.receipts(&connection.history, transaction));
+                    return Ok(remembered.receipts(connection, transaction));
                 }
             }
         };
         let durability = connection.durability();
-        let position = transaction.map_or(Position::NONE, |number| Position::new(number.0));
+        let position = transaction.map_or(Position::NONE, |it| connection.position(it));
         let token = Token::of(Arc::clone(&connection.history), position);
         let receipt = |(outcome, version): (Outcome, Version)| Receipt {
             outcome,

@@ -5,10 +5,9 @@ use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
 use redis::{AsyncConnectionConfig, Client, Pipeline, RedisResult, Script};
-use terrace_core::event_stream::event_id;
 use terrace_core::{
-    BoxFuture, Deadline, Error, ErrorKind, EventStream, Inspection, LogPosition, Logged, Result,
-    Runtime, Status, Unit,
+    Batch, BoxFuture, Checkpoint, Deadline, Error, ErrorKind, Follower, LogPosition, Logged,
+    Result, Runtime,
 };
 use tokio::sync::Mutex;
 
@@ -47,6 +46,9 @@ impl fmt::Debug for RedisStreamOptions {
 /// an id once, and remembers the last also when entries are trimmed, so the stream is its own
 /// checkpoint.
 ///
+/// It goes on whatever the log's name is: a failover without loss leaves consumers where they are. After
+/// one with loss it stands behind the log's end, and refuses to begin anew.
+///
 /// Fields: `type` (`RecordCreated`, `RecordUpdated`, `RecordDeleted`), `key`, `value` (but of a
 /// deletion), `version`, `time` (microseconds since 1970; but of a deletion). Two events of one key may
 /// stand in either order when their transactions overlapped: the higher version is the newer.
@@ -55,7 +57,15 @@ pub struct RedisStream {
     options: RedisStreamOptions,
     runtime: Runtime,
     connection: Mutex<Option<MultiplexedConnection>>,
+    published: std::sync::Mutex<Option<Published>>,
     last: Script,
+}
+
+/// What this instance has published last: a log's position may lie behind the last event before it.
+#[derive(Clone, Copy)]
+struct Published {
+    end: LogPosition,
+    to: LogPosition,
 }
 
 /// The last id, also of a stream whose entries are gone, and the version in its entry, if that is there.
@@ -92,7 +102,9 @@ impl RedisStream {
             Client::open(options.url.as_str()).map_err(|_driver_text_may_hold_the_url| {
                 Error::invalid("the Redis URL cannot be read; write redis://host:port/number")
             })?;
-        Ok(Self { client, options, runtime, connection: Mutex::default(), last: Script::new(LAST) })
+        let (connection, published, last) =
+            (Mutex::default(), std::sync::Mutex::default(), Script::new(LAST));
+        Ok(Self { client, options, runtime, connection, published, last })
     }
 
     /// One exchange with the broker; after a failure the next one has a new connection.
@@ -151,7 +163,7 @@ impl RedisStream {
             if place + 1 == events.len() {
                 add.arg("MAXLEN").arg("~").arg(self.options.max_events.min(i64::MAX as u64));
             }
-            add.arg(event_id(id)).arg("type").arg(kind).arg("key").arg(event.key.as_str());
+            add.arg(id.to_string()).arg("type").arg(kind).arg("key").arg(event.key.as_str());
             add.arg("version").arg(event.version.get());
             if let Some(record) = &event.record {
                 add.arg("value").arg(record.value.as_str());
@@ -181,44 +193,63 @@ fn ids(last: LogPosition, events: &[Logged]) -> Vec<LogPosition> {
     next.collect()
 }
 
-impl EventStream for RedisStream {
-    fn last(&self) -> BoxFuture<'_, Result<LogPosition>> {
-        Box::pin(async move {
-            let end = self.exchange(async |connection| self.end(connection).await).await?;
-            Ok(end.event)
-        })
+impl RedisStream {
+    fn published(&self) -> std::sync::MutexGuard<'_, Option<Published>> {
+        self.published.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
-    fn publish<'a>(
-        &'a self,
-        last: LogPosition,
-        events: &'a [Logged],
-    ) -> BoxFuture<'a, Result<bool>> {
-        Box::pin(async move {
-            // Nothing happens when somebody else adds in between. A script would do the same in one
-            // exchange, and take twice the time of Redis for each event.
-            self.exchange(async |connection| {
-                redis::cmd("WATCH").arg(&self.options.key).exec_async(connection).await?;
-                let end = self.end(connection).await?;
-                if end.event != last {
-                    redis::cmd("UNWATCH").exec_async(connection).await?;
-                    return Ok(false);
-                }
-                let all = self.transaction(end.id, events);
-                let done: Option<Vec<String>> = all.query_async(connection).await?;
-                Ok(done.is_some())
-            })
-            .await
-        })
-    }
-
-    fn inspect(&self) -> BoxFuture<'_, Inspection> {
-        Box::pin(async move {
-            let tree = Inspection::new("redis-stream").option("key", &self.options.key);
-            match self.connection.try_lock().map(|kept| kept.is_some()) {
-                Ok(false) => tree.status(Status::Degraded, "the broker is not connected"),
-                _ => tree.gauge("connected", 1, Unit::Count),
+    /// Publishes all events or none; `false` when the stream's end is not where they follow.
+    async fn publish(&self, batch: &Batch) -> Result<bool> {
+        let (from, known) = (batch.from.position, *self.published());
+        let end = match known.filter(|known| known.to == from) {
+            Some(known) => known.end,
+            None => from,
+        };
+        let to = Published { end, to: batch.to.position };
+        if batch.changes.is_empty() {
+            *self.published() = Some(to);
+            return Ok(true);
+        }
+        // Nothing happens when somebody else adds in between. A script would do the same in one
+        // exchange, and take twice the time of Redis for each event.
+        let done = self.exchange(async |connection| {
+            redis::cmd("WATCH").arg(&self.options.key).exec_async(connection).await?;
+            let found = self.end(connection).await?;
+            if found.event != end {
+                redis::cmd("UNWATCH").exec_async(connection).await?;
+                return Ok(false);
             }
+            let all = self.transaction(found.id, &batch.changes);
+            let done: Option<Vec<String>> = all.query_async(connection).await?;
+            Ok(done.is_some())
+        });
+        let done = done.await?;
+        let last = batch.changes.last().map_or(end, |event| event.position);
+        *self.published() = done.then_some(Published { end: last, ..to });
+        Ok(done)
+    }
+}
+
+impl Follower for RedisStream {
+    fn checkpoint(&self) -> BoxFuture<'_, Result<Checkpoint>> {
+        Box::pin(async move {
+            let end = self.exchange(async |connection| self.end(connection).await).await?.event;
+            let known = self.published().filter(|known| known.end == end);
+            let position = known.map_or(end, |known| known.to);
+            Ok(Checkpoint::beginning(Checkpoint::ANY_LOG).at(position))
+        })
+    }
+
+    /// Each position is published once. What is refused stays refused: consumers count on every event.
+    fn apply<'a>(&'a self, batch: &'a Batch) -> BoxFuture<'a, Result<bool>> {
+        Box::pin(self.publish(batch))
+    }
+
+    fn begin_anew<'a>(&'a self, _: &'a str) -> BoxFuture<'a, Result<()>> {
+        Box::pin(async {
+            let message = "the stream has events that the database has lost, as after a restore; \
+                           rename or remove the stream, and all events are published anew";
+            Err(Error::new(ErrorKind::Unavailable, message).with("stream", &self.options.key))
         })
     }
 }

@@ -114,6 +114,10 @@ fn lost() -> terrace_core::Error {
 }
 
 impl ChangeLog for SqliteChangeLog {
+    fn name(&self) -> Arc<str> {
+        self.shared.histories.name()
+    }
+
     fn place_of(&self, position: Position) -> LogPosition {
         LogPosition { epoch: 0, offset: position.get() }
     }

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use rusqlite::{Connection, OptionalExtension, params};
 use terrace_core::{
-    BoxFuture, Changes, Deadline, Follower, LogPosition, Logged, PositionLost, Result, Timestamp,
-    Version,
+    Batch, BoxFuture, Checkpoint, Deadline, Error, ErrorKind, Follower, Logged, PositionLost,
+    Result, Timestamp, Version,
 };
 
 use super::failure;
@@ -16,46 +16,46 @@ use super::shared::Shared;
 /// Follows a change log into a [`SqliteStore`](super::SqliteStore); from
 /// [`SqliteStore::follower`](super::SqliteStore::follower).
 ///
-/// Its place is kept under the name of the log, so a file may follow several. A row keeps the version
-/// that it has at its origin, and is written only over an older one.
+/// Its checkpoint is kept under the name of the source, so a file may follow several. A row keeps the
+/// version that it has at its origin, and is written only over an older one.
 #[derive(Clone, Debug)]
 pub struct SqliteFollower {
     shared: Arc<Shared>,
-    origin: Arc<str>,
+    source: Arc<str>,
 }
 
 impl SqliteFollower {
-    pub(super) fn new(shared: Arc<Shared>, origin: Arc<str>) -> Self {
-        Self { shared, origin }
+    pub(super) fn new(shared: Arc<Shared>, source: Arc<str>) -> Self {
+        Self { shared, source }
     }
 
-    async fn step(&self, step: Step) -> Result<()> {
-        let bytes = match &step {
-            Step::Apply { changes, .. } => changes.changes.iter().map(bytes_of).sum(),
-            Step::BeginAnew => 0,
-        };
-        let follow = Follow { origin: Arc::clone(&self.origin), step };
+    async fn step(&self, step: Step, bytes: usize) -> Result<()> {
+        let follow = Follow { source: Arc::clone(&self.source), step };
         self.shared.submit(Task::Follow(follow), bytes, Deadline::NEVER).await?;
         Ok(())
     }
 }
 
 impl Follower for SqliteFollower {
-    fn followed(&self) -> BoxFuture<'_, Result<LogPosition>> {
-        let ask = |reply| ReadJob::Followed { origin: Arc::clone(&self.origin), reply };
+    fn checkpoint(&self) -> BoxFuture<'_, Result<Checkpoint>> {
+        let ask = |reply| ReadJob::Checkpoint { source: Arc::clone(&self.source), reply };
         Box::pin(self.shared.ask(ask, 0, Deadline::NEVER))
     }
 
-    fn apply(&self, from: LogPosition, changes: Changes) -> BoxFuture<'_, Result<()>> {
+    fn apply<'a>(&'a self, batch: &'a Batch) -> BoxFuture<'a, Result<bool>> {
         Box::pin(async move {
-            let applied = self.step(Step::Apply { from, changes }).await;
-            applied.map_err(|error| error.during("follow"))
+            let bytes = batch.changes.iter().map(bytes_of).sum();
+            match self.step(Step::Apply(batch.clone()), bytes).await {
+                Err(error) if PositionLost::caused(&error) => Ok(false),
+                applied => applied.map(|()| true).map_err(|error| error.during("follow")),
+            }
         })
     }
 
-    fn begin_anew(&self) -> BoxFuture<'_, Result<()>> {
+    fn begin_anew<'a>(&'a self, log: &'a str) -> BoxFuture<'a, Result<()>> {
         Box::pin(async move {
-            self.step(Step::BeginAnew).await.map_err(|error| error.during("begin anew"))
+            let begun = self.step(Step::BeginAnew(log.to_owned()), 0).await;
+            begun.map_err(|error| error.during("begin anew"))
         })
     }
 }
@@ -74,91 +74,91 @@ fn bytes_of(change: &Logged) -> usize {
 /// What a follower hands to the writer.
 #[derive(Debug)]
 pub(super) struct Follow {
-    origin: Arc<str>,
+    source: Arc<str>,
     step: Step,
 }
 
 #[derive(Debug)]
 enum Step {
-    Apply { from: LogPosition, changes: Changes },
-    BeginAnew,
+    Apply(Batch),
+    BeginAnew(String),
 }
 
 impl Follow {
     /// How many tombstones it brings.
     pub(super) fn deletions(&self) -> usize {
         match &self.step {
-            Step::Apply { changes, .. } => {
-                changes.changes.iter().filter(|change| change.record.is_none()).count()
-            }
-            Step::BeginAnew => 0,
+            Step::Apply(batch) => batch.changes.iter().filter(|it| it.record.is_none()).count(),
+            Step::BeginAnew(_) => 0,
         }
     }
 
     /// Does it within the transaction that is open; answers the highest version that it wrote.
     pub(super) fn perform(&self, connection: &Connection, to: &Target) -> Result<Version> {
-        let counter = counter(connection)?;
-        // Until it is set back, rows keep the versions that they bring: see the triggers.
-        keep_counter(connection, -1)?;
-        let (highest, counter) = match &self.step {
-            Step::Apply { from, changes } => {
-                let highest = self.apply(connection, *from, changes, to.now_micros)?;
-                let reached = signed(changes.position.offset)?;
-                let mirrors = to.is_replica && !changes.more;
-                (highest, if mirrors { counter.max(reached) } else { counter })
+        as_is(connection, |connection, counter| match &self.step {
+            Step::Apply(batch) => {
+                let highest = apply(connection, &self.source, batch, to.now_micros)?;
+                let reached = signed(batch.to.position.offset)?;
+                let mirrors = to.is_replica && !batch.more;
+                Ok((highest, if mirrors { counter.max(reached) } else { counter }))
             }
-            Step::BeginAnew => {
-                self.keep_place(connection, LogPosition::default())?;
+            Step::BeginAnew(log) => {
+                // The log of a file holds all of its records, so nothing is to be copied first.
+                keep(connection, &self.source, &Checkpoint::beginning(log.as_str()))?;
                 if to.is_replica {
                     run(connection, "DELETE FROM records")?;
                 }
-                (Version::NONE, if to.is_replica { 0 } else { counter })
+                Ok((Version::NONE, if to.is_replica { 0 } else { counter }))
             }
-        };
-        keep_counter(connection, counter)?;
-        Ok(highest)
+        })
     }
+}
 
-    fn apply(
-        &self,
-        connection: &Connection,
-        from: LogPosition,
-        changes: &Changes,
-        now_micros: i64,
-    ) -> Result<Version> {
-        let place = place(connection, &self.origin)?;
-        if place < from {
-            return Err(PositionLost::error(
-                "the file has not come to where these changes begin; ask where it stands",
-            ));
-        }
-        let mut upsert = connection.prepare_cached(UPSERT).map_err(failure::of)?;
-        let mut highest = Version::NONE;
-        for change in &changes.changes {
-            let version = signed(change.version.get())?;
-            let row = change.record.as_ref().map(|record| {
-                let micros = |time: Timestamp| time.as_microsecond();
-                (record.value.as_str(), micros(record.created_at), micros(record.updated_at))
-            });
-            let (value, created_at, updated_at) = row.unwrap_or(("", now_micros, now_micros));
-            let (key, deleted) = (change.key.as_str(), change.record.is_none());
-            upsert
-                .execute(params![key, value, version, created_at, updated_at, deleted])
-                .map_err(failure::of)?;
-            highest = highest.max(change.version);
-        }
-        self.keep_place(connection, place.max(changes.position))?;
-        Ok(highest)
-    }
+/// Changes rows that keep the versions they bring. The work is given the counter of versions, and
+/// answers what it is to be.
+pub(super) fn as_is<T>(
+    connection: &Connection,
+    work: impl FnOnce(&Connection, i64) -> Result<(T, i64)>,
+) -> Result<T> {
+    let counter = counter(connection)?;
+    // Until it is set back, rows keep the versions that they bring: see the triggers.
+    keep_counter(connection, -1)?;
+    let (done, counter) = work(connection, counter)?;
+    keep_counter(connection, counter)?;
+    Ok(done)
+}
 
-    fn keep_place(&self, connection: &Connection, place: LogPosition) -> Result<()> {
-        let text = format!("{}:{}", place.epoch, place.offset);
-        connection
-            .prepare_cached("INSERT OR REPLACE INTO meta (name, value) VALUES (?1, ?2)")
-            .and_then(|mut keep| keep.execute(params![name(&self.origin), text]))
-            .map(drop)
-            .map_err(failure::of)
+/// Applies a batch and moves the checkpoint, in the transaction that is open and as rows are; answers the
+/// highest version.
+///
+/// # Errors
+/// [`PositionLost`] when the checkpoint is not where the batch begins.
+pub(super) fn apply(
+    connection: &Connection,
+    source: &str,
+    batch: &Batch,
+    now_micros: i64,
+) -> Result<Version> {
+    if checkpoint(connection, source)? != batch.from {
+        return Err(PositionLost::error("another process has followed from there"));
     }
+    let mut upsert = connection.prepare_cached(UPSERT).map_err(failure::of)?;
+    let mut highest = Version::NONE;
+    for change in &batch.changes {
+        let version = signed(change.version.get())?;
+        let row = change.record.as_ref().map(|record| {
+            let micros = |time: Timestamp| time.as_microsecond();
+            (record.value.as_str(), micros(record.created_at), micros(record.updated_at))
+        });
+        let (value, created_at, updated_at) = row.unwrap_or(("", now_micros, now_micros));
+        let (key, deleted) = (change.key.as_str(), change.record.is_none());
+        upsert
+            .execute(params![key, value, version, created_at, updated_at, deleted])
+            .map_err(failure::of)?;
+        highest = highest.max(change.version);
+    }
+    keep(connection, source, &batch.to)?;
+    Ok(highest)
 }
 
 /// What the writer knows of the file that follows.
@@ -169,31 +169,43 @@ pub(super) struct Target {
     pub(super) now_micros: i64,
 }
 
-pub(super) const UPSERT: &str =
-    "INSERT INTO records (key, value, version, created_at, updated_at, deleted)
+const UPSERT: &str = "INSERT INTO records (key, value, version, created_at, updated_at, deleted)
     VALUES (?1, ?2, ?3, ?4, ?5, ?6)
     ON CONFLICT (key) DO UPDATE SET value = excluded.value, version = excluded.version,
     created_at = excluded.created_at, updated_at = excluded.updated_at, deleted = excluded.deleted
     WHERE records.version < excluded.version";
 
-/// How far this file has followed that log.
-pub(super) fn place(connection: &Connection, origin: &str) -> Result<LogPosition> {
+/// How far this file has followed that source. What cannot be read is no place: to begin anew is always
+/// right.
+pub(super) fn checkpoint(connection: &Connection, source: &str) -> Result<Checkpoint> {
     let mut ask =
         connection.prepare_cached("SELECT value FROM meta WHERE name = ?1").map_err(failure::of)?;
     let text: Option<String> =
-        ask.query_row([name(origin)], |row| row.get(0)).optional().map_err(failure::of)?;
-    let Some(text) = text else { return Ok(LogPosition::default()) };
-    let parts = text.split_once(':').and_then(|(epoch, offset)| {
-        Some(LogPosition { epoch: epoch.parse().ok()?, offset: offset.parse().ok()? })
-    });
-    parts.ok_or_else(|| failure::corrupt("followed"))
+        ask.query_row([name(source)], |row| row.get(0)).optional().map_err(failure::of)?;
+    Ok(text.and_then(|text| serde_json::from_str(&text).ok()).unwrap_or_default())
 }
 
-fn name(origin: &str) -> String {
-    format!("followed:{origin}")
+pub(super) fn keep(connection: &Connection, source: &str, checkpoint: &Checkpoint) -> Result<()> {
+    let text = serde_json::to_string(checkpoint).map_err(|error| {
+        Error::new(ErrorKind::Internal, "a checkpoint cannot be written").caused_by(error)
+    })?;
+    connection
+        .prepare_cached("INSERT OR REPLACE INTO meta (name, value) VALUES (?1, ?2)")
+        .and_then(|mut keep| keep.execute(params![name(source), text]))
+        .map(drop)
+        .map_err(failure::of)
 }
 
-pub(super) fn counter(connection: &Connection) -> Result<i64> {
+/// Forgets how far any source was followed.
+pub(super) fn forget_all(connection: &Connection) -> Result<()> {
+    run(connection, "DELETE FROM meta WHERE name LIKE 'followed:%'")
+}
+
+fn name(source: &str) -> String {
+    format!("followed:{source}")
+}
+
+fn counter(connection: &Connection) -> Result<i64> {
     let mut ask = connection.prepare_cached(super::reader::COUNTER).map_err(failure::of)?;
     ask.query_row([], |row| row.get(0)).map_err(failure::of)
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 
 use terrace_core::{
-    Error, Idempotency, Key, LogPosition, Page, Position, Read, Receipt, Result, Scan, Write,
+    Checkpoint, Error, Idempotency, Key, Page, Position, Read, Receipt, Result, Scan, Write,
 };
 use tokio::sync::oneshot;
 
@@ -33,8 +33,8 @@ pub(super) enum ReadJob {
     },
     /// The change log after a version.
     Log { after: u64, limit: usize, reply: Reply<Part> },
-    /// How far this file has followed another's.
-    Followed { origin: Arc<str>, reply: Reply<LogPosition> },
+    /// How far this file has followed a source.
+    Checkpoint { source: Arc<str>, reply: Reply<Checkpoint> },
 }
 
 impl ReadJob {
@@ -44,7 +44,7 @@ impl ReadJob {
             Self::Keys { reply, .. } => reply.is_closed(),
             Self::Scan { reply, .. } => reply.is_closed(),
             Self::Log { reply, .. } => reply.is_closed(),
-            Self::Followed { reply, .. } => reply.is_closed(),
+            Self::Checkpoint { reply, .. } => reply.is_closed(),
         }
     }
 
@@ -54,7 +54,7 @@ impl ReadJob {
             Self::Keys { reply, .. } => drop(reply.send(Err(error))),
             Self::Scan { reply, .. } => drop(reply.send(Err(error))),
             Self::Log { reply, .. } => drop(reply.send(Err(error))),
-            Self::Followed { reply, .. } => drop(reply.send(Err(error))),
+            Self::Checkpoint { reply, .. } => drop(reply.send(Err(error))),
         }
     }
 }

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use rusqlite::{Connection, OptionalExtension, Row};
 use terrace_core::{
-    BoxFuture, ChangeLog, Changes, Deadline, Key, LogPosition, Logged, Position, PositionLost,
-    Record, Result, Runtime, Timestamp, Value, Version,
+    BoxFuture, ChangeLog, Changes, Deadline, Histories, Key, LogPosition, Logged, Position,
+    PositionLost, Record, Result, Runtime, Timestamp, Value, Version, history,
 };
 use tokio::sync::watch;
 
@@ -23,6 +23,7 @@ use super::options::SqliteOptions;
 pub struct SqliteLog {
     lane: Lane,
     name: Arc<str>,
+    histories: Arc<Histories>,
     committed: watch::Sender<u64>,
     runtime: Runtime,
 }
@@ -69,16 +70,11 @@ pub(super) fn install(connection: &mut Connection, runtime: &Runtime) -> Result<
 impl SqliteLog {
     pub(super) fn open(
         options: &SqliteOptions,
-        name: Arc<str>,
+        (name, histories): (Arc<str>, Arc<Histories>),
         committed: watch::Sender<u64>,
         runtime: Runtime,
     ) -> Result<Self> {
-        Ok(Self { lane: Lane::start(options, "sqlite-log")?, name, committed, runtime })
-    }
-
-    /// The name of this log.
-    pub fn name(&self) -> Arc<str> {
-        Arc::clone(&self.name)
+        Ok(Self { lane: Lane::start(options, "sqlite-log")?, name, histories, committed, runtime })
     }
 
     async fn last(&self) -> Result<u64> {
@@ -95,6 +91,10 @@ impl SqliteLog {
 }
 
 impl ChangeLog for SqliteLog {
+    fn name(&self) -> Arc<str> {
+        history::log_in(&self.name, &self.histories.name())
+    }
+
     fn place_of(&self, position: Position) -> LogPosition {
         LogPosition { epoch: 0, offset: position.get() }
     }

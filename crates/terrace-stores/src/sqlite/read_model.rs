@@ -8,11 +8,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rusqlite::{Connection, TransactionBehavior};
-use terrace_core::read_model::{
-    Activity, Batch, Counted, Difference, Parked, Projection, Row, Rows,
-};
+use terrace_core::read_model::{Activity, Counted, Difference, Parked, Projection, Row, Rows};
 use terrace_core::{
-    BoxFuture, Inspection, Key, LogPosition, Page, ReadModel, Result, Runtime, Scan, Status, Unit,
+    Batch, BoxFuture, Checkpoint, Follower, Inspection, Key, LeaderLease, Page, ReadModel, Result,
+    Runtime, Scan, Status, Unit,
 };
 
 use super::lane::Lane;
@@ -23,6 +22,7 @@ use super::{connect, failure};
 /// write_count, version)` with a full-text index (FTS5), made at the first start.
 ///
 /// One thread changes it, one reads it, each in snapshots of the write-ahead log.
+#[derive(Clone)]
 pub struct SqliteReadModel {
     changes: Arc<Lane>,
     queries: Arc<Lane>,
@@ -86,36 +86,18 @@ impl SqliteReadModel {
 }
 
 impl ReadModel for SqliteReadModel {
-    fn checkpoint<'a>(
-        &'a self,
-        of: Projection,
-        source: &'a str,
-    ) -> BoxFuture<'a, Result<Option<LogPosition>>> {
-        let source = source.to_owned();
-        Box::pin(async move {
-            self.query("find the checkpoint", move |it| change::checkpoint(it, of, &source)).await
-        })
+    fn follower(&self, of: Projection) -> Arc<dyn Follower> {
+        Arc::new(Projecting { model: self.clone(), of })
     }
 
-    fn begin<'a>(&'a self, of: Projection, source: &'a str) -> BoxFuture<'a, Result<()>> {
-        let source = source.to_owned();
-        Box::pin(async move {
-            self.change("begin a projection", move |it| change::begin(it, of, &source)).await
-        })
+    /// The words change with their rows.
+    fn search_index(&self) -> Option<Arc<dyn Follower>> {
+        None
     }
 
-    fn lease<'a>(&'a self, owner: &'a str, time: Duration) -> BoxFuture<'a, Result<bool>> {
-        let (owner, now) = (owner.to_owned(), self.now());
-        Box::pin(async move {
-            self.change("lease", move |it| change::lease(it, &owner, now, time)).await
-        })
-    }
-
-    fn apply<'a>(&'a self, of: Projection, batch: &'a Batch) -> BoxFuture<'a, Result<bool>> {
-        let (batch, now) = (batch.clone(), self.now());
-        Box::pin(async move {
-            self.change("project", move |it| change::apply(it, of, &batch, now)).await
-        })
+    /// One process has the file.
+    fn lease(&self) -> Option<Arc<dyn LeaderLease>> {
+        None
     }
 
     fn read<'a>(&'a self, keys: &'a [Key]) -> BoxFuture<'a, Result<Rows>> {
@@ -221,5 +203,35 @@ impl fmt::Display for SqliteReadModel {
 impl fmt::Debug for SqliteReadModel {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("SqliteReadModel").field("path", self.queries.path()).finish_non_exhaustive()
+    }
+}
+
+/// What makes a projection.
+#[derive(Debug)]
+struct Projecting {
+    model: SqliteReadModel,
+    of: Projection,
+}
+
+impl Follower for Projecting {
+    fn checkpoint(&self) -> BoxFuture<'_, Result<Checkpoint>> {
+        let of = self.of;
+        Box::pin(self.model.query("find the checkpoint", move |it| change::checkpoint(it, of)))
+    }
+
+    fn apply<'a>(&'a self, batch: &'a Batch) -> BoxFuture<'a, Result<bool>> {
+        let (of, batch, now) = (self.of, batch.clone(), self.model.now());
+        Box::pin(self.model.change("project", move |it| change::apply(it, of, &batch, now)))
+    }
+
+    fn begin_anew<'a>(&'a self, log: &'a str) -> BoxFuture<'a, Result<()>> {
+        let (of, log) = (self.of, log.to_owned());
+        Box::pin(self.model.change("begin a projection", move |it| change::begin(it, of, &log)))
+    }
+}
+
+impl fmt::Display for Projecting {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.model.fmt(f)
     }
 }

@@ -117,8 +117,8 @@ impl<'c> Reader<'c> {
                 ReadJob::Log { after, limit, reply } => {
                     let _ = reply.send(self.log(after, limit));
                 }
-                ReadJob::Followed { origin, reply } => {
-                    let _ = reply.send(follow::place(self.connection, &origin));
+                ReadJob::Checkpoint { source, reply } => {
+                    let _ = reply.send(follow::checkpoint(self.connection, &source));
                 }
             }
         }

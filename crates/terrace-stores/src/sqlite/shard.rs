@@ -18,12 +18,12 @@ use std::time::{Duration, Instant};
 use rusqlite::{Connection, OptionalExtension, TransactionBehavior, params};
 use terrace_core::shard::{RequestResult, Reserved, moved};
 use terrace_core::{
-    BoxFuture, Error, ErrorKind, Follow, Generations, Inspection, KeptLog, Key, Logged, Page, Read,
+    BoxFuture, ChangeLog, Error, ErrorKind, Follower, Generations, Inspection, Key, Page, Read,
     ReadOptions, Receipt, Result, Rows, Runtime, Scan, Shard, ShardState, SlotSet, Store, Version,
     Write, WriteOptions,
 };
 
-use super::follow::keep_counter;
+use super::follow::{self, keep_counter};
 use super::reader::LATEST;
 use super::{SqliteOptions, SqliteStore, connect, failure};
 
@@ -98,11 +98,7 @@ impl Inner {
     /// The same, where rows keep the versions that they bring.
     fn transact_as_is<T>(&self, work: impl FnOnce(&Connection) -> Result<T>) -> Result<T> {
         self.transact(|connection| {
-            let counter = super::follow::counter(connection)?;
-            keep_counter(connection, -1)?;
-            let done = work(connection)?;
-            keep_counter(connection, counter)?;
-            Ok(done)
+            follow::as_is(connection, |connection, counter| Ok((work(connection)?, counter)))
         })
     }
 
@@ -212,20 +208,12 @@ impl Shard for SqliteShard {
     }
 
     /// The rows by version are the log: it is always kept.
-    fn keep_log(&self) -> BoxFuture<'_, Result<KeptLog>> {
-        Box::pin(async {
-            let store = &self.inner.store;
-            Ok(KeptLog { name: store.history(), log: Arc::new(store.change_log()) })
-        })
+    fn keep_log(&self) -> BoxFuture<'_, Result<Arc<dyn ChangeLog>>> {
+        Box::pin(async { Ok(Arc::new(self.inner.store.change_log()) as _) })
     }
 
     fn end_log(&self) -> BoxFuture<'_, Result<()>> {
-        Box::pin(async {
-            let forget = "DELETE FROM meta WHERE name LIKE 'shard_followed:%'";
-            self.inner.transact(|connection| {
-                connection.execute(forget, []).map(drop).map_err(failure::of)
-            })
-        })
+        Box::pin(async { self.inner.transact(follow::forget_all) })
     }
 
     fn rows<'a>(
@@ -236,20 +224,9 @@ impl Shard for SqliteShard {
         Box::pin(self.inner.rows(after, quiet))
     }
 
-    fn followed(&self, source: &str) -> BoxFuture<'_, Result<Option<Follow>>> {
-        let source = source.to_owned();
-        Box::pin(async move { take::followed(&self.inner.own(), &source) })
-    }
-
-    fn apply(
-        &self,
-        epoch: u64,
-        source: &str,
-        rows: Vec<Logged>,
-        follow: Follow,
-    ) -> BoxFuture<'_, Result<()>> {
-        let source = source.to_owned();
-        Box::pin(async move { self.inner.apply(epoch, &source, &rows, &follow) })
+    fn follower(&self, epoch: u64, source: &str) -> Arc<dyn Follower> {
+        let (inner, source) = (Arc::clone(&self.inner), source.to_owned());
+        Arc::new(take::Taker { inner, epoch, source })
     }
 
     fn results(&self, slots: &SlotSet) -> BoxFuture<'_, Result<Vec<RequestResult>>> {

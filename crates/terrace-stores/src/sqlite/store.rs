@@ -132,6 +132,7 @@ impl SqliteStore {
     pub fn log(&self) -> Result<Option<SqliteLog>> {
         let Some(name) = self.shared.log.clone() else { return Ok(None) };
         let Shared { options, committed, runtime, .. } = &*self.shared;
+        let name = (name, self.histories());
         SqliteLog::open(options, name, committed.clone(), runtime.clone()).map(Some)
     }
 

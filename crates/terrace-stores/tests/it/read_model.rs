@@ -2,8 +2,8 @@
 
 #![allow(clippy::expect_used, clippy::disallowed_methods, reason = "everything here is a test")]
 
+mod search;
 mod suite;
-mod words;
 
 use std::sync::Arc;
 
@@ -19,7 +19,6 @@ use terrace_stores::{
 struct Sides {
     store: Arc<dyn Store>,
     log: Arc<dyn ChangeLog>,
-    source: Arc<str>,
     model: Arc<dyn ReadModel>,
     /// Makes the read model refuse the value `poison`, or take it again.
     refuse: Box<dyn Fn(bool) + Send + Sync>,
@@ -59,7 +58,6 @@ async fn postgres_at(url: String) -> Sides {
     };
     Sides {
         store: Arc::new(store),
-        source: log.name(),
         log: Arc::new(log),
         model: Arc::new(model),
         refuse: Box::new(refuse),
@@ -89,7 +87,6 @@ async fn sqlite() -> Sides {
     };
     Sides {
         store: Arc::new(store),
-        source: log.name(),
         log: Arc::new(log),
         model: Arc::new(model),
         refuse: Box::new(refuse),
@@ -129,7 +126,6 @@ on_both!(
     another_log_begins_anew,
     a_position_beyond_the_log_is_lost,
     a_finished_rebuild_leaves_nothing_to_swap,
-    one_owner_has_the_projection,
 );
 
 /// What people change in the file is logged, and positions only rise.

@@ -5,7 +5,6 @@ use std::sync::Arc;
 use clap::Subcommand;
 use terrace_core::read_model::Projection;
 use terrace_core::{Error, Key, Runtime};
-use terrace_layers::Projector;
 
 use super::{Failure, screen};
 use crate::config::{Loaded, Mode};
@@ -76,29 +75,29 @@ async fn open(loaded: Loaded) -> Result<QuerySide, Failure> {
 }
 
 async fn status(side: &QuerySide, json: bool) -> Result<(), Failure> {
-    let reached = side.model.checkpoint(Projection::Live, &side.source.name()).await;
+    let live = side.model.follower(Projection::Live).checkpoint().await;
     // Of another log it would begin anew, which is for who projects.
-    let reached = reached.map_err(|error| failed(&error))?.unwrap_or_default();
+    let live = live.map_err(|error| failed(&error))?;
+    let reached = if live.is_in(&side.log.name()) { live.position } else { Default::default() };
     let head = side.log.head().await.map_err(|error| failed(&error))?;
     let page = side.log.after(reached, MOST).await.map_err(|error| failed(&error))?;
     let waiting = page.changes.len();
     let parked = side.model.parked(MOST).await.map_err(|error| failed(&error))?;
-    let name = terrace_core::event_stream::event_id;
     if json {
         let parked = parked.iter().map(|one| {
-            serde_json::json!({"key": one.key.as_str(), "event_id": name(one.position),
+            serde_json::json!({"key": one.key.as_str(), "event_id": one.position.to_string(),
                 "events": one.commands, "reason": one.reason})
         });
         let parked = parked.collect::<Vec<_>>();
         screen::line(
-            &serde_json::json!({"log": &*side.source.name(), "projected": name(reached),
-                "head": name(head), "waiting": waiting, "parked": parked})
+            &serde_json::json!({"log": &*side.log.name(), "projected": reached.to_string(),
+                "head": head.to_string(), "waiting": waiting, "parked": parked})
             .to_string(),
         );
         return Ok(());
     }
-    screen::line(&format!("log        {}", side.source.name()));
-    screen::line(&format!("projected  {}", name(reached)));
+    screen::line(&format!("log        {}", side.log.name()));
+    screen::line(&format!("projected  {reached}"));
     let most = if waiting == MOST { " or more" } else { "" };
     screen::line(&format!("waiting    {waiting}{most} events"));
     screen::line(&format!("parked     {} keys", parked.len()));
@@ -140,14 +139,9 @@ async fn retry(side: &QuerySide, key: Option<&str>) -> Result<(), Failure> {
 }
 
 async fn rebuild(side: &QuerySide, swap: bool, json: bool) -> Result<(), Failure> {
-    let projector = Projector::new(
-        Arc::clone(&side.log),
-        side.source.clone(),
-        Arc::clone(&side.model),
-        side.options.clone(),
-        Runtime::system(),
-    );
-    let found = projector.rebuild(swap).await.map_err(|error| failed(&error))?;
+    let (log, options) = (Arc::clone(&side.log), side.options.clone());
+    let found = terrace_layers::rebuild(log, &*side.model, swap, options, Runtime::system()).await;
+    let found = found.map_err(|error| failed(&error))?;
     if json {
         screen::line(
             &serde_json::json!({"keys": found.keys, "differing": found.differing,

@@ -22,9 +22,6 @@ pub struct ReplicasConfig {
     pub token_wait_ms: u64,
     /// At most this many reads at once go to the primary for want of a replica. Default 32.
     pub fallback_limit: u64,
-    /// Embedded replicas hold changes back for this long, in milliseconds, to see what lag does.
-    /// Default 0.
-    pub delay_ms: u64,
 }
 
 impl Default for ReplicasConfig {
@@ -37,7 +34,6 @@ impl Default for ReplicasConfig {
             refresh_ms: 100,
             token_wait_ms: 50,
             fallback_limit: 32,
-            delay_ms: 0,
         }
     }
 }
@@ -77,8 +73,6 @@ pub struct CqrsConfig {
     pub pace_ms: u64,
     /// The most events of one batch. Default 2000.
     pub batch: usize,
-    /// An instance that dies is replaced as projector after this time, in milliseconds. Default 2000.
-    pub lease_ms: u64,
     /// Counts of reads are stored this often, in milliseconds. Default 1000.
     pub count_flush_ms: u64,
     /// Prefix of the key of the Redis stream, before the database's own name. Default
@@ -96,7 +90,6 @@ impl Default for CqrsConfig {
             wait_ms: 500,
             pace_ms: 10,
             batch: 2_000,
-            lease_ms: 2_000,
             count_flush_ms: 1_000,
             stream: String::new(),
             stream_max_events: 1_000_000,

@@ -133,7 +133,7 @@ async fn projection(call: &mut Call) -> Answer {
     let leads = projector.is_some_and(|part| part.options.contains(&("leads", "true".to_owned())));
     let answer = Object::with_capacity(160)
         .field("projects", &leads)
-        .field("events_projected", &figure("events_projected"))
+        .field("events_projected", &figure("changes"))
         .field("batches", &figure("batches"))
         .field("parked_keys", &parked)
         .field("lag_p50_us", &figure("lag_p50"))

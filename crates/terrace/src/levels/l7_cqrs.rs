@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use terrace_core::read_model::{Activity, Counted, Row};
 use terrace_core::{BoxFuture, Key, Result};
-use terrace_layers::{Coalesce, CoalesceOptions, CommandSide, Cqrs, Relay};
+use terrace_layers::{Coalesce, CoalesceOptions, CommandSide, Cqrs};
 
 use super::edge::edge;
 use super::{Engines, Level, Stack};
@@ -42,12 +42,11 @@ async fn build(engines: &Engines) -> Result<Stack> {
     let model = engines.read_model().await?;
     // Events have their names by the log, so the broker may be down.
     let stream = engines.event_stream(&side)?;
-    let relay = stream.map(|stream| Relay::new(Arc::clone(&side.log), stream, runtime.clone()));
     // Many commands share one fsync; each has its event all the same.
     let store = Coalesce::new(side.store, CoalesceOptions::default(), runtime.clone());
     let side = CommandSide { store: Arc::new(store), ..side };
     // Follows the log into the read database, and answers from there.
-    let cqrs = Arc::new(Cqrs::new(side, model, relay, engines.cqrs_options(), runtime.clone()));
+    let cqrs = Arc::new(Cqrs::new(side, model, stream, engines.cqrs_options(), runtime.clone()));
     let store = edge(engines, Arc::clone(&cqrs) as _);
     Ok(Stack { queries: Some(cqrs), ..Stack::of(store) })
 }

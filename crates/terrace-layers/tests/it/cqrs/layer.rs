@@ -34,7 +34,6 @@ fn field_of(history: &str) -> Field {
         store: Arc::clone(&store) as _,
         histories: Arc::new(Histories::new(Standing::of(history))),
         log: Arc::clone(&log) as _,
-        log_name: "log-1".into(),
     };
     let model_ = Arc::clone(&model);
     let cqrs = Cqrs::new(side, model_, None, CqrsOptions::default(), runtime.clone());

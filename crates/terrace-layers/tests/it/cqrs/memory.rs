@@ -6,12 +6,12 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use terrace_core::read_model::{
-    Activity, Batch, Counted, Difference, Folded, Parked, Projection, Row, Rows,
+    Activity, Counted, Difference, Folded, Parked, Projection, Row, Rows, fold,
 };
 use terrace_core::{
-    BoxFuture, ChangeLog, Changes, Deadline, Error, ErrorKind, Inspection, Key, LogPosition,
-    Logged, Origin, Page, Position, PositionLost, ReadModel, Record, Result, Runtime, Scan,
-    Timestamp, Value, Version,
+    Batch, BoxFuture, ChangeLog, Changes, Checkpoint, Deadline, Error, ErrorKind, Follower,
+    Inspection, Key, LeaderLease, LogPosition, Logged, Origin, Page, Position, PositionLost,
+    ReadModel, Record, Result, Runtime, Scan, Timestamp, Value, Version,
 };
 use tokio::sync::watch;
 
@@ -150,6 +150,10 @@ impl MemoryLog {
 }
 
 impl ChangeLog for MemoryLog {
+    fn name(&self) -> Arc<str> {
+        "log".into()
+    }
+
     /// Behind all changes of the transaction.
     fn place_of(&self, position: Position) -> LogPosition {
         LogPosition { epoch: position.get(), offset: u64::MAX }
@@ -215,6 +219,11 @@ impl fmt::Display for MemoryLog {
 /// What a read model must keep, in maps.
 #[derive(Debug)]
 pub(super) struct MemoryModel {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
     state: Mutex<Model>,
     faults: Arc<Faults>,
     runtime: Runtime,
@@ -225,25 +234,25 @@ pub(super) struct MemoryModel {
 #[derive(Debug, Default)]
 struct Model {
     tables: BTreeMap<bool, Table>,
-    owner: Option<(String, std::time::Instant)>,
+    owner: Option<(u64, std::time::Instant)>,
     paused_until: Option<std::time::Instant>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct Table {
-    source: String,
-    checkpoint: LogPosition,
+    checkpoint: Checkpoint,
     pub(super) rows: BTreeMap<Key, Row>,
     pub(super) parked: BTreeMap<Key, (Folded, String)>,
 }
 
 impl MemoryModel {
     pub(super) fn new(faults: Arc<Faults>, runtime: Runtime) -> Self {
-        Self { state: Mutex::default(), faults, runtime, poison: Mutex::default() }
+        let (state, poison) = Default::default();
+        Self { shared: Arc::new(Shared { state, faults, runtime, poison }) }
     }
 
     pub(super) fn refuse(&self, value: &str, refused: bool) {
-        let mut poison = self.poison.lock().unwrap();
+        let mut poison = self.shared.poison.lock().unwrap();
         if refused {
             poison.insert(value.to_owned())
         } else {
@@ -252,9 +261,11 @@ impl MemoryModel {
     }
 
     pub(super) fn live(&self) -> Table {
-        self.state.lock().unwrap().tables.get(&false).cloned().unwrap_or_default()
+        self.shared.state.lock().unwrap().tables.get(&false).cloned().unwrap_or_default()
     }
+}
 
+impl Shared {
     async fn changing<T>(&self, change: impl FnOnce(&mut Model) -> Result<T>) -> Result<T> {
         let fate = self.faults.fate().await;
         if fate == Fate::Refused {
@@ -279,83 +290,111 @@ impl MemoryModel {
     }
 }
 
-impl ReadModel for MemoryModel {
-    fn checkpoint<'a>(
-        &'a self,
-        of: Projection,
-        source: &'a str,
-    ) -> BoxFuture<'a, Result<Option<LogPosition>>> {
-        Box::pin(self.changing(move |model| {
-            let table = model.tables.entry(of == Projection::Next).or_default();
-            Ok((table.source == source).then_some(table.checkpoint))
+/// What makes a projection.
+#[derive(Debug)]
+struct Projecting {
+    shared: Arc<Shared>,
+    of: Projection,
+}
+
+impl Follower for Projecting {
+    fn checkpoint(&self) -> BoxFuture<'_, Result<Checkpoint>> {
+        Box::pin(self.shared.changing(|model| {
+            let table = model.tables.entry(self.of == Projection::Next).or_default();
+            Ok(table.checkpoint.clone())
         }))
     }
 
-    fn begin<'a>(&'a self, of: Projection, source: &'a str) -> BoxFuture<'a, Result<()>> {
-        Box::pin(self.changing(move |model| {
-            let source = source.to_owned();
-            model.tables.insert(of == Projection::Next, Table { source, ..Table::default() });
+    fn begin_anew<'a>(&'a self, log: &'a str) -> BoxFuture<'a, Result<()>> {
+        Box::pin(self.shared.changing(move |model| {
+            let checkpoint = Checkpoint::beginning(log);
+            let next = self.of == Projection::Next;
+            model.tables.insert(next, Table { checkpoint, ..Table::default() });
             Ok(())
         }))
     }
 
-    fn lease<'a>(&'a self, owner: &'a str, time: Duration) -> BoxFuture<'a, Result<bool>> {
-        let now = self.runtime.now();
-        Box::pin(self.changing(move |model| {
-            let free =
-                model.owner.as_ref().is_none_or(|(name, until)| name == owner || *until < now);
-            if free {
-                model.owner = Some((owner.to_owned(), now + time));
-            }
-            Ok(free)
-        }))
-    }
-
-    fn apply<'a>(&'a self, of: Projection, batch: &'a Batch) -> BoxFuture<'a, Result<bool>> {
-        Box::pin(self.changing(move |model| {
-            let now = self.runtime.now();
-            let live = of == Projection::Live;
+    fn apply<'a>(&'a self, batch: &'a Batch) -> BoxFuture<'a, Result<bool>> {
+        Box::pin(self.shared.changing(move |model| {
+            let now = self.shared.runtime.now();
+            let live = self.of == Projection::Live;
             let paused = live && model.paused_until.is_some_and(|until| until > now);
             let table = model.tables.entry(!live).or_default();
-            if paused || table.source != batch.source || table.checkpoint != batch.from {
+            if paused || table.checkpoint != batch.from {
                 return Ok(false);
             }
             let mut next = table.clone();
-            for folded in &batch.folded {
-                match next.parked.get_mut(&folded.newest.key) {
-                    Some((waiting, _)) => merge(waiting, folded),
-                    None => self.put(&mut next, folded)?,
-                }
-            }
-            for (folded, reason) in &batch.poison {
-                match next.parked.get_mut(&folded.newest.key) {
-                    Some((waiting, _)) => merge(waiting, folded),
-                    None => {
-                        let key = folded.newest.key.clone();
-                        next.parked.insert(key, (folded.clone(), reason.clone()));
+            for folded in fold(&batch.changes) {
+                let key = folded.newest.key.clone();
+                match (next.parked.get_mut(&key), &batch.refused) {
+                    (Some((waiting, _)), _) => merge(waiting, &folded),
+                    (None, Some(reason)) => {
+                        next.parked.insert(key, (folded, reason.clone()));
                     }
+                    (None, None) => self.shared.put(&mut next, &folded)?,
                 }
             }
-            next.checkpoint = batch.to;
+            next.checkpoint = batch.to.clone();
             *table = next;
             Ok(true)
         }))
     }
+}
+
+impl fmt::Display for Projecting {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("memory")
+    }
+}
+
+/// The lease of one instance, by time.
+#[derive(Debug)]
+struct Leading {
+    shared: Arc<Shared>,
+    owner: u64,
+}
+
+impl LeaderLease for Leading {
+    fn hold(&self, time: Duration) -> BoxFuture<'_, Result<bool>> {
+        let now = self.shared.runtime.now();
+        Box::pin(self.shared.changing(move |model| {
+            let free = model.owner.is_none_or(|(owner, until)| owner == self.owner || until < now);
+            if free {
+                model.owner = Some((self.owner, now + time));
+            }
+            Ok(free)
+        }))
+    }
+}
+
+impl ReadModel for MemoryModel {
+    fn follower(&self, of: Projection) -> Arc<dyn Follower> {
+        Arc::new(Projecting { shared: Arc::clone(&self.shared), of })
+    }
+
+    fn search_index(&self) -> Option<Arc<dyn Follower>> {
+        None
+    }
+
+    fn lease(&self) -> Option<Arc<dyn LeaderLease>> {
+        let owner = self.shared.runtime.random();
+        Some(Arc::new(Leading { shared: Arc::clone(&self.shared), owner }))
+    }
 
     fn read<'a>(&'a self, keys: &'a [Key]) -> BoxFuture<'a, Result<Rows>> {
-        Box::pin(self.changing(move |model| {
+        Box::pin(self.shared.changing(move |model| {
             let table = model.tables.entry(false).or_default();
             let row = |key: &Key| {
                 let row = table.rows.get(key).cloned().unwrap_or_default();
                 Row { parked: table.parked.contains_key(key), ..row }
             };
             let rows = keys.iter().map(row).collect();
-            Ok(Rows { rows, checkpoint: table.checkpoint, source: table.source.clone() })
+            Ok(Rows { rows, checkpoint: table.checkpoint.clone() })
         }))
     }
 
     fn scan<'a>(&'a self, scan: &'a Scan) -> BoxFuture<'a, Result<Page>> {
-        Box::pin(self.changing(move |model| {
+        Box::pin(self.shared.changing(move |model| {
             let rows = &model.tables.entry(false).or_default().rows;
             let after = |record: &Record| scan.after.as_ref().is_none_or(|it| record.key > *it);
             let records = rows.values().filter_map(|row| row.record.clone());
@@ -377,7 +416,7 @@ impl ReadModel for MemoryModel {
     }
 
     fn add_reads<'a>(&'a self, reads: &'a [(Key, u64)]) -> BoxFuture<'a, Result<()>> {
-        Box::pin(self.changing(move |model| {
+        Box::pin(self.shared.changing(move |model| {
             let table = model.tables.entry(false).or_default();
             for (key, count) in reads {
                 table.rows.entry(key.clone()).or_default().reads += count;
@@ -391,25 +430,25 @@ impl ReadModel for MemoryModel {
     }
 
     fn retry<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, Result<bool>> {
-        Box::pin(self.changing(move |model| {
+        Box::pin(self.shared.changing(move |model| {
             let table = model.tables.entry(false).or_default();
             let Some((folded, _)) = table.parked.get(key).cloned() else { return Ok(false) };
-            self.put(table, &folded)?;
+            self.shared.put(table, &folded)?;
             table.parked.remove(key);
             Ok(true)
         }))
     }
 
     fn pause(&self, time: Duration) -> BoxFuture<'_, Result<()>> {
-        let until = self.runtime.now() + time;
-        Box::pin(self.changing(move |model| {
+        let until = self.shared.runtime.now() + time;
+        Box::pin(self.shared.changing(move |model| {
             model.paused_until = Some(until);
             Ok(())
         }))
     }
 
     fn finish_rebuild(&self, swap: bool) -> BoxFuture<'_, Result<Option<Difference>>> {
-        Box::pin(self.changing(move |model| {
+        Box::pin(self.shared.changing(move |model| {
             let (live, next) = (model.tables.get(&false), model.tables.get(&true));
             let (Some(live), Some(next)) = (live.cloned(), next.cloned()) else { return Ok(None) };
             if live.checkpoint != next.checkpoint {

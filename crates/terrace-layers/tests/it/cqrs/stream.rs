@@ -3,7 +3,7 @@
 use std::fmt;
 use std::sync::{Arc, Mutex};
 
-use terrace_core::{BoxFuture, EventStream, Inspection, LogPosition, Logged, Result};
+use terrace_core::{Batch, BoxFuture, Checkpoint, Follower, LogPosition, Logged, Result};
 
 use super::memory::{Fate, Faults, failed};
 
@@ -11,12 +11,13 @@ use super::memory::{Fate, Faults, failed};
 #[derive(Debug)]
 pub(super) struct MemoryStream {
     pub(super) events: Mutex<Vec<Logged>>,
+    published: Mutex<Option<(LogPosition, LogPosition)>>,
     faults: Arc<Faults>,
 }
 
 impl MemoryStream {
     pub(super) fn new(faults: Arc<Faults>) -> Self {
-        Self { events: Mutex::default(), faults }
+        Self { events: Mutex::default(), published: Mutex::default(), faults }
     }
 
     pub(super) fn lose_the_end(&self, events: usize) {
@@ -26,37 +27,47 @@ impl MemoryStream {
     }
 }
 
-impl EventStream for MemoryStream {
-    fn last(&self) -> BoxFuture<'_, Result<LogPosition>> {
+impl MemoryStream {
+    /// Where the log was when the last event was published, if that is still there.
+    fn place(&self, events: &[Logged]) -> LogPosition {
+        let end = events.last().map_or(LogPosition::default(), |it| it.position);
+        match *self.published.lock().unwrap() {
+            Some((event, to)) if event == end => to,
+            _ => end,
+        }
+    }
+}
+
+impl Follower for MemoryStream {
+    fn checkpoint(&self) -> BoxFuture<'_, Result<Checkpoint>> {
         Box::pin(async move {
             if self.faults.fate().await != Fate::Done {
                 return Err(failed(Fate::Refused));
             }
-            Ok(self.events.lock().unwrap().last().map_or(LogPosition::default(), |it| it.position))
+            let place = self.place(&self.events.lock().unwrap());
+            Ok(Checkpoint::beginning(Checkpoint::ANY_LOG).at(place))
         })
     }
 
-    fn publish<'a>(
-        &'a self,
-        last: LogPosition,
-        events: &'a [Logged],
-    ) -> BoxFuture<'a, Result<bool>> {
+    fn apply<'a>(&'a self, batch: &'a Batch) -> BoxFuture<'a, Result<bool>> {
         Box::pin(async move {
             let fate = self.faults.fate().await;
             if fate == Fate::Refused {
                 return Err(failed(fate));
             }
             let mut all = self.events.lock().unwrap();
-            let fits = all.last().map_or(LogPosition::default(), |it| it.position) == last;
+            let fits = self.place(&all) == batch.from.position;
             if fits {
-                all.extend_from_slice(events);
+                all.extend_from_slice(&batch.changes);
+                let end = all.last().map_or(LogPosition::default(), |it| it.position);
+                *self.published.lock().unwrap() = Some((end, batch.to.position));
             }
             if fate == Fate::Unknown { Err(failed(fate)) } else { Ok(fits) }
         })
     }
 
-    fn inspect(&self) -> BoxFuture<'_, Inspection> {
-        Box::pin(async { Inspection::new("memory-stream") })
+    fn begin_anew<'a>(&'a self, _: &'a str) -> BoxFuture<'a, Result<()>> {
+        Box::pin(async { Err(failed(Fate::Refused)) })
     }
 }
 

@@ -4,7 +4,7 @@
 use std::sync::Mutex;
 
 use futures_util::FutureExt as _;
-use terrace_core::{Follow, Logged, Member, Store, Version};
+use terrace_core::{Batch, Logged, Member, Store, Version};
 use terrace_layers::{HashPartitioner, Partitioner as _, ShardRouter};
 
 use super::*;
@@ -162,7 +162,8 @@ async fn a_copy_that_differs_is_made_anew() {
     let version = Version::new(record.version.get() + 1_000_000);
     (record.version, record.value) = (version, value("by hand"));
     let row = Logged { version, record: Some(record), ..old };
-    giver.apply(state.epoch, "by hand", vec![row], Follow::default()).await.unwrap();
+    let batch = Batch { changes: vec![row], ..Batch::default() };
+    assert!(giver.follower(state.epoch, "by hand").apply(&batch).await.unwrap());
     let mut work = opened(&shards, &runtime, Broken::default()).await;
     assert_eq!(work.back().await.unwrap_err().kind(), ErrorKind::Corrupt);
     work.resume().await.unwrap();

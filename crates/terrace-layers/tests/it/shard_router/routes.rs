@@ -48,7 +48,8 @@ async fn a_list_is_merged_in_order_and_leaves_out_what_a_shard_does_not_own() {
     // A copy on its way in.
     let copies = shards.shard(0).rows_now();
     let epoch = shards.shard(1).state().await.unwrap().unwrap().epoch;
-    shards.shard(1).apply(epoch, "0", copies, Default::default()).await.unwrap();
+    let copies = terrace_core::Batch { changes: copies, ..Default::default() };
+    assert!(shards.shard(1).follower(epoch, "0").apply(&copies).await.unwrap());
     let mut scan = Scan { limit: 7, ..Scan::prefix("k") };
     let mut listed = Vec::new();
     loop {

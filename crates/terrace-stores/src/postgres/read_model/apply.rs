@@ -2,15 +2,14 @@
 
 use std::collections::BTreeMap;
 
-use terrace_core::read_model::{Batch, Folded, Projection};
-use terrace_core::{Key, Timestamp};
+use terrace_core::read_model::{Folded, Projection, fold};
+use terrace_core::{Batch, Key, Timestamp};
 use tokio_postgres::types::Type;
 
 use super::super::connect::{Connection, Repeated};
 use super::super::work::{Failure, Progress, Work};
 use super::steps::{LOCK, LOCK_NEXT, SHARE, Statement, Typed, locked};
 use super::tables::{name, suffix};
-use super::words::words;
 
 /// One batch.
 pub(super) struct Apply<'a> {
@@ -61,7 +60,7 @@ pub(super) fn signed(number: u64) -> i64 {
 }
 
 /// Of a key's changes the highest version counts, wherever it stands; each is counted. The record of a
-/// deletion has no times. The words follow: see [`super::words`].
+/// deletion has no times.
 const UPSERT: &str = "ON CONFLICT (key) DO UPDATE SET \
        write_count = r.write_count + excluded.write_count, \
        value = CASE WHEN excluded.version > r.version THEN excluded.value ELSE r.value END, \
@@ -72,27 +71,12 @@ const UPSERT: &str = "ON CONFLICT (key) DO UPDATE SET \
        deleted = CASE WHEN excluded.version > r.version THEN excluded.deleted ELSE r.deleted END, \
        version = greatest(excluded.version, r.version)";
 
-/// The same, and the words at once.
-const WORDED: &str = concat!(
-    ", worded = CASE WHEN excluded.version > r.version THEN excluded.version ELSE r.worded END, \
-       words = CASE WHEN excluded.version > r.version THEN ",
-    words!("excluded.key", "excluded.value"),
-    " ELSE r.words END"
-);
-
-/// What is put into the columns `worded` and `words` of a new row.
-const WORDS: &str = concat!(", i.n, ", words!("i.k", "i.v"));
-
 /// All of it hangs on `moved`: without the checkpoint there is no input.
 fn text(of: Projection) -> String {
     let (end, name) = (suffix(of), name(of));
-    let (note, columns, values, worded) = match of {
-        Projection::Live => (", words_behind = true", "", "", ""),
-        Projection::Next => ("", ", worded, words", WORDS, WORDED),
-    };
     format!(
         "WITH moved AS ( \
-           UPDATE projection SET epoch = $1, place = $2{note} \
+           UPDATE projection SET epoch = $1, place = $2 \
            WHERE name = '{name}' AND source = $3 AND epoch = $4 AND place = $5 \
              AND (paused_until IS NULL OR paused_until < clock_timestamp()) RETURNING 1), \
          input AS ( \
@@ -117,10 +101,10 @@ fn text(of: Projection) -> String {
              version = greatest(excluded.version, r.version)), \
          put AS ( \
            INSERT INTO records{end} AS r \
-             (key, value, version, created_at, updated_at, deleted, write_count{columns}) \
-           SELECT i.k, i.v, i.n, i.c, i.u, i.d, i.w{values} FROM input i \
+             (key, value, version, created_at, updated_at, deleted, write_count) \
+           SELECT i.k, i.v, i.n, i.c, i.u, i.d, i.w FROM input i \
            WHERE i.r IS NULL AND NOT EXISTS (SELECT 1 FROM parked{end} p WHERE p.key = i.k) \
-           {UPSERT}{worded}), \
+           {UPSERT}), \
          counted AS ( \
            INSERT INTO activity{end} AS a (minute, writes) \
            SELECT u.m, u.w FROM moved, unnest($16::bigint[], $17::bigint[]) AS u(m, w) \
@@ -136,19 +120,17 @@ impl Work for Apply<'_> {
 
     async fn run(&self, connection: &Connection, progress: &Progress) -> Result<bool, Failure> {
         let batch = self.batch;
-        let mut columns = Columns::default();
-        batch.folded.iter().for_each(|folded| columns.push(folded, None));
-        batch.poison.iter().for_each(|(folded, reason)| columns.push(folded, Some(reason)));
+        let (mut columns, folded) = (Columns::default(), fold(&batch.changes));
+        folded.iter().for_each(|folded| columns.push(folded, batch.refused.as_deref()));
         let mut minutes = BTreeMap::<i64, i64>::new();
-        let poison = batch.poison.iter().map(|(folded, _)| folded);
-        for at in batch.folded.iter().chain(poison).flat_map(|folded| &folded.written) {
+        for at in folded.iter().flat_map(|folded| &folded.written) {
             *minutes.entry(at.as_second().div_euclid(60)).or_default() += 1;
         }
         let (minutes, writes): (Vec<_>, Vec<_>) = minutes.into_iter().unzip();
-        let (to, from) = (batch.to, batch.from);
+        let (to, from) = (batch.to.position, batch.from.position);
         let [epoch, place, from_epoch, from_place] =
             [to.epoch, to.offset, from.epoch, from.offset].map(signed);
-        let source = batch.source.as_str();
+        let source = batch.from.log.as_str();
         let parameters: [Typed<'_>; 17] = [
             (&epoch, Type::INT8),
             (&place, Type::INT8),
@@ -208,10 +190,9 @@ impl Work for Retry<'_> {
         let text = format!(
             "WITH gone AS (DELETE FROM parked WHERE key = $1 RETURNING *), \
              put AS (INSERT INTO records AS r \
-                 (key, value, version, created_at, updated_at, deleted, write_count, worded, words) \
-               SELECT i.k, i.v, i.n, i.c, i.u, i.d, i.w{WORDS} FROM (SELECT key AS k, value AS v, \
-                 version AS n, created_at AS c, updated_at AS u, deleted AS d, commands AS w FROM gone) i \
-               {UPSERT}{WORDED}) \
+                 (key, value, version, created_at, updated_at, deleted, write_count) \
+               SELECT key, value, version, created_at, updated_at, deleted, commands FROM gone \
+               {UPSERT}) \
              SELECT count(*) FROM gone"
         );
         let key = self.0.as_str();

@@ -3,8 +3,8 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use terrace_core::read_model::{Activity, Counted, Parked, Projection, Row, Rows};
-use terrace_core::{Key, LogPosition, Record, Timestamp, Value};
+use terrace_core::read_model::{Activity, Counted, Parked, Row, Rows};
+use terrace_core::{Checkpoint, Key, LogPosition, Record, Timestamp, Value};
 use tokio_postgres::types::Type;
 
 use super::super::connect::Connection;
@@ -13,8 +13,7 @@ use super::super::read::version;
 use super::super::statements::Moment;
 use super::super::work::{Failure, Progress, Work, corrupt, not_allowed};
 use super::apply::signed;
-use super::tables::name;
-use super::words::words;
+use super::search::words;
 
 fn unsigned(row: &tokio_postgres::Row, column: usize) -> Result<u64, Failure> {
     Ok(u64::try_from(row.try_get::<_, i64>(column).map_err(corrupt)?).unwrap_or(0))
@@ -24,47 +23,47 @@ fn position(row: &tokio_postgres::Row, column: usize) -> Result<LogPosition, Fai
     Ok(LogPosition { epoch: unsigned(row, column)?, offset: unsigned(row, column + 1)? })
 }
 
-/// How far a projection of this source has come, and whether words may be behind; `None` when it is of
-/// another.
-pub(super) struct Checkpoint<'a> {
-    pub(super) of: Projection,
-    pub(super) source: &'a str,
-}
+/// How far a projection, or the search index, has come.
+pub(super) struct FindCheckpoint(pub(super) &'static str);
 
-impl Work for Checkpoint<'_> {
-    type Answer = Option<(LogPosition, bool)>;
+impl Work for FindCheckpoint {
+    type Answer = Checkpoint;
 
     const OPERATION: &'static str = "find the checkpoint";
 
-    async fn run(
-        &self,
-        connection: &Connection,
-        _: &Progress,
-    ) -> Result<Option<(LogPosition, bool)>, Failure> {
-        const TEXT: &str = "SELECT epoch, place, words_behind FROM projection \
-             WHERE name = $1 AND source = $2";
-        let name = name(self.of);
-        let rows = connection.ask(TEXT, &[(&name, Type::TEXT), (&self.source, Type::TEXT)]).await?;
-        rows.first().map(|row| Ok((position(row, 0)?, row.get(2)))).transpose()
+    async fn run(&self, connection: &Connection, _: &Progress) -> Result<Checkpoint, Failure> {
+        const TEXT: &str = "SELECT source, epoch, place FROM projection WHERE name = $1";
+        let rows = connection.ask(TEXT, &[(&self.0, Type::TEXT)]).await?;
+        let found = rows.first().map(|row| {
+            let log = row.try_get::<_, String>(0).map_err(corrupt)?;
+            Ok(Checkpoint::beginning(log).at(position(row, 1)?))
+        });
+        found.unwrap_or_else(|| Ok(Checkpoint::default()))
     }
 }
 
-/// Takes or keeps the projection.
-pub(super) struct Lease<'a> {
+/// Takes or keeps the projection. Who has it is known by its session, so that nobody waits for one that
+/// has died; behind a pooler, whose sessions go on, by the time.
+pub(super) struct Hold<'a> {
     pub(super) owner: &'a str,
     pub(super) time: Duration,
 }
 
-impl Work for Lease<'_> {
+impl Work for Hold<'_> {
     type Answer = bool;
 
     const OPERATION: &'static str = "lease the projection";
 
     async fn run(&self, connection: &Connection, _: &Progress) -> Result<bool, Failure> {
-        const TEXT: &str = "UPDATE projection SET owner = $1, \
+        const TEXT: &str = "UPDATE projection p SET owner = $1, pid = pg_backend_pid(), \
+               session_begun = (SELECT backend_start FROM pg_stat_activity \
+                 WHERE pid = pg_backend_pid()), \
                leased_until = clock_timestamp() + $2 * interval '1 millisecond' \
-             WHERE name = 'live' AND (owner = $1 OR owner IS NULL \
-               OR leased_until < clock_timestamp()) RETURNING 1";
+             WHERE p.name = 'live' AND (p.owner = $1 OR p.owner IS NULL \
+               OR p.leased_until < clock_timestamp() \
+               OR NOT EXISTS (SELECT FROM pg_stat_activity a WHERE a.pid = p.pid \
+                 AND (a.backend_start = p.session_begun OR a.backend_start IS NULL))) \
+             RETURNING 1";
         let time = i64::try_from(self.time.as_millis()).unwrap_or(i64::MAX);
         let rows = connection.ask(TEXT, &[(&self.owner, Type::TEXT), (&time, Type::INT8)]).await?;
         Ok(!rows.is_empty())
@@ -112,8 +111,8 @@ impl Work for ReadRows<'_> {
         let mut rows = vec![Row::default(); distinct.len()];
         let mut answer = Rows::default();
         for row in &found {
-            row.try_get::<_, &str>(0).map_err(corrupt)?.clone_into(&mut answer.source);
-            answer.checkpoint = position(row, 1)?;
+            row.try_get::<_, &str>(0).map_err(corrupt)?.clone_into(&mut answer.checkpoint.log);
+            answer.checkpoint.position = position(row, 1)?;
             let Some(place) = row.try_get::<_, Option<i64>>(3).map_err(corrupt)? else { continue };
             let place = usize::try_from(place).unwrap_or(0).wrapping_sub(1);
             if let (Some(key), Some(place)) = (distinct.get(place), rows.get_mut(place)) {
@@ -169,11 +168,13 @@ impl Work for Search<'_> {
 
     async fn run(&self, connection: &Connection, _: &Progress) -> Result<Vec<Row>, Failure> {
         // By the words that a row has now, whatever is indexed.
-        let now = words!("key", "value");
+        let now = words!("r.key", "r.value");
         let text = format!(
-            "SELECT {COLUMNS} FROM records, plainto_tsquery('simple', $1) AS q \
-             WHERE words @@ q AND NOT deleted AND (worded = version OR {now} @@ q) \
-             ORDER BY ts_rank(words, q) DESC, key LIMIT $2"
+            "SELECT {COLUMNS} FROM (SELECT r.*, ts_rank(w.words, q) AS rank \
+               FROM words w JOIN records r ON r.key = w.key, plainto_tsquery('simple', $1) AS q \
+               WHERE w.words @@ q AND NOT r.deleted \
+                 AND (w.version = r.version OR {now} @@ q)) AS found \
+             ORDER BY rank DESC, key LIMIT $2"
         );
         let limit = signed(self.limit as u64);
         all(&connection.ask(&text, &[(&self.words, Type::TEXT), (&limit, Type::INT8)]).await?)

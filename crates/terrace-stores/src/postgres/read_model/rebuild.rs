@@ -6,13 +6,13 @@ use tokio_postgres::types::Type;
 
 use super::super::connect::Connection;
 use super::super::work::{Failure, Progress, Work, corrupt};
-use super::steps::{LOCK, LOCK_NEXT};
-use super::tables::{DROP_NEXT, EMPTY, NEXT, SWAP, name};
+use super::steps::{LOCK, LOCK_NEXT, LOCK_SEARCH};
+use super::tables::{self, DROP_NEXT, EMPTY, NEXT, SEARCH, SWAP};
 
-/// Makes a projection empty, at the beginning of this source.
+/// Makes a projection, or the search index, empty, at the beginning of this log.
 pub(super) struct Begin<'a> {
-    pub(super) of: Projection,
-    pub(super) source: &'a str,
+    pub(super) name: &'static str,
+    pub(super) log: &'a str,
 }
 
 impl Work for Begin<'_> {
@@ -23,17 +23,17 @@ impl Work for Begin<'_> {
     async fn run(&self, connection: &Connection, progress: &Progress) -> Result<(), Failure> {
         const START: &str = "UPDATE projection SET source = $2, epoch = 0, place = 0, \
              paused_until = NULL WHERE name = $1";
-        let (lock, tables) = match self.of {
-            Projection::Live => (LOCK, EMPTY),
-            Projection::Next => (LOCK_NEXT, NEXT),
+        let (lock, tables) = match self.name {
+            SEARCH => (LOCK_SEARCH, "TRUNCATE words"),
+            name if name == tables::name(Projection::Next) => (LOCK_NEXT, NEXT),
+            _ => (LOCK, EMPTY),
         };
         progress.in_transaction(true);
         connection.command("BEGIN").await?;
-        let name = name(self.of);
         let done = async {
             connection.command(lock).await?;
             connection.command(tables).await?;
-            connection.ask(START, &[(&name, Type::TEXT), (&self.source, Type::TEXT)]).await
+            connection.ask(START, &[(&self.name, Type::TEXT), (&self.log, Type::TEXT)]).await
         };
         end(connection, progress, done.await.map(drop).map_err(Failure::from)).await
     }
@@ -102,6 +102,8 @@ impl Finish {
              FROM projection a, projection b WHERE a.name = 'live' AND b.name = 'next'";
         const GO_ON: &str = "UPDATE projection SET paused_until = NULL WHERE name = 'live'; \
              UPDATE projection SET source = '', epoch = 0, place = 0 WHERE name = 'next'";
+        /// The search index is made anew, too; it answers meanwhile.
+        const INDEX: &str = "UPDATE projection SET epoch = 0, place = 0 WHERE name = 'search'";
         // Readers queue behind a swap that waits for one of them.
         const NOT_LONG: &str = "SET LOCAL lock_timeout = '400ms'";
         // The store's sessions are told to look rows up one by one; here all are compared. The reads
@@ -122,6 +124,7 @@ impl Finish {
             connection.command(READS).await?;
             connection.command(NOT_LONG).await?;
             connection.command(SWAP).await?;
+            connection.command(INDEX).await?;
         } else {
             connection.command(DROP_NEXT).await?;
         }

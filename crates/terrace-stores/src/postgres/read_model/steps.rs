@@ -18,8 +18,6 @@ const BEGIN: &str = "BEGIN; SET LOCAL synchronous_commit = off";
 #[derive(Clone, Copy)]
 pub(super) enum Statement<'a> {
     Once(&'a str),
-    /// The same, and the commit waits for the disk as it is set.
-    OnDisk(&'a str),
     Repeated(Repeated, &'a str),
 }
 
@@ -27,6 +25,7 @@ pub(super) enum Statement<'a> {
 pub(super) const LOCK: &str = "SELECT 1 FROM projection WHERE name = 'live' FOR UPDATE";
 pub(super) const SHARE: &str = "SELECT 1 FROM projection WHERE name = 'live' FOR SHARE";
 pub(super) const LOCK_NEXT: &str = "SELECT 1 FROM projection WHERE name = 'next' FOR UPDATE";
+pub(super) const LOCK_SEARCH: &str = "SELECT 1 FROM projection WHERE name = 'search' FOR UPDATE";
 
 /// Locks, does, commits; each statement has a snapshot of its own, from after the lock. Answers the
 /// rows of the statement.
@@ -44,17 +43,14 @@ pub(super) async fn locked(
     progress.in_transaction(true);
     progress.commits();
     let none: &[Typed<'_>] = &[];
-    let begin = if matches!(work, Statement::OnDisk(_)) { "BEGIN" } else { BEGIN };
     let work = async {
         match work {
             Statement::Repeated(kind, _) => connection.run_prepared(kind, parameters).await,
-            Statement::Once(text) | Statement::OnDisk(text) => {
-                connection.ask(text, parameters).await
-            }
+            Statement::Once(text) => connection.ask(text, parameters).await,
         }
     };
     let (begun, held, done, committed) = join4(
-        connection.command(begin),
+        connection.command(BEGIN),
         connection.ask(lock, none),
         work,
         connection.command("COMMIT"),

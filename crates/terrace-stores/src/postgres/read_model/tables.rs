@@ -6,6 +6,9 @@ use tokio_postgres::Client;
 
 use super::super::migrate::{failed, lock, run};
 
+/// The search index's row in the table of checkpoints.
+pub(super) const SEARCH: &str = "search";
+
 /// What the names of a projection's tables end in.
 pub(super) fn suffix(of: Projection) -> &'static str {
     match of {
@@ -29,12 +32,13 @@ const CHECKPOINTS: &str = "CREATE TABLE IF NOT EXISTS projection (
         place bigint NOT NULL DEFAULT 0,
         owner text,
         leased_until timestamptz,
-        paused_until timestamptz,
-        words_behind boolean NOT NULL DEFAULT false
+        paused_until timestamptz
     );
-    INSERT INTO projection (name) VALUES ('live'), ('next') ON CONFLICT DO NOTHING;";
+    ALTER TABLE projection ADD COLUMN IF NOT EXISTS pid integer,
+        ADD COLUMN IF NOT EXISTS session_begun timestamptz, DROP COLUMN IF EXISTS words_behind;
+    INSERT INTO projection (name) VALUES ('live'), ('next'), ('search') ON CONFLICT DO NOTHING;";
 
-/// One fifth of each page is left free: a change that leaves the words alone stays in its page.
+/// One fifth of each page is left free, so that a changed row stays in its page.
 const RECORDS: &str = "CREATE TABLE IF NOT EXISTS records (
         key text COLLATE \"C\" PRIMARY KEY,
         value text NOT NULL,
@@ -43,23 +47,17 @@ const RECORDS: &str = "CREATE TABLE IF NOT EXISTS records (
         read_count bigint NOT NULL DEFAULT 0,
         write_count bigint NOT NULL DEFAULT 0,
         version bigint NOT NULL,
-        deleted boolean NOT NULL DEFAULT false,
-        words tsvector,
-        worded bigint
-    ) WITH (fillfactor = 80);";
+        deleted boolean NOT NULL DEFAULT false
+    ) WITH (fillfactor = 80);
+    ALTER TABLE records DROP COLUMN IF EXISTS words, DROP COLUMN IF EXISTS worded;";
 
-/// Earlier tables worked the words out in each change.
-const WORDS: &str = "DO $$ BEGIN
-        IF NOT EXISTS (SELECT FROM pg_attribute
-            WHERE attrelid = 'records'::regclass AND attname = 'worded') THEN
-            ALTER TABLE records ALTER COLUMN words DROP EXPRESSION IF EXISTS;
-            ALTER TABLE records ADD COLUMN worded bigint;
-            ALTER TABLE projection ADD COLUMN IF NOT EXISTS
-                words_behind boolean NOT NULL DEFAULT false;
-            UPDATE projection SET words_behind = true WHERE name = 'live';
-        END IF;
-    END $$;
-    CREATE INDEX IF NOT EXISTS records_words ON records USING gin (words);";
+/// The words of each key at a version; a deleted record has none.
+const WORDS: &str = "CREATE TABLE IF NOT EXISTS words (
+        key text COLLATE \"C\" PRIMARY KEY,
+        version bigint NOT NULL,
+        words tsvector NOT NULL
+    );
+    CREATE INDEX IF NOT EXISTS words_words ON words USING gin (words);";
 
 const PARKED: &str = "CREATE TABLE IF NOT EXISTS parked (
         key text COLLATE \"C\" PRIMARY KEY,

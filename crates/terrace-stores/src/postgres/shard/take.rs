@@ -1,8 +1,14 @@
 //! What a shard takes over from another, and what it lets go.
 
+use std::fmt;
+use std::sync::Arc;
+
 use terrace_core::shard::RequestResult;
-use terrace_core::{Error, ErrorKind, Follow, Key, Logged, Result, SlotSet, Timestamp};
-use tokio_postgres::Client;
+use terrace_core::{
+    Batch, BoxFuture, Checkpoint, Error, ErrorKind, Follower, Key, Logged, Result, SlotSet,
+    Timestamp,
+};
+use tokio_postgres::{Client, Row};
 
 use super::super::sqlstate::{Stage, explain};
 use super::{Inner, refused, signed};
@@ -17,6 +23,8 @@ const UPSERT: &str = "INSERT INTO records AS r (key, value, version, created_at,
        created_at = excluded.created_at, updated_at = excluded.updated_at, \
        deleted = excluded.deleted \
      WHERE r.version < excluded.version";
+
+const FOLLOWED: &str = "SELECT follow FROM shard_followed WHERE source = $1";
 
 const KEEP_FOLLOW: &str = "INSERT INTO shard_followed VALUES ($1, $2) \
      ON CONFLICT (source) DO UPDATE SET follow = excluded.follow";
@@ -33,38 +41,32 @@ const RESULTS: &str = "SELECT key, fingerprint, result, \
      FROM idempotency WHERE key >= $1 AND key < $2 AND result IS NOT NULL";
 
 impl Inner {
-    pub(super) async fn followed(&self, source: String) -> Result<Option<Follow>> {
+    async fn checkpoint(&self, source: &str) -> Result<Checkpoint> {
         let (mut session, mut place) = self.take_session().await?;
-        let ask = "SELECT follow FROM shard_followed WHERE source = $1";
-        let found = session.client().query_opt(ask, &[&source]).await.map_err(refused)?;
+        let found = session.client().query_opt(FOLLOWED, &[&source]).await.map_err(refused)?;
         *place = Some(session);
-        let parsed = found.map(|row| serde_json::from_str(row.get(0))).transpose();
-        parsed.map_err(|error| Error::new(ErrorKind::Corrupt, "`shard_followed`").caused_by(error))
+        Ok(parsed(found))
+    }
+
+    /// Applies rows where the checkpoint is as given, and moves it; without rows wherever it is.
+    async fn keep(
+        &self,
+        (epoch, source): (u64, &str),
+        rows: Option<(&Checkpoint, &Columns<'_>)>,
+        to: &Checkpoint,
+    ) -> Result<bool> {
+        let to = serde_json::to_string(to).map_err(|error| {
+            Error::new(ErrorKind::Internal, "a checkpoint cannot be written").caused_by(error)
+        })?;
+        let (mut session, mut place) = self.take_session().await?;
+        let kept = keep(session.client(), (epoch, source), rows, &to).await?;
+        *place = Some(session);
+        Ok(kept)
     }
 
     pub(super) async fn forget_followed(&self) -> Result<()> {
         let (mut session, mut place) = self.take_session().await?;
         session.client().batch_execute("DELETE FROM shard_followed").await.map_err(refused)?;
-        *place = Some(session);
-        Ok(())
-    }
-
-    pub(super) async fn apply(
-        &self,
-        epoch: u64,
-        source: String,
-        mut rows: Vec<Logged>,
-        follow: Follow,
-    ) -> Result<()> {
-        // One statement changes a row once: of several changes the newest.
-        rows.sort_by(|a, b| a.key.cmp(&b.key).then(b.version.cmp(&a.version)));
-        rows.dedup_by(|later, kept| later.key == kept.key);
-        let columns = Columns::of(&rows);
-        let follow = serde_json::to_string(&follow).map_err(|error| {
-            Error::new(ErrorKind::Internal, "a position cannot be written").caused_by(error)
-        })?;
-        let (mut session, mut place) = self.take_session().await?;
-        apply(session.client(), epoch, &columns, (&source, &follow)).await?;
         *place = Some(session);
         Ok(())
     }
@@ -126,22 +128,80 @@ async fn enter(transaction: &tokio_postgres::Transaction<'_>, epoch: u64) -> Res
     Ok(())
 }
 
-async fn apply(
+/// Puts rows in the place of older ones if the checkpoint is there, and moves it.
+async fn keep(
     client: &mut Client,
-    epoch: u64,
-    columns: &Columns<'_>,
-    (source, follow): (&str, &str),
-) -> Result<()> {
+    (epoch, source): (u64, &str),
+    rows: Option<(&Checkpoint, &Columns<'_>)>,
+    to: &str,
+) -> Result<bool> {
     let transaction = client.transaction().await.map_err(refused)?;
     enter(&transaction, epoch).await?;
-    if !columns.keys.is_empty() {
-        let Columns { keys, values, versions, created, updated, deleted } = columns;
-        let parameters: [&(dyn tokio_postgres::types::ToSql + Sync); 6] =
-            [keys, values, versions, created, updated, deleted];
-        transaction.execute(UPSERT, &parameters).await.map_err(refused)?;
+    if let Some((from, columns)) = rows {
+        let locked = format!("{FOLLOWED} FOR UPDATE");
+        let known = transaction.query_opt(&locked, &[&source]).await.map_err(refused)?;
+        if parsed(known) != *from {
+            return Ok(false);
+        }
+        if !columns.keys.is_empty() {
+            let Columns { keys, values, versions, created, updated, deleted } = columns;
+            let parameters: [&(dyn tokio_postgres::types::ToSql + Sync); 6] =
+                [keys, values, versions, created, updated, deleted];
+            transaction.execute(UPSERT, &parameters).await.map_err(refused)?;
+        }
     }
-    transaction.execute(KEEP_FOLLOW, &[&source, &follow]).await.map_err(refused)?;
-    transaction.commit().await.map_err(|error| explain(error, Stage::Committing))
+    transaction.execute(KEEP_FOLLOW, &[&source, &to]).await.map_err(refused)?;
+    transaction.commit().await.map_err(|error| explain(error, Stage::Committing))?;
+    Ok(true)
+}
+
+/// What cannot be read is no place: to begin anew is always right.
+fn parsed(found: Option<Row>) -> Checkpoint {
+    found.and_then(|row| serde_json::from_str(row.get(0)).ok()).unwrap_or_default()
+}
+
+/// Takes another shard's rows over.
+pub(super) struct Taker {
+    pub(super) inner: Arc<Inner>,
+    pub(super) epoch: u64,
+    pub(super) source: String,
+}
+
+impl Follower for Taker {
+    fn checkpoint(&self) -> BoxFuture<'_, Result<Checkpoint>> {
+        Box::pin(self.inner.checkpoint(&self.source))
+    }
+
+    fn apply<'a>(&'a self, batch: &'a Batch) -> BoxFuture<'a, Result<bool>> {
+        Box::pin(async move {
+            // One statement changes a row once: of several changes the newest.
+            let mut rows = batch.changes.iter().collect::<Vec<_>>();
+            rows.sort_by(|a, b| a.key.cmp(&b.key).then(b.version.cmp(&a.version)));
+            rows.dedup_by(|later, kept| later.key == kept.key);
+            let columns = Columns::of(&rows);
+            let from = Some((&batch.from, &columns));
+            self.inner.keep((self.epoch, &self.source), from, &batch.to).await
+        })
+    }
+
+    fn begin_anew<'a>(&'a self, log: &'a str) -> BoxFuture<'a, Result<()>> {
+        let start = Checkpoint { log: log.to_owned(), ..Checkpoint::default() };
+        Box::pin(async move {
+            self.inner.keep((self.epoch, &self.source), None, &start).await.map(drop)
+        })
+    }
+}
+
+impl fmt::Display for Taker {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("postgres")
+    }
+}
+
+impl fmt::Debug for Taker {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Taker").field("source", &self.source).finish_non_exhaustive()
+    }
 }
 
 /// Rows as columns.
@@ -156,7 +216,7 @@ struct Columns<'a> {
 }
 
 impl<'a> Columns<'a> {
-    fn of(rows: &'a [Logged]) -> Self {
+    fn of(rows: &[&'a Logged]) -> Self {
         let mut columns = Self::default();
         let micros = |time: Timestamp| time.as_microsecond();
         for row in rows {

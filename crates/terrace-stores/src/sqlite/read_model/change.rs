@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use rusqlite::{Connection, OptionalExtension, params};
-use terrace_core::read_model::{Batch, Difference, Folded, Projection};
-use terrace_core::{Key, LogPosition, Result};
+use rusqlite::{Connection, params};
+use terrace_core::read_model::{Difference, Folded, Projection, fold};
+use terrace_core::{Batch, Checkpoint, Key, LogPosition, Result};
 
 use super::super::failure;
 use super::super::log::unsigned;
@@ -30,40 +30,28 @@ fn run(connection: &Connection, text: &str, parameters: impl rusqlite::Params) -
     done.map_err(failure::of)
 }
 
-/// How far a projection of this source has come; `None` when it is of another.
-pub(super) fn checkpoint(
-    it: &Connection,
-    of: Projection,
-    source: &str,
-) -> Result<Option<LogPosition>> {
+/// How far a projection has come.
+pub(super) fn checkpoint(it: &Connection, of: Projection) -> Result<Checkpoint> {
     let (name, _) = names(of);
-    let found = it
-        .query_row(
-            "SELECT epoch, place FROM projection WHERE name = ?1 AND source = ?2",
-            params![name, source],
-            |row| Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?)),
-        )
-        .optional()
-        .map_err(failure::of)?;
-    let Some((epoch, place)) = found else { return Ok(None) };
-    Ok(Some(LogPosition { epoch: unsigned(epoch)?, offset: unsigned(place)? }))
+    let text = "SELECT source, epoch, place FROM projection WHERE name = ?1";
+    let mut ask = it.prepare_cached(text).map_err(failure::of)?;
+    let row = ask.query_row([name], |row| {
+        Ok((row.get::<_, String>(0)?, row.get::<_, i64>(1)?, row.get::<_, i64>(2)?))
+    });
+    let (log, epoch, place) = row.map_err(failure::of)?;
+    let position = LogPosition { epoch: unsigned(epoch)?, offset: unsigned(place)? };
+    Ok(Checkpoint::beginning(log).at(position))
 }
 
 /// Empties a projection.
-pub(super) fn begin(it: &Connection, of: Projection, source: &str) -> Result<()> {
+pub(super) fn begin(it: &Connection, of: Projection, log: &str) -> Result<()> {
     let (name, end) = names(of);
     for table in ["records", "parked", "activity"] {
         run(it, &format!("DELETE FROM {table}{end}"), [])?;
     }
     let start = "UPDATE projection SET source = ?2, epoch = 0, place = 0, paused_until = 0
          WHERE name = ?1";
-    run(it, start, params![name, source]).map(drop)
-}
-
-pub(super) fn lease(it: &Connection, owner: &str, now: i64, time: Duration) -> Result<bool> {
-    let text = "UPDATE projection SET owner = ?1, leased_until = ?3
-         WHERE name = 'live' AND (owner = ?1 OR owner IS NULL OR leased_until < ?2)";
-    Ok(run(it, text, params![owner, now, now.saturating_add(micros(time))])? > 0)
+    run(it, start, params![name, log]).map(drop)
 }
 
 pub(super) fn pause(it: &Connection, now: i64, time: Duration) -> Result<()> {
@@ -79,12 +67,12 @@ pub(super) fn apply(it: &Connection, of: Projection, batch: &Batch, now: i64) ->
         "UPDATE projection SET epoch = ?1, place = ?2
          WHERE name = ?3 AND source = ?4 AND epoch = ?5 AND place = ?6 AND paused_until < ?7",
         params![
-            signed(batch.to.epoch),
-            signed(batch.to.offset),
+            signed(batch.to.position.epoch),
+            signed(batch.to.position.offset),
             name,
-            batch.source,
-            signed(batch.from.epoch),
-            signed(batch.from.offset),
+            batch.from.log,
+            signed(batch.from.position.epoch),
+            signed(batch.from.position.offset),
             now,
         ],
     )?;
@@ -94,22 +82,21 @@ pub(super) fn apply(it: &Connection, of: Projection, batch: &Batch, now: i64) ->
     let stopped: i64 = it
         .query_row(&format!("SELECT count(*) FROM parked{end}"), [], |row| row.get(0))
         .map_err(failure::of)?;
-    for folded in &batch.folded {
-        if stopped > 0 && is_parked(it, end, &folded.newest.key)? {
+    let folded = fold(&batch.changes);
+    for folded in &folded {
+        if let Some(reason) = &batch.refused {
+            park(it, end, folded, reason)?;
+        } else if stopped > 0 && is_parked(it, end, &folded.newest.key)? {
             park(it, end, folded, "")?;
         } else {
             put(it, end, folded)?;
         }
     }
-    for (folded, reason) in &batch.poison {
-        park(it, end, folded, reason)?;
-    }
-    let poison = batch.poison.iter().map(|(folded, _)| folded);
     let add = format!(
         "INSERT INTO activity{end} (minute, writes) VALUES (?1, 1)
          ON CONFLICT (minute) DO UPDATE SET writes = writes + 1"
     );
-    for at in batch.folded.iter().chain(poison).flat_map(|folded| &folded.written) {
+    for at in folded.iter().flat_map(|folded| &folded.written) {
         run(it, &add, [at.as_second().div_euclid(60)])?;
     }
     Ok(true)

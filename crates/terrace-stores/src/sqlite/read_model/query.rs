@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use rusqlite::types::Value as Sql;
 use rusqlite::{Connection, OptionalExtension, params};
-use terrace_core::read_model::{Activity, Counted, Parked, Row, Rows};
+use terrace_core::read_model::{Activity, Counted, Parked, Projection, Row, Rows};
 use terrace_core::{
     Key, LogPosition, Origin, Page, Record, Result, Scan, Timestamp, Value, Version,
 };
@@ -12,6 +12,7 @@ use terrace_core::{
 use super::super::failure;
 use super::super::log::{moment, unsigned};
 use super::super::reader::successor;
+use super::change::checkpoint;
 
 const COLUMNS: &str = "r.key, r.value, r.version, r.created_at, r.updated_at, r.deleted, \
      r.read_count, r.write_count";
@@ -60,15 +61,7 @@ fn signed(number: usize) -> i64 {
 }
 
 pub(super) fn rows(it: &Connection, keys: &[Key]) -> Result<Rows> {
-    let (source, epoch, place) = it
-        .prepare_cached("SELECT source, epoch, place FROM projection WHERE name = 'live'")
-        .and_then(|mut statement| {
-            statement.query_row([], |row| {
-                Ok((row.get::<_, String>(0)?, row.get::<_, i64>(1)?, row.get::<_, i64>(2)?))
-            })
-        })
-        .map_err(failure::of)?;
-    let checkpoint = LogPosition { epoch: unsigned(epoch)?, offset: unsigned(place)? };
+    let checkpoint = checkpoint(it, Projection::Live)?;
     let text = format!("SELECT {COLUMNS} FROM records r WHERE r.key = ?1");
     let mut lookup = it.prepare_cached(&text).map_err(failure::of)?;
     let mut stopped =
@@ -80,7 +73,7 @@ pub(super) fn rows(it: &Connection, keys: &[Key]) -> Result<Rows> {
         row.parked = stopped.exists([key.as_str()]).map_err(failure::of)?;
         rows.push(row);
     }
-    Ok(Rows { rows, checkpoint, source })
+    Ok(Rows { rows, checkpoint })
 }
 
 pub(super) fn page(it: &Connection, scan: &Scan) -> Result<Page> {

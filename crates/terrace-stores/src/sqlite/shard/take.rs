@@ -1,24 +1,67 @@
 //! What a shard takes over from another, and what it lets go.
 
-use rusqlite::{Connection, OptionalExtension, params};
+use std::fmt;
+use std::sync::Arc;
+
+use rusqlite::{Connection, params};
 use terrace_core::shard::RequestResult;
-use terrace_core::{Error, ErrorKind, Follow, Key, Logged, Result, SlotSet, Timestamp};
+use terrace_core::{Batch, BoxFuture, Checkpoint, Follower, Key, PositionLost, Result, SlotSet};
 
-use super::super::failure;
-use super::super::follow::UPSERT;
-use super::{Inner, check, signed};
+use super::super::{failure, follow};
+use super::{Inner, check};
 
-pub(super) fn followed(connection: &Connection, source: &str) -> Result<Option<Follow>> {
-    let ask = "SELECT value FROM meta WHERE name = ?1";
-    let mut ask = connection.prepare_cached(ask).map_err(failure::of)?;
-    let text: Option<String> =
-        ask.query_row([name(source)], |row| row.get(0)).optional().map_err(failure::of)?;
-    let parsed = text.map(|text| serde_json::from_str(&text)).transpose();
-    parsed.map_err(|error| failure::corrupt("shard_followed").caused_by(error))
+/// Takes another shard's rows over.
+pub(super) struct Taker {
+    pub(super) inner: Arc<Inner>,
+    pub(super) epoch: u64,
+    pub(super) source: String,
 }
 
-fn name(source: &str) -> String {
-    format!("shard_followed:{source}")
+impl Taker {
+    fn transact(&self, work: impl FnOnce(&Connection) -> Result<()>) -> Result<()> {
+        self.inner.transact_as_is(|connection| {
+            check(connection, self.epoch)?;
+            work(connection)
+        })
+    }
+}
+
+impl Follower for Taker {
+    fn checkpoint(&self) -> BoxFuture<'_, Result<Checkpoint>> {
+        Box::pin(async { follow::checkpoint(&self.inner.own(), &self.source) })
+    }
+
+    fn apply<'a>(&'a self, batch: &'a Batch) -> BoxFuture<'a, Result<bool>> {
+        Box::pin(async move {
+            let now = self.inner.runtime.wall().as_microsecond();
+            let applied = self.transact(|connection| {
+                follow::apply(connection, &self.source, batch, now).map(drop)
+            });
+            match applied {
+                Err(error) if PositionLost::caused(&error) => Ok(false),
+                applied => applied.map(|()| true),
+            }
+        })
+    }
+
+    fn begin_anew<'a>(&'a self, log: &'a str) -> BoxFuture<'a, Result<()>> {
+        let start = Checkpoint { log: log.to_owned(), ..Checkpoint::default() };
+        Box::pin(async move {
+            self.transact(|connection| follow::keep(connection, &self.source, &start))
+        })
+    }
+}
+
+impl fmt::Display for Taker {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("sqlite")
+    }
+}
+
+impl fmt::Debug for Taker {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Taker").field("source", &self.source).finish_non_exhaustive()
+    }
 }
 
 /// The names of results begin with their slots, so those of a range lie together.
@@ -47,37 +90,6 @@ pub(super) fn results(connection: &Connection, slots: &SlotSet) -> Result<Vec<Re
 }
 
 impl Inner {
-    pub(super) fn apply(
-        &self,
-        epoch: u64,
-        source: &str,
-        rows: &[Logged],
-        follow: &Follow,
-    ) -> Result<()> {
-        let follow = serde_json::to_string(follow).map_err(|error| {
-            Error::new(ErrorKind::Internal, "a position cannot be written").caused_by(error)
-        })?;
-        let now = self.runtime.wall().as_microsecond();
-        self.transact_as_is(|connection| {
-            check(connection, epoch)?;
-            let mut upsert = connection.prepare_cached(UPSERT).map_err(failure::of)?;
-            for row in rows {
-                let micros = |time: Timestamp| time.as_microsecond();
-                let record = row.record.as_ref();
-                let times = record.map(|it| (micros(it.created_at), micros(it.updated_at)));
-                let (created, updated) = times.unwrap_or((now, now));
-                let value = record.map_or("", |record| record.value.as_str());
-                let version = signed(row.version.get());
-                let (key, deleted) = (row.key.as_str(), record.is_none());
-                upsert
-                    .execute(params![key, value, version, created, updated, deleted])
-                    .map_err(failure::of)?;
-            }
-            let keep = "INSERT OR REPLACE INTO meta (name, value) VALUES (?1, ?2)";
-            connection.execute(keep, params![name(source), follow]).map(drop).map_err(failure::of)
-        })
-    }
-
     pub(super) fn keep_results(&self, epoch: u64, results: &[RequestResult]) -> Result<()> {
         const KEEP: &str = "INSERT INTO idempotency (key, fingerprint, result, created_at)
             VALUES (?1, ?2, ?3, ?4) ON CONFLICT (key) DO UPDATE SET

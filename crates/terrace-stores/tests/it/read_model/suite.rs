@@ -1,39 +1,76 @@
 //! What every read model does.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use terrace_core::read_model::{Batch, Counted, Projection, Row, begun, fold};
+use terrace_core::read_model::{Counted, Projection, Row};
 use terrace_core::testkit::{key, value};
 use terrace_core::{
-    Deadline, Key, LogPosition, PositionLost, Runtime, Scan, StoreExt, Version, Write, WriteOptions,
+    Batch, Changes, Checkpoint, Deadline, Follower, Key, LogPosition, Logged, PositionLost,
+    Runtime, Scan, StoreExt, Version, Write, WriteOptions,
 };
 
 use super::Sides;
 
 impl Sides {
-    async fn write(&self, name: &str, text: &str) {
+    pub(super) async fn write(&self, name: &str, text: &str) {
         self.store.put(key(name), value(text)).await.expect("a put");
     }
 
-    /// Applies what follows the checkpoint, in batches of this size. Other tests of the server have
-    /// transactions, too, which hold the horizon back.
-    async fn project(&self, limit: usize) {
-        let head = self.log.head().await.expect("a head");
-        loop {
-            let from = begun(&*self.model, Projection::Live, &self.source).await.expect("it");
-            if from >= head {
-                return;
-            }
-            let page = self.log.after(from, limit).await.expect("a page");
-            if page.position == from {
+    pub(super) fn live(&self) -> Arc<dyn Follower> {
+        self.model.follower(Projection::Live)
+    }
+
+    /// Where a projection stands; begun anew when it is of another log.
+    pub(super) async fn begun(&self, of: Projection) -> Checkpoint {
+        let follower = self.model.follower(of);
+        let known = follower.checkpoint().await.expect("a checkpoint");
+        if known.is_in(&self.log.name()) {
+            return known;
+        }
+        follower.begin_anew(&self.log.name()).await.expect("begun");
+        follower.checkpoint().await.expect("a checkpoint")
+    }
+
+    /// Brings a follower to this position of the log, in batches of this size. Other tests of the server
+    /// have transactions, too, which hold the horizon back.
+    async fn follow(&self, follower: &dyn Follower, end: LogPosition, limit: usize) {
+        let mut from = follower.checkpoint().await.expect("a checkpoint");
+        while from.position < end {
+            let page = self.log.after(from.position, limit).await.expect("a page");
+            if page.position == from.position {
                 let soon = Runtime::system().now() + Duration::from_millis(20);
-                self.log.wait(from, Deadline::at(soon)).await.expect("a wait");
+                self.log.wait(from.position, Deadline::at(soon)).await.expect("a wait");
                 continue;
             }
-            let folded = fold(&page.changes);
-            let source = self.source.to_string();
-            let batch = Batch { source, from, to: page.position, folded, poison: vec![] };
-            assert!(self.model.apply(Projection::Live, &batch).await.expect("applied"));
+            let batch = batch(&from, page.position, &page.changes);
+            assert!(follower.apply(&batch).await.expect("applied"));
+            from = batch.to;
+        }
+    }
+
+    pub(super) async fn project(&self, batch: usize) {
+        let head = self.log.head().await.expect("a head");
+        self.begun(Projection::Live).await;
+        self.follow(&*self.live(), head, batch).await;
+        if let Some(index) = self.model.search_index() {
+            let known = index.checkpoint().await.expect("a checkpoint");
+            if !known.is_in(&self.log.name()) {
+                index.begin_anew(&self.log.name()).await.expect("begun");
+            }
+            self.follow(&*index, head, batch).await;
+        }
+    }
+
+    /// The changes after a position, once there are so many.
+    pub(super) async fn changes(&self, after: LogPosition, count: usize) -> Changes {
+        loop {
+            let page = self.log.after(after, 10).await.expect("a page");
+            if page.changes.len() >= count {
+                return page;
+            }
+            let soon = Runtime::system().now() + Duration::from_millis(20);
+            self.log.wait(page.position, Deadline::at(soon)).await.expect("a wait");
         }
     }
 
@@ -44,6 +81,12 @@ impl Sides {
     pub(super) fn projector(&self) -> terrace_core::BoxFuture<'_, ()> {
         Box::pin(self.project(1000))
     }
+}
+
+/// What is applied at this checkpoint.
+pub(super) fn batch(from: &Checkpoint, to: LogPosition, changes: &[Logged]) -> Batch {
+    let (from, to, changes) = (from.clone(), from.at(to), changes.to_vec());
+    Batch { from, to, changes, ..Batch::default() }
 }
 
 fn text(row: &Row) -> Option<&str> {
@@ -68,7 +111,7 @@ pub(super) async fn what_is_written_is_projected_with_its_counts(sides: Sides) {
     let keys = [key("a"), key("nobody"), key("a")];
     let rows = sides.model.read(&keys).await.expect("rows");
     assert_eq!(rows.rows, [a.clone(), Row::default(), a]);
-    assert_eq!(*rows.source, *sides.source);
+    assert!(rows.checkpoint.is_in(&sides.log.name()));
     let page = sides.model.scan(&Scan::prefix("")).await.expect("a page");
     assert_eq!(page.records.iter().map(|it| it.key.as_str()).collect::<Vec<_>>(), ["a", "c"]);
     for (prefix, keys) in
@@ -83,76 +126,51 @@ pub(super) async fn what_is_written_is_projected_with_its_counts(sides: Sides) {
 pub(super) async fn a_batch_is_applied_from_its_checkpoint_alone(sides: Sides) {
     sides.write("a", "1").await;
     sides.project(10).await;
-    let here = begun(&*sides.model, Projection::Live, &sides.source).await.expect("it");
+    let here = sides.begun(Projection::Live).await;
     sides.write("a", "2").await;
-    let page = loop {
-        let page = sides.log.after(here, 10).await.expect("a page");
-        if !page.changes.is_empty() {
-            break page;
-        }
-    };
-    let folded = fold(&page.changes);
-    let source = sides.source.to_string();
-    let batch = Batch { source, from: here, to: page.position, folded, poison: vec![] };
+    let page = sides.changes(here.position, 1).await;
+    let batch = batch(&here, page.position, &page.changes);
     // Two projectors at once: one is first, the other changes nothing.
-    let (one, two) = futures_util::future::join(
-        sides.model.apply(Projection::Live, &batch),
-        sides.model.apply(Projection::Live, &batch),
-    )
-    .await;
+    let (one, other) = (sides.live(), sides.live());
+    let (one, two) = futures_util::future::join(one.apply(&batch), other.apply(&batch)).await;
     let applied = [one.expect("an answer"), two.expect("an answer")];
     assert_eq!(applied.iter().filter(|applied| **applied).count(), 1);
     assert_eq!(sides.row("a").await.writes, 2);
-    let foreign = Batch { source: "another".into(), from: batch.to, ..batch.clone() };
-    assert!(!sides.model.apply(Projection::Live, &foreign).await.expect("an answer"));
+    let elsewhere = Checkpoint { log: "another".into(), ..batch.to.clone() };
+    let foreign = Batch { from: elsewhere, ..batch.clone() };
+    assert!(!sides.live().apply(&foreign).await.expect("an answer"));
     sides.model.pause(Duration::from_secs(60)).await.expect("paused");
-    let next = Batch { from: batch.to, ..batch };
-    assert!(!sides.model.apply(Projection::Live, &next).await.expect("an answer"));
+    let next = Batch { from: batch.to.clone(), ..batch };
+    assert!(!sides.live().apply(&next).await.expect("an answer"));
 }
 
 pub(super) async fn the_highest_version_counts_wherever_it_stands(sides: Sides) {
     sides.write("a", "old").await;
     sides.write("a", "new").await;
-    let mut position = LogPosition::default();
-    let mut changes = Vec::new();
-    while changes.len() < 2 {
-        let page = sides.log.after(position, 10).await.expect("a page");
-        position = page.position;
-        changes.extend(page.changes);
-    }
-    let mut from = begun(&*sides.model, Projection::Live, &sides.source).await.expect("it");
+    let changes = sides.changes(LogPosition::default(), 2).await.changes;
+    let mut from = sides.begun(Projection::Live).await;
     // As overlapping transactions may bring them: the newer one first.
     for (number, change) in changes.iter().rev().enumerate() {
-        let to = LogPosition { epoch: from.epoch, offset: number as u64 + 1 };
-        let folded = fold(std::slice::from_ref(change));
-        let batch = Batch { source: sides.source.to_string(), from, to, folded, poison: vec![] };
-        assert!(sides.model.apply(Projection::Live, &batch).await.expect("applied"));
-        from = to;
+        let to = LogPosition { offset: number as u64 + 1, ..from.position };
+        let batch = batch(&from, to, std::slice::from_ref(change));
+        assert!(sides.live().apply(&batch).await.expect("applied"));
+        from = batch.to;
     }
     let row = sides.row("a").await;
     assert_eq!((text(&row), row.writes), (Some("new"), 2));
 }
 
 pub(super) async fn a_refused_change_stops_its_key_until_it_is_retried(sides: Sides) {
-    begun(&*sides.model, Projection::Live, &sides.source).await.expect("it");
+    let from = sides.begun(Projection::Live).await;
     (sides.refuse)(true);
     sides.write("bad", "poison").await;
-    let change = loop {
-        let page = sides.log.after(LogPosition::default(), 10).await.expect("a page");
-        if !page.changes.is_empty() {
-            break page;
-        }
-    };
-    let from = LogPosition::default();
-    let folded = fold(&change.changes);
-    let source = sides.source.to_string();
-    let mut batch = Batch { source, from, to: change.position, folded, poison: vec![] };
-    let refused = sides.model.apply(Projection::Live, &batch).await.expect_err("refused");
+    let page = sides.changes(LogPosition::default(), 1).await;
+    let mut batch = batch(&from, page.position, &page.changes);
+    let refused = sides.live().apply(&batch).await.expect_err("refused");
     assert!(!refused.is_retryable(), "{refused}");
-    let here = begun(&*sides.model, Projection::Live, &sides.source).await.expect("it");
-    assert_eq!(here, from, "nothing was changed");
-    batch.poison = batch.folded.drain(..).map(|folded| (folded, "why".to_owned())).collect();
-    assert!(sides.model.apply(Projection::Live, &batch).await.expect("parked"));
+    assert_eq!(sides.begun(Projection::Live).await, from, "nothing was changed");
+    batch.refused = Some("why".to_owned());
+    assert!(sides.live().apply(&batch).await.expect("parked"));
     sides.write("bad", "later").await;
     sides.write("good", "1").await;
     sides.projector().await;
@@ -172,24 +190,11 @@ pub(super) async fn a_refused_change_stops_its_key_until_it_is_retried(sides: Si
     assert_eq!(sides.row("bad").await.writes, 3);
 }
 
-async fn rebuild(sides: &Sides, swap: bool) -> terrace_core::read_model::Difference {
-    sides.model.begin(Projection::Next, &sides.source).await.expect("begun");
-    loop {
-        let live = begun(&*sides.model, Projection::Live, &sides.source).await.expect("it");
-        let next = begun(&*sides.model, Projection::Next, &sides.source).await.expect("it");
-        if next >= live {
-            break;
-        }
-        let mut page = sides.log.after(next, 3).await.expect("a page");
-        if page.position > live {
-            page.changes.retain(|change| change.position <= live);
-            page.position = live;
-        }
-        let folded = fold(&page.changes);
-        let source = sides.source.to_string();
-        let batch = Batch { source, from: next, to: page.position, folded, poison: vec![] };
-        assert!(sides.model.apply(Projection::Next, &batch).await.expect("applied"));
-    }
+pub(super) async fn rebuild(sides: &Sides, swap: bool) -> terrace_core::read_model::Difference {
+    let next = sides.model.follower(Projection::Next);
+    next.begin_anew(&sides.log.name()).await.expect("begun");
+    let live = sides.begun(Projection::Live).await;
+    sides.follow(&*next, live.position, 3).await;
     sides.model.finish_rebuild(swap).await.expect("finished").expect("both have come as far")
 }
 
@@ -221,13 +226,11 @@ pub(super) async fn a_rebuild_finds_what_was_changed_by_hand(sides: Sides) {
     sides.write("b", "1").await;
     sides.project(10).await;
     // A batch that nobody committed at the command side stands for a hand in the read model.
-    let from = begun(&*sides.model, Projection::Live, &sides.source).await.expect("it");
-    let mut page = sides.log.after(LogPosition::default(), 10).await.expect("a page");
+    let from = sides.begun(Projection::Live).await;
+    let mut page = sides.changes(LogPosition::default(), 2).await;
     page.changes.retain(|change| change.key == key("a"));
-    let source = sides.source.to_string();
-    let folded = fold(&page.changes);
-    let batch = Batch { source, from, to: from, folded, poison: vec![] };
-    assert!(sides.model.apply(Projection::Live, &batch).await.expect("applied"));
+    let batch = batch(&from, from.position, &page.changes);
+    assert!(sides.live().apply(&batch).await.expect("applied"));
     assert_eq!(sides.row("a").await.writes, 2);
     let found = rebuild(&sides, true).await;
     assert_eq!((found.differing, found.examples), (1, vec!["a".to_owned()]));
@@ -269,8 +272,9 @@ pub(super) async fn words_are_found_and_times_told(sides: Sides) {
 pub(super) async fn another_log_begins_anew(sides: Sides) {
     sides.write("a", "1").await;
     sides.project(10).await;
-    let position = begun(&*sides.model, Projection::Live, "another").await.expect("it");
-    assert_eq!(position, LogPosition::default());
+    sides.live().begin_anew("another").await.expect("begun");
+    let there = sides.live().checkpoint().await.expect("a checkpoint");
+    assert_eq!(there, Checkpoint::beginning("another"));
     assert_eq!(sides.row("a").await, Row::default(), "what it has not is not there");
     sides.project(10).await;
     assert_eq!(sides.row("a").await.writes, 1);
@@ -280,14 +284,13 @@ pub(super) async fn another_log_begins_anew(sides: Sides) {
 pub(super) async fn a_position_beyond_the_log_is_lost(sides: Sides) {
     sides.write("a", "1").await;
     sides.project(10).await;
-    let from = begun(&*sides.model, Projection::Live, &sides.source).await.expect("it");
-    let to = LogPosition { epoch: from.epoch + (1 << 40), offset: from.offset + (1 << 40) };
-    let source = sides.source.to_string();
-    let batch = Batch { source, from, to, ..Batch::default() };
-    assert!(sides.model.apply(Projection::Live, &batch).await.expect("applied"));
+    let from = sides.begun(Projection::Live).await;
+    let LogPosition { epoch, offset } = from.position;
+    let to = LogPosition { epoch: epoch + (1 << 40), offset: offset + (1 << 40) };
+    assert!(sides.live().apply(&batch(&from, to, &[])).await.expect("applied"));
     let error = sides.log.after(to, 10).await.expect_err("lost");
     assert!(PositionLost::caused(&error), "{error}");
-    sides.model.begin(Projection::Live, &sides.source).await.expect("begun anew");
+    sides.live().begin_anew(&sides.log.name()).await.expect("begun anew");
     assert_eq!(sides.row("a").await, Row::default());
     sides.write("b", "1").await;
     sides.projector().await;
@@ -300,19 +303,9 @@ pub(super) async fn a_finished_rebuild_leaves_nothing_to_swap(sides: Sides) {
     sides.project(10).await;
     for swap in [false, true] {
         rebuild(&sides, swap).await;
-        let next = sides.model.checkpoint(Projection::Next, &sides.source).await.expect("it");
-        assert_eq!(next, None);
+        let next = sides.model.follower(Projection::Next).checkpoint().await.expect("it");
+        assert_eq!(next, Checkpoint::beginning(""));
         assert_eq!(sides.model.finish_rebuild(true).await.expect("nothing"), None);
         assert_eq!(text(&sides.row("a").await), Some("1"));
     }
-}
-
-pub(super) async fn one_owner_has_the_projection(sides: Sides) {
-    let long = Duration::from_secs(60);
-    assert!(sides.model.lease("one", long).await.expect("an answer"));
-    assert!(!sides.model.lease("two", long).await.expect("an answer"));
-    assert!(sides.model.lease("one", Duration::from_millis(1)).await.expect("kept"));
-    let taken = async { while !sides.model.lease("two", long).await.expect("an answer") {} };
-    taken.await;
-    assert!(!sides.model.lease("one", long).await.expect("an answer"));
 }

@@ -2,7 +2,10 @@
 
 use redis::aio::MultiplexedConnection;
 use terrace_core::testkit::{key, value};
-use terrace_core::{EventStream as _, LogPosition, Logged, Record, Runtime, Timestamp, Version};
+use terrace_core::{
+    Batch, Checkpoint, Follower as _, LogPosition, Logged, Record, Result, Runtime, Timestamp,
+    Version,
+};
 use terrace_lab::testing;
 use terrace_stores::redis::{RedisStream, RedisStreamOptions};
 
@@ -21,6 +24,18 @@ async fn fresh() -> Fresh {
 
 fn stream(options: &RedisStreamOptions) -> RedisStream {
     RedisStream::new(options.clone(), Runtime::system()).expect("a stream")
+}
+
+/// Where the stream stands.
+async fn last(stream: &RedisStream) -> LogPosition {
+    stream.checkpoint().await.expect("an answer").position
+}
+
+/// Publishes what follows this position.
+async fn publish(stream: &RedisStream, last: LogPosition, events: &[Logged]) -> Result<bool> {
+    let from = Checkpoint::beginning(Checkpoint::ANY_LOG).at(last);
+    let to = from.at(events.last().expect("events").position);
+    stream.apply(&Batch { from, to, changes: events.to_vec(), ..Batch::default() }).await
 }
 
 fn at(offset: u64) -> LogPosition {
@@ -43,11 +58,11 @@ fn events(range: std::ops::RangeInclusive<u64>) -> Vec<Logged> {
 async fn events_have_their_places_and_all_their_fields() {
     let mut fresh = fresh().await;
     let stream = stream(&fresh.options);
-    assert_eq!(stream.last().await.expect("an answer"), LogPosition::default());
+    assert_eq!(last(&stream).await, LogPosition::default());
     let gone = Logged { record: None, ..event(3) };
     let page = [event(1), event(2), gone];
-    assert!(stream.publish(LogPosition::default(), &page).await.expect("an answer"));
-    assert_eq!(stream.last().await.expect("an answer"), at(3));
+    assert!(publish(&stream, LogPosition::default(), &page).await.expect("an answer"));
+    assert_eq!(last(&stream).await, at(3));
     let entries: Vec<(String, Vec<String>)> = redis::cmd("XRANGE")
         .arg(&[fresh.options.key.as_str(), "-", "+"])
         .query_async(&mut fresh.connection)
@@ -75,10 +90,10 @@ async fn events_that_share_a_place_do_not_push_the_end_beyond_it() {
     let mut fresh = fresh().await;
     let stream = stream(&fresh.options);
     let same = vec![event(5); 4];
-    assert!(stream.publish(LogPosition::default(), &same).await.expect("an answer"));
-    assert_eq!(stream.last().await.expect("an answer"), at(5), "6 to 8 are still to come");
-    assert!(stream.publish(at(5), &events(6..=7)).await.expect("an answer"));
-    assert_eq!(stream.last().await.expect("an answer"), at(7));
+    assert!(publish(&stream, LogPosition::default(), &same).await.expect("an answer"));
+    assert_eq!(last(&stream).await, at(5), "6 to 8 are still to come");
+    assert!(publish(&stream, at(5), &events(6..=7)).await.expect("an answer"));
+    assert_eq!(last(&stream).await, at(7));
     assert_eq!(length(&mut fresh).await, 6);
 }
 
@@ -86,14 +101,14 @@ async fn events_that_share_a_place_do_not_push_the_end_beyond_it() {
 async fn what_does_not_follow_the_last_is_not_published() {
     let mut fresh = fresh().await;
     let stream = stream(&fresh.options);
-    assert!(stream.publish(LogPosition::default(), &events(1..=2)).await.expect("an answer"));
-    assert!(!stream.publish(LogPosition::default(), &events(1..=3)).await.expect("an answer"));
-    assert!(!stream.publish(at(5), &events(6..=6)).await.expect("an answer"));
+    assert!(publish(&stream, LogPosition::default(), &events(1..=2)).await.expect("an answer"));
+    assert!(!publish(&stream, LogPosition::default(), &events(1..=3)).await.expect("an answer"));
+    assert!(!publish(&stream, at(5), &events(6..=6)).await.expect("an answer"));
     // The end is known when the entries are gone.
     let trim = redis::cmd("XTRIM").arg(&[fresh.options.key.as_str(), "MAXLEN", "0"]).to_owned();
     trim.exec_async(&mut fresh.connection).await.expect("trimmed");
-    assert_eq!(stream.last().await.expect("an answer"), at(2));
-    assert!(stream.publish(at(2), &events(3..=4)).await.expect("an answer"));
+    assert_eq!(last(&stream).await, at(2));
+    assert!(publish(&stream, at(2), &events(3..=4)).await.expect("an answer"));
 }
 
 #[tokio::test]
@@ -104,7 +119,7 @@ async fn of_two_that_publish_the_same_one_does() {
     let mut last = LogPosition::default();
     for round in 0..ROUNDS {
         let page = events(round * 3 + 1..=round * 3 + 3);
-        let done = tokio::join!(one.publish(last, &page), other.publish(last, &page));
+        let done = tokio::join!(publish(&one, last, &page), publish(&other, last, &page));
         let done = (done.0.expect("an answer"), done.1.expect("an answer"));
         assert!(done.0 ^ done.1, "both or neither: {done:?}");
         last = at(round * 3 + 3);
@@ -123,10 +138,12 @@ async fn a_broker_that_refuses_is_no_success() {
     let stream = stream(&fresh.options);
     let set = redis::cmd("SET").arg(&[fresh.options.key.as_str(), "no stream"]).to_owned();
     set.exec_async(&mut fresh.connection).await.expect("set");
-    stream.publish(LogPosition::default(), &events(1..=2)).await.expect_err("the key is a string");
+    publish(&stream, LogPosition::default(), &events(1..=2))
+        .await
+        .expect_err("the key is a string");
     let gone = redis::cmd("DEL").arg(&fresh.options.key).to_owned();
     gone.exec_async(&mut fresh.connection).await.expect("removed");
-    assert!(stream.publish(LogPosition::default(), &events(1..=2)).await.expect("an answer"));
+    assert!(publish(&stream, LogPosition::default(), &events(1..=2)).await.expect("an answer"));
 }
 
 #[tokio::test]
@@ -137,8 +154,34 @@ async fn a_stream_is_trimmed_to_about_its_bound() {
     for page in 0..10 {
         let last = if page == 0 { LogPosition::default() } else { at(page * 500) };
         let next = events(page * 500 + 1..=page * 500 + 500);
-        assert!(stream.publish(last, &next).await.expect("an answer"));
+        assert!(publish(&stream, last, &next).await.expect("an answer"));
     }
     let length = length(&mut fresh).await;
     assert!((500..700).contains(&length), "{length}");
+}
+
+/// A log's position lies behind its last event; the stream tells only that.
+#[tokio::test]
+async fn who_has_published_goes_on_from_where_the_log_was() {
+    let fresh = fresh().await;
+    let (this, other) = (stream(&fresh.options), stream(&fresh.options));
+    let from = Checkpoint::beginning(Checkpoint::ANY_LOG);
+    let to = from.at(at(1 << 62));
+    let first = Batch { from, to: to.clone(), changes: events(1..=2), ..Batch::default() };
+    assert!(this.apply(&first).await.expect("an answer"));
+    assert_eq!((last(&this).await, last(&other).await), (to.position, at(2)));
+    let next = |to: &Checkpoint| {
+        let events = vec![Logged { position: LogPosition { epoch: 8, offset: 1 }, ..event(3) }];
+        Batch {
+            from: to.clone(),
+            to: to.at(events[0].position),
+            changes: events,
+            ..Batch::default()
+        }
+    };
+    let nothing = Batch { from: to.clone(), to: to.clone(), ..Batch::default() };
+    assert!(this.apply(&nothing).await.expect("an answer"));
+    assert!(!other.apply(&next(&to)).await.expect("an answer"), "it has published nothing");
+    assert!(this.apply(&next(&to)).await.expect("an answer"));
+    assert!(!this.apply(&next(&to)).await.expect("an answer"), "once");
 }

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use terrace_core::testkit::{Fixture, WithLog, key, value};
 use terrace_core::{
-    ChangeLog, Changes, ErrorKind, Follower, LogPosition, PositionLost, ReadOptions, Runtime, Scan,
-    Store, StoreExt, Version,
+    Batch, ChangeLog, Changes, Checkpoint, ErrorKind, Follower, LogPosition, PositionLost,
+    ReadOptions, Runtime, Scan, Store, StoreExt, Version,
 };
 use terrace_stores::sqlite::{SqliteOptions, SqliteStore};
 
@@ -28,14 +28,28 @@ fn open_replica(database: &Database, of: &SqliteStore) -> Arc<SqliteStore> {
 /// Follows to the end of the log by parts of this size.
 async fn follow(log: &dyn ChangeLog, follower: &dyn Follower, limit: usize) {
     loop {
-        let from = follower.followed().await.unwrap();
-        let changes = log.after(from, limit).await.unwrap();
-        let more = changes.more;
-        follower.apply(from, changes).await.unwrap();
+        let mut from = follower.checkpoint().await.unwrap();
+        if !from.is_in(&log.name()) {
+            follower.begin_anew(&log.name()).await.unwrap();
+            from = follower.checkpoint().await.unwrap();
+        }
+        let part = log.after(from.position, limit).await.unwrap();
+        let more = part.more;
+        assert!(follower.apply(&batch(&from, part)).await.unwrap());
         if !more {
             return;
         }
     }
+}
+
+/// A part of a log, as what is applied at this checkpoint.
+fn batch(from: &Checkpoint, part: Changes) -> Batch {
+    let Changes { changes, position, more } = part;
+    Batch { from: from.clone(), to: from.at(position), changes, more, refused: None }
+}
+
+async fn place(follower: &dyn Follower) -> LogPosition {
+    follower.checkpoint().await.unwrap().position
 }
 
 async fn all(store: &SqliteStore) -> Vec<terrace_core::Record> {
@@ -113,7 +127,7 @@ async fn a_replica_is_its_primary_row_by_row() {
     drop((follower, replica));
     let replica = open_replica(&other, &primary);
     let follower = replica.follower("primary");
-    assert_eq!(follower.followed().await.unwrap(), primary.change_log().head().await.unwrap());
+    assert_eq!(place(&follower).await, primary.change_log().head().await.unwrap());
     primary.put(key("k3"), value("back")).await.unwrap();
     follow(&primary.change_log(), &follower, 4).await;
     assert_eq!(all(&replica).await, all(&primary).await);
@@ -133,11 +147,11 @@ async fn a_replica_proves_nothing_in_the_middle_of_the_log() {
     primary.put(key("j"), value("x")).await.unwrap();
     primary.put(key("k"), value("newest")).await.unwrap();
 
-    let from = follower.followed().await.unwrap();
-    let part = log.after(from, 1).await.unwrap();
+    let from = follower.checkpoint().await.unwrap();
+    let part = log.after(from.position, 1).await.unwrap();
     assert!(part.more && part.changes[0].key == key("j"), "{part:?}");
-    follower.apply(from, part.clone()).await.unwrap();
-    assert_eq!(follower.followed().await.unwrap(), part.position);
+    assert!(follower.apply(&batch(&from, part.clone())).await.unwrap());
+    assert_eq!(place(&follower).await, part.position);
     assert!(part.position.offset >= seen.version.get());
     let how = ReadOptions { token: Some(seen.token), ..ReadOptions::default() };
     let error = replica.get_read(&key("k"), &how).await.unwrap_err();
@@ -157,12 +171,15 @@ async fn changes_apply_once_and_only_forward() {
     let first = log.after(LogPosition::default(), 10).await.unwrap();
     primary.put(key("a"), value("2")).await.unwrap();
     let second = log.after(first.position, 10).await.unwrap();
-    let lost = follower.apply(first.position, second.clone()).await.unwrap_err();
-    assert!(PositionLost::caused(&lost), "{lost}");
-    follower.apply(LogPosition::default(), first.clone()).await.unwrap();
-    follower.apply(first.position, second.clone()).await.unwrap();
-    follower.apply(LogPosition::default(), first).await.unwrap();
-    assert_eq!(follower.followed().await.unwrap(), second.position);
+    follower.begin_anew(&log.name()).await.unwrap();
+    let start = follower.checkpoint().await.unwrap();
+    let (end, then) = (second.position, start.at(first.position));
+    let (first, second) = (batch(&start, first), batch(&then, second));
+    assert!(!follower.apply(&second).await.unwrap(), "it has not come there");
+    assert!(follower.apply(&first).await.unwrap());
+    assert!(follower.apply(&second).await.unwrap());
+    assert!(!follower.apply(&first).await.unwrap(), "it is further");
+    assert_eq!(place(&follower).await, end);
     assert_eq!(all(&replica).await[0].value.as_str(), "2");
 }
 
@@ -187,8 +204,8 @@ async fn a_database_of_its_own_can_follow_another() {
     assert_eq!(texts(&log, head).await, [("s1".to_owned(), Some("target".to_owned()))]);
     // Forgetting the place forgets no record of a database of its own.
     let follower = target.follower("source");
-    follower.begin_anew().await.unwrap();
-    assert_eq!(follower.followed().await.unwrap(), LogPosition::default());
+    follower.begin_anew("log").await.unwrap();
+    assert_eq!(place(&follower).await, LogPosition::default());
     assert_eq!(all(&target).await.len(), 10);
 }
 
@@ -206,10 +223,10 @@ async fn who_missed_a_tombstone_begins_anew() {
     primary.delete(key("a")).await.unwrap();
     hands.set(|state| state.ahead = Duration::from_secs(8 * 24 * 60 * 60));
     primary.delete(key("b")).await.unwrap();
-    let error = log.after(follower.followed().await.unwrap(), 10).await.unwrap_err();
+    let error = log.after(place(&follower).await, 10).await.unwrap_err();
     assert!(PositionLost::caused(&error), "{error}");
 
-    follower.begin_anew().await.unwrap();
+    follower.begin_anew(&log.name()).await.unwrap();
     assert_eq!(all(&replica).await, []);
     // A copy that has begun goes on, though the floor is above its first positions.
     let log = primary.change_log();
@@ -236,8 +253,8 @@ async fn a_primary_of_another_time_is_noticed() {
     let another = third.open();
     let replica = open_replica(&other, &another);
     assert_eq!(all(&replica).await, []);
-    let place = replica.follower("primary").followed().await.unwrap();
-    assert_eq!(place, LogPosition::default());
+    let place = replica.follower("primary").checkpoint().await.unwrap();
+    assert_eq!(place, Checkpoint::default());
     // A database of its own is not made a replica.
     let own = SqliteOptions { replica_of: Some(primary.history()), ..third.options() };
     drop(another);

@@ -1,6 +1,5 @@
 //! What each level adds to the documents' API.
 
-use terrace_core::event_stream::event_id;
 use terrace_core::{Inspection, Origin, Outcome, Read, Receipt};
 
 use super::parts::{self, figure};
@@ -137,7 +136,7 @@ static FACES: &[DocumentsFace] = &[
 const EVENT_ID: Field<Receipt> = Field::new(
     "event_id",
     "The event's place in the log, under which it is published.",
-    Getter::Text(|receipt| event_id(receipt.event.unwrap_or_default())),
+    Getter::Text(|receipt| receipt.event.unwrap_or_default().to_string()),
 );
 
 const FROM_READ_DB: Field<Read> = Field::new(
@@ -159,7 +158,7 @@ const TWO_SIDES: &[Field<Inspection>] = &[
         figure(tree.find("cqrs"), "events_published")
     }),
     count("events_projected", "Events that this instance has projected.", |tree| {
-        figure(tree.find("projector"), "events_projected")
+        figure(tree.find("projector"), "changes")
     }),
     count("read_db_records", "Records in the read database.", |tree| {
         figure(tree.find("read-model"), "records")

@@ -2,8 +2,9 @@
 
 use std::sync::{Arc, PoisonError};
 
-use terrace_core::{ChangeLog, EventStream, ReadModel, Result};
-use terrace_layers::{CommandSide, CqrsOptions, ProjectorOptions, Source};
+use terrace_core::history::log_of;
+use terrace_core::{ChangeLog, Follower, ReadModel, Result};
+use terrace_layers::{CommandSide, CqrsOptions, FollowOptions};
 use terrace_stores::redis::{RedisStream, RedisStreamOptions};
 use terrace_stores::{
     PostgresOptions, PostgresReadModel, PostgresStore, SqliteOptions, SqliteReadModel, SqliteStore,
@@ -25,12 +26,10 @@ fn no_log() -> terrace_core::Error {
 pub struct QuerySide {
     /// The command side's log.
     pub log: Arc<dyn ChangeLog>,
-    /// Its name, and the life of its database.
-    pub source: Source,
     /// What is made of it.
     pub model: Arc<dyn ReadModel>,
     /// How to project.
-    pub options: ProjectorOptions,
+    pub options: FollowOptions,
 }
 
 impl Engines {
@@ -41,9 +40,7 @@ impl Engines {
     pub async fn query_side(&self) -> Result<QuerySide> {
         let side = self.commands().await?;
         let model = self.read_model().await?;
-        let options = self.cqrs_options().projector;
-        let source = side.source();
-        Ok(QuerySide { log: side.log, source, model, options })
+        Ok(QuerySide { log: side.log, model, options: self.cqrs_options().projection })
     }
 
     /// The database that takes commands, with its log. Its files are this process's own.
@@ -62,8 +59,8 @@ impl Engines {
                 let options = SqliteOptions { change_log: true, ..SqliteOptions::new(path) };
                 let store = SqliteStore::open(options, self.runtime.clone())?;
                 let log = store.log()?.ok_or_else(no_log)?;
-                let (histories, log_name) = (store.histories(), log.name());
-                Ok(CommandSide { store: Arc::new(store), histories, log: Arc::new(log), log_name })
+                let histories = store.histories();
+                Ok(CommandSide { store: Arc::new(store), histories, log: Arc::new(log) })
             }
             Servers::Urls { database, .. } | Servers::Local { database, .. } => {
                 let url = match self.config.cqrs.write_url.as_str() {
@@ -74,8 +71,8 @@ impl Engines {
                 options.change_log = true;
                 let store = PostgresStore::connect(options, self.runtime.clone()).await?;
                 let log = store.log().await?.ok_or_else(no_log)?;
-                let (histories, log_name) = (store.histories(), log.name());
-                Ok(CommandSide { store: Arc::new(store), histories, log: Arc::new(log), log_name })
+                let histories = store.histories();
+                Ok(CommandSide { store: Arc::new(store), histories, log: Arc::new(log) })
             }
         }
     }
@@ -113,7 +110,7 @@ impl Engines {
     pub(in super::super) fn event_stream(
         &self,
         side: &CommandSide,
-    ) -> Result<Option<Arc<dyn EventStream>>> {
+    ) -> Result<Option<Arc<dyn Follower>>> {
         let config = &self.config.cqrs;
         match &*self.servers {
             Servers::Embedded { .. } => Ok(None),
@@ -125,7 +122,7 @@ impl Engines {
                     // Positions of a log that is begun anew begin anew.
                     "" => {
                         let events = broker_name("terrace:events", ':', &side.histories.name());
-                        format!("{events}:{}", side.log_name)
+                        format!("{events}:{}", log_of(&side.log.name()))
                     }
                     chosen => broker_name(chosen, ':', &side.histories.name()),
                 };
@@ -143,12 +140,7 @@ impl Engines {
         CqrsOptions {
             wait: millis(config.wait_ms),
             flush: millis(config.count_flush_ms),
-            projector: ProjectorOptions {
-                batch: config.batch,
-                pace: millis(config.pace_ms),
-                lease: millis(config.lease_ms),
-                ..ProjectorOptions::default()
-            },
+            projection: FollowOptions { batch: config.batch, pace: millis(config.pace_ms) },
         }
     }
 }

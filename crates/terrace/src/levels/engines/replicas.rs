@@ -6,8 +6,8 @@ use std::sync::{Arc, PoisonError};
 use terrace_core::{Error, Node, Result, Store};
 use terrace_lab::PostgresOptions as LabOptions;
 use terrace_layers::{
-    Coalesce, CoalesceOptions, ConcurrencyLimit, ConcurrencyLimitOptions, Member, ReplicaRouter,
-    ReplicaRouterOptions, Replicator, ReplicatorOptions,
+    Coalesce, CoalesceOptions, ConcurrencyLimit, ConcurrencyLimitOptions, Follow, FollowOptions,
+    Member, ReplicaRouter, ReplicaRouterOptions,
 };
 use terrace_stores::sqlite::Synchronous;
 use terrace_stores::{PostgresOptions, PostgresStore, SqliteOptions, SqliteStore};
@@ -73,16 +73,12 @@ impl Engines {
                 ..SqliteOptions::new(path(format!("-replica-{number}")))
             };
             let replica = Arc::new(SqliteStore::open(options, self.runtime.clone())?);
-            let options =
-                ReplicatorOptions { delay: millis(config.delay_ms), ..Default::default() };
-            let (log, follower) = (primary.change_log(), replica.follower(Arc::clone(&history)));
-            let runtime = self.runtime.clone();
-            replicators.push(Replicator::start(
-                Arc::new(log),
-                Arc::new(follower),
-                options,
-                runtime,
-            ));
+            let (log, follower) = (primary.change_log(), replica.follower("primary"));
+            let (log, follower, runtime) =
+                (Arc::new(log), Arc::new(follower), self.runtime.clone());
+            let replicator =
+                Follow::new("replicator", log, follower, FollowOptions::default(), runtime);
+            replicators.push(replicator.start());
             members.push(self.member(replica));
         }
         let router = self.router(&history, members).await.fed_by(replicators);

@@ -42,19 +42,3 @@ async fn replicas_answer_reads_and_the_cache_those_after() {
     assert_eq!((&found["value"], &found["from_replica"]), (&"1".into(), &true.into()));
     assert!(origin.expect("an origin").starts_with("replica:"));
 }
-
-/// Replicas that are a minute behind answer nothing that a client has a right to see.
-#[tokio::test]
-async fn a_token_is_answered_right_while_all_replicas_lag() {
-    let directory = tempfile::tempdir().expect("a directory");
-    let delay = [("TERRACE_REPLICAS_DELAY_MS", "60000")];
-    let stores = Stores::Embedded(directory.path());
-    let program = Program::serve_with(3, &stores, &["--no-cache"], &delay).await;
-    let put = program.put("/v1/records/a", r#"{"value":"1"}"#).await;
-    let token = put.headers().get("terrace-token").expect("a token").clone();
-    let (without, _) = json(&program, "/read/a").await;
-    assert_eq!(without["success"], false, "the delay can be seen");
-    let answer = program.get_with("/v1/records/a", "Terrace-Token", &token).await;
-    assert_eq!(answer.status(), 200);
-    assert_eq!(answer.headers()["terrace-origin"], "primary");
-}

@@ -1,4 +1,4 @@
-//! `Replicator`: goes on after failures, begins anew when it must.
+//! `Follow`: goes on after failures, begins anew when it must, finds what is refused.
 
 use std::sync::Arc;
 use std::sync::Mutex;
@@ -7,10 +7,10 @@ use std::time::Duration;
 
 use terrace_core::testkit::{key, value};
 use terrace_core::{
-    BoxFuture, ChangeLog, Changes, Deadline, Error, ErrorKind, Follower, LogPosition, Logged,
-    Position, PositionLost, Record, Result, Runtime, Timestamp, Version,
+    Batch, BoxFuture, ChangeLog, Changes, Checkpoint, Deadline, Error, ErrorKind, Follower,
+    LogPosition, Logged, Position, PositionLost, Record, Result, Runtime, Timestamp, Version,
 };
-use terrace_layers::{Replicator, ReplicatorOptions};
+use terrace_layers::{Follow, FollowOptions, Following};
 use tokio::sync::watch;
 
 /// A log of so many changes, the first of which are gone.
@@ -22,6 +22,10 @@ struct Log {
 }
 
 impl ChangeLog for Log {
+    fn name(&self) -> Arc<str> {
+        "log".into()
+    }
+
     fn place_of(&self, position: Position) -> LogPosition {
         LogPosition { epoch: 0, offset: position.get() }
     }
@@ -48,9 +52,11 @@ impl ChangeLog for Log {
         })
     }
 
-    fn wait(&self, position: LogPosition, _: Deadline) -> BoxFuture<'_, Result<()>> {
+    fn wait(&self, position: LogPosition, deadline: Deadline) -> BoxFuture<'_, Result<()>> {
         Box::pin(async move {
-            let _ = self.end.subscribe().wait_for(|end| *end > position.offset).await;
+            let mut end = self.end.subscribe();
+            let more = end.wait_for(|end| *end > position.offset);
+            let _either_way = Runtime::system().within(deadline, more).await;
             Ok(())
         })
     }
@@ -80,30 +86,35 @@ fn change(number: u64) -> Logged {
 
 #[derive(Debug, Default)]
 struct Copy {
-    place: Mutex<LogPosition>,
+    place: Mutex<Checkpoint>,
+    /// The most changes that it takes at once.
+    most: Option<usize>,
     applied: watch::Sender<Vec<u64>>,
     begun: AtomicUsize,
 }
 
 impl Follower for Copy {
-    fn followed(&self) -> BoxFuture<'_, Result<LogPosition>> {
-        Box::pin(async { Ok(*self.place.lock().unwrap()) })
+    fn checkpoint(&self) -> BoxFuture<'_, Result<Checkpoint>> {
+        Box::pin(async { Ok(self.place.lock().unwrap().clone()) })
     }
 
-    fn apply(&self, from: LogPosition, changes: Changes) -> BoxFuture<'_, Result<()>> {
+    fn apply<'a>(&'a self, batch: &'a Batch) -> BoxFuture<'a, Result<bool>> {
         Box::pin(async move {
             let mut place = self.place.lock().unwrap();
-            assert_eq!(*place, from, "it goes on where the follower is");
-            *place = changes.position;
-            let numbers = changes.changes.iter().map(|change| change.version.get());
+            assert_eq!(*place, batch.from, "it goes on where the follower is");
+            if self.most.is_some_and(|most| batch.changes.len() > most) {
+                return Err(Error::new(ErrorKind::Unavailable, "not in time"));
+            }
+            *place = batch.to.clone();
+            let numbers = batch.changes.iter().map(|change| change.version.get());
             self.applied.send_modify(|applied| applied.extend(numbers));
-            Ok(())
+            Ok(true)
         })
     }
 
-    fn begin_anew(&self) -> BoxFuture<'_, Result<()>> {
-        Box::pin(async {
-            *self.place.lock().unwrap() = LogPosition::default();
+    fn begin_anew<'a>(&'a self, log: &'a str) -> BoxFuture<'a, Result<()>> {
+        Box::pin(async move {
+            *self.place.lock().unwrap() = Checkpoint::beginning(log);
             self.begun.fetch_add(1, Ordering::SeqCst);
             self.applied.send_modify(Vec::clear);
             Ok(())
@@ -133,18 +144,21 @@ async fn applied(copy: &Copy, count: usize) -> Vec<u64> {
     applied.wait_for(|applied| applied.len() >= count).await.unwrap().clone()
 }
 
+fn start(log: &Arc<Log>, copy: &Arc<Copy>, options: FollowOptions) -> Following {
+    let (log, copy) = (Arc::clone(log), Arc::clone(copy));
+    Follow::new("test", log, copy, options, Runtime::system()).start()
+}
+
 #[tokio::test(start_paused = true)]
 async fn everything_is_applied_once_in_order_whatever_fails() {
     let (log, copy) = set_up(3);
-    let options = ReplicatorOptions { batch: 3, ..ReplicatorOptions::default() };
-    let (from, to) = (Arc::clone(&log), Arc::clone(&copy));
-    let replicator = Replicator::start(from, to, options, Runtime::system());
+    let following = start(&log, &copy, FollowOptions { batch: 3, ..FollowOptions::default() });
     log.end.send_replace(10);
     assert_eq!(applied(&copy, 10).await, (1..=10).collect::<Vec<_>>());
     log.end.send_replace(11);
     assert_eq!(applied(&copy, 11).await.last(), Some(&11));
-    assert_eq!(replicator.applied(), 11);
-    replicator.stop().await;
+    assert_eq!(following.follow().inspect().figure("changes"), Some(11));
+    following.stop().await;
     log.end.send_replace(12);
     Runtime::system().sleep(Duration::from_secs(60)).await;
     assert_eq!(copy.applied.borrow().len(), 11, "it has ended");
@@ -154,24 +168,52 @@ async fn everything_is_applied_once_in_order_whatever_fails() {
 async fn a_follower_that_stayed_away_too_long_begins_anew() {
     let (log, copy) = set_up(0);
     log.end.send_replace(10);
-    *copy.place.lock().unwrap() = LogPosition { epoch: 0, offset: 2 };
+    let second = LogPosition { epoch: 0, offset: 2 };
+    *copy.place.lock().unwrap() = Checkpoint::beginning("log").at(second);
     log.floor.store(5, Ordering::SeqCst);
-    let (from, to) = (Arc::clone(&log), Arc::clone(&copy));
-    let _replicator = Replicator::start(from, to, Default::default(), Runtime::system());
+    let _following = start(&log, &copy, FollowOptions::default());
     assert_eq!(applied(&copy, 10).await.len(), 10);
     assert_eq!(copy.begun.load(Ordering::SeqCst), 1);
 }
 
+/// A crash of the follower's database takes its last commits back while the log is quiet.
 #[tokio::test(start_paused = true)]
-async fn changes_are_held_back_for_the_delay() {
+async fn a_follower_that_has_lost_its_end_is_brought_up_again() {
     let (log, copy) = set_up(0);
-    let delay = Duration::from_secs(7);
-    let options = ReplicatorOptions { delay, ..ReplicatorOptions::default() };
-    let (from, to) = (Arc::clone(&log), Arc::clone(&copy));
-    let _replicator = Replicator::start(from, to, options, Runtime::system());
+    log.end.send_replace(10);
+    let _following = start(&log, &copy, FollowOptions::default());
+    applied(&copy, 10).await;
+    let seventh = LogPosition { epoch: 0, offset: 7 };
+    *copy.place.lock().unwrap() = Checkpoint::beginning("log").at(seventh);
+    copy.applied.send_modify(|applied| applied.truncate(7));
     let begun = Runtime::system().now();
+    assert_eq!(applied(&copy, 10).await, (1..=10).collect::<Vec<_>>());
+    assert!(Runtime::system().now() - begun < Duration::from_secs(1), "the log said nothing");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_too_much_at_once_is_applied_in_parts() {
+    let (log, _) = set_up(0);
+    let copy = Arc::new(Copy { most: Some(10), ..Copy::default() });
+    log.end.send_replace(100);
+    let _following = start(&log, &copy, FollowOptions::default());
+    assert_eq!(applied(&copy, 100).await, (1..=100).collect::<Vec<_>>());
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_comes_within_the_pace_is_one_batch() {
+    let (log, copy) = set_up(0);
+    let pace = Duration::from_secs(7);
+    let following = start(&log, &copy, FollowOptions { pace, ..FollowOptions::default() });
     log.end.send_replace(1);
     applied(&copy, 1).await;
+    let begun = Runtime::system().now();
+    for end in 2..=5 {
+        log.end.send_replace(end);
+        Runtime::system().sleep(Duration::from_secs(1)).await;
+    }
+    applied(&copy, 5).await;
     let taken = Runtime::system().now() - begun;
-    assert!(taken >= delay && taken < delay * 2);
+    assert!(taken >= Duration::from_secs(6) && taken <= pace, "{taken:?}");
+    assert_eq!(following.follow().inspect().figure("batches"), Some(2));
 }

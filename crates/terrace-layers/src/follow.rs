@@ -1,0 +1,315 @@
+//! The one loop that follows a change log.
+//!
+//! ```text
+//!  lease ── checkpoint ── read a page after it ── apply the page and move the checkpoint ─┐
+//!              ▲                                                                          │
+//!              └──────────────────────────────────────────────────────────────────────────┘
+//! ```
+//!
+//! The loop keeps nothing that a crash could lose: the follower keeps its checkpoint in the transaction
+//! that has the effect. So it may be killed anywhere, and several may run at once.
+
+mod progress;
+
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use terrace_core::{
+    Backoff, Batch, ChangeLog, Changes, Checkpoint, Deadline, Error, ErrorKind, Follower,
+    Inspection, LeaderLease, LogPosition, PositionLost, Result, Runtime, Task,
+};
+
+use progress::Progress;
+
+/// How to follow.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FollowOptions {
+    /// The most changes of one batch. Default 1000.
+    pub batch: usize,
+    /// The least time from the end of a batch to the next: what comes meanwhile is one batch, with one
+    /// commit. Default 0.
+    pub pace: Duration,
+}
+
+impl Default for FollowOptions {
+    fn default() -> Self {
+        Self { batch: 1000, pace: Duration::ZERO }
+    }
+}
+
+/// Brings a follower to the end of a change log, and keeps it there.
+///
+/// Where the log has another name than the checkpoint, or no longer has what follows, the follower
+/// begins anew. A batch that the follower refuses is halved until the one change is found that cannot be
+/// applied; its key is parked, visibly, and the others go on.
+pub struct Follow {
+    name: &'static str,
+    log: Arc<dyn ChangeLog>,
+    follower: Arc<dyn Follower>,
+    lease: Option<Arc<dyn LeaderLease>>,
+    options: FollowOptions,
+    runtime: Runtime,
+    progress: Progress,
+}
+
+/// A [`Follow`] that runs in the background until it is stopped or dropped.
+#[derive(Debug)]
+pub struct Following {
+    follow: Arc<Follow>,
+    task: Mutex<Option<Task>>,
+}
+
+/// Where a run stands.
+struct Run {
+    /// The follower's checkpoint, when it is known.
+    checkpoint: Option<Checkpoint>,
+    limit: usize,
+    /// When the lease is to be renewed; nothing while another instance has it.
+    renew_at: Option<Instant>,
+}
+
+/// What came of a step.
+enum Step {
+    /// A batch was applied.
+    Applied,
+    /// The checkpoint is elsewhere, or the batch was too large: the next step looks again.
+    Again,
+    /// There is nothing after this position just now.
+    AtEnd(LogPosition),
+}
+
+impl Follow {
+    /// How long an instance has the lease without renewing it.
+    const LEASE: Duration = Duration::from_secs(2);
+    /// The longest wait without a look at the lease and at the checkpoint.
+    const LOOK: Duration = Duration::from_millis(650);
+    /// How long to wait when another instance has moved the checkpoint.
+    const OVERTAKEN: Duration = Duration::from_millis(5);
+
+    /// Follows the log under this name, which inspections and logs tell.
+    pub fn new(
+        name: &'static str,
+        log: Arc<dyn ChangeLog>,
+        follower: Arc<dyn Follower>,
+        options: FollowOptions,
+        runtime: Runtime,
+    ) -> Self {
+        let progress = Progress::default();
+        Self { name, log, follower, lease: None, options, runtime, progress }
+    }
+
+    /// Only while this instance has the lease.
+    #[must_use]
+    pub fn led_by(self, lease: Option<Arc<dyn LeaderLease>>) -> Self {
+        Self { lease, ..self }
+    }
+
+    /// Follows in the background from now on.
+    pub fn start(self) -> Following {
+        let follow = Arc::new(self);
+        let run = Arc::clone(&follow);
+        let task = follow.runtime.spawn(follow.name, async move { run.run().await });
+        Following { follow, task: Mutex::new(Some(task)) }
+    }
+
+    /// Follows without end. Cancellation safe: a batch is applied whole or not at all.
+    pub async fn run(&self) {
+        let mut run = self.begin();
+        let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(3));
+        loop {
+            match self.turn(&mut run).await {
+                Ok(()) => {
+                    backoff.reset();
+                    self.progress.goes_on(self.name);
+                }
+                Err(error) => {
+                    run.checkpoint = None;
+                    self.progress.waits(self.name, &error);
+                    backoff.wait(&self.runtime).await;
+                }
+            }
+        }
+    }
+
+    /// Applies what the log holds just now, whoever has the lease; answers where that ends.
+    ///
+    /// # Errors
+    /// The first failure.
+    pub async fn catch_up(&self) -> Result<LogPosition> {
+        let mut run = self.begin();
+        loop {
+            if let Step::AtEnd(position) = self.step(&mut run).await? {
+                return Ok(position);
+            }
+        }
+    }
+
+    /// Applies everything that was committed before the call. A transaction of somebody else that is
+    /// slow to end may hold this up without end; give it a deadline.
+    ///
+    /// # Errors
+    /// The first failure.
+    pub async fn catch_up_to_head(&self) -> Result<()> {
+        let head = self.log.head().await?;
+        loop {
+            let position = self.catch_up().await?;
+            if position >= head {
+                return Ok(());
+            }
+            self.log.wait(position, Deadline::NEVER).await?;
+        }
+    }
+
+    fn begin(&self) -> Run {
+        Run { checkpoint: None, limit: self.options.batch, renew_at: None }
+    }
+
+    /// One step under the lease, and the pause after it.
+    async fn turn(&self, run: &mut Run) -> Result<()> {
+        if !self.leads(run).await? {
+            run.checkpoint = None;
+            self.runtime.sleep(Self::LEASE / 4).await;
+            return Ok(());
+        }
+        match self.step(run).await? {
+            Step::Applied => self.runtime.sleep(self.options.pace).await,
+            Step::Again => {}
+            Step::AtEnd(position) => {
+                let look = self.runtime.now() + Self::LOOK;
+                self.log.wait(position, Deadline::at(look)).await?;
+                if self.runtime.now() >= look {
+                    // The follower may have lost its end, or another instance has moved it.
+                    run.checkpoint = None;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn leads(&self, run: &mut Run) -> Result<bool> {
+        let Some(lease) = &self.lease else {
+            self.progress.lead(true);
+            return Ok(true);
+        };
+        let now = self.runtime.now();
+        if run.renew_at.is_none_or(|at| at <= now) {
+            run.renew_at = None;
+            let leads = lease.hold(Self::LEASE).await?;
+            self.progress.lead(leads);
+            run.renew_at = leads.then(|| now + Self::LEASE / 3);
+        }
+        Ok(run.renew_at.is_some())
+    }
+
+    async fn step(&self, run: &mut Run) -> Result<Step> {
+        let from = match run.checkpoint.take() {
+            Some(known) => known,
+            None => self.follower.checkpoint().await?,
+        };
+        if !from.is_in(&self.log.name()) {
+            return self.begin_anew(&from).await;
+        }
+        if !from.complete {
+            return Err(PositionLost::error("the first copy is not complete"));
+        }
+        let page = match self.log.after(from.position, run.limit).await {
+            Err(error) if PositionLost::caused(&error) => {
+                tracing::error!(follower = %self.follower, %error, "a follower begins anew");
+                return self.begin_anew(&from).await;
+            }
+            page => page?,
+        };
+        // A page may say no more than that the last change was the end of its transaction.
+        if page.changes.is_empty() && page.position <= from.position {
+            self.progress.reach(page.position);
+            run.checkpoint = Some(from);
+            return Ok(Step::AtEnd(page.position));
+        }
+        self.apply(run, from, page).await
+    }
+
+    async fn begin_anew(&self, from: &Checkpoint) -> Result<Step> {
+        let log = self.log.name();
+        tracing::info!(follower = %self.follower, from = from.log, to = &*log, "a log is followed");
+        self.follower.begin_anew(&log).await?;
+        self.progress.begin_anew();
+        Ok(Step::Again)
+    }
+
+    async fn apply(&self, run: &mut Run, from: Checkpoint, page: Changes) -> Result<Step> {
+        let (began, count) = (self.runtime.wall(), page.changes.len());
+        let to = from.at(page.position);
+        let mut batch = Batch { from, to, changes: page.changes, more: page.more, refused: None };
+        let mut applied = self.follower.apply(&batch).await;
+        if let Err(error) = &applied
+            && is_refusal(error)
+        {
+            if run.limit > 1 {
+                run.limit = (count / 2).max(1);
+                return Ok(Step::Again);
+            }
+            tracing::error!(follower = %self.follower, %error, changes = count,
+                "a change cannot be applied; its key is set aside");
+            batch.refused = Some(error.to_string());
+            applied = self.follower.apply(&batch).await;
+        }
+        if applied.is_err() {
+            // Perhaps it was too much at once.
+            run.limit = (count / 2).max(1);
+        }
+        if !applied? {
+            run.renew_at = None;
+            self.runtime.sleep(self.options.pace.max(Self::OVERTAKEN)).await;
+            return Ok(Step::Again);
+        }
+        // Back slowly: what does not arrive in time costs its whole timeout.
+        run.limit = (run.limit + run.limit / 8 + 1).min(self.options.batch);
+        self.progress.applied(&batch, began);
+        run.checkpoint = Some(batch.to);
+        Ok(Step::Applied)
+    }
+
+    /// Returns when the follower may have come to this position: this instance's own progress wakes it;
+    /// where another instance follows, time does.
+    pub(crate) async fn progressed(&self, position: LogPosition, look: Duration, by: Deadline) {
+        let limit = by.min(Deadline::at(self.runtime.now() + look));
+        let _either_way = self.runtime.within(limit, self.progress.reaches(position)).await;
+    }
+
+    /// What is known of it.
+    pub fn inspect(&self) -> Inspection {
+        self.progress.inspect(self.name).option("log", self.log.name())
+    }
+}
+
+/// Whether trying again would fail again.
+fn is_refusal(error: &Error) -> bool {
+    matches!(error.kind(), ErrorKind::InvalidInput | ErrorKind::Internal | ErrorKind::Corrupt)
+}
+
+impl fmt::Debug for Follow {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}({} -> {})", self.name, self.log, self.follower)
+    }
+}
+
+impl Following {
+    /// What runs.
+    pub fn follow(&self) -> &Follow {
+        &self.follow
+    }
+
+    /// Ends it; what was applied stays, and another instance may go on at once.
+    pub async fn stop(&self) {
+        let task = self.task.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(task) = task {
+            task.stop().await;
+        }
+        if let Some(lease) = &self.follow.lease
+            && self.follow.progress.lead(false)
+        {
+            let _ends_by_itself = lease.hold(Duration::ZERO).await;
+        }
+    }
+}
