@@ -197,7 +197,8 @@ pub struct DeadLetter {
 /// How far a journal has come.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Progress {
-    /// Names this journal among those that had its name before: it grows when one is made anew.
+    /// Names this life of the journal among those before: it grows when one is made anew, and when its
+    /// engine may have lost its latest entries.
     pub epoch: u64,
     /// The last sequence given out.
     pub last: Sequence,
@@ -270,6 +271,16 @@ pub trait Journal: fmt::Debug + fmt::Display + Send + Sync + 'static {
     /// # Errors
     /// `Unavailable` when the journal cannot be reached.
     fn progress(&self) -> BoxFuture<'_, Result<Progress>>;
+
+    /// Where an earlier life of this journal ended, whose entries this one has: what it gave out up to
+    /// there is here, or settled. `None` for one that was lost as a whole.
+    ///
+    /// # Errors
+    /// `Unavailable` when the journal cannot be reached.
+    fn end_of(&self, epoch: u64) -> BoxFuture<'_, Result<Option<Sequence>>> {
+        let _never_replaced = epoch;
+        Box::pin(async { Ok(None) })
+    }
 
     /// Gives out only sequences above `floor` from now on; this instance also when it fails.
     ///

@@ -405,6 +405,7 @@ impl Store for PostgresStore {
             for task in take() {
                 task.stop().await;
             }
+            self.worker.apart.end().await;
             Ok(())
         })
     }

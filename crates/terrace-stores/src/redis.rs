@@ -8,7 +8,7 @@
 //!   and the epoch that it was stored in;
 //! - `epoch`: a random number, the name of the cache's current memory. An entry of another epoch
 //!   does not exist. [`Lease`] is the epoch of the miss;
-//! - `number`: how many messages were published to the channel `invalidations`;
+//! - `number`: how many messages there were for the channel `invalidations`;
 //! - `beat`: what heartbeats write.
 //!
 //! A read is one `MGET` of the epoch and the entries, which is atomic. Fills, invalidations and
@@ -47,8 +47,10 @@
 //!   other than the writer's may read what it failed to invalidate.
 //! - The same holds for an instance that reaches the server while a writer does not, until the
 //!   writer has repeated its invalidation.
-//! - A primary that is made the replica of one that lagged and promoted again, all within one
-//!   `heartbeat`, has older memory under the same run id and is believed.
+//! - A server whose memory is replaced while it runs (it is made a replica of one that lagged and
+//!   promoted again, or its databases are swapped) is believed for up to `heartbeat`; then its
+//!   replication id, or the number of the latest message, tells. Where databases are swapped and other
+//!   writes bring that number up within this time, it is believed for longer: clear the cache after.
 //! - A server whose clock is set back while a fill is under way may run it later by as much; one
 //!   whose clock is set forward loses tombstones early, which may let a late fill in.
 //!

@@ -80,6 +80,10 @@ impl Journal for RedisJournal {
         Box::pin(async move { self.link.progress().await.map_err(|e| e.during("progress")) })
     }
 
+    fn end_of(&self, epoch: u64) -> BoxFuture<'_, Result<Option<Sequence>>> {
+        Box::pin(self.link.end_of(epoch))
+    }
+
     fn raise(&self, floor: Sequence) -> BoxFuture<'_, Result<()>> {
         Box::pin(self.link.raise(floor))
     }

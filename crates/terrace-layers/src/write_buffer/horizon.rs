@@ -335,8 +335,12 @@ impl State {
     fn enter(&mut self, epoch: u64) -> bool {
         if epoch > self.progress.epoch {
             if self.progress.epoch > 0 {
-                let lost = self.pending.len();
-                tracing::error!(lost, "the journal was lost and made anew; what waited is gone");
+                let waiting = self.pending.len();
+                tracing::error!(
+                    waiting,
+                    "a new life of the journal began: it was lost, or its engine was restarted or \
+                     replaced; what it still has is looked up"
+                );
             }
             self.progress = Progress { epoch, ..Progress::default() };
             let history = self.name.1.rsplit_once(':').map_or("", |(history, _)| history);

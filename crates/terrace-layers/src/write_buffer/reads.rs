@@ -77,12 +77,26 @@ impl Shared {
             self.look(limit).await?;
             elsewhere = false;
         }
-        if let Some(own) = own {
-            self.horizon.check(own)?;
-            let settled = self.horizon.settled_of(own.sequence);
+        if let Some(asked) = own {
+            let asked = self.in_this_life(asked).await?;
+            own = Some(asked);
+            self.horizon.check(asked)?;
+            let settled = self.horizon.settled_of(asked.sequence);
             self.until_seen_below(settled, limit).await?;
         }
         Ok(Asked { own, elsewhere, below })
+    }
+
+    /// A place of an earlier life of the journal that this one has.
+    async fn in_this_life(&self, asked: JournalPlace) -> Result<JournalPlace> {
+        let epoch = self.horizon.progress().epoch;
+        if asked.epoch < epoch
+            && let Some(end) = self.journal.end_of(asked.epoch).await?
+            && asked.sequence <= end
+        {
+            return Ok(JournalPlace { epoch, ..asked });
+        }
+        Ok(asked)
     }
 
     /// As [`Shared::refresh`], and returns once reads below show what is settled.

@@ -84,6 +84,11 @@ impl Apart {
         *self.session.lock().await = Some(session);
     }
 
+    /// Says goodbye to the server.
+    pub(super) async fn end(&self) {
+        *self.session.lock().await = None;
+    }
+
     /// Does a piece of work, by the deadline. Calls wait for each other.
     pub(super) async fn perform<W: Work>(
         &self,

@@ -167,6 +167,7 @@ impl ReadModel for PostgresReadModel {
             if let Some(upkeep) = upkeep {
                 upkeep.stop().await;
             }
+            self.worker.apart.end().await;
             Ok(())
         })
     }

@@ -295,12 +295,14 @@ const EPOCH_SCAN: &str =
 
 /// As [`PUT`], for writes of a journal: a row that has come as far is left alone and not answered. A
 /// deletion without a record leaves a row, too, with `created_at = updated_at`.
+/// A journal forgets what is settled, so the commit waits for the disk whatever the settings are.
 const PLACE: &str = concat!(
     "INSERT INTO records AS r (key, value, seq, deleted) \
      SELECT u.k, u.v, u.s, u.d \
      FROM unnest($1::text[], $2::text[], $3::bigint[], $4::boolean[]) AS u(k, v, s, d) WHERE ",
     generation!("$5"),
-    " IS NOT NULL \
+    " IS NOT NULL AND (SELECT set_config('synchronous_commit', CASE s WHEN 'off' THEN 'local' \
+         ELSE s END, true) FROM current_setting('synchronous_commit') AS s) IS NOT NULL \
      ON CONFLICT (key) DO UPDATE SET value = excluded.value, seq = excluded.seq, \
      version = greatest(nextval('records_version'), r.version + 1), deleted = excluded.deleted, \
      updated_at = greatest(now(), r.updated_at + interval '1 microsecond', \

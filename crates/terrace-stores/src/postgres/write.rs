@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use futures_util::future::join5;
 use terrace_core::{
-    Error, ErrorKind, Idempotency, LogPosition, Origin, Outcome, Position, Receipt, Sequence,
-    Token, Version, Write,
+    Durability, Error, ErrorKind, Idempotency, LogPosition, Origin, Outcome, Position,
+    Precondition, Receipt, Sequence, Token, Version, Write,
 };
 use tokio_postgres::Row;
 use tokio_postgres::error::{DbError, SqlState};
@@ -119,7 +119,7 @@ async fn put(
         let count = i64::try_from(puts.superseded).unwrap_or(i64::MAX);
         progress.in_transaction(true);
         let (begun, reserved, drawn, rows, committed) = join5(
-            begin(connection, epoch),
+            begin(connection, epoch, false),
             connection.run(Sql::Reserve, &[&puts.keys]),
             connection.run(Sql::Draw, &[&count]),
             connection.run(Sql::Put, &[&puts.keys, &puts.values, &history]),
@@ -175,8 +175,15 @@ async fn transaction(
 /// Begins a transaction; on a shard its first step waits out a change of what the shard has, or
 /// makes one wait. First, or who waits here with rows locked and who has entered and waits for these
 /// rows would wait for each other.
-async fn begin(connection: &Connection, epoch: Option<i64>) -> Result<(), tokio_postgres::Error> {
-    let begun = connection.command("BEGIN");
+async fn begin(
+    connection: &Connection,
+    epoch: Option<i64>,
+    waits_for_disk: bool,
+) -> Result<(), tokio_postgres::Error> {
+    let begun = connection.command(match waits_for_disk {
+        true => "BEGIN; SET LOCAL synchronous_commit = local",
+        false => "BEGIN",
+    });
     match &epoch {
         None => begun.await,
         Some(epoch) => {
@@ -285,10 +292,14 @@ impl WriteBatch<'_> {
         let claim = Claim::new(self.request);
         let history = &*connection.history;
         let of_history: [super::statements::Parameter<'_>; 1] = [&history];
+        // A journal forgets what is settled.
+        let placed =
+            || self.batch.iter().any(|it| matches!(it.precondition, Precondition::After(_)));
+        let waits_for_disk = connection.durability() < Durability::Committed && placed();
         progress.in_transaction(true);
         // Were BEGIN to fail alone, what is sent with it would change no record.
         let (begun, claimed, locked, drawn, number) = join5(
-            begin(connection, self.epoch),
+            begin(connection, self.epoch, waits_for_disk),
             claim.take(connection),
             connection.run(Sql::Lock, &[&keys]),
             connection.run(Sql::Draw, &[&count]),

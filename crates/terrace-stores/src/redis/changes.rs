@@ -4,7 +4,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 use futures_util::future::try_join_all;
-use redis::{Cmd, Script};
+use redis::{Cmd, Script, Value};
 use terrace_core::{Key, Lease, Offer, Result, Timestamp, Version};
 
 use super::Shared;
@@ -74,7 +74,7 @@ impl Shared {
         }
         let live = self.link.live()?;
         let calls = fills.chunks(CHUNK).map(|chunk| self.fill_call(&live, chunk)).collect();
-        self.run(&live, self.fill_script(), calls).await
+        self.run(&live, self.fill_script(), calls).await.map(drop)
     }
 
     async fn entomb(&self, written: &[(Key, Version)]) -> Result<()> {
@@ -83,7 +83,13 @@ impl Shared {
         }
         let live = self.link.live()?;
         let calls = written.chunks(CHUNK).map(|chunk| self.invalidate_call(&live, chunk)).collect();
-        self.run(&live, self.invalidate_script(), calls).await
+        for answer in self.run(&live, self.invalidate_script(), calls).await? {
+            // Answers of one batch may come in any order; the next beat looks whether it goes back.
+            if let Ok((epoch, number)) = redis::from_redis_value::<(Vec<u8>, Vec<u8>)>(answer) {
+                live.note(epoch, &number);
+            }
+        }
+        Ok(())
     }
 
     pub(super) async fn forget(&self) -> Result<()> {
@@ -91,7 +97,7 @@ impl Shared {
         let mut command = call_of(&self.link.scripts.clear, 2);
         command.arg(&self.names.epoch).arg(&self.names.number);
         command.arg(self.fresh_epoch(&live)).arg(self.channel());
-        self.run(&live, &self.link.scripts.clear, vec![command]).await
+        self.run(&live, &self.link.scripts.clear, vec![command]).await.map(drop)
     }
 
     /// Beats for as long as it is polled.
@@ -122,13 +128,12 @@ impl Shared {
         live: &std::sync::Arc<Live>,
         script: &Script,
         commands: Vec<Cmd>,
-    ) -> Result<()> {
+    ) -> Result<Vec<Value>> {
         let calls = commands.iter().map(|command| {
             let mut connection = live.connection.clone();
             async move { call(&mut connection, script, command).await }
         });
-        self.link.ask(live, try_join_all(calls)).await?;
-        Ok(())
+        self.link.ask(live, try_join_all(calls)).await
     }
 
     fn fill_call(&self, live: &Live, fills: &[Fill]) -> Cmd {

@@ -28,11 +28,38 @@ const ENDED: usize = 16;
 /// A connection whose server's memory has been checked.
 pub(super) struct Live {
     pub(super) connection: MultiplexedConnection,
-    /// Names the server's process.
+    /// Names the server's process, and the memory that it has from itself or from another server.
     pub(super) run_id: String,
     pub(super) clock: ServerClock,
+    /// The latest message whose number was seen, and its epoch.
+    message: Mutex<(Vec<u8>, u64)>,
     /// Since when its memory is whole, by its clock, in ms.
     pub(super) born: AtomicU64,
+}
+
+impl Live {
+    /// Notes the number of a message, and answers whether it can be of the memory that was there before:
+    /// numbers only grow within an epoch.
+    pub(super) fn note(&self, epoch: Vec<u8>, number: &[u8]) -> bool {
+        let number = std::str::from_utf8(number).ok().and_then(|it| it.parse().ok()).unwrap_or(0);
+        let mut known = self.message.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_later = known.0 != epoch || known.1 <= number;
+        if is_later {
+            *known = (epoch, number);
+        }
+        is_later
+    }
+}
+
+/// What the server says of itself and of its replication.
+async fn info(connection: &mut MultiplexedConnection) -> RedisResult<String> {
+    redis::cmd("INFO").arg("server").arg("replication").query_async(connection).await
+}
+
+/// The process, and the history of its memory: a server that was made a replica has another one.
+fn identity(info: &str) -> Option<String> {
+    let memory = field(info, "master_replid").unwrap_or_default();
+    Some(format!("{}/{memory}", field(info, "run_id")?))
 }
 
 impl fmt::Debug for Live {
@@ -227,16 +254,15 @@ impl Link {
             .set_pipeline_buffer_size(PIPELINE);
         let connected = self.client.get_multiplexed_async_connection_with_config(&config).await;
         let mut connection = connected.map_err(|error| Down::of(&error))?;
-        let info: RedisResult<String> =
-            redis::cmd("INFO").arg("server").query_async(&mut connection).await;
-        let info = info.map_err(|error| Down::of(&error))?;
+        let info = info(&mut connection).await.map_err(|error| Down::of(&error))?;
         if field(&info, "redis_version").is_some_and(is_too_old) {
             return Err(Down::TooOld);
         }
-        let run_id = self.identity(field(&info, "run_id").ok_or(Down::Refused)?).to_owned();
+        let run_id = identity(&info).ok_or(Down::Refused)?;
+        let run_id = self.identity(&run_id).to_owned();
         self.scripts.load(&mut connection).await.map_err(|error| Down::of(&error))?;
         let (clock, born) = (ServerClock::default(), AtomicU64::new(u64::MAX));
-        let live = Live { connection, run_id, clock, born };
+        let live = Live { connection, run_id, clock, message: Mutex::default(), born };
         // Others may have begun an epoch in this process, and filled it, while this instance still
         // told the previous one of its writes.
         let anew = self.previous().as_ref().is_some_and(|previous| *previous != live.run_id);
@@ -245,16 +271,24 @@ impl Link {
         Ok(live)
     }
 
-    /// Writes something, learns the server's time, and publishes the number of the latest message
-    /// if there is a channel.
+    /// Writes something, learns the server's time, publishes the number of the latest message if there
+    /// is a channel, and finds out whether the server has older memory by now.
     pub(super) async fn beat(&self, live: &Live, channel: &str) -> RedisResult<()> {
         let script = &self.scripts.heartbeat;
         let mut command = call_of(script, 3);
         command.arg(&self.names.epoch).arg(&self.names.number).arg(&self.names.beat);
         command.arg(channel).arg(millis(self.options.heartbeat.saturating_mul(4)));
         let asked = self.runtime.now();
-        let answer = call(&mut live.connection.clone(), script, &command).await?;
-        live.clock.learn(asked, self.runtime.now(), redis::from_redis_value(answer)?);
+        let (mut beats, mut asks) = (live.connection.clone(), live.connection.clone());
+        let both =
+            futures_util::future::try_join(call(&mut beats, script, &command), info(&mut asks));
+        let (answer, info) = both.await?;
+        let (time, epoch, number): (u64, Vec<u8>, Vec<u8>) = redis::from_redis_value(answer)?;
+        live.clock.learn(asked, self.runtime.now(), time);
+        let is_same = identity(&info).is_some_and(|found| *self.identity(&found) == *live.run_id);
+        if !is_same || !live.note(epoch, &number) {
+            return Err((redis::ErrorKind::Client, "the server's memory was replaced").into());
+        }
         Ok(())
     }
 
@@ -368,6 +402,8 @@ mod tests {
         let info = "# Server\r\nredis_version:7.0.15\r\nrun_id:abc\r\n";
         assert_eq!(field(info, "run_id"), Some("abc"));
         assert_eq!(field(info, "run"), None);
+        assert_eq!(identity("run_id:a\r\nmaster_replid:b\r\n").as_deref(), Some("a/b"));
+        assert_eq!(identity("master_replid:b\r\n"), None);
         assert!(!is_too_old("7.0.15"));
         assert!(is_too_old("6.2.1"));
     }

@@ -183,6 +183,15 @@ impl Link {
         self.call(&self.scripts.raise, &command, Sent::Harmless).await.map(drop)
     }
 
+    /// Where an earlier life ended.
+    pub(super) async fn end_of(&self, epoch: u64) -> Result<Option<Sequence>> {
+        let mut command = redis::cmd("HGET");
+        command.arg(&self.keys[1]).arg(format!("end:{epoch}"));
+        let answer = self.call(&self.scripts.progress, &command, Sent::Harmless).await?;
+        let end: Option<String> = read(answer)?;
+        end.as_deref().map(sequence).transpose()
+    }
+
     pub(super) async fn dead(&self, after: Sequence, limit: usize) -> Result<Vec<DeadLetter>> {
         let mut command = redis::cmd("ZRANGE");
         command.arg(&self.keys[3]).arg(format!("({}", padded(after))).arg("+").arg("BYLEX");

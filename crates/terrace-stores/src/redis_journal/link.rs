@@ -31,6 +31,7 @@ pub(super) struct Scripts {
     pub(super) retry: Script,
     pub(super) bury: Script,
     pub(super) raise: Script,
+    enter: Script,
 }
 
 /// What a call that was sent and not answered may have done.
@@ -86,6 +87,7 @@ impl Link {
                 retry: with(include_str!("lua/retry.lua")),
                 bury: with(include_str!("lua/bury.lua")),
                 raise: with(include_str!("lua/raise.lua")),
+                enter: with(include_str!("lua/enter.lua")),
             },
             settings: DurabilityLook::default(),
             client,
@@ -170,6 +172,7 @@ impl Link {
     async fn prepare(&self, live: &MultiplexedConnection) -> Result<()> {
         let mut live = live.clone();
         self.make_group(&mut live).await?;
+        self.enter(&mut live).await?;
         self.learn_settings(&mut live).await?;
         self.connects.fetch_add(1, Ordering::Relaxed);
         Ok(())
@@ -183,6 +186,30 @@ impl Link {
             Err(lost) => Err(lost.into_error(Sent::Harmless)),
             Ok(_) => Ok(()),
         }
+    }
+
+    /// Makes sure that the journal is of this server process and of the memory that it has now.
+    async fn enter(&self, live: &mut MultiplexedConnection) -> Result<()> {
+        let mut ask = redis::cmd("INFO");
+        ask.arg("server").arg("replication");
+        let info = match self.timed(ask.query_async::<String>(live)).await {
+            Ok(info) => info,
+            // Not every user may ask.
+            Err(Lost::Said(error)) if !error.is_io_error() => return Ok(()),
+            Err(lost) => return Err(lost.into_error(Sent::Harmless)),
+        };
+        let of = |name: &str| {
+            let line = info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+            line.unwrap_or_default().trim()
+        };
+        let server = format!("{}/{}", of("run_id"), of("master_replid"));
+        let mut enter = self.scripts.enter.prepare_invoke();
+        for key in &self.keys {
+            enter.key(key);
+        }
+        enter.arg(server);
+        let entered = self.timed(enter.invoke_async::<u64>(live)).await;
+        entered.map(drop).map_err(|lost| lost.into_error(Sent::Harmless))
     }
 
     async fn learn_settings(&self, live: &mut MultiplexedConnection) -> Result<()> {
@@ -213,7 +240,10 @@ impl Link {
     /// Asks how Redis is set up.
     pub(super) async fn look_at_settings(&self) -> Result<()> {
         let mut live = self.connection().await?;
-        let learned = self.learn_settings(&mut live).await;
+        let learned = match self.enter(&mut live).await {
+            Ok(()) => self.learn_settings(&mut live).await,
+            failed => failed,
+        };
         if learned.is_err() {
             self.lose().await;
         }

@@ -137,7 +137,8 @@ impl Tags {
     fn has(&self, current: Option<Version>) -> bool {
         current.is_some_and(|version| match self {
             Self::Any => true,
-            Self::Of(tags) => tags.contains(&version),
+            // A record that waits in a journal has no version yet, and so no tag.
+            Self::Of(tags) => version != Version::NONE && tags.contains(&version),
         })
     }
 }

@@ -124,21 +124,6 @@ impl Program {
         self.client.get(format!("{}{path}", self.url)).send().await.expect("an answer")
     }
 
-    pub(crate) async fn get_with(
-        &self,
-        path: &str,
-        name: &str,
-        text: &reqwest::header::HeaderValue,
-    ) -> reqwest::Response {
-        let request = self.client.get(format!("{}{path}", self.url)).header(name, text);
-        request.send().await.expect("an answer")
-    }
-
-    pub(crate) async fn put(&self, path: &str, body: &'static str) -> reqwest::Response {
-        let request = self.client.put(format!("{}{path}", self.url)).body(body);
-        request.header("content-type", "application/json").send().await.expect("an answer")
-    }
-
     async fn health(&self) -> String {
         let answer = self.client.get(format!("{}/health", self.url)).send().await.expect("health");
         let body: Value = answer.json().await.expect("a body");

@@ -1,6 +1,6 @@
 #!lua flags=allow-oom
 -- Leaves a tombstone with the new version where no entry is as new, and tells the other instances,
--- in one step. Runs when memory is full, too: correctness must not depend on room.
+-- in one step. Answers the epoch and the number of the message. Runs when memory is full, too: correctness must not depend on room.
 -- KEYS[1] the epoch, KEYS[2] the number of messages, KEYS[3..] the entries. ARGV[1] a random epoch
 -- with the run id, for when there is none; ARGV[2] the life of tombstones in ms; ARGV[3] the
 -- channel, or nothing; ARGV[4] the body of the message; ARGV[5] the format of entries; ARGV[6..]
@@ -44,8 +44,6 @@ for i = 3, #KEYS do
     redis.call('SET', key, head .. version .. 't', 'PX', ARGV[2])
   end
 end
-if ARGV[3] ~= '' then
-  local number = string.format('%020.0f', redis.call('INCR', KEYS[2]))
-  redis.call('PUBLISH', ARGV[3], '1W' .. epoch .. number .. ARGV[4])
-end
-return 1
+local number = string.format('%020.0f', redis.call('INCR', KEYS[2]))
+if ARGV[3] ~= '' then redis.call('PUBLISH', ARGV[3], '1W' .. epoch .. number .. ARGV[4]) end
+return { epoch, number }

@@ -103,14 +103,15 @@ async fn old_connections_are_replaced_by_new_ones() {
     let store = PostgresStore::connect(options, Runtime::system()).await.expect("a store");
     let hand = session(&url).await;
     let first = sessions(&hand).await;
-    while sessions(&hand).await.iter().any(|pid| first.contains(pid)) {
+    // One session looks at the history for as long as the store is there.
+    while sessions(&hand).await.iter().filter(|pid| first.contains(pid)).count() > 1 {
         tokio::task::yield_now().await;
     }
     store.put(key("a"), value("1")).await.expect("a put");
 }
 
 #[tokio::test]
-async fn a_connection_for_each_request_leaves_none_behind() {
+async fn a_connection_for_each_request_leaves_only_the_one_that_looks() {
     let url = testing::fresh_database();
     let store = connect(&url, ConnectionSource::PerRequest { limit: 2 }).await;
     let hand = session(&url).await;
@@ -118,11 +119,12 @@ async fn a_connection_for_each_request_leaves_none_behind() {
         store.put(key("a"), value(&round.to_string())).await.expect("a put");
         store.get(&key("a")).await.expect("a read").expect("a record");
     }
-    while !sessions(&hand).await.is_empty() {
+    // One session looks at the history.
+    while sessions(&hand).await.len() > 1 {
         tokio::task::yield_now().await;
     }
     let receipts = store.write(Vec::new(), &WriteOptions::default()).await.expect("no work");
-    assert!(receipts.is_empty() && sessions(&hand).await.is_empty());
+    assert!(receipts.is_empty() && sessions(&hand).await.len() <= 1);
     let pool = pool_of(&store).await;
     assert_eq!(pool.figure("requests_waiting"), Some(0));
 }
