@@ -18,8 +18,8 @@
 //! out again: what a snapshot proved before it says nothing about the same number after it. So a
 //! position holds the count of restarts above the transaction id ([`super::snapshot::position`]).
 //! Restarts are told by when the server was started and when its statistics were begun anew, which a
-//! crash does, too, that its postmaster survives. Where `synchronous_commit` is off a crash takes
-//! acknowledged writes back; versions go on above those.
+//! crash does, too, that its postmaster survives. Where `synchronous_commit` or `fsync` is off a crash
+//! takes acknowledged writes back, so there a restart begins a history.
 //!
 //! Every statement of requests names the history that its connection found, and does nothing under
 //! another one. So a connection that lives through a restore answers nothing under the old name.
@@ -160,6 +160,12 @@ impl Look {
         self.past.iter().map(|name| name.as_str().into()).collect()
     }
 
+    /// Whether a crash takes no acknowledged write back, as the server is set up now.
+    fn is_durable(&self) -> bool {
+        let (fsync, commit, _) = &self.settings;
+        *fsync && commit != "off"
+    }
+
     /// Whether this is another run of the same server.
     fn is_restarted(&self) -> bool {
         self.kept.as_ref().is_some_and(|(_, _, identity)| self.is_of(identity))
@@ -233,7 +239,7 @@ async fn begin_if_another(transaction: &Transaction<'_>) -> Result<Standing> {
     let found = look(transaction.client()).await.map_err(failed)?;
     match found.standing() {
         Some(standing) => Ok(standing),
-        None if found.is_restarted() => go_on(transaction, &found).await,
+        None if found.is_restarted() && found.is_durable() => go_on(transaction, &found).await,
         None => begin(transaction, &found, found.next_name()).await,
     }
 }
