@@ -202,12 +202,11 @@ impl Link {
             let line = info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
             line.unwrap_or_default().trim()
         };
-        let server = format!("{}/{}", of("run_id"), of("master_replid"));
         let mut enter = self.scripts.enter.prepare_invoke();
         for key in &self.keys {
             enter.key(key);
         }
-        enter.arg(server);
+        enter.arg(of("run_id")).arg(of("master_replid"));
         let entered = self.timed(enter.invoke_async::<u64>(live)).await;
         entered.map(drop).map_err(|lost| lost.into_error(Sent::Harmless))
     }
