@@ -192,12 +192,27 @@ async fn takes_over(from: &dyn Shard, to: &dyn Shard) {
         all.iter().any(|row| row.key == key("a") && row.record.is_none()),
         "a deleted one, too"
     );
+    takes_rows_over(to, &all).await;
+    let slots = |number| SlotSet::from_iter([Slot::new(number)]);
+    assert!(from.results(&slots(8)).await.expect("results").is_empty());
+    let results = from.results(&slots(7)).await.expect("results");
+    to.keep_results(1, results).await.expect("results");
+    let again = to.at(1).write(write(), &once).await.expect("a repeated write");
+    assert_eq!(again[0].version, done[0].version, "it is the first result");
+    to.at(1).write(Vec::new(), &claim).await.expect("the same claim");
+    let other = Idempotency::new("once", [2; 32]).expect("a key").claim(slot);
+    let reused = to.at(1).write(Vec::new(), &named(other)).await.expect_err("another request");
+    assert_eq!(reused.kind(), ErrorKind::InvalidInput);
+    goes_on_above(to).await;
+}
+
+async fn takes_rows_over(to: &dyn Shard, all: &[crate::Logged]) {
     let taker = to.follower(1, "from");
     taker.begin_anew("log").await.expect("begun");
     let begun = taker.checkpoint().await.expect("a place");
     assert_eq!(begun, Checkpoint { log: "log".into(), ..Checkpoint::default() });
     let there = Checkpoint { copied: Some("x".into()), ..begun.clone() };
-    let batch = Batch { from: begun, to: there.clone(), changes: all.clone(), ..Batch::default() };
+    let batch = Batch { from: begun, to: there.clone(), changes: all.to_vec(), ..Batch::default() };
     let wrong = to.follower(7, "from").apply(&batch).await;
     assert_eq!(wrong.expect_err("another epoch").kind(), ErrorKind::Moved);
     assert!(taker.apply(&batch).await.expect("rows"));
@@ -209,21 +224,13 @@ async fn takes_over(from: &dyn Shard, to: &dyn Shard) {
     assert_eq!(taker.checkpoint().await.expect("a place"), there);
     let nobody = to.follower(1, "nobody").checkpoint().await.expect("a place");
     assert_eq!(nobody, Checkpoint::default());
-    for row in &all {
+    for row in all {
         let there = to.at(1).get_read(&row.key, &ReadOptions::default()).await.expect("a read");
         assert_eq!((&there.record, there.version), (&row.record, row.version), "{}", row.key);
     }
-    let slots = |number| SlotSet::from_iter([Slot::new(number)]);
-    assert!(from.results(&slots(8)).await.expect("results").is_empty());
-    let results = from.results(&slots(7)).await.expect("results");
-    to.keep_results(1, results).await.expect("results");
-    let again = to.at(1).write(write(), &once).await.expect("a repeated write");
-    assert_eq!(again[0].version, done[0].version, "it is the first result");
-    to.at(1).write(Vec::new(), &claim).await.expect("the same claim");
-    let other = Idempotency::new("once", [2; 32]).expect("a key").claim(slot);
-    let reused = to.at(1).write(Vec::new(), &named(other)).await.expect_err("another request");
-    assert_eq!(reused.kind(), ErrorKind::InvalidInput);
+}
 
+async fn goes_on_above(to: &dyn Shard) {
     let state = to.state().await.expect("a state").expect("a shard");
     let floor = Version::new(1_000_000);
     let raised = to.change(1, ShardState { epoch: 5, ..state }, floor).await.expect("a change");
