@@ -24,10 +24,7 @@ pub use cache_aside::{CacheAside, CacheAsideOptions};
 pub use coalesce::{Coalesce, CoalesceOptions};
 pub use concurrency_limit::{ConcurrencyLimit, ConcurrencyLimitOptions};
 pub use cqrs::{CommandSide, Cqrs, CqrsOptions, rebuild};
-#[cfg(feature = "mutants")]
-#[doc(hidden)]
-pub use flusher::FlusherMutant;
-pub use flusher::{Flusher, FlusherOptions, Follower};
+pub use flusher::{Acceptor, Flusher, FlusherOptions};
 pub use follow::{Follow, FollowOptions, Following};
 pub use near_cache::{NearCache, NearCacheOptions};
 pub use observe::Observe;

@@ -20,7 +20,7 @@ use terrace_core::{
 use self::appends::Appends;
 use self::horizon::Horizon;
 use crate::coalesce::queue::{Limits, Queue};
-use crate::flusher::{Flusher, FlusherOptions, Follower as _};
+use crate::flusher::{Acceptor as _, Flusher, FlusherOptions};
 
 /// Acknowledges writes once a journal has them; a [`Flusher`] applies them to the inner store.
 ///

@@ -285,9 +285,6 @@ impl Config {
             ("journal.takeover_seconds", self.journal.takeover_seconds),
             ("journal.command_timeout_ms", self.journal.command_timeout_ms),
             ("journal.patience_ms", self.journal.patience_ms),
-            ("journal.partitions", self.journal.partitions as u64),
-            ("journal.max_batch", self.journal.max_batch as u64),
-            ("journal.tries", u64::from(self.journal.tries)),
         ];
         if let Some((name, _)) = positive.iter().find(|(_, value)| *value == 0) {
             return Err(ConfigError::new(format!("{name} is 0; it must be at least 1")));

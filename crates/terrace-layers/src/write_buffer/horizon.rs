@@ -11,7 +11,7 @@ use tokio::sync::{Notify, watch};
 
 use super::Shared;
 use super::pending::{Pending, Waiting};
-use crate::flusher::Follower;
+use crate::flusher::Acceptor;
 
 /// What one instance knows of its journal.
 ///
@@ -365,7 +365,7 @@ impl State {
     }
 }
 
-impl Follower for Horizon {
+impl Acceptor for Horizon {
     /// Takes in how far the journal has come.
     fn learn(&self, news: &Progress) {
         let now = self.runtime.now();

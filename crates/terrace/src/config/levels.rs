@@ -130,19 +130,6 @@ pub struct JournalConfig {
     pub patience_ms: u64,
     /// A stop lets the flusher work for this long, in milliseconds. Default 5000.
     pub drain_ms: u64,
-    /// Parts of the keys, each with one batch under way. Default 2.
-    pub partitions: usize,
-    /// Writes of one batch. Default 5000.
-    pub max_batch: usize,
-    /// A small batch waits this long for more, in milliseconds. Default 5.
-    pub linger_ms: u64,
-    /// After a batch the flusher rests so many times as long as it took, unless it is behind or
-    /// somebody waits: accepting goes first. Default 9; 0 never rests.
-    pub pace: u32,
-    /// The longest rest, in milliseconds. Default 1000.
-    pub max_rest_ms: u64,
-    /// A write that the database refuses is tried this often. Default 5.
-    pub tries: u32,
 }
 
 impl Default for JournalConfig {
@@ -160,12 +147,6 @@ impl Default for JournalConfig {
             command_timeout_ms: 3_000,
             patience_ms: 2_000,
             drain_ms: 5_000,
-            partitions: 2,
-            max_batch: 5_000,
-            linger_ms: 5,
-            pace: 9,
-            max_rest_ms: 1_000,
-            tries: 5,
         }
     }
 }

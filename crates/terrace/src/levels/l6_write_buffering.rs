@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use terrace_core::history::journal_of;
 use terrace_core::{BoxFuture, Journal, Result, Store};
-use terrace_layers::{Flusher, WriteBuffer};
+use terrace_layers::{Flusher, FlusherOptions, WriteBuffer};
 
 use super::edge::edge;
 use super::{Engines, Level, Stack, l1_connection_pooling, l2_read_cache};
@@ -71,7 +71,7 @@ pub async fn flusher(engines: &Engines) -> Result<FlusherApart> {
     let (store, database) = l1_connection_pooling::base(engines).await?;
     let (store, _) = l2_read_cache::over(engines, store, &database).await?;
     let journal = engines.journal(&database).await?;
-    let (options, runtime) = (engines.flusher_options(), engines.runtime().clone());
+    let (options, runtime) = (FlusherOptions::default(), engines.runtime().clone());
     let flusher =
         Flusher::start(Arc::clone(&journal), Arc::clone(&store), options, runtime, Arc::new(()));
     Ok(FlusherApart { flusher, journal, store })

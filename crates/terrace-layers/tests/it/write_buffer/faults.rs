@@ -11,6 +11,17 @@ use terrace_core::{
 
 use super::*;
 
+/// A rule that is broken, so that its check is seen to notice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Broken {
+    /// What is claimed is settled before it is applied.
+    SettlesFirst,
+    /// It is applied without the guard in the row.
+    Unguarded,
+    /// It counts as applied as soon as it is in the journal.
+    ForgetsEarly,
+}
+
 /// Fails calls, and loses their answers, as a seed decides.
 #[derive(Debug)]
 pub(super) struct FaultyJournal {
@@ -18,9 +29,15 @@ pub(super) struct FaultyJournal {
     pub(super) runtime: Runtime,
     /// Of a thousand calls, how many fail.
     pub(super) rate: AtomicU64,
+    pub(super) broken: Option<Broken>,
 }
 
 impl FaultyJournal {
+    fn told(&self, progress: Result<Progress>) -> Result<Progress> {
+        let early = self.broken == Some(Broken::ForgetsEarly);
+        progress.map(|it| if early { Progress { applied: it.last, ..it } } else { it })
+    }
+
     async fn with<T>(&self, appends: bool, work: BoxFuture<'_, Result<T>>) -> Result<T> {
         let error = |kind| Err(Error::new(kind, "an injected fault"));
         if self.runtime.random() % 1000 < 300 {
@@ -50,11 +67,19 @@ impl Journal for FaultyJournal {
     }
 
     fn claim(&self, writes: usize, wait: Deadline) -> BoxFuture<'_, Result<Vec<JournalEntry>>> {
-        Box::pin(self.with(false, self.inner.claim(writes, wait)))
+        let claim = Box::pin(async move {
+            let entries = self.inner.claim(writes, wait).await?;
+            if self.broken == Some(Broken::SettlesFirst) {
+                self.inner.settle(entries.iter().map(Settled::of).collect()).await?;
+            }
+            Ok(entries)
+        });
+        Box::pin(self.with(false, claim))
     }
 
     fn settle(&self, done: Vec<Settled>) -> BoxFuture<'_, Result<Progress>> {
-        Box::pin(self.with(false, self.inner.settle(done)))
+        let settle = async { self.told(self.inner.settle(done).await) };
+        Box::pin(self.with(false, Box::pin(settle)))
     }
 
     fn peek(&self, after: Sequence, writes: usize) -> BoxFuture<'_, Result<Vec<JournalEntry>>> {
@@ -62,7 +87,8 @@ impl Journal for FaultyJournal {
     }
 
     fn progress(&self) -> BoxFuture<'_, Result<Progress>> {
-        Box::pin(self.with(false, self.inner.progress()))
+        let progress = async { self.told(self.inner.progress().await) };
+        Box::pin(self.with(false, Box::pin(progress)))
     }
 
     fn raise(&self, floor: Sequence) -> BoxFuture<'_, Result<()>> {
@@ -98,6 +124,7 @@ pub(super) struct Recorder {
     pub(super) inner: Arc<MemoryStore>,
     pub(super) runtime: Runtime,
     pub(super) applied: Arc<Mutex<Vec<(Key, u64)>>>,
+    pub(super) unguarded: bool,
 }
 
 /// The number that a write carries; deletes carry theirs in the order of the writer.
@@ -122,9 +149,14 @@ impl Store for Recorder {
 
     fn write<'a>(
         &'a self,
-        batch: Vec<Write>,
+        mut batch: Vec<Write>,
         how: &'a WriteOptions,
     ) -> BoxFuture<'a, Result<Vec<Receipt>>> {
+        for write in batch.iter_mut().filter(|_| self.unguarded) {
+            if let Precondition::After(_) = write.precondition {
+                write.precondition = Precondition::None;
+            }
+        }
         let (inner, applied) = (Arc::clone(&self.inner), Arc::clone(&self.applied));
         let (runtime, how) = (self.runtime.clone(), how.clone());
         let (reply, answer) = tokio::sync::oneshot::channel();

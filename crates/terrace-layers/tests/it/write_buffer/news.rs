@@ -126,7 +126,7 @@ async fn a_write_applied_elsewhere_is_shown_until_the_caches_below_have_looked()
     assert_eq!(plain(&one, "a").await, is("new"));
 
     let elsewhere = Arc::clone(&journal) as Arc<dyn Journal>;
-    let options = FlusherOptions { linger: Duration::ZERO, ..FlusherOptions::default() };
+    let options = FlusherOptions::default();
     let flusher =
         Flusher::start(elsewhere, database.clone(), options, runtime.clone(), Arc::new(()));
     while cached.looks.load(Ordering::Relaxed) == 0 {
@@ -188,6 +188,7 @@ async fn behind_a_switch(
         inner: Arc::clone(journal),
         runtime: runtime.clone(),
         rate: AtomicU64::new(0),
+        broken: None,
     });
     let through = Arc::clone(&switch) as Arc<dyn Journal>;
     let buffer = WriteBuffer::open(

@@ -8,16 +8,9 @@ use terrace_layers::Flusher;
 use super::faults::FaultyJournal;
 use super::*;
 
-fn flusher_options() -> FlusherOptions {
-    FlusherOptions { linger: Duration::ZERO, partitions: 1, ..FlusherOptions::default() }
-}
-
-fn flusher(
-    journal: &Arc<MemoryJournal>,
-    store: Arc<dyn Store>,
-    options: FlusherOptions,
-) -> Flusher {
-    Flusher::start(Arc::clone(journal) as _, store, options, Runtime::system(), Arc::new(()))
+fn flusher(journal: &Arc<MemoryJournal>, store: Arc<dyn Store>) -> Flusher {
+    let (journal, options) = (Arc::clone(journal), FlusherOptions::default());
+    Flusher::start(journal, store, options, Runtime::system(), Arc::new(()))
 }
 
 async fn progress(journal: &MemoryJournal) -> Progress {
@@ -31,25 +24,30 @@ async fn a_while() {
 
 /// The late commit of a flusher that was taken for dead: a later write of the key, applied and
 /// settled meanwhile, stays.
-async fn a_late_commit(options: FlusherOptions) -> Option<String> {
+async fn a_late_commit(guarded: bool) -> Option<String> {
     let runtime = Runtime::system();
     let (inner, journal) = (Arc::new(MemoryStore::new(runtime.clone())), journal(&runtime));
     let buffer = open(inner.clone(), &journal, idle()).await;
     let (held, mut hand): (Arc<Scripted>, Hand) = Scripted::new();
     buffer.put(key("a"), value("1")).await.unwrap();
-    let dead = flusher(&journal, held, options.clone());
+    let dead = flusher(&journal, held);
     let late = hand.write().await;
     // It dies, but its batch is on its way; another takes over, and applies what came later, too.
     dead.stop().await;
     journal.forget_claims();
-    let alive = flusher(&journal, inner.clone(), options);
+    let alive = flusher(&journal, inner.clone());
     buffer.put(key("a"), value("2")).await.unwrap();
     while progress(&journal).await.writes > 0 {
         a_while().await;
     }
     assert_eq!(inner.get(&key("a")).await.unwrap().unwrap().value.as_str(), "2");
     let how = WriteOptions { deadline: Deadline::NEVER, ..late.how.clone() };
-    inner.write(late.batch.clone(), &how).await.unwrap();
+    let unguarded = |write: Write| write.when(Precondition::None);
+    let batch = match guarded {
+        true => late.batch.clone(),
+        false => late.batch.clone().into_iter().map(unguarded).collect(),
+    };
+    inner.write(batch, &how).await.unwrap();
     let found = inner.get(&key("a")).await.unwrap().map(|it| it.value.as_str().to_owned());
     alive.stop().await;
     found
@@ -57,15 +55,12 @@ async fn a_late_commit(options: FlusherOptions) -> Option<String> {
 
 #[tokio::test(start_paused = true)]
 async fn a_late_commit_of_a_dead_flusher_is_fenced() {
-    assert_eq!(a_late_commit(flusher_options()).await, is("2"));
+    assert_eq!(a_late_commit(true).await, is("2"));
 }
 
-#[cfg(feature = "mutants")]
 #[tokio::test(start_paused = true)]
 async fn without_the_guard_a_late_commit_is_noticed() {
-    let mutant = Some(terrace_layers::FlusherMutant::Unguarded);
-    let options = FlusherOptions { mutant, ..flusher_options() };
-    assert_eq!(a_late_commit(options).await, is("1"));
+    assert_eq!(a_late_commit(false).await, is("1"));
 }
 
 /// Settled only after the commit: a flusher that dies in between leaves the entry.
@@ -76,39 +71,11 @@ async fn nothing_is_settled_before_it_is_applied() {
     let (held, mut hand) = Scripted::new();
     let buffer = open(Arc::new(MemoryStore::new(runtime.clone())), &journal, idle()).await;
     buffer.put(key("a"), value("1")).await.unwrap();
-    let flusher = flusher(&journal, held, flusher_options());
+    let flusher = flusher(&journal, held);
     let call = hand.write().await;
     a_while().await;
     assert_eq!(progress(&journal).await.writes, 1);
     call.applied(1);
-    a_while().await;
-    assert_eq!(progress(&journal).await.writes, 0);
-    flusher.stop().await;
-}
-
-/// An entry leaves the journal after those before it: who starts later looks up what waits, and must
-/// not take an older write for the latest.
-#[tokio::test(start_paused = true)]
-async fn what_is_looked_up_does_not_hide_what_was_applied() {
-    let runtime = Runtime::system();
-    let (inner, journal) = (Arc::new(MemoryStore::new(runtime.clone())), journal(&runtime));
-    let buffer = open(inner.clone(), &journal, idle()).await;
-    let many = (0..8).map(|number| Write::put(key(format!("k{number}")), value("1")));
-    buffer.write(many.collect(), &WriteOptions::default()).await.unwrap();
-    buffer.put(key("k0"), value("2")).await.unwrap();
-    let (held, mut hand) = Scripted::new();
-    let flusher = flusher(&journal, held, FlusherOptions { partitions: 2, ..flusher_options() });
-    let mut calls = vec![hand.write().await, hand.write().await];
-    let of_k0 = calls.iter().position(|it| it.batch.iter().any(|it| it.key == key("k0")));
-    let first = calls.remove(of_k0.unwrap());
-    // All of the second entry is applied, and a part of the first.
-    inner.write(first.batch.clone(), &WriteOptions::default()).await.unwrap();
-    first.applied(1);
-    a_while().await;
-    assert_eq!(progress(&journal).await.writes, 9, "nothing has left out of turn");
-    let later = open(inner.clone(), &journal, idle()).await;
-    assert_eq!(plain(&later, "k0").await, is("2"));
-    calls.remove(0).applied(20);
     a_while().await;
     assert_eq!(progress(&journal).await.writes, 0);
     flusher.stop().await;
@@ -129,7 +96,7 @@ async fn a_direct_write_waits_for_its_key_alone() {
     let absent = Write::put(key("a"), value("no")).when(Precondition::Absent);
     let (refused, ()) = tokio::join!(two.write_one(absent), async {
         a_while().await;
-        let flusher = flusher(&journal, inner.clone(), flusher_options());
+        let flusher = flusher(&journal, inner.clone());
         while progress(&journal).await.writes > 0 {
             a_while().await;
         }
@@ -160,7 +127,7 @@ async fn a_poison_write_is_set_aside_and_nothing_else() {
     for number in 0..20 {
         buffer.put(key(format!("k{number}")), value("1")).await.unwrap();
     }
-    let flusher = flusher(&journal, held, flusher_options());
+    let flusher = flusher(&journal, held);
     let serve = async {
         loop {
             let call = hand.write().await;
@@ -191,7 +158,7 @@ async fn a_poison_write_is_set_aside_and_nothing_else() {
     // Tried again after a later write of its key: that one stays.
     buffer.put(key("a"), value("later")).await.unwrap();
     assert_eq!(journal.retry(vec![letters[0].sequence]).await.unwrap(), 1);
-    let flusher = self::flusher(&journal, inner.clone(), flusher_options());
+    let flusher = self::flusher(&journal, inner.clone());
     while progress(&journal).await.writes > 0 {
         a_while().await;
     }
@@ -208,8 +175,8 @@ async fn a_lone_write_that_is_always_refused_is_set_aside() {
     let buffer = open(inner.clone(), &journal, idle()).await;
     buffer.put(key("a"), value("refused")).await.unwrap();
     let (held, mut hand) = Scripted::new();
-    let flusher = flusher(&journal, held, flusher_options());
-    let tries = flusher_options().tries * 4;
+    let flusher = flusher(&journal, held);
+    let tries = Flusher::TRIES * 4;
     for number in 1..=tries {
         assert_eq!(progress(&journal).await.dead, 0, "before try {number}");
         hand.write().await.fail(ErrorKind::Internal);
@@ -254,6 +221,7 @@ async fn what_waits_is_learnt_when_the_journal_comes_back() {
         inner: Arc::clone(&journal),
         runtime: runtime.clone(),
         rate: AtomicU64::new(1000),
+        broken: None,
     });
     let through = Arc::clone(&down) as Arc<dyn Journal>;
     let two = WriteBuffer::open(
@@ -277,8 +245,10 @@ async fn an_outage_is_waited_out() {
     let runtime = Runtime::system();
     let (inner, journal) = (Arc::new(MemoryStore::new(runtime.clone())), journal(&runtime));
     let (held, mut hand) = Scripted::new();
-    let options =
-        WriteBufferOptions { flusher: Some(flusher_options()), ..WriteBufferOptions::default() };
+    let options = WriteBufferOptions {
+        flusher: Some(FlusherOptions::default()),
+        ..WriteBufferOptions::default()
+    };
     let buffer = open(held, &journal, options).await;
     let end = runtime.now() + Duration::from_secs(60);
     let database = async {
@@ -321,7 +291,7 @@ async fn a_full_buffer_says_so() {
     let refused = buffer.put(key("k3"), value("1")).await.unwrap_err();
     assert_eq!(refused.kind(), ErrorKind::Overloaded);
     assert!(refused.wait().is_some());
-    let flusher = flusher(&journal, inner.clone(), flusher_options());
+    let flusher = flusher(&journal, inner.clone());
     while progress(&journal).await.writes > 0 {
         a_while().await;
     }

@@ -12,7 +12,7 @@ use std::sync::Mutex;
 use terrace_core::testkit::{FaultRates, FaultyStore, ScriptedGenerations};
 use terrace_core::{Key, Token};
 
-use super::faults::{FaultyJournal, Recorder, number};
+use super::faults::{Broken, FaultyJournal, Recorder, number};
 use super::*;
 
 const KEYS: usize = 3;
@@ -20,43 +20,27 @@ const STEPS: u64 = 25;
 
 type Slot = Arc<Mutex<Arc<WriteBuffer>>>;
 
-/// Which rule is broken.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Variant {
-    Sound,
-    #[cfg(feature = "mutants")]
-    Broken(terrace_layers::FlusherMutant),
-}
-
 struct World {
     runtime: Runtime,
     database: Arc<MemoryStore>,
     journal: Arc<MemoryJournal>,
     applied: Arc<Mutex<Vec<(Key, u64)>>>,
-    variant: Variant,
+    broken: Option<Broken>,
 }
 
 impl World {
-    fn new(seed: u64, variant: Variant) -> Self {
+    fn new(seed: u64, broken: Option<Broken>) -> Self {
         let runtime = Runtime::seeded(seed);
         let database = Arc::new(MemoryStore::new(runtime.clone()));
         let journal = journal(&runtime);
-        Self { runtime, database, journal, applied: Arc::default(), variant }
+        Self { runtime, database, journal, applied: Arc::default(), broken }
     }
 
     fn flusher(&self) -> FlusherOptions {
-        let options = FlusherOptions {
-            linger: Duration::from_millis(self.runtime.random() % 3),
+        FlusherOptions {
+            claim: usize::try_from(1 + self.runtime.random() % 8).unwrap(),
+            pause: Duration::from_millis(self.runtime.random() % 30),
             batch_timeout: Duration::from_millis(200),
-            backoff: Duration::from_millis(1),
-            backoff_limit: Duration::from_millis(20),
-            max_batch: usize::try_from(1 + self.runtime.random() % 8).unwrap(),
-            ..FlusherOptions::default()
-        };
-        match self.variant {
-            Variant::Sound => options,
-            #[cfg(feature = "mutants")]
-            Variant::Broken(mutant) => FlusherOptions { mutant: Some(mutant), ..options },
         }
     }
 
@@ -65,13 +49,15 @@ impl World {
             inner: Arc::clone(&self.database),
             runtime: self.runtime.clone(),
             applied: Arc::clone(&self.applied),
+            unguarded: self.broken == Some(Broken::Unguarded),
         };
         let longest = Duration::from_millis(3);
         let rates =
             FaultRates { delay: 300, error: faults, unknown: 0, reply_lost: faults, longest };
         let store = FaultyStore::new(Arc::new(recorder), rates, self.runtime.clone());
         let (inner, runtime) = (Arc::clone(&self.journal), self.runtime.clone());
-        let journal = Arc::new(FaultyJournal { inner, runtime, rate: faults.into() });
+        let journal =
+            Arc::new(FaultyJournal { inner, runtime, rate: faults.into(), broken: self.broken });
         let options =
             WriteBufferOptions { flusher: Some(self.flusher()), ..WriteBufferOptions::default() };
         let runtime = self.runtime.clone();
@@ -150,8 +136,8 @@ async fn crashes(world: Arc<World>, slots: [Slot; 2]) {
     }
 }
 
-async fn run(seed: u64, variant: Variant) -> Result<(), String> {
-    let world = Arc::new(World::new(seed, variant));
+async fn run(seed: u64, broken: Option<Broken>) -> Result<(), String> {
+    let world = Arc::new(World::new(seed, broken));
     let slot = |instance| Arc::new(Mutex::new(instance));
     let slots: [Slot; 2] = [slot(world.instance(50).await), slot(world.instance(50).await)];
     let clients = (0..KEYS).map(|index| client(Arc::clone(&world), slots.clone(), index));
@@ -197,13 +183,13 @@ async fn check(world: &World, acknowledged: &[u64]) -> Result<(), String> {
     }
 }
 
-fn in_simulated_time(seed: u64, variant: Variant) -> Result<(), String> {
+fn in_simulated_time(seed: u64, broken: Option<Broken>) -> Result<(), String> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_time()
         .start_paused(true)
         .build()
         .unwrap();
-    runtime.block_on(run(seed, variant))
+    runtime.block_on(run(seed, broken))
 }
 
 fn setting(name: &str) -> Option<u64> {
@@ -217,28 +203,25 @@ fn no_seed_loses_doubles_or_reorders_a_write() {
         None => 0..setting("TERRACE_SEEDS").unwrap_or(300),
     };
     for seed in seeds {
-        if let Err(violation) = in_simulated_time(seed, Variant::Sound) {
+        if let Err(violation) = in_simulated_time(seed, None) {
             panic!("TERRACE_SEED={seed}: {violation}");
         }
     }
 }
 
 /// Each rule that is broken is noticed, by the check that is there for it.
-#[cfg(feature = "mutants")]
 mod mutants {
-    use terrace_layers::FlusherMutant;
-
     use super::*;
 
-    fn noticed(mutant: FlusherMutant) -> String {
+    fn noticed(broken: Broken) -> String {
         (0..300)
-            .find_map(|seed| in_simulated_time(seed, Variant::Broken(mutant)).err())
+            .find_map(|seed| in_simulated_time(seed, Some(broken)).err())
             .expect("no seed of 300 notices it")
     }
 
     #[test]
     fn settling_before_the_commit_is_noticed() {
-        let violation = noticed(FlusherMutant::SettlesFirst);
+        let violation = noticed(Broken::SettlesFirst);
         let lost = violation.contains("is there") || violation.contains("answered");
         assert!(lost || violation.contains("was read"), "{violation}");
     }
@@ -246,14 +229,14 @@ mod mutants {
     #[test]
     fn applying_without_the_guard_is_noticed() {
         // By the order of what was applied, or first by somebody who reads it.
-        let violation = noticed(FlusherMutant::Unguarded);
+        let violation = noticed(Broken::Unguarded);
         let seen = ["in the order", "answered", "was read", "is there"];
         assert!(seen.iter().any(|words| violation.contains(words)), "{violation}");
     }
 
     #[test]
     fn forgetting_before_the_commit_is_noticed() {
-        let violation = noticed(FlusherMutant::ForgetsEarly);
+        let violation = noticed(Broken::ForgetsEarly);
         assert!(violation.contains("was read") || violation.contains("answered"), "{violation}");
     }
 }

@@ -151,21 +151,8 @@ impl Engines {
             max_age: seconds(config.max_age_seconds),
             patience: millis(config.patience_ms),
             drain: millis(config.drain_ms),
-            flusher: (config.flusher == "inside").then(|| self.flusher_options()),
+            flusher: (config.flusher == "inside").then(FlusherOptions::default),
             ..WriteBufferOptions::default()
-        }
-    }
-
-    pub(in crate::levels) fn flusher_options(&self) -> FlusherOptions {
-        let config = &self.config.journal;
-        FlusherOptions {
-            partitions: config.partitions,
-            max_batch: config.max_batch,
-            linger: millis(config.linger_ms),
-            pace: config.pace,
-            max_rest: millis(config.max_rest_ms),
-            tries: config.tries,
-            ..FlusherOptions::default()
         }
     }
 }
