@@ -44,7 +44,7 @@ impl Shared {
         }
         let Some(mut lookups) = lookups else {
             self.bypassed.fetch_add(keys.len() as u64, Ordering::Relaxed);
-            return self.inner.read(keys, how).await;
+            return self.read_past_the_cache(keys, how).await;
         };
         self.reassure().await;
         // Nearly every read is of one key, and goes without the lists of many.
@@ -56,6 +56,19 @@ impl Shared {
         let found = keys.iter().zip(lookups).map(|(key, lookup)| self.judge(key, lookup, how));
         let found = found.collect();
         self.complete(keys, how, found, begun).await
+    }
+
+    /// Without the cache nobody knows what was written a moment ago, so replicas, which may be behind, are
+    /// asked only when the primary cannot answer.
+    async fn read_past_the_cache(&self, keys: &[Key], how: &ReadOptions) -> Result<Vec<Read>> {
+        if !self.options.over_replicas || how.consistency != Consistency::Default {
+            return self.inner.read(keys, how).await;
+        }
+        let strong = ReadOptions { consistency: Consistency::Strong, ..how.clone() };
+        match self.inner.read(keys, &strong).await {
+            Err(error) if error.is_retryable() => self.inner.read(keys, how).await,
+            answer => answer,
+        }
     }
 
     /// Lists are not cached. Single reads are as new as every acknowledged write, so lists must not be

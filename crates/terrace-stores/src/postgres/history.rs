@@ -18,8 +18,9 @@
 //! out again: what a snapshot proved before it says nothing about the same number after it. So a
 //! position holds the count of restarts above the transaction id ([`super::snapshot::position`]).
 //! Restarts are told by when the server was started and when its statistics were begun anew, which a
-//! crash does, too, that its postmaster survives. Where `synchronous_commit` or `fsync` is off a crash
-//! takes acknowledged writes back, so there a restart begins a history.
+//! crash does, too, that its postmaster survives. Where `synchronous_commit` or `fsync` was off, a crash
+//! may have taken acknowledged writes back; that is noted while it is so, and the next restart begins a
+//! history.
 //!
 //! Every statement of requests names the history that its connection found, and does nothing under
 //! another one. So a connection that lives through a restore answers nothing under the old name.
@@ -42,9 +43,11 @@ pub(super) const TABLE: &str = "CREATE TABLE IF NOT EXISTS terrace_history (
         identity text,
         records oid,
         started text,
+        lossy boolean NOT NULL DEFAULT false,
         began_at timestamptz NOT NULL DEFAULT now()
     ) WITH (fillfactor = 50);
-    ALTER TABLE terrace_history ADD COLUMN IF NOT EXISTS started text";
+    ALTER TABLE terrace_history ADD COLUMN IF NOT EXISTS started text,
+        ADD COLUMN IF NOT EXISTS lossy boolean NOT NULL DEFAULT false";
 
 /// A restart raises the generation by this much, so its upper half counts restarts.
 const RESTART: u64 = 1 << 32;
@@ -72,7 +75,7 @@ macro_rules! look {
                ARRAY(SELECT p.name FROM terrace_history p WHERE p.identity IS NULL), \
                ",
             safety!(),
-            ", h.started, \
+            ", h.started, h.lossy, \
                concat_ws('/', extract(epoch FROM pg_postmaster_start_time()), \
                  (SELECT extract(epoch FROM stats_reset) FROM pg_stat_bgwriter)) \
              FROM pg_database d LEFT JOIN terrace_history h ON h.identity IS NOT NULL \
@@ -102,6 +105,8 @@ pub(super) struct Look {
     /// Which run of the server the row in force knows, and which this is.
     kept_run: Option<String>,
     run: String,
+    /// Whether the row in force says that a crash may take acknowledged writes back.
+    lossy: bool,
     past: Vec<String>,
     /// See [`safety`].
     pub(super) settings: (bool, String, bool),
@@ -121,7 +126,8 @@ impl Look {
             past: row.try_get(6)?,
             settings: (row.try_get(7)?, row.try_get(8)?, row.try_get(9)?),
             kept_run: row.try_get(10)?,
-            run: row.try_get(11)?,
+            lossy: row.try_get::<_, Option<bool>>(11)?.unwrap_or_default(),
+            run: row.try_get(12)?,
         })
     }
 
@@ -164,6 +170,11 @@ impl Look {
     fn is_durable(&self) -> bool {
         let (fsync, commit, _) = &self.settings;
         *fsync && commit != "off"
+    }
+
+    /// Whether it has yet to be noted, for the next run, that this one may lose acknowledged writes.
+    fn is_newly_lossy(&self) -> bool {
+        !self.is_replica && !self.lossy && !self.is_durable()
     }
 
     /// Whether this is another run of the same server.
@@ -220,6 +231,9 @@ pub(super) async fn settle_found(
     found: Look,
 ) -> Result<(Standing, Look)> {
     if let Some(standing) = found.standing() {
+        if found.is_newly_lossy() {
+            client.query_typed(LOSSY, &[]).await.map_err(failed)?;
+        }
         return Ok((standing, found));
     }
     if found.is_replica {
@@ -239,7 +253,7 @@ async fn begin_if_another(transaction: &Transaction<'_>) -> Result<Standing> {
     let found = look(transaction.client()).await.map_err(failed)?;
     match found.standing() {
         Some(standing) => Ok(standing),
-        None if found.is_restarted() && found.is_durable() => go_on(transaction, &found).await,
+        None if found.is_restarted() && !found.lossy => go_on(transaction, &found).await,
         None => begin(transaction, &found, found.next_name()).await,
     }
 }
@@ -248,6 +262,10 @@ async fn begin_if_another(transaction: &Transaction<'_>) -> Result<Standing> {
 /// standby: one that is promoted without it begins a history of its own.
 const ABOVE: &str = "SET LOCAL synchronous_commit = local; \
      SELECT setval('records_version', last_value + 1048576) FROM records_version";
+
+/// Notes that a crash may take acknowledged writes back. Durable itself.
+const LOSSY: &str = "UPDATE terrace_history SET lossy = true WHERE identity IS NOT NULL \
+     AND set_config('synchronous_commit', 'local', true) IS NOT NULL";
 
 /// Goes on with the history after a restart.
 async fn go_on(transaction: &Transaction<'_>, found: &Look) -> Result<Standing> {
@@ -285,10 +303,10 @@ async fn begin(
     const BEGIN: &str = "WITH old AS ( \
            UPDATE terrace_history SET identity = NULL, records = NULL \
            WHERE identity IS NOT NULL RETURNING generation) \
-         INSERT INTO terrace_history (name, generation, identity, started, records) \
+         INSERT INTO terrace_history (name, generation, identity, started, lossy, records) \
          SELECT coalesce($1 || '-' || left(md5(gen_random_uuid()::text), 6), \
              'pg-' || left(replace(gen_random_uuid()::text, '-', ''), 12) || '.1'), \
-           coalesce((SELECT max(generation) FROM old), 0) + 1, $2, $3, \
+           coalesce((SELECT max(generation) FROM old), 0) + 1, $2, $3, $4, \
            pg_relation_filenode(to_regclass('records')) \
          RETURNING name, generation";
     const NOW: &str = "SELECT setval('records_version', greatest(last_value, \
@@ -297,8 +315,8 @@ async fn begin(
         run(transaction, ABOVE).await?;
         run(transaction, NOW).await?;
     }
-    let parameters: [&(dyn tokio_postgres::types::ToSql + Sync); 3] =
-        [&name, &found.identity(), &found.run];
+    let parameters: [&(dyn tokio_postgres::types::ToSql + Sync); 4] =
+        [&name, &found.identity(), &found.run, &!found.is_durable()];
     let row = transaction.query_one(BEGIN, &parameters).await.map_err(failed)?;
     let (name, generation) = (row.get::<_, &str>(0), self::generation(row.get(1)));
     if let Some((old, _, _)) = &found.kept {
@@ -342,7 +360,12 @@ impl Work for LookAgain {
         let found = look(connection.driver()).await?;
         // The next session begins a history where this one is of another database.
         match found.standing() {
-            Some(standing) if standing.history == connection.history => Ok(found),
+            Some(standing) if standing.history == connection.history => {
+                if found.is_newly_lossy() {
+                    connection.ask(LOSSY, &[]).await?;
+                }
+                Ok(found)
+            }
             _ => Err(Failure::AnotherHistory),
         }
     }

@@ -199,3 +199,25 @@ async fn a_list_is_asked_of_the_primary_first() {
     });
     assert!(listed.is_ok());
 }
+
+/// While the cache is away nobody knows what was written a moment ago.
+#[tokio::test]
+async fn without_the_cache_the_primary_is_asked_first() {
+    let cut = super::cuttable::Cuttable::new(memory_cache());
+    cut.set(super::cuttable::Mode::Down);
+    let (store, mut hand, _) = scripted_over(cut, options());
+    let key = key("a");
+    let (read, ()) = tokio::join!(store.get(&key), async {
+        let call = hand.read().await;
+        assert_eq!(call.how.consistency, Consistency::Strong);
+        call.found(&[("a", "new", 5)]);
+    });
+    assert_eq!(read.unwrap().unwrap().version, Version::new(5));
+    let (read, ()) = tokio::join!(store.get(&key), async {
+        hand.read().await.fail(ErrorKind::Unavailable);
+        let call = hand.read().await;
+        assert_eq!(call.how.consistency, Consistency::Default, "a replica, with its age");
+        call.found(&[("a", "old", 4)]);
+    });
+    assert_eq!(read.unwrap().unwrap().version, Version::new(4));
+}

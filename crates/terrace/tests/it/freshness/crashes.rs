@@ -104,9 +104,8 @@ async fn commits_without_waiting(own: &PostgresServer) {
 }
 
 /// What was only `accepted` is gone: its versions are not given out again, its tokens are lost, and no
-/// cache shows it.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn accepted_writes_that_are_gone_leave_no_trace() {
+/// cache shows it. Also where commits wait again by the time of the crash.
+async fn accepted_writes_that_are_gone(waits_again: bool) {
     let directory = tempfile::tempdir().expect("a directory");
     let own = server(directory.path(), "10000ms").await;
     let field = Field::on(5, own.url()).await;
@@ -119,6 +118,11 @@ async fn accepted_writes_that_are_gone_leave_no_trace() {
     }
     let lost = a.writes("k", "lost").await;
     b.caches("k", "lost", "near").await;
+    if waits_again {
+        sql(&own.url(), "ALTER SYSTEM RESET synchronous_commit").await;
+        sql(&own.url(), "SELECT pg_reload_conf()").await;
+        pause(Duration::from_millis(500)).await;
+    }
     crash(&own).await;
     assert_eq!(sql(&own.url(), "SELECT value FROM records WHERE key = 'k'").await, "old");
     until("b reads", async || b.client.read("k").strong().send().await.has_read()).await;
@@ -131,6 +135,16 @@ async fn accepted_writes_that_are_gone_leave_no_trace() {
     let other = a.client.write("k", "over").if_version(version).send().await;
     assert!(!other.is_acknowledged(), "{other}");
     assert!(b.client.read("k").strong().send().await.version > lost.version);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn accepted_writes_that_are_gone_leave_no_trace() {
+    accepted_writes_that_are_gone(false).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn accepted_writes_that_are_gone_leave_no_trace_where_commits_wait_again() {
+    accepted_writes_that_are_gone(true).await;
 }
 
 /// What a journal has settled is on the database's disk, also where its commits do not wait for that.
