@@ -3,6 +3,7 @@
 mod broker;
 mod cqrs;
 mod journal;
+mod nats;
 mod replicas;
 mod servers;
 mod shards;

@@ -2,9 +2,7 @@
 
 use std::sync::Arc;
 
-use terrace_core::{
-    Deadline, Durability, Outcome, ReadOptions, Runtime, Status, StoreExt, Version, testkit,
-};
+use terrace_core::{ReadOptions, Runtime, Status, StoreExt, testkit};
 
 use super::{Engines, LEVELS, Level, Servers, Stack};
 use crate::config::{Config, Mode};
@@ -59,30 +57,37 @@ async fn local_servers_are_started_and_end() {
     check(Mode::Local, config, 1).await;
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn level_6_takes_a_journal_in_nats() {
-    let directory = tempfile::tempdir().expect("a directory");
-    let mut config = Config::default();
-    config.stores.data_dir = directory.path().to_owned();
-    config.journal.engine = "nats".into();
-    let level = super::level(6).expect("level 6");
-    let (stack, servers) = built(level, Mode::Local, config).await;
-    assert!(stack.store.to_string().contains("WriteBuffer(nats, "), "{}", stack.store);
-    let key = testkit::key("a");
-    let receipt = stack.store.put(key.clone(), testkit::value("1")).await.expect("a write");
-    assert_eq!((receipt.outcome, receipt.durability), (Outcome::Queued, Durability::Accepted));
-    let strong = ReadOptions::strong(Deadline::NEVER);
-    let read = stack.store.get_read(&key, &strong).await.expect("a read once it is applied");
-    let record = read.record.expect("a record");
-    assert!(record.value.as_str() == "1" && record.version > Version::NONE);
-    stack.store.close().await.expect("an end");
-    servers.stop().await;
-}
-
 #[test]
 fn numbers_names_and_order_fit_together() {
     for level in LEVELS {
         assert!(level.name.starts_with(&format!("{}-", level.number)));
     }
     assert!(LEVELS.is_sorted_by_key(|level| level.number));
+}
+
+#[cfg(feature = "nats")]
+mod nats {
+    use terrace_core::{Deadline, Durability, Outcome, Version};
+
+    use super::*;
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn level_6_takes_a_journal_in_nats() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let mut config = Config::default();
+        config.stores.data_dir = directory.path().to_owned();
+        config.journal.engine = "nats".into();
+        let level = crate::levels::level(6).expect("level 6");
+        let (stack, servers) = built(level, Mode::Local, config).await;
+        assert!(stack.store.to_string().contains("WriteBuffer(nats, "), "{}", stack.store);
+        let key = testkit::key("a");
+        let receipt = stack.store.put(key.clone(), testkit::value("1")).await.expect("a write");
+        assert_eq!((receipt.outcome, receipt.durability), (Outcome::Queued, Durability::Accepted));
+        let strong = ReadOptions::strong(Deadline::NEVER);
+        let read = stack.store.get_read(&key, &strong).await.expect("a read once it is applied");
+        let record = read.record.expect("a record");
+        assert!(record.value.as_str() == "1" && record.version > Version::NONE);
+        stack.store.close().await.expect("an end");
+        servers.stop().await;
+    }
 }

@@ -18,7 +18,9 @@ mod journals;
 mod late_writes;
 mod levels;
 mod lost_tails;
+#[cfg(feature = "nats")]
 mod nats;
+#[cfg(feature = "nats")]
 mod nats_killed;
 mod projections;
 mod refusing_cache;

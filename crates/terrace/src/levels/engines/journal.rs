@@ -4,12 +4,9 @@ use std::path::Path;
 use std::sync::Arc;
 
 use terrace_core::{Error, ErrorKind, Journal, JournalLimits, Result, Sequence};
-use terrace_lab::{NatsOptions, Persistence, RedisOptions};
+use terrace_lab::{Persistence, RedisOptions};
 use terrace_layers::{FlusherOptions, WriteBufferOptions};
-use terrace_stores::{
-    NatsJournal, NatsJournalOptions, RedisJournal, RedisJournalOptions, SqliteJournal,
-    SqliteJournalOptions,
-};
+use terrace_stores::{RedisJournal, RedisJournalOptions, SqliteJournal, SqliteJournalOptions};
 
 use super::broker::broker_name;
 use super::{Connections, Database, Engines, Rows, Servers};
@@ -77,37 +74,12 @@ impl Engines {
     }
 
     /// What all keys or streams of the journal before a database begin with.
-    fn journal_namespace(&self, history: &str, between: char) -> String {
+    pub(super) fn journal_namespace(&self, history: &str, between: char) -> String {
         let prefix = match self.config.journal.namespace.as_str() {
             "" => "terrace-journal",
             chosen => chosen,
         };
         broker_name(prefix, between, history)
-    }
-
-    async fn nats_journal(&self, history: &str) -> Result<Arc<dyn Journal>> {
-        let config = &self.config.journal;
-        let url = match &*self.servers {
-            _ if !config.url.is_empty() => config.url.clone(),
-            Servers::Local { directory, private, .. } => {
-                let directory = directory.join(format!("l{}-nats", self.level));
-                private.nats(NatsOptions::new(directory)).await?.url()
-            }
-            Servers::Urls { .. } | Servers::Embedded { .. } => {
-                return Err(Error::invalid(
-                    "a journal in NATS needs a server; set JOURNAL_URL=nats://host:4222",
-                ));
-            }
-        };
-        let options = NatsJournalOptions {
-            namespace: self.journal_namespace(history, '-'),
-            limits: self.limits(),
-            replicas: config.replicas,
-            takeover: seconds(config.takeover_seconds),
-            command_timeout: millis(config.command_timeout_ms),
-            ..NatsJournalOptions::new(url)
-        };
-        Ok(Arc::new(NatsJournal::connect(options, self.runtime.clone()).await?))
     }
 
     fn sqlite_journal(&self, directory: &Path) -> Result<Arc<dyn Journal>> {
@@ -140,7 +112,7 @@ impl Engines {
         }
     }
 
-    fn limits(&self) -> JournalLimits {
+    pub(super) fn limits(&self) -> JournalLimits {
         let config = &self.config.journal;
         JournalLimits { writes: config.max_writes, bytes: config.max_bytes }
     }

@@ -6,9 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use terrace_core::{BoxFuture, Error, ErrorKind, Result};
-use terrace_lab::{
-    LabError, NatsOptions, NatsServer, PostgresOptions, PostgresServer, RedisOptions, RedisServer,
-};
+use terrace_lab::{LabError, PostgresOptions, PostgresServer, RedisOptions, RedisServer};
 
 use crate::config::{Config, Mode};
 
@@ -137,8 +135,12 @@ impl PrivateServers {
     }
 
     /// Starts a NATS server and keeps it.
-    pub(super) async fn nats(&self, options: NatsOptions) -> Result<Arc<NatsServer>> {
-        Ok(self.keep(NatsServer::start(options).await.map_err(from_lab)?))
+    #[cfg(feature = "nats")]
+    pub(super) async fn nats(
+        &self,
+        options: terrace_lab::NatsOptions,
+    ) -> Result<Arc<terrace_lab::NatsServer>> {
+        Ok(self.keep(terrace_lab::NatsServer::start(options).await.map_err(from_lab)?))
     }
 
     pub(super) fn keep<S: PrivateServer + 'static>(&self, server: S) -> Arc<S> {
@@ -179,13 +181,14 @@ impl PrivateServer for RedisServer {
     }
 }
 
-impl PrivateServer for NatsServer {
+#[cfg(feature = "nats")]
+impl PrivateServer for terrace_lab::NatsServer {
     fn program(&self) -> &'static str {
         "nats"
     }
 
     fn stop(&self) -> BoxFuture<'_, Result<(), LabError>> {
-        Box::pin(NatsServer::stop(self))
+        Box::pin(terrace_lab::NatsServer::stop(self))
     }
 }
 
