@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use terrace_core::{Deadline, Error, ErrorKind, Key, Result};
+use terrace_core::{Backoff, Deadline, Error, ErrorKind, Key, Result};
 use tokio::sync::Mutex;
 
 use super::Shared;
@@ -89,17 +89,15 @@ impl Shared {
 
     /// Works off what is owed in the background, unless somebody does.
     pub(super) fn pay(self: &Arc<Self>) {
-        const FIRST_WAIT: Duration = Duration::from_millis(50);
-        const LONGEST_WAIT: Duration = Duration::from_secs(5);
         if self.trust.paying.swap(true, Ordering::AcqRel) {
             return;
         }
         // Holds no part of the store while it waits, so it ends when the store is dropped.
         let (weak, runtime) = (Arc::downgrade(self), self.runtime.clone());
         let work = async move {
-            let mut wait = FIRST_WAIT;
+            let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(5));
             loop {
-                runtime.sleep(runtime.jitter(wait, 0.2)).await;
+                backoff.wait(&runtime).await;
                 let Some(shared) = weak.upgrade() else { return };
                 if shared.settle_debt().await.is_ok() {
                     shared.trust.paying.store(false, Ordering::Release);
@@ -108,7 +106,6 @@ impl Shared {
                         return;
                     }
                 }
-                wait = (wait * 2).min(LONGEST_WAIT);
             }
         };
         self.runtime.spawn("cache-aside raise", work).detach();

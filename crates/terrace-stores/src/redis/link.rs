@@ -5,11 +5,10 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
-use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
 use redis::{AsyncConnectionConfig, Client, RedisResult};
-use terrace_core::{Deadline, Lease, Result, Runtime};
+use terrace_core::{Backoff, Deadline, Lease, Result, Runtime};
 use tokio::sync::{Notify, watch};
 
 use super::clock::{ServerClock, millis};
@@ -205,7 +204,7 @@ impl Link {
 
     /// Keeps a connection live for as long as it is polled.
     pub(super) async fn keep(&self) {
-        let mut backoff = self.options.backoff;
+        let mut backoff = Backoff::new(self.options.backoff, self.options.backoff_limit);
         loop {
             match self.connect().await {
                 Ok(live) => {
@@ -214,7 +213,7 @@ impl Link {
                     self.lost.notified().await;
                     // A server that is lost as soon as it is found gets ever longer pauses, too.
                     if self.runtime.now() - since > self.options.backoff_limit {
-                        backoff = self.options.backoff;
+                        backoff.reset();
                     }
                 }
                 Err(down) => {
@@ -223,8 +222,7 @@ impl Link {
                     }
                 }
             }
-            self.runtime.sleep(self.runtime.jitter(backoff, 0.5)).await;
-            backoff = (backoff * 2).min(self.options.backoff_limit);
+            backoff.wait(&self.runtime).await;
         }
     }
 
@@ -386,11 +384,6 @@ fn field<'a>(info: &'a str, name: &str) -> Option<&'a str> {
 fn is_too_old(version: &str) -> bool {
     let major = version.split('.').next().and_then(|major| major.parse::<u32>().ok());
     major.is_some_and(|major| major < 7)
-}
-
-/// The time between attempts, for subscriptions, too.
-pub(super) fn pause(options: &RedisCacheOptions, failures: u32) -> Duration {
-    options.backoff.saturating_mul(1 << failures.min(16)).min(options.backoff_limit)
 }
 
 #[cfg(test)]

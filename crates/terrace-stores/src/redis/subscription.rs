@@ -9,12 +9,11 @@ use std::task::{Context, Poll};
 use futures_util::StreamExt as _;
 use futures_util::stream::Stream;
 use redis::aio::PubSub;
-use terrace_core::{Deadline, Lease, Notice, Task};
+use terrace_core::{Backoff, Deadline, Lease, Notice, Task};
 use tokio::sync::mpsc;
 
 use super::Shared;
 use super::failure::Down;
-use super::link::pause;
 use super::message::{Content, Message};
 
 /// How many notices may wait for a slow listener before the connection is given up: a listener that
@@ -70,11 +69,11 @@ impl Stream for Subscription {
 
 impl Shared {
     async fn listen_forever(&self, sender: &mpsc::Sender<Notice>) {
-        let mut failures = 0;
+        let mut backoff = Backoff::new(self.options.backoff, self.options.backoff_limit);
         while !sender.is_closed() {
             match self.link.listen(&self.names.channel).await {
                 Ok(listener) => {
-                    failures = 0;
+                    backoff.reset();
                     let why = tokio::select! {
                         why = self.listen(listener, sender) => why,
                         () = self.link.closed() => "the cache was closed",
@@ -86,14 +85,12 @@ impl Shared {
                 }
                 Err(down) => {
                     tracing::debug!(state = down.note(), "cannot listen to invalidations");
-                    failures += 1;
                 }
             }
             if self.link.down() == Some(Down::Closed) {
                 return sender.closed().await;
             }
-            let wait = self.runtime().jitter(pause(&self.options, failures), 0.5);
-            self.runtime().sleep(wait).await;
+            backoff.wait(self.runtime()).await;
         }
     }
 
