@@ -95,6 +95,12 @@ impl Sequence {
     pub const fn millis(self) -> u64 {
         self.0 >> Self::COUNT_BITS
     }
+
+    /// When the write was accepted.
+    pub fn time(self) -> Timestamp {
+        let millis = i64::try_from(self.millis()).unwrap_or(i64::MAX);
+        Timestamp::from_millisecond(millis).unwrap_or(Timestamp::MAX)
+    }
 }
 
 impl fmt::Display for Sequence {

@@ -35,6 +35,7 @@ mod answer;
 mod backoff;
 pub mod cache;
 pub mod change_log;
+mod decide;
 mod error;
 mod follower;
 pub mod history;
@@ -61,6 +62,7 @@ pub use answer::{
 pub use backoff::Backoff;
 pub use cache::{Cache, Entry, Invalidations, Lease, Lookup, Notice, Offer};
 pub use change_log::{ChangeLog, Changes, LogPosition, Logged, PositionLost};
+pub use decide::{Current, Decision, decide};
 pub use error::{Error, ErrorKind, Result};
 pub use follower::{Batch, Checkpoint, Follower, LeaderLease};
 /// What asynchronous methods of object-safe traits answer.

@@ -9,10 +9,10 @@ use std::time::{Duration, Instant};
 use jiff::Timestamp;
 
 use crate::{
-    BoxFuture, Change, Durability, Error, ErrorKind, Generation, Generations, Histories,
-    Idempotency, Inspection, Key, Origin, Outcome, Page, Position, Precondition, Proof, Read,
-    ReadOptions, Receipt, Record, Result, Runtime, Scan, Sequence, Standing, Status, Store, Token,
-    Unit, Value, Version, Write, WriteOptions,
+    BoxFuture, Current, Durability, Error, ErrorKind, Generation, Generations, Histories,
+    Idempotency, Inspection, Key, Origin, Outcome, Page, Position, Proof, Read, ReadOptions,
+    Receipt, Record, Result, Runtime, Scan, Sequence, Standing, Status, Store, Token, Unit, Value,
+    Version, Write, WriteOptions, decide,
 };
 
 /// Keeps records in memory, with every promise of the contract except durability: its receipts say
@@ -254,37 +254,24 @@ impl State {
 
     fn apply(&mut self, write: Write, wall: Timestamp) -> (Outcome, Version) {
         let row = self.rows.get(&write.key);
-        let applied = row.map_or(Sequence::NONE, |row| row.applied);
+        let current = row.map_or_else(Current::default, |row| Current {
+            version: row.version,
+            live: row.value.is_some(),
+            applied: row.applied,
+        });
+        let decision = match decide(&write, &current) {
+            Ok(decision) => decision,
+            Err(answer) => return answer,
+        };
+        let updated_at = decision.accepted.unwrap_or(wall);
         let live = row.filter(|row| row.value.is_some());
-        let current = live.map_or(Version::NONE, |row| row.version);
-        let holds = match write.precondition {
-            Precondition::None => true,
-            Precondition::Absent => live.is_none(),
-            Precondition::Version(wanted) => live.is_some() && current == wanted,
-            Precondition::After(place) => applied < place.sequence,
-        };
-        let placed = match write.precondition {
-            Precondition::After(place) => Some(place.sequence),
-            _ => None,
-        };
-        let (outcome, value) = match write.change {
-            _ if !holds => return (Outcome::PreconditionFailed, current),
-            Change::Delete if live.is_none() && placed.is_none() => {
-                return (Outcome::Absent, current);
-            }
-            Change::Delete if live.is_none() => (Outcome::Absent, None),
-            Change::Delete => (Outcome::Deleted, None),
-            Change::Put(value) if live.is_some() => (Outcome::Replaced, Some(value)),
-            Change::Put(value) => (Outcome::Created, Some(value)),
-        };
-        let created_at = live.map_or(wall, |row| row.created_at);
+        let created_at = live.map_or(updated_at, |row| row.created_at);
         self.latest += 1;
         let version = Version::new(self.latest);
-        let applied = placed.unwrap_or(applied);
-        let row = Row { value, version, created_at, updated_at: wall, applied };
-        self.rows.insert(write.key, row);
-        let none = outcome == Outcome::Absent;
-        (outcome, if none { Version::NONE } else { version })
+        let (value, applied) = (decision.value.cloned(), decision.applied);
+        let answer = decision.answer(version);
+        self.rows.insert(write.key, Row { value, version, created_at, updated_at, applied });
+        answer
     }
 }
 

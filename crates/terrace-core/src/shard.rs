@@ -85,7 +85,7 @@ pub trait Shard: fmt::Debug + fmt::Display + Send + Sync + 'static {
     /// Health, counters and structure.
     fn inspect(&self) -> BoxFuture<'_, Inspection>;
 
-    /// About how many records there are, without counting them one by one where that takes long.
+    /// How many records there are: exact up to 100 000, beyond that as good as is cheap.
     fn size(&self) -> BoxFuture<'_, Result<u64>>;
 
     /// Ends background work and connections.

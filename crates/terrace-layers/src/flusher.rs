@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use terrace_core::{
     Backoff, Deadline, Error, ErrorKind, Inspection, Journal, JournalEntry, Outcome, Place,
-    Precondition, Progress, ReadOptions, Runtime, Sequence, Settled, Status, Store, Task, Write,
-    WriteOptions,
+    Precondition, Progress, ReadOptions, Result, Runtime, Sequence, Settled, Status, Store, Task,
+    Version, Write, WriteOptions, one,
 };
 use tokio::sync::watch;
 
@@ -190,6 +190,7 @@ impl Shared {
             for entry in entries {
                 items.extend(open.take_in(entry));
             }
+            let items = self.without_outrun(items, &mut open).await;
             for (item, error) in self.apply(items).await {
                 self.refuse(&mut open, item, &error).await;
             }
@@ -231,6 +232,41 @@ impl Shared {
                 }
             }
         }
+    }
+
+    /// Sets aside again what was a dead letter and is older than its record: a direct write since then has
+    /// no sequence that the guard in the row could tell.
+    async fn without_outrun(&self, items: Vec<Item>, open: &mut Open) -> Vec<Item> {
+        let (letters, mut items): (Vec<_>, Vec<_>) = items.into_iter().partition(|it| it.was_dead);
+        for letter in letters {
+            match self.is_outrun(&letter).await {
+                Ok(false) => items.push(letter),
+                Ok(true) => {
+                    self.dead.fetch_add(1, Ordering::Relaxed);
+                    open.set_aside(
+                        letter,
+                        "the record was written or deleted since; drop this one",
+                    );
+                }
+                Err(error) => {
+                    tracing::debug!(%error, "a dead letter waits for a look at its record");
+                    open.try_again(letter, self.runtime.now() + Duration::from_secs(1));
+                }
+            }
+        }
+        items
+    }
+
+    async fn is_outrun(&self, letter: &Item) -> Result<bool> {
+        let how =
+            ReadOptions::strong(Deadline::at(self.runtime.now() + self.options.batch_timeout));
+        let read = self.store.read(std::slice::from_ref(&letter.write.key), &how).await?;
+        let read = one(read)?;
+        Ok(match read.record {
+            Some(record) => record.updated_at > letter.sequence.time(),
+            // The trace of a deletion does not say when that was.
+            None => read.version != Version::NONE,
+        })
     }
 
     /// Applies writes, in the order of their sequences; answers those that the store refuses. A batch

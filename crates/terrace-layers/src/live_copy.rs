@@ -17,6 +17,9 @@ use terrace_core::{
     LogPosition, Logged, Position, Result, Rows, Runtime, Shard,
 };
 
+/// How long the log may take to tell its head, at a moment without writes.
+const HEAD_WITHIN: Duration = Duration::from_secs(2);
+
 /// Which keys are copied.
 pub(crate) type Selects = Arc<dyn Fn(&Key) -> bool + Send + Sync>;
 
@@ -121,8 +124,11 @@ impl FirstCopy<'_> {
     /// moment a write under way could stand before the head and end after the snapshot.)
     async fn begin(&self, known: Checkpoint) -> Result<(Checkpoint, Box<dyn Rows>)> {
         let head = Mutex::new(LogPosition::default());
+        let deadline = Deadline::at(self.runtime.now() + HEAD_WITHIN);
         let note = Box::pin(async {
-            let now = self.log.head().await?;
+            // Writers wait for this, so it is bounded.
+            let now = self.runtime.within(deadline, self.log.head()).await;
+            let now = now.unwrap_or_else(|| Err(Deadline::exceeded()))?;
             *head.lock().unwrap_or_else(PoisonError::into_inner) = now;
             Ok(())
         });

@@ -56,6 +56,7 @@ macro_rules! store_contract {
                 a_failed_precondition_stops_no_other_write,
                 a_place_is_applied_once_and_never_over_a_later_one,
                 a_placed_delete_keeps_older_puts_out,
+                a_place_has_the_time_of_its_acceptance,
                 places_of_one_batch_are_gone_through_in_order,
                 a_scan_answers_byte_order_and_skips_the_deleted,
                 a_scan_pages_through_everything_once,

@@ -14,6 +14,8 @@ pub(super) struct Item {
     pub(super) write: Write,
     /// How often the store has refused it.
     pub(super) tries: u32,
+    /// Whether it was a dead letter before.
+    pub(super) was_dead: bool,
 }
 
 /// Entries that are not settled, in their order, and their refused writes.
@@ -38,8 +40,10 @@ impl Open {
     /// Takes an entry in; answers its writes.
     pub(super) fn take_in(&mut self, entry: JournalEntry) -> impl Iterator<Item = Item> {
         self.entries.insert(entry.id, Entry { left: 0, settled: Settled::of(&entry) });
+        let was_dead = entry.first != entry.id;
         let sequences = (0..).map(move |number| entry.first.plus(number));
-        let item = move |(sequence, write)| Item { entry: entry.id, sequence, write, tries: 0 };
+        let item =
+            move |(sequence, write)| Item { entry: entry.id, sequence, write, tries: 0, was_dead };
         sequences.zip(entry.writes).map(item)
     }
 

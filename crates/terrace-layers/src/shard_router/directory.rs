@@ -55,6 +55,8 @@ impl Directory {
     const PATIENCE: Duration = Duration::from_millis(500);
     /// The same for one that is looked at for the first time, which may have to connect first.
     const FIRST_PATIENCE: Duration = Duration::from_secs(3);
+    /// How long a shard may take to be opened.
+    const OPEN_WITHIN: Duration = Duration::from_secs(10);
     /// How long a shard that failed is left alone, so that it does not hold up looks at the others.
     const REST: Duration = Duration::from_millis(900);
 
@@ -309,7 +311,9 @@ impl Node {
         let shard = match &self.shard {
             Some(shard) => Arc::clone(shard),
             None => {
-                let shard = opener.open(&self.address).await?;
+                let deadline = Deadline::at(runtime.now() + Directory::OPEN_WITHIN);
+                let opened = runtime.within(deadline, opener.open(&self.address)).await;
+                let shard = opened.unwrap_or_else(|| Err(Deadline::exceeded()))?;
                 self.shard = Some(Arc::clone(&shard));
                 patience = Directory::FIRST_PATIENCE;
                 shard

@@ -71,8 +71,7 @@ impl Waiting {
 
     /// When it was accepted.
     pub(super) fn at(&self) -> Timestamp {
-        let millis = i64::try_from(self.0.sequence.millis()).unwrap_or(i64::MAX);
-        Timestamp::from_millisecond(millis).unwrap_or(Timestamp::MAX)
+        self.0.sequence.time()
     }
 }
 

@@ -20,6 +20,9 @@ struct Asked {
     below: ReadOptions,
 }
 
+/// How long a read whose keys all wait lasts for the record below, which only tells when it was created.
+const BELOW_WITHIN: Duration = Duration::from_millis(200);
+
 impl Shared {
     pub(super) async fn read(&self, keys: &[Key], how: &ReadOptions) -> Result<Vec<Read>> {
         if how.is_default() {
@@ -127,7 +130,12 @@ impl Shared {
         // A record that waits needs the one below for the time of its creation only. Where that
         // cannot be read it is answered without.
         let all_wait = found.iter().all(Option::is_some);
-        let mut reads = match self.inner.read(keys, how).await {
+        let limit = match all_wait {
+            true => how.deadline.min(Deadline::at(self.runtime.now() + BELOW_WITHIN)),
+            false => how.deadline,
+        };
+        let below = self.runtime.within(limit, self.inner.read(keys, how)).await;
+        let mut reads = match below.unwrap_or_else(|| Err(Deadline::exceeded())) {
             Ok(reads) => reads,
             Err(error) if all_wait => {
                 tracing::debug!(%error, "answered from what waits alone");

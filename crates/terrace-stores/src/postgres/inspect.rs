@@ -57,7 +57,8 @@ pub(super) async fn with_count(worker: &Worker, tree: Inspection) -> Inspection 
     }
 }
 
-struct CountRecords;
+/// See [`COUNT`].
+pub(super) struct CountRecords;
 
 impl Work for CountRecords {
     type Answer = u64;

@@ -2,17 +2,10 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use terrace_core::{Change, Outcome, Precondition, Sequence, Version, Write};
-
-/// A row as it was when it was locked.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Locked {
-    pub(super) version: Version,
-    /// Whether it holds a record; else it is the trace of a deleted one.
-    pub(super) live: bool,
-    /// The last write of a journal that was applied.
-    pub(super) applied: Sequence,
-}
+use terrace_core::{
+    Change, Current, Decision, Outcome, Precondition, Sequence, Timestamp, Value, Version, Write,
+    decide,
+};
 
 /// The receipts of a batch, and the rows that make them true.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -38,16 +31,17 @@ pub(super) struct Rows<'a> {
     pub(super) applied: Vec<i64>,
     /// Whether the record came into being in this batch.
     pub(super) created: Vec<bool>,
+    /// When a journal accepted the write, in milliseconds since 1970.
+    pub(super) accepted: Vec<Option<i64>>,
 }
 
 /// The state of one key while the batch is gone through.
 struct State<'a> {
     existed: bool,
-    version: Version,
+    now: Current,
     value: Option<&'a str>,
-    live: bool,
-    applied: Sequence,
     created: bool,
+    accepted: Option<i64>,
     /// Whether the latest change made the record.
     made: bool,
     changed: bool,
@@ -59,7 +53,7 @@ struct State<'a> {
 /// `locked` has every row that exists for a key of the batch.
 pub(super) fn plan<'a>(
     batch: &'a [Write],
-    locked: &HashMap<&str, Locked>,
+    locked: &HashMap<&str, Current>,
     versions: &[i64],
 ) -> Plan<'a> {
     let mut plan = Plan { answers: Vec::with_capacity(batch.len()), ..Plan::default() };
@@ -68,16 +62,17 @@ pub(super) fn plan<'a>(
     for write in batch {
         let key = write.key.as_str();
         let state = states.entry(key).or_insert_with(|| State::of(locked.get(key)));
-        let before = state.changed.then_some((state.version, state.value, state.made));
+        let before = state.changed.then_some((state.now.version, state.value, state.made));
         let (outcome, version) = state.apply(write, &mut drawn);
         plan.answers.push((outcome, version));
         if let (true, Some((version, value, made))) = (outcome.is_applied(), before) {
-            plan.superseded.push(key, value, version, made, Sequence::NONE);
+            plan.superseded.push(key, value, version, made, Sequence::NONE, None);
         }
     }
     for (key, state) in states.into_iter().filter(|(_, state)| state.changed) {
         let rows = if state.existed { &mut plan.update } else { &mut plan.insert };
-        rows.push(key, state.value, state.version, state.created, state.applied);
+        let Current { version, applied, .. } = state.now;
+        rows.push(key, state.value, version, state.created, applied, state.accepted);
     }
     plan
 }
@@ -91,6 +86,7 @@ impl<'a> Rows<'a> {
         version: Version,
         created: bool,
         applied: Sequence,
+        accepted: Option<i64>,
     ) {
         self.keys.push(key);
         self.values.push(value.unwrap_or(""));
@@ -98,21 +94,19 @@ impl<'a> Rows<'a> {
         self.deleted.push(value.is_none());
         self.created.push(created);
         self.applied.push(applied.get().cast_signed());
+        self.accepted.push(accepted);
     }
 }
 
 impl<'a> State<'a> {
-    fn of(row: Option<&Locked>) -> Self {
-        let none = Locked { version: Version::NONE, live: false, applied: Sequence::NONE };
-        let Locked { version, live, applied } = row.copied().unwrap_or(none);
-        let existed = row.is_some();
+    fn of(row: Option<&Current>) -> Self {
+        let (existed, now) = (row.is_some(), row.copied().unwrap_or_default());
         Self {
             existed,
-            version,
+            now,
             value: None,
-            live,
-            applied,
             created: false,
+            accepted: None,
             made: false,
             changed: false,
         }
@@ -123,37 +117,19 @@ impl<'a> State<'a> {
         write: &'a Write,
         drawn: &mut impl Iterator<Item = i64>,
     ) -> (Outcome, Version) {
-        let current = if self.live { self.version } else { Version::NONE };
-        let holds = match write.precondition {
-            Precondition::None => true,
-            Precondition::Absent => !self.live,
-            Precondition::Version(wanted) => self.live && current == wanted,
-            Precondition::After(place) => self.applied < place.sequence,
+        let decision = match decide(write, &self.now) {
+            Ok(decision) => decision,
+            Err(answer) => return answer,
         };
-        let placed = matches!(write.precondition, Precondition::After(_));
-        let outcome = match &write.change {
-            _ if !holds => return (Outcome::PreconditionFailed, current),
-            Change::Delete if !self.live && !placed => return (Outcome::Absent, current),
-            Change::Delete if !self.live => Outcome::Absent,
-            Change::Delete => Outcome::Deleted,
-            Change::Put(_) if self.live => Outcome::Replaced,
-            Change::Put(_) => Outcome::Created,
-        };
-        self.value = match &write.change {
-            Change::Put(value) => Some(value.as_str()),
-            Change::Delete => None,
-        };
-        if let Precondition::After(place) = write.precondition {
-            self.applied = place.sequence;
-        }
-        self.live = self.value.is_some();
-        self.made = outcome == Outcome::Created;
+        let number = super::read::version(drawn.next().unwrap_or_default());
+        let version = Decision::successor(number, &self.now);
+        self.value = decision.value.map(Value::as_str);
+        self.now = Current { version, live: self.value.is_some(), applied: decision.applied };
+        self.accepted = decision.accepted.map(Timestamp::as_millisecond);
+        self.made = decision.outcome == Outcome::Created;
         self.created |= self.made;
         self.changed = true;
-        let number = super::read::version(drawn.next().unwrap_or_default());
-        self.version = number.max(Version::new(self.version.get() + 1));
-        let answered = if outcome == Outcome::Absent { Version::NONE } else { self.version };
-        (outcome, answered)
+        decision.answer(version)
     }
 }
 

@@ -37,7 +37,7 @@ async fn a_plan_does_what_the_memory_store_does() {
     let runtime = Runtime::seeded(11);
     for round in 0..500 {
         let memory = MemoryStore::new(runtime.clone());
-        let mut rows = BTreeMap::<String, (Locked, String)>::new();
+        let mut rows = BTreeMap::<String, (Current, String)>::new();
         let mut latest = 0;
         for _ in 0..4 {
             let size = 1 + runtime.random() % 6;
@@ -54,7 +54,7 @@ async fn a_plan_does_what_the_memory_store_does() {
                 for (index, key) in changed.keys.iter().enumerate() {
                     let version = super::super::read::version(changed.versions[index]);
                     let applied = Sequence::new(changed.applied[index].cast_unsigned());
-                    let row = Locked { version, live: !changed.deleted[index], applied };
+                    let row = Current { version, live: !changed.deleted[index], applied };
                     rows.insert((*key).to_owned(), (row, changed.values[index].to_owned()));
                 }
             }
@@ -104,7 +104,7 @@ fn versions_of_a_key_rise_whatever_its_row_has() {
     for live in [true, false] {
         let rows = HashMap::from([(
             "a",
-            Locked { version: Version::new(100), live, applied: Sequence::NONE },
+            Current { version: Version::new(100), live, applied: Sequence::NONE },
         )]);
         let batch = [write(), write()];
         let plan = plan(&batch, &rows, &[6, 7]);

@@ -14,17 +14,18 @@ mod take;
 
 use std::fmt;
 use std::sync::Arc;
-use std::time::Duration;
 
 use terrace_core::shard::{RequestResult, Reserved};
 use terrace_core::{
-    BoxFuture, ChangeLog, Follower, Generations, Inspection, Key, Page, Read, ReadOptions, Receipt,
-    Result, Rows, Runtime, Scan, Shard, ShardState, SlotSet, Store, Version, Write, WriteOptions,
+    BoxFuture, ChangeLog, Deadline, Follower, Generations, Inspection, Key, Page, Read,
+    ReadOptions, Receipt, Result, Rows, Runtime, Scan, Shard, ShardState, SlotSet, Store, Version,
+    Write, WriteOptions,
 };
 use tokio::sync::Mutex;
 use tokio_postgres::Client;
 
 use super::connect::Connection;
+use super::inspect::CountRecords;
 use super::migrate::{failed, lock, run};
 use super::sqlstate::{Stage, explain};
 use super::{LogBegin, PostgresOptions, PostgresStore};
@@ -83,8 +84,6 @@ struct Inner {
     schema: String,
     /// A session for what is done rarely and must not wait for the pool.
     session: Mutex<Option<Connection>>,
-    /// How many records there were, and when they were counted.
-    counted: Mutex<Option<(std::time::Instant, u64)>>,
 }
 
 impl PostgresShard {
@@ -96,16 +95,12 @@ impl PostgresShard {
         options.shard = true;
         let schema = options.schema.clone();
         let store = Arc::new(PostgresStore::connect(options, runtime).await?);
-        let (session, counted) = (Mutex::default(), Mutex::default());
-        Ok(Self { inner: Arc::new(Inner { store, schema, session, counted }) })
+        let session = Mutex::default();
+        Ok(Self { inner: Arc::new(Inner { store, schema, session }) })
     }
 }
 
 impl Inner {
-    fn now(&self) -> std::time::Instant {
-        self.store.worker.runtime.now()
-    }
-
     async fn open(&self) -> Result<Connection> {
         self.store.worker.pool.connector().open().await
     }
@@ -212,7 +207,11 @@ impl Shard for PostgresShard {
     }
 
     fn size(&self) -> BoxFuture<'_, Result<u64>> {
-        Box::pin(self.inner.size())
+        Box::pin(async {
+            let worker = &self.inner.store.worker;
+            let deadline = Deadline::at(worker.runtime.now() + worker.patience);
+            worker.perform(&CountRecords, deadline).await
+        })
     }
 
     fn close(&self) -> BoxFuture<'_, Result<()>> {
@@ -262,6 +261,3 @@ impl Store for At {
         self.store.close()
     }
 }
-
-/// How long a count of the records is good for.
-const COUNTED_FOR: Duration = Duration::from_secs(1);

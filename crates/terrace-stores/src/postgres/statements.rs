@@ -125,10 +125,12 @@ impl Sql {
             }
             Self::Draw => "SELECT nextval('records_version') FROM generate_series(1, $1::bigint)",
             Self::Insert => {
-                "INSERT INTO records (key, value, version, deleted, seq) \
-                 SELECT u.k, u.v, u.n, u.d, u.s \
-                 FROM unnest($1::text[], $2::text[], $3::bigint[], $4::boolean[], $5::bigint[]) \
-                   AS u(k, v, n, d, s)"
+                "INSERT INTO records (key, value, version, deleted, seq, created_at, updated_at) \
+                 SELECT u.k, u.v, u.n, u.d, u.s, t.at, t.at \
+                 FROM unnest($1::text[], $2::text[], $3::bigint[], $4::boolean[], $5::bigint[], \
+                     $6::bigint[]) AS u(k, v, n, d, s, a), \
+                   LATERAL (SELECT coalesce('epoch'::timestamptz + u.a * interval '1 millisecond', \
+                     now()) AS at) AS t"
             }
             Self::Update => UPDATE,
             // Claim and result are committed together. A claim without a result was made when BEGIN had
@@ -182,6 +184,7 @@ impl Sql {
                 Type::INT8_ARRAY,
                 Type::BOOL_ARRAY,
                 Type::INT8_ARRAY,
+                Type::INT8_ARRAY,
             ],
             Self::Update => &[
                 Type::TEXT_ARRAY,
@@ -190,6 +193,7 @@ impl Sql {
                 Type::BOOL_ARRAY,
                 Type::INT8_ARRAY,
                 Type::BOOL_ARRAY,
+                Type::INT8_ARRAY,
             ],
             Self::Claim => &[Type::TEXT, Type::BYTEA],
             Self::Recall => &[Type::TEXT],
@@ -198,16 +202,18 @@ impl Sql {
     }
 }
 
-/// A changed row's time is past both of its times.
+/// A changed row's time is that of the write, and past both of its times.
 const UPDATE: &str = "UPDATE records r SET value = u.v, version = u.n, deleted = u.d, seq = u.s, \
-     updated_at = greatest(now(), r.updated_at + interval '1 microsecond', \
+     updated_at = greatest(t.at, r.updated_at + interval '1 microsecond', \
        r.created_at + interval '1 microsecond'), \
      created_at = CASE WHEN u.c THEN \
-       greatest(now(), r.updated_at + interval '1 microsecond', \
+       greatest(t.at, r.updated_at + interval '1 microsecond', \
          r.created_at + interval '1 microsecond') \
        ELSE r.created_at END \
      FROM unnest($1::text[], $2::text[], $3::bigint[], $4::boolean[], $5::bigint[], \
-         $6::boolean[]) AS u(k, v, n, d, s, c) \
+         $6::boolean[], $7::bigint[]) AS u(k, v, n, d, s, c, a), \
+       LATERAL (SELECT coalesce('epoch'::timestamptz + u.a * interval '1 millisecond', \
+         now()) AS at) AS t \
      WHERE r.key = u.k";
 
 /// What the snapshot proves stands beside the first row: a sub-select that is worked out once.
@@ -295,20 +301,23 @@ const EPOCH_SCAN: &str =
 
 /// As [`PUT`], for writes of a journal: a row that has come as far is left alone and not answered. A
 /// deletion without a record leaves a row, too, with `created_at = updated_at`.
-/// A journal forgets what is settled, so the commit waits for the disk whatever the settings are.
+/// Its time is that at which the journal accepted it: the milliseconds of the sequence. A journal forgets
+/// what is settled, so the commit waits for the disk whatever the settings are.
 const PLACE: &str = concat!(
-    "INSERT INTO records AS r (key, value, seq, deleted) \
-     SELECT u.k, u.v, u.s, u.d \
-     FROM unnest($1::text[], $2::text[], $3::bigint[], $4::boolean[]) AS u(k, v, s, d) WHERE ",
+    "INSERT INTO records AS r (key, value, seq, deleted, created_at, updated_at) \
+     SELECT u.k, u.v, u.s, u.d, t.at, t.at \
+     FROM unnest($1::text[], $2::text[], $3::bigint[], $4::boolean[]) AS u(k, v, s, d), \
+       LATERAL (SELECT 'epoch'::timestamptz + (u.s >> 21) * interval '1 millisecond' AS at) AS t \
+     WHERE ",
     generation!("$5"),
     " IS NOT NULL AND (SELECT set_config('synchronous_commit', CASE s WHEN 'off' THEN 'local' \
          ELSE s END, true) FROM current_setting('synchronous_commit') AS s) IS NOT NULL \
      ON CONFLICT (key) DO UPDATE SET value = excluded.value, seq = excluded.seq, \
      version = greatest(nextval('records_version'), r.version + 1), deleted = excluded.deleted, \
-     updated_at = greatest(now(), r.updated_at + interval '1 microsecond', \
+     updated_at = greatest(excluded.updated_at, r.updated_at + interval '1 microsecond', \
        r.created_at + interval '1 microsecond'), \
      created_at = CASE WHEN r.deleted THEN \
-       greatest(now(), r.updated_at + interval '1 microsecond', \
+       greatest(excluded.updated_at, r.updated_at + interval '1 microsecond', \
          r.created_at + interval '1 microsecond') \
        ELSE r.created_at END \
      WHERE r.seq < excluded.seq \

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use futures_util::future::join5;
 use terrace_core::{
-    Durability, Error, ErrorKind, Idempotency, LogPosition, Origin, Outcome, Position,
+    Current, Durability, Error, ErrorKind, Idempotency, LogPosition, Origin, Outcome, Position,
     Precondition, Receipt, Sequence, Token, Version, Write,
 };
 use tokio_postgres::Row;
@@ -14,7 +14,7 @@ use tokio_postgres::types::Type;
 
 use super::connect::Connection;
 use super::idempotency::{Claim, Remembered};
-use super::plan::{Locked, Placed, Plan, Puts, plan};
+use super::plan::{Placed, Plan, Puts, Rows, plan};
 use super::read::version;
 use super::snapshot::Transaction;
 use super::sqlstate::{because, outcome_unknown};
@@ -376,9 +376,9 @@ const LOG_SUPERSEDED: &str = "INSERT INTO commands (version, type, key, value, c
        AS u(k, v, n, d, c) LEFT JOIN records r ON r.key = u.k";
 
 fn state<'a>(locked: &[Row], drawn: &[Row], batch: &'a [Write]) -> Result<Plan<'a>, Failure> {
-    let row = |row: &'_ Row| -> Result<Locked, tokio_postgres::Error> {
+    let row = |row: &'_ Row| -> Result<Current, tokio_postgres::Error> {
         let applied = u64::try_from(row.try_get::<_, i64>(3)?).unwrap_or(0);
-        Ok(Locked {
+        Ok(Current {
             version: version(row.try_get(1)?),
             live: !row.try_get::<_, bool>(2)?,
             applied: Sequence::new(applied),
@@ -398,8 +398,9 @@ async fn insert(connection: &Connection, plan: &Plan<'_>) -> Result<(), tokio_po
     if rows.keys.is_empty() {
         return Ok(());
     }
-    let columns: [super::statements::Parameter<'_>; 5] =
-        [&rows.keys, &rows.values, &rows.versions, &rows.deleted, &rows.applied];
+    let Rows { keys, values, versions, deleted, applied, accepted, .. } = rows;
+    let columns: [super::statements::Parameter<'_>; 6] =
+        [keys, values, versions, deleted, applied, accepted];
     connection.run(Sql::Insert, &columns).await.map(drop)
 }
 
@@ -408,8 +409,9 @@ async fn update(connection: &Connection, plan: &Plan<'_>) -> Result<(), tokio_po
     if rows.keys.is_empty() {
         return Ok(());
     }
-    let columns: [super::statements::Parameter<'_>; 6] =
-        [&rows.keys, &rows.values, &rows.versions, &rows.deleted, &rows.applied, &rows.created];
+    let Rows { keys, values, versions, deleted, applied, created, accepted } = rows;
+    let columns: [super::statements::Parameter<'_>; 7] =
+        [keys, values, versions, deleted, applied, created, accepted];
     connection.run(Sql::Update, &columns).await.map(drop)
 }
 

@@ -1,7 +1,9 @@
 //! Applies writes within a transaction that is already open.
 
 use rusqlite::{Connection, OptionalExtension, Statement, params};
-use terrace_core::{Change, Idempotency, Outcome, Precondition, Result, Sequence, Version, Write};
+use terrace_core::{
+    Current, Decision, Idempotency, Outcome, Precondition, Result, Sequence, Version, Write, decide,
+};
 
 use super::follow::Target;
 use super::job::Task;
@@ -33,10 +35,9 @@ pub(super) struct Statements<'c> {
 /// The row of a key as it stands in this transaction.
 struct Found {
     row: i64,
-    version: u64,
-    live: bool,
+    current: Current,
     created_at: i64,
-    applied: i64,
+    updated_at: i64,
 }
 
 impl<'c> Statements<'c> {
@@ -46,7 +47,8 @@ impl<'c> Statements<'c> {
             begin: connection.prepare("BEGIN IMMEDIATE")?,
             commit: connection.prepare("COMMIT")?,
             find: connection.prepare(
-                "SELECT rowid, version, deleted, created_at, seq FROM records WHERE key = ?1",
+                "SELECT rowid, version, deleted, created_at, seq, updated_at FROM records
+                 WHERE key = ?1",
             )?,
             insert: connection.prepare(
                 "INSERT INTO records (key, value, version, created_at, updated_at, deleted, seq)
@@ -146,63 +148,46 @@ impl<'c> Statements<'c> {
 
     fn apply_one(&mut self, write: &Write, moment: &mut Moment) -> Result<(Outcome, Version)> {
         let found = self.find(write)?;
-        let live = found.as_ref().filter(|row| row.live);
-        let current = live.map_or(Version::NONE, |row| Version::new(row.version));
-        let applied = found.as_ref().map_or(0, |row| row.applied);
-        let mut place = None;
-        let holds = match write.precondition {
-            Precondition::None => true,
-            Precondition::Absent => live.is_none(),
-            Precondition::Version(wanted) => live.is_some() && current == wanted,
-            Precondition::After(at) => {
-                moment.settled = moment.settled.max(at.settled);
-                let sequence = signed(at.sequence.get())?;
-                place = Some(sequence);
-                applied < sequence
-            }
-        };
-        let (outcome, value) = match &write.change {
-            _ if !holds => return Ok((Outcome::PreconditionFailed, current)),
-            Change::Delete if live.is_none() && place.is_none() => {
-                return Ok((Outcome::Absent, current));
-            }
-            Change::Delete if live.is_none() => (Outcome::Absent, ""),
-            Change::Delete => (Outcome::Deleted, ""),
-            Change::Put(value) if live.is_some() => (Outcome::Replaced, value.as_str()),
-            Change::Put(value) => (Outcome::Created, value.as_str()),
+        let current = found.as_ref().map_or_else(Current::default, |row| row.current);
+        if let Precondition::After(at) = write.precondition {
+            moment.settled = moment.settled.max(at.settled);
+        }
+        let decision = match decide(write, &current) {
+            Ok(decision) => decision,
+            Err(answer) => return Ok(answer),
         };
         // A row copied in by hand may be ahead of the counter; its next version must still be newer.
-        moment.latest = moment.latest.max(found.as_ref().map_or(0, |row| row.version)) + 1;
-        let (version, now) = (signed(moment.latest)?, moment.micros);
-        let (key, seq) = (write.key.as_str(), place.unwrap_or(applied));
-        let deleted = write.change == Change::Delete;
+        let next = Version::new(moment.latest + 1);
+        moment.latest = Decision::successor(next, &current).get();
+        let (version, seq) = (signed(moment.latest)?, signed(decision.applied.get())?);
+        let (key, value) = (write.key.as_str(), decision.value.map_or("", |value| value.as_str()));
+        let deleted = decision.value.is_none();
+        let now = decision.accepted.map_or(moment.micros, |at| at.as_microsecond());
         let done = match &found {
             None => self.insert.execute(params![key, value, version, now, deleted, seq]),
             Some(row) => {
-                let created_at = if row.live { row.created_at } else { now };
+                // What a journal accepted may be older than a direct write.
+                let now = now.max(row.updated_at.saturating_add(1));
+                let created_at = if current.live { row.created_at } else { now };
                 self.update.execute(params![row.row, value, version, created_at, now, deleted, seq])
             }
         };
         done.map_err(failure::of)?;
-        let version = match outcome {
-            Outcome::Absent => Version::NONE,
-            _ => Version::new(moment.latest),
-        };
-        Ok((outcome, version))
+        Ok(decision.answer(Version::new(moment.latest)))
     }
 
     fn find(&mut self, write: &Write) -> Result<Option<Found>> {
+        let number = |number: i64| u64::try_from(number).unwrap_or(0);
         let found = self.find.query_row([write.key.as_str()], |row| {
-            let live = row.get::<_, i64>(2)? == 0;
-            Ok((row.get(0)?, row.get::<_, i64>(1)?, live, row.get(3)?, row.get(4)?))
+            let current = Current {
+                version: Version::new(number(row.get(1)?)),
+                live: row.get::<_, i64>(2)? == 0,
+                applied: Sequence::new(number(row.get(4)?)),
+            };
+            let (row, created_at, updated_at) = (row.get(0)?, row.get(3)?, row.get(5)?);
+            Ok(Found { row, current, created_at, updated_at })
         });
-        let Some((row, version, live, created_at, applied)) =
-            found.optional().map_err(failure::of)?
-        else {
-            return Ok(None);
-        };
-        let version = u64::try_from(version).map_err(|_| failure::corrupt("version"))?;
-        Ok(Some(Found { row, version, live, created_at, applied }))
+        found.optional().map_err(failure::of)
     }
 
     /// Removes up to `most` tombstones from before `before_micros` that keep nothing out any more: an

@@ -121,3 +121,20 @@ pub async fn places_of_one_batch_are_gone_through_in_order(store: Arc<dyn Store>
         assert_eq!(found.as_deref(), Some(wanted));
     }
 }
+
+/// A write of a journal has the time at which that accepted it, so that a record looks the same before
+/// and after it is applied.
+pub async fn a_place_has_the_time_of_its_acceptance(store: Arc<dyn Store>) {
+    let key = key("timed");
+    let at = |seconds: i64| {
+        let time = crate::Timestamp::from_second(1_700_000_000 + seconds).expect("a time");
+        (time, Sequence::at(time).get())
+    };
+    let ((first, one), (second, two)) = (at(0), at(5));
+    apply(&*store, vec![put(&key, "1", one)]).await;
+    let record = store.get(&key).await.expect("a read").expect("a record");
+    assert_eq!((record.created_at, record.updated_at), (first, first));
+    apply(&*store, vec![put(&key, "2", two)]).await;
+    let record = store.get(&key).await.expect("a read").expect("a record");
+    assert_eq!((record.created_at, record.updated_at), (first, second));
+}

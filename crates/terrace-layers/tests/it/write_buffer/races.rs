@@ -166,6 +166,47 @@ async fn a_poison_write_is_set_aside_and_nothing_else() {
     flusher.stop().await;
 }
 
+/// A dead letter that is tried again after a direct write of its record, which has no sequence.
+#[tokio::test(start_paused = true)]
+async fn a_dead_letter_undoes_no_direct_write() {
+    let runtime = Runtime::system();
+    let (inner, journal) = (Arc::new(MemoryStore::new(runtime.clone())), journal(&runtime));
+    let buffer = open(inner.clone(), &journal, idle()).await;
+    for name in ["written", "deleted", "left"] {
+        buffer.put(key(name), value("letter")).await.unwrap();
+    }
+    let (held, mut hand) = Scripted::new();
+    let flusher = flusher(&journal, held);
+    let refuses = async {
+        loop {
+            hand.write().await.fail(ErrorKind::InvalidInput);
+        }
+    };
+    let dead = async {
+        while progress(&journal).await.dead < 3 {
+            a_while().await;
+        }
+    };
+    tokio::select! { () = refuses => {}, () = dead => {} }
+    flusher.stop().await;
+    for name in ["written", "deleted"] {
+        inner.put(key(name), value("direct")).await.unwrap();
+    }
+    inner.delete(key("deleted")).await.unwrap();
+    let letters = journal.dead(Sequence::NONE, 10).await.unwrap();
+    let all = letters.iter().map(|letter| letter.sequence).collect();
+    assert_eq!(journal.retry(all).await.unwrap(), 3);
+    let flusher = self::flusher(&journal, inner.clone());
+    while progress(&journal).await.writes > 0 {
+        a_while().await;
+    }
+    assert_eq!(plain(&*inner, "written").await, is("direct"));
+    assert_eq!(plain(&*inner, "deleted").await, None);
+    assert_eq!(plain(&*inner, "left").await, is("letter"), "nobody wrote it since");
+    assert_eq!(progress(&journal).await.dead, 2, "they stay set aside");
+    flusher.stop().await;
+}
+
 /// A write that the database refuses for reasons of its own, with nothing beside it that gets through:
 /// tried for longer, then set aside all the same, or the buffer would be closed by its age for good.
 #[tokio::test(start_paused = true)]

@@ -5,7 +5,7 @@ use terrace_core::{Error, ErrorKind, Result, ShardState, Version};
 use tokio_postgres::Client;
 
 use super::super::sqlstate::{Stage, explain};
-use super::{COUNTED_FOR, Inner, LOCK, MOVING, refused, signed};
+use super::{Inner, LOCK, MOVING, refused, signed};
 
 impl Inner {
     pub(super) async fn state(&self) -> Result<Option<ShardState>> {
@@ -56,30 +56,6 @@ impl Inner {
             return Err(Error::new(ErrorKind::Unavailable, message));
         }
         Ok(Box::new(session))
-    }
-
-    /// Counted up to a size that takes milliseconds, beyond that estimated from the last ANALYZE.
-    pub(super) async fn size(&self) -> Result<u64> {
-        const ESTIMATE: &str =
-            "SELECT reltuples::bigint FROM pg_class WHERE oid = to_regclass('records')";
-        const COUNT: &str = "SELECT count(*) FROM records WHERE NOT deleted";
-        const LARGE: i64 = 200_000;
-        let mut counted = self.counted.lock().await;
-        if let Some((at, size)) = *counted
-            && self.now().saturating_duration_since(at) < COUNTED_FOR
-        {
-            return Ok(size);
-        }
-        let (mut session, mut place) = self.take_session().await?;
-        let client = session.client();
-        let mut size: i64 = client.query_one(ESTIMATE, &[]).await.map_err(refused)?.get(0);
-        if size < LARGE {
-            size = client.query_one(COUNT, &[]).await.map_err(refused)?.get(0);
-        }
-        *place = Some(session);
-        let size = u64::try_from(size).unwrap_or(0);
-        *counted = Some((self.now(), size));
-        Ok(size)
     }
 }
 

@@ -119,3 +119,20 @@ async fn a_table_that_cannot_be_used_is_refused_and_left_alone() {
         assert!(left.get::<_, bool>(0), "nothing was made");
     }
 }
+
+/// People, and programs of other makers, look into the tables by `id`.
+#[tokio::test]
+async fn rows_and_commands_have_an_id() {
+    let url = testing::fresh_database();
+    let options = PostgresOptions { change_log: true, ..PostgresOptions::new(&url) };
+    let store = PostgresStore::connect(options, Runtime::system()).await.expect("a store");
+    for name in ["a", "b"] {
+        store.put(key(name), value("1")).await.expect("a put");
+    }
+    let hand = session(&url).await;
+    for table in ["records", "commands"] {
+        let ids = hand.query(&format!("SELECT id FROM {table} ORDER BY id"), &[]).await;
+        let ids = ids.expect("ids").iter().map(|row| row.get(0)).collect::<Vec<i64>>();
+        assert!(ids.len() == 2 && ids[0] < ids[1], "{table}: {ids:?}");
+    }
+}
