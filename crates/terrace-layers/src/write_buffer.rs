@@ -19,6 +19,7 @@ use terrace_core::{
 
 use self::appends::Appends;
 use self::horizon::Horizon;
+use self::pending::Pending;
 use crate::coalesce::queue::{Limits, Queue};
 use crate::flusher::{Acceptor as _, Flusher, FlusherOptions};
 
@@ -179,7 +180,8 @@ impl WriteBuffer {
             caught_up: AtomicU64::new(0),
         });
         let deadline = Deadline::at(runtime.now() + Duration::from_secs(30));
-        if let Err(error) = shared.refresh(deadline).await {
+        let begun = runtime.within(deadline, shared.begin()).await;
+        if let Err(error) = begun.unwrap_or_else(|| Err(Deadline::exceeded())) {
             tracing::warn!(%error, "the journal cannot be read yet");
         }
         let limits = Limits {
@@ -234,22 +236,65 @@ impl Shared {
     async fn refresh(&self, deadline: Deadline) -> Result<Progress> {
         let progress = self.ask(deadline, self.journal.progress()).await?;
         self.horizon.learn(&progress);
+        self.until_begun(progress.epoch, deadline).await?;
         self.catch_up(progress.last, deadline).await?;
         Ok(progress)
     }
 
+    /// Returns once a life of the journal has begun here; [`horizon::keep_polling`] sees to it.
+    async fn until_begun(&self, epoch: u64, deadline: Deadline) -> Result<()> {
+        if epoch <= self.horizon.progress().epoch {
+            return Ok(());
+        }
+        let begun = self.runtime.within(deadline, self.horizon.until_begun(epoch)).await;
+        begun.ok_or_else(Deadline::exceeded)
+    }
+
+    /// Begins the present life of the journal: looks up all that waits in it.
+    async fn begin(&self) -> Result<()> {
+        let patience = || self.patience(Deadline::NEVER);
+        let progress = self.ask(patience(), self.journal.progress()).await?;
+        let mut backlog = Pending::default();
+        let mut seen = progress.applied;
+        while seen < progress.last {
+            let entries;
+            (entries, seen) = self.peek(seen, progress.last, patience()).await?;
+            for (sequence, write) in entries.iter().flat_map(horizon::waiting_of) {
+                backlog.add(sequence, write);
+            }
+        }
+        // What was settled in the life before stops waiting here, so reads below should see it.
+        if self.horizon.progress().epoch > 0
+            && let Err(error) = self.ask(patience(), self.caches.look()).await
+        {
+            tracing::debug!(%error, "the caches below cannot look");
+        }
+        self.horizon.begin(&progress, seen, backlog);
+        Ok(())
+    }
+
     /// Makes sure that every write up to `to` is known here or settled.
     async fn catch_up(&self, to: Sequence, deadline: Deadline) -> Result<()> {
-        const AT_ONCE: usize = 4096;
         while let Some(seen) = self.horizon.seen_short_of(to) {
             self.caught_up.fetch_add(1, Ordering::Relaxed);
-            let entries = self.ask(deadline, self.journal.peek(seen, AT_ONCE)).await?;
-            let writes: usize = entries.iter().map(|entry| entry.writes.len()).sum();
-            let whole = writes < AT_ONCE;
-            let end = entries.last().map_or(seen, end_of);
-            self.horizon.add_foreign(seen, if whole { end.max(to) } else { end }, entries);
+            let (entries, end) = self.peek(seen, to, deadline).await?;
+            self.horizon.add_foreign(seen, end, entries);
         }
         Ok(())
+    }
+
+    /// Some of what waits after a place, and up to where that is all there is: `to`, or earlier.
+    async fn peek(
+        &self,
+        after: Sequence,
+        to: Sequence,
+        deadline: Deadline,
+    ) -> Result<(Vec<JournalEntry>, Sequence)> {
+        const AT_ONCE: usize = 4096;
+        let entries = self.ask(deadline, self.journal.peek(after, AT_ONCE)).await?;
+        let writes: usize = entries.iter().map(|entry| entry.writes.len()).sum();
+        let end = entries.last().map_or(after, end_of);
+        Ok((entries, if writes < AT_ONCE { end.max(to) } else { end }))
     }
 
     async fn ask<T>(&self, deadline: Deadline, work: BoxFuture<'_, Result<T>>) -> Result<T> {

@@ -60,6 +60,8 @@ impl Merge for Appends {
             let writes: usize = fresh.iter().map(|(_, writes)| writes.len()).sum();
             shared.queued.fetch_add(writes as u64, Ordering::Relaxed);
             // Before anybody is answered: who reads after an answer finds the write here or below.
+            let known = shared.until_begun(appended.epoch, shared.patience(deadline)).await;
+            known.map_err(|_| Self::expired())?;
             shared.horizon.add_own(&appended, &fresh);
             let (epoch, durability) = (appended.epoch, appended.durability);
             let mut spans = appended.spans.into_iter();

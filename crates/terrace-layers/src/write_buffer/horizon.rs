@@ -4,8 +4,8 @@ use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::{Duration, Instant};
 
 use terrace_core::{
-    Appended, Deadline, Durability, Error, ErrorKind, JournalEntry, Key, Position, Progress,
-    Result, Runtime, Scan, Sequence, Token, Write,
+    Appended, Durability, Error, ErrorKind, JournalEntry, Key, Position, Progress, Result, Runtime,
+    Scan, Sequence, Token, Write,
 };
 use tokio::sync::{Notify, watch};
 
@@ -26,6 +26,9 @@ use crate::flusher::Acceptor;
 /// A write that is settled is in the database, and not yet in what the caches below show: whoever
 /// applied it may have raised the cache generation instead of emptying them. So it goes on waiting
 /// here until the caches have looked, [`keep_forgetting`].
+///
+/// A life of the journal begins here when all that waits in it is looked up, in one step. Until then
+/// reads show what waited in the life before, and no write of the new one is answered.
 #[derive(Debug)]
 pub(super) struct Horizon {
     history: Arc<str>,
@@ -50,6 +53,8 @@ pub(super) struct JournalPlace {
 #[derive(Debug)]
 struct State {
     progress: Progress,
+    /// The newest life of the journal that there was news of.
+    heard: u64,
     /// Everything at or below it is forgotten: reads below see it.
     forgotten: Sequence,
     /// When the oldest write that is not known to be settled was accepted, by the clock that deadlines
@@ -67,6 +72,7 @@ impl Horizon {
     pub(super) fn new(history: Arc<str>, runtime: Runtime) -> Self {
         let state = State {
             progress: Progress::default(),
+            heard: 0,
             forgotten: Sequence::NONE,
             oldest: None,
             seen: Sequence::NONE,
@@ -100,7 +106,7 @@ impl Horizon {
     pub(super) fn add_own(&self, appended: &Appended, spans: &[(Sequence, &[Write])]) {
         let now = self.runtime.now();
         let mut state = self.write();
-        if !state.enter(appended.epoch) {
+        if !state.is_of(appended.epoch) {
             return;
         }
         state.durability = appended.durability;
@@ -126,14 +132,8 @@ impl Horizon {
     /// Takes in what was looked up after `after`: all there is up to `to`.
     pub(super) fn add_foreign(&self, after: Sequence, to: Sequence, entries: Vec<JournalEntry>) {
         let mut state = self.write();
-        for entry in entries {
-            // A dead letter that is tried again has its old sequence; what it would say of its key
-            // now is not known here.
-            if entry.first == entry.id {
-                for (sequence, write) in (0..).map(|n| entry.first.plus(n)).zip(&entry.writes) {
-                    state.add(sequence, write);
-                }
-            }
+        for (sequence, write) in entries.iter().flat_map(waiting_of) {
+            state.add(sequence, write);
         }
         // Something else may have moved it meanwhile.
         if state.seen >= after {
@@ -148,11 +148,43 @@ impl Horizon {
         Some(self.read().seen).filter(|seen| *seen < to)
     }
 
-    /// Whether anything is known of this journal, or it is empty.
-    fn has_begun(&self) -> bool {
+    /// A life of the journal begins here, with all that waits in it up to `seen`.
+    pub(super) fn begin(&self, progress: &Progress, seen: Sequence, backlog: Pending) {
+        let epoch = progress.epoch;
+        let mut state = self.write();
+        if epoch <= state.progress.epoch {
+            return;
+        }
+        if state.progress.epoch > 0 {
+            tracing::error!(
+                waited = state.pending.len(),
+                waiting = backlog.len(),
+                "a new life of the journal began: it was lost, or its engine was restarted or \
+                 replaced; what it still has was looked up"
+            );
+        }
+        state.progress = Progress { epoch, ..Progress::default() };
+        state.name = (epoch, name_of(&self.history, epoch));
+        (state.oldest, state.forgotten) = (None, Sequence::NONE);
+        (state.seen, state.gap, state.pending) = (seen, seen, backlog);
+        drop(state);
+        self.learn(progress);
+    }
+
+    /// Whether the newest life of the journal that there was news of has begun here.
+    pub(super) fn has_begun(&self) -> bool {
         let state = self.read();
-        state.seen > Sequence::NONE
-            || (state.progress.epoch > 0 && state.progress.last == Sequence::NONE)
+        state.progress.epoch > 0 && state.heard <= state.progress.epoch
+    }
+
+    /// Returns once a life of the journal has begun here.
+    pub(super) async fn until_begun(&self, epoch: u64) {
+        let mut settled = self.settled.subscribe();
+        if settled.borrow().0 < epoch {
+            self.wanted.notify_one();
+            // The sender lives as long as this borrow of it.
+            let _ = settled.wait_for(|(known, _)| *known >= epoch).await;
+        }
     }
 
     pub(super) fn progress(&self) -> Progress {
@@ -325,31 +357,23 @@ impl Horizon {
     }
 }
 
+/// The writes of an entry that wait, by their places.
+pub(super) fn waiting_of(entry: &JournalEntry) -> impl Iterator<Item = (Sequence, &Write)> {
+    // A dead letter that is tried again has its old sequence; what it would say of its key now is
+    // not known here.
+    let writes = if entry.first == entry.id { &*entry.writes } else { &[] };
+    (0..).map(|n| entry.first.plus(n)).zip(writes)
+}
+
 /// What tokens call one life of a journal.
 fn name_of(history: &str, epoch: u64) -> Arc<str> {
     format!("{history}:{epoch}").into()
 }
 
 impl State {
-    /// Whether news of this epoch count. Those of a newer journal end all that is known of the old.
-    fn enter(&mut self, epoch: u64) -> bool {
-        if epoch > self.progress.epoch {
-            if self.progress.epoch > 0 {
-                let waiting = self.pending.len();
-                tracing::error!(
-                    waiting,
-                    "a new life of the journal began: it was lost, or its engine was restarted or \
-                     replaced; what it still has is looked up"
-                );
-            }
-            self.progress = Progress { epoch, ..Progress::default() };
-            let history = self.name.1.rsplit_once(':').map_or("", |(history, _)| history);
-            self.name = (epoch, name_of(history, epoch));
-            self.oldest = None;
-            self.forgotten = Sequence::NONE;
-            self.pending.clear();
-            (self.seen, self.gap) = (Sequence::NONE, Sequence::NONE);
-        }
+    /// Whether news are of the life that has begun here.
+    fn is_of(&mut self, epoch: u64) -> bool {
+        self.heard = self.heard.max(epoch);
         epoch == self.progress.epoch
     }
 
@@ -370,7 +394,9 @@ impl Acceptor for Horizon {
     fn learn(&self, news: &Progress) {
         let now = self.runtime.now();
         let mut state = self.write();
-        if !state.enter(news.epoch) {
+        if !state.is_of(news.epoch) {
+            drop(state);
+            self.wanted.notify_one();
             return;
         }
         let known = &mut state.progress;
@@ -461,7 +487,7 @@ pub(super) fn keep_polling(shared: &Arc<Shared>) {
             let waits = *horizon.waiters.borrow() > 0;
             let pause = match horizon.waiting() {
                 _ if waits => poll,
-                0 => IDLE,
+                0 if horizon.has_begun() => IDLE,
                 _ => poll * 5,
             };
             let slept = clock.sleep(pause);
@@ -479,11 +505,7 @@ pub(super) fn keep_polling(shared: &Arc<Shared>) {
             }
             let news = match horizon.has_begun() {
                 true => shared.journal.progress().await.map(|progress| horizon.learn(&progress)),
-                // A journal that could not be asked at the start, or that is new.
-                false => {
-                    let patience = shared.patience(Deadline::NEVER);
-                    shared.refresh(patience).await.map(drop)
-                }
+                false => shared.begin().await,
             };
             if let Err(error) = news {
                 tracing::debug!(%error, "the journal cannot be asked");

@@ -169,10 +169,6 @@ impl Pending {
         }
     }
 
-    pub(super) fn clear(&mut self) {
-        *self = Self::default();
-    }
-
     pub(super) fn len(&self) -> usize {
         self.keys.len()
     }

@@ -17,6 +17,8 @@ struct Asked {
     own: Option<JournalPlace>,
     /// The store below may know of a later write of another instance, which what waits here hides.
     elsewhere: bool,
+    /// What is settled of that; reads below have to show it.
+    settled: Sequence,
     below: ReadOptions,
 }
 
@@ -28,17 +30,32 @@ impl Shared {
         if how.is_default() {
             return self.look_up(keys, self.horizon.find(keys), how, None).await;
         }
-        let asked = self.reach(how).await.map_err(|error| error.during("read"))?;
+        let (found, asked) =
+            self.reach_keys(keys, how).await.map_err(|error| error.during("read"))?;
+        self.look_up(keys, found, &asked.below, asked.own).await
+    }
+
+    async fn reach_keys(
+        &self,
+        keys: &[Key],
+        how: &ReadOptions,
+    ) -> Result<(Option<Vec<Option<Waiting>>>, Asked)> {
+        let asked = self.reach(how).await?;
         if how.consistency == Consistency::Strong {
-            self.settle(keys, how.deadline).await.map_err(|error| error.during("read"))?;
-            let mut reads = self.inner.read(keys, &asked.below).await?;
-            self.prove(&mut reads, asked.own);
-            return Ok(reads);
+            self.until_seen_below(asked.settled, self.patience(how.deadline)).await?;
+            self.settle(keys, how.deadline).await?;
+            return Ok((None, asked));
         }
         let find = || self.horizon.find_latest(keys);
-        let found = self.resolve(&asked, find, Option::is_some, how.deadline).await;
-        let found = found.map_err(|error| error.during("read"))?;
-        self.look_up(keys, found, &asked.below, asked.own).await
+        let mut found = self.resolve(&asked, find, Option::is_some, how.deadline).await?;
+        // What is not settled is answered as it is, also while nothing can be read below.
+        let applied = self.horizon.progress().applied;
+        let waits = |it: &Option<Waiting>| it.as_ref().is_some_and(|it| it.sequence() > applied);
+        if !found.as_ref().is_some_and(|found| found.iter().all(waits)) {
+            self.until_seen_below(asked.settled, self.patience(how.deadline)).await?;
+            found = self.resolve(&asked, find, Option::is_some, how.deadline).await?;
+        }
+        Ok((found, asked))
     }
 
     /// What waits, once none of it may hide something later.
@@ -63,12 +80,11 @@ impl Shared {
         }
     }
 
-    /// Makes sure that this instance knows as much of the journal as the read asks for, and that the
-    /// store below shows as much of it as is settled.
+    /// Makes sure that this instance knows as much of the journal as the read asks for.
     async fn reach(&self, how: &ReadOptions) -> Result<Asked> {
         let limit = self.patience(how.deadline);
         let mut below = how.clone();
-        let (mut own, mut elsewhere) = (None, false);
+        let (mut own, mut elsewhere, mut settled) = (None, false, Sequence::NONE);
         if let Some(token) = &how.token {
             let rest;
             (own, rest) = self.horizon.asked(token);
@@ -84,10 +100,9 @@ impl Shared {
             let asked = self.in_this_life(asked).await?;
             own = Some(asked);
             self.horizon.check(asked)?;
-            let settled = self.horizon.settled_of(asked.sequence);
-            self.until_seen_below(settled, limit).await?;
+            settled = self.horizon.settled_of(asked.sequence);
         }
-        Ok(Asked { own, elsewhere, below })
+        Ok(Asked { own, elsewhere, settled, below })
     }
 
     /// A place of an earlier life of the journal that this one has.
@@ -178,6 +193,7 @@ impl Shared {
         how: &ReadOptions,
     ) -> Result<(Vec<Waiting>, ReadOptions)> {
         let asked = self.reach(how).await?;
+        self.until_seen_below(asked.settled, self.patience(how.deadline)).await?;
         if how.consistency == Consistency::Strong {
             self.refresh(self.patience(how.deadline)).await?;
         }

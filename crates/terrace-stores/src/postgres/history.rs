@@ -52,11 +52,12 @@ pub(super) const TABLE: &str = "CREATE TABLE IF NOT EXISTS terrace_history (
 /// A restart raises the generation by this much, so its upper half counts restarts.
 const RESTART: u64 = 1 << 32;
 
-/// Whether a crash leaves the table whole, how a commit waits for the disk, and whether for standbys.
+/// Whether a crash leaves the tables whole, how a commit waits for the disk, and whether for standbys.
 macro_rules! safety {
     () => {
-        "current_setting('fsync') = 'on' AND (SELECT relpersistence = 'p' FROM pg_class \
-           WHERE oid = to_regclass('records')) IS NOT FALSE, \
+        "current_setting('fsync') = 'on' AND (SELECT bool_and(relpersistence = 'p') FROM pg_class \
+           WHERE oid IN (to_regclass('records'), to_regclass('idempotency'), \
+             to_regclass('commands'))) IS NOT FALSE, \
          current_setting('synchronous_commit'), current_setting('synchronous_standby_names') <> ''"
     };
 }

@@ -42,8 +42,9 @@ impl Down {
                  to the database"
             }
             Self::Unwritable => {
-                "refuses writes; reads go to the database until it takes them; look for MISCONF \
-                 or NOREPLICAS in the answers and the log of Redis; reconnecting"
+                "refuses writes, or has other memory than a moment ago; reads go to the database \
+                 until it takes them; look for MISCONF, NOREPLICAS or a synchronisation in the log \
+                 of Redis; reconnecting"
             }
             Self::Cluster => {
                 "is a node of a cluster that does not own the cache's keys; give the address of \

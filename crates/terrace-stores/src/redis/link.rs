@@ -37,17 +37,22 @@ pub(super) struct Live {
 }
 
 impl Live {
-    /// Notes the number of a message, and answers whether it can be of the memory that was there before:
-    /// numbers only grow within an epoch.
-    pub(super) fn note(&self, epoch: Vec<u8>, number: &[u8]) -> bool {
-        let number = std::str::from_utf8(number).ok().and_then(|it| it.parse().ok()).unwrap_or(0);
+    /// Notes the number of a message.
+    pub(super) fn note(&self, epoch: Vec<u8>, number: &[u8]) {
+        let number = parse_number(number);
         let mut known = self.message.lock().unwrap_or_else(PoisonError::into_inner);
-        let is_later = known.0 != epoch || known.1 <= number;
-        if is_later {
+        if known.0 != epoch || known.1 < number {
             *known = (epoch, number);
         }
-        is_later
     }
+
+    fn noted(&self) -> (Vec<u8>, u64) {
+        self.message.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+fn parse_number(digits: &[u8]) -> u64 {
+    std::str::from_utf8(digits).ok().and_then(|it| it.parse().ok()).unwrap_or(0)
 }
 
 /// What the server says of itself and of its replication.
@@ -276,7 +281,8 @@ impl Link {
         let mut command = call_of(script, 3);
         command.arg(&self.names.epoch).arg(&self.names.number).arg(&self.names.beat);
         command.arg(channel).arg(millis(self.options.heartbeat.saturating_mul(4)));
-        let asked = self.runtime.now();
+        // Answers of others that came later may be known before this one.
+        let (asked, noted) = (self.runtime.now(), live.noted());
         let (mut beats, mut asks) = (live.connection.clone(), live.connection.clone());
         let both =
             futures_util::future::try_join(call(&mut beats, script, &command), info(&mut asks));
@@ -284,7 +290,10 @@ impl Link {
         let (time, epoch, number): (u64, Vec<u8>, Vec<u8>) = redis::from_redis_value(answer)?;
         live.clock.learn(asked, self.runtime.now(), time);
         let is_same = identity(&info).is_some_and(|found| *self.identity(&found) == *live.run_id);
-        if !is_same || !live.note(epoch, &number) {
+        live.note(epoch.clone(), &number);
+        // Numbers only grow within an epoch.
+        let goes_back = noted.0 == epoch && parse_number(&number) < noted.1;
+        if !is_same || goes_back {
             return Err((redis::ErrorKind::Client, "the server's memory was replaced").into());
         }
         Ok(())

@@ -33,6 +33,7 @@ mod standbys;
 mod storm;
 mod tables;
 mod tokens_over_caches;
+mod waiting;
 
 use std::time::Duration;
 

@@ -185,12 +185,26 @@ async fn what_the_read_database_took_back_is_projected_again() {
 }
 
 /// A crash empties a table that somebody has made unlogged, so no more than `accepted` is promised.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn nothing_is_promised_of_an_unlogged_table() {
-    let field = Field::new(1).await;
+async fn nothing_is_promised_of_an_unlogged(table: &str, level: u8) {
+    let field = Field::new(level).await;
     let a = field.instance("a").await;
     let promised = async || a.client.write("k", "v").send().await.durability;
     assert_eq!(promised().await.as_deref(), Some("committed"));
-    sql(&field.database, "ALTER TABLE records SET UNLOGGED").await;
+    sql(&field.database, &format!("ALTER TABLE {table} SET UNLOGGED")).await;
     until("it is noticed", async || promised().await.as_deref() == Some("accepted")).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_is_promised_of_unlogged_records() {
+    nothing_is_promised_of_an_unlogged("records", 1).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_is_promised_of_unlogged_idempotency_keys() {
+    nothing_is_promised_of_an_unlogged("idempotency", 1).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_is_promised_of_an_unlogged_log() {
+    nothing_is_promised_of_an_unlogged("commands", 7).await;
 }

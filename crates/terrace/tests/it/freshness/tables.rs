@@ -94,6 +94,8 @@ async fn by_hand(level: u8, hand: Hand, between_runs: bool) {
         for instance in [&a, &a, &a, &b, &b, &b] {
             instance.client.read(key).send().await;
         }
+        // What still waited would be applied to what comes back.
+        assert!(a.client.read(key).strong().send().await.has_read());
     }
     if between_runs {
         a.program.terminate().await;
