@@ -205,7 +205,13 @@ impl Follow {
     async fn step(&self, run: &mut Run) -> Result<Step> {
         let from = match run.checkpoint.take() {
             Some(known) => known,
-            None => self.follower.checkpoint().await?,
+            None => {
+                let found = self.follower.checkpoint().await?;
+                if !self.has_what_it_ends_with(&found).await? {
+                    return self.begin_anew(&found).await;
+                }
+                found
+            }
         };
         if !from.is_in(&self.log.name()) {
             return self.begin_anew(&from).await;
@@ -227,6 +233,20 @@ impl Follow {
             return Ok(Step::AtEnd(page.position));
         }
         self.apply(run, from, page).await
+    }
+
+    /// A follower that cannot say which log it follows, as a stream, knows the last change that it took:
+    /// a log that lacks that one has lost it, and gives its place to another.
+    async fn has_what_it_ends_with(&self, found: &Checkpoint) -> Result<bool> {
+        let end = found.position;
+        if found.log != Checkpoint::ANY_LOG || end == LogPosition::default() {
+            return Ok(true);
+        }
+        let before = LogPosition { offset: end.offset.saturating_sub(1), ..end };
+        match self.log.after(before, 1).await {
+            Err(error) if PositionLost::caused(&error) => Ok(false),
+            page => Ok(page?.changes.first().is_some_and(|change| change.position == end)),
+        }
     }
 
     async fn begin_anew(&self, from: &Checkpoint) -> Result<Step> {

@@ -1,6 +1,7 @@
 //! `WriteBuffer`: a write is acknowledged by a journal and applied later.
 
 mod appends;
+mod background;
 mod direct;
 mod horizon;
 mod pending;
@@ -194,8 +195,8 @@ impl WriteBuffer {
         };
         let appends = Appends { shared: Arc::clone(&shared) };
         let appends = Queue::new(appends, limits, runtime.clone());
-        horizon::keep_polling(&shared);
-        horizon::keep_forgetting(&shared);
+        background::keep_polling(&shared);
+        background::keep_forgetting(&shared);
         let flusher = options
             .flusher
             .map(|options| Flusher::start(journal, inner, options, runtime, horizon));
@@ -241,7 +242,7 @@ impl Shared {
         Ok(progress)
     }
 
-    /// Returns once a life of the journal has begun here; [`horizon::keep_polling`] sees to it.
+    /// Returns once a life of the journal has begun here; [`background::keep_polling`] sees to it.
     async fn until_begun(&self, epoch: u64, deadline: Deadline) -> Result<()> {
         if epoch <= self.horizon.progress().epoch {
             return Ok(());

@@ -9,7 +9,6 @@ use terrace_core::{
 };
 use tokio::sync::{Notify, watch};
 
-use super::Shared;
 use super::pending::{Pending, Waiting};
 use crate::flusher::Acceptor;
 
@@ -25,7 +24,7 @@ use crate::flusher::Acceptor;
 ///
 /// A write that is settled is in the database, and not yet in what the caches below show: whoever
 /// applied it may have raised the cache generation instead of emptying them. So it goes on waiting
-/// here until the caches have looked, [`keep_forgetting`].
+/// here until the caches have looked, [`keep_forgetting`](super::background::keep_forgetting).
 ///
 /// A life of the journal begins here when all that waits in it is looked up, in one step. Until then
 /// reads show what waited in the life before, and no write of the new one is answered.
@@ -35,12 +34,12 @@ pub(super) struct Horizon {
     runtime: Runtime,
     state: RwLock<State>,
     /// Epoch and place up to which the journal says that everything is settled.
-    settled: watch::Sender<(u64, Sequence)>,
+    pub(super) settled: watch::Sender<(u64, Sequence)>,
     /// Up to where reads below see everything, and whether the buffer is closed.
     applied: watch::Sender<(Sequence, bool)>,
     /// How many wait for it.
-    waiters: watch::Sender<usize>,
-    wanted: Notify,
+    pub(super) waiters: watch::Sender<usize>,
+    pub(super) wanted: Notify,
 }
 
 /// A place in one life of a journal.
@@ -337,7 +336,7 @@ impl Horizon {
     }
 
     /// Forgets what reads below see from now on.
-    fn forget(&self, epoch: u64, applied: Sequence) {
+    pub(super) fn forget(&self, epoch: u64, applied: Sequence) {
         let mut state = self.write();
         if epoch != state.progress.epoch || applied <= state.forgotten {
             return;
@@ -352,7 +351,7 @@ impl Horizon {
         self.wanted.notify_one();
     }
 
-    fn is_closed(&self) -> bool {
+    pub(super) fn is_closed(&self) -> bool {
         self.applied.borrow().1
     }
 }
@@ -442,75 +441,4 @@ impl Drop for Waiter<'_> {
     fn drop(&mut self) {
         self.0.waiters.send_modify(|count| *count -= 1);
     }
-}
-
-/// Forgets what is settled once the caches below have looked at the database's cache generation.
-pub(super) fn keep_forgetting(shared: &Arc<Shared>) {
-    let (weak, runtime) = (Arc::downgrade(shared), shared.runtime.clone());
-    let mut settled = shared.horizon.settled.subscribe();
-    let work = async move {
-        while settled.changed().await.is_ok() {
-            let (epoch, applied) = *settled.borrow_and_update();
-            loop {
-                let Some(shared) = weak.upgrade() else { return };
-                match shared.caches.look().await {
-                    Ok(()) => {
-                        shared.horizon.forget(epoch, applied);
-                        // What was settled may be shown for longer; a question each time costs more.
-                        if *shared.horizon.waiters.borrow() == 0 {
-                            let pause = shared.options.poll;
-                            drop(shared);
-                            runtime.sleep(pause).await;
-                        }
-                        break;
-                    }
-                    Err(error) => tracing::debug!(%error, "the caches below cannot look"),
-                }
-                let pause = shared.options.poll * 5;
-                drop(shared);
-                runtime.sleep(pause).await;
-            }
-        }
-    };
-    shared.runtime.spawn("write-buffer forget", work).detach();
-}
-
-/// Asks the journal how far it has come: often while somebody waits, less often while writes wait,
-/// and once a second otherwise. A flusher in this process tells more, and sooner.
-pub(super) fn keep_polling(shared: &Arc<Shared>) {
-    const IDLE: Duration = Duration::from_secs(1);
-    let (weak, runtime) = (Arc::downgrade(shared), shared.runtime.clone());
-    let horizon = Arc::clone(&shared.horizon);
-    let (poll, clock) = (shared.options.poll, runtime.clone());
-    let work = async move {
-        loop {
-            let waits = *horizon.waiters.borrow() > 0;
-            let pause = match horizon.waiting() {
-                _ if waits => poll,
-                0 if horizon.has_begun() => IDLE,
-                _ => poll * 5,
-            };
-            let slept = clock.sleep(pause);
-            if pause == IDLE {
-                tokio::select! {
-                    () = slept => {}
-                    () = horizon.wanted.notified() => continue,
-                }
-            } else {
-                slept.await;
-            }
-            let Some(shared) = weak.upgrade() else { return };
-            if horizon.is_closed() {
-                return;
-            }
-            let news = match horizon.has_begun() {
-                true => shared.journal.progress().await.map(|progress| horizon.learn(&progress)),
-                false => shared.begin().await,
-            };
-            if let Err(error) = news {
-                tracing::debug!(%error, "the journal cannot be asked");
-            }
-        }
-    };
-    runtime.spawn("write-buffer poll", work).detach();
 }

@@ -234,9 +234,7 @@ impl Follower for RedisStream {
     fn checkpoint(&self) -> BoxFuture<'_, Result<Checkpoint>> {
         Box::pin(async move {
             let end = self.exchange(async |connection| self.end(connection).await).await?.event;
-            let known = self.published().filter(|known| known.end == end);
-            let position = known.map_or(end, |known| known.to);
-            Ok(Checkpoint::beginning(Checkpoint::ANY_LOG).at(position))
+            Ok(Checkpoint::beginning(Checkpoint::ANY_LOG).at(end))
         })
     }
 

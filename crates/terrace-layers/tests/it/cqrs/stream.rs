@@ -27,15 +27,8 @@ impl MemoryStream {
     }
 }
 
-impl MemoryStream {
-    /// Where the log was when the last event was published, if that is still there.
-    fn place(&self, events: &[Logged]) -> LogPosition {
-        let end = events.last().map_or(LogPosition::default(), |it| it.position);
-        match *self.published.lock().unwrap() {
-            Some((event, to)) if event == end => to,
-            _ => end,
-        }
-    }
+fn end(events: &[Logged]) -> LogPosition {
+    events.last().map_or(LogPosition::default(), |it| it.position)
 }
 
 impl Follower for MemoryStream {
@@ -44,8 +37,8 @@ impl Follower for MemoryStream {
             if self.faults.fate().await != Fate::Done {
                 return Err(failed(Fate::Refused));
             }
-            let place = self.place(&self.events.lock().unwrap());
-            Ok(Checkpoint::beginning(Checkpoint::ANY_LOG).at(place))
+            let end = end(&self.events.lock().unwrap());
+            Ok(Checkpoint::beginning(Checkpoint::ANY_LOG).at(end))
         })
     }
 
@@ -56,11 +49,13 @@ impl Follower for MemoryStream {
                 return Err(failed(fate));
             }
             let mut all = self.events.lock().unwrap();
-            let fits = self.place(&all) == batch.from.position;
+            let (from, ends) = (batch.from.position, end(&all));
+            // The log's position lies behind its last event; who published that one knows.
+            let mut published = self.published.lock().unwrap();
+            let fits = from == ends || *published == Some((ends, from));
             if fits {
                 all.extend_from_slice(&batch.changes);
-                let end = all.last().map_or(LogPosition::default(), |it| it.position);
-                *self.published.lock().unwrap() = Some((end, batch.to.position));
+                *published = Some((end(&all), batch.to.position));
             }
             if fate == Fate::Unknown { Err(failed(fate)) } else { Ok(fits) }
         })

@@ -1,6 +1,5 @@
 //! A server that is away, silent, or refuses: calls fail at once, and the cache comes back.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use terrace_core::testkit::key;
@@ -136,19 +135,14 @@ async fn a_closed_cache_says_so() {
 async fn beats_among_many_writes_keep_the_connection() {
     let private = Private::start().await;
     let options = RedisCacheOptions { heartbeat: Duration::from_millis(1), ..private.options() };
-    let cache = Arc::new(cache(options).await);
-    let writers = (0..16_u64).map(|writer| {
-        let cache = Arc::clone(&cache);
-        tokio::spawn(async move {
-            for number in 1..300 {
-                let written = [(key(&format!("k{writer}")), Version::new(number))];
-                cache.invalidate(&written).await.expect("the connection stays");
-            }
-        })
-    });
-    for writer in writers.collect::<Vec<_>>() {
-        writer.await.unwrap();
-    }
+    let cache = cache(options).await;
+    let writes = async |writer: u64| {
+        for number in 1..300 {
+            let written = [(key(format!("k{writer}")), Version::new(number))];
+            cache.invalidate(&written).await.expect("the connection stays");
+        }
+    };
+    futures_util::future::join_all((0..16).map(writes)).await;
     assert_eq!(cache.inspect().await.figure("reconnects"), Some(0));
 }
 

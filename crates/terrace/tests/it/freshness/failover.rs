@@ -9,7 +9,7 @@ use terrace_lab::testing::{Replicated, replicated};
 use terrace_prove::checkers::conditions;
 use terrace_prove::{Answer, Outcome};
 
-use super::engines::sql;
+use super::engines::{redis, sql};
 use super::field::{Field, Instance};
 use super::{WATCH, pause, rounds, until};
 
@@ -59,8 +59,8 @@ impl Failover {
         Self { address, servers, field, a, b }
     }
 
-    /// Writes that the standby has, then some that it has not.
-    async fn lose(&self) -> Lost {
+    /// Writes that the standby has; it gets no others.
+    async fn cut_off(&self) {
         for key in [WRITTEN, LEFT] {
             self.applied(&self.a, key, "kept").await;
         }
@@ -72,6 +72,11 @@ impl Failover {
         sql(&standby, "SELECT pg_reload_conf()").await;
         let receivers = "SELECT count(*) FROM pg_stat_wal_receiver";
         until("the standby is cut off", async || sql(&standby, receivers).await == "0").await;
+    }
+
+    /// Writes that the standby has, then some that it has not.
+    async fn lose(&self) -> Lost {
+        self.cut_off().await;
         let mut written = Vec::new();
         for number in 0..LOST {
             written.push(self.applied(&self.a, WRITTEN, &format!("lost {number}")).await);
@@ -238,4 +243,40 @@ async fn a_lost_version_matches_nothing_behind_one_address() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn caches_forget_what_is_lost_behind_one_address() {
     caches_forget(5, Address::OfThePrimary).await;
+}
+
+/// A stream that has events which nobody else has says so, also when the transactions of the new primary
+/// have passed its end; made anew it has every event.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stream_with_lost_events_stands_still_and_says_so() {
+    let failover = Failover::new(7, Address::OfThePrimary).await;
+    failover.cut_off().await;
+    for number in 0..LOST {
+        failover.applied(&failover.a, &format!("lost {number}"), "x").await;
+    }
+    let cache = &failover.field.redis;
+    let stream = redis(cache, "KEYS terrace:events:*").await;
+    let stream = stream.lines().find(|it| it.starts_with("terrace:")).expect("a stream").trim();
+    let length = async || {
+        let said = redis(cache, &format!("XLEN {stream}")).await;
+        said.lines().find(|it| it.starts_with(':')).unwrap_or_default().trim().to_owned()
+    };
+    let published = format!(":{}", LOST + 2);
+    until("all is published", async || length().await == published).await;
+    failover.fail_over().await;
+    failover.both_write().await;
+    for number in 0..3 * LOST {
+        failover.applied(&failover.a, &format!("later {number}"), "x").await;
+    }
+    pause(WATCH).await;
+    for instance in [&failover.a, &failover.b] {
+        let health = instance.client.document("/health").await;
+        assert_eq!(health["status"], "degraded", "{health}");
+    }
+    assert_eq!(length().await, published, "nothing follows what is not in the log");
+    redis(cache, &format!("DEL {stream}")).await;
+    let logged = sql(&failover.servers.standbys[0].url(), "SELECT count(*) FROM commands").await;
+    let logged = format!(":{logged}");
+    until("all is published anew", async || length().await == logged).await;
+    failover.a.becomes_healthy().await;
 }
