@@ -62,6 +62,8 @@ pub struct Following {
 
 /// Where a run stands.
 struct Run {
+    /// The name of the log that the checkpoint was compared with.
+    log: Arc<str>,
     /// The follower's checkpoint, when it is known.
     checkpoint: Option<Checkpoint>,
     limit: usize,
@@ -162,7 +164,7 @@ impl Follow {
     }
 
     fn begin(&self) -> Run {
-        Run { checkpoint: None, limit: self.options.batch, renew_at: None }
+        Run { log: "".into(), checkpoint: None, limit: self.options.batch, renew_at: None }
     }
 
     /// One step under the lease, and the pause after it.
@@ -203,6 +205,10 @@ impl Follow {
     }
 
     async fn step(&self, run: &mut Run) -> Result<Step> {
+        let log = self.log.name();
+        if run.log != log {
+            (run.log, run.checkpoint) = (Arc::clone(&log), None);
+        }
         let from = match run.checkpoint.take() {
             Some(known) => known,
             None => {
@@ -213,7 +219,7 @@ impl Follow {
                 found
             }
         };
-        if !from.is_in(&self.log.name()) {
+        if !from.is_in(&log) {
             return self.begin_anew(&from).await;
         }
         if !from.complete {
@@ -226,6 +232,10 @@ impl Follow {
             }
             page => page?,
         };
+        if self.log.name() != log {
+            // Perhaps the page is of another life of the database than the checkpoint was compared with.
+            return Ok(Step::Again);
+        }
         // A page may say no more than that the last change was the end of its transaction.
         if page.changes.is_empty() && page.position <= from.position {
             self.progress.reach(page.position);

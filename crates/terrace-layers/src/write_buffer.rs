@@ -238,7 +238,7 @@ impl Shared {
         let progress = self.ask(deadline, self.journal.progress()).await?;
         self.horizon.learn(&progress);
         self.until_begun(progress.epoch, deadline).await?;
-        self.catch_up(progress.last, deadline).await?;
+        self.catch_up(progress.epoch, progress.last, deadline).await?;
         Ok(progress)
     }
 
@@ -259,7 +259,7 @@ impl Shared {
         let mut seen = progress.applied;
         while seen < progress.last {
             let entries;
-            (entries, seen) = self.peek(seen, progress.last, patience()).await?;
+            (entries, seen) = self.peek(progress.epoch, seen, progress.last, patience()).await?;
             for (sequence, write) in entries.iter().flat_map(horizon::waiting_of) {
                 backlog.add(sequence, write);
             }
@@ -270,29 +270,43 @@ impl Shared {
         {
             tracing::debug!(%error, "the caches below cannot look");
         }
-        self.horizon.begin(&progress, seen, backlog);
+        let before = self.horizon.progress().epoch;
+        let kept = self.ask(patience(), self.journal.end_of(before)).await?;
+        self.horizon.begin(&progress, seen, backlog, kept.unwrap_or_default());
         Ok(())
     }
 
-    /// Makes sure that every write up to `to` is known here or settled.
-    async fn catch_up(&self, to: Sequence, deadline: Deadline) -> Result<()> {
+    /// Makes sure that every write of a life of the journal up to `to` is known here, or settled and
+    /// seen below.
+    async fn catch_up(&self, epoch: u64, to: Sequence, deadline: Deadline) -> Result<()> {
         while let Some(seen) = self.horizon.seen_short_of(to) {
             self.caught_up.fetch_add(1, Ordering::Relaxed);
-            let (entries, end) = self.peek(seen, to, deadline).await?;
-            self.horizon.add_foreign(seen, end, entries);
+            let (entries, end) = self.peek(epoch, seen, to, deadline).await?;
+            // Of what was settled before its turn nothing else tells the caches of this instance.
+            self.ask(deadline, self.caches.look()).await?;
+            self.horizon.add_foreign(epoch, seen, end, entries);
         }
         Ok(())
     }
 
     /// Some of what waits after a place, and up to where that is all there is: `to`, or earlier.
+    ///
+    /// # Errors
+    /// `Unavailable` when the life of the journal has ended.
     async fn peek(
         &self,
+        epoch: u64,
         after: Sequence,
         to: Sequence,
         deadline: Deadline,
     ) -> Result<(Vec<JournalEntry>, Sequence)> {
         const AT_ONCE: usize = 4096;
         let entries = self.ask(deadline, self.journal.peek(after, AT_ONCE)).await?;
+        let after_it = self.ask(deadline, self.journal.progress()).await?;
+        if after_it.epoch != epoch {
+            let ended = "the journal was restarted or replaced just now; try again";
+            return Err(Error::new(ErrorKind::Unavailable, ended));
+        }
         let writes: usize = entries.iter().map(|entry| entry.writes.len()).sum();
         let end = entries.last().map_or(after, end_of);
         Ok((entries, if writes < AT_ONCE { end.max(to) } else { end }))

@@ -112,7 +112,8 @@ impl Shared {
         )?;
         let Span { first, repeated } = done.span?;
         if repeated {
-            self.look_up_repeat(first.plus(count.max(1)).before(), how.deadline).await;
+            let last = first.plus(count.max(1)).before();
+            self.look_up_repeat(done.epoch, last, how.deadline).await;
         }
         // A life of the database that ends may take with it what was applied: such a token is lost.
         let life = self.caches.history().map(|name| Token::of(name, Position::NONE));
@@ -133,8 +134,8 @@ impl Shared {
     }
 
     /// Makes visible here what was accepted by an instance, or for an answer, that is gone.
-    async fn look_up_repeat(&self, last: Sequence, deadline: Deadline) {
-        if let Err(error) = self.catch_up(last, self.patience(deadline)).await {
+    async fn look_up_repeat(&self, epoch: u64, last: Sequence, deadline: Deadline) {
+        if let Err(error) = self.catch_up(epoch, last, self.patience(deadline)).await {
             tracing::warn!(%error, "a repeated write is accepted and cannot be looked up; a read \
                             without its token may not show it until it is applied");
         }

@@ -129,8 +129,17 @@ impl Horizon {
     }
 
     /// Takes in what was looked up after `after`: all there is up to `to`.
-    pub(super) fn add_foreign(&self, after: Sequence, to: Sequence, entries: Vec<JournalEntry>) {
+    pub(super) fn add_foreign(
+        &self,
+        epoch: u64,
+        after: Sequence,
+        to: Sequence,
+        entries: Vec<JournalEntry>,
+    ) {
         let mut state = self.write();
+        if !state.is_of(epoch) {
+            return;
+        }
         for (sequence, write) in entries.iter().flat_map(waiting_of) {
             state.add(sequence, write);
         }
@@ -147,13 +156,22 @@ impl Horizon {
         Some(self.read().seen).filter(|seen| *seen < to)
     }
 
-    /// A life of the journal begins here, with all that waits in it up to `seen`.
-    pub(super) fn begin(&self, progress: &Progress, seen: Sequence, backlog: Pending) {
+    /// A life of the journal begins here, with all that waits in it up to `seen`. What waited here up
+    /// to `kept`, which the journal has not lost, and is not in the backlog, is settled: it goes on
+    /// waiting until the caches have looked.
+    pub(super) fn begin(
+        &self,
+        progress: &Progress,
+        seen: Sequence,
+        mut backlog: Pending,
+        kept: Sequence,
+    ) {
         let epoch = progress.epoch;
         let mut state = self.write();
         if epoch <= state.progress.epoch {
             return;
         }
+        backlog.take_over(&state.pending, kept);
         if state.progress.epoch > 0 {
             tracing::error!(
                 waited = state.pending.len(),

@@ -119,7 +119,20 @@ pub(super) struct Pending {
 impl Pending {
     /// Adds a write, unless a later one of its key waits already.
     pub(super) fn add(&mut self, sequence: Sequence, write: &Write) {
-        let waiting = Waiting::new(sequence, write);
+        self.take(Waiting::new(sequence, write));
+    }
+
+    /// Takes over what waits elsewhere, up to a place.
+    pub(super) fn take_over(&mut self, other: &Self, to: Sequence) {
+        let up_to = other.order.iter().take_while(|waiting| waiting.sequence() <= to);
+        up_to.for_each(|waiting| self.take(waiting.clone()));
+    }
+
+    fn take(&mut self, waiting: Waiting) {
+        let sequence = waiting.sequence();
+        if waiting.0.superseded.load(Relaxed) {
+            return;
+        }
         // One search: most keys that are written are written again.
         if let Some(ByKey(before)) = self.keys.replace(ByKey(waiting.clone())) {
             if before.sequence() >= sequence {
@@ -241,6 +254,24 @@ mod tests {
         assert!(pending.get(&key("b")).is_none());
         pending.forget(at(20));
         assert_eq!((pending.len(), pending.order.len()), (0, 0));
+    }
+
+    /// Settled before its turn, over a restart of the journal that lost what came later.
+    #[test]
+    fn what_is_settled_goes_on_waiting_in_the_next_life() {
+        let (mut before, mut backlog) = (Pending::default(), Pending::default());
+        before.add(at(5), &put("a", "5"));
+        before.add(at(7), &put("a", "7"));
+        before.add(at(9), &put("b", "lost"));
+        backlog.add(at(5), &put("a", "5"));
+        backlog.add(at(12), &put("c", "12"));
+        backlog.take_over(&before, at(8));
+        assert_eq!(
+            told(&backlog),
+            [(7, "a".into(), Some("7".into())), (12, "c".into(), Some("12".into()))]
+        );
+        backlog.forget(at(12));
+        assert_eq!((backlog.len(), backlog.order.len()), (0, 0));
     }
 
     #[test]
