@@ -72,21 +72,30 @@ async fn a_promotion_under_load_loses_nothing_that_the_standby_had() {
     let field = Field::new().await;
     let router = field.router().await;
     let primary = &field.servers.primary;
-    // A commit waits until the standby has it on disk: what is acknowledged survives.
-    sql(primary, "ALTER SYSTEM SET synchronous_standby_names = 'replica_1'").await;
+    // A commit waits until a standby has it on disk: what is acknowledged survives on the one that is
+    // ahead, and the other can follow that one.
+    let any = "ALTER SYSTEM SET synchronous_standby_names = 'ANY 1 (replica_1, replica_2)'";
+    sql(primary, any).await;
     sql(primary, "SELECT pg_reload_conf()").await;
-    let synchronous = "SELECT count(*) FROM pg_stat_replication WHERE sync_state = 'sync'";
-    until("commits wait", || async { sql(primary, synchronous).await == "1" }).await;
+    let synchronous = "SELECT count(*) FROM pg_stat_replication WHERE sync_state = 'quorum'";
+    until("commits wait", || async { sql(primary, synchronous).await == "2" }).await;
 
     let load = Load::over(Arc::clone(&router) as _);
     let sessions = load.start();
     load.go_on(1500).await;
     primary.kill();
     load.go_on(100).await;
-    let promoted = field.standby(1);
+    let has = sql(field.standby(2), "SELECT pg_last_wal_receive_lsn()").await;
+    let is_ahead = format!("SELECT pg_last_wal_receive_lsn() >= '{has}'::pg_lsn");
+    let (ahead, other) = match sql(field.standby(1), &is_ahead).await.as_str() {
+        "t" => (1, 2),
+        _ => (2, 1),
+    };
+    let promoted = field.standby(ahead);
     promoted.promote().await.expect("a promotion");
     load.go_on(500).await;
-    field.standby(2).follow("replica_2", promoted).await.expect("it follows");
+    let name = format!("replica_{other}");
+    field.standby(other).follow(&name, promoted).await.expect("it follows");
     until("it serves", || async { in_service(&*router).await == 1 }).await;
     load.go_on(1000).await;
     // The old one comes back, and is nobody's primary any more.
