@@ -184,8 +184,7 @@ impl Horizon {
         state.name = (epoch, name_of(&self.history, epoch));
         (state.oldest, state.forgotten) = (None, Sequence::NONE);
         (state.seen, state.gap, state.pending) = (seen, seen, backlog);
-        drop(state);
-        self.learn(progress);
+        self.take_in(&mut state, progress);
     }
 
     /// Whether the newest life of the journal that there was news of has begun here.
@@ -406,16 +405,11 @@ impl State {
     }
 }
 
-impl Acceptor for Horizon {
-    /// Takes in how far the journal has come.
-    fn learn(&self, news: &Progress) {
+impl Horizon {
+    /// Takes in how far the journal has come. Under the lock, or an older answer could follow a newer
+    /// one.
+    fn take_in(&self, state: &mut State, news: &Progress) {
         let now = self.runtime.now();
-        let mut state = self.write();
-        if !state.is_of(news.epoch) {
-            drop(state);
-            self.wanted.notify_one();
-            return;
-        }
         let known = &mut state.progress;
         let epoch = known.epoch;
         // Answers may overtake each other: the one that is further along is the later one.
@@ -432,12 +426,23 @@ impl Acceptor for Horizon {
         }
         // What is settled is known well enough.
         state.seen = state.seen.max(applied);
-        // Under the lock, or an older answer could follow a newer one.
         self.settled.send_if_modified(|settled| {
             let news = *settled != (epoch, applied);
             *settled = (epoch, applied);
             news
         });
+    }
+}
+
+impl Acceptor for Horizon {
+    fn learn(&self, news: &Progress) {
+        let mut state = self.write();
+        if state.is_of(news.epoch) {
+            self.take_in(&mut state, news);
+        } else {
+            drop(state);
+            self.wanted.notify_one();
+        }
     }
 
     fn awaited(&self) -> Option<watch::Receiver<usize>> {
