@@ -41,7 +41,7 @@ use open::{Item, Open};
 /// **Where it belongs.** On the stack below the `WriteBuffer`, caches included, so that they are
 /// invalidated after each commit.
 pub struct Flusher {
-    shared: Arc<Shared>,
+    shared: Arc<FlushLoop>,
     task: Mutex<Option<Task>>,
 }
 
@@ -81,7 +81,7 @@ impl Acceptor for () {
     }
 }
 
-struct Shared {
+struct FlushLoop {
     journal: Arc<dyn Journal>,
     store: Arc<dyn Store>,
     options: FlusherOptions,
@@ -124,7 +124,7 @@ impl Flusher {
         if acceptor.awaited().is_none() {
             options.pause /= 10;
         }
-        let shared = Arc::new(Shared {
+        let shared = Arc::new(FlushLoop {
             journal,
             store,
             options,
@@ -179,7 +179,7 @@ impl Flusher {
     }
 }
 
-impl Shared {
+impl FlushLoop {
     async fn run(&self) {
         let mut awaited = self.acceptor.awaited();
         let mut open = Open::default();

@@ -20,7 +20,7 @@ use terrace_core::{
     Inspection, LeaderLease, LogPosition, PositionLost, Result, Runtime, Task,
 };
 
-use progress::Progress;
+use progress::FollowProgress;
 
 /// How to follow.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -50,7 +50,7 @@ pub struct Follow {
     lease: Option<Arc<dyn LeaderLease>>,
     options: FollowOptions,
     runtime: Runtime,
-    progress: Progress,
+    progress: FollowProgress,
 }
 
 /// A [`Follow`] that runs in the background until it is stopped or dropped.
@@ -97,7 +97,7 @@ impl Follow {
         options: FollowOptions,
         runtime: Runtime,
     ) -> Self {
-        let progress = Progress::default();
+        let progress = FollowProgress::default();
         Self { name, log, follower, lease: None, options, runtime, progress }
     }
 

@@ -9,7 +9,7 @@ use terrace_core::{Batch, Error, Inspection, LogPosition, Status, Timestamp, Uni
 use tokio::sync::watch;
 
 #[derive(Debug, Default)]
-pub(super) struct Progress {
+pub(super) struct FollowProgress {
     /// Everything at or before it has been applied, as far as this instance knows.
     reached: watch::Sender<LogPosition>,
     leads: AtomicBool,
@@ -20,7 +20,7 @@ pub(super) struct Progress {
     trouble: Mutex<Option<String>>,
 }
 
-impl Progress {
+impl FollowProgress {
     /// How many batches the lag is told from.
     const LAGS: usize = 512;
 
