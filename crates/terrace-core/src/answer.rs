@@ -26,38 +26,63 @@ pub struct Read {
     pub proof: Option<Proof>,
 }
 
-/// Where an answer came from.
+/// Where an answer came from. The HTTP edge makes words of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum Origin {
+pub struct Origin {
+    /// What kind of place.
+    pub tier: Tier,
+    /// Which read replica, counted from 1; `None` for the database that takes the writes.
+    pub replica: Option<u16>,
+    /// Which shard, counted from 0.
+    pub shard: Option<u16>,
+}
+
+/// A kind of place that answers; what comes later is further from the client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Tier {
     /// The cache in this process.
     Near,
     /// The shared cache.
     Far,
-    /// The database that takes the writes.
-    Primary,
-    /// A read replica, counted from 1.
-    Replica(u16),
-    /// A shard, counted from 0.
-    Shard(u16),
     /// The journal of writes that are accepted and not yet applied.
     Journal,
     /// The read side of separated commands and queries.
     ReadModel,
+    /// A database.
+    Database,
 }
 
-impl fmt::Display for Origin {
-    /// The words on the wire: `near`, `replica:1`, `read-model`.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Near => f.write_str("near"),
-            Self::Far => f.write_str("far"),
-            Self::Primary => f.write_str("primary"),
-            Self::Replica(number) => write!(f, "replica:{number}"),
-            Self::Shard(number) => write!(f, "shard:{number}"),
-            Self::Journal => f.write_str("journal"),
-            Self::ReadModel => f.write_str("read-model"),
-        }
+impl Origin {
+    /// The cache in this process.
+    pub const NEAR: Self = Self::of(Tier::Near);
+    /// The shared cache.
+    pub const FAR: Self = Self::of(Tier::Far);
+    /// The journal.
+    pub const JOURNAL: Self = Self::of(Tier::Journal);
+    /// The read side.
+    pub const READ_MODEL: Self = Self::of(Tier::ReadModel);
+    /// The database that takes the writes.
+    pub const PRIMARY: Self = Self::of(Tier::Database);
+
+    const fn of(tier: Tier) -> Self {
+        Self { tier, replica: None, shard: None }
+    }
+
+    /// A read replica, counted from 1.
+    #[must_use]
+    pub const fn replica(number: u16) -> Self {
+        Self { replica: Some(number), ..Self::PRIMARY }
+    }
+
+    /// The same on a shard, counted from 0.
+    #[must_use]
+    pub const fn on_shard(self, number: u16) -> Self {
+        Self { shard: Some(number), ..self }
+    }
+
+    /// Whether a cache answered.
+    pub const fn is_cache(self) -> bool {
+        matches!(self.tier, Tier::Near | Tier::Far)
     }
 }
 

@@ -57,7 +57,7 @@ mod token;
 
 pub use answer::{
     Change, Durability, Idempotency, Origin, Outcome, Page, Precondition, Read, Receipt, Scan,
-    Write,
+    Tier, Write,
 };
 pub use backoff::Backoff;
 pub use cache::{Cache, Entry, Invalidations, Lease, Lookup, Notice, Offer};

@@ -134,7 +134,7 @@ impl MemoryStore {
                     version,
                     durability: Durability::Accepted,
                     token: state.token(),
-                    origin: Origin::Primary,
+                    origin: Origin::PRIMARY,
                     event: None,
                 }
             })
@@ -161,7 +161,7 @@ impl MemoryStore {
             .filter_map(|(key, row)| row.record(key))
             .take(scan.limit + 1)
             .collect();
-        Ok(Page::cut(records, scan.limit, Origin::Primary).proving(state.token()))
+        Ok(Page::cut(records, scan.limit, Origin::PRIMARY).proving(state.token()))
     }
 }
 
@@ -245,7 +245,7 @@ impl State {
         Read {
             record: row.and_then(|row| row.record(key)),
             version,
-            origin: Origin::Primary,
+            origin: Origin::PRIMARY,
             age: Duration::ZERO,
             token: proof.token(),
             proof: Some(proof),

@@ -61,7 +61,7 @@ impl Default for CacheAsideOptions {
 /// entry is believed only under the history and the generation that are in force (see
 /// [`terrace_core::history`]).
 ///
-/// **On read.** Asks the cache for all keys in one call. Hits answer as [`Origin::Far`] with their
+/// **On read.** Asks the cache for all keys in one call. Hits answer as [`Origin::FAR`] with their
 /// age, if they are as young as asked and prove what the token asks for. All others are loaded from
 /// the inner store in one batch, answered, and offered to the cache; the answer waits for that, up to
 /// `fill_wait`, so that what follows a miss is a hit. A [`Strong`] read goes past the cache and
@@ -97,7 +97,7 @@ impl Default for CacheAsideOptions {
 /// stays open anywhere on the database's server, no entry proves a token of a later write, and reads
 /// with such tokens go to the database.
 ///
-/// [`Origin::Far`]: terrace_core::Origin::Far
+/// [`Origin::FAR`]: terrace_core::Origin::FAR
 /// [`Strong`]: terrace_core::Consistency::Strong
 ///
 /// ```
@@ -119,7 +119,7 @@ impl Default for CacheAsideOptions {
 ///     store.get_read(&key, &ReadOptions::default()).await?.origin,
 ///     store.get_read(&key, &ReadOptions::default()).await?.origin,
 /// ];
-/// assert_eq!(origins, [Origin::Primary, Origin::Far]);
+/// assert_eq!(origins, [Origin::PRIMARY, Origin::FAR]);
 /// # Ok(()) }
 /// ```
 #[derive(Debug)]

@@ -259,7 +259,7 @@ impl Cqrs {
             Read {
                 record: row.record,
                 version: row.version,
-                origin: Origin::ReadModel,
+                origin: Origin::READ_MODEL,
                 age: age.unwrap_or_default(),
                 token: token.clone(),
                 proof: None,

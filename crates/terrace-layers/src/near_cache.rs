@@ -49,7 +49,7 @@ impl Default for NearCacheOptions {
 /// **What it is.** A cache of its own an instance, bounded by bytes, emptied by the numbered
 /// [`Invalidations`] that all instances send each other through their far cache.
 ///
-/// **On read.** Hits answer as [`Origin::Near`] at the first poll, if they are as new as the token
+/// **On read.** Hits answer as [`Origin::NEAR`] at the first poll, if they are as new as the token
 /// and the staleness asked for; their age is counted from the database, not from here. All others
 /// go to the inner store in one batch, under leases that were taken before: what was invalidated
 /// during the load is not kept. A [`Strong`] read passes through.
@@ -302,7 +302,7 @@ impl Near {
                 let Entry { record, version, proof, age } = entry;
                 let token = proof.token();
                 let proof = Some(proof);
-                Ok(Read { record, version, origin: Origin::Near, age, token, proof })
+                Ok(Read { record, version, origin: Origin::NEAR, age, token, proof })
             }
             Lookup::Hit(_) => {
                 self.too_old.fetch_add(1, Ordering::Relaxed);

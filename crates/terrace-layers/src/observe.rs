@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use terrace_core::{
     BoxFuture, Error, ErrorKind, Inspection, Key, Origin, Page, Read, ReadOptions, Receipt, Result,
-    Runtime, Scan, Store, Unit, Write, WriteOptions,
+    Runtime, Scan, Store, Tier, Unit, Write, WriteOptions,
 };
 use tracing::Instrument as _;
 
@@ -77,16 +77,16 @@ const ORIGINS: [&str; 7] = [
     "from_read_model",
 ];
 
-/// The place of an origin in [`ORIGINS`]; what the contract adds later counts as the database.
+/// The place of an origin in [`ORIGINS`].
 fn place(origin: Origin) -> usize {
-    match origin {
-        Origin::Near => 0,
-        Origin::Far => 1,
-        Origin::Replica(_) => 3,
-        Origin::Shard(_) => 4,
-        Origin::Journal => 5,
-        Origin::ReadModel => 6,
-        _ => 2,
+    match origin.tier {
+        Tier::Near => 0,
+        Tier::Far => 1,
+        Tier::Database if origin.replica.is_some() => 3,
+        Tier::Database if origin.shard.is_some() => 4,
+        Tier::Database => 2,
+        Tier::Journal => 5,
+        Tier::ReadModel => 6,
     }
 }
 

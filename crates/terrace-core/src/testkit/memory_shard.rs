@@ -278,7 +278,7 @@ fn deserialized(text: &str) -> Vec<Receipt> {
         version,
         durability: crate::Durability::Accepted,
         token: crate::Token::default(),
-        origin: crate::Origin::Primary,
+        origin: crate::Origin::PRIMARY,
         event: None,
     };
     done.into_iter().map(receipt).collect()

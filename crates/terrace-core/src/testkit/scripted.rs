@@ -287,7 +287,7 @@ fn read_of(key: &Key, value: Option<&str>, version: u64, standing: &Standing) ->
     Read {
         record,
         version: Version::new(version),
-        origin: Origin::Primary,
+        origin: Origin::PRIMARY,
         age: Duration::ZERO,
         token: proof.token(),
         proof: Some(proof),
@@ -310,7 +310,7 @@ fn receipt_of(outcome: Outcome, version: u64) -> Receipt {
         version: Version::new(version),
         durability: Durability::Committed,
         token: token_of(version),
-        origin: Origin::Primary,
+        origin: Origin::PRIMARY,
         event: None,
     }
 }

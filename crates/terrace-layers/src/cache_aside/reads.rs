@@ -161,7 +161,7 @@ impl Shared {
             let Entry { record, version, proof, age } = entry;
             let token = proof.token();
             let proof = Some(proof);
-            return Found::Hit(Read { record, version, origin: Origin::Far, age, token, proof });
+            return Found::Hit(Read { record, version, origin: Origin::FAR, age, token, proof });
         }
         // What was believed a moment ago is a floor for replicas.
         let floor = match self.generations.admits(&entry.proof, None) {

@@ -325,7 +325,7 @@ impl Shared {
             // Another may have been promoted meanwhile.
             let now = self.table.load();
             if now.primary == Some(number) && self.is_same(number, seat) {
-                Q::mark(&mut answer, Origin::Primary, Duration::ZERO);
+                Q::mark(&mut answer, Origin::PRIMARY, Duration::ZERO);
                 self.counts.primary_reads.fetch_add(1, Ordering::Relaxed);
                 return Ok(answer);
             }
@@ -396,5 +396,5 @@ impl Shared {
 }
 
 fn origin(number: usize) -> Origin {
-    Origin::Replica(u16::try_from(number).unwrap_or(u16::MAX))
+    Origin::replica(u16::try_from(number).unwrap_or(u16::MAX))
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use futures_util::future::join_all;
-use terrace_core::{Error, ErrorKind, Key, Origin, Read, ReadOptions, Result};
+use terrace_core::{Error, ErrorKind, Key, Read, ReadOptions, Result};
 
 use super::map::{ShardMap, View};
 use super::{Shared, unreached};
@@ -90,7 +90,7 @@ impl View {
             return Err(Error::new(ErrorKind::Internal, "a store broke its contract"));
         }
         for read in &mut reads {
-            read.origin = Origin::Shard(self.number);
+            read.origin = read.origin.on_shard(self.number);
         }
         Ok(reads)
     }

@@ -60,7 +60,7 @@ async fn page(map: &Arc<ShardMap>, scan: &Scan, how: &ReadOptions) -> Result<Opt
     }
     records.retain(|record| ends.as_ref().is_none_or(|end| record.key <= *end));
     records.sort_unstable_by(|a, b| a.key.cmp(&b.key));
-    let mut page = Page::cut(records, scan.limit, Origin::Primary).proving(token);
+    let mut page = Page::cut(records, scan.limit, Origin::PRIMARY).proving(token);
     page.next = page.next.or(ends);
     Ok(Some(page))
 }

@@ -149,7 +149,7 @@ impl View {
             return Err(Error::new(ErrorKind::OutcomeUnknown, message));
         }
         for receipt in &mut receipts {
-            receipt.origin = Origin::Shard(self.number);
+            receipt.origin = receipt.origin.on_shard(self.number);
         }
         Ok(receipts)
     }
@@ -198,7 +198,7 @@ impl Failures {
                 // It has reached nothing, and says nothing of what the others have.
                 durability,
                 token: Token::default(),
-                origin: Origin::Shard(number),
+                origin: Origin::PRIMARY.on_shard(number),
                 event: None,
             });
         }

@@ -127,7 +127,7 @@ impl Shared {
             version: Version::NONE,
             durability: done.durability,
             token: token(first.plus(number)),
-            origin: Origin::Journal,
+            origin: Origin::JOURNAL,
             event: None,
         };
         Ok((0..count).map(receipt).collect())

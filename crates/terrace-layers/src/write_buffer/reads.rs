@@ -164,7 +164,7 @@ impl Shared {
                 let record = waiting.record(key.clone(), read.record.as_ref())?;
                 read.token.merge(&self.horizon.token_now(waiting.sequence()));
                 let token = std::mem::take(&mut read.token);
-                *read = Read { record, origin: Origin::Journal, token, ..nothing() };
+                *read = Read { record, origin: Origin::JOURNAL, token, ..nothing() };
             }
         }
         Ok(reads)
@@ -252,7 +252,7 @@ fn nothing() -> Read {
     Read {
         record: None,
         version: Version::NONE,
-        origin: Origin::Primary,
+        origin: Origin::PRIMARY,
         age: Duration::ZERO,
         token: Token::default(),
         proof: None,

@@ -111,11 +111,11 @@ async fn misses_are_one_batch_and_hits_tell_their_age() {
         .iter()
         .map(|read| (read.version.get(), read.origin, read.age.as_secs()))
         .collect();
-    let (far, primary) = (Origin::Far, Origin::Primary);
+    let (far, primary) = (Origin::FAR, Origin::PRIMARY);
     assert_eq!(told, [(1, primary, 0), (2, far, 3), (0, primary, 0), (1, primary, 0)]);
     // All of them are hits now, the missing one, too.
     let reads = store.read(&keys, &how).await.unwrap();
-    assert!(reads.iter().all(|read| read.origin == Origin::Far));
+    assert!(reads.iter().all(|read| read.origin == Origin::FAR));
     assert_eq!(reads[2].record, None);
     let tree = store.inspect().await;
     assert_eq!((tree.figure("hits"), tree.figure("misses")), (Some(5), Some(4)));
@@ -132,7 +132,7 @@ async fn a_hit_must_be_as_new_as_asked() {
         ..ReadOptions::default()
     };
     for how in [stale(10), with(token(5))] {
-        assert_eq!(store.get_read(&key, &how).await.unwrap().origin, Origin::Far);
+        assert_eq!(store.get_read(&key, &how).await.unwrap().origin, Origin::FAR);
     }
     // What is loaded in the place of such a hit is offered; a strong read is not.
     let strong = ReadOptions::strong(Deadline::NEVER);
@@ -142,7 +142,7 @@ async fn a_hit_must_be_as_new_as_asked() {
             assert_eq!(call.how, how);
             call.found(&[("a", "x", kept)]);
         });
-        assert_eq!(read.unwrap().origin, Origin::Primary);
+        assert_eq!(read.unwrap().origin, Origin::PRIMARY);
         assert_eq!(cached(&cache, &key), Some(kept));
     }
 }

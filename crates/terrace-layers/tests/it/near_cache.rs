@@ -89,7 +89,7 @@ async fn load(store: &NearCache, hand: &mut Hand, key: &Key, version: u64) {
 /// The version that is answered from memory; nothing when the inner store is asked.
 fn near(store: &NearCache, key: &Key) -> Option<u64> {
     let read = store.get_read(key, &ReadOptions::default()).now_or_never()?.unwrap();
-    assert_eq!(read.origin, Origin::Near);
+    assert_eq!(read.origin, Origin::NEAR);
     Some(read.version.get())
 }
 
@@ -104,7 +104,7 @@ async fn a_write_a_miss_a_hit() {
     for text in ["1", "2"] {
         store.put(key.clone(), value(text)).await.unwrap();
         // The echo of the own write on the feed takes nothing away.
-        for origin in [Origin::Primary, Origin::Near, Origin::Near] {
+        for origin in [Origin::PRIMARY, Origin::NEAR, Origin::NEAR] {
             let read = store.get_read(&key, &ReadOptions::default()).await.unwrap();
             assert_eq!((read.record.unwrap().value.as_str(), read.origin), (text, origin));
             sleep(Duration::from_millis(1)).await;
@@ -112,7 +112,7 @@ async fn a_write_a_miss_a_hit() {
     }
     store.clear();
     let read = store.get_read(&key, &ReadOptions::default()).await.unwrap();
-    assert_eq!(read.origin, Origin::Far);
+    assert_eq!(read.origin, Origin::FAR);
 }
 
 #[tokio::test(start_paused = true)]
@@ -133,17 +133,17 @@ async fn ages_add_up_and_misses_are_one_batch() {
         .iter()
         .map(|read| (read.origin, read.age.as_secs()))
         .collect();
-    assert_eq!(told, [(Origin::Far, 3), (Origin::Near, 3), (Origin::Far, 3)]);
+    assert_eq!(told, [(Origin::FAR, 3), (Origin::NEAR, 3), (Origin::FAR, 3)]);
 
     let stale = |seconds| ReadOptions {
         consistency: Consistency::MaxStale(Duration::from_secs(seconds)),
         ..ReadOptions::default()
     };
     for (how, origin) in [
-        (stale(3), Origin::Near),
-        (stale(2), Origin::Primary),
-        (stale(2), Origin::Near),
-        (ReadOptions::strong(Deadline::NEVER), Origin::Primary),
+        (stale(3), Origin::NEAR),
+        (stale(2), Origin::PRIMARY),
+        (stale(2), Origin::NEAR),
+        (ReadOptions::strong(Deadline::NEVER), Origin::PRIMARY),
     ] {
         assert_eq!(b.get_read(&keys[0], &how).await.unwrap().origin, origin, "{how:?}");
     }

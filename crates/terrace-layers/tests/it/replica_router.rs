@@ -53,7 +53,7 @@ fn with_token(token: Token) -> ReadOptions {
 }
 
 fn is_replica(origin: Origin) -> bool {
-    matches!(origin, Origin::Replica(_))
+    origin.replica.is_some()
 }
 
 /// Of two replicas the one that is free takes the read, never by chance the one that is busy.
@@ -86,16 +86,16 @@ async fn reads_go_to_replicas_and_writes_to_the_primary() {
     let mut seen = std::collections::BTreeSet::new();
     for _ in 0..64 {
         let read = router.get_read(&key("a"), &ReadOptions::default()).await.unwrap();
-        let Origin::Replica(number) = read.origin else { panic!("{:?}", read.origin) };
+        let number = read.origin.replica.expect("a replica answers");
         seen.insert(number);
         assert!(read.age <= SECOND);
         assert!(read.token.position(HISTORY).is_some());
     }
     assert_eq!(seen.into_iter().collect::<Vec<_>>(), [1, 2]);
     let strong = ReadOptions::strong(Deadline::NEVER);
-    assert_eq!(origin(&router, &strong).await.unwrap(), Origin::Primary);
+    assert_eq!(origin(&router, &strong).await.unwrap(), Origin::PRIMARY);
     let receipt = router.put(key("a"), value("1")).await.unwrap();
-    assert_eq!(receipt.origin, Origin::Primary);
+    assert_eq!(receipt.origin, Origin::PRIMARY);
     let page = router.scan(&Scan::prefix(""), &ReadOptions::default()).await.unwrap();
     assert!(is_replica(page.origin));
 }
@@ -108,14 +108,14 @@ async fn a_token_is_answered_by_who_has_come_to_it() {
     servers.at(0, 1, 200);
     for _ in 0..32 {
         let read = router.get_read(&key("a"), &with_token(token(1, 150))).await.unwrap();
-        assert_eq!(read.origin, Origin::Replica(2));
+        assert_eq!(read.origin, Origin::replica(2));
         assert_eq!(read.token, token(1, 150), "what was asked is proved");
     }
     // Nobody has it: the primary, after a bounded wait.
-    assert_eq!(origin(&router, &with_token(token(1, 180))).await.unwrap(), Origin::Primary);
+    assert_eq!(origin(&router, &with_token(token(1, 180))).await.unwrap(), Origin::PRIMARY);
     // A replica comes to it while the read waits.
     servers.at(1, 1, 180);
-    assert_eq!(origin(&router, &with_token(token(1, 180))).await.unwrap(), Origin::Replica(1));
+    assert_eq!(origin(&router, &with_token(token(1, 180))).await.unwrap(), Origin::replica(1));
     // Another database's token asks nothing.
     let other = Token::of("another.1", Position::new(999));
     assert!(is_replica(origin(&router, &with_token(other)).await.unwrap()));
@@ -136,9 +136,9 @@ async fn lag_is_measured_by_where_the_primary_was() {
     assert!(read.age >= 2 * SECOND && read.age <= 4 * SECOND, "{:?}", read.age);
     let fresh = Consistency::MaxStale(SECOND);
     let fresh = ReadOptions { consistency: fresh, ..ReadOptions::default() };
-    assert_eq!(origin(&router, &fresh).await.unwrap(), Origin::Primary);
+    assert_eq!(origin(&router, &fresh).await.unwrap(), Origin::PRIMARY);
     pass(3 * SECOND).await;
-    assert_eq!(origin(&router, &ReadOptions::default()).await.unwrap(), Origin::Primary);
+    assert_eq!(origin(&router, &ReadOptions::default()).await.unwrap(), Origin::PRIMARY);
     servers.at(1, 1, 200);
     pass(SECOND).await;
     assert!(is_replica(origin(&router, &ReadOptions::default()).await.unwrap()));
@@ -180,7 +180,7 @@ async fn when_all_lag_the_primary_takes_some_and_the_rest_is_marked() {
         servers.release(0);
     };
     let (held, ()) = tokio::join!(holds, beyond);
-    assert_eq!(held.unwrap().origin, Origin::Primary);
+    assert_eq!(held.unwrap().origin, Origin::PRIMARY);
 
     let strict = ReplicaRouterOptions { stale_if_all_lag: false, ..options };
     let router = servers.router_with(strict).await;
@@ -216,7 +216,7 @@ async fn a_failing_replica_costs_no_read_and_rests() {
     servers.fail(1, true);
     for _ in 0..32 {
         let origin = origin(&router, &ReadOptions::default()).await.unwrap();
-        assert_eq!(origin, Origin::Replica(2));
+        assert_eq!(origin, Origin::replica(2));
     }
     let before = servers.asked(1);
     for _ in 0..32 {
@@ -245,7 +245,7 @@ async fn a_failing_replica_costs_no_read_and_rests() {
     servers.fail(1, true);
     servers.fail(2, true);
     for _ in 0..32 {
-        assert_eq!(origin(&router, &ReadOptions::default()).await.unwrap(), Origin::Primary);
+        assert_eq!(origin(&router, &ReadOptions::default()).await.unwrap(), Origin::PRIMARY);
     }
 }
 
@@ -258,7 +258,7 @@ async fn a_silent_replica_is_out_within_a_second() {
     pass(SECOND).await;
     let before = servers.asked(1);
     for _ in 0..64 {
-        assert_eq!(origin(&router, &ReadOptions::default()).await.unwrap(), Origin::Replica(2));
+        assert_eq!(origin(&router, &ReadOptions::default()).await.unwrap(), Origin::replica(2));
     }
     assert_eq!(servers.asked(1), before);
     servers.silence(1, false);
@@ -304,7 +304,7 @@ async fn a_server_of_another_database_is_ignored() {
     servers.promote(2, 7, 900);
     servers.change(2, |state| state.standing = Standing::of("another.1"));
     let router = servers.router().await;
-    assert_eq!(origin(&router, &ReadOptions::default()).await.unwrap(), Origin::Replica(1));
+    assert_eq!(origin(&router, &ReadOptions::default()).await.unwrap(), Origin::replica(1));
     router.put(key("a"), value("1")).await.unwrap();
     assert_eq!(servers.written(0), 1);
     assert!(router.inspect().await.children[2].note.contains("another database"));
@@ -315,7 +315,7 @@ async fn a_server_of_another_database_is_ignored() {
 async fn an_answer_of_another_life_counts_for_nothing() {
     let servers = Servers::new(2);
     let router = servers.router().await;
-    assert_eq!(restarted_under_way(&servers, &router).await, Origin::Primary);
+    assert_eq!(restarted_under_way(&servers, &router).await, Origin::PRIMARY);
 }
 
 #[cfg(feature = "mutants")]
@@ -326,7 +326,7 @@ async fn a_router_that_forgets_lives_is_caught() {
     let options = ReplicaRouterOptions::default();
     let runtime = Runtime::system();
     let router = ReplicaRouter::forgetting_lives(HISTORY.into(), members, options, runtime).await;
-    assert_eq!(restarted_under_way(&servers, &router).await, Origin::Replica(1));
+    assert_eq!(restarted_under_way(&servers, &router).await, Origin::replica(1));
 }
 
 /// What answers a read with a token that the replica had come to before it was restarted.
@@ -367,7 +367,7 @@ async fn changed_under_way(
 async fn an_answer_of_a_server_that_went_back_counts_for_nothing() {
     let servers = Servers::new(2);
     let router = servers.router().await;
-    assert_eq!(changed_under_way(&servers, &router, back_to_90).await, Origin::Primary);
+    assert_eq!(changed_under_way(&servers, &router, back_to_90).await, Origin::PRIMARY);
 }
 
 /// What an answer proves tells, too, before anybody has looked again: the server has gone back, to
@@ -377,9 +377,9 @@ async fn an_answer_that_does_not_prove_what_was_asked_is_not_used() {
     for (asked, life, position) in [(Some(100), 2, 90), (None, 1, 100), (Some(1), 1, 100)] {
         let (servers, router) = showing(life, position).await;
         let how = ReadOptions { token: asked.map(|at| token(2, at)), ..ReadOptions::default() };
-        assert_eq!(origin(&router, &how).await.unwrap(), Origin::Primary);
+        assert_eq!(origin(&router, &how).await.unwrap(), Origin::PRIMARY);
         let page = router.scan(&Scan::prefix(""), &how).await.unwrap();
-        assert_eq!(page.origin, Origin::Primary);
+        assert_eq!(page.origin, Origin::PRIMARY);
         assert!(servers.asked(1) >= 2, "it was asked");
     }
 }
@@ -403,7 +403,7 @@ async fn a_router_that_ignores_tokens_is_caught() {
     let router = ReplicaRouter::ignoring_tokens(HISTORY.into(), members, options, runtime).await;
     servers.show(1, 1, 90);
     let read = router.get_read(&key("a"), &with_token(token(1, 100))).await.unwrap();
-    assert_eq!((read.origin, read.token), (Origin::Replica(1), token(1, 90)), "from before it");
+    assert_eq!((read.origin, read.token), (Origin::replica(1), token(1, 90)), "from before it");
 }
 
 #[tokio::test(start_paused = true)]
@@ -420,8 +420,8 @@ async fn a_restarted_server_is_admitted_after_it_was_heard() {
 async fn without_replicas_the_primary_answers_all() {
     let servers = Servers::new(1);
     let router = servers.router().await;
-    assert_eq!(origin(&router, &ReadOptions::default()).await.unwrap(), Origin::Primary);
-    assert_eq!(origin(&router, &with_token(token(1, 50))).await.unwrap(), Origin::Primary);
+    assert_eq!(origin(&router, &ReadOptions::default()).await.unwrap(), Origin::PRIMARY);
+    assert_eq!(origin(&router, &with_token(token(1, 50))).await.unwrap(), Origin::PRIMARY);
 }
 
 #[tokio::test(start_paused = true)]

@@ -121,7 +121,7 @@ impl Remembered {
             version,
             durability,
             token: token.clone(),
-            origin: Origin::Primary,
+            origin: Origin::PRIMARY,
             event: event(outcome, version, transaction.map(Transaction)),
         };
         self.done.into_iter().map(receipt).collect()

@@ -152,7 +152,7 @@ fn answer(key: &Key, row: &Row, seen: Seen, history: &Arc<str>) -> Result<Read, 
     Ok(Read {
         record,
         version: number,
-        origin: Origin::Primary,
+        origin: Origin::PRIMARY,
         age: Duration::ZERO,
         token: proof.token(),
         proof: Some(proof),
@@ -224,7 +224,7 @@ impl Work for ScanPage<'_> {
             fits
         });
         let limit = scan.limit.min(fitting.count().max(1));
-        Ok(Page::cut(records, limit, Origin::Primary).proving(token))
+        Ok(Page::cut(records, limit, Origin::PRIMARY).proving(token))
     }
 }
 

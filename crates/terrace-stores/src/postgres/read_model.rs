@@ -96,7 +96,7 @@ impl ReadModel for PostgresReadModel {
     fn scan<'a>(&'a self, scan: &'a Scan) -> BoxFuture<'a, Result<Page>> {
         Box::pin(async move {
             let page = self.perform(&ScanPage { scan, asked: None, epoch: None }).await?;
-            Ok(Page { origin: Origin::ReadModel, ..page })
+            Ok(Page { origin: Origin::READ_MODEL, ..page })
         })
     }
 

@@ -67,7 +67,7 @@ impl Work for WriteBatch<'_> {
             version,
             durability,
             token: token.clone(),
-            origin: Origin::Primary,
+            origin: Origin::PRIMARY,
             event: event(outcome, version, transaction.filter(|_| self.logged)),
         };
         Ok(answers.into_iter().map(receipt).collect())

@@ -166,7 +166,7 @@ impl<'c> Reader<'c> {
         Ok(Read {
             record,
             version,
-            origin: Origin::Primary,
+            origin: Origin::PRIMARY,
             age: Duration::ZERO,
             token: proof.token(),
             proof: Some(proof),
@@ -200,7 +200,7 @@ impl<'c> Reader<'c> {
             }
         }
         let next = records.last().filter(|_| more).map(|record: &Record| record.key.clone());
-        let (origin, age) = (Origin::Primary, Duration::ZERO);
+        let (origin, age) = (Origin::PRIMARY, Duration::ZERO);
         let token = seen.proof(Version::NONE).token();
         Ok(Page { records, next, origin, age, token })
     }

@@ -200,7 +200,7 @@ impl<'c> Writer<'c> {
             version,
             durability: self.shared.durability,
             token: self.shared.token(version),
-            origin: Origin::Primary,
+            origin: Origin::PRIMARY,
             event: self.shared.event(outcome, version),
         };
         results.into_iter().map(receipt).collect()

@@ -69,11 +69,7 @@ impl App {
     /// The number of the shard that an answer for a key came from; a cache keeps none, so it is the
     /// one that has the key now.
     pub(crate) fn shard_of(&self, key: &Key, origin: Origin) -> Option<u16> {
-        match (origin, &self.shards) {
-            (Origin::Shard(number), _) => Some(number),
-            (_, Some(shards)) => shards.shard_of(key),
-            _ => None,
-        }
+        origin.shard.or_else(|| self.shards.as_ref()?.shard_of(key))
     }
 
     /// Answers one request, whatever happens.

@@ -4,7 +4,7 @@ use bytes::Bytes;
 use http_body_util::Full;
 use hyper::header::{self, HeaderName, HeaderValue};
 use hyper::{Response, StatusCode};
-use terrace_core::{Durability, Origin, Token};
+use terrace_core::{Durability, Origin, Tier, Token};
 
 use super::json::Object;
 use super::problem::Problem;
@@ -24,6 +24,7 @@ pub(crate) const TERRACE_TOKEN: HeaderName = HeaderName::from_static("terrace-to
 /// How fresh an answer must be.
 pub(crate) const TERRACE_CONSISTENCY: HeaderName = HeaderName::from_static("terrace-consistency");
 
+const PRIMARY: HeaderValue = HeaderValue::from_static("primary");
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 
 /// A body in one piece.
@@ -52,15 +53,18 @@ pub(crate) trait WithHeaders: Sized {
 
     /// `Terrace-Origin`.
     fn with_origin(self, origin: Origin) -> Self {
-        let value = match origin {
-            Origin::Near => HeaderValue::from_static("near"),
-            Origin::Far => HeaderValue::from_static("far"),
-            Origin::Primary => HeaderValue::from_static("primary"),
+        let numbered = |text: String| {
             // Words and numbers are always valid, and the text is taken over without a copy.
-            other => match HeaderValue::from_maybe_shared(Bytes::from(other.to_string())) {
-                Ok(value) => value,
-                Err(_) => return self,
-            },
+            HeaderValue::from_maybe_shared(Bytes::from(text)).unwrap_or(PRIMARY)
+        };
+        let value = match (origin.tier, origin.shard, origin.replica) {
+            (Tier::Near, ..) => HeaderValue::from_static("near"),
+            (Tier::Far, ..) => HeaderValue::from_static("far"),
+            (Tier::Journal, ..) => HeaderValue::from_static("journal"),
+            (Tier::ReadModel, ..) => HeaderValue::from_static("read-model"),
+            (Tier::Database, None, None) => PRIMARY,
+            (Tier::Database, Some(shard), _) => numbered(format!("shard:{shard}")),
+            (Tier::Database, None, Some(replica)) => numbered(format!("replica:{replica}")),
         };
         self.with(TERRACE_ORIGIN, value)
     }

@@ -64,14 +64,14 @@ async fn read_after_a_lost_invalidation(
 #[tokio::test(start_paused = true)]
 async fn what_was_cached_before_a_lost_invalidation_is_not_believed() {
     let read = read_after_a_lost_invalidation(|store| store).await;
-    assert_eq!(read, is("new", Origin::Primary));
+    assert_eq!(read, is("new", Origin::PRIMARY));
 }
 
 #[cfg(feature = "mutants")]
 #[tokio::test(start_paused = true)]
 async fn a_forgotten_invalidation_is_caught() {
     let read = read_after_a_lost_invalidation(CacheAside::forgetting).await;
-    assert_eq!(read, is("old", Origin::Far));
+    assert_eq!(read, is("old", Origin::FAR));
 }
 
 #[tokio::test(start_paused = true)]
@@ -83,13 +83,13 @@ async fn a_lost_invalidation_is_made_good_at_once() {
     stack.cut.set(Mode::Down);
     stack.put(&key, "new").await;
     assert_eq!(stack.raises().await, 1);
-    assert_eq!(stack.read(&key).await, is("new", Origin::Primary));
+    assert_eq!(stack.read(&key).await, is("new", Origin::PRIMARY));
     sleep(Duration::from_secs(60)).await;
 
     stack.cut.set(Mode::Up);
     assert!(cached(&stack.cache, &key).is_some(), "the old entry is still there");
-    assert_eq!(stack.read(&key).await, is("new", Origin::Primary));
-    assert_eq!(stack.read(&key).await, is("new", Origin::Far));
+    assert_eq!(stack.read(&key).await, is("new", Origin::PRIMARY));
+    assert_eq!(stack.read(&key).await, is("new", Origin::FAR));
     assert_eq!(stack.store.inspect().await.status, Status::Healthy);
 }
 
@@ -121,10 +121,10 @@ async fn a_silent_cache_costs_a_bounded_wait_and_then_none() {
     stack.cut.set(Mode::Silent);
     let clock = Runtime::system();
     let begun = clock.now();
-    assert_eq!(stack.read(&key).await, is("old", Origin::Primary));
+    assert_eq!(stack.read(&key).await, is("old", Origin::PRIMARY));
     assert_eq!(clock.now() - begun, Duration::from_millis(250));
     for _ in 0..100 {
-        assert_eq!(stack.read(&key).await.1, Origin::Primary);
+        assert_eq!(stack.read(&key).await.1, Origin::PRIMARY);
     }
     assert_eq!(clock.now() - begun, Duration::from_millis(250), "no read waits for it again");
     stack.put(&key, "new").await;
@@ -142,7 +142,7 @@ async fn lookups_that_begin_close_together_wait_no_longer_than_the_first() {
     let begun = clock.now();
     let ends = join_all([0, 20, 40, 300].map(async |late| {
         sleep(Duration::from_millis(late)).await;
-        assert_eq!(stack.read(&key).await, is("1", Origin::Primary));
+        assert_eq!(stack.read(&key).await, is("1", Origin::PRIMARY));
         (clock.now() - begun).as_millis()
     }));
     assert_eq!(ends.await, [250, 250, 290, 550]);
@@ -163,7 +163,7 @@ async fn a_read_in_a_hurry_does_not_wait_for_a_silent_cache_past_its_deadline() 
     assert_eq!(clock.now() - begun, Duration::from_millis(100));
     stack.cut.set(Mode::Up);
     stack.read(&key).await;
-    assert_eq!(stack.read(&key).await.1, Origin::Far, "that said nothing of the cache's health");
+    assert_eq!(stack.read(&key).await.1, Origin::FAR, "that said nothing of the cache's health");
 }
 
 #[tokio::test(start_paused = true)]
@@ -195,8 +195,8 @@ async fn however_many_invalidations_were_lost_nothing_old_is_believed() {
     stack.cut.set(Mode::Up);
     for (index, key) in keys.iter().enumerate() {
         let text = if index < 3 { "new" } else { "old" };
-        assert_eq!(stack.read(key).await, is(text, Origin::Primary), "of an older generation");
-        assert_eq!(stack.read(key).await, is(text, Origin::Far));
+        assert_eq!(stack.read(key).await, is(text, Origin::PRIMARY), "of an older generation");
+        assert_eq!(stack.read(key).await, is(text, Origin::FAR));
     }
 }
 
@@ -292,7 +292,7 @@ async fn a_write_that_panics_is_of_unknown_outcome() {
     let error = store.put(key.clone(), value("x")).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::OutcomeUnknown);
     let read = store.get_read(&key, &ReadOptions::default()).await.unwrap();
-    assert_eq!(read.origin, Origin::Primary);
+    assert_eq!(read.origin, Origin::PRIMARY);
     sleep(Duration::from_secs(1)).await;
     assert_eq!(store.inspect().await.status, Status::Healthy);
     store.get(&key).await.unwrap();

@@ -88,8 +88,8 @@ async fn a_write_that_was_not_told_is_answered_after_the_raise() {
     tokio::join!(write, raise);
     assert_eq!(it.generations.said().generation, Generation::new(1));
     it.cut.set(Mode::Up);
-    assert_eq!(it.read(&key, 2).await, (2, Origin::Primary));
-    assert_eq!(it.read(&key, 2).await, (2, Origin::Far));
+    assert_eq!(it.read(&key, 2).await, (2, Origin::PRIMARY));
+    assert_eq!(it.read(&key, 2).await, (2, Origin::FAR));
     // One that was told raises nothing.
     it.put(&key, 3).await.unwrap();
     assert_eq!(it.generations.raises(), 1);
@@ -106,14 +106,14 @@ async fn a_write_that_nobody_could_be_told_of_is_unknown_and_the_cache_is_bypass
     assert_eq!(error.kind(), ErrorKind::OutcomeUnknown);
     it.cut.set(Mode::Up);
     assert_eq!(it.store.inspect().await.status, Status::Degraded);
-    assert_eq!(it.read(&key, 2).await, (2, Origin::Primary));
+    assert_eq!(it.read(&key, 2).await, (2, Origin::PRIMARY));
     // A raise that is under way, and one that failed, are none.
     it.generations.hold_raises(true);
     it.generations.until_raises(2).await;
-    assert_eq!(it.read(&key, 2).await, (2, Origin::Primary));
+    assert_eq!(it.read(&key, 2).await, (2, Origin::PRIMARY));
     it.generations.hold_raises(false);
     settle().await;
-    assert_eq!(it.read(&key, 2).await, (2, Origin::Primary));
+    assert_eq!(it.read(&key, 2).await, (2, Origin::PRIMARY));
 
     it.generations.fail(false);
     while it.generations.said().generation == Generation::default() {
@@ -121,8 +121,8 @@ async fn a_write_that_nobody_could_be_told_of_is_unknown_and_the_cache_is_bypass
     }
     settle().await;
     assert_eq!(it.store.inspect().await.status, Status::Healthy);
-    assert_eq!(it.read(&key, 2).await, (2, Origin::Primary), "of an older generation");
-    assert_eq!(it.read(&key, 2).await, (2, Origin::Far));
+    assert_eq!(it.read(&key, 2).await, (2, Origin::PRIMARY), "of an older generation");
+    assert_eq!(it.read(&key, 2).await, (2, Origin::FAR));
 }
 
 /// A debt that is made while another is paid is no less a debt.
@@ -156,25 +156,25 @@ async fn read_by_another(broken: impl FnOnce(CacheAside) -> CacheAside) -> (u64,
     let (mut one, mut two) = (instance(&cache, &database), instance(&cache, &database));
     one.store = broken(one.store);
     let key = key("a");
-    assert_eq!(two.read(&key, 1).await, (1, Origin::Primary));
-    assert_eq!(two.read(&key, 1).await, (1, Origin::Far));
+    assert_eq!(two.read(&key, 1).await, (1, Origin::PRIMARY));
+    assert_eq!(two.read(&key, 1).await, (1, Origin::FAR));
     one.cut.set(Mode::Down);
     one.put(&key, 2).await.unwrap();
     // It has looked a moment ago: the second in which it may be stale.
-    assert_eq!(two.read(&key, 2).await, (1, Origin::Far));
+    assert_eq!(two.read(&key, 2).await, (1, Origin::FAR));
     sleep(SECOND + Duration::from_millis(1)).await;
     two.read(&key, 2).await
 }
 
 #[tokio::test(start_paused = true)]
 async fn an_entry_of_an_older_generation_is_not_served_by_another_instance() {
-    assert_eq!(read_by_another(|store| store).await, (2, Origin::Primary));
+    assert_eq!(read_by_another(|store| store).await, (2, Origin::PRIMARY));
 }
 
 #[cfg(feature = "mutants")]
 #[tokio::test(start_paused = true)]
 async fn an_instance_that_forgets_is_caught_by_another() {
-    assert_eq!(read_by_another(CacheAside::forgetting).await, (1, Origin::Far));
+    assert_eq!(read_by_another(CacheAside::forgetting).await, (1, Origin::FAR));
 }
 
 /// A load from before the raise may end after it, in an instance that has not heard.
@@ -193,7 +193,7 @@ async fn what_another_fills_under_an_older_generation_is_not_served() {
     assert!(old.unwrap().is_some(), "it began before the write");
     assert_eq!(cached(&cache, &key), Some(1));
     one.cut.set(Mode::Up);
-    assert_eq!(one.read(&key, 2).await, (2, Origin::Primary));
+    assert_eq!(one.read(&key, 2).await, (2, Origin::PRIMARY));
     assert_eq!(cached(&cache, &key), Some(2));
 }
 
@@ -204,17 +204,17 @@ async fn an_entry_of_another_history_is_not_served() {
     let (mut one, mut two) = (instance(&cache, &database), instance(&cache, &database));
     let key = key("a");
     one.read(&key, 5).await;
-    assert_eq!(two.read(&key, 5).await, (5, Origin::Far));
+    assert_eq!(two.read(&key, 5).await, (5, Origin::FAR));
     database.change(|standing| {
         let before = std::mem::replace(&mut standing.history, "another.1".into());
         standing.past.push(before);
     });
     sleep(2 * SECOND).await;
-    assert_eq!(two.read(&key, 9).await, (9, Origin::Primary));
+    assert_eq!(two.read(&key, 9).await, (9, Origin::PRIMARY));
     // Neither does the one that knows the old history alone serve what is of the new one.
     let clone = ScriptedGenerations::default();
     let mut clone = instance(&cache, &clone);
-    assert_eq!(clone.read(&key, 5).await, (5, Origin::Primary));
+    assert_eq!(clone.read(&key, 5).await, (5, Origin::PRIMARY));
 }
 
 /// How the cache was out of reach.
@@ -230,14 +230,14 @@ async fn after_the_cache_was_out_of_reach_a_hit_in_hand_waits_for_a_look() {
         let mut it = alone();
         let (key, answered) = (key("a"), Cell::new(false));
         it.read(&key, 1).await;
-        assert_eq!(it.read(&key, 1).await, (1, Origin::Far));
+        assert_eq!(it.read(&key, 1).await, (1, Origin::FAR));
         // Meanwhile another instance raises, for it could not tell the cache either.
         it.generations.change(|standing| standing.generation = Generation::new(1));
         match away {
             Away::Interrupted => it.cut.interrupt(),
             Away::Failed => {
                 it.cut.set(Mode::Silent);
-                assert_eq!(it.read(&key, 1).await, (1, Origin::Primary));
+                assert_eq!(it.read(&key, 1).await, (1, Origin::PRIMARY));
                 it.cut.set(Mode::Up);
             }
         }
@@ -262,7 +262,7 @@ async fn after_the_cache_was_out_of_reach_a_hit_in_hand_waits_for_a_look() {
         let (reads, ()) = tokio::join!(read, look);
         assert!(reads.into_iter().all(|read| read.unwrap().version == Version::new(2)));
         assert_eq!(it.generations.looks(), before + 1, "{away:?}");
-        assert_eq!(it.read(&key, 2).await, (2, Origin::Far));
+        assert_eq!(it.read(&key, 2).await, (2, Origin::FAR));
     }
 }
 
@@ -281,7 +281,7 @@ async fn a_look_that_was_given_up_is_none() {
         () = it.generations.until_looks(before + 1) => {}
     }
     it.generations.hold_looks(false);
-    assert_eq!(it.read(&key, 2).await, (2, Origin::Primary));
+    assert_eq!(it.read(&key, 2).await, (2, Origin::PRIMARY));
 }
 
 /// Without traffic nobody looks; the first hit after a second does.
@@ -293,11 +293,11 @@ async fn a_look_counts_for_a_second() {
     it.read(&key, 1).await;
     let looks = it.generations.looks();
     for _ in 0..10 {
-        assert_eq!(it.read(&key, 1).await, (1, Origin::Far));
+        assert_eq!(it.read(&key, 1).await, (1, Origin::FAR));
     }
     assert_eq!(it.generations.looks(), looks, "it was looked at a moment ago");
     sleep(SECOND + Duration::from_millis(1)).await;
-    assert_eq!(it.read(&key, 1).await, (1, Origin::Far));
+    assert_eq!(it.read(&key, 1).await, (1, Origin::FAR));
     assert_eq!(it.generations.looks(), looks + 1);
 }
 
@@ -309,16 +309,16 @@ async fn a_database_that_cannot_be_looked_at_leaves_the_cache_as_it_is() {
     it.read(&key, 1).await;
     it.generations.fail(true);
     it.cut.interrupt();
-    assert_eq!(it.read(&key, 1).await, (1, Origin::Far));
+    assert_eq!(it.read(&key, 1).await, (1, Origin::FAR));
     it.generations.hold_looks(true);
     it.cut.interrupt();
     let begun = Runtime::system().now();
-    assert_eq!(it.read(&key, 1).await, (1, Origin::Far));
+    assert_eq!(it.read(&key, 1).await, (1, Origin::FAR));
     assert_eq!(Runtime::system().now() - begun, SECOND, "it is waited for once");
     // Once it can be reached again, it is looked at within a second.
     it.generations.hold_looks(false);
     it.generations.fail(false);
     it.generations.change(|standing| standing.generation = Generation::new(1));
     sleep(SECOND).await;
-    assert_eq!(it.read(&key, 2).await, (2, Origin::Primary));
+    assert_eq!(it.read(&key, 2).await, (2, Origin::PRIMARY));
 }

@@ -21,7 +21,7 @@ async fn answered(store: &CacheAside, hand: &mut Hand, how: &ReadOptions, proof:
         let read = Read {
             record: None,
             version: Version::new(7),
-            origin: Origin::Primary,
+            origin: Origin::PRIMARY,
             age: Duration::ZERO,
             token: proof.token(),
             proof: Some(proof),
@@ -37,8 +37,8 @@ async fn what_was_loaded_for_a_token_is_a_hit_for_it() {
     // The client has written another key at 9; this one has not changed since 7.
     let how = with(token(9));
     let proof = Proof { through: Position::new(9), ..proof_of(7) };
-    assert_eq!(answered(&store, &mut hand, &how, proof).await.origin, Origin::Primary);
-    assert_eq!(store.get_read(&key("a"), &how).await.unwrap().origin, Origin::Far);
+    assert_eq!(answered(&store, &mut hand, &how, proof).await.origin, Origin::PRIMARY);
+    assert_eq!(store.get_read(&key("a"), &how).await.unwrap().origin, Origin::FAR);
 }
 
 /// The slower transaction may still write this key, and be what the token asks for.
@@ -48,17 +48,17 @@ async fn an_entry_that_shows_a_write_does_not_prove_what_came_before_it() {
     let read =
         answered(&store, &mut hand, &ReadOptions::default(), shown_before_it_is_proved()).await;
     assert_eq!(read.token, token(7), "the client has seen that write");
-    for (asked, origin) in [(5, Origin::Far), (0, Origin::Far)] {
+    for (asked, origin) in [(5, Origin::FAR), (0, Origin::FAR)] {
         let read = store.get_read(&key("a"), &with(token(asked))).await.unwrap();
         assert_eq!((read.origin, read.token), (origin, token(7)));
     }
     // Asked for again, and what proves more takes its place though it is no newer.
     let read = answered(&store, &mut hand, &with(token(7)), proof_of(7)).await;
-    assert_eq!(read.origin, Origin::Primary);
+    assert_eq!(read.origin, Origin::PRIMARY);
     let Lookup::Hit(entry) = cache.lookup(&key("a")) else { panic!("it was offered") };
     assert_eq!(entry.proof, proof_of(7));
     let read = store.get_read(&key("a"), &with(token(7))).await.unwrap();
-    assert_eq!(read.origin, Origin::Far);
+    assert_eq!(read.origin, Origin::FAR);
 }
 
 /// Generations that take the version that is shown for how far all has become visible.
@@ -95,7 +95,7 @@ async fn a_version_that_is_taken_for_a_position_is_caught() {
     let store = aside(inner, memory_cache(), mutant, CacheAsideOptions::default());
     answered(&store, &mut hand, &ReadOptions::default(), shown_before_it_is_proved()).await;
     let read = store.get_read(&key("a"), &with(token(7))).await.unwrap();
-    assert_eq!(read.origin, Origin::Far, "the slower transaction's write is not in it");
+    assert_eq!(read.origin, Origin::FAR, "the slower transaction's write is not in it");
 }
 
 /// One client's token must not reach another, nor grow what everybody is answered.
@@ -112,7 +112,7 @@ async fn an_entry_keeps_nothing_of_what_was_asked() {
     assert_eq!(entry.proof, proof_of(7));
     for how in [ReadOptions::default(), with(asked)] {
         let read = store.get_read(&key("a"), &how).await.unwrap();
-        assert_eq!((read.origin, read.token), (Origin::Far, token(7)));
+        assert_eq!((read.origin, read.token), (Origin::FAR, token(7)));
     }
 }
 
@@ -126,7 +126,7 @@ async fn two_tokens_of_which_one_is_lost_are_not_satisfied() {
     load(&store, &mut hand, &key("a"), 9).await;
     let good = token(9);
     let read = store.get_read(&key("a"), &with(good.clone())).await.unwrap();
-    assert_eq!(read.origin, Origin::Far);
+    assert_eq!(read.origin, Origin::FAR);
     // Of a life that has ended, and of one that nobody here has heard of yet.
     for name in ["scripted.0", "scripted.7"] {
         let other = Token::of(name, Position::new(1));
@@ -157,7 +157,7 @@ async fn a_token_of_a_database_that_was_restored_is_refused() {
     let after = store.put(key.clone(), value("2")).await.unwrap().token;
     for how in [ReadOptions::default(), with(after.clone())] {
         store.get_read(&key, &how).await.unwrap();
-        assert_eq!(store.get_read(&key, &how).await.unwrap().origin, Origin::Far);
+        assert_eq!(store.get_read(&key, &how).await.unwrap().origin, Origin::FAR);
     }
     let mut both = after;
     both.merge(&before);

@@ -77,7 +77,7 @@ fn proving(key: &Key, proof: Proof) -> Read {
     let (at, version) = (Timestamp::UNIX_EPOCH, Version::new(1));
     let (key, value) = (key.clone(), value("old"));
     let record = Some(Record { key, value, version, created_at: at, updated_at: at });
-    let (origin, age, token) = (Origin::Replica(1), Duration::ZERO, proof.token());
+    let (origin, age, token) = (Origin::replica(1), Duration::ZERO, proof.token());
     Read { record, version, origin, age, token, proof: Some(proof) }
 }
 
@@ -167,18 +167,18 @@ async fn a_list_is_asked_of_the_primary_first() {
     let (listed, ()) = tokio::join!(store.scan(&scan, &how), async {
         let call = hand.scan().await;
         assert_eq!(call.how.consistency, Consistency::Strong);
-        call.answer(page(Origin::Primary));
+        call.answer(page(Origin::PRIMARY));
     });
-    assert_eq!(listed.unwrap().origin, Origin::Primary);
+    assert_eq!(listed.unwrap().origin, Origin::PRIMARY);
 
     // While the primary cannot answer, a replica does.
     let (listed, ()) = tokio::join!(store.scan(&scan, &how), async {
         hand.scan().await.fail(ErrorKind::Unavailable);
         let call = hand.scan().await;
         assert_eq!(call.how.consistency, Consistency::Default);
-        call.answer(page(Origin::Replica(1)));
+        call.answer(page(Origin::replica(1)));
     });
-    assert_eq!(listed.unwrap().origin, Origin::Replica(1));
+    assert_eq!(listed.unwrap().origin, Origin::replica(1));
 
     // Not to who sends a token: the primary has said that it cannot prove it.
     let how = with(token(5));
@@ -195,7 +195,7 @@ async fn a_list_is_asked_of_the_primary_first() {
     let (listed, ()) = tokio::join!(store.scan(&scan, &how), async {
         let call = hand.scan().await;
         assert_eq!(call.how.consistency, stale);
-        call.answer(page(Origin::Replica(1)));
+        call.answer(page(Origin::replica(1)));
     });
     assert!(listed.is_ok());
 }

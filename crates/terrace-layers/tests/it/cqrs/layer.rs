@@ -75,7 +75,7 @@ async fn a_token_waits_for_the_projection_and_then_goes_to_the_command_side() {
     // Not committed in the log yet: the projection cannot come as far.
     let before = field.runtime.now();
     let read = field.read(&name, with(&token)).await;
-    assert_eq!(read.origin, Origin::Primary);
+    assert_eq!(read.origin, Origin::PRIMARY);
     let waited = field.runtime.now() - before;
     assert!(waited >= Duration::from_millis(500) && waited < Duration::from_millis(700));
     assert!(field.read(&name, ReadOptions::default()).await.record.is_none(), "may be behind");
@@ -85,7 +85,7 @@ async fn a_token_waits_for_the_projection_and_then_goes_to_the_command_side() {
         field.log.commit(changes);
     })
     .await;
-    assert_eq!(read.origin, Origin::ReadModel);
+    assert_eq!(read.origin, Origin::READ_MODEL);
     assert_eq!(read.record.expect("a record").value.as_str(), "1");
     assert!(read.token.position("db") >= token.position("db"), "proves what was asked");
     field.cqrs.close().await.expect("an end");
@@ -100,7 +100,7 @@ async fn a_log_that_lost_its_end_is_projected_anew() {
     for (name, text) in [(&kept, "1"), (&undone, "1"), (&kept, "2")] {
         let (changes, token) = field.command(name, text).await;
         field.log.commit(changes.clone());
-        assert_eq!(field.read(name, with(&token)).await.origin, Origin::ReadModel);
+        assert_eq!(field.read(name, with(&token)).await.origin, Origin::READ_MODEL);
         last = Some(changes);
     }
     let end = last.expect("three commands")[0].position.epoch;
@@ -130,9 +130,9 @@ async fn what_the_command_side_was_seen_to_have_is_asked_of_the_read_model() {
     let (changes, _) = field.command(&name, "1").await;
     field.log.commit(changes);
     let strong = ReadOptions { consistency: Consistency::Strong, ..ReadOptions::default() };
-    assert_eq!(field.read(&name, strong).await.origin, Origin::Primary);
+    assert_eq!(field.read(&name, strong).await.origin, Origin::PRIMARY);
     let read = field.read(&name, with(&token(1))).await;
-    assert_eq!((read.origin, read.record.is_some()), (Origin::ReadModel, true));
+    assert_eq!((read.origin, read.record.is_some()), (Origin::READ_MODEL, true));
     assert!(field.read(&name, at_most(Duration::from_millis(1))).await.record.is_some());
 }
 
@@ -142,27 +142,27 @@ async fn a_bound_on_age_is_kept_while_the_projection_stands_still() {
     let (field, name, second) = (field(), key("a"), Duration::from_secs(1));
     let (changes, token) = field.command(&name, "1").await;
     field.log.commit(changes);
-    assert_eq!(field.read(&name, with(&token)).await.origin, Origin::ReadModel);
+    assert_eq!(field.read(&name, with(&token)).await.origin, Origin::READ_MODEL);
     // Nobody has looked where the log ended: this one does.
     let read = field.read(&name, at_most(5 * second)).await;
-    assert_eq!(read.origin, Origin::ReadModel);
+    assert_eq!(read.origin, Origin::READ_MODEL);
 
     field.model.pause(60 * second).await.expect("a pause");
     let (changes, _) = field.command(&name, "2").await;
     field.log.commit(changes);
     field.runtime.sleep(3 * second).await;
     let read = field.read(&name, at_most(5 * second)).await;
-    assert_eq!((read.origin, text(&read)), (Origin::ReadModel, "1"), "young enough");
+    assert_eq!((read.origin, text(&read)), (Origin::READ_MODEL, "1"), "young enough");
     assert!(read.age >= 3 * second && read.age < 4 * second, "{:?}", read.age);
     field.runtime.sleep(3 * second).await;
     let read = field.read(&name, at_most(5 * second)).await;
-    assert_eq!((read.origin, text(&read)), (Origin::Primary, "2"), "no older than asked");
+    assert_eq!((read.origin, text(&read)), (Origin::PRIMARY, "2"), "no older than asked");
     // Looking at the end of the log makes what was projected before no younger.
     let read = field.read(&name, at_most(5 * second)).await;
-    assert_eq!((read.origin, text(&read)), (Origin::Primary, "2"));
+    assert_eq!((read.origin, text(&read)), (Origin::PRIMARY, "2"));
     field.runtime.sleep(60 * second).await;
     let read = field.read(&name, at_most(second)).await;
-    assert_eq!((read.origin, text(&read)), (Origin::ReadModel, "2"));
+    assert_eq!((read.origin, text(&read)), (Origin::READ_MODEL, "2"));
 }
 
 /// Of another life of the command side's database nobody but that knows.
@@ -177,12 +177,12 @@ async fn a_token_of_another_life_goes_to_the_command_side_at_once() {
     both.merge(&lives[0]);
     let begun = field.runtime.now();
     for token in [&lives[0], &lives[1], &both] {
-        assert_eq!(field.read(&name, with(token)).await.origin, Origin::Primary);
+        assert_eq!(field.read(&name, with(token)).await.origin, Origin::PRIMARY);
     }
     assert_eq!(field.runtime.now(), begun, "nothing is waited for");
     field.runtime.sleep(Duration::from_secs(1)).await;
     let elsewhere = Token::of("another.1", Position::new(9));
-    assert_eq!(field.read(&name, with(&elsewhere)).await.origin, Origin::ReadModel);
+    assert_eq!(field.read(&name, with(&elsewhere)).await.origin, Origin::READ_MODEL);
 }
 
 fn text(read: &terrace_core::Read) -> &str {
@@ -201,10 +201,10 @@ async fn a_parked_key_is_read_from_the_command_side_and_the_others_go_on() {
     let (changes, token) = field.command(&good, "3").await;
     field.log.commit(changes);
     let read = field.read(&good, with(&token)).await;
-    assert_eq!(read.origin, Origin::ReadModel);
+    assert_eq!(read.origin, Origin::READ_MODEL);
     assert_eq!(read.record.expect("a record").value.as_str(), "3");
     let read = field.read(&bad, with(&token)).await;
-    assert_eq!(read.origin, Origin::Primary);
+    assert_eq!(read.origin, Origin::PRIMARY);
     assert_eq!(read.record.expect("a record").value.as_str(), "poison");
     assert_eq!(field.model.live().parked.keys().collect::<Vec<_>>(), [&bad]);
     let row = field.model.live().rows[&good].clone();

@@ -106,7 +106,7 @@ async fn what_proves_nothing_is_not_kept() {
         let read = Read {
             record: None,
             version: Version::new(1),
-            origin: Origin::Replica(1),
+            origin: Origin::replica(1),
             age: Duration::ZERO,
             token: Token::default(),
             proof: None,
@@ -136,7 +136,7 @@ async fn a_hit_must_prove_what_the_token_asks_for() {
         let read = Read {
             record: None,
             version: Version::new(7),
-            origin: Origin::Primary,
+            origin: Origin::PRIMARY,
             age: Duration::ZERO,
             token: proof.token(),
             proof: Some(proof.clone()),
@@ -147,7 +147,7 @@ async fn a_hit_must_prove_what_the_token_asks_for() {
     let read = store.get_read(&key, &how).await.unwrap();
     assert_eq!(
         (read.origin, read.token),
-        (Origin::Near, proof.token()),
+        (Origin::NEAR, proof.token()),
         "nothing of what was asked"
     );
     // It shows 7, and slower writes than that it may miss; of an ended life nothing is proved.

@@ -142,7 +142,7 @@ async fn client(instances: [Arc<Instance>; 2], runtime: Runtime) -> Result<(), S
             {
                 let (version, origin) = (read.version, read.origin);
                 return Err(format!(
-                    "{key} at version {version} from {origin} after {floor} was acknowledged"
+                    "{key} at version {version} from {origin:?} after {floor} was acknowledged"
                 ));
             }
         }
@@ -171,7 +171,7 @@ async fn converges(instance: &Instance, database: &MemoryStore) -> Result<(), St
         };
         if read.record != truth {
             let (version, origin) = (read.version, read.origin);
-            return Err(format!("{key} is still at version {version} from {origin} in the end"));
+            return Err(format!("{key} is still at version {version} from {origin:?} in the end"));
         }
     }
     Ok(())

@@ -17,12 +17,12 @@ async fn a_promotion_moves_the_writes_and_the_old_primary_is_ignored() {
     router.put(key("a"), value("1")).await.unwrap();
     assert_eq!(servers.written(1), 1);
     // The other shows the old life until it is told: it is out of service, the new primary answers.
-    assert_eq!(origin(&router, &ReadOptions::default()).await.unwrap(), Origin::Primary);
+    assert_eq!(origin(&router, &ReadOptions::default()).await.unwrap(), Origin::PRIMARY);
     let tree = router.inspect().await;
     assert!(tree.children[2].note.contains("promoted last"), "{}", tree.children[2].note);
     servers.at(2, 2, 120);
     pass(SECOND).await;
-    assert_eq!(origin(&router, &ReadOptions::default()).await.unwrap(), Origin::Replica(2));
+    assert_eq!(origin(&router, &ReadOptions::default()).await.unwrap(), Origin::replica(2));
 
     // The old one is back and believes to be the primary still.
     servers.silence(0, false);
@@ -45,7 +45,7 @@ async fn a_promotion_moves_the_writes_and_the_old_primary_is_ignored() {
             assert!(router.scan(&Scan::prefix(""), &how).await.is_err());
         }
     }
-    assert_eq!(origin(&router, &with_token(token(2, 120))).await.unwrap(), Origin::Replica(2));
+    assert_eq!(origin(&router, &with_token(token(2, 120))).await.unwrap(), Origin::replica(2));
     // A life that nobody here knows.
     assert!(origin(&router, &with_token(token(3, 1))).await.is_err());
 }
@@ -122,16 +122,16 @@ async fn a_cache_above_serves_nothing_of_an_ended_life() {
     let options = CacheAsideOptions { over_replicas: true, ..CacheAsideOptions::default() };
     let store = CacheAside::new(router.clone(), cache, router, options, runtime);
     let read = async |how: &ReadOptions| store.get_read(&key("a"), how).await;
-    for origin in [Origin::Replica(1), Origin::Far] {
+    for origin in [Origin::replica(1), Origin::FAR] {
         let read = read(&with_token(token(1, 100))).await.unwrap();
         assert_eq!((read.origin, read.token), (origin, token(1, 100)));
     }
     servers.promote(0, 2, 200);
     servers.at(1, 2, 200);
     pass(SECOND).await;
-    assert_eq!(read(&ReadOptions::default()).await.unwrap().origin, Origin::Replica(1));
+    assert_eq!(read(&ReadOptions::default()).await.unwrap().origin, Origin::replica(1));
     let hit = read(&with_token(token(2, 200))).await.unwrap();
-    assert_eq!((hit.origin, hit.token), (Origin::Far, token(2, 200)));
+    assert_eq!((hit.origin, hit.token), (Origin::FAR, token(2, 200)));
     let lost = read(&with_token(token(1, 1))).await.unwrap_err();
     assert_eq!(lost.kind(), ErrorKind::Unavailable);
 }

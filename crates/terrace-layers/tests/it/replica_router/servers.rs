@@ -237,7 +237,7 @@ impl Store for Server {
             let read = Read {
                 record: None,
                 version: Version::NONE,
-                origin: terrace_core::Origin::Primary,
+                origin: terrace_core::Origin::PRIMARY,
                 age: Duration::ZERO,
                 token: proof.token(),
                 proof: Some(proof),
@@ -265,7 +265,7 @@ impl Store for Server {
                 version: Version::new(1),
                 durability: terrace_core::Durability::Committed,
                 token: Self::proof(state).token(),
-                origin: terrace_core::Origin::Primary,
+                origin: terrace_core::Origin::PRIMARY,
                 event: None,
             };
             Ok(vec![receipt; batch.len()])
@@ -282,7 +282,7 @@ impl Store for Server {
             if asked.is_some_and(|asked| asked > proof.through) {
                 return Err(terrace_core::history::behind());
             }
-            let page = Page::cut(Vec::new(), scan.limit, terrace_core::Origin::Primary);
+            let page = Page::cut(Vec::new(), scan.limit, terrace_core::Origin::PRIMARY);
             Ok(page.proving(proof.token()))
         })
     }

@@ -103,7 +103,7 @@ async fn an_old_map_is_refused_and_drawn_anew() {
     hand_over(&shards, 0, 1).await;
     assert!(router.get(&keys[0]).await.unwrap().is_none(), "an empty shard has it now");
     let receipt = router.put(keys[0].clone(), value("new")).await.unwrap();
-    assert_eq!(receipt.origin, terrace_core::Origin::Shard(1));
+    assert_eq!(receipt.origin, terrace_core::Origin::PRIMARY.on_shard(1));
     assert!(receipt.version > before, "versions grow over the move");
     assert!(shards.shard(0).rows_now().iter().all(|row| row.version <= before));
 }

@@ -24,8 +24,8 @@ async fn every_key_lives_on_the_shard_that_answers_for_it_and_on_no_other() {
     let reads = other.read(&keys, &ReadOptions::default()).await.unwrap();
     for ((it, receipt), read) in keys.iter().zip(receipts).zip(reads) {
         let owner = router.shard_of(it).unwrap();
-        assert_eq!(receipt.origin, Origin::Shard(owner));
-        assert_eq!(read.origin, Origin::Shard(owner));
+        assert_eq!(receipt.origin, Origin::PRIMARY.on_shard(owner));
+        assert_eq!(read.origin, Origin::PRIMARY.on_shard(owner));
         assert_eq!(read.record.unwrap().value.as_str(), it.as_str());
         for number in 0..3 {
             let there = shards.shard(number.into()).rows_now().iter().any(|row| row.key == *it);

@@ -26,7 +26,7 @@ async fn a_write_is_seen_at_once_on_every_path() {
     }
     let receipt = store.put(key("b"), value("new")).await.unwrap();
     assert_eq!((receipt.outcome, receipt.version), (Outcome::Queued, Version::NONE));
-    assert_eq!((receipt.origin, receipt.durability), (Origin::Journal, Durability::Accepted));
+    assert_eq!((receipt.origin, receipt.durability), (Origin::JOURNAL, Durability::Accepted));
     store.put(key("c"), value("new")).await.unwrap();
     store.delete(key("e")).await.unwrap();
     assert_eq!(inner.get(&key("b")).await.unwrap(), None, "nothing is applied");
@@ -40,7 +40,7 @@ async fn a_write_is_seen_at_once_on_every_path() {
         reads.iter().map(|it| it.record.as_ref().map(|it| it.value.as_str())).collect();
     assert_eq!(texts, [Some("old"), None, Some("new"), Some("new"), None]);
     let origins: Vec<_> = reads.iter().map(|read| read.origin).collect();
-    assert_eq!(origins[..3], [Origin::Primary, Origin::Journal, Origin::Journal]);
+    assert_eq!(origins[..3], [Origin::PRIMARY, Origin::JOURNAL, Origin::JOURNAL]);
     let below = inner.get(&key("c")).await.unwrap().unwrap();
     let above = store.get(&key("c")).await.unwrap().unwrap();
     assert_eq!(above.created_at, below.created_at, "survives an update");

@@ -91,7 +91,7 @@ pub(super) fn page(it: &Connection, scan: &Scan) -> Result<Page> {
     let cut = rows.iter().map(bytes).sum::<usize>() >= MAX_PAGE_BYTES;
     let limit = if cut { rows.len().saturating_sub(1).clamp(1, scan.limit) } else { scan.limit };
     let records = rows.into_iter().filter_map(|row| row.record).collect();
-    Ok(Page::cut(records, limit, Origin::ReadModel))
+    Ok(Page::cut(records, limit, Origin::READ_MODEL))
 }
 
 /// Each word is quoted, so that none is taken for syntax.

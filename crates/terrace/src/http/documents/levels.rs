@@ -1,6 +1,6 @@
 //! What each level adds to the documents' API.
 
-use terrace_core::{Inspection, Origin, Outcome, Read, Receipt};
+use terrace_core::{Inspection, Outcome, Read, Receipt, Tier};
 
 use super::parts::{self, figure};
 use super::{DocumentsFace, Statistics};
@@ -142,7 +142,7 @@ const EVENT_ID: Field<Receipt> = Field::new(
 const FROM_READ_DB: Field<Read> = Field::new(
     "from_read_db",
     "Whether the read database answered; else the write database did.",
-    Getter::Bool(|read| read.origin == Origin::ReadModel),
+    Getter::Bool(|read| read.origin.tier == Tier::ReadModel),
 );
 
 const TWO_SIDES: &[Field<Inspection>] = &[
@@ -181,29 +181,29 @@ const QUEUED: Field<Receipt> = Field::new(
 const FROM_A_CACHE: Field<Read> = Field::new(
     "from_cache",
     "Whether a cache answered; a write that waits is no cache.",
-    Getter::Bool(|read| matches!(read.origin, Origin::Near | Origin::Far)),
+    Getter::Bool(|read| read.origin.is_cache()),
 );
 
 const FROM_CACHE: Field<Read> = Field::new(
     "from_cache",
     "Whether a cache answered.",
-    Getter::Bool(|read| matches!(read.origin, Origin::Near | Origin::Far)),
+    Getter::Bool(|read| read.origin.is_cache()),
 );
 
 const FROM_REPLICA: Field<Read> = Field::new(
     "from_replica",
     "Whether a replica answered; false for what came from a cache.",
-    Getter::Bool(|read| matches!(read.origin, Origin::Replica(_))),
+    Getter::Bool(|read| read.origin.replica.is_some()),
 );
 
 const CACHE_LEVEL: Field<Read> = Field::new(
     "cache_level",
     "What answered: the near cache (L1), the far cache (L2) or the database (L3). A missing key \
      says L3.",
-    Getter::Word(&["L1", "L2", "L3"], |read| match read.origin {
+    Getter::Word(&["L1", "L2", "L3"], |read| match read.origin.tier {
         _ if read.record.is_none() => "L3",
-        Origin::Near => "L1",
-        Origin::Far => "L2",
+        Tier::Near => "L1",
+        Tier::Far => "L2",
         _ => "L3",
     }),
 );

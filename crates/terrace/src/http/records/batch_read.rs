@@ -151,10 +151,5 @@ fn check_size(reads: &[&Option<Read>]) -> Result<(), Problem> {
 
 /// A batch has one origin: of all that answered, the one furthest from the client.
 fn furthest(origins: impl Iterator<Item = Origin>) -> Origin {
-    let distance = |origin: &Origin| match origin {
-        Origin::Near => 0,
-        Origin::Far => 1,
-        _ => 2,
-    };
-    origins.max_by_key(distance).unwrap_or(Origin::Primary)
+    origins.max_by_key(|origin| origin.tier).unwrap_or(Origin::PRIMARY)
 }

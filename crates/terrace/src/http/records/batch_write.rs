@@ -122,7 +122,7 @@ async fn write(call: &mut Call) -> Answer {
         .field("durability", durability.as_str())
         .field("token", &token.to_string());
     Ok(reply::json(answer)
-        .with_origin(receipts.first().map_or(Origin::Primary, |receipt| receipt.origin))
+        .with_origin(receipts.first().map_or(Origin::PRIMARY, |receipt| receipt.origin))
         .with_durability(durability)
         .with_token(&token))
 }

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 use terrace_core::testkit::{key, value};
 use terrace_core::{
-    Consistency, Deadline, Origin, Read, ReadOptions, Receipt, Store, StoreExt as _, Token, Write,
+    Consistency, Deadline, Read, ReadOptions, Receipt, Store, StoreExt as _, Token, Write,
     WriteOptions, one,
 };
 
@@ -145,7 +145,7 @@ impl Session {
         }
         self.seen[number] = found.max(self.seen[number]);
         self.token.merge(&read.token);
-        let replica = matches!(read.origin, Origin::Replica(_));
+        let replica = read.origin.replica.is_some();
         self.load.by_replicas.fetch_add(usize::from(replica), Ordering::SeqCst);
         self.load.reads.fetch_add(1, Ordering::SeqCst);
     }

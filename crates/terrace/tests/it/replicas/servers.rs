@@ -137,7 +137,7 @@ async fn a_replica_that_is_cut_off_is_not_up_to_date(field: &Field, router: &Rep
     let how = ReadOptions { consistency, ..ReadOptions::default() };
     for _ in 0..32 {
         let read = router.get_read(&key, &how).await.expect("a read");
-        assert_ne!(read.origin, Origin::Replica(1));
+        assert_ne!(read.origin, Origin::replica(1));
         assert!(read.record.is_some());
     }
 }

@@ -181,7 +181,7 @@ fn failed_at(version: u64) -> terrace_core::Receipt {
         version: terrace_core::Version::new(version),
         durability: terrace_core::Durability::Committed,
         token: terrace_core::Token::default(),
-        origin: terrace_core::Origin::Primary,
+        origin: terrace_core::Origin::PRIMARY,
         event: None,
     }
 }
