@@ -68,7 +68,7 @@ pub use follower::{Batch, Checkpoint, Follower, LeaderLease};
 /// What asynchronous methods of object-safe traits answer.
 pub use futures_util::future::BoxFuture;
 pub use history::{Generation, Generations, Histories, Position, Proof, Standing};
-pub use inspection::{Figure, Inspection, Status, Unit};
+pub use inspection::{Fact, Figure, Inspection, Measure, PartKind, Spread, Status, Unit};
 /// A moment in UTC.
 pub use jiff::Timestamp;
 pub use journal::{

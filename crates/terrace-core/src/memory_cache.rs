@@ -17,8 +17,8 @@ use quick_cache::sync::Cache as Slots;
 use quick_cache::{DefaultHashBuilder, OptionsBuilder};
 
 use crate::{
-    BoxFuture, Cache, Inspection, Invalidations, Key, Lease, Lookup, Notice, Offer, Result,
-    Runtime, Unit, Version,
+    BoxFuture, Cache, Inspection, Invalidations, Key, Lease, Lookup, Notice, Offer, PartKind,
+    Result, Runtime, Unit, Version,
 };
 use notices::Notices;
 use slot::{Content, Evicted, Guard, OnEvict, Slot, Weigh};
@@ -385,9 +385,9 @@ impl Cache for MemoryCache {
                 is_kept
             });
             let count = |count: &AtomicU64| count.load(Ordering::Relaxed);
-            Inspection::new("memory-cache")
-                .option("ttl", format_args!("{} s", self.options.ttl.as_secs_f64()))
-                .option("missing_ttl", format_args!("{} s", self.options.missing_ttl.as_secs_f64()))
+            Inspection::of(PartKind::Cache, "memory-cache")
+                .fact("ttl", self.options.ttl)
+                .fact("missing_ttl", self.options.missing_ttl)
                 .counter("hits", count(&self.counts.hits))
                 .counter("misses", count(&self.counts.misses))
                 .counter("fills", count(&self.counts.fills))

@@ -10,9 +10,9 @@ use jiff::Timestamp;
 
 use crate::{
     BoxFuture, Current, Durability, Error, ErrorKind, Generation, Generations, Histories,
-    Idempotency, Inspection, Key, Origin, Outcome, Page, Position, Proof, Read, ReadOptions,
-    Receipt, Record, Result, Runtime, Scan, Sequence, Standing, Status, Store, Token, Unit, Value,
-    Version, Write, WriteOptions, decide,
+    Idempotency, Inspection, Key, Origin, Outcome, Page, PartKind, Position, Proof, Read,
+    ReadOptions, Receipt, Record, Result, Runtime, Scan, Sequence, Standing, Status, Store, Token,
+    Unit, Value, Version, Write, WriteOptions, decide,
 };
 
 /// Keeps records in memory, with every promise of the contract except durability: its receipts say
@@ -363,7 +363,7 @@ impl Store for MemoryStore {
     fn inspect(&self) -> BoxFuture<'_, Inspection> {
         Box::pin(async move {
             let state = self.state();
-            let tree = Inspection::new("memory");
+            let tree = Inspection::of(PartKind::Database, "memory");
             if state.closed {
                 return tree.status(Status::Down, "closed");
             }

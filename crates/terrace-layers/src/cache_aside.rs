@@ -222,7 +222,7 @@ impl Shared {
         let (inner, cache) = tokio::join!(self.inner.inspect(), self.far.inspect());
         let count = |count: &AtomicU64| count.load(Ordering::Relaxed);
         let tree = Inspection::new("cache-aside")
-            .option("cache_timeout", format_args!("{} ms", self.options.cache_timeout.as_millis()))
+            .fact("cache_timeout", self.options.cache_timeout)
             .counter("hits", count(&self.hits))
             .counter("misses", count(&self.misses))
             .counter("bypassed", count(&self.bypassed))

@@ -214,14 +214,14 @@ impl Store for Coalesce {
     fn inspect(&self) -> BoxFuture<'_, Inspection> {
         Box::pin(async move {
             let tree = Inspection::new("coalesce")
-                .option("read_lanes", self.options.read_lanes)
-                .option("write_lanes", self.options.write_lanes)
-                .option("max_read_keys", self.options.max_read_keys)
-                .option("max_writes", self.options.max_writes)
-                .option("max_write_bytes", self.options.max_write_bytes)
-                .option("max_waiting_keys", self.options.max_waiting_keys)
-                .option("max_waiting_writes", self.options.max_waiting_writes)
-                .option("max_waiting_bytes", self.options.max_waiting_bytes);
+                .fact("read_lanes", self.options.read_lanes)
+                .fact("write_lanes", self.options.write_lanes)
+                .fact("max_read_keys", self.options.max_read_keys)
+                .fact("max_writes", self.options.max_writes)
+                .fact("max_write_bytes", self.options.max_write_bytes)
+                .fact("max_waiting_keys", self.options.max_waiting_keys)
+                .fact("max_waiting_writes", self.options.max_waiting_writes)
+                .fact("max_waiting_bytes", self.options.max_waiting_bytes);
             let (plain, strong) = (self.reads.counts(), self.strong_reads.counts());
             let writes = self.writes.counts();
             tree.counter("reads", plain.calls + strong.calls)

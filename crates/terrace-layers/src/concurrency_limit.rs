@@ -164,8 +164,8 @@ impl Store for ConcurrencyLimit {
         Box::pin(async move {
             let in_use = u64::from(self.limit) - self.permits.available_permits() as u64;
             Inspection::new("concurrency-limit")
-                .option("limit", self.limit)
-                .option("max_waiting", self.max_waiting)
+                .fact("limit", self.limit)
+                .fact("max_waiting", self.max_waiting)
                 .gauge("in_use", in_use, Unit::Count)
                 .gauge("waiting", self.waiting.load(Ordering::Relaxed) as u64, Unit::Count)
                 .counter("rejected", self.rejected.load(Ordering::Relaxed))

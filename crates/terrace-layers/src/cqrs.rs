@@ -353,7 +353,7 @@ impl Store for Cqrs {
     fn inspect(&self) -> BoxFuture<'_, Inspection> {
         Box::pin(async move {
             let tree = Inspection::new("cqrs")
-                .option("wait_ms", self.options.wait.as_millis())
+                .fact("wait", self.options.wait)
                 .counter("events_published", self.accepted.load(Relaxed))
                 .counter("command_side_reads", self.fallbacks.load(Relaxed));
             let (command, model) =

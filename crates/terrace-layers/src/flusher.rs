@@ -154,8 +154,8 @@ impl Flusher {
         let shared = &self.shared;
         let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         let tree = Inspection::new("flusher")
-            .option("claim", shared.options.claim)
-            .option("pause", format_args!("{} ms", shared.options.pause.as_millis()))
+            .fact("claim", shared.options.claim)
+            .fact("pause", shared.options.pause)
             .counter("applied", count(&shared.applied))
             .counter("superseded", count(&shared.superseded))
             .counter("batches", count(&shared.batches))

@@ -97,7 +97,7 @@ impl Follow {
         options: FollowOptions,
         runtime: Runtime,
     ) -> Self {
-        let progress = FollowProgress::default();
+        let progress = FollowProgress::new(runtime.now());
         Self { name, log, follower, lease: None, options, runtime, progress }
     }
 
@@ -295,7 +295,7 @@ impl Follow {
         }
         // Back slowly: what does not arrive in time costs its whole timeout.
         run.limit = (run.limit + run.limit / 8 + 1).min(self.options.batch);
-        self.progress.applied(&batch, began);
+        self.progress.applied(&batch, began, self.runtime.now());
         run.checkpoint = Some(batch.to);
         Ok(Step::Applied)
     }
@@ -309,7 +309,7 @@ impl Follow {
 
     /// What is known of it.
     pub fn inspect(&self) -> Inspection {
-        self.progress.inspect(self.name).option("log", self.log.name())
+        self.progress.inspect(self.name, self.runtime.now()).text("log", self.log.name())
     }
 }
 

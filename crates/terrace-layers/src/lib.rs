@@ -10,6 +10,7 @@ mod concurrency_limit;
 mod cqrs;
 mod flusher;
 mod follow;
+mod histogram;
 mod live_copy;
 mod near_cache;
 mod observe;

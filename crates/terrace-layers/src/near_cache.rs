@@ -346,10 +346,10 @@ impl Near {
 
     async fn inspect(&self, now: Instant, inner: Inspection) -> Inspection {
         let memory = terrace_core::Cache::inspect(&self.memory).await;
-        let figure = |name| memory.figure(name).unwrap_or_default();
+        let figure = |name| memory.number(name).unwrap_or_default();
         let too_old = self.too_old.load(Ordering::Relaxed);
         let tree = Inspection::new("near-cache")
-            .option("ttl", format_args!("{} s", self.memory.options().ttl.as_secs_f64()))
+            .fact("ttl", self.memory.options().ttl)
             .counter("hits", figure("hits").saturating_sub(too_old))
             .counter("misses", figure("misses") + too_old)
             .counter("bypassed", self.bypassed.load(Ordering::Relaxed))

@@ -1,7 +1,5 @@
 //! `Observe`: counts and times what passes, and says when a store begins to fail.
 
-mod histogram;
-
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
@@ -13,14 +11,14 @@ use terrace_core::{
 };
 use tracing::Instrument as _;
 
-use self::histogram::Histogram;
+use crate::histogram::Histogram;
 
 /// Counts calls, keys, errors by kind and hits by origin, and measures how long calls take.
 ///
 /// **On read, on write, on delete.** The call goes through unchanged. Figures: `reads`, `writes`,
 /// `scans` (calls begun), `read_keys`, `written_keys`, `from_near`, `from_far`, `from_primary`, and
-/// for each operation the median and the 99th percentile in microseconds since the start
-/// (`read_p50`, `read_p99`, ...), each at most an eighth too high. What it costs is two looks at
+/// for each operation a histogram of the last minute (`read_time`, `write_time`, `scan_time`), whose
+/// percentiles are at most an eighth too high. What it costs is two looks at
 /// the clock and a few atomic additions.
 ///
 /// **On failure.** Errors go through unchanged and are counted: `errors`, and one figure a kind.
@@ -38,8 +36,7 @@ use self::histogram::Histogram;
 /// wrong:  CacheAside(far) > Coalesce > Observe > postgres             counts batches, not callers
 /// ```
 ///
-/// **What it gives up.** Nothing but those nanoseconds: percentiles are of all calls since the
-/// start, and a call that was dropped is counted as begun and not timed.
+/// **What it gives up.** Nothing but those nanoseconds: a call that was dropped is counted as begun and not timed.
 #[derive(Debug)]
 pub struct Observe {
     inner: Arc<dyn Store>,
@@ -61,10 +58,16 @@ pub struct Observe {
 const CALM: Duration = Duration::from_secs(5);
 
 /// Calls begun, and how long those that ended took.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Operation {
     calls: AtomicU64,
     times: Histogram,
+}
+
+impl Operation {
+    fn new(now: Instant) -> Self {
+        Self { calls: AtomicU64::new(0), times: Histogram::new(now) }
+    }
 }
 
 const ORIGINS: [&str; 7] = [
@@ -110,9 +113,9 @@ impl Observe {
         Self {
             inner,
             runtime,
-            reads: Operation::default(),
-            writes: Operation::default(),
-            scans: Operation::default(),
+            reads: Operation::new(started),
+            writes: Operation::new(started),
+            scans: Operation::new(started),
             read_keys: AtomicU64::new(0),
             written_keys: AtomicU64::new(0),
             origins: std::array::from_fn(|_| AtomicU64::new(0)),
@@ -133,7 +136,7 @@ impl Observe {
         let start = self.runtime.now();
         let result = work.await;
         let end = self.runtime.now();
-        operation.times.record(end.saturating_duration_since(start));
+        operation.times.record(end.saturating_duration_since(start), end);
         match &result {
             Ok(_) => self.works(end),
             Err(error) => self.failed(error, end),
@@ -240,16 +243,12 @@ impl Store for Observe {
             for (name, count) in ORIGINS.iter().zip(&self.origins) {
                 tree = tree.counter(name, count.load(Relaxed));
             }
-            let times = [
-                ("read_p50", "read_p99", &self.reads),
-                ("write_p50", "write_p99", &self.writes),
-                ("scan_p50", "scan_p99", &self.scans),
-            ];
-            for (median, p99, operation) in times {
-                let [at_half, at_99] = operation.times.micros([50, 99]);
-                tree = tree.gauge(median, at_half, Unit::Micros).gauge(p99, at_99, Unit::Micros);
-            }
-            tree.needs(self.inner.inspect().await)
+            let now = self.runtime.now();
+            let spread = |operation: &Operation| operation.times.spread(now);
+            tree.histogram("read_time", spread(&self.reads), Unit::Micros)
+                .histogram("write_time", spread(&self.writes), Unit::Micros)
+                .histogram("scan_time", spread(&self.scans), Unit::Micros)
+                .needs(self.inner.inspect().await)
         })
     }
 

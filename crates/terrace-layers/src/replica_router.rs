@@ -15,9 +15,9 @@ use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use terrace_core::{
-    BoxFuture, Error, ErrorKind, Generations, Histories, Inspection, Key, Node, Page, Proof, Read,
-    ReadOptions, Receipt, Result, Runtime, Scan, Standing, Status, Store, Task, Token, Unit, Write,
-    WriteOptions,
+    BoxFuture, Error, ErrorKind, Generations, Histories, Inspection, Key, Node, Page, PartKind,
+    Proof, Read, ReadOptions, Receipt, Result, Runtime, Scan, Standing, Status, Store, Task, Token,
+    Unit, Write, WriteOptions,
 };
 use tokio::sync::{Notify, Semaphore, watch as channel};
 
@@ -306,11 +306,10 @@ impl Shared {
         let stores = futures_util::future::join_all(all).await;
         let count = |count: &AtomicU64| count.load(Ordering::Relaxed);
         let options = &self.options;
-        let millis = |time: Duration| format!("{} ms", time.as_millis());
         let mut tree = Inspection::new("replica-router")
-            .option("max_lag", millis(options.max_lag))
-            .option("token_wait", millis(options.token_wait))
-            .option("fallback_limit", options.fallback_limit)
+            .fact("max_lag", options.max_lag)
+            .fact("token_wait", options.token_wait)
+            .fact("fallback_limit", options.fallback_limit)
             .counter("replica_reads", count(&self.counts.replica_reads))
             .counter("primary_reads", count(&self.counts.primary_reads))
             .counter("fallbacks", count(&self.counts.fallbacks))
@@ -336,9 +335,17 @@ impl Shared {
     /// What is known of one server.
     fn part(&self, table: &Table, number: usize, store: Inspection) -> Inspection {
         let is_primary = table.primary == Some(number);
-        let part = Inspection::new(if is_primary { "primary" } else { "replica" })
-            .option("number", number)
-            .gauge("outstanding", self.outstanding(number) as u64, Unit::Count);
+        let part = match is_primary {
+            true => Inspection::of(PartKind::Primary, "server").instance("primary"),
+            false => {
+                Inspection::of(PartKind::Replica, "server").instance(format!("replica {number}"))
+            }
+        };
+        let part = part.gauge("number", number as u64, Unit::Count).gauge(
+            "outstanding",
+            self.outstanding(number) as u64,
+            Unit::Count,
+        );
         let part = match table.seats[number].as_ref() {
             Some(seat) => {
                 let lag = seat

@@ -144,12 +144,11 @@ impl Store for Timeout {
 
     fn inspect(&self) -> BoxFuture<'_, Inspection> {
         Box::pin(async move {
-            let ms = |time: Duration| format!("{} ms", time.as_millis());
             Inspection::new("timeout")
-                .option("read", ms(self.options.read))
-                .option("write", ms(self.options.write))
-                .option("scan", ms(self.options.scan))
-                .option("grace", ms(self.options.grace))
+                .fact("read", self.options.read)
+                .fact("write", self.options.write)
+                .fact("scan", self.options.scan)
+                .fact("grace", self.options.grace)
                 .counter("cut_off", self.cut_off.load(Ordering::Relaxed))
                 .needs(self.inner.inspect().await)
         })

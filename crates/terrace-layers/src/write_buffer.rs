@@ -381,8 +381,8 @@ impl Store for WriteBuffer {
             let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
             let processed = self.flusher.as_ref().map_or(0, Flusher::applied);
             let mut tree = Inspection::new("write-buffer")
-                .option("max_age", format_args!("{} s", shared.options.max_age.as_secs()))
-                .option("patience", format_args!("{} ms", shared.options.patience.as_millis()))
+                .fact("max_age", shared.options.max_age)
+                .fact("patience", shared.options.patience)
                 .counter("writes_queued", count(&shared.queued))
                 .counter("writes_processed", processed)
                 .counter("writes_direct", count(&shared.direct))

@@ -26,7 +26,7 @@ use std::time::Duration;
 
 use terrace_core::{
     Append, Appended, BoxFuture, DeadLetter, Deadline, Inspection, Journal, JournalEntry,
-    JournalLimits, Progress, Result, Runtime, Sequence, Settled, Status,
+    JournalLimits, PartKind, Progress, Result, Runtime, Sequence, Settled, Status,
 };
 
 use self::link::Link;
@@ -125,10 +125,10 @@ impl Journal for NatsJournal {
 
     fn inspect(&self) -> BoxFuture<'_, Inspection> {
         Box::pin(async move {
-            let tree =
-                Inspection::new("nats-journal").option("namespace", &self.link.options.namespace);
+            let tree = Inspection::of(PartKind::Journal, "nats-journal")
+                .text("namespace", &self.link.options.namespace);
             match self.link.look().await {
-                Ok(durability) => tree.option("durability", durability),
+                Ok(durability) => tree.text("durability", durability),
                 Err(error) => {
                     let why = format!("the journal cannot be reached: {}", error.message());
                     tree.status(Status::Down, why)

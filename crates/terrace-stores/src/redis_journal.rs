@@ -30,8 +30,8 @@ use std::fmt;
 use std::sync::Arc;
 
 use terrace_core::{
-    Append, Appended, BoxFuture, DeadLetter, Deadline, Inspection, Journal, JournalEntry, Progress,
-    Result, Runtime, Sequence, Settled, Status, Unit,
+    Append, Appended, BoxFuture, DeadLetter, Deadline, Inspection, Journal, JournalEntry, PartKind,
+    Progress, Result, Runtime, Sequence, Settled, Status, Unit,
 };
 
 use link::Link;
@@ -102,15 +102,15 @@ impl Journal for RedisJournal {
 
     fn inspect(&self) -> BoxFuture<'_, Inspection> {
         Box::pin(async move {
-            let tree = Inspection::new("redis-journal")
-                .option("address", &self.link.address)
-                .option("namespace", &self.link.options.namespace);
+            let tree = Inspection::of(PartKind::Journal, "redis-journal")
+                .text("address", &self.link.address)
+                .text("namespace", &self.link.options.namespace);
             if let Err(error) = self.link.look_at_settings().await {
                 let why = format!("the journal cannot be reached: {}", error.message());
                 return tree.status(Status::Down, why);
             }
             let durability = self.link.durability();
-            let tree = tree.option("durability", durability).gauge(
+            let tree = tree.text("durability", durability).gauge(
                 "reconnects",
                 self.link.reconnects(),
                 Unit::Count,

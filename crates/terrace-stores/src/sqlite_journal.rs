@@ -29,8 +29,8 @@ use std::time::{Duration, Instant};
 
 use terrace_core::{
     Append, Appended, BoxFuture, DeadLetter, Deadline, Durability, Error, ErrorKind, Inspection,
-    Journal, JournalEntry, JournalLimits, Progress, Result, Runtime, Sequence, Settled, Status,
-    Unit,
+    Journal, JournalEntry, JournalLimits, PartKind, Progress, Result, Runtime, Sequence, Settled,
+    Status, Unit,
 };
 use tokio::sync::{Notify, oneshot};
 
@@ -199,9 +199,9 @@ impl Journal for SqliteJournal {
 
     fn inspect(&self) -> BoxFuture<'_, Inspection> {
         Box::pin(async move {
-            let tree = Inspection::new("sqlite-journal")
-                .option("path", self.shared.options.path.display())
-                .option("durability", self.shared.durability)
+            let tree = Inspection::of(PartKind::Journal, "sqlite-journal")
+                .text("path", self.shared.options.path.display())
+                .text("durability", self.shared.durability)
                 .gauge("requests_waiting", self.shared.jobs.len() as u64, Unit::Count);
             match self.progress().await {
                 Ok(_) => tree,

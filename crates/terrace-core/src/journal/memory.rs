@@ -13,8 +13,8 @@ use super::{
     Append, Appended, DeadLetter, Entry, Journal, JournalLimits, Progress, Sequence, Settled, Span,
 };
 use crate::{
-    Deadline, Durability, Error, ErrorKind, Idempotency, Inspection, Result, Runtime, Status, Unit,
-    Write,
+    Deadline, Durability, Error, ErrorKind, Idempotency, Inspection, PartKind, Result, Runtime,
+    Status, Unit, Write,
 };
 
 /// Keeps a journal in memory, with every promise of the port except durability: it says
@@ -290,7 +290,8 @@ impl Journal for MemoryJournal {
     fn inspect(&self) -> BoxFuture<'_, Inspection> {
         Box::pin(async move {
             let state = self.state();
-            let tree = Inspection::new("memory-journal").option("durability", Durability::Accepted);
+            let tree = Inspection::of(PartKind::Journal, "memory-journal")
+                .text("durability", Durability::Accepted);
             if state.closed {
                 return tree.status(Status::Down, "closed");
             }

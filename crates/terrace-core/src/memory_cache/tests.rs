@@ -42,7 +42,7 @@ fn fill(cache: &MemoryCache, key: &Key, text: Option<&str>, version: u64) -> boo
 }
 
 async fn figure(cache: &MemoryCache, name: &str) -> u64 {
-    cache.inspect().await.figure(name).expect("a figure")
+    cache.inspect().await.number(name).expect("a figure")
 }
 
 #[tokio::test(start_paused = true)]

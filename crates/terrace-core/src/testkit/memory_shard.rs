@@ -10,9 +10,9 @@ use tokio::sync::{OwnedMutexGuard, RwLock};
 use crate::shard::{RequestResult, Reserved, moved};
 use crate::{
     Batch, BoxFuture, ChangeLog, Changes, Checkpoint, Deadline, Error, ErrorKind, Follower,
-    Generations, Inspection, Key, LogPosition, Logged, MemoryStore, Page, Read, ReadOptions,
-    Receipt, Result, Rows, Runtime, Scan, Shard, ShardState, SlotSet, Status, Store, Version,
-    Write, WriteOptions,
+    Generations, Inspection, Key, LogPosition, Logged, MemoryStore, Page, PartKind, Read,
+    ReadOptions, Receipt, Result, Rows, Runtime, Scan, Shard, ShardState, SlotSet, Status, Store,
+    Version, Write, WriteOptions,
 };
 
 /// A [`MemoryStore`] that is one shard of several: what the port of shards means, in its simplest
@@ -247,8 +247,8 @@ impl Shard for MemoryShard {
     fn inspect(&self) -> BoxFuture<'_, Inspection> {
         Box::pin(async {
             match self.inner.kept().down {
-                true => Inspection::new("memory").status(Status::Down, "down"),
-                false => Inspection::new("memory"),
+                true => Inspection::of(PartKind::Database, "memory").status(Status::Down, "down"),
+                false => Inspection::of(PartKind::Database, "memory"),
             }
         })
     }

@@ -1,28 +1,37 @@
 //! What others see of a follower's progress.
 
-use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use terrace_core::{Batch, Error, Inspection, LogPosition, Status, Timestamp, Unit};
+use terrace_core::{Batch, Error, Inspection, LogPosition, PartKind, Status, Timestamp, Unit};
 use tokio::sync::watch;
 
-#[derive(Debug, Default)]
+use crate::histogram::Histogram;
+
+#[derive(Debug)]
 pub(super) struct FollowProgress {
     /// Everything at or before it has been applied, as far as this instance knows.
     reached: watch::Sender<LogPosition>,
     leads: AtomicBool,
     changes: AtomicU64,
     batches: AtomicU64,
-    /// From the oldest change of a batch to its effect, of the last batches.
-    lags: Mutex<VecDeque<Duration>>,
+    /// From the oldest change of a batch to its effect.
+    lags: Histogram,
     trouble: Mutex<Option<String>>,
 }
 
 impl FollowProgress {
-    /// How many batches the lag is told from.
-    const LAGS: usize = 512;
+    pub(super) fn new(now: Instant) -> Self {
+        Self {
+            reached: watch::Sender::default(),
+            leads: AtomicBool::new(false),
+            changes: AtomicU64::new(0),
+            batches: AtomicU64::new(0),
+            lags: Histogram::new(now),
+            trouble: Mutex::default(),
+        }
+    }
 
     pub(super) fn reach(&self, position: LogPosition) {
         self.reached.send_if_modified(|reached| {
@@ -51,18 +60,14 @@ impl FollowProgress {
         self.leads.swap(leads, Relaxed)
     }
 
-    pub(super) fn applied(&self, batch: &Batch, now: Timestamp) {
+    pub(super) fn applied(&self, batch: &Batch, began: Timestamp, now: Instant) {
         self.changes.fetch_add(batch.changes.len() as u64, Relaxed);
         self.batches.fetch_add(1, Relaxed);
         self.reach(batch.to.position);
         let written = batch.changes.iter().filter_map(|change| change.record.as_ref());
         let Some(oldest) = written.map(|record| record.updated_at).min() else { return };
-        let lag = Duration::try_from(now.duration_since(oldest)).unwrap_or_default();
-        let mut lags = self.lags.lock().unwrap_or_else(PoisonError::into_inner);
-        if lags.len() == Self::LAGS {
-            lags.pop_front();
-        }
-        lags.push_back(lag);
+        let lag = Duration::try_from(began.duration_since(oldest)).unwrap_or_default();
+        self.lags.record(lag, now);
     }
 
     pub(super) fn waits(&self, name: &str, error: &Error) {
@@ -80,23 +85,13 @@ impl FollowProgress {
         }
     }
 
-    pub(super) fn inspect(&self, name: &'static str) -> Inspection {
-        let mut lags = {
-            let lags = self.lags.lock().unwrap_or_else(PoisonError::into_inner);
-            lags.iter().copied().collect::<Vec<_>>()
-        };
-        lags.sort_unstable();
-        let at = |share: usize| {
-            let lag = lags.get((lags.len() * share / 100).min(lags.len().saturating_sub(1)));
-            lag.map_or(0, |lag| u64::try_from(lag.as_micros()).unwrap_or(u64::MAX))
-        };
-        let tree = Inspection::new(name)
-            .option("leads", self.leads.load(Relaxed))
-            .option("position", *self.reached.borrow())
+    pub(super) fn inspect(&self, name: &'static str, now: Instant) -> Inspection {
+        let tree = Inspection::of(PartKind::Follower, name)
+            .fact("leads", self.leads.load(Relaxed))
+            .text("position", *self.reached.borrow())
             .counter("changes", self.changes.load(Relaxed))
             .counter("batches", self.batches.load(Relaxed))
-            .gauge("lag_p50", at(50), Unit::Micros)
-            .gauge("lag_p99", at(99), Unit::Micros);
+            .histogram("lag", self.lags.spread(now), Unit::Micros);
         match &*self.trouble.lock().unwrap_or_else(PoisonError::into_inner) {
             Some(trouble) => tree.status(Status::Degraded, trouble.clone()),
             None => tree,

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use terrace_core::{Deadline, Error, Inspection, Shard, Status, Unit};
+use terrace_core::{Deadline, Error, Fact, Inspection, PartKind, Shard, Status, Unit};
 
 use super::Shared;
 use super::directory::Node;
@@ -41,15 +41,14 @@ impl Shared {
         let down = shards.iter().filter(|shard| shard.status == Status::Down).count() + lost;
         let all = shards.len() + lost;
         let (top, calls) = self.hot.top(Self::HOT);
+        let top = top.into_iter().map(|(key, count)| (key.as_str().to_owned(), count)).collect();
         let mut tree = Inspection::new("shard-router")
-            .option("partitioner", partitioner)
+            .text("partitioner", partitioner)
             .counter("moved", self.moved.load(Ordering::Relaxed))
             .gauge("slots_on_their_way", map.slots_of(None) as u64, Unit::Count)
             .gauge("shards", all as u64, Unit::Count)
-            .counter("calls", calls);
-        for (key, count) in top {
-            tree = tree.option("hot_key", format_args!("{key} {count}"));
-        }
+            .counter("calls", calls)
+            .fact("hot_keys", Fact::Numbers(top));
         tree = match down {
             0 if map.incomplete_for(self.runtime.now()) > Self::ON_THEIR_WAY => {
                 let note = "slots do not arrive where they go; run terrace reshard --resume";
@@ -79,7 +78,8 @@ impl Shared {
         let count = |of: fn(&Tally) -> &AtomicU64| {
             tally.map_or(0, |tally| of(tally).load(Ordering::Relaxed))
         };
-        let tree = Inspection::new("shard")
+        let tree = Inspection::of(PartKind::Shard, "shard")
+            .instance(format!("shard {number}"))
             .gauge("number", number.into(), Unit::Count)
             .gauge("slots", map.slots_of(Some(number)) as u64, Unit::Count)
             .counter("reads", count(|tally| &tally.reads))
@@ -96,7 +96,9 @@ impl Shared {
             Some(Ok(size)) => tree.gauge("records", size, Unit::Count),
             _ => tree,
         };
-        let down = || Inspection::new("database").status(Status::Down, "does not answer");
+        let down = || {
+            Inspection::of(PartKind::Database, "database").status(Status::Down, "does not answer")
+        };
         let tree = tree.needs(inner.unwrap_or_else(down));
         match failure {
             Some(error) => tree.status(Status::Down, error.message().to_owned()),

@@ -118,7 +118,7 @@ async fn misses_are_one_batch_and_hits_tell_their_age() {
     assert!(reads.iter().all(|read| read.origin == Origin::FAR));
     assert_eq!(reads[2].record, None);
     let tree = store.inspect().await;
-    assert_eq!((tree.figure("hits"), tree.figure("misses")), (Some(5), Some(4)));
+    assert_eq!((tree.number("hits"), tree.number("misses")), (Some(5), Some(4)));
 }
 
 #[tokio::test(start_paused = true)]

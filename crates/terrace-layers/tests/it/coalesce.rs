@@ -130,8 +130,8 @@ async fn writes_are_merged_in_order_and_each_callers_batch_stays_whole() {
 
     let tree = store.inspect().await;
     let coalesce = tree.find("coalesce").unwrap();
-    assert_eq!(coalesce.figure("writes"), Some(5));
-    assert_eq!(coalesce.figure("write_batches"), Some(3));
+    assert_eq!(coalesce.number("writes"), Some(5));
+    assert_eq!(coalesce.number("write_batches"), Some(3));
 }
 
 #[tokio::test(start_paused = true)]
@@ -197,8 +197,8 @@ async fn a_call_that_waits_past_its_deadline_or_its_caller_is_withdrawn() {
     assert_eq!(names(&call.batch), ["last"]);
     call.applied(2);
     last.await.unwrap();
-    assert_eq!(store.inspect().await.figure("withdrawn"), Some(2));
-    assert_eq!(store.inspect().await.figure("waiting_writes"), Some(0));
+    assert_eq!(store.inspect().await.number("withdrawn"), Some(2));
+    assert_eq!(store.inspect().await.number("waiting_writes"), Some(0));
 }
 
 #[tokio::test(start_paused = true)]
@@ -331,7 +331,7 @@ async fn large_values_make_small_batches_and_fill_the_queue() {
     assert_eq!(names(&call.batch), ["b", "c"]);
     call.applied(2);
     assert_eq!(names(&hand.write().await.batch), ["d"]);
-    assert_eq!(store.inspect().await.figure("waiting_bytes"), Some(0));
+    assert_eq!(store.inspect().await.number("waiting_bytes"), Some(0));
 }
 
 #[tokio::test(start_paused = true)]
@@ -361,8 +361,8 @@ async fn an_idle_layer_keeps_nothing_alive() {
     let store = Coalesce::new(inner, CoalesceOptions::default(), runtime);
     store.put(key("a"), value("1")).await.unwrap();
     store.get(&key("a")).await.unwrap();
-    while store.inspect().await.figure("writes_in_flight") != Some(0)
-        || store.inspect().await.figure("reads_in_flight") != Some(0)
+    while store.inspect().await.number("writes_in_flight") != Some(0)
+        || store.inspect().await.number("reads_in_flight") != Some(0)
     {
         tokio::task::yield_now().await;
     }
@@ -456,7 +456,7 @@ async fn whoever_comes_and_goes_what_is_sent_is_who_waits() {
                 _ => {}
             }
             let size: usize = waiting.iter().map(|(own, _)| own.len()).sum();
-            assert_eq!(store.inspect().await.figure("waiting_writes"), Some(size as u64));
+            assert_eq!(store.inspect().await.number("waiting_writes"), Some(size as u64));
         }
     }
 }

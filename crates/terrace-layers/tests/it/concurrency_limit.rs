@@ -32,7 +32,7 @@ fn begin<T>(call: &mut BoxFuture<'_, T>) {
 
 async fn figures(store: &ConcurrencyLimit) -> [Option<u64>; 3] {
     let tree = store.inspect().await;
-    ["in_use", "waiting", "rejected"].map(|name| tree.figure(name))
+    ["in_use", "waiting", "rejected"].map(|name| tree.number(name))
 }
 
 #[tokio::test(start_paused = true)]

@@ -157,7 +157,7 @@ async fn everything_is_applied_once_in_order_whatever_fails() {
     assert_eq!(applied(&copy, 10).await, (1..=10).collect::<Vec<_>>());
     log.end.send_replace(11);
     assert_eq!(applied(&copy, 11).await.last(), Some(&11));
-    assert_eq!(following.follow().inspect().figure("changes"), Some(11));
+    assert_eq!(following.follow().inspect().number("changes"), Some(11));
     following.stop().await;
     log.end.send_replace(12);
     Runtime::system().sleep(Duration::from_secs(60)).await;
@@ -215,5 +215,5 @@ async fn what_comes_within_the_pace_is_one_batch() {
     applied(&copy, 5).await;
     let taken = Runtime::system().now() - begun;
     assert!(taken >= Duration::from_secs(6) && taken <= pace, "{taken:?}");
-    assert_eq!(following.follow().inspect().figure("batches"), Some(2));
+    assert_eq!(following.follow().inspect().number("batches"), Some(2));
 }

@@ -94,7 +94,7 @@ fn near(store: &NearCache, key: &Key) -> Option<u64> {
 }
 
 async fn figure(store: &NearCache, name: &str) -> u64 {
-    store.inspect().await.figure(name).expect("a figure")
+    store.inspect().await.number(name).expect("a figure")
 }
 
 #[tokio::test(start_paused = true)]

@@ -51,7 +51,7 @@ async fn calls_keys_errors_and_origins_are_counted() {
         ("from_primary", 2),
         ("from_near", 0),
     ] {
-        assert_eq!(tree.figure(name), Some(count), "{name}");
+        assert_eq!(tree.number(name), Some(count), "{name}");
     }
 }
 
@@ -74,11 +74,10 @@ async fn times_are_percentiles_of_each_operation() {
     tokio::join!(calls, answers);
     let tree = store.inspect().await;
     // Timers of the runtime count whole milliseconds, and a bucket is an eighth wide.
-    let median = tree.figure("read_p50").unwrap();
-    assert!((1000..=2400).contains(&median), "{median}");
-    let most = tree.figure("read_p99").unwrap();
-    assert!((80_000..=92_000).contains(&most), "{most}");
-    assert_eq!(tree.figure("write_p99"), Some(0));
+    let reads = tree.spread("read_time").unwrap();
+    assert!((1000..=2400).contains(&reads.p50), "{reads:?}");
+    assert!((80_000..=92_000).contains(&reads.p99), "{reads:?}");
+    assert_eq!(tree.spread("write_time").unwrap().count, 0);
 }
 
 #[tokio::test(start_paused = true)]

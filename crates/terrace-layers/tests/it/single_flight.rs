@@ -42,7 +42,7 @@ async fn a_thousand_readers_of_a_key_are_two_reads() {
     readers.iter_mut().for_each(begin);
     let first = hand.read().await;
     assert!(hand.try_next().is_none());
-    assert_eq!(store.inspect().await.figure("keys_in_flight"), Some(1));
+    assert_eq!(store.inspect().await.number("keys_in_flight"), Some(1));
     first.found(&[("a", "1", 1)]);
     let second = async {
         hand.read().await.found(&[("a", "2", 2)]);
@@ -52,7 +52,7 @@ async fn a_thousand_readers_of_a_key_are_two_reads() {
     assert_eq!(version(&answers[0]), 1);
     assert!(answers[1..].iter().all(|answer| version(answer) == 2));
     let tree = store.inspect().await;
-    let figures = ["reads", "shared", "keys_in_flight"].map(|name| tree.figure(name));
+    let figures = ["reads", "shared", "keys_in_flight"].map(|name| tree.number(name));
     assert_eq!(figures, [Some(1000), Some(999), Some(0)]);
 }
 
@@ -131,7 +131,7 @@ async fn a_reader_that_goes_away_strands_nobody() {
     assert!(!call.is_abandoned(), "two more wait for it");
     call.found(&[("a", "1", 1)]);
     assert!(join_all(readers).await.iter().all(|answer| version(answer) == 1));
-    assert_eq!(store.inspect().await.figure("keys_in_flight"), Some(0));
+    assert_eq!(store.inspect().await.number("keys_in_flight"), Some(0));
 }
 
 #[tokio::test(start_paused = true)]
@@ -152,7 +152,7 @@ async fn the_work_ends_with_the_last_reader() {
     // It goes after the shared read got its turn, before it used it.
     drop(other);
     assert!(hand.try_next().is_none());
-    assert_eq!(store.inspect().await.figure("keys_in_flight"), Some(0));
+    assert_eq!(store.inspect().await.number("keys_in_flight"), Some(0));
 
     let mut leader = store.get_read(&a, &how);
     begin(&mut leader);
@@ -165,7 +165,7 @@ async fn the_work_ends_with_the_last_reader() {
     let mut call = hand.read().await;
     drop(other);
     call.abandoned().await;
-    assert_eq!(store.inspect().await.figure("keys_in_flight"), Some(0));
+    assert_eq!(store.inspect().await.number("keys_in_flight"), Some(0));
 }
 
 #[tokio::test(start_paused = true)]

@@ -72,7 +72,7 @@ async fn a_store_that_does_not_answer_is_given_up_after_the_grace() {
     let (answer, call) = tokio::join!(store.scan(&scan, &how), hand.next());
     assert_eq!(answer.unwrap_err().kind(), ErrorKind::DeadlineExceeded);
     assert!(matches!(call, Call::Scan(_)));
-    assert_eq!(store.inspect().await.figure("cut_off"), Some(3));
+    assert_eq!(store.inspect().await.number("cut_off"), Some(3));
 }
 
 #[tokio::test(start_paused = true)]

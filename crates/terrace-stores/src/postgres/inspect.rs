@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use terrace_core::{Deadline, Durability, ErrorKind, Inspection, Status, Unit};
+use terrace_core::{Deadline, Durability, ErrorKind, Inspection, PartKind, Status, Unit};
 use tokio::sync::Mutex;
 
 use super::connect::Connection;
@@ -93,10 +93,10 @@ pub(super) fn tree(
     } else {
         (status, note)
     };
-    Inspection::new("postgres")
+    Inspection::of(PartKind::Database, "postgres")
         .status(status, note)
-        .option("hosts", worker.pool.connector().hosts())
-        .option("schema", schema)
-        .option("durability", durability.as_str())
+        .text("hosts", worker.pool.connector().hosts())
+        .text("schema", schema)
+        .text("durability", durability.as_str())
         .needs(worker.pool.inspect())
 }

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use deadpool::managed::{self, Object, PoolError, QueueMode};
-use terrace_core::{Deadline, Error, ErrorKind, Inspection, Result, Runtime, Unit};
+use terrace_core::{Deadline, Error, ErrorKind, Inspection, PartKind, Result, Runtime, Unit};
 
 use super::connect::{Connection, Connector};
 use super::openings::Openings;
@@ -112,11 +112,11 @@ impl Pool {
     pub(super) fn inspect(&self) -> Inspection {
         let status = self.inner.status();
         let used = self.used_micros.load(Ordering::Relaxed) / 1000;
-        Inspection::new("pool")
-            .option("source", if self.reuses { "pooled" } else { "per request" })
-            .option("min", self.size.min)
-            .option("max", self.size.max)
-            .option("acquire_timeout_ms", self.size.acquire_timeout.as_millis())
+        Inspection::of(PartKind::Pool, "pool")
+            .text("source", if self.reuses { "pooled" } else { "per request" })
+            .fact("min", self.size.min)
+            .fact("max", self.size.max)
+            .fact("acquire_timeout", self.size.acquire_timeout)
             .gauge("pool_size", status.size as u64, Unit::Count)
             .gauge("pool_available", status.available as u64, Unit::Count)
             .gauge("requests_waiting", status.waiting as u64, Unit::Count)

@@ -14,7 +14,7 @@ use std::time::Duration;
 use terrace_core::read_model::{Activity, Counted, Difference, Parked, Projection, Row, Rows};
 use terrace_core::{
     Batch, BoxFuture, Checkpoint, Deadline, Follower, Inspection, Key, LeaderLease, Origin, Page,
-    ReadModel, Result, Runtime, Scan, Status, Task, Unit,
+    PartKind, ReadModel, Result, Runtime, Scan, Status, Task, Unit,
 };
 
 use super::inspect::{self, Health};
@@ -144,7 +144,7 @@ impl ReadModel for PostgresReadModel {
             let well = health.0 != Status::Down;
             let durability = self.worker.pool.connector().durability();
             let mut tree = inspect::tree(&self.worker, &self.schema, durability, health);
-            tree.name = "read-model";
+            (tree.kind, tree.name) = (PartKind::ReadModel, "read-model");
             if well && let Ok((records, parked)) = self.perform(&query::Counts).await {
                 tree = tree.gauge("records", records, Unit::Count).gauge(
                     "parked",

@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
-use terrace_core::{Deadline, Inspection, Status, Unit};
+use terrace_core::{Deadline, Inspection, PartKind, Status, Unit};
 
 use super::Shared;
 
@@ -53,7 +53,7 @@ impl Shared {
         // The state is looked at after the question: an unanswered one changes it.
         let keys = self.runtime().within(deadline, self.database_size()).await.flatten();
         let (options, counters) = (&self.options, &self.counters);
-        let mut inspection = Inspection::new("redis");
+        let mut inspection = Inspection::of(PartKind::Cache, "redis");
         match (self.link.down(), keys) {
             (Some(down), _) => inspection = inspection.status(Status::Down, down.note()),
             (None, Some(keys)) => inspection = inspection.gauge("keys", keys, Unit::Count),
@@ -63,13 +63,13 @@ impl Shared {
             }
         }
         inspection
-            .option("address", &self.address)
-            .option("namespace", &options.namespace)
-            .option("ttl", format_args!("{:?} ±{:.0} %", options.ttl, options.ttl_jitter * 100.0))
-            .option("missing_ttl", format_args!("{:?}", options.missing_ttl))
-            .option("tombstone_ttl", format_args!("{:?}", options.tombstone_ttl))
-            .option("command_timeout", format_args!("{:?}", options.command_timeout))
-            .option("announce", options.announce)
+            .text("address", &self.address)
+            .text("namespace", &options.namespace)
+            .fact("ttl", options.ttl)
+            .fact("missing_ttl", options.missing_ttl)
+            .fact("tombstone_ttl", options.tombstone_ttl)
+            .fact("command_timeout", options.command_timeout)
+            .fact("announce", options.announce)
             .counter("hits", counters.hits.load(Relaxed))
             .counter("misses", counters.misses.load(Relaxed))
             .counter("fills", counters.fills.load(Relaxed))

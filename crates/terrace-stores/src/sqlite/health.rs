@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use terrace_core::{Error, ErrorKind, Inspection, Status, Unit};
+use terrace_core::{Error, ErrorKind, Inspection, PartKind, Status, Unit};
 
 use super::options::Connections;
 use super::shared::{Role, Shared};
@@ -139,12 +139,12 @@ pub(super) fn inspect(shared: &Shared) -> Inspection {
         Connections::PerRequest => "one for each request",
         Connections::Shared { .. } => "kept",
     };
-    let tree = Inspection::new("sqlite")
-        .option("path", shared.options.path.display())
-        .option("connections", connections)
-        .option("journal_mode", &shared.engine.journal_mode)
-        .option("synchronous", shared.engine.synchronous)
-        .option("durability", shared.durability)
+    let tree = Inspection::of(PartKind::Database, "sqlite")
+        .text("path", shared.options.path.display())
+        .text("connections", connections)
+        .text("journal_mode", &shared.engine.journal_mode)
+        .text("synchronous", shared.engine.synchronous)
+        .text("durability", shared.durability)
         .counter("reads", vitals.reads.load(Relaxed))
         .counter("writes", vitals.writes.load(Relaxed))
         .counter("commits", vitals.commits.load(Relaxed))
@@ -159,7 +159,7 @@ fn pool(shared: &Shared) -> Inspection {
     let size = vitals.readers.load(Relaxed) + vitals.writers.load(Relaxed);
     let available = size.saturating_sub(vitals.busy.load(Relaxed));
     let waiting = shared.reads.len() + shared.writes.len();
-    Inspection::new("pool")
+    Inspection::of(PartKind::Pool, "pool")
         .gauge("pool_size", size as u64, Unit::Count)
         .gauge("pool_available", available as u64, Unit::Count)
         .gauge("requests_waiting", waiting as u64, Unit::Count)

@@ -10,8 +10,8 @@ use std::time::Duration;
 use rusqlite::{Connection, TransactionBehavior};
 use terrace_core::read_model::{Activity, Counted, Difference, Parked, Projection, Row, Rows};
 use terrace_core::{
-    Batch, BoxFuture, Checkpoint, Follower, Inspection, Key, LeaderLease, Page, ReadModel, Result,
-    Runtime, Scan, Status, Unit,
+    Batch, BoxFuture, Checkpoint, Follower, Inspection, Key, LeaderLease, Page, PartKind,
+    ReadModel, Result, Runtime, Scan, Status, Unit,
 };
 
 use super::lane::Lane;
@@ -167,7 +167,7 @@ impl ReadModel for SqliteReadModel {
     fn inspect(&self) -> BoxFuture<'_, Inspection> {
         Box::pin(async move {
             let path = self.queries.path().display().to_string();
-            let tree = Inspection::new("read-model").option("path", path);
+            let tree = Inspection::of(PartKind::ReadModel, "read-model").text("path", path);
             match self.query("inspect", query::counts).await {
                 Err(error) => tree.status(Status::Down, error.message()),
                 Ok((records, parked)) => {

@@ -113,11 +113,11 @@ async fn occupied(store: &Arc<SqliteStore>) -> tokio::task::JoinHandle<Result<Re
 }
 
 fn waiting(tree: &Inspection) -> u64 {
-    tree.find("pool").unwrap().figure("requests_waiting").unwrap()
+    tree.find("pool").unwrap().number("requests_waiting").unwrap()
 }
 
 fn available(tree: &Inspection) -> u64 {
-    tree.find("pool").unwrap().figure("pool_available").unwrap()
+    tree.find("pool").unwrap().number("pool_available").unwrap()
 }
 
 /// Runs in the background, so that callers are really concurrent.

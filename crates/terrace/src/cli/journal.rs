@@ -102,8 +102,7 @@ async fn all(journal: &Arc<dyn Journal>) -> Result<Vec<DeadLetter>, Failure> {
 async fn status(journal: &Arc<dyn Journal>, as_json: bool) -> Result<(), Failure> {
     let progress = journal.progress().await.map_err(|error| run::fatal(&error))?;
     let tree = journal.inspect().await;
-    let option = tree.options.iter().find(|(name, _)| *name == "durability");
-    let durability = option.map_or("", |(_, value)| value.as_str());
+    let durability = tree.known("durability").map(ToString::to_string).unwrap_or_default();
     let oldest = (progress.writes > 0).then(|| at(progress.applied.plus(1)));
     if as_json {
         let status = json!({
@@ -116,7 +115,7 @@ async fn status(journal: &Arc<dyn Journal>, as_json: bool) -> Result<(), Failure
     }
     let facts = [
         ("Journal", tree.name.to_owned()),
-        ("Durability", durability.to_owned()),
+        ("Durability", durability),
         ("Writes that wait", progress.writes.to_string()),
         ("Their bytes", progress.bytes.to_string()),
         ("The oldest is from", oldest.map_or_else(|| "-".into(), |time| time.to_string())),

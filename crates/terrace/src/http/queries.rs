@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use hyper::{Method, StatusCode};
 use terrace_core::read_model::{Counted, Row};
-use terrace_core::{BoxFuture, Deadline, Result};
+use terrace_core::{BoxFuture, Deadline, Fact, PartKind, Result};
 use utoipa::openapi::path::ParameterIn;
 use utoipa::openapi::schema::Schema;
 
@@ -112,7 +112,7 @@ async fn activity(call: &mut Call) -> Answer {
 }
 
 fn projection_schema() -> Schema {
-    let lag = "From the oldest command of a batch to its projection; of the latest 512 batches.";
+    let lag = "From the oldest command of a batch to its projection; of the last minute.";
     object(&[
         ("projects", Shape::Bool.schema("Whether this instance projects; else another does.")),
         ("events_projected", Shape::Count.schema("By this instance.")),
@@ -128,16 +128,18 @@ fn projection_schema() -> Schema {
 async fn projection(call: &mut Call) -> Answer {
     let tree = call.app.store.inspect().await;
     let projector = tree.find("projector");
-    let figure = |name| projector.and_then(|part| part.figure(name)).unwrap_or(0);
-    let parked = tree.find("read-model").and_then(|model| model.figure("parked")).unwrap_or(0);
-    let leads = projector.is_some_and(|part| part.options.contains(&("leads", "true".to_owned())));
+    let figure = |name| projector.and_then(|part| part.number(name)).unwrap_or(0);
+    let parked =
+        tree.find_kind(PartKind::ReadModel).and_then(|model| model.number("parked")).unwrap_or(0);
+    let leads = projector.and_then(|part| part.known("leads")) == Some(&Fact::Flag(true));
+    let lag = projector.and_then(|part| part.spread("lag")).unwrap_or_default();
     let answer = Object::with_capacity(160)
         .field("projects", &leads)
         .field("events_projected", &figure("changes"))
         .field("batches", &figure("batches"))
         .field("parked_keys", &parked)
-        .field("lag_p50_us", &figure("lag_p50"))
-        .field("lag_p99_us", &figure("lag_p99"));
+        .field("lag_p50_us", &lag.p50)
+        .field("lag_p99_us", &lag.p99);
     Ok(reply::json(answer))
 }
 

@@ -37,7 +37,7 @@ impl Stack {
 
     /// How often the generation was raised for want of the cache.
     async fn raises(&self) -> u64 {
-        self.store.inspect().await.figure("raises").unwrap()
+        self.store.inspect().await.number("raises").unwrap()
     }
 }
 

@@ -10,8 +10,8 @@ use terrace_core::read_model::{
 };
 use terrace_core::{
     Batch, BoxFuture, ChangeLog, Changes, Checkpoint, Deadline, Error, ErrorKind, Follower,
-    Inspection, Key, LeaderLease, LogPosition, Logged, Origin, Page, Position, PositionLost,
-    ReadModel, Record, Result, Runtime, Scan, Timestamp, Value, Version,
+    Inspection, Key, LeaderLease, LogPosition, Logged, Origin, Page, PartKind, Position,
+    PositionLost, ReadModel, Record, Result, Runtime, Scan, Timestamp, Value, Version,
 };
 use tokio::sync::watch;
 
@@ -469,7 +469,7 @@ impl ReadModel for MemoryModel {
     }
 
     fn inspect(&self) -> BoxFuture<'_, Inspection> {
-        Box::pin(async { Inspection::new("read-model") })
+        Box::pin(async { Inspection::of(PartKind::ReadModel, "read-model") })
     }
 
     fn close(&self) -> BoxFuture<'_, Result<()>> {

@@ -80,7 +80,7 @@ async fn a_silent_feed_is_not_trusted_past_its_bound() {
 
     heard().await;
     let tree = store.inspect().await;
-    assert_eq!((tree.status, tree.figure("keys")), (Status::Degraded, Some(0)));
+    assert_eq!((tree.status, tree.number("keys")), (Status::Degraded, Some(0)));
     assert!(tree.note.contains("silent"), "{}", tree.note);
     // Reads pass through and fill nothing.
     load(&store, &mut hand, &key, 2).await;

@@ -35,7 +35,7 @@ async fn an_exhausted_pool_answers_overloaded_by_the_acquire_deadline() {
     lock.execute("SELECT 1 FROM records WHERE key = 'a' FOR UPDATE", &[]).await.expect("a lock");
     let writer = Arc::clone(&store);
     let stuck = tokio::task::spawn(async move { writer.put(key("a"), value("1")).await });
-    while pool_of(&store).await.figure("pool_available") != Some(0) {
+    while pool_of(&store).await.number("pool_available") != Some(0) {
         tokio::task::yield_now().await;
     }
     for (deadline, bound) in [(10_000, 300), (100, 100)] {
@@ -58,7 +58,7 @@ async fn an_exhausted_pool_answers_overloaded_by_the_acquire_deadline() {
     assert!(busy.is_some(), "busy is not down");
     lock.rollback().await.expect("a rollback");
     stuck.await.expect("a task").expect("the write goes on");
-    assert!(pool_of(&store).await.figure("usage_ms") > Some(500));
+    assert!(pool_of(&store).await.number("usage_ms") > Some(500));
 }
 
 /// Sessions of the store, as the server sees them.
@@ -126,5 +126,5 @@ async fn a_connection_for_each_request_leaves_only_the_one_that_looks() {
     let receipts = store.write(Vec::new(), &WriteOptions::default()).await.expect("no work");
     assert!(receipts.is_empty() && sessions(&hand).await.len() <= 1);
     let pool = pool_of(&store).await;
-    assert_eq!(pool.figure("requests_waiting"), Some(0));
+    assert_eq!(pool.number("requests_waiting"), Some(0));
 }

@@ -120,7 +120,7 @@ pub(super) async fn what_is_written_is_projected_with_its_counts(sides: Sides) {
         let page = sides.model.scan(&Scan::prefix(prefix)).await.expect("a page");
         assert_eq!(page.records.iter().map(|it| it.key.as_str()).collect::<Vec<_>>(), keys);
     }
-    assert_eq!(sides.model.inspect().await.figure("records"), Some(2));
+    assert_eq!(sides.model.inspect().await.number("records"), Some(2));
 }
 
 pub(super) async fn a_batch_is_applied_from_its_checkpoint_alone(sides: Sides) {

@@ -145,7 +145,7 @@ async fn foreign_bytes_are_counted_and_written_over() {
     let set = format!("SET {{{}}}:entry:foreign 3-something-of-another-version", options.namespace);
     by_hand::<()>(&options.url, &set).await;
     let lease = lease(&cache, &key).await;
-    assert_eq!(cache.inspect().await.figure("malformed"), Some(1));
+    assert_eq!(cache.inspect().await.number("malformed"), Some(1));
     fill(&cache, &key, lease, 1).await;
     assert_eq!(hit(&cache, &key).await, Some(1));
 }
@@ -190,6 +190,6 @@ async fn single_reads_that_leave_together_get_their_own_answers() {
     }
     assert_eq!(hit(&cache, &keys[7]).await, Some(8));
     let inspection = cache.inspect().await;
-    assert!(inspection.figure("hits") >= Some(501), "{inspection:?}");
-    assert_eq!(inspection.figure("fills"), Some(500));
+    assert!(inspection.number("hits") >= Some(501), "{inspection:?}");
+    assert_eq!(inspection.number("fills"), Some(500));
 }

@@ -25,7 +25,7 @@ async fn a_cache_that_is_down_at_the_start_comes_later() {
     live(&cache).await;
     let inspection = cache.inspect().await;
     assert_eq!((inspection.status, inspection.note.as_str()), (Status::Healthy, ""));
-    assert!(inspection.figure("keys") >= Some(1));
+    assert!(inspection.number("keys") >= Some(1));
 }
 
 #[tokio::test]
@@ -45,8 +45,8 @@ async fn a_killed_server_is_found_again() {
     // The lease is from before the server lost its memory.
     fill(&cache, &key, before, 1).await;
     assert_eq!(hit(&cache, &key).await, None);
-    assert!(cache.inspect().await.figure("reconnects") >= Some(1));
-    assert!(cache.inspect().await.figure("errors") >= Some(4));
+    assert!(cache.inspect().await.number("reconnects") >= Some(1));
+    assert!(cache.inspect().await.number("errors") >= Some(4));
 }
 
 #[tokio::test]
@@ -143,7 +143,7 @@ async fn beats_among_many_writes_keep_the_connection() {
         }
     };
     futures_util::future::join_all((0..16).map(writes)).await;
-    assert_eq!(cache.inspect().await.figure("reconnects"), Some(0));
+    assert_eq!(cache.inspect().await.number("reconnects"), Some(0));
 }
 
 #[tokio::test]

@@ -34,9 +34,9 @@ async fn callers_who_wait_together_share_a_commit() {
     versions.dedup();
     assert_eq!(versions.len(), 200);
     let tree = store.inspect().await;
-    assert_eq!(tree.figure("writes"), Some(201));
+    assert_eq!(tree.number("writes"), Some(201));
     // All others joined the first, or formed the next group.
-    assert!(tree.figure("commits").unwrap() <= 2, "{tree:#?}");
+    assert!(tree.number("commits").unwrap() <= 2, "{tree:#?}");
 }
 
 /// A trigger that somebody added refuses one of the callers, as mildly or as rudely as SQL can.

@@ -1,6 +1,8 @@
 //! What each level adds to the documents' API.
 
-use terrace_core::{Inspection, Outcome, Read, Receipt, Tier};
+use std::collections::BTreeMap;
+
+use terrace_core::{Fact, Inspection, Outcome, PartKind, Read, Receipt, Tier};
 
 use super::parts::{self, figure};
 use super::{DocumentsFace, Statistics};
@@ -56,8 +58,8 @@ static FACES: &[DocumentsFace] = &[
         written: "Data written successfully to primary",
         read_fields: &[FROM_CACHE, FROM_REPLICA],
         health_fields: &[
-            parts::server("primary", "Whether the server that takes the writes answers."),
-            parts::server("replica", "Whether any replica answers reads."),
+            parts::PRIMARY,
+            parts::REPLICA,
             parts::cache("cache", |tree| parts::cache_word(parts::far(tree))),
         ],
         statistics: &[Statistics {
@@ -147,11 +149,11 @@ const FROM_READ_DB: Field<Read> = Field::new(
 
 const TWO_SIDES: &[Field<Inspection>] = &[
     count("write_db_pool_size", "Open connections to the write database.", |tree| {
-        figure(write_side(tree).and_then(|side| side.find("pool")), "pool_size")
+        figure(write_side(tree).and_then(|side| side.find_kind(PartKind::Pool)), "pool_size")
     }),
     count("read_db_pool_size", "Open connections to the read database.", |tree| {
-        let side = tree.find("read-model");
-        let pool = side.and_then(|side| side.find("pool"));
+        let side = tree.find_kind(PartKind::ReadModel);
+        let pool = side.and_then(|side| side.find_kind(PartKind::Pool));
         figure(pool.or(side), "pool_size")
     }),
     count("events_published", "Commands that this instance has written to the log.", |tree| {
@@ -161,7 +163,7 @@ const TWO_SIDES: &[Field<Inspection>] = &[
         figure(tree.find("projector"), "changes")
     }),
     count("read_db_records", "Records in the read database.", |tree| {
-        figure(tree.find("read-model"), "records")
+        figure(tree.find_kind(PartKind::ReadModel), "records")
     }),
     count("write_db_records", "Records in the write database.", |tree| {
         figure(write_side(tree), "records")
@@ -169,7 +171,7 @@ const TWO_SIDES: &[Field<Inspection>] = &[
 ];
 
 fn write_side(tree: &Inspection) -> Option<&Inspection> {
-    tree.find("postgres").or_else(|| tree.find("sqlite"))
+    tree.find_kind(PartKind::Database)
 }
 
 const QUEUED: Field<Receipt> = Field::new(
@@ -209,15 +211,17 @@ const CACHE_LEVEL: Field<Read> = Field::new(
 );
 
 const POOL: &[Field<Inspection>] = &[
-    count("pool_size", "Open connections.", |tree| figure(tree.find("pool"), "pool_size")),
+    count("pool_size", "Open connections.", |tree| {
+        figure(tree.find_kind(PartKind::Pool), "pool_size")
+    }),
     count("pool_available", "Connections that nobody uses.", |tree| {
-        figure(tree.find("pool"), "pool_available")
+        figure(tree.find_kind(PartKind::Pool), "pool_available")
     }),
     count("requests_waiting", "Requests that wait for a connection.", |tree| {
-        figure(tree.find("pool"), "requests_waiting")
+        figure(tree.find_kind(PartKind::Pool), "requests_waiting")
     }),
     count("usage_ms", "Milliseconds for which connections have been in use, added up.", |tree| {
-        figure(tree.find("pool"), "usage_ms")
+        figure(tree.find_kind(PartKind::Pool), "usage_ms")
     }),
 ];
 
@@ -252,10 +256,10 @@ const CACHE_AND_REPLICAS: &[Field<Inspection>] = &[
     CACHE_KEYS,
     CACHE_HIT_RATE,
     count("primary_pool_size", "Open connections to the primary.", |tree| {
-        parts::pool_size(tree, "primary")
+        parts::pool_size(tree, PartKind::Primary)
     }),
     count("replica_pool_size", "Open connections to all replicas.", |tree| {
-        parts::pool_size(tree, "replica")
+        parts::pool_size(tree, PartKind::Replica)
     }),
 ];
 
@@ -272,7 +276,7 @@ const SHARDS: &[Field<Inspection>] = &[
         "shard_pool_sizes",
         "Open connections to each shard.",
         Getter::Counts(|tree| {
-            parts::by_shard(tree, |shard| figure(shard.find("pool"), "pool_size"))
+            parts::by_shard(tree, |shard| figure(shard.find_kind(PartKind::Pool), "pool_size"))
         }),
     ),
     Field::new(
@@ -295,10 +299,10 @@ const SHARDS: &[Field<Inspection>] = &[
         "hot_keys",
         "The keys asked for most, and about how often, among the calls of this instance.",
         Getter::Counts(|tree| {
-            let keys = tree.find("shard-router").map(|it| &it.options);
-            let keys = keys.into_iter().flatten().filter(|(name, _)| *name == "hot_key");
-            let parted = keys.filter_map(|(_, text)| text.rsplit_once(' '));
-            parted.filter_map(|(key, count)| Some((key.to_owned(), count.parse().ok()?))).collect()
+            match tree.find("shard-router").and_then(|router| router.known("hot_keys")) {
+                Some(Fact::Numbers(keys)) => keys.iter().cloned().collect(),
+                _ => BTreeMap::new(),
+            }
         }),
     ),
 ];
@@ -310,7 +314,7 @@ const QUEUE: &[Field<Inspection>] = &[
     CACHE_KEYS,
     CACHE_HIT_RATE,
     count("db_pool_size", "Open connections to the database.", |tree| {
-        figure(tree.find("pool"), "pool_size")
+        figure(tree.find_kind(PartKind::Pool), "pool_size")
     }),
     count("queue_length", "Writes that wait to be applied.", queue_length),
     count("writes_queued", "Writes that this instance has accepted.", |tree| {
@@ -330,7 +334,7 @@ const TWO_CACHES: &[Field<Inspection>] = &[
         "l1_cache_max_size",
         "The most entries of the near cache; its most bytes where their number has no bound.",
         |tree| {
-            let most = parts::near(tree).and_then(|near| near.figure("max_keys"));
+            let most = parts::near(tree).and_then(|near| near.number("max_keys"));
             most.unwrap_or_else(|| figure(parts::near(tree), "max_bytes"))
         },
     ),
@@ -349,7 +353,7 @@ const TWO_CACHES: &[Field<Inspection>] = &[
         parts::hit_rate(far_hits(tree), far_misses(tree))
     }),
     count("db_pool_size", "Open connections to the database.", |tree| {
-        figure(tree.find("pool"), "pool_size")
+        figure(tree.find_kind(PartKind::Pool), "pool_size")
     }),
     count("total_hits", "Reads that either cache answered.", |tree| {
         near_hits(tree) + far_hits(tree)

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use terrace_core::{Inspection, Status};
+use terrace_core::{Inspection, PartKind, Status};
 
 use crate::http::schema::{Field, Getter};
 
@@ -11,8 +11,8 @@ pub(super) const DATABASE: Field<Inspection> = Field::new(
     "database",
     "Whether the database can be read or written.",
     Getter::Word(&["healthy", "unhealthy"], |tree| {
-        // A stack without a leaf of these names is as well as its top says.
-        let leaf = DATABASES.iter().find_map(|name| tree.find(name)).unwrap_or(tree);
+        // A stack without a database in it is as well as its top says.
+        let leaf = tree.find_kind(PartKind::Database).unwrap_or(tree);
         if leaf.status == Status::Down { "unhealthy" } else { "healthy" }
     }),
 );
@@ -36,9 +36,6 @@ pub(super) fn by_shard<T>(tree: &Inspection, of: impl Fn(&Inspection) -> T) -> B
     shards.map(|shard| (format!("shard_{}", figure(Some(shard), "number")), of(shard))).collect()
 }
 
-/// What leaf stores call themselves.
-const DATABASES: [&str; 3] = ["postgres", "sqlite", "memory"];
-
 /// A cache as a field of `/health`.
 pub(super) const fn cache(
     name: &'static str,
@@ -48,29 +45,34 @@ pub(super) const fn cache(
     Field::new(name, "Whether the cache can be reached.", words)
 }
 
-/// One of the servers of a level with replicas, as a field of `/health`.
-pub(super) const fn server(name: &'static str, meaning: &'static str) -> Field<Inspection> {
-    let word: fn(&Inspection) -> &'static str = match name.as_bytes()[0] {
-        b'p' => |tree| server_word(tree, "primary"),
-        _ => |tree| server_word(tree, "replica"),
-    };
-    Field::new(name, meaning, Getter::Word(&["healthy", "unhealthy"], word))
-}
+/// `primary: healthy | unhealthy`.
+pub(super) const PRIMARY: Field<Inspection> = Field::new(
+    "primary",
+    "Whether the server that takes the writes answers.",
+    Getter::Word(&["healthy", "unhealthy"], |tree| server_word(tree, PartKind::Primary)),
+);
 
-fn server_word(tree: &Inspection, name: &str) -> &'static str {
-    let up = servers(tree, name).any(|server| server.status != Status::Down);
+/// `replica: healthy | unhealthy`.
+pub(super) const REPLICA: Field<Inspection> = Field::new(
+    "replica",
+    "Whether any replica answers reads.",
+    Getter::Word(&["healthy", "unhealthy"], |tree| server_word(tree, PartKind::Replica)),
+);
+
+fn server_word(tree: &Inspection, kind: PartKind) -> &'static str {
+    let up = servers(tree, kind).any(|server| server.status != Status::Down);
     if up { "healthy" } else { "unhealthy" }
 }
 
-/// Open connections to all servers of this name.
-pub(super) fn pool_size(tree: &Inspection, name: &str) -> u64 {
-    servers(tree, name).map(|server| figure(server.find("pool"), "pool_size")).sum()
+/// Open connections to all servers of this kind.
+pub(super) fn pool_size(tree: &Inspection, kind: PartKind) -> u64 {
+    servers(tree, kind).map(|server| figure(server.find_kind(PartKind::Pool), "pool_size")).sum()
 }
 
-fn servers<'t>(tree: &'t Inspection, name: &str) -> impl Iterator<Item = &'t Inspection> {
+fn servers(tree: &Inspection, kind: PartKind) -> impl Iterator<Item = &Inspection> {
     let router = tree.find("replica-router");
     let all = router.into_iter().flat_map(|router| &router.children);
-    all.filter(move |server| server.name == name)
+    all.filter(move |server| server.kind == kind)
 }
 
 /// The word for a cache.
@@ -88,26 +90,21 @@ pub(super) fn near(tree: &Inspection) -> Option<&Inspection> {
     tree.find("near-cache")
 }
 
-/// The shared cache. It is looked for below its layer, because the near cache may be made of the
-/// same part.
+/// The shared cache: below its layer, because the near cache is made of one, too.
 pub(super) fn far(tree: &Inspection) -> Option<&Inspection> {
-    let layer = tree.find("cache-aside")?;
-    layer.find("redis").or_else(|| layer.find("memory-cache"))
+    tree.find("cache-aside")?.find_kind(PartKind::Cache)
 }
 
 /// The journal of accepted writes.
 pub(super) fn journal(tree: &Inspection) -> Option<&Inspection> {
-    JOURNALS.iter().find_map(|name| tree.find(name))
+    tree.find_kind(PartKind::Journal)
 }
-
-/// What journals call themselves.
-const JOURNALS: [&str; 4] = ["redis-journal", "sqlite-journal", "nats-journal", "memory-journal"];
 
 /// A number of a part; 0 when there is no such part or number.
 pub(super) fn figure(part: Option<&Inspection>, name: &str) -> u64 {
     let Some(part) = part else { return 0 };
-    let own = part.figure(name);
-    own.or_else(|| part.find("memory-cache").and_then(|cache| cache.figure(name))).unwrap_or(0)
+    let own = part.number(name);
+    own.or_else(|| part.find("memory-cache").and_then(|cache| cache.number(name))).unwrap_or(0)
 }
 
 /// Hits in a hundred; 0 before the first read.

@@ -129,7 +129,7 @@ async fn a_replica_that_is_cut_off_is_not_up_to_date(field: &Field, router: &Rep
     assert_eq!(sql(cut, same).await, "t", "it believes to be up to date");
     let lag = || async {
         let tree = terrace_core::Store::inspect(router).await;
-        tree.children[1].figure("lag").unwrap_or(0)
+        tree.children[1].number("lag").unwrap_or(0)
     };
     until("its lag is seen", || async { lag().await > 500_000 }).await;
     let limit = std::time::Duration::from_millis(400);

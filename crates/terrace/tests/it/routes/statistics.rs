@@ -5,8 +5,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use serde_json::json;
 use terrace::http::{ClearCache, LevelInfo, Service};
 use terrace_core::{
-    BoxFuture, Inspection, Key, MemoryStore, Page, Read, ReadOptions, Receipt, Result, Scan,
-    Status, Store, Unit, Write, WriteOptions,
+    BoxFuture, Fact, Inspection, Key, MemoryStore, Page, PartKind, Read, ReadOptions, Receipt,
+    Result, Scan, Status, Store, Unit, Write, WriteOptions,
 };
 
 use super::server::{Server, service};
@@ -49,13 +49,15 @@ impl Store for Says {
 
 /// A whole L5, with both caches made of the same part.
 fn stack(far: Status) -> Inspection {
-    let pool = Inspection::new("pool")
+    let pool = Inspection::of(PartKind::Pool, "pool")
         .gauge("pool_size", 8, Unit::Count)
         .gauge("pool_available", 5, Unit::Count)
         .gauge("requests_waiting", 2, Unit::Count)
         .counter("usage_ms", 1234);
-    let database = Inspection::new("postgres").needs(pool);
-    let cache = Inspection::new("memory-cache").gauge("keys", 30, Unit::Count).status(far, "");
+    let database = Inspection::of(PartKind::Database, "postgres").needs(pool);
+    let cache = Inspection::of(PartKind::Cache, "memory-cache")
+        .gauge("keys", 30, Unit::Count)
+        .status(far, "");
     let aside = Inspection::new("cache-aside").counter("hits", 1).counter("misses", 2);
     let aside = aside.helped_by(cache).needs(database);
     Inspection::new("near-cache")
@@ -99,20 +101,21 @@ async fn numbers_come_from_the_inspection() {
 /// A whole L4 with two shards, one of which is down.
 fn sharded() -> Inspection {
     let shard = |number, status| {
-        let pool = Inspection::new("pool").gauge("pool_size", 2 + number, Unit::Count);
-        Inspection::new("shard")
+        let pool =
+            Inspection::of(PartKind::Pool, "pool").gauge("pool_size", 2 + number, Unit::Count);
+        Inspection::of(PartKind::Shard, "shard")
             .gauge("number", number, Unit::Count)
             .gauge("records", 7 * number, Unit::Count)
             .counter("reads", 3)
             .counter("writes", number)
-            .needs(Inspection::new("postgres").needs(pool).status(status, ""))
+            .needs(Inspection::of(PartKind::Database, "postgres").needs(pool).status(status, ""))
     };
     let router = Inspection::new("shard-router")
-        .option("hot_key", "user: 1 61")
+        .fact("hot_keys", Fact::Numbers(vec![("user: 1".to_owned(), 61)]))
         .gauge("shards", 2, Unit::Count)
         .helped_by(shard(0, Status::Healthy))
         .helped_by(shard(1, Status::Down));
-    let cache = Inspection::new("memory-cache").gauge("keys", 30, Unit::Count);
+    let cache = Inspection::of(PartKind::Cache, "memory-cache").gauge("keys", 30, Unit::Count);
     let aside = Inspection::new("cache-aside").counter("hits", 3).counter("misses", 1);
     aside.helped_by(cache).needs(router)
 }
