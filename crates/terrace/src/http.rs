@@ -1,29 +1,29 @@
-//! The HTTP side of a level: two faces over one [`Store`], and knowledge of no engine.
+//! The HTTP side of a level: faces over ports, and knowledge of no engine.
 //!
-//! - [`Service`] is what is served: a level, its store, and limits;
+//! - [`Service`] is what is served: the [`Face`]s of a level, and limits;
 //! - [`serve`] runs it on a listener until it is told to stop, and then finishes what it began;
 //! - the documents' API (`/write`, `/read/{key}`, ...) differs from level to level and is described
 //!   by data; the record API (`/v1/records`) is the same everywhere;
 //! - routes, `/openapi.json` and `/docs` are made from one table, so they cannot differ.
 
-use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use terrace_core::read_model::{Activity, Counted, Row};
-use terrace_core::{BoxFuture, Cache, Key, Result, Runtime, Store};
+use terrace_core::Runtime;
 
 mod app;
 mod body;
 mod call;
 mod connection;
-mod documents;
+pub mod documents;
 mod endpoint;
 mod etag;
+mod face;
 mod fields;
 mod headers;
 mod http_date;
 mod json;
+mod middleware;
 mod openapi;
 mod operations;
 mod path;
@@ -36,75 +36,24 @@ mod routes;
 mod schema;
 mod server;
 
+pub use documents::{Documents, DocumentsFace};
+pub use face::{ClearCache, Face, Queries, Shards, Whole};
+pub use records::Records;
 pub use server::{bind, serve};
 
 /// What is served.
 #[derive(Clone, Debug)]
 pub struct Service {
-    /// Which level this is.
-    pub level: LevelInfo,
-    /// The level's stack. It must end every call by its deadline, as `terrace_layers::Timeout` at
-    /// its top does: nothing else bounds how long a request may take.
-    pub store: Arc<dyn Store>,
-    /// What `POST /clear-cache` empties, nearest first.
-    pub caches: Vec<Arc<dyn ClearCache>>,
-    /// Where keys live, on a level that has shards.
-    pub shards: Option<Arc<dyn Shards>>,
-    /// What the query side answers beyond the store, where there is one.
-    pub queries: Option<Arc<dyn Queries>>,
+    /// The level's name on the wire, such as `5-multi-tier-cache`.
+    pub name: &'static str,
+    /// Its endpoints.
+    pub faces: Vec<Face>,
+    /// All that is behind them.
+    pub whole: Arc<dyn Whole>,
     /// What a client may use up.
     pub limits: Limits,
     /// Clock, random numbers and background work.
     pub runtime: Runtime,
-}
-
-/// Which level a service is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct LevelInfo {
-    /// 0 to 10; decides the documents' API.
-    pub number: u8,
-    /// The name on the wire, such as `5-multi-tier-cache`.
-    pub name: &'static str,
-}
-
-impl LevelInfo {
-    /// Whether writes may be accepted before they are applied.
-    fn queues(self) -> bool {
-        self.number == 6
-    }
-}
-
-/// A cache that can be told to forget everything.
-pub trait ClearCache: fmt::Debug + Send + Sync + 'static {
-    /// Forgets everything, for every instance that shares the cache.
-    fn clear(&self) -> BoxFuture<'_, Result<()>>;
-}
-
-/// Knows where keys live.
-pub trait Shards: fmt::Debug + Send + Sync + 'static {
-    /// The number of the shard that has a key, as far as is known.
-    fn shard_of(&self, key: &Key) -> Option<u16>;
-}
-
-/// What a read model answers beyond the store.
-pub trait Queries: fmt::Debug + Send + Sync + 'static {
-    /// How often a key was read, this instance's latest reads included.
-    fn read_count(&self, key: &Key) -> u64;
-
-    /// See [`terrace_core::ReadModel::search`].
-    fn search<'a>(&'a self, words: &'a str, limit: usize) -> BoxFuture<'a, Result<Vec<Row>>>;
-
-    /// See [`terrace_core::ReadModel::top`].
-    fn top(&self, by: Counted, limit: usize) -> BoxFuture<'_, Result<Vec<Row>>>;
-
-    /// See [`terrace_core::ReadModel::activity`].
-    fn activity(&self, bucket: Duration, limit: usize) -> BoxFuture<'_, Result<Vec<Activity>>>;
-}
-
-impl ClearCache for Arc<dyn Cache> {
-    fn clear(&self) -> BoxFuture<'_, Result<()>> {
-        Cache::clear(&**self)
-    }
 }
 
 /// What a client may use up, and how long it may take.

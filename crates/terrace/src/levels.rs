@@ -18,10 +18,10 @@ mod tests;
 
 use std::sync::Arc;
 
-use terrace_core::{BoxFuture, Result, Store};
+use terrace_core::{BoxFuture, Result};
 
 use crate::config::Config;
-use crate::http::{ClearCache, Queries, Shards};
+use crate::http::{Documents, Face, Whole};
 
 pub use engines::{Engines, QuerySide, Servers, ShardEngines};
 pub use l6_write_buffering::{FlusherApart, flusher, journal};
@@ -63,20 +63,20 @@ impl Level {
 /// A level that runs.
 #[derive(Debug)]
 pub struct Stack {
-    /// All of it, from the top.
-    pub store: Arc<dyn Store>,
-    /// What `POST /clear-cache` empties, from the far to the near.
-    pub caches: Vec<Arc<dyn ClearCache>>,
-    /// Where keys live, on a level that has shards.
-    pub shards: Option<Arc<dyn Shards>>,
-    /// What the query side answers beyond the store, where there is one.
-    pub queries: Option<Arc<dyn Queries>>,
+    /// What it serves, and so what it can do.
+    pub faces: Vec<Face>,
+    /// All of it.
+    pub whole: Arc<dyn Whole>,
 }
 
 impl Stack {
-    /// A stack that answers nothing beyond its store.
-    fn of(store: Arc<dyn Store>) -> Self {
-        Self { store, caches: vec![], shards: None, queries: None }
+    /// Records under both of their faces, with the face of queries where there is a query side.
+    fn of(documents: Documents) -> Self {
+        let records = Arc::clone(&documents.records);
+        let whole = Arc::new(Arc::clone(&records.store));
+        let queries = documents.queries.clone().map(Face::Queries);
+        let faces = [Face::Documents(Arc::new(documents)), Face::Records(records)];
+        Self { faces: faces.into_iter().chain(queries).collect(), whole }
     }
 }
 

@@ -4,13 +4,13 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use terrace_core::{BoxFuture, Runtime, Status, Store, Task};
+use terrace_core::{BoxFuture, Runtime, Status, Task};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
 use super::{Failure, logging, screen};
 use crate::config::{Config, Loaded, Mode, millis};
-use crate::http::{LevelInfo, Limits, Service, serve as serve_http};
+use crate::http::{Limits, Service, Whole, serve as serve_http};
 use crate::levels::{Engines, Level, Servers, Stack};
 
 /// How often a level's health is looked at for the log.
@@ -121,7 +121,7 @@ struct Session {
 struct Running {
     level: &'static Level,
     address: SocketAddr,
-    store: Arc<dyn Store>,
+    whole: Arc<dyn Whole>,
     server: Task,
     // Ends with the session.
     _watch: Task,
@@ -189,18 +189,16 @@ impl Session {
         let Some(built) = self.unless_stopped((level.build)(&engines)).await else {
             return Ok(None);
         };
-        let Stack { store, caches, shards, queries } = built.map_err(|error| {
+        let Stack { faces, whole } = built.map_err(|error| {
             Failure::failed(format!("level {}: {}", level.number, fatal(&error).text))
         })?;
         let address = listener
             .local_addr()
             .map_err(|error| Failure::failed(format!("a socket has no address: {error}")))?;
         let service = Service {
-            level: LevelInfo { number: level.number, name: level.name },
-            store: Arc::clone(&store),
-            caches,
-            shards,
-            queries,
+            name: level.name,
+            faces,
+            whole: Arc::clone(&whole),
             limits: limits(&self.config),
             runtime: self.runtime.clone(),
         };
@@ -213,9 +211,9 @@ impl Session {
         });
         let watch = self.runtime.spawn(
             "health watch",
-            watch_health(level.number, Arc::clone(&store), self.runtime.clone()),
+            watch_health(level.number, Arc::clone(&whole), self.runtime.clone()),
         );
-        Ok(Some(Running { level, address, store, server, _watch: watch }))
+        Ok(Some(Running { level, address, whole, server, _watch: watch }))
     }
 
     /// What the work answers, or `None` when a stop is asked for first.
@@ -257,13 +255,13 @@ impl Session {
 
 /// Ends serving, then closes the stores, so that what was accepted is finished.
 async fn drain(running: Vec<Running>, at_once: bool) {
-    for Running { level, store, server, .. } in running {
+    for Running { level, whole, server, .. } in running {
         if at_once {
             server.stop().await;
         } else {
             server.await;
         }
-        if let Err(error) = store.close().await {
+        if let Err(error) = whole.close().await {
             tracing::warn!(level = level.number, %error, "the stores did not close in order");
         }
     }
@@ -318,12 +316,12 @@ fn url(address: SocketAddr) -> String {
 }
 
 /// One log line for each change of a level's health.
-async fn watch_health(level: u8, store: Arc<dyn Store>, runtime: Runtime) {
+async fn watch_health(level: u8, whole: Arc<dyn Whole>, runtime: Runtime) {
     let mut last = Status::Healthy;
     loop {
         // First a pause: what is not connected yet at the start is no change.
         runtime.sleep(WATCH_EVERY).await;
-        let tree = store.inspect().await;
+        let tree = whole.inspect().await;
         let why = tree.reason();
         if tree.status != last {
             match tree.status {

@@ -1,4 +1,4 @@
-//! What all requests share: the store, the routes made from the table, and the counters.
+//! What all requests share: the routes made from the table, the limits, and the counters.
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
@@ -8,28 +8,21 @@ use futures_util::FutureExt as _;
 use hyper::Request;
 use hyper::body::Incoming;
 use hyper::header::CONTENT_LENGTH;
-use terrace_core::{Key, Origin, Runtime, Store};
+use terrace_core::Runtime;
 
 use super::call::Call;
-use super::documents::DocumentsFace;
+use super::face::Face;
+use super::middleware::{Middleware, Next};
 use super::problem::{Kind, Problem};
 use super::reply::{Answer, Reply};
 use super::request_id::{RequestIds, X_REQUEST_ID};
 use super::routes::Routes;
-use super::{
-    ClearCache, LevelInfo, Limits, Queries, Service, Shards, body, documents, openapi, operations,
-    records,
-};
+use super::{Limits, Service, body, openapi, operations};
 
 /// The service, ready to answer.
 #[derive(Debug)]
 pub(crate) struct App {
-    pub(crate) level: LevelInfo,
-    pub(crate) face: Option<&'static DocumentsFace>,
-    pub(crate) store: Arc<dyn Store>,
-    pub(crate) caches: Vec<Arc<dyn ClearCache>>,
-    pub(crate) shards: Option<Arc<dyn Shards>>,
-    pub(crate) queries: Option<Arc<dyn Queries>>,
+    pub(crate) name: &'static str,
     pub(crate) limits: Limits,
     pub(crate) runtime: Runtime,
     pub(crate) pages: openapi::Pages,
@@ -37,39 +30,34 @@ pub(crate) struct App {
     panics: AtomicU64,
     ids: RequestIds,
     routes: Routes,
+    middleware: Vec<Arc<dyn Middleware>>,
 }
 
 impl App {
     /// Builds the routes and the documents from one table.
     pub(crate) fn new(service: Service) -> Self {
-        let Service { level, store, caches, shards, queries, limits, runtime } = service;
-        let face = documents::face(level.number);
-        let mut table = Vec::new();
-        table.extend(face.map(documents::endpoints).unwrap_or_default());
-        table.extend(records::endpoints(level.queues()));
-        table.extend(queries.iter().flat_map(|_| super::queries::endpoints()));
-        table.extend(operations::endpoints(face));
+        let Service { name, faces, whole, limits, runtime } = service;
+        let mut table = faces.iter().flat_map(|face| face.endpoints(&whole)).collect::<Vec<_>>();
+        let health = faces.iter().map(Face::health_fields).collect();
+        table.extend(operations::endpoints(whole, health));
         Self {
-            pages: openapi::Pages::new(&level, &table),
+            pages: openapi::Pages::new(name, &table),
             routes: Routes::new(&table),
             draining: AtomicBool::new(false),
             panics: AtomicU64::new(0),
             ids: RequestIds::new(&runtime),
-            level,
-            face,
-            store,
-            caches,
-            shards,
-            queries,
+            middleware: Vec::new(),
+            name,
             limits,
             runtime,
         }
     }
 
-    /// The number of the shard that an answer for a key came from; a cache keeps none, so it is the
-    /// one that has the key now.
-    pub(crate) fn shard_of(&self, key: &Key, origin: Origin) -> Option<u16> {
-        origin.shard.or_else(|| self.shards.as_ref()?.shard_of(key))
+    /// The same with these steps before its endpoints, the first one first.
+    #[cfg(test)]
+    pub(crate) fn behind(mut self, middleware: Vec<Arc<dyn Middleware>>) -> Self {
+        self.middleware = middleware;
+        self
     }
 
     /// Answers one request, whatever happens.
@@ -92,10 +80,11 @@ impl App {
         reply
     }
 
-    async fn run(&self, call: &mut Call) -> Answer {
+    /// The chain without what no request may do without.
+    pub(super) async fn run(&self, call: &mut Call) -> Answer {
         self.check_head(call)?;
         let handler = self.routes.find(&call.parts.method, call.parts.uri.path())?;
-        handler(call).await
+        Next::new(&self.middleware, handler).run(call).await
     }
 
     /// Limits that can be told with a problem document. Far larger requests are refused by the HTTP

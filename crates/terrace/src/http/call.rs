@@ -1,13 +1,11 @@
-//! One request in the hands of its handler, and the calls to the store that a handler makes.
+//! One request in the hands of its handler.
 
 use std::sync::Arc;
 
 use bytes::Bytes;
 use hyper::body::Incoming;
 use hyper::http::request::Parts;
-use terrace_core::{
-    Deadline, Key, Page, Read, ReadOptions, Receipt, Scan, Write, WriteOptions, one,
-};
+use terrace_core::{Deadline, Key, ReadOptions, WriteOptions};
 
 use super::app::App;
 use super::problem::Problem;
@@ -47,54 +45,8 @@ impl Call {
         headers::write_options(method.as_str(), uri, headers, body, self.deadline())
     }
 
-    /// Reads one key.
-    pub(crate) async fn read_one(&self, key: &Key, how: &ReadOptions) -> Result<Read, Problem> {
-        Ok(one(self.read(std::slice::from_ref(key), how).await?)?)
-    }
-
-    /// Reads keys.
-    pub(crate) async fn read(&self, keys: &[Key], how: &ReadOptions) -> Result<Vec<Read>, Problem> {
-        let mut reads = self.app.store.read(keys, how).await?;
-        // A client that keeps the latest token alone keeps all that it has seen.
-        if let Some(asked) = &how.token {
-            reads.iter_mut().for_each(|read| read.token.merge(asked));
-        }
-        Ok(reads)
-    }
-
-    /// Lists records.
-    pub(crate) async fn scan(&self, scan: &Scan, how: &ReadOptions) -> Result<Page, Problem> {
-        let mut page = self.app.store.scan(scan, how).await?;
-        if let Some(asked) = &how.token {
-            page.token.merge(asked);
-        }
-        Ok(page)
-    }
-
-    /// Applies one write.
-    pub(crate) async fn write_one(
-        &self,
-        write: Write,
-        how: &WriteOptions,
-    ) -> Result<Receipt, Problem> {
-        Ok(one(self.write(vec![write], how).await?)?)
-    }
-
-    /// Applies writes.
-    pub(crate) async fn write(
-        &self,
-        batch: Vec<Write>,
-        how: &WriteOptions,
-    ) -> Result<Vec<Receipt>, Problem> {
-        let seen = headers::token(&self.parts.headers)?;
-        let mut receipts = self.app.store.write(batch, how).await?;
-        if let Some(seen) = &seen {
-            receipts.iter_mut().for_each(|receipt| receipt.token.merge(seen));
-        }
-        Ok(receipts)
-    }
-
-    fn deadline(&self) -> Deadline {
+    /// When a request that begins now must be answered.
+    pub(crate) fn deadline(&self) -> Deadline {
         Deadline::at(self.app.runtime.now() + self.app.limits.request_time)
     }
 }

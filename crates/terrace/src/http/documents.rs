@@ -1,11 +1,15 @@
 //! The documents' API: `/write`, `/read/{key}` and what each level adds to them, described by data.
 
 use std::fmt;
+use std::sync::Arc;
 
 use terrace_core::{Inspection, Read, Receipt};
-
 use utoipa::openapi::schema::Schema;
 
+use super::endpoint::Endpoint;
+use super::face::{ClearCache, Queries, Whole};
+use super::operations::HealthFields;
+use super::records::Records;
 use super::schema::{Field, Shape};
 
 mod clear;
@@ -15,14 +19,47 @@ mod read;
 mod statistics;
 mod write;
 
-pub(crate) use levels::face;
+pub use levels::{L0, L1, L2, L3, L4, L5, L6, L7};
 
-use super::endpoint::Endpoint;
+/// The documents' API of a level, over its records.
+#[derive(Debug)]
+pub struct Documents {
+    /// What is particular to the level.
+    pub face: &'static DocumentsFace,
+    /// What is read and written.
+    pub records: Arc<Records>,
+    /// What `POST /clear-cache` empties, nearest first; there is no such endpoint where it is empty.
+    pub caches: Vec<Arc<dyn ClearCache>>,
+    /// What knows how often a key was read, where a read tells it.
+    pub queries: Option<Arc<dyn Queries>>,
+}
+
+impl Documents {
+    /// Records without more.
+    pub fn of(face: &'static DocumentsFace, records: Records) -> Self {
+        Self { face, records: Arc::new(records), caches: Vec::new(), queries: None }
+    }
+
+    /// The rows of the table.
+    pub(crate) fn endpoints(this: &Arc<Self>, whole: &Arc<dyn Whole>) -> Vec<Endpoint> {
+        let face = this.face;
+        // Rows of one path stand together.
+        let mut table = vec![write::endpoint(this)];
+        table.extend(face.updated.map(|message| write::update(this, message)));
+        table.push(read::endpoint(this));
+        table.extend(face.statistics.iter().map(|about| statistics::endpoint(whole, about)));
+        table.extend((!this.caches.is_empty()).then(|| clear::endpoint(this)));
+        table
+    }
+
+    /// What it adds to `/health`.
+    pub(crate) fn health_fields(&self) -> HealthFields {
+        self.face.health_fields
+    }
+}
 
 /// What is particular to a level in the documents' API.
-pub(crate) struct DocumentsFace {
-    /// Which level.
-    level: u8,
+pub struct DocumentsFace {
     /// The message of a write.
     written: &'static str,
     /// Whether answers name the shard.
@@ -35,14 +72,10 @@ pub(crate) struct DocumentsFace {
     write_fields: &'static [Field<Receipt>],
     /// Fields that a read adds.
     read_fields: &'static [Field<Read>],
-    /// Whether a read tells how often its key was read.
-    counts_reads: bool,
     /// Fields that `/health` adds.
-    pub(crate) health_fields: &'static [Field<Inspection>],
+    health_fields: HealthFields,
     /// Endpoints that answer numbers.
     statistics: &'static [Statistics],
-    /// Whether there is `/clear-cache`.
-    clears: bool,
 }
 
 /// An endpoint that answers numbers out of the inspection of the stack.
@@ -50,17 +83,6 @@ struct Statistics {
     path: &'static str,
     summary: &'static str,
     fields: &'static [Field<Inspection>],
-}
-
-/// The rows of the table for this face.
-pub(crate) fn endpoints(face: &'static DocumentsFace) -> Vec<Endpoint> {
-    // Rows of one path stand together.
-    let mut table = vec![write::endpoint(face)];
-    table.extend(face.updated.map(|message| write::update(face, message)));
-    table.push(read::endpoint(face));
-    table.extend(face.statistics.iter().map(statistics::endpoint));
-    table.extend(face.clears.then(clear::endpoint));
-    table
 }
 
 /// `shard_id`, as answers of a level with shards have it.
@@ -73,6 +95,6 @@ const GROUP: &str = "Documents";
 
 impl fmt::Debug for DocumentsFace {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "DocumentsFace({})", self.level)
+        f.write_str("DocumentsFace")
     }
 }

@@ -15,7 +15,26 @@ use super::reply::Answer;
 use super::schema::Shape;
 
 /// What runs for a request.
-pub(crate) type Handler = Arc<dyn for<'a> Fn(&'a mut Call) -> BoxFuture<'a, Answer> + Send + Sync>;
+pub(crate) trait Handle: Send + Sync {
+    /// Answers it.
+    fn handle<'a>(&'a self, call: &'a mut Call) -> BoxFuture<'a, Answer>;
+}
+
+/// A function over the port of its face.
+struct Over<P: ?Sized, F> {
+    port: Arc<P>,
+    function: F,
+}
+
+impl<P, F> Handle for Over<P, F>
+where
+    P: Send + Sync + ?Sized,
+    F: for<'a> Fn(&'a P, &'a mut Call) -> BoxFuture<'a, Answer> + Send + Sync,
+{
+    fn handle<'a>(&'a self, call: &'a mut Call) -> BoxFuture<'a, Answer> {
+        (self.function)(&self.port, call)
+    }
+}
 
 /// One method of one path: what runs, and what the documentation says of it.
 #[derive(Clone)]
@@ -23,7 +42,7 @@ pub(crate) struct Endpoint {
     pub(crate) method: Method,
     /// The path, with at most one parameter, `{key}` at the end.
     pub(crate) path: &'static str,
-    pub(crate) handler: Handler,
+    pub(crate) handler: Arc<dyn Handle>,
     pub(crate) group: &'static str,
     pub(crate) summary: &'static str,
     pub(crate) description: String,
@@ -43,15 +62,16 @@ pub(crate) struct Described {
 }
 
 impl Endpoint {
-    /// An endpoint without documentation yet.
-    pub(crate) fn new<H>(method: Method, path: &'static str, handler: H) -> Self
+    /// An endpoint over a port, without documentation yet.
+    pub(crate) fn new<P, F>(port: &Arc<P>, method: Method, path: &'static str, function: F) -> Self
     where
-        H: for<'a> Fn(&'a mut Call) -> BoxFuture<'a, Answer> + Send + Sync + 'static,
+        P: Send + Sync + ?Sized + 'static,
+        F: for<'a> Fn(&'a P, &'a mut Call) -> BoxFuture<'a, Answer> + Send + Sync + 'static,
     {
         Self {
             method,
             path,
-            handler: Arc::new(handler),
+            handler: Arc::new(Over { port: Arc::clone(port), function }),
             group: "",
             summary: "",
             description: String::new(),

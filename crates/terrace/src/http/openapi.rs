@@ -12,7 +12,6 @@ use utoipa::openapi::response::{Response, ResponseBuilder};
 use utoipa::openapi::schema::{ComponentsBuilder, Ref, Schema};
 use utoipa::openapi::{Info, OpenApi, OpenApiBuilder, Required};
 
-use super::LevelInfo;
 use super::endpoint::{Described, Endpoint};
 use super::problem::Kind;
 use super::schema::{Shape, object};
@@ -33,7 +32,7 @@ const PROBLEMS_MARKER: &str = "{{problems}}";
 
 impl Pages {
     /// The documents for this table.
-    pub(crate) fn new(level: &LevelInfo, table: &[Endpoint]) -> Self {
+    pub(crate) fn new(level: &str, table: &[Endpoint]) -> Self {
         let openapi = serde_json::to_vec(&document(level, table));
         #[expect(clippy::expect_used, reason = "the proof stands in the message")]
         let openapi = openapi.expect("every key is a string, and a Vec takes every byte");
@@ -44,13 +43,12 @@ impl Pages {
     }
 }
 
-fn document(level: &LevelInfo, table: &[Endpoint]) -> OpenApi {
+fn document(level: &str, table: &[Endpoint]) -> OpenApi {
     let mut info = Info::new("Terrace", env!("CARGO_PKG_VERSION"));
     info.description = Some(format!(
-        "Level {}, `{}`. Two faces over the same records: the documents' API, which differs from \
+        "Level `{level}`. Two faces over the same records: the documents' API, which differs from \
          level to level, and the record API under `/v1`, which does not. Every answer has \
-         `X-Request-ID`, taken from the request or made. Errors are problem documents (RFC 9457).",
-        level.number, level.name
+         `X-Request-ID`, taken from the request or made. Errors are problem documents (RFC 9457)."
     ));
     let mut paths = BTreeMap::<&str, PathItem>::new();
     for endpoint in table {

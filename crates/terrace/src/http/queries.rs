@@ -9,9 +9,9 @@ use terrace_core::{BoxFuture, Deadline, Fact, PartKind, Result};
 use utoipa::openapi::path::ParameterIn;
 use utoipa::openapi::schema::Schema;
 
-use super::Queries;
 use super::call::Call;
 use super::endpoint::Endpoint;
+use super::face::{Queries, Whole};
 use super::json::Object;
 use super::path;
 use super::problem::{Kind, Problem};
@@ -24,38 +24,44 @@ const GROUP: &str = "Queries";
 const MAX_LIMIT: usize = 1000;
 
 /// The rows of the table for a level with a query side.
-pub(crate) fn endpoints() -> Vec<Endpoint> {
+pub(crate) fn endpoints(queries: &Arc<dyn Queries>, whole: &Arc<dyn Whole>) -> Vec<Endpoint> {
     let records = || object(&[("records", array(row_schema(), 0, MAX_LIMIT))]).build();
     let buckets = object(&[("from", Shape::Time.schema("")), ("writes", Shape::Count.schema(""))]);
     let buckets = object(&[("buckets", array(buckets.build().into(), 0, MAX_LIMIT))]);
     let limit = "At most so many, 1 to 1000; 20.";
     vec![
-        Endpoint::new(Method::GET, "/v1/search", |call| Box::pin(search(call)))
-            .summary(GROUP, "Find records by words")
-            .description("Records whose key or value has all the words, the best first.")
-            .parameter(ParameterIn::Query, "q", Shape::Text, "The words.")
-            .parameter(ParameterIn::Query, "limit", Shape::Count, limit)
-            .problems(PROBLEMS)
-            .answers(StatusCode::OK, "What was found.", records(), &[]),
-        Endpoint::new(Method::GET, "/v1/top", |call| Box::pin(top(call)))
-            .summary(GROUP, "Find the records most read or written")
-            .parameter(ParameterIn::Query, "by", Shape::Word(&["reads", "writes"]), "Which count.")
-            .parameter(ParameterIn::Query, "limit", Shape::Count, limit)
-            .problems(PROBLEMS)
-            .answers(StatusCode::OK, "The records, the highest first.", records(), &[]),
-        Endpoint::new(Method::GET, "/v1/activity", |call| Box::pin(activity(call)))
-            .summary(GROUP, "Tell values written over time")
-            .description("The latest buckets that have any, the latest first.")
-            .parameter(
-                ParameterIn::Query,
-                "bucket",
-                Shape::Text,
-                "The length: `1m` (the default), `15m`, `2h`, `1d`.",
-            )
-            .parameter(ParameterIn::Query, "limit", Shape::Count, limit)
-            .problems(PROBLEMS)
-            .answers(StatusCode::OK, "The buckets.", buckets.build(), &[]),
-        Endpoint::new(Method::GET, "/v1/projection", |call| Box::pin(projection(call)))
+        Endpoint::new(queries, Method::GET, "/v1/search", |queries, call| {
+            Box::pin(search(queries, call))
+        })
+        .summary(GROUP, "Find records by words")
+        .description("Records whose key or value has all the words, the best first.")
+        .parameter(ParameterIn::Query, "q", Shape::Text, "The words.")
+        .parameter(ParameterIn::Query, "limit", Shape::Count, limit)
+        .problems(PROBLEMS)
+        .answers(StatusCode::OK, "What was found.", records(), &[]),
+        Endpoint::new(queries, Method::GET, "/v1/top", |queries, call| {
+            Box::pin(top(queries, call))
+        })
+        .summary(GROUP, "Find the records most read or written")
+        .parameter(ParameterIn::Query, "by", Shape::Word(&["reads", "writes"]), "Which count.")
+        .parameter(ParameterIn::Query, "limit", Shape::Count, limit)
+        .problems(PROBLEMS)
+        .answers(StatusCode::OK, "The records, the highest first.", records(), &[]),
+        Endpoint::new(queries, Method::GET, "/v1/activity", |queries, call| {
+            Box::pin(activity(queries, call))
+        })
+        .summary(GROUP, "Tell values written over time")
+        .description("The latest buckets that have any, the latest first.")
+        .parameter(
+            ParameterIn::Query,
+            "bucket",
+            Shape::Text,
+            "The length: `1m` (the default), `15m`, `2h`, `1d`.",
+        )
+        .parameter(ParameterIn::Query, "limit", Shape::Count, limit)
+        .problems(PROBLEMS)
+        .answers(StatusCode::OK, "The buckets.", buckets.build(), &[]),
+        Endpoint::new(whole, Method::GET, "/v1/projection", |whole, _| Box::pin(projection(whole)))
             .summary(GROUP, "Tell how the projection does")
             .answers(StatusCode::OK, "As this instance sees it.", projection_schema(), &[]),
     ]
@@ -78,7 +84,7 @@ fn row_schema() -> Schema {
     .into()
 }
 
-async fn search(call: &mut Call) -> Answer {
+async fn search(queries: &dyn Queries, call: &mut Call) -> Answer {
     let query = path::query(call.parts.uri.query(), &["q", "limit"])?;
     let words = query.get("q").filter(|words| !words.trim().is_empty());
     let words = words.ok_or_else(|| Problem::invalid("q is missing; give the words to find"))?;
@@ -86,10 +92,10 @@ async fn search(call: &mut Call) -> Answer {
         return Err(Problem::invalid("q is longer than 1024 bytes; give fewer words"));
     }
     let limit = limit(query.get("limit"))?;
-    answered(call, |queries| queries.search(words, limit)).await.map(|rows| records(&rows))
+    answered(call, queries.search(words, limit)).await.map(|rows| records(&rows))
 }
 
-async fn top(call: &mut Call) -> Answer {
+async fn top(queries: &dyn Queries, call: &mut Call) -> Answer {
     let query = path::query(call.parts.uri.query(), &["by", "limit"])?;
     let by = match query.get("by").map(String::as_str) {
         Some("reads") => Counted::Reads,
@@ -97,14 +103,14 @@ async fn top(call: &mut Call) -> Answer {
         _ => return Err(Problem::invalid("by must be reads or writes")),
     };
     let limit = limit(query.get("limit"))?;
-    answered(call, |queries| queries.top(by, limit)).await.map(|rows| records(&rows))
+    answered(call, queries.top(by, limit)).await.map(|rows| records(&rows))
 }
 
-async fn activity(call: &mut Call) -> Answer {
+async fn activity(queries: &dyn Queries, call: &mut Call) -> Answer {
     let query = path::query(call.parts.uri.query(), &["bucket", "limit"])?;
     let bucket = bucket(query.get("bucket").map_or("1m", String::as_str))?;
     let limit = limit(query.get("limit"))?;
-    let buckets = answered(call, |queries| queries.activity(bucket, limit)).await?;
+    let buckets = answered(call, queries.activity(bucket, limit)).await?;
     let room = 32 + buckets.len() * 64;
     Ok(reply::json(Object::with_capacity(room).objects("buckets", &buckets, |object, bucket| {
         object.time("from", bucket.from).field("writes", &bucket.writes)
@@ -125,8 +131,8 @@ fn projection_schema() -> Schema {
     .into()
 }
 
-async fn projection(call: &mut Call) -> Answer {
-    let tree = call.app.store.inspect().await;
+async fn projection(whole: &dyn Whole) -> Answer {
+    let tree = whole.inspect().await;
     let projector = tree.find("projector");
     let figure = |name| projector.and_then(|part| part.number(name)).unwrap_or(0);
     let parked =
@@ -144,19 +150,8 @@ async fn projection(call: &mut Call) -> Answer {
 }
 
 /// What the query side answers by the request's deadline.
-async fn answered<'a, T>(
-    call: &'a Call,
-    ask: impl FnOnce(&'a Arc<dyn Queries>) -> BoxFuture<'a, Result<T>>,
-) -> Result<T, Problem> {
-    let app = &call.app;
-    let queries = app.queries.as_ref().ok_or_else(|| {
-        Problem::from(terrace_core::Error::new(
-            terrace_core::ErrorKind::Internal,
-            "this level has no query side",
-        ))
-    })?;
-    let deadline = Deadline::at(app.runtime.now() + app.limits.request_time);
-    let answer = app.runtime.within(deadline, ask(queries)).await;
+async fn answered<T>(call: &Call, answer: BoxFuture<'_, Result<T>>) -> Result<T, Problem> {
+    let answer = call.app.runtime.within(call.deadline(), answer).await;
     Ok(answer.unwrap_or_else(|| Err(Deadline::exceeded()))?)
 }
 

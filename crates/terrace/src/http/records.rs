@@ -1,5 +1,7 @@
 //! The record API, the same on every level that keeps records.
 
+use std::sync::Arc;
+
 use hyper::StatusCode;
 use terrace_core::{Key, Receipt, Value};
 
@@ -8,8 +10,11 @@ mod batch_write;
 mod delete;
 mod get;
 mod list;
+mod port;
 mod precondition;
 mod put;
+
+pub use port::Records;
 
 use super::Limits;
 use super::endpoint::Endpoint;
@@ -20,14 +25,14 @@ use super::reply::{self, Reply, WithHeaders as _};
 use super::schema::{Shape, object};
 
 /// The rows of the table for this face.
-pub(crate) fn endpoints(queues: bool) -> Vec<Endpoint> {
+pub(crate) fn endpoints(records: &Arc<Records>) -> Vec<Endpoint> {
     vec![
-        get::endpoint(),
-        put::endpoint(queues),
-        delete::endpoint(queues),
-        list::endpoint(),
-        batch_read::endpoint(),
-        batch_write::endpoint(),
+        get::endpoint(records),
+        put::endpoint(records),
+        delete::endpoint(records),
+        list::endpoint(records),
+        batch_read::endpoint(records),
+        batch_write::endpoint(records),
     ]
 }
 
@@ -83,10 +88,10 @@ fn queued_schema() -> utoipa::openapi::schema::Schema {
 }
 
 /// The answer of an endpoint whose writes may be queued.
-fn queueing(endpoint: Endpoint, queues: bool) -> Endpoint {
+fn queueing(endpoint: Endpoint, records: &Records) -> Endpoint {
     let headers = &["Terrace-Origin", "Terrace-Durability", "Terrace-Token"];
     let meaning = "The journal has it; it is applied later and has no version yet.";
-    match queues {
+    match records.queues {
         true => endpoint.answers(StatusCode::ACCEPTED, meaning, queued_schema(), headers),
         false => endpoint,
     }

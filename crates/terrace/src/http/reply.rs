@@ -1,7 +1,10 @@
-//! Answers: JSON in one piece, with its length, and the headers that every answer of a store has.
+//! Answers, their bodies, and the headers that every answer of a store has.
+
+use std::convert::Infallible;
 
 use bytes::Bytes;
-use http_body_util::Full;
+use http_body_util::combinators::UnsyncBoxBody;
+use http_body_util::{Either, Full};
 use hyper::header::{self, HeaderName, HeaderValue};
 use hyper::{Response, StatusCode};
 use terrace_core::{Durability, Origin, Tier, Token};
@@ -9,8 +12,12 @@ use terrace_core::{Durability, Origin, Tier, Token};
 use super::json::Object;
 use super::problem::Problem;
 
-/// An answer. Its body is in memory, so it has a `Content-Length` and is never chunked.
-pub(crate) type Reply = Response<Full<Bytes>>;
+/// An answer.
+pub(crate) type Reply = Response<Body>;
+
+/// What an answer holds: all of it, with its `Content-Length`, or what comes for as long as the client
+/// takes it, such as events.
+pub(crate) type Body = Either<Full<Bytes>, UnsyncBoxBody<Bytes, Infallible>>;
 
 /// What a handler answers.
 pub(crate) type Answer = Result<Reply, Problem>;
@@ -28,8 +35,8 @@ const PRIMARY: HeaderValue = HeaderValue::from_static("primary");
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 
 /// A body in one piece.
-pub(crate) fn full(bytes: impl Into<Bytes>) -> Full<Bytes> {
-    Full::new(bytes.into())
+pub(crate) fn full(bytes: impl Into<Bytes>) -> Body {
+    Either::Left(Full::new(bytes.into()))
 }
 
 /// 200 with a JSON object.
@@ -41,7 +48,7 @@ pub(crate) fn json(object: Object) -> Reply {
 
 /// No body.
 pub(crate) fn empty(status: StatusCode) -> Reply {
-    let mut reply = Response::new(Full::default());
+    let mut reply = Response::new(full(Bytes::new()));
     *reply.status_mut() = status;
     reply
 }

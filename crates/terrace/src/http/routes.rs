@@ -1,9 +1,11 @@
 //! Finds the handler of a request; knows every path and method of the table, and nothing else.
 
+use std::sync::Arc;
+
 use hyper::Method;
 use hyper::header::{ALLOW, HeaderValue};
 
-use super::endpoint::{Endpoint, Handler};
+use super::endpoint::{Endpoint, Handle};
 use super::problem::{Kind, Problem};
 
 /// The routes of one service.
@@ -13,7 +15,7 @@ pub(crate) struct Routes(matchit::Router<Resource>);
 /// All methods of one path.
 #[derive(Clone)]
 struct Resource {
-    methods: Vec<(Method, Handler)>,
+    methods: Vec<(Method, Arc<dyn Handle>)>,
     allow: HeaderValue,
 }
 
@@ -39,7 +41,7 @@ impl Routes {
     ///
     /// # Errors
     /// 404 for an unknown path, 405 with `Allow` for another method.
-    pub(crate) fn find(&self, method: &Method, path: &str) -> Result<&Handler, Problem> {
+    pub(crate) fn find(&self, method: &Method, path: &str) -> Result<&dyn Handle, Problem> {
         let Ok(found) = self.0.at(path) else {
             return Err(Problem::new(
                 Kind::UnknownPath,
@@ -53,14 +55,14 @@ impl Routes {
             .methods
             .iter()
             .find(|(known, _)| known == wanted)
-            .map_or_else(|| Err(resource.refusal()), |(_, handler)| Ok(handler))
+            .map_or_else(|| Err(resource.refusal()), |(_, handler)| Ok(&**handler))
     }
 }
 
 impl Resource {
     fn of<'a>(endpoints: impl Iterator<Item = &'a Endpoint>) -> Self {
         let methods = endpoints
-            .map(|endpoint| (endpoint.method.clone(), endpoint.handler.clone()))
+            .map(|endpoint| (endpoint.method.clone(), Arc::clone(&endpoint.handler)))
             .collect::<Vec<_>>();
         let mut names = Vec::new();
         for (method, _) in &methods {

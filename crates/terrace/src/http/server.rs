@@ -210,3 +210,75 @@ fn protocol(limits: &Limits) -> http1::Builder {
     builder.keep_alive(true).half_close(false).header_read_timeout(None).max_buf_size(buffer);
     builder
 }
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use futures_util::{StreamExt as _, stream};
+    use http_body_util::combinators::UnsyncBoxBody;
+    use http_body_util::{Either, StreamBody};
+    use hyper::Response;
+    use hyper::body::Frame;
+    use std::sync::Mutex;
+    use terrace_core::{BoxFuture, MemoryStore, Runtime, Store};
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::sync::mpsc;
+
+    use super::*;
+    use crate::http::call::Call;
+    use crate::http::middleware::{Middleware, Next};
+    use crate::http::reply::Answer;
+
+    /// Answers every request with what comes out of a channel.
+    #[derive(Debug)]
+    struct Pieces(Mutex<Option<mpsc::Receiver<Bytes>>>);
+
+    impl Middleware for Pieces {
+        fn handle<'a>(&'a self, _: &'a mut Call, _: Next<'a>) -> BoxFuture<'a, Answer> {
+            let pieces = self.0.lock().expect("no panic").take().expect("one request");
+            let pieces = stream::unfold(pieces, async |mut pieces| {
+                pieces.recv().await.map(|piece| (Ok::<_, Infallible>(Frame::data(piece)), pieces))
+            });
+            let body = UnsyncBoxBody::new(StreamBody::new(pieces.boxed()));
+            Box::pin(async { Ok(Response::new(Either::Right(body))) })
+        }
+    }
+
+    #[tokio::test]
+    async fn a_body_streams_as_its_pieces_come() {
+        let store: Arc<dyn Store> = Arc::new(MemoryStore::default());
+        let service = Service {
+            name: "0-single-db",
+            faces: Vec::new(),
+            whole: Arc::new(store),
+            limits: Limits::default(),
+            runtime: Runtime::system(),
+        };
+        let (send, pieces) = mpsc::channel(1);
+        let pieces = Arc::new(Pieces(Mutex::new(Some(pieces))));
+        let app = Arc::new(App::new(service).behind(vec![pieces]));
+        let (mut client, server) = tokio::io::duplex(4096);
+        let limits = Arc::new(app.limits.clone());
+        let watched = Watched::new(server, app.runtime.clone(), limits);
+        let (_life, watcher) = watch::channel(Life::Serving);
+        let served = connection(watched, app, watcher);
+        let talk = async {
+            client.write_all(b"GET /livez HTTP/1.1\r\nHost: a\r\n\r\n").await.expect("sent");
+            let mut seen = String::new();
+            for (piece, until) in [("first", "5\r\nfirst\r\n"), ("second", "6\r\nsecond\r\n")] {
+                // The one is read before the other is there.
+                send.send(Bytes::from(piece)).await.expect("taken");
+                while !seen.ends_with(until) {
+                    seen.push(char::from(client.read_u8().await.expect("a byte")));
+                }
+            }
+            drop(send);
+            let mut end = [0; 5];
+            client.read_exact(&mut end).await.expect("an end");
+            assert!(seen.contains("transfer-encoding: chunked"), "{seen}");
+            assert_eq!(&end, b"0\r\n\r\n");
+            drop(client);
+        };
+        tokio::join!(served, talk);
+    }
+}

@@ -5,6 +5,7 @@ use terrace_core::{BoxFuture, Result};
 use super::edge::edge;
 use super::engines::Connections;
 use super::{Engines, Level, Stack};
+use crate::http::{Documents, Records, documents};
 
 /// See the [module](self).
 pub(super) static LEVEL: Level = Level {
@@ -29,5 +30,6 @@ pub(super) static LEVEL: Level = Level {
 async fn build(engines: &Engines) -> Result<Stack> {
     // Nothing is shared between requests: that is the level, and its price.
     let database = engines.database(Connections::PerRequest).await?;
-    Ok(Stack::of(edge(engines, database.store)))
+    let records = Records::of(edge(engines, database.store));
+    Ok(Stack::of(Documents::of(&documents::L0, records)))
 }

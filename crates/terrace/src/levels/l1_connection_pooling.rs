@@ -8,6 +8,7 @@ use terrace_layers::{Coalesce, CoalesceOptions};
 use super::edge::edge;
 use super::engines::{Connections, Database};
 use super::{Engines, Level, Stack};
+use crate::http::{Documents, Records, documents};
 
 /// See the [module](self).
 pub(super) static LEVEL: Level = Level {
@@ -32,7 +33,8 @@ pub(super) static LEVEL: Level = Level {
 
 async fn build(engines: &Engines) -> Result<Stack> {
     let (store, _) = base(engines).await?;
-    Ok(Stack::of(edge(engines, store)))
+    let records = Records::of(edge(engines, store));
+    Ok(Stack::of(Documents::of(&documents::L1, records)))
 }
 
 /// The bottom of every higher level: batches over pooled connections.

@@ -10,6 +10,7 @@ use terrace_layers::{
 use super::edge::edge;
 use super::engines::{Database, FarCache};
 use super::{Engines, Level, Stack, l1_connection_pooling};
+use crate::http::{Documents, Records, documents};
 
 /// See the [module](self).
 pub(super) static LEVEL: Level = Level {
@@ -42,8 +43,9 @@ pub(super) static LEVEL: Level = Level {
 };
 
 async fn build(engines: &Engines) -> Result<Stack> {
-    let (store, far, _) = base(engines).await?;
-    Ok(Stack { caches: vec![Arc::new(far.cache)], ..Stack::of(edge(engines, store)) })
+    let (store, _, _) = base(engines).await?;
+    let records = Records::of(edge(engines, store));
+    Ok(Stack::of(Documents::of(&documents::L2, records)))
 }
 
 /// The far cache over level 1, as the higher levels use it.

@@ -7,6 +7,7 @@ use terrace_layers::{CacheAside, CacheAsideOptions, SingleFlight};
 
 use super::edge::edge;
 use super::{Engines, Level, Stack};
+use crate::http::{Documents, Records, documents};
 
 /// See the [module](self).
 pub(super) static LEVEL: Level = Level {
@@ -50,19 +51,17 @@ async fn build(engines: &Engines) -> Result<Stack> {
     // Chooses a server for each request: by its place in the log, its lag, and how busy it is.
     let replicated = engines.replicated().await?;
     let router = Arc::new(replicated.router);
-    let store: Arc<dyn Store> = Arc::clone(&router) as _;
-    if !engines.has_cache(&LEVEL) {
-        return Ok(Stack::of(edge(engines, store)));
+    let mut store: Arc<dyn Store> = Arc::clone(&router) as _;
+    if engines.has_cache(&LEVEL) {
+        let runtime = engines.runtime();
+        let far = engines.far_cache_of(&replicated.history).await?;
+        // A replica may be behind a write that was acknowledged: the tombstone in the cache tells,
+        // and the primary is asked instead.
+        let options = CacheAsideOptions { over_replicas: true, ..CacheAsideOptions::default() };
+        let cached = CacheAside::new(store, far.cache, router, options, runtime.clone());
+        // Above the cache: whoever waited for a load finds it there. One load a key.
+        store = Arc::new(SingleFlight::new(Arc::new(cached), runtime.clone()));
     }
-    let runtime = engines.runtime();
-    let far = engines.far_cache_of(&replicated.history).await?;
-    // A replica may be behind a write that was acknowledged: the tombstone in the cache tells, and
-    // the primary is asked instead.
-    let options = CacheAsideOptions { over_replicas: true, ..CacheAsideOptions::default() };
-    let cache = Arc::clone(&far.cache);
-    let store = CacheAside::new(store, cache, router, options, runtime.clone());
-    // Above the cache: whoever waited for a load finds it there. One load a key.
-    let store = SingleFlight::new(Arc::new(store), runtime.clone());
-    let caches = vec![Arc::new(far.cache) as _];
-    Ok(Stack { caches, ..Stack::of(edge(engines, Arc::new(store))) })
+    let records = Records::of(edge(engines, store));
+    Ok(Stack::of(Documents::of(&documents::L3, records)))
 }

@@ -10,7 +10,7 @@ use terrace_layers::{
 
 use super::edge::edge;
 use super::{Engines, Level, Stack};
-use crate::http::Shards;
+use crate::http::{Documents, Records, Shards, documents};
 
 impl Shards for ShardRouter {
     fn shard_of(&self, key: &Key) -> Option<u16> {
@@ -73,18 +73,15 @@ async fn build(engines: &Engines) -> Result<Stack> {
         runtime.clone(),
     );
     let shards = Arc::new(shards.await?);
-    let store: Arc<dyn Store> = Arc::clone(&shards) as _;
-    if !engines.has_cache(&LEVEL) {
-        return Ok(Stack { shards: Some(shards), ..Stack::of(edge(engines, store)) });
+    let mut store: Arc<dyn Store> = Arc::clone(&shards) as _;
+    if engines.has_cache(&LEVEL) {
+        // One cache for all shards, so that a key which moves stays cached.
+        let far = engines.far_cache_of(&shards.cluster().await).await?;
+        let (generations, options) = (Arc::clone(&shards) as _, CacheAsideOptions::default());
+        let cached = CacheAside::new(store, far.cache, generations, options, runtime.clone());
+        // Above the cache: whoever waited for a load finds it there. One load a key.
+        store = Arc::new(SingleFlight::new(Arc::new(cached), runtime));
     }
-    // One cache for all shards, so that a key which moves stays cached.
-    let far = engines.far_cache_of(&shards.cluster().await).await?;
-    let (cache, options) = (Arc::clone(&far.cache), CacheAsideOptions::default());
-    let generations = Arc::clone(&shards) as _;
-    let store = CacheAside::new(store, cache, generations, options, runtime.clone());
-    // Above the cache: whoever waited for a load finds it there. One load a key.
-    let store = SingleFlight::new(Arc::new(store), runtime);
-    let store = edge(engines, Arc::new(store));
-    let caches = vec![Arc::new(far.cache) as _];
-    Ok(Stack { caches, shards: Some(shards), ..Stack::of(store) })
+    let records = Records { shards: Some(shards), ..Records::of(edge(engines, store)) };
+    Ok(Stack::of(Documents::of(&documents::L4, records)))
 }

@@ -7,7 +7,7 @@ use terrace_layers::NearCache;
 
 use super::edge::edge;
 use super::{Engines, Level, Stack, l2_read_cache};
-use crate::http::ClearCache;
+use crate::http::{ClearCache, Documents, Records, documents};
 
 /// See the [module](self).
 pub(super) static LEVEL: Level = Level {
@@ -45,8 +45,9 @@ async fn build(engines: &Engines) -> Result<Stack> {
     let (options, runtime) = (engines.near_cache_options(), engines.runtime().clone());
     let near = NearCache::new(store, far.feed, database.generations(), options, runtime);
     let near = Arc::new(near);
-    let store = edge(engines, Arc::clone(&near) as _);
-    Ok(Stack { caches: vec![near, Arc::new(far.cache)], ..Stack::of(store) })
+    let records = Records::of(edge(engines, Arc::clone(&near) as _));
+    let caches = vec![near as _, Arc::new(far.cache) as _];
+    Ok(Stack::of(Documents { caches, ..Documents::of(&documents::L5, records) }))
 }
 
 impl ClearCache for NearCache {

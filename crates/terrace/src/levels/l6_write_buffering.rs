@@ -8,6 +8,7 @@ use terrace_layers::{Flusher, FlusherOptions, WriteBuffer};
 
 use super::edge::edge;
 use super::{Engines, Level, Stack, l1_connection_pooling, l2_read_cache};
+use crate::http::{Documents, Records, documents};
 
 /// See the [module](self).
 pub(super) static LEVEL: Level = Level {
@@ -41,15 +42,15 @@ pub(super) static LEVEL: Level = Level {
 async fn build(engines: &Engines) -> Result<Stack> {
     let (store, database) = l1_connection_pooling::base(engines).await?;
     // Below the buffer: the flusher writes through the cache, so its invalidations follow commits.
-    let (store, far) = l2_read_cache::over(engines, store, &database).await?;
+    let (store, _) = l2_read_cache::over(engines, store, &database).await?;
     let journal = engines.journal(&database).await?;
     let history = journal_of(&database.history);
     let (options, runtime) = (engines.write_buffer_options(), engines.runtime().clone());
     // Acknowledges, shows what waits, and runs the flusher unless that runs apart.
     let store =
         WriteBuffer::open(store, database.generations(), journal, history, options, runtime).await;
-    let caches = vec![Arc::new(far.cache) as _];
-    Ok(Stack { caches, ..Stack::of(edge(engines, Arc::new(store))) })
+    let records = Records { queues: true, ..Records::of(edge(engines, Arc::new(store))) };
+    Ok(Stack::of(Documents::of(&documents::L6, records)))
 }
 
 /// The flusher alone, with what it works on.

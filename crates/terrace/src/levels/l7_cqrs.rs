@@ -9,7 +9,7 @@ use terrace_layers::{Coalesce, CoalesceOptions, CommandSide, Cqrs};
 
 use super::edge::edge;
 use super::{Engines, Level, Stack};
-use crate::http::Queries;
+use crate::http::{Documents, Queries, Records, documents};
 
 /// See the [module](self).
 pub(super) static LEVEL: Level = Level {
@@ -47,8 +47,9 @@ async fn build(engines: &Engines) -> Result<Stack> {
     let side = CommandSide { store: Arc::new(store), ..side };
     // Follows the log into the read database, and answers from there.
     let cqrs = Arc::new(Cqrs::new(side, model, stream, engines.cqrs_options(), runtime.clone()));
-    let store = edge(engines, Arc::clone(&cqrs) as _);
-    Ok(Stack { queries: Some(cqrs), ..Stack::of(store) })
+    let records = Records::of(edge(engines, Arc::clone(&cqrs) as _));
+    let documents = Documents::of(&documents::L7, records);
+    Ok(Stack::of(Documents { queries: Some(cqrs), ..documents }))
 }
 
 impl Queries for Cqrs {

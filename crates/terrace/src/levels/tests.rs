@@ -2,10 +2,11 @@
 
 use std::sync::Arc;
 
-use terrace_core::{ReadOptions, Runtime, Status, StoreExt, testkit};
+use terrace_core::{ReadOptions, Runtime, Status, Store, StoreExt, testkit};
 
 use super::{Engines, LEVELS, Level, Servers, Stack};
 use crate::config::{Config, Mode};
+use crate::http::Face;
 
 async fn built(level: &Level, mode: Mode, config: Config) -> (Stack, Arc<Servers>) {
     let servers =
@@ -15,17 +16,26 @@ async fn built(level: &Level, mode: Mode, config: Config) -> (Stack, Arc<Servers
     ((level.build)(&engines).await.expect("a stack"), servers)
 }
 
+fn store(stack: &Stack) -> Arc<dyn Store> {
+    let records = stack.faces.iter().find_map(|face| match face {
+        Face::Records(records) => Some(Arc::clone(&records.store)),
+        _ => None,
+    });
+    records.expect("records")
+}
+
 async fn check(mode: Mode, config: Config, text: usize) {
     for level in LEVELS {
         let (stack, servers) = built(level, mode, config.clone()).await;
-        assert_eq!(stack.store.to_string(), level.stacks[text].1, "level {}", level.number);
+        let store = store(&stack);
+        assert_eq!(store.to_string(), level.stacks[text].1, "level {}", level.number);
         let key = testkit::key("a");
-        let receipt = stack.store.put(key.clone(), testkit::value("1")).await.expect("a write");
+        let receipt = store.put(key.clone(), testkit::value("1")).await.expect("a write");
         let how = ReadOptions { token: Some(receipt.token), ..ReadOptions::default() };
-        let read = stack.store.get_read(&key, &how).await.expect("a read");
+        let read = store.get_read(&key, &how).await.expect("a read");
         assert_eq!(read.record.expect("a record").value.as_str(), "1", "level {}", level.number);
-        assert_ne!(stack.store.inspect().await.status, Status::Down);
-        stack.store.close().await.expect("an end");
+        assert_ne!(stack.whole.inspect().await.status, Status::Down);
+        stack.whole.close().await.expect("an end");
         servers.stop().await;
     }
 }
@@ -79,15 +89,16 @@ mod nats {
         config.journal.engine = "nats".into();
         let level = crate::levels::level(6).expect("level 6");
         let (stack, servers) = built(level, Mode::Local, config).await;
-        assert!(stack.store.to_string().contains("WriteBuffer(nats, "), "{}", stack.store);
+        let store = store(&stack);
+        assert!(store.to_string().contains("WriteBuffer(nats, "), "{}", store);
         let key = testkit::key("a");
-        let receipt = stack.store.put(key.clone(), testkit::value("1")).await.expect("a write");
+        let receipt = store.put(key.clone(), testkit::value("1")).await.expect("a write");
         assert_eq!((receipt.outcome, receipt.durability), (Outcome::Queued, Durability::Accepted));
         let strong = ReadOptions::strong(Deadline::NEVER);
-        let read = stack.store.get_read(&key, &strong).await.expect("a read once it is applied");
+        let read = store.get_read(&key, &strong).await.expect("a read once it is applied");
         let record = read.record.expect("a record");
         assert!(record.value.as_str() == "1" && record.version > Version::NONE);
-        stack.store.close().await.expect("an end");
+        stack.whole.close().await.expect("an end");
         servers.stop().await;
     }
 }

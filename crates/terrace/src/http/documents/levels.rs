@@ -8,132 +8,128 @@ use super::parts::{self, figure};
 use super::{DocumentsFace, Statistics};
 use crate::http::schema::{Field, Getter};
 
-/// The face of a level; `None` for a level that has no such API.
-pub(crate) fn face(level: u8) -> Option<&'static DocumentsFace> {
-    FACES.iter().find(|face| face.level == level)
-}
-
 /// What L0 has, and others unless they say something else.
 const PLAIN: DocumentsFace = DocumentsFace {
-    level: 0,
     written: "Data written successfully",
     sharded: false,
     updated: None,
     missing: "Key not found",
     write_fields: &[],
     read_fields: &[],
-    counts_reads: false,
     health_fields: &[],
     statistics: &[],
-    clears: false,
 };
 
-static FACES: &[DocumentsFace] = &[
-    PLAIN,
-    DocumentsFace {
-        level: 1,
-        statistics: &[Statistics {
-            path: "/pool-stats",
-            summary: "Connections of the pool, and who waits for them",
-            fields: POOL,
-        }],
-        ..PLAIN
-    },
-    DocumentsFace {
-        level: 2,
-        read_fields: &[FROM_CACHE],
-        health_fields: &[
-            parts::DATABASE,
-            parts::cache("cache", |tree| parts::cache_word(parts::far(tree))),
-        ],
-        statistics: &[Statistics {
-            path: "/cache-stats",
-            summary: "Hits and misses of the cache",
-            fields: CACHE,
-        }],
-        ..PLAIN
-    },
-    DocumentsFace {
-        level: 3,
-        written: "Data written successfully to primary",
-        read_fields: &[FROM_CACHE, FROM_REPLICA],
-        health_fields: &[
-            parts::PRIMARY,
-            parts::REPLICA,
-            parts::cache("cache", |tree| parts::cache_word(parts::far(tree))),
-        ],
-        statistics: &[Statistics {
-            path: "/stats",
-            summary: "The cache and the pools of primary and replicas",
-            fields: CACHE_AND_REPLICAS,
-        }],
-        ..PLAIN
-    },
-    DocumentsFace {
-        level: 4,
-        written: "Data written successfully to shard ",
-        sharded: true,
-        read_fields: &[FROM_CACHE],
-        health_fields: &[
-            parts::SHARDS,
-            parts::cache("cache", |tree| parts::cache_word(parts::far(tree))),
-        ],
-        statistics: &[Statistics {
-            path: "/stats",
-            summary: "The cache, and the shards with their connections and records",
-            fields: SHARDS,
-        }],
-        ..PLAIN
-    },
-    DocumentsFace {
-        level: 5,
-        read_fields: &[CACHE_LEVEL],
-        health_fields: &[
-            parts::DATABASE,
-            parts::cache("l1_cache", |tree| parts::cache_word(parts::near(tree))),
-            parts::cache("l2_cache", |tree| parts::cache_word(parts::far(tree))),
-        ],
-        statistics: &[
-            Statistics { path: "/stats", summary: "Both caches and the pool", fields: TWO_CACHES },
-            Statistics { path: "/cache-stats", summary: "The same as /stats", fields: TWO_CACHES },
-        ],
-        clears: true,
-        ..PLAIN
-    },
-    DocumentsFace {
-        level: 6,
-        written: "Write queued successfully",
-        write_fields: &[QUEUED],
-        read_fields: &[FROM_A_CACHE],
-        health_fields: &[
-            parts::DATABASE,
-            parts::cache("cache", |tree| parts::cache_word(parts::far(tree))),
-            parts::cache("queue", |tree| parts::cache_word(parts::journal(tree))),
-            count("queue_length", "Writes that wait to be applied.", queue_length),
-        ],
-        statistics: &[Statistics {
-            path: "/stats",
-            summary: "The cache, the pool and the queue",
-            fields: QUEUE,
-        }],
-        ..PLAIN
-    },
-    DocumentsFace {
-        level: 7,
-        written: "Command written and event published",
-        updated: Some("Command updated and event published"),
-        missing: "Key not found in read database (may not be projected yet)",
-        write_fields: &[EVENT_ID],
-        read_fields: &[FROM_READ_DB],
-        counts_reads: true,
-        statistics: &[Statistics {
-            path: "/stats",
-            summary: "Both sides, and the way between them",
-            fields: TWO_SIDES,
-        }],
-        ..PLAIN
-    },
-];
+/// Single database.
+pub static L0: DocumentsFace = PLAIN;
+
+/// Connection pooling.
+pub static L1: DocumentsFace = DocumentsFace {
+    statistics: &[Statistics {
+        path: "/pool-stats",
+        summary: "Connections of the pool, and who waits for them",
+        fields: POOL,
+    }],
+    ..PLAIN
+};
+
+/// Read cache.
+pub static L2: DocumentsFace = DocumentsFace {
+    read_fields: &[FROM_CACHE],
+    health_fields: &[
+        parts::DATABASE,
+        parts::cache("cache", |tree| parts::cache_word(parts::far(tree))),
+    ],
+    statistics: &[Statistics {
+        path: "/cache-stats",
+        summary: "Hits and misses of the cache",
+        fields: CACHE,
+    }],
+    ..PLAIN
+};
+
+/// Read replicas.
+pub static L3: DocumentsFace = DocumentsFace {
+    written: "Data written successfully to primary",
+    read_fields: &[FROM_CACHE, FROM_REPLICA],
+    health_fields: &[
+        parts::PRIMARY,
+        parts::REPLICA,
+        parts::cache("cache", |tree| parts::cache_word(parts::far(tree))),
+    ],
+    statistics: &[Statistics {
+        path: "/stats",
+        summary: "The cache and the pools of primary and replicas",
+        fields: CACHE_AND_REPLICAS,
+    }],
+    ..PLAIN
+};
+
+/// Sharding.
+pub static L4: DocumentsFace = DocumentsFace {
+    written: "Data written successfully to shard ",
+    sharded: true,
+    read_fields: &[FROM_CACHE],
+    health_fields: &[
+        parts::SHARDS,
+        parts::cache("cache", |tree| parts::cache_word(parts::far(tree))),
+    ],
+    statistics: &[Statistics {
+        path: "/stats",
+        summary: "The cache, and the shards with their connections and records",
+        fields: SHARDS,
+    }],
+    ..PLAIN
+};
+
+/// Multi-tier cache.
+pub static L5: DocumentsFace = DocumentsFace {
+    read_fields: &[CACHE_LEVEL],
+    health_fields: &[
+        parts::DATABASE,
+        parts::cache("l1_cache", |tree| parts::cache_word(parts::near(tree))),
+        parts::cache("l2_cache", |tree| parts::cache_word(parts::far(tree))),
+    ],
+    statistics: &[
+        Statistics { path: "/stats", summary: "Both caches and the pool", fields: TWO_CACHES },
+        Statistics { path: "/cache-stats", summary: "The same as /stats", fields: TWO_CACHES },
+    ],
+    ..PLAIN
+};
+
+/// Write buffering.
+pub static L6: DocumentsFace = DocumentsFace {
+    written: "Write queued successfully",
+    write_fields: &[QUEUED],
+    read_fields: &[FROM_A_CACHE],
+    health_fields: &[
+        parts::DATABASE,
+        parts::cache("cache", |tree| parts::cache_word(parts::far(tree))),
+        parts::cache("queue", |tree| parts::cache_word(parts::journal(tree))),
+        count("queue_length", "Writes that wait to be applied.", queue_length),
+    ],
+    statistics: &[Statistics {
+        path: "/stats",
+        summary: "The cache, the pool and the queue",
+        fields: QUEUE,
+    }],
+    ..PLAIN
+};
+
+/// CQRS.
+pub static L7: DocumentsFace = DocumentsFace {
+    written: "Command written and event published",
+    updated: Some("Command updated and event published"),
+    missing: "Key not found in read database (may not be projected yet)",
+    write_fields: &[EVENT_ID],
+    read_fields: &[FROM_READ_DB],
+    statistics: &[Statistics {
+        path: "/stats",
+        summary: "Both sides, and the way between them",
+        fields: TWO_SIDES,
+    }],
+    ..PLAIN
+};
 
 const EVENT_ID: Field<Receipt> = Field::new(
     "event_id",

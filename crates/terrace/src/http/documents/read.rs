@@ -1,15 +1,18 @@
 //! `GET /read/{key}`.
 
+use std::sync::Arc;
+
 use hyper::{Method, StatusCode};
 
-use super::{DocumentsFace, GROUP, shard_id};
+use super::{Documents, GROUP, shard_id};
 use crate::http::call::Call;
 use crate::http::endpoint::Endpoint;
 use crate::http::json::Object;
 use crate::http::reply::{self, Answer, WithHeaders as _};
 use crate::http::schema::{Field, Shape, object};
 
-pub(super) fn endpoint(face: &'static DocumentsFace) -> Endpoint {
+pub(super) fn endpoint(documents: &Arc<Documents>) -> Endpoint {
+    let face = documents.face;
     let mut answer = vec![
         ("success", Shape::Bool.schema("Whether there is a record.")),
         ("key", Shape::Key.schema("")),
@@ -18,28 +21,31 @@ pub(super) fn endpoint(face: &'static DocumentsFace) -> Endpoint {
         ("updated_at", Shape::MaybePlainTime.schema("UTC.")),
         ("message", Shape::MaybeText.schema("Null beside a record.")),
     ];
-    if face.counts_reads {
+    if documents.queries.is_some() {
         let count = Shape::Count.schema("How often it was read, this read included.");
         answer.push(("read_count", count));
     }
     answer.extend(face.read_fields.iter().map(Field::described));
     answer.extend(face.sharded.then(shard_id));
-    Endpoint::new(Method::GET, "/read/{key}", move |call| Box::pin(read(call, face)))
-        .summary(GROUP, "Read a record")
-        .description("A missing key answers 200 too, with `success: false`.")
-        .reads()
-        .answers(
-            StatusCode::OK,
-            "The record, or that there is none.",
-            object(&answer).build(),
-            &["Terrace-Origin", "Terrace-Token"],
-        )
+    Endpoint::new(documents, Method::GET, "/read/{key}", |documents, call| {
+        Box::pin(read(documents, call))
+    })
+    .summary(GROUP, "Read a record")
+    .description("A missing key answers 200 too, with `success: false`.")
+    .reads()
+    .answers(
+        StatusCode::OK,
+        "The record, or that there is none.",
+        object(&answer).build(),
+        &["Terrace-Origin", "Terrace-Token"],
+    )
 }
 
-async fn read(call: &mut Call, face: &DocumentsFace) -> Answer {
+async fn read(documents: &Documents, call: &mut Call) -> Answer {
+    let Documents { face, records, .. } = documents;
     let key = call.key()?;
     let how = call.read_options()?;
-    let read = call.read_one(&key, &how).await?;
+    let read = records.read_one(&key, &how).await?;
     let record = read.record.as_ref();
     let value = record.map(|record| record.value.as_str());
     let room = 224 + key.as_str().len() + value.map_or(0, str::len);
@@ -50,14 +56,13 @@ async fn read(call: &mut Call, face: &DocumentsFace) -> Answer {
         .plain_time("created_at", record.map(|record| record.created_at))
         .plain_time("updated_at", record.map(|record| record.updated_at))
         .field("message", &record.is_none().then_some(face.missing));
-    let answer = match &call.app.queries {
-        Some(queries) if face.counts_reads => answer.field("read_count", &queries.read_count(&key)),
-        _ if face.counts_reads => answer.field("read_count", &0),
-        _ => answer,
+    let answer = match &documents.queries {
+        Some(queries) => answer.field("read_count", &queries.read_count(&key)),
+        None => answer,
     };
     let mut answer = Field::write_all(face.read_fields, &read, answer);
     if face.sharded {
-        answer = answer.field("shard_id", &call.app.shard_of(&key, read.origin));
+        answer = answer.field("shard_id", &records.shard_of(&key, read.origin));
     }
     Ok(reply::json(answer).with_origin(read.origin).with_token(&read.token))
 }

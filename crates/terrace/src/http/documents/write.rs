@@ -1,11 +1,13 @@
 //! `POST /write`.
 
+use std::sync::Arc;
+
 use hyper::{Method, StatusCode};
 use serde::Deserialize;
 use serde_json::json;
 use terrace_core::{Key, Write};
 
-use super::{DocumentsFace, GROUP, shard_id};
+use super::{Documents, GROUP, shard_id};
 use crate::http::call::Call;
 use crate::http::endpoint::Endpoint;
 use crate::http::fields::{self, Raw};
@@ -22,16 +24,17 @@ struct Body<'a> {
     value: Raw<'a>,
 }
 
-pub(super) fn endpoint(face: &'static DocumentsFace) -> Endpoint {
-    described(face, Method::POST, face.written).summary(GROUP, "Write a record")
+pub(super) fn endpoint(documents: &Arc<Documents>) -> Endpoint {
+    described(documents, Method::POST, documents.face.written).summary(GROUP, "Write a record")
 }
 
 /// `PUT /write`: the same with another message.
-pub(super) fn update(face: &'static DocumentsFace, message: &'static str) -> Endpoint {
-    described(face, Method::PUT, message).summary(GROUP, "Update a record")
+pub(super) fn update(documents: &Arc<Documents>, message: &'static str) -> Endpoint {
+    described(documents, Method::PUT, message).summary(GROUP, "Update a record")
 }
 
-fn described(face: &'static DocumentsFace, method: Method, message: &'static str) -> Endpoint {
+fn described(documents: &Arc<Documents>, method: Method, message: &'static str) -> Endpoint {
+    let face = documents.face;
     let mut answer = vec![
         ("success", Shape::True.schema("")),
         ("key", Shape::Key.schema("")),
@@ -41,32 +44,35 @@ fn described(face: &'static DocumentsFace, method: Method, message: &'static str
     answer.extend(face.sharded.then(shard_id));
     let request =
         object(&[("key", Shape::Key.schema("")), ("value", Shape::Value.schema(""))]).build();
-    Endpoint::new(method, "/write", move |call| Box::pin(write(call, face, message)))
-        .description("Creates it or replaces its value. Unknown fields are ignored.")
-        .takes(request, json!({"key": "greeting", "value": "hello"}))
-        .writes()
-        .answers(
-            StatusCode::OK,
-            "It is written, as safely as Terrace-Durability says.",
-            object(&answer).build(),
-            &["Terrace-Origin", "Terrace-Durability", "Terrace-Token"],
-        )
+    Endpoint::new(documents, method, "/write", move |documents, call| {
+        Box::pin(write(documents, call, message))
+    })
+    .description("Creates it or replaces its value. Unknown fields are ignored.")
+    .takes(request, json!({"key": "greeting", "value": "hello"}))
+    .writes()
+    .answers(
+        StatusCode::OK,
+        "It is written, as safely as Terrace-Durability says.",
+        object(&answer).build(),
+        &["Terrace-Origin", "Terrace-Durability", "Terrace-Token"],
+    )
 }
 
-async fn write(call: &mut Call, face: &DocumentsFace, message: &str) -> Answer {
+async fn write(documents: &Documents, call: &mut Call, message: &'static str) -> Answer {
+    let Documents { face, records, .. } = documents;
     let body = call.json().await?;
     let fields = fields::object::<Body<'_>>(&body)?;
     let key = Key::new(fields::text("key", fields.key)?)?;
     let value = value("value", fields.value, &call.app.limits)?;
     let how = call.write_options(&body)?;
-    let receipt = call.write_one(Write::put(key.clone(), value), &how).await?;
+    let receipt = records.write_one(call, Write::put(key.clone(), value), &how).await?;
     let answer = Object::with_capacity(96 + key.as_str().len())
         .field("success", &true)
         .field("key", key.as_str());
     let answer = match face.sharded {
         false => answer.field("message", message),
         true => {
-            let shard = call.app.shard_of(&key, receipt.origin);
+            let shard = records.shard_of(&key, receipt.origin);
             let number = shard.map(|shard| shard.to_string()).unwrap_or_default();
             answer.field("message", &format!("{message}{number}")).field("shard_id", &shard)
         }

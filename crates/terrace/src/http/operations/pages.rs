@@ -1,5 +1,7 @@
 //! `GET /`, `/openapi.json` and `/docs`.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use hyper::header::{CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderValue};
 use hyper::{Method, Response, StatusCode};
@@ -21,7 +23,7 @@ const JSON: HeaderValue = HeaderValue::from_static("application/json");
 const HTML: HeaderValue = HeaderValue::from_static("text/html; charset=utf-8");
 
 pub(super) fn endpoints() -> [Endpoint; 3] {
-    let text = || Shape::Text.schema("");
+    let (text, none) = (|| Shape::Text.schema(""), Arc::new(()));
     let names = ["service", "version", "layer", "docs", "openapi", "health"];
     let root = object(&names.map(|name| (name, text()))).build();
     let any = ObjectBuilder::new().schema_type(Type::Object).build();
@@ -32,15 +34,15 @@ pub(super) fn endpoints() -> [Endpoint; 3] {
         headers: &[],
     };
     [
-        Endpoint::new(Method::GET, "/", |call| Box::pin(root_of(call)))
+        Endpoint::new(&none, Method::GET, "/", |(), call| Box::pin(root_of(call)))
             .summary(GROUP, "What this is and where to go on")
             .answers(StatusCode::OK, "Links.", root, &[]),
-        Endpoint::new(Method::GET, "/openapi.json", |call| {
+        Endpoint::new(&none, Method::GET, "/openapi.json", |(), call| {
             Box::pin(async { Ok(page_of(&call.app.pages.openapi, JSON)) })
         })
         .summary(GROUP, "This description, in OpenAPI 3.1")
         .answers(StatusCode::OK, "The document.", any, &[]),
-        Endpoint::new(Method::GET, "/docs", |call| {
+        Endpoint::new(&none, Method::GET, "/docs", |(), call| {
             Box::pin(async {
                 Ok(page_of(&call.app.pages.docs, HTML).with(CONTENT_SECURITY_POLICY, POLICY))
             })
@@ -54,7 +56,7 @@ async fn root_of(call: &mut Call) -> Answer {
     let answer = Object::with_capacity(160)
         .field("service", "terrace")
         .field("version", env!("CARGO_PKG_VERSION"))
-        .field("layer", call.app.level.name)
+        .field("layer", call.app.name)
         .field("docs", "/docs")
         .field("openapi", "/openapi.json")
         .field("health", "/health");

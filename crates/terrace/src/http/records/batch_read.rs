@@ -1,6 +1,7 @@
 //! `POST /v1/batch/read`.
 
 use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 
 use futures_util::future::join_all;
 use hyper::{Method, StatusCode};
@@ -9,7 +10,7 @@ use serde_json::json;
 use terrace_core::{Error, ErrorKind, Key, Origin, Read, ReadOptions, Token};
 use utoipa::openapi::schema::{AdditionalProperties, OneOfBuilder};
 
-use super::{GROUP, MAX_ANSWER_BYTES, MAX_BATCH, record_schema};
+use super::{GROUP, MAX_ANSWER_BYTES, MAX_BATCH, Records, record_schema};
 use crate::http::Shards;
 use crate::http::call::Call;
 use crate::http::endpoint::Endpoint;
@@ -26,7 +27,7 @@ struct Body<'a> {
     keys: Raw<'a>,
 }
 
-pub(super) fn endpoint() -> Endpoint {
+pub(super) fn endpoint(records: &Arc<Records>) -> Endpoint {
     let request = object(&[("keys", array(Shape::Key.schema(""), 1, MAX_BATCH))])
         .additional_properties(Some(AdditionalProperties::FreeForm(false)))
         .build();
@@ -36,20 +37,27 @@ pub(super) fn endpoint() -> Endpoint {
     let item = OneOfBuilder::new().item(record_schema()).item(missing.build());
     let item = item.item(unavailable.build()).build();
     let answer = object(&[("records", array(item.into(), 1, MAX_BATCH))]).build();
-    Endpoint::new(Method::POST, "/v1/batch/read", |call| Box::pin(read(call)))
-        .summary(GROUP, "Read many records")
-        .description(
-            "1 to 1000 keys; the answers are in the order asked. 422 when their values have more \
+    Endpoint::new(records, Method::POST, "/v1/batch/read", |records, call| {
+        Box::pin(read(records, call))
+    })
+    .summary(GROUP, "Read many records")
+    .description(
+        "1 to 1000 keys; the answers are in the order asked. 422 when their values have more \
              than 16 MiB together: ask for fewer keys at once. On a level with shards a key whose \
              shard does not answer is `unavailable`, while others are answered.",
-        )
-        .takes(request, json!({"keys": ["greeting", "farewell"]}))
-        .reads()
-        .problems(&[Kind::InvalidInput])
-        .answers(StatusCode::OK, "One answer a key.", answer, &["Terrace-Origin", "Terrace-Token"])
+    )
+    .takes(request, json!({"keys": ["greeting", "farewell"]}))
+    .reads()
+    .problems(&[Kind::InvalidInput])
+    .answers(
+        StatusCode::OK,
+        "One answer a key.",
+        answer,
+        &["Terrace-Origin", "Terrace-Token"],
+    )
 }
 
-async fn read(call: &mut Call) -> Answer {
+async fn read(records: &Records, call: &mut Call) -> Answer {
     let body = call.json().await?;
     let fields = fields::object::<Body<'_>>(&body)?;
     let keys = fields::array("keys", fields.keys, MAX_BATCH)?
@@ -63,9 +71,9 @@ async fn read(call: &mut Call) -> Answer {
         .collect::<Result<Vec<_>, _>>()?;
     let how = call.read_options()?;
     let (asked, places) = once_each(&keys);
-    let reads = match &call.app.shards {
-        None => call.read(&asked, &how).await?.into_iter().map(Some).collect(),
-        Some(shards) => read_parts(call, &**shards, &asked, &how).await?,
+    let reads = match &records.shards {
+        None => records.read(&asked, &how).await?.into_iter().map(Some).collect(),
+        Some(shards) => read_parts(records, &**shards, &asked, &how).await?,
     };
     let mut token = Token::default();
     reads.iter().flatten().for_each(|read| token.merge(&read.token));
@@ -91,7 +99,7 @@ async fn read(call: &mut Call) -> Answer {
 /// Reads the keys of each shard by themselves, so that one which does not answer takes only its own
 /// with it. Fails when no shard answers.
 async fn read_parts(
-    call: &Call,
+    records: &Records,
     shards: &dyn Shards,
     keys: &[Key],
     how: &ReadOptions,
@@ -104,7 +112,7 @@ async fn read_parts(
     }
     let read = parts
         .into_values()
-        .map(|(part, places)| async move { (call.app.store.read(&part, how).await, places) });
+        .map(|(part, places)| async move { (records.store.read(&part, how).await, places) });
     let (mut reads, mut failure) = (vec![None; keys.len()], None);
     for (answer, places) in join_all(read).await {
         match answer {

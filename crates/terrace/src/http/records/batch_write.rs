@@ -1,5 +1,7 @@
 //! `POST /v1/batch/write`.
 
+use std::sync::Arc;
+
 use hyper::{Method, StatusCode};
 use serde::Deserialize;
 use serde_json::json;
@@ -7,7 +9,7 @@ use serde_json::value::RawValue;
 use terrace_core::{Durability, Key, Origin, Outcome, Precondition, Token, Version, Write};
 use utoipa::openapi::schema::{AdditionalProperties, OneOfBuilder, Schema};
 
-use super::{DURABILITIES, GROUP, MAX_BATCH, VERSION, value};
+use super::{DURABILITIES, GROUP, MAX_BATCH, Records, VERSION, value};
 use crate::http::Limits;
 use crate::http::call::Call;
 use crate::http::endpoint::Endpoint;
@@ -37,7 +39,7 @@ struct Item<'a> {
     if_version: Raw<'a>,
 }
 
-pub(super) fn endpoint() -> Endpoint {
+pub(super) fn endpoint(records: &Arc<Records>) -> Endpoint {
     let item = OneOfBuilder::new().item(put_schema()).item(delete_schema()).build();
     let request = object(&[("writes", array(item.into(), 1, MAX_BATCH))])
         .additional_properties(Some(AdditionalProperties::FreeForm(false)))
@@ -52,7 +54,7 @@ pub(super) fn endpoint() -> Endpoint {
         ("durability", DURABILITIES.schema("The least of all results.")),
         ("token", Shape::Text.schema("Send it as Terrace-Token to read at least this.")),
     ]);
-    Endpoint::new(Method::POST, "/v1/batch/write", |call| Box::pin(write(call)))
+    Endpoint::new(records, Method::POST, "/v1/batch/write", |records, call| Box::pin(write(records, call)))
         .summary(GROUP, "Write many records")
         .description(
             "1 to 1000 writes, applied in order in one transaction, on a level with shards in one a \
@@ -95,7 +97,7 @@ fn delete_schema() -> Schema {
     .into()
 }
 
-async fn write(call: &mut Call) -> Answer {
+async fn write(records: &Records, call: &mut Call) -> Answer {
     let body = call.json().await?;
     let fields = fields::object::<Body<'_>>(&body)?;
     let items = fields::array("writes", fields.writes, MAX_BATCH)?;
@@ -106,7 +108,7 @@ async fn write(call: &mut Call) -> Answer {
         .collect::<Result<Vec<_>, _>>()?;
     let how = call.write_options(&body)?;
     let keys = batch.iter().map(|write| write.key.clone()).collect::<Vec<_>>();
-    let receipts = call.write(batch, &how).await?;
+    let receipts = records.write(call, batch, &how).await?;
     let mut token = Token::default();
     receipts.iter().for_each(|receipt| token.merge(&receipt.token));
     let durability = receipts.iter().map(|receipt| receipt.durability).min();

@@ -1,20 +1,23 @@
 //! `DELETE /v1/records/{key}`.
 
+use std::sync::Arc;
+
 use hyper::{Method, StatusCode};
 use terrace_core::{Outcome, Write};
 
 use super::get::missing;
 use super::put::conditional;
-use super::{GROUP, precondition, queued, queueing};
+use super::{GROUP, Records, precondition, queued, queueing};
 use crate::http::call::Call;
 use crate::http::endpoint::{Described, Endpoint};
 use crate::http::problem::Kind;
 use crate::http::reply::{self, Answer, WithHeaders as _};
 
-pub(super) fn endpoint(queues: bool) -> Endpoint {
-    let endpoint =
-        Endpoint::new(Method::DELETE, "/v1/records/{key}", |call| Box::pin(delete(call)));
-    queueing(conditional(endpoint), queues)
+pub(super) fn endpoint(records: &Arc<Records>) -> Endpoint {
+    let endpoint = Endpoint::new(records, Method::DELETE, "/v1/records/{key}", |records, call| {
+        Box::pin(delete(records, call))
+    });
+    queueing(conditional(endpoint), records)
         .summary(GROUP, "Remove a record")
         .writes()
         .described(Described {
@@ -26,10 +29,10 @@ pub(super) fn endpoint(queues: bool) -> Endpoint {
         .problems(&[Kind::RecordMissing])
 }
 
-async fn delete(call: &mut Call) -> Answer {
+async fn delete(records: &Records, call: &mut Call) -> Answer {
     let key = call.key()?;
     let how = call.write_options(b"")?;
-    let receipt = precondition::apply(call, Write::delete(key.clone()), &how).await?;
+    let receipt = precondition::apply(records, call, Write::delete(key.clone()), &how).await?;
     if receipt.outcome == Outcome::Queued {
         return Ok(queued(&key, &receipt));
     }

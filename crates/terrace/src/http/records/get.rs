@@ -1,11 +1,13 @@
 //! `GET /v1/records/{key}`, and `HEAD`, which is the same without the body.
 
+use std::sync::Arc;
+
 use hyper::header::{AGE, CACHE_CONTROL, ETAG, HeaderValue, LAST_MODIFIED};
 use hyper::{Method, StatusCode};
 use terrace_core::{Read, Record, Version};
 use utoipa::openapi::path::ParameterIn;
 
-use super::{GROUP, record_schema};
+use super::{GROUP, Records, record_schema};
 use crate::http::call::Call;
 use crate::http::endpoint::{Described, Endpoint};
 use crate::http::etag::{Conditions, etag};
@@ -26,40 +28,42 @@ const HEADERS: &[&str] =
 pub(super) const UNMODIFIED_SINCE: &str =
     "Without If-Match: 412 when the record was written after this second. An ETag is exact.";
 
-pub(super) fn endpoint() -> Endpoint {
-    Endpoint::new(Method::GET, "/v1/records/{key}", |call| Box::pin(get(call)))
-        .summary(GROUP, "Read a record")
-        .reads()
-        .parameter(
-            ParameterIn::Header,
-            "If-None-Match",
-            Shape::Text,
-            "ETags that the client has; 304 when one is current.",
-        )
-        .parameter(
-            ParameterIn::Header,
-            "If-Match",
-            Shape::Text,
-            "ETags that the client expects; 412 when none is current.",
-        )
-        .parameter(
-            ParameterIn::Header,
-            "If-Modified-Since",
-            Shape::Text,
-            "Without If-None-Match: 304 when the record was not written after this second.",
-        )
-        .parameter(ParameterIn::Header, "If-Unmodified-Since", Shape::Text, UNMODIFIED_SINCE)
-        .answers(StatusCode::OK, "The record.", record_schema(), HEADERS)
-        .described(Described {
-            status: StatusCode::NOT_MODIFIED,
-            meaning: "The client has it.",
-            content: None,
-            headers: HEADERS,
-        })
-        .problems(&[Kind::RecordMissing, Kind::PreconditionFailed])
+pub(super) fn endpoint(records: &Arc<Records>) -> Endpoint {
+    Endpoint::new(records, Method::GET, "/v1/records/{key}", |records, call| {
+        Box::pin(get(records, call))
+    })
+    .summary(GROUP, "Read a record")
+    .reads()
+    .parameter(
+        ParameterIn::Header,
+        "If-None-Match",
+        Shape::Text,
+        "ETags that the client has; 304 when one is current.",
+    )
+    .parameter(
+        ParameterIn::Header,
+        "If-Match",
+        Shape::Text,
+        "ETags that the client expects; 412 when none is current.",
+    )
+    .parameter(
+        ParameterIn::Header,
+        "If-Modified-Since",
+        Shape::Text,
+        "Without If-None-Match: 304 when the record was not written after this second.",
+    )
+    .parameter(ParameterIn::Header, "If-Unmodified-Since", Shape::Text, UNMODIFIED_SINCE)
+    .answers(StatusCode::OK, "The record.", record_schema(), HEADERS)
+    .described(Described {
+        status: StatusCode::NOT_MODIFIED,
+        meaning: "The client has it.",
+        content: None,
+        headers: HEADERS,
+    })
+    .problems(&[Kind::RecordMissing, Kind::PreconditionFailed])
 }
 
-async fn get(call: &mut Call) -> Answer {
+async fn get(records: &Records, call: &mut Call) -> Answer {
     let key = call.key()?;
     let how = call.read_options()?;
     let headers = &call.parts.headers;
@@ -67,7 +71,7 @@ async fn get(call: &mut Call) -> Answer {
         true => Conditions::of(headers)?,
         false => Conditions::default(),
     };
-    let read = call.read_one(&key, &how).await?;
+    let read = records.read_one(&key, &how).await?;
     if !conditions.is_expected(read.record.as_ref()) {
         let current = read.record.as_ref().map(|record| record.version);
         return Err(proven(failed(current), &read));

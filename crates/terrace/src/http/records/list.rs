@@ -1,11 +1,13 @@
 //! `GET /v1/records`.
 
+use std::sync::Arc;
+
 use hyper::header::{AGE, HeaderValue};
 use hyper::{Method, StatusCode};
 use terrace_core::{Page, Record, Scan};
 use utoipa::openapi::path::ParameterIn;
 
-use super::{GROUP, MAX_ANSWER_BYTES, record_schema};
+use super::{GROUP, MAX_ANSWER_BYTES, Records, record_schema};
 use crate::http::call::Call;
 use crate::http::endpoint::Endpoint;
 use crate::http::json::Object;
@@ -16,29 +18,31 @@ use crate::http::schema::{Shape, array, object};
 
 const HEADERS: &[&str] = &["Age", "Terrace-Origin", "Terrace-Token"];
 
-pub(super) fn endpoint() -> Endpoint {
+pub(super) fn endpoint(records: &Arc<Records>) -> Endpoint {
     let answer = object(&[
         ("records", array(record_schema(), 0, Scan::MAX_LIMIT)),
         ("next_cursor?", Shape::Text.schema("The cursor of the next page; absent on the last.")),
     ]);
-    Endpoint::new(Method::GET, "/v1/records", |call| Box::pin(list(call)))
-        .summary(GROUP, "List records")
-        .description(
-            "By key, in the order of their bytes. A page ends early, with `next_cursor`, when its \
+    Endpoint::new(records, Method::GET, "/v1/records", |records, call| {
+        Box::pin(list(records, call))
+    })
+    .summary(GROUP, "List records")
+    .description(
+        "By key, in the order of their bytes. A page ends early, with `next_cursor`, when its \
              values reach 16 MiB.",
-        )
-        .parameter(ParameterIn::Query, "prefix", Shape::Text, "Only keys that begin with this.")
-        .parameter(ParameterIn::Query, "cursor", Shape::Text, "`next_cursor` of the page before.")
-        .parameter(ParameterIn::Query, "limit", Shape::Count, "At most so many, 1 to 1000; 100.")
-        .reads()
-        .problems(&[Kind::InvalidInput])
-        .answers(StatusCode::OK, "One page.", answer.build(), HEADERS)
+    )
+    .parameter(ParameterIn::Query, "prefix", Shape::Text, "Only keys that begin with this.")
+    .parameter(ParameterIn::Query, "cursor", Shape::Text, "`next_cursor` of the page before.")
+    .parameter(ParameterIn::Query, "limit", Shape::Count, "At most so many, 1 to 1000; 100.")
+    .reads()
+    .problems(&[Kind::InvalidInput])
+    .answers(StatusCode::OK, "One page.", answer.build(), HEADERS)
 }
 
-async fn list(call: &mut Call) -> Answer {
+async fn list(records: &Records, call: &mut Call) -> Answer {
     let scan = path::scan(call.parts.uri.query())?;
     let how = call.read_options()?;
-    let page = bounded(call.scan(&scan, &how).await?);
+    let page = bounded(records.scan(&scan, &how).await?);
     let size = |record: &Record| 160 + record.key.as_str().len() + record.value.as_str().len();
     let room = 64 + page.records.iter().map(size).sum::<usize>();
     let answer = Object::with_capacity(room).objects("records", &page.records, Object::record);

@@ -5,6 +5,7 @@ use terrace_core::{
     WriteOptions,
 };
 
+use super::Records;
 use super::get::failed;
 use crate::http::call::Call;
 use crate::http::etag::Conditions;
@@ -23,23 +24,24 @@ const TRIES: usize = 4;
 /// 412 with the current version when the conditions do not hold; 503 when they hold each time, but
 /// others wrote in between every time.
 pub(super) async fn apply(
+    records: &Records,
     call: &Call,
     write: Write,
     how: &WriteOptions,
 ) -> Result<Receipt, Problem> {
     let conditions = Conditions::of(&call.parts.headers)?;
     if let Some(precondition) = conditions.as_precondition() {
-        return settled(call.write_one(write.when(precondition), how).await?);
+        return settled(records.write_one(call, write.when(precondition), how).await?);
     }
     // With an idempotency key the first outcome stands, so there is only one try.
     let tries = if how.idempotency.is_some() { 1 } else { TRIES };
     for _ in 0..tries {
-        let read = current(call, &write.key, how).await?;
+        let read = current(records, &write.key, how).await?;
         let Some(precondition) = conditions.pin(read.record.as_ref()) else {
             let version = read.record.as_ref().map(|record| record.version);
-            return refused(call, write, how, version).await;
+            return refused(records, call, write, how, version).await;
         };
-        let receipt = call.write_one(write.clone().when(precondition), how).await?;
+        let receipt = records.write_one(call, write.clone().when(precondition), how).await?;
         if receipt.outcome != Outcome::PreconditionFailed
             || !conditions.hold_again(current_version(&receipt))
         {
@@ -49,15 +51,16 @@ pub(super) async fn apply(
     Err(overtaken(how))
 }
 
-async fn current(call: &Call, key: &Key, how: &WriteOptions) -> Result<Read, Problem> {
+async fn current(records: &Records, key: &Key, how: &WriteOptions) -> Result<Read, Problem> {
     let strong =
         ReadOptions { consistency: Consistency::Strong, token: None, deadline: how.deadline };
-    call.read_one(key, &strong).await
+    records.read_one(key, &strong).await
 }
 
 /// The conditions do not hold. A repeated request must still get its first result, which only the
 /// store knows; it is asked with a precondition that never holds.
 async fn refused(
+    records: &Records,
     call: &Call,
     write: Write,
     how: &WriteOptions,
@@ -67,7 +70,7 @@ async fn refused(
         return Err(failed(current));
     }
     let never = Precondition::Version(Version::UNKNOWN);
-    settled(call.write_one(write.when(never), how).await?)
+    settled(records.write_one(call, write.when(never), how).await?)
 }
 
 fn settled(receipt: Receipt) -> Result<Receipt, Problem> {

@@ -1,5 +1,7 @@
 //! `PUT /v1/records/{key}`.
 
+use std::sync::Arc;
+
 use hyper::header::ETAG;
 use hyper::{Method, StatusCode};
 use serde::Deserialize;
@@ -8,7 +10,7 @@ use terrace_core::{Outcome, Write};
 use utoipa::openapi::path::ParameterIn;
 
 use super::get::UNMODIFIED_SINCE;
-use super::{DURABILITIES, GROUP, VERSION, precondition, queued, queueing, value};
+use super::{DURABILITIES, GROUP, Records, VERSION, precondition, queued, queueing, value};
 use crate::http::call::Call;
 use crate::http::endpoint::Endpoint;
 use crate::http::etag::etag;
@@ -27,7 +29,7 @@ struct Body<'a> {
 
 const HEADERS: &[&str] = &["ETag", "Terrace-Origin", "Terrace-Durability", "Terrace-Token"];
 
-pub(super) fn endpoint(queues: bool) -> Endpoint {
+pub(super) fn endpoint(records: &Arc<Records>) -> Endpoint {
     let answer = object(&[
         ("key", Shape::Key.schema("")),
         ("version", Shape::Count.schema(VERSION)),
@@ -38,8 +40,10 @@ pub(super) fn endpoint(queues: bool) -> Endpoint {
     let request = object(&[("value", Shape::Value.schema(""))])
         .additional_properties(Some(utoipa::openapi::schema::AdditionalProperties::FreeForm(false)))
         .build();
-    let endpoint = Endpoint::new(Method::PUT, "/v1/records/{key}", |call| Box::pin(put(call)));
-    queueing(conditional(endpoint), queues)
+    let endpoint = Endpoint::new(records, Method::PUT, "/v1/records/{key}", |records, call| {
+        Box::pin(put(records, call))
+    });
+    queueing(conditional(endpoint), records)
         .summary(GROUP, "Create or replace a record")
         .takes(request, json!({"value": "hello"}))
         .writes()
@@ -71,13 +75,13 @@ pub(super) fn conditional(endpoint: Endpoint) -> Endpoint {
         .problems(&[Kind::PreconditionFailed])
 }
 
-async fn put(call: &mut Call) -> Answer {
+async fn put(records: &Records, call: &mut Call) -> Answer {
     let key = call.key()?;
     let body = call.json().await?;
     let fields = fields::object::<Body<'_>>(&body)?;
     let value = value("value", fields.value, &call.app.limits)?;
     let how = call.write_options(&body)?;
-    let receipt = precondition::apply(call, Write::put(key.clone(), value), &how).await?;
+    let receipt = precondition::apply(records, call, Write::put(key.clone(), value), &how).await?;
     if receipt.outcome == Outcome::Queued {
         return Ok(queued(&key, &receipt));
     }

@@ -9,10 +9,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::Value as Json;
-use terrace::http::{LevelInfo, Limits, Queries, Service, bind, serve};
+use terrace::http::{
+    ClearCache, Documents, Face, Limits, Queries, Records, Service, bind, documents, serve,
+};
 use terrace_core::read_model::{Activity, Counted, Row};
 use terrace_core::{
-    BoxFuture, Key, MemoryStore, Record, Result, Runtime, Store, Task, Timestamp, Value, Version,
+    BoxFuture, Cache, Key, MemoryCache, MemoryCacheOptions, MemoryStore, Record, Result, Runtime,
+    Store, Task, Timestamp, Value, Version,
 };
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::TcpStream;
@@ -28,14 +31,19 @@ pub(super) struct Server {
 /// Level 0 over memory.
 pub(super) fn service(store: Arc<dyn Store>) -> Service {
     Service {
-        level: LevelInfo { number: 0, name: "0-single-db" },
-        store,
-        caches: Vec::new(),
-        shards: None,
-        queries: None,
+        name: "0-single-db",
+        whole: Arc::new(Arc::clone(&store)),
+        faces: faces(Documents::of(&documents::L0, Records::of(store))),
         limits: Limits::default(),
         runtime: Runtime::system(),
     }
+}
+
+/// Both faces of records.
+pub(super) fn faces(documents: Documents) -> Vec<Face> {
+    let records = Face::Records(Arc::clone(&documents.records));
+    let queries = documents.queries.clone().map(Face::Queries);
+    [Face::Documents(Arc::new(documents)), records].into_iter().chain(queries).collect()
 }
 
 /// A query side that always answers the same.
@@ -76,9 +84,15 @@ impl Server {
     }
 
     pub(super) fn level(number: u8, name: &'static str, store: Arc<dyn Store>) -> Self {
-        let level = LevelInfo { number, name };
+        use documents::{L0, L1, L2, L3, L4, L5, L6, L7};
+        let face = [&L0, &L1, &L2, &L3, &L4, &L5, &L6, &L7][usize::from(number)];
+        let records = Records { queues: number == 6, ..Records::of(Arc::clone(&store)) };
         let queries = (number == 7).then(|| Arc::new(Fixed) as Arc<dyn Queries>);
-        Self::of(Service { level, queries, ..service(store) })
+        let near = MemoryCache::new(MemoryCacheOptions::default(), Runtime::system());
+        let near: Arc<dyn ClearCache> = Arc::new(Arc::new(near) as Arc<dyn Cache>);
+        let caches = if number == 5 { vec![near] } else { Vec::new() };
+        let faces = faces(Documents { queries, caches, ..Documents::of(face, records) });
+        Self::of(Service { name, faces, ..service(store) })
     }
 
     pub(super) fn limited(limits: Limits) -> Self {

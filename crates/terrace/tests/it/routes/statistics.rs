@@ -3,13 +3,13 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use serde_json::json;
-use terrace::http::{ClearCache, LevelInfo, Service};
+use terrace::http::{ClearCache, Documents, Records, Service, documents};
 use terrace_core::{
     BoxFuture, Fact, Inspection, Key, MemoryStore, Page, PartKind, Read, ReadOptions, Receipt,
     Result, Scan, Status, Store, Unit, Write, WriteOptions,
 };
 
-use super::server::{Server, service};
+use super::server::{Server, faces, service};
 
 /// Memory that says of itself what the test tells it to say.
 #[derive(Debug)]
@@ -177,8 +177,10 @@ async fn clearing_empties_the_far_cache_before_the_near_one() {
     let order = Arc::new(Mutex::new(Vec::new()));
     let cache = |name| -> Arc<dyn ClearCache> { Arc::new(Noted(name, Arc::clone(&order))) };
     let server = Server::of(Service {
-        level: LevelInfo { number: 5, name: "5-multi-tier-cache" },
-        caches: vec![cache("near"), cache("far")],
+        faces: faces(Documents {
+            caches: vec![cache("near"), cache("far")],
+            ..Documents::of(&documents::L5, Records::of(Arc::new(MemoryStore::default())))
+        }),
         ..service(Arc::new(MemoryStore::default()))
     });
     let reply = server.call("POST", "/clear-cache", &[], "").await;

@@ -1,0 +1,98 @@
+//! What a level serves: faces, each over its own port.
+//!
+//! What a level can do is read from its faces, never from its number: a level that has a query side
+//! serves the face of queries, and one whose keys live on shards says so in the port of its records.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use terrace_core::read_model::{Activity, Counted, Row};
+use terrace_core::{BoxFuture, Cache, Inspection, Key, Result, Store};
+
+use super::documents::Documents;
+use super::endpoint::Endpoint;
+use super::records::Records;
+use super::{operations, queries, records};
+
+/// Endpoints of one kind, over their port.
+#[derive(Clone, Debug)]
+pub enum Face {
+    /// The record API, `/v1/records`, the same on every level that keeps records.
+    Records(Arc<Records>),
+    /// The documents' API, which differs from level to level.
+    Documents(Arc<Documents>),
+    /// What a query side answers beyond records by key.
+    Queries(Arc<dyn Queries>),
+}
+
+impl Face {
+    /// The rows of the table, in the order of the documentation.
+    pub(crate) fn endpoints(&self, whole: &Arc<dyn Whole>) -> Vec<Endpoint> {
+        match self {
+            Self::Records(records) => records::endpoints(records),
+            Self::Documents(documents) => Documents::endpoints(documents, whole),
+            Self::Queries(queries) => queries::endpoints(queries, whole),
+        }
+    }
+
+    /// What it adds to `/health`.
+    pub(crate) fn health_fields(&self) -> operations::HealthFields {
+        match self {
+            Self::Documents(documents) => documents.health_fields(),
+            Self::Records(_) | Self::Queries(_) => &[],
+        }
+    }
+}
+
+/// All that is served, as one thing to look at and to end.
+pub trait Whole: fmt::Debug + Send + Sync + 'static {
+    /// See [`Store::inspect`].
+    fn inspect(&self) -> BoxFuture<'_, Inspection>;
+
+    /// See [`Store::close`].
+    fn close(&self) -> BoxFuture<'_, Result<()>>;
+}
+
+impl Whole for Arc<dyn Store> {
+    fn inspect(&self) -> BoxFuture<'_, Inspection> {
+        Store::inspect(&**self)
+    }
+
+    fn close(&self) -> BoxFuture<'_, Result<()>> {
+        Store::close(&**self)
+    }
+}
+
+/// A cache that can be told to forget everything.
+pub trait ClearCache: fmt::Debug + Send + Sync + 'static {
+    /// Forgets everything, for every instance that shares the cache.
+    fn clear(&self) -> BoxFuture<'_, Result<()>>;
+}
+
+impl ClearCache for Arc<dyn Cache> {
+    fn clear(&self) -> BoxFuture<'_, Result<()>> {
+        Cache::clear(&**self)
+    }
+}
+
+/// Knows where keys live.
+pub trait Shards: fmt::Debug + Send + Sync + 'static {
+    /// The number of the shard that has a key, as far as is known.
+    fn shard_of(&self, key: &Key) -> Option<u16>;
+}
+
+/// What a read model answers beyond the store.
+pub trait Queries: fmt::Debug + Send + Sync + 'static {
+    /// How often a key was read, this instance's latest reads included.
+    fn read_count(&self, key: &Key) -> u64;
+
+    /// See [`terrace_core::ReadModel::search`].
+    fn search<'a>(&'a self, words: &'a str, limit: usize) -> BoxFuture<'a, Result<Vec<Row>>>;
+
+    /// See [`terrace_core::ReadModel::top`].
+    fn top(&self, by: Counted, limit: usize) -> BoxFuture<'_, Result<Vec<Row>>>;
+
+    /// See [`terrace_core::ReadModel::activity`].
+    fn activity(&self, bucket: Duration, limit: usize) -> BoxFuture<'_, Result<Vec<Activity>>>;
+}

@@ -1,0 +1,135 @@
+//! The seam between a request and its endpoint, where guards and observers stand.
+//!
+//! Every request passes the same chain: its id and the limits of its head ([`App`](super::app::App)),
+//! then what a service adds, in its order, then the endpoint. What one step has found out, such as who
+//! asks, it leaves for the later ones in the extensions of the [`Call`]'s parts. A service that adds
+//! nothing pays nothing.
+
+use std::fmt;
+use std::sync::Arc;
+
+use terrace_core::BoxFuture;
+
+use super::call::Call;
+use super::endpoint::Handle;
+use super::reply::Answer;
+
+/// One step of the chain.
+pub(crate) trait Middleware: fmt::Debug + Send + Sync + 'static {
+    /// Answers the request, or lets `next` do it and looks at what came of it.
+    fn handle<'a>(&'a self, call: &'a mut Call, next: Next<'a>) -> BoxFuture<'a, Answer>;
+}
+
+/// What is left of the chain.
+pub(crate) struct Next<'a> {
+    rest: &'a [Arc<dyn Middleware>],
+    endpoint: &'a dyn Handle,
+}
+
+impl<'a> Next<'a> {
+    pub(crate) fn new(chain: &'a [Arc<dyn Middleware>], endpoint: &'a dyn Handle) -> Self {
+        Self { rest: chain, endpoint }
+    }
+
+    /// Goes on with the next step, or with the endpoint.
+    pub(crate) fn run(self, call: &'a mut Call) -> BoxFuture<'a, Answer> {
+        match self.rest.split_first() {
+            Some((first, rest)) => first.handle(call, Self { rest, ..self }),
+            None => self.endpoint.handle(call),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Mutex, PoisonError};
+
+    use hyper::Request;
+    use terrace_core::{MemoryStore, Runtime, Store};
+
+    use super::*;
+    use crate::http::app::App;
+    use crate::http::problem::{Kind, Problem};
+    use crate::http::{Documents, Face, Limits, Records, Service, documents};
+
+    type Log = Arc<Mutex<Vec<String>>>;
+
+    /// What a step has found out.
+    #[derive(Clone, Debug)]
+    struct Principal(&'static str);
+
+    /// Notes when it is passed; refuses in place of going on when it is told to.
+    #[derive(Debug)]
+    struct Step {
+        name: &'static str,
+        log: Log,
+        refuses: bool,
+    }
+
+    impl Step {
+        fn note(&self, text: String) {
+            self.log.lock().unwrap_or_else(PoisonError::into_inner).push(text);
+        }
+    }
+
+    impl Middleware for Step {
+        fn handle<'a>(&'a self, call: &'a mut Call, next: Next<'a>) -> BoxFuture<'a, Answer> {
+            Box::pin(async move {
+                let by = call.parts.extensions.insert(Principal(self.name));
+                self.note(format!("{} after {:?}", self.name, by.map(|by| by.0)));
+                if self.refuses {
+                    return Err(Problem::new(Kind::Unavailable, "not now"));
+                }
+                let answer = next.run(call).await;
+                let status = answer.as_ref().map(|reply| reply.status().as_u16()).ok();
+                self.note(format!("{} saw {status:?}", self.name));
+                answer
+            })
+        }
+    }
+
+    async fn passed(refuses: bool) -> (Vec<String>, Option<u16>) {
+        let log = Log::default();
+        let step = |name, refuses| -> Arc<dyn Middleware> {
+            Arc::new(Step { name, log: Arc::clone(&log), refuses })
+        };
+        let store: Arc<dyn Store> = Arc::new(MemoryStore::default());
+        let documents = Documents::of(&documents::L0, Records::of(Arc::clone(&store)));
+        let service = Service {
+            name: "0-single-db",
+            faces: vec![Face::Documents(Arc::new(documents))],
+            whole: Arc::new(store),
+            limits: Limits::default(),
+            runtime: Runtime::system(),
+        };
+        let steps = vec![step("first", false), step("second", refuses)];
+        let app = Arc::new(App::new(service).behind(steps));
+        let (parts, ()) = Request::get("/read/a").body(()).expect("a request").into_parts();
+        let mut call = Call { app: Arc::clone(&app), parts, body: None };
+        let answer = app.run(&mut call).await;
+        let log = log.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        (log, answer.ok().map(|reply| reply.status().as_u16()))
+    }
+
+    #[tokio::test]
+    async fn steps_are_passed_in_order_and_see_the_answer_on_the_way_back() {
+        let (log, status) = passed(false).await;
+        assert_eq!(status, Some(200));
+        assert_eq!(
+            log,
+            [
+                "first after None",
+                "second after Some(\"first\")",
+                "second saw Some(200)",
+                "first saw Some(200)",
+            ]
+        );
+    }
+
+    #[tokio::test]
+    async fn what_a_step_refuses_does_not_reach_the_endpoint() {
+        let (log, status) = passed(true).await;
+        assert_eq!(status, None);
+        assert_eq!(log, ["first after None", "second after Some(\"first\")", "first saw None"]);
+    }
+}

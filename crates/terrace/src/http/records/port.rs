@@ -1,0 +1,86 @@
+//! The port of the record API: a store, and what it says beyond the contract.
+
+use std::sync::Arc;
+
+use terrace_core::{
+    Key, Origin, Page, Read, ReadOptions, Receipt, Scan, Store, Write, WriteOptions, one,
+};
+
+use crate::http::call::Call;
+use crate::http::face::Shards;
+use crate::http::headers;
+use crate::http::problem::Problem;
+
+/// Records to serve. A client that keeps the latest token of an answer alone keeps all that it has
+/// seen: every answer's token takes in the request's.
+#[derive(Debug)]
+pub struct Records {
+    /// Where they are. It must end every call by its deadline, as `terrace_layers::Timeout` at its
+    /// top does: nothing else bounds how long a request may take.
+    pub store: Arc<dyn Store>,
+    /// Where keys live, when there are shards.
+    pub shards: Option<Arc<dyn Shards>>,
+    /// Whether writes may be accepted before they are applied (202).
+    pub queues: bool,
+}
+
+impl Records {
+    /// Records of one place, written when that is acknowledged.
+    pub fn of(store: Arc<dyn Store>) -> Self {
+        Self { store, shards: None, queues: false }
+    }
+
+    /// Reads one key.
+    pub(crate) async fn read_one(&self, key: &Key, how: &ReadOptions) -> Result<Read, Problem> {
+        Ok(one(self.read(std::slice::from_ref(key), how).await?)?)
+    }
+
+    /// Reads keys.
+    pub(crate) async fn read(&self, keys: &[Key], how: &ReadOptions) -> Result<Vec<Read>, Problem> {
+        let mut reads = self.store.read(keys, how).await?;
+        if let Some(asked) = &how.token {
+            reads.iter_mut().for_each(|read| read.token.merge(asked));
+        }
+        Ok(reads)
+    }
+
+    /// Lists records.
+    pub(crate) async fn scan(&self, scan: &Scan, how: &ReadOptions) -> Result<Page, Problem> {
+        let mut page = self.store.scan(scan, how).await?;
+        if let Some(asked) = &how.token {
+            page.token.merge(asked);
+        }
+        Ok(page)
+    }
+
+    /// Applies one write of a request.
+    pub(crate) async fn write_one(
+        &self,
+        call: &Call,
+        write: Write,
+        how: &WriteOptions,
+    ) -> Result<Receipt, Problem> {
+        Ok(one(self.write(call, vec![write], how).await?)?)
+    }
+
+    /// Applies the writes of a request.
+    pub(crate) async fn write(
+        &self,
+        call: &Call,
+        batch: Vec<Write>,
+        how: &WriteOptions,
+    ) -> Result<Vec<Receipt>, Problem> {
+        let seen = headers::token(&call.parts.headers)?;
+        let mut receipts = self.store.write(batch, how).await?;
+        if let Some(seen) = &seen {
+            receipts.iter_mut().for_each(|receipt| receipt.token.merge(seen));
+        }
+        Ok(receipts)
+    }
+
+    /// The number of the shard that an answer for a key came from; a cache keeps none, so it is the
+    /// one that has the key now.
+    pub(crate) fn shard_of(&self, key: &Key, origin: Origin) -> Option<u16> {
+        origin.shard.or_else(|| self.shards.as_ref()?.shard_of(key))
+    }
+}
