@@ -225,14 +225,14 @@ impl Connector {
         found: Answered<Look>,
         asked: Instant,
     ) -> Result<()> {
-        let client = &mut connection.client;
+        let (client, known) = (&mut connection.client, self.histories.standing());
         let settled = match found {
             Err(error) if history::is_missing(&error) && !self.read_only => {
                 migrate::migrate(client, &self.schema).await?;
-                history::settle(client, &self.schema).await
+                history::settle(client, &self.schema, &known).await
             }
             Err(error) => Err(migrate::failed(error)),
-            Ok(found) => history::settle_found(client, &self.schema, found).await,
+            Ok(found) => history::settle_found(client, &self.schema, &known, found).await,
         };
         let (standing, look) = settled.map_err(|error| error.with("hosts", &*self.hosts))?;
         connection.history = Arc::clone(&standing.history);

@@ -13,6 +13,10 @@
 //! survives a failover and is not taken over by a clone. A physical copy that was made a server of its
 //! own cannot be told from a failover; [`renew`] begins a lineage.
 //!
+//! **A way back**, when a server takes its place again after another one had it, begins a new history,
+//! too: what was done in between is lost. Nothing in the database tells, so whoever has seen the other
+//! one does it, on the first connection that leads back.
+//!
 //! **A restart** of the server keeps the history and raises the generation. A crash loses no
 //! acknowledged write, but it takes back transaction ids of which nothing was on disk, and gives them
 //! out again: what a snapshot proved before it says nothing about the same number after it. So a
@@ -163,6 +167,11 @@ impl Look {
         })
     }
 
+    /// The same, unless it is a way back.
+    fn standing_after(&self, known: &Standing) -> Option<Standing> {
+        self.standing().filter(|it| self.is_replica || !known.past.contains(&it.history))
+    }
+
     fn past(&self) -> Vec<Arc<str>> {
         self.past.iter().map(|name| name.as_str().into()).collect()
     }
@@ -218,20 +227,25 @@ pub(super) async fn look(client: &Client) -> Result<Look, tokio_postgres::Error>
     Look::of(&rows[0])
 }
 
-/// What is in force on this server; begins a new history where the one that is kept is of another
-/// database.
-pub(super) async fn settle(client: &mut Client, schema: &str) -> Result<(Standing, Look)> {
+/// What is in force on this server, after what was `known`; begins a new history where the one that is
+/// kept is of another database, or past.
+pub(super) async fn settle(
+    client: &mut Client,
+    schema: &str,
+    known: &Standing,
+) -> Result<(Standing, Look)> {
     let found = look(client).await.map_err(failed)?;
-    settle_found(client, schema, found).await
+    settle_found(client, schema, known, found).await
 }
 
 /// As [`settle`], for what was looked at a moment ago.
 pub(super) async fn settle_found(
     client: &mut Client,
     schema: &str,
+    known: &Standing,
     found: Look,
 ) -> Result<(Standing, Look)> {
-    if let Some(standing) = found.standing() {
+    if let Some(standing) = found.standing_after(known) {
         if found.is_newly_lossy() {
             client.query_typed(LOSSY, &[]).await.map_err(failed)?;
         }
@@ -244,19 +258,30 @@ pub(super) async fn settle_found(
     }
     let transaction = client.transaction().await.map_err(failed)?;
     lock(&transaction, schema).await?;
-    let standing = begin_if_another(&transaction).await?;
+    let standing = begin_if_another(&transaction, known).await?;
     transaction.commit().await.map_err(failed)?;
     Ok((standing, found))
 }
 
 /// Under the lock: what is in force, or what begins now.
-async fn begin_if_another(transaction: &Transaction<'_>) -> Result<Standing> {
-    let found = look(transaction.client()).await.map_err(failed)?;
-    match found.standing() {
-        Some(standing) => Ok(standing),
-        None if found.is_restarted() && !found.lossy => go_on(transaction, &found).await,
-        None => begin(transaction, &found, found.next_name()).await,
+async fn begin_if_another(transaction: &Transaction<'_>, known: &Standing) -> Result<Standing> {
+    // What nobody in this database knows of: the lives of the server that had its place.
+    const LOST: &str = "INSERT INTO terrace_history (name) SELECT unnest($1::text[]) \
+         ON CONFLICT (name) DO NOTHING";
+    let mut found = look(transaction.client()).await.map_err(failed)?;
+    if let Some(standing) = found.standing_after(known) {
+        return Ok(standing);
     }
+    let kept = found.kept.as_ref().map(|(name, ..)| name.as_str());
+    if kept.is_some_and(|kept| known.past.iter().any(|past| **past == *kept)) {
+        let lost = known.past.iter().chain([&known.history]).filter(|name| kept != Some(&***name));
+        let lost = lost.map(|name| &**name).collect::<Vec<_>>();
+        transaction.execute(LOST, &[&lost]).await.map_err(failed)?;
+        found.past.extend(lost.into_iter().map(str::to_owned));
+    } else if found.is_restarted() && !found.lossy {
+        return go_on(transaction, &found).await;
+    }
+    begin(transaction, &found, found.next_name()).await
 }
 
 /// Versions go on above all that can have been given out and was not on disk. The commit waits for no

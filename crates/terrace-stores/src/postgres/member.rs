@@ -75,8 +75,9 @@ async fn ask_by(connection: &mut Connection, worker: &Worker) -> Result<NodeStat
     let failed = |error| explain(error, Stage::Harmless).during("ask for the state");
     let asked = worker.runtime.now();
     // First: a history that begins now is in the snapshot that follows.
-    let schema = worker.pool.connector().schema();
-    let (standing, look) = history::settle(connection.client(), schema).await?;
+    let connector = worker.pool.connector();
+    let (schema, known) = (connector.schema(), connector.histories().standing());
+    let (standing, look) = history::settle(connection.client(), schema, &known).await?;
     let rows = connection.run(Sql::State, &[]).await.map_err(failed)?;
     // A SELECT without FROM has one row.
     let row = &rows[0];

@@ -109,6 +109,10 @@ impl managed::Manager for Openings {
         if connection.is_closed() {
             return Err(RecycleError::message("the server closed it"));
         }
+        // Two servers may take writes beside each other; the later history is in force.
+        if !connection.is_replica && !self.connector().histories().has(&connection.history) {
+            return Err(RecycleError::message("another history is in force"));
+        }
         Ok(())
     }
 }

@@ -34,6 +34,7 @@ mod storm;
 mod tables;
 mod tokens_over_caches;
 mod waiting;
+mod way_back;
 
 use std::time::Duration;
 
