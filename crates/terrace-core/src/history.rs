@@ -154,19 +154,26 @@ impl Histories {
         Arc::clone(&self.standing.load().history)
     }
 
-    /// Notes what the database said, when it was asked at `asked`. A generation never goes back within
-    /// a history, so an answer that was overtaken changes nothing.
+    /// Notes what the database said, when it was asked at `asked`. Within a history a generation never
+    /// goes back and what is past only grows, so an answer that was overtaken changes nothing.
     pub fn heard(&self, said: Standing, asked: Instant) {
         self.looked_at.store(Arc::new(Some(asked)));
         let mut news = false;
         self.standing.rcu(|known| {
             let same = known.history == said.history;
             let older = match same {
-                true => known.generation >= said.generation,
+                true => known.generation >= said.generation && known.past.len() >= said.past.len(),
                 false => known.past.contains(&said.history),
             };
             news = !older;
-            if older { Arc::clone(known) } else { Arc::new(said.clone()) }
+            match older {
+                true => Arc::clone(known),
+                false if same => Arc::new(Standing {
+                    generation: known.generation.max(said.generation),
+                    ..said.clone()
+                }),
+                false => Arc::new(said.clone()),
+            }
         });
         if news {
             self.changes.send_modify(|number| *number += 1);
@@ -363,6 +370,18 @@ mod tests {
         assert_eq!(known.standing().generation.get(), 2);
         assert_eq!(*changes.borrow(), 1);
         assert_eq!(known.looked_at(), Some(now));
+    }
+
+    #[test]
+    fn what_is_past_is_heard_also_of_the_history_that_is_known_by_name_alone() {
+        let now = Runtime::seeded(1).now();
+        let known = Histories::new(Standing::of("db.2"));
+        let asked = Token::of("db.1", Position::new(1));
+        assert!(known.check(&asked).is_ok(), "nothing is known of it");
+        known.heard(Standing { past: vec!["db.1".into()], ..Standing::of("db.2") }, now);
+        assert!(known.check(&asked).is_err());
+        known.heard(Standing::of("db.2"), now);
+        assert!(known.check(&asked).is_err(), "an answer that was overtaken");
     }
 
     #[tokio::test]
