@@ -41,6 +41,7 @@ mod wait;
 pub use error::{LabError, LabErrorKind};
 pub use nats::{NatsOptions, NatsServer};
 pub use postgres::{PostgresOptions, PostgresServer};
+pub use private_server::PrivateServer;
 pub use programs::{Program, ProgramState, find_program, programs};
 pub use proxy::{Direction, Evidence, FaultProxy};
 pub use redis::{Persistence, RedisOptions, RedisServer};

@@ -2,7 +2,8 @@
 
 mod engine;
 
-use std::path::{Path, PathBuf};
+use std::ops::Deref;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -45,7 +46,16 @@ impl NatsOptions {
 /// [`PostgresServer`](crate::PostgresServer).
 #[derive(Debug, Clone)]
 pub struct NatsServer {
-    server: Arc<PrivateServer<Nats>>,
+    server: PrivateServer,
+    engine: Arc<Nats>,
+}
+
+impl Deref for NatsServer {
+    type Target = PrivateServer;
+
+    fn deref(&self) -> &PrivateServer {
+        &self.server
+    }
 }
 
 impl NatsServer {
@@ -67,64 +77,20 @@ impl NatsServer {
     pub fn start_blocking(options: &NatsOptions) -> Result<Self, LabError> {
         let home = Home::open(&options.directory)?;
         let lock = home.lock()?;
-        let engine = Nats::new(&home)?;
+        let engine = Arc::new(Nats::new(&home)?);
         let start = Start {
             port: options.port,
             within: options.start_within,
             temporary: options.temporary,
         };
-        Ok(Self { server: Arc::new(PrivateServer::start(engine, home, lock, &start)?) })
+        let server = PrivateServer::start(Arc::clone(&engine) as _, home, lock, &start)?;
+        Ok(Self { server, engine })
     }
 
     /// `nats://terrace:PASSWORD@127.0.0.1:PORT`; stays the same over restarts.
     #[must_use]
     pub fn url(&self) -> String {
-        let password = self.server.engine().password.reveal();
+        let password = self.engine.password.reveal();
         format!("nats://terrace:{password}@127.0.0.1:{}", self.server.port())
-    }
-
-    /// The server's process id; `None` after [`stop`](Self::stop) or [`kill`](Self::kill).
-    #[must_use]
-    pub fn pid(&self) -> Option<u32> {
-        self.server.pid()
-    }
-
-    /// Whether the server's process lives; it also notices a server that ended by itself.
-    #[must_use]
-    pub fn is_running(&self) -> bool {
-        self.server.is_running()
-    }
-
-    /// Where the server really lives.
-    #[must_use]
-    pub fn directory(&self) -> &Path {
-        self.server.home().path()
-    }
-
-    /// Ends the server in good order (SIGTERM); after 30 s without an end it is killed.
-    ///
-    /// # Errors
-    /// None at present beyond a runtime that shuts down.
-    pub async fn stop(&self) -> Result<(), LabError> {
-        let server = Arc::clone(&self.server);
-        blocking(move || {
-            server.stop();
-            Ok(())
-        })
-        .await
-    }
-
-    /// Ends the server with SIGKILL: a crash. It blocks for milliseconds.
-    pub fn kill(&self) {
-        self.server.kill();
-    }
-
-    /// Stops the server if it runs, and starts it on the same port.
-    ///
-    /// # Errors
-    /// As [`start`](Self::start).
-    pub async fn restart(&self) -> Result<(), LabError> {
-        let server = Arc::clone(&self.server);
-        blocking(move || server.restart()).await
     }
 }

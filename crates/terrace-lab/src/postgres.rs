@@ -3,7 +3,8 @@
 mod engine;
 mod standby;
 
-use std::path::{Path, PathBuf};
+use std::ops::Deref;
+use std::path::PathBuf;
 use std::process::Stdio;
 use std::sync::Arc;
 use std::time::Duration;
@@ -53,7 +54,16 @@ impl PostgresOptions {
 /// it began; a start that nobody awaits any more ends in a stopped server.
 #[derive(Debug, Clone)]
 pub struct PostgresServer {
-    server: Arc<PrivateServer<Postgres>>,
+    server: PrivateServer,
+    engine: Arc<Postgres>,
+}
+
+impl Deref for PostgresServer {
+    type Target = PrivateServer;
+
+    fn deref(&self) -> &PrivateServer {
+        &self.server
+    }
 }
 
 impl PostgresServer {
@@ -75,13 +85,14 @@ impl PostgresServer {
     pub fn start_blocking(options: &PostgresOptions) -> Result<Self, LabError> {
         let home = Home::open(&options.directory)?;
         let lock = home.lock()?;
-        let engine = Postgres::new(&home, options)?;
+        let engine = Arc::new(Postgres::new(&home, options)?);
         let start = Start {
             port: options.port,
             within: options.start_within,
             temporary: options.temporary,
         };
-        Ok(Self { server: Arc::new(PrivateServer::start(engine, home, lock, &start)?) })
+        let server = PrivateServer::start(Arc::clone(&engine) as _, home, lock, &start)?;
+        Ok(Self { server, engine })
     }
 
     /// The URL of the database `postgres`, with the password; stays the same over restarts.
@@ -93,7 +104,7 @@ impl PostgresServer {
     /// The URL of a database that [`create_database`](Self::create_database) made.
     #[must_use]
     pub fn database_url(&self, database: &str) -> String {
-        let (password, port) = (self.server.engine().password.reveal(), self.port());
+        let (password, port) = (self.engine.password.reveal(), self.port());
         format!("postgres://{USER}:{password}@127.0.0.1:{port}/{database}")
     }
 
@@ -113,7 +124,7 @@ impl PostgresServer {
     /// As [`create_database`](Self::create_database).
     pub fn create_database_blocking(&self, name: &str) -> Result<String, LabError> {
         check_database_name(name)?;
-        let (engine, home) = (self.server.engine(), self.server.home());
+        let (engine, home) = (&self.engine, self.home());
         let createdb = engine.programs.directory.join("createdb");
         let output = home
             .command(&createdb)
@@ -134,73 +145,6 @@ impl PostgresServer {
         let message = format!("cannot create the database {name}: {}", said.trim());
         let next = "see that the server runs and that its disk is not full";
         Err(LabError::new(LabErrorKind::CommandFailed, message, next))
-    }
-
-    /// The TCP port on 127.0.0.1.
-    #[must_use]
-    pub fn port(&self) -> u16 {
-        self.server.port()
-    }
-
-    /// The process id of the postmaster; `None` after [`stop`](Self::stop) or [`kill`](Self::kill).
-    #[must_use]
-    pub fn pid(&self) -> Option<u32> {
-        self.server.pid()
-    }
-
-    /// Whether the postmaster's process lives; it also notices a server that ended by itself.
-    #[must_use]
-    pub fn is_running(&self) -> bool {
-        self.server.is_running()
-    }
-
-    /// Where the server really lives: not the directory that was asked for when the unprivileged
-    /// account cannot reach that one.
-    #[must_use]
-    pub fn directory(&self) -> &Path {
-        self.server.home().path()
-    }
-
-    /// Ends the server in good order ("fast shutdown") without waiting for its clients.
-    ///
-    /// After 30 s without an end it is killed, which loses nothing that was committed. Without
-    /// effect on a server that does not run.
-    ///
-    /// # Errors
-    /// None at present beyond a runtime that shuts down.
-    pub async fn stop(&self) -> Result<(), LabError> {
-        let server = Arc::clone(&self.server);
-        blocking(move || {
-            server.stop();
-            Ok(())
-        })
-        .await
-    }
-
-    /// Ends the postmaster and all its children with SIGKILL: a crash. It blocks for milliseconds.
-    ///
-    /// [`restart`](Self::restart) recovers from the write-ahead log.
-    pub fn kill(&self) {
-        self.server.kill();
-    }
-
-    /// Stops the server if it runs, and starts it on the same port with the same settings.
-    ///
-    /// # Errors
-    /// As [`start`](Self::start).
-    pub async fn restart(&self) -> Result<(), LabError> {
-        let server = Arc::clone(&self.server);
-        blocking(move || server.restart()).await
-    }
-
-    /// Freezes all processes of the server (SIGSTOP): connections stay, nothing answers.
-    pub fn pause(&self) {
-        self.server.pause();
-    }
-
-    /// Continues after [`pause`](Self::pause).
-    pub fn resume(&self) {
-        self.server.resume();
     }
 }
 

@@ -5,12 +5,13 @@ use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::Path;
 use std::process::Child;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use std::{fmt, fs};
 
 use nix::sys::signal::Signal;
 
+use crate::blocking;
 use crate::error::{LabError, LabErrorKind, Result};
 use crate::home::{Home, Lock};
 use crate::processes::{self, Process};
@@ -26,11 +27,13 @@ const PORT_ATTEMPTS: usize = 5;
 /// What one kind of server does in its own way.
 pub(crate) trait Engine: fmt::Debug + Send + Sync + 'static {
     /// The product's name, for messages.
-    const NAME: &'static str;
+    fn name(&self) -> &'static str;
+
     /// Ends the server in good order without waiting for its clients.
-    const STOP: Signal;
+    fn stop(&self) -> Signal;
+
     /// Ends a server whose data are thrown away.
-    const ABANDON: Signal;
+    fn abandon(&self) -> Signal;
 
     /// Makes the data where there are none, and writes the settings. Runs before every start.
     fn prepare(&self, home: &Home, port: u16) -> Result<()>;
@@ -56,10 +59,111 @@ pub(crate) struct Start {
     pub(crate) temporary: bool,
 }
 
+/// A running private server; cheap to clone, ends when the last clone is dropped.
+///
+/// Dropping the last clone blocks until the server has ended; [`stop`](Self::stop) does not block.
+/// The async methods need a tokio runtime. A future of this type that is dropped does not stop what
+/// it began; a start that nobody awaits any more ends in a stopped server.
+#[derive(Debug, Clone)]
+pub struct PrivateServer(Arc<Server>);
+
+impl PrivateServer {
+    /// Ends what is left of an earlier run, then starts the server and waits until it answers.
+    pub(crate) fn start(
+        engine: Arc<dyn Engine>,
+        home: Home,
+        lock: Lock,
+        start: &Start,
+    ) -> Result<Self> {
+        Ok(Self(Arc::new(Server::start(engine, home, lock, start)?)))
+    }
+
+    pub(crate) fn home(&self) -> &Home {
+        &self.0.home
+    }
+
+    /// The product's name.
+    #[must_use]
+    pub fn program(&self) -> &'static str {
+        self.0.engine.name()
+    }
+
+    /// The TCP port on 127.0.0.1.
+    #[must_use]
+    pub fn port(&self) -> u16 {
+        self.0.port
+    }
+
+    /// The server's process id; `None` after [`stop`](Self::stop) or [`kill`](Self::kill).
+    #[must_use]
+    pub fn pid(&self) -> Option<u32> {
+        Some(self.0.pid.load(Ordering::Acquire)).filter(|&pid| pid != 0)
+    }
+
+    /// Whether the server's process lives; it also notices a server that ended by itself.
+    #[must_use]
+    pub fn is_running(&self) -> bool {
+        self.0.is_running()
+    }
+
+    /// Where the server really lives: not the directory that was asked for when the unprivileged
+    /// account cannot reach that one.
+    #[must_use]
+    pub fn directory(&self) -> &Path {
+        self.0.home.path()
+    }
+
+    /// Ends the server in good order, without waiting for its clients; after 30 s without an end it
+    /// is killed. Without effect on a server that does not run.
+    ///
+    /// # Errors
+    /// None at present beyond a runtime that shuts down.
+    pub async fn stop(&self) -> Result<(), LabError> {
+        let server = Arc::clone(&self.0);
+        blocking(move || {
+            server.stop();
+            Ok(())
+        })
+        .await
+    }
+
+    /// Ends all the server's processes with SIGKILL: a crash. It blocks for milliseconds.
+    pub fn kill(&self) {
+        self.0.kill();
+    }
+
+    /// Stops the server if it runs, and starts it on the same port with the same settings.
+    ///
+    /// # Errors
+    /// As its start.
+    pub async fn restart(&self) -> Result<(), LabError> {
+        let this = self.clone();
+        blocking(move || this.restart_blocking()).await
+    }
+
+    pub(crate) fn restart_blocking(&self) -> Result<()> {
+        self.0.restart()
+    }
+
+    /// Freezes all processes of the server (SIGSTOP): connections stay, nothing answers.
+    pub fn pause(&self) {
+        if let Some(running) = &self.0.inner().running {
+            processes::pause(running.child.id());
+        }
+    }
+
+    /// Continues after [`pause`](Self::pause).
+    pub fn resume(&self) {
+        if let Some(running) = &self.0.inner().running {
+            processes::resume(running.child.id());
+        }
+    }
+}
+
 /// A server that ends with its value.
 #[derive(Debug)]
-pub(crate) struct PrivateServer<E: Engine> {
-    engine: E,
+struct Server {
+    engine: Arc<dyn Engine>,
     home: Home,
     port: u16,
     within: Duration,
@@ -82,18 +186,17 @@ struct Running {
     _lock: Lock,
 }
 
-impl<E: Engine> PrivateServer<E> {
-    /// Ends what is left of an earlier run, then starts the server and waits until it answers.
-    pub(crate) fn start(engine: E, home: Home, lock: Lock, start: &Start) -> Result<Self> {
-        end_leftovers(&engine, &home);
-        let at_end = if start.temporary { E::ABANDON } else { E::STOP };
+impl Server {
+    fn start(engine: Arc<dyn Engine>, home: Home, lock: Lock, start: &Start) -> Result<Self> {
+        end_leftovers(&*engine, &home);
+        let at_end = if start.temporary { engine.abandon() } else { engine.stop() };
         let mut supervisor = Supervisor::start(&home, at_end, start.temporary)?;
         let mut attempts = PORT_ATTEMPTS;
         loop {
             attempts -= 1;
             let port = choose_port(&home, start.port)?;
             engine.prepare(&home, port)?;
-            match launch(&engine, &home, port, &mut supervisor, start.within) {
+            match launch(&*engine, &home, port, &mut supervisor, start.within) {
                 Ok(child) => {
                     home.write("port", &format!("{port}\n"))?;
                     let pid = AtomicU32::new(child.id());
@@ -110,24 +213,8 @@ impl<E: Engine> PrivateServer<E> {
         }
     }
 
-    pub(crate) fn engine(&self) -> &E {
-        &self.engine
-    }
-
-    pub(crate) fn home(&self) -> &Home {
-        &self.home
-    }
-
-    pub(crate) fn port(&self) -> u16 {
-        self.port
-    }
-
-    pub(crate) fn pid(&self) -> Option<u32> {
-        Some(self.pid.load(Ordering::Acquire)).filter(|&pid| pid != 0)
-    }
-
     /// False also when the server has ended by itself.
-    pub(crate) fn is_running(&self) -> bool {
+    fn is_running(&self) -> bool {
         let mut inner = self.inner();
         let Some(running) = &mut inner.running else { return false };
         if matches!(running.child.try_wait(), Ok(None)) {
@@ -138,52 +225,47 @@ impl<E: Engine> PrivateServer<E> {
     }
 
     /// Ends the server in good order; without effect when it does not run.
-    pub(crate) fn stop(&self) {
-        self.stop_by(&mut self.inner(), E::STOP);
+    fn stop(&self) {
+        self.stop_by(&mut self.inner(), self.engine.stop());
     }
 
     /// Ends all the server's processes at once, as a crash of the machine would.
-    pub(crate) fn kill(&self) {
+    fn kill(&self) {
         let mut inner = self.inner();
         if let Some(running) = &mut inner.running {
             processes::crash(running.child.id());
             let _reaped = running.child.wait();
-            tracing::info!(server = E::NAME, port = self.port, "killed a private server");
+            tracing::info!(
+                server = self.engine.name(),
+                port = self.port,
+                "killed a private server"
+            );
         }
         self.forget(&mut inner);
     }
 
     /// Stops where it runs, then starts on the same port.
-    pub(crate) fn restart(&self) -> Result<()> {
+    fn restart(&self) -> Result<()> {
         let mut inner = self.inner();
-        self.stop_by(&mut inner, E::STOP);
+        self.stop_by(&mut inner, self.engine.stop());
         let lock = self.home.lock()?;
-        end_leftovers(&self.engine, &self.home);
+        end_leftovers(&*self.engine, &self.home);
         let port = choose_port(&self.home, Some(self.port))?;
         self.engine.prepare(&self.home, port)?;
-        let child = launch(&self.engine, &self.home, port, &mut inner.supervisor, self.within)?;
+        let child = launch(&*self.engine, &self.home, port, &mut inner.supervisor, self.within)?;
         self.pid.store(child.id(), Ordering::Release);
         inner.running = Some(Running { child, _lock: lock });
         Ok(())
     }
 
-    /// Freezes all the server's processes: connections stay, nothing answers.
-    pub(crate) fn pause(&self) {
-        if let Some(running) = &self.inner().running {
-            processes::pause(running.child.id());
-        }
-    }
-
-    pub(crate) fn resume(&self) {
-        if let Some(running) = &self.inner().running {
-            processes::resume(running.child.id());
-        }
-    }
-
     fn stop_by(&self, inner: &mut Inner, signal: Signal) {
         if let Some(running) = &mut inner.running {
             stop_child(&mut running.child, signal);
-            tracing::info!(server = E::NAME, port = self.port, "stopped a private server");
+            tracing::info!(
+                server = self.engine.name(),
+                port = self.port,
+                "stopped a private server"
+            );
         }
         self.forget(inner);
     }
@@ -199,15 +281,15 @@ impl<E: Engine> PrivateServer<E> {
     }
 }
 
-impl<E: Engine> Drop for PrivateServer<E> {
+impl Drop for Server {
     fn drop(&mut self) {
         self.stop_by(&mut self.inner(), self.at_end);
     }
 }
 
 /// Spawns the server and waits until it answers; on an error nothing of it is left.
-fn launch<E: Engine>(
-    engine: &E,
+fn launch(
+    engine: &dyn Engine,
     home: &Home,
     port: u16,
     supervisor: &mut Supervisor,
@@ -222,7 +304,7 @@ fn launch<E: Engine>(
     let failure = match outcome {
         Some(Ok(())) => {
             let directory = home.path().display();
-            tracing::info!(server = E::NAME, port, pid, %directory, "started a private server");
+            tracing::info!(server = engine.name(), port, pid, %directory, "started a private server");
             return Ok(child);
         }
         Some(Err(failure)) => failure,
@@ -234,7 +316,7 @@ fn launch<E: Engine>(
     };
     supervisor.watch(None);
     let place = home.path().display();
-    let message = format!("{} in {place} {failure}", E::NAME);
+    let message = format!("{} in {place} {failure}", engine.name());
     let next = "correct what the log names, or remove the directory to start with empty data";
     Err(LabError::new(LabErrorKind::StartFailed, message, next).with_log(home.log_tail()))
 }
@@ -251,15 +333,15 @@ fn stop_child(child: &mut Child, polite: Signal) {
 }
 
 /// Under the home's lock no other Terrace runs a server there: what runs is left over.
-fn end_leftovers<E: Engine>(engine: &E, home: &Home) {
+fn end_leftovers(engine: &dyn Engine, home: &Home) {
     let left: Vec<u32> = processes::table()
         .iter()
         .filter(|process| process.is_alive() && engine.is_leftover(home, process))
         .map(|process| process.pid)
         .collect();
     if !left.is_empty() {
-        tracing::info!(server = E::NAME, pids = ?left, "stopping what an earlier run left behind");
-        processes::end(&left, E::STOP, STOP_WITHIN);
+        tracing::info!(server = engine.name(), pids = ?left, "stopping what an earlier run left behind");
+        processes::end(&left, engine.stop(), STOP_WITHIN);
     }
 }
 

@@ -2,7 +2,8 @@
 
 mod engine;
 
-use std::path::{Path, PathBuf};
+use std::ops::Deref;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -63,7 +64,16 @@ impl RedisOptions {
 /// cancellation are as for [`PostgresServer`](crate::PostgresServer).
 #[derive(Debug, Clone)]
 pub struct RedisServer {
-    server: Arc<PrivateServer<Redis>>,
+    server: PrivateServer,
+    engine: Arc<Redis>,
+}
+
+impl Deref for RedisServer {
+    type Target = PrivateServer;
+
+    fn deref(&self) -> &PrivateServer {
+        &self.server
+    }
 }
 
 impl RedisServer {
@@ -85,80 +95,19 @@ impl RedisServer {
     pub fn start_blocking(options: &RedisOptions) -> Result<Self, LabError> {
         let home = Home::open(&options.directory)?;
         let lock = home.lock()?;
-        let engine = Redis::new(&home, options)?;
+        let engine = Arc::new(Redis::new(&home, options)?);
         let start = Start {
             port: options.port,
             within: options.start_within,
             temporary: options.temporary,
         };
-        Ok(Self { server: Arc::new(PrivateServer::start(engine, home, lock, &start)?) })
+        let server = PrivateServer::start(Arc::clone(&engine) as _, home, lock, &start)?;
+        Ok(Self { server, engine })
     }
 
     /// `redis://:PASSWORD@127.0.0.1:PORT/`; stays the same over restarts.
     #[must_use]
     pub fn url(&self) -> String {
-        format!("redis://:{}@127.0.0.1:{}/", self.server.engine().password.reveal(), self.port())
-    }
-
-    /// The TCP port on 127.0.0.1.
-    #[must_use]
-    pub fn port(&self) -> u16 {
-        self.server.port()
-    }
-
-    /// The server's process id; `None` after [`stop`](Self::stop) or [`kill`](Self::kill).
-    #[must_use]
-    pub fn pid(&self) -> Option<u32> {
-        self.server.pid()
-    }
-
-    /// Whether the server's process lives; it also notices a server that ended by itself.
-    #[must_use]
-    pub fn is_running(&self) -> bool {
-        self.server.is_running()
-    }
-
-    /// Where the server really lives: not the directory that was asked for when the unprivileged
-    /// account cannot reach that one.
-    #[must_use]
-    pub fn directory(&self) -> &Path {
-        self.server.home().path()
-    }
-
-    /// Ends the server in good order (SIGTERM); after 30 s without an end it is killed.
-    ///
-    /// # Errors
-    /// None at present beyond a runtime that shuts down.
-    pub async fn stop(&self) -> Result<(), LabError> {
-        let server = Arc::clone(&self.server);
-        blocking(move || {
-            server.stop();
-            Ok(())
-        })
-        .await
-    }
-
-    /// Ends the server with SIGKILL: a crash. It blocks for milliseconds.
-    pub fn kill(&self) {
-        self.server.kill();
-    }
-
-    /// Stops the server if it runs, and starts it on the same port with the same settings.
-    ///
-    /// # Errors
-    /// As [`start`](Self::start).
-    pub async fn restart(&self) -> Result<(), LabError> {
-        let server = Arc::clone(&self.server);
-        blocking(move || server.restart()).await
-    }
-
-    /// Freezes the server (SIGSTOP): connections stay, nothing answers.
-    pub fn pause(&self) {
-        self.server.pause();
-    }
-
-    /// Continues after [`pause`](Self::pause).
-    pub fn resume(&self) {
-        self.server.resume();
+        format!("redis://:{}@127.0.0.1:{}/", self.engine.password.reveal(), self.port())
     }
 }

@@ -61,9 +61,17 @@ impl Nats {
 }
 
 impl Engine for Nats {
-    const NAME: &'static str = "NATS";
-    const STOP: Signal = Signal::SIGTERM;
-    const ABANDON: Signal = Signal::SIGKILL;
+    fn name(&self) -> &'static str {
+        "NATS"
+    }
+
+    fn stop(&self) -> Signal {
+        Signal::SIGTERM
+    }
+
+    fn abandon(&self) -> Signal {
+        Signal::SIGKILL
+    }
 
     fn prepare(&self, home: &Home, port: u16) -> Result<()> {
         home.create_data()?;

@@ -141,10 +141,18 @@ impl Postgres {
 }
 
 impl Engine for Postgres {
-    const NAME: &'static str = "PostgreSQL";
-    // Manual, 19.5: fast shutdown, immediate shutdown.
-    const STOP: Signal = Signal::SIGINT;
-    const ABANDON: Signal = Signal::SIGQUIT;
+    fn name(&self) -> &'static str {
+        "PostgreSQL"
+    }
+
+    fn stop(&self) -> Signal {
+        // Manual, 19.5: fast shutdown, immediate shutdown.
+        Signal::SIGINT
+    }
+
+    fn abandon(&self) -> Signal {
+        Signal::SIGQUIT
+    }
 
     fn prepare(&self, home: &Home, port: u16) -> Result<()> {
         if !home.data().join("PG_VERSION").exists() {

@@ -98,7 +98,7 @@ impl PostgresServer {
         super::check_database_name(slot)?;
         let home = Home::open(&options.directory)?;
         let lock = home.lock()?;
-        let password = self.server.engine().password.reveal();
+        let password = self.engine.password.reveal();
         let is_standby = home.path().join(SIGNAL).exists();
         if home.data().join("PG_VERSION").exists() {
             if !is_standby {
@@ -110,7 +110,7 @@ impl PostgresServer {
             }
         }
         home.write("password", password)?;
-        let engine = Postgres::new(&home, options)?;
+        let engine = Arc::new(Postgres::new(&home, options)?);
         let source = Source { port: self.port(), slot: slot.to_owned() };
         source.reserve(&engine, &home)?;
         engine.follow(Some(source));
@@ -119,7 +119,8 @@ impl PostgresServer {
             within: options.start_within,
             temporary: options.temporary,
         };
-        Ok(Self { server: Arc::new(PrivateServer::start(engine, home, lock, &start)?) })
+        let server = PrivateServer::start(Arc::clone(&engine) as _, home, lock, &start)?;
+        Ok(Self { server, engine })
     }
 
     /// Lets a standby follow another server from now on, as after that one was promoted; restarts
@@ -129,11 +130,11 @@ impl PostgresServer {
     /// As [`start_standby`](Self::start_standby).
     pub async fn follow(&self, slot: &str, primary: &Self) -> Result<(), LabError> {
         let source = Source { port: primary.port(), slot: slot.to_owned() };
-        let server = Arc::clone(&self.server);
+        let this = self.clone();
         blocking(move || {
-            source.reserve(server.engine(), server.home())?;
-            server.engine().follow(Some(source));
-            server.restart()
+            source.reserve(&this.engine, this.home())?;
+            this.engine.follow(Some(source));
+            this.restart_blocking()
         })
         .await
     }
@@ -144,11 +145,11 @@ impl PostgresServer {
     /// [`LabErrorKind::StartFailed`] with PostgreSQL's words when it is no standby or does not come
     /// to it within a minute.
     pub async fn promote(&self) -> Result<(), LabError> {
-        let server = Arc::clone(&self.server);
+        let this = self.clone();
         blocking(move || {
-            let program = server.engine().programs.directory.join("pg_ctl");
-            let mut command = server.home().command(&program);
-            command.arg("--pgdata").arg(server.home().data());
+            let program = this.engine.programs.directory.join("pg_ctl");
+            let mut command = this.home().command(&program);
+            command.arg("--pgdata").arg(this.home().data());
             command.args(["--wait", "--timeout=60", "promote"]);
             run(&mut command, &program)
         })

@@ -96,9 +96,17 @@ impl Redis {
 }
 
 impl Engine for Redis {
-    const NAME: &'static str = "Redis";
-    const STOP: Signal = Signal::SIGTERM;
-    const ABANDON: Signal = Signal::SIGTERM;
+    fn name(&self) -> &'static str {
+        "Redis"
+    }
+
+    fn stop(&self) -> Signal {
+        Signal::SIGTERM
+    }
+
+    fn abandon(&self) -> Signal {
+        Signal::SIGTERM
+    }
 
     fn prepare(&self, home: &Home, port: u16) -> Result<()> {
         home.create_data()?;

@@ -106,7 +106,8 @@ impl Engines {
         for number in 1..=self.config.replicas.count {
             let name = format!("replica_{number}");
             let started = primary.start_standby(&name, options(&name)).await.map_err(from_lab)?;
-            urls.push(private.keep(started).database_url("terrace"));
+            private.keep(&started);
+            urls.push(started.database_url("terrace"));
         }
         Ok(urls)
     }

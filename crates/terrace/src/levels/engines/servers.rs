@@ -1,12 +1,13 @@
 //! What all levels of a process share: a directory of files, private servers, or your URLs.
 
-use std::fmt::Debug;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError};
 
-use terrace_core::{BoxFuture, Error, ErrorKind, Result};
-use terrace_lab::{LabError, PostgresOptions, PostgresServer, RedisOptions, RedisServer};
+use terrace_core::{Error, ErrorKind, Result};
+use terrace_lab::{
+    LabError, PostgresOptions, PostgresServer, PrivateServer, RedisOptions, RedisServer,
+};
 
 use crate::config::{Config, Mode};
 
@@ -42,15 +43,7 @@ pub enum Servers {
 
 /// Servers that end with this process.
 #[derive(Debug, Default)]
-pub struct PrivateServers(Mutex<Vec<Arc<dyn PrivateServer>>>);
-
-/// One of them.
-pub(super) trait PrivateServer: Debug + Send + Sync {
-    /// Its program, for the log.
-    fn program(&self) -> &'static str;
-    /// Ends it in order.
-    fn stop(&self) -> BoxFuture<'_, Result<(), LabError>>;
-}
+pub struct PrivateServers(Mutex<Vec<PrivateServer>>);
 
 impl Servers {
     /// Makes the directory, starts the private servers, or takes the URLs, as the mode says.
@@ -125,13 +118,17 @@ impl Servers {
 
 impl PrivateServers {
     /// Starts a PostgreSQL server and keeps it.
-    pub(super) async fn postgres(&self, options: PostgresOptions) -> Result<Arc<PostgresServer>> {
-        Ok(self.keep(PostgresServer::start(options).await.map_err(from_lab)?))
+    pub(super) async fn postgres(&self, options: PostgresOptions) -> Result<PostgresServer> {
+        let server = PostgresServer::start(options).await.map_err(from_lab)?;
+        self.keep(&server);
+        Ok(server)
     }
 
     /// Starts a Redis server and keeps it.
-    pub(super) async fn redis(&self, options: RedisOptions) -> Result<Arc<RedisServer>> {
-        Ok(self.keep(RedisServer::start(options).await.map_err(from_lab)?))
+    pub(super) async fn redis(&self, options: RedisOptions) -> Result<RedisServer> {
+        let server = RedisServer::start(options).await.map_err(from_lab)?;
+        self.keep(&server);
+        Ok(server)
     }
 
     /// Starts a NATS server and keeps it.
@@ -139,14 +136,14 @@ impl PrivateServers {
     pub(super) async fn nats(
         &self,
         options: terrace_lab::NatsOptions,
-    ) -> Result<Arc<terrace_lab::NatsServer>> {
-        Ok(self.keep(terrace_lab::NatsServer::start(options).await.map_err(from_lab)?))
+    ) -> Result<terrace_lab::NatsServer> {
+        let server = terrace_lab::NatsServer::start(options).await.map_err(from_lab)?;
+        self.keep(&server);
+        Ok(server)
     }
 
-    pub(super) fn keep<S: PrivateServer + 'static>(&self, server: S) -> Arc<S> {
-        let server = Arc::new(server);
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::clone(&server) as _);
-        server
+    pub(super) fn keep(&self, server: &PrivateServer) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(server.clone());
     }
 
     /// Stops all, the latest first.
@@ -158,37 +155,6 @@ impl PrivateServers {
                 tracing::warn!(server, %error, "a private server did not stop in order");
             }
         }
-    }
-}
-
-impl PrivateServer for PostgresServer {
-    fn program(&self) -> &'static str {
-        "postgres"
-    }
-
-    fn stop(&self) -> BoxFuture<'_, Result<(), LabError>> {
-        Box::pin(PostgresServer::stop(self))
-    }
-}
-
-impl PrivateServer for RedisServer {
-    fn program(&self) -> &'static str {
-        "redis"
-    }
-
-    fn stop(&self) -> BoxFuture<'_, Result<(), LabError>> {
-        Box::pin(RedisServer::stop(self))
-    }
-}
-
-#[cfg(feature = "nats")]
-impl PrivateServer for terrace_lab::NatsServer {
-    fn program(&self) -> &'static str {
-        "nats"
-    }
-
-    fn stop(&self) -> BoxFuture<'_, Result<(), LabError>> {
-        Box::pin(terrace_lab::NatsServer::stop(self))
     }
 }
 
