@@ -52,10 +52,6 @@ pub struct ServerConfig {
     pub worker_threads: usize,
     /// A request is answered within this time, in milliseconds. Default 5000.
     pub request_timeout_ms: u64,
-    /// A client sends its headers within this time, in milliseconds. Default 10 000.
-    pub header_timeout_ms: u64,
-    /// A client sends its body within this time, in milliseconds. Default 10 000.
-    pub body_timeout_ms: u64,
     /// Requests in flight may take this long after a stop was asked for, in milliseconds.
     /// Default 10 000.
     pub drain_timeout_ms: u64,
@@ -63,8 +59,6 @@ pub struct ServerConfig {
     pub max_connections: usize,
     /// The largest request body, in bytes. Default 2 MiB.
     pub max_body_bytes: usize,
-    /// The largest value, in bytes; never above 1 MiB. Default 1 MiB.
-    pub max_value_bytes: usize,
 }
 
 impl Default for ServerConfig {
@@ -74,12 +68,9 @@ impl Default for ServerConfig {
             port_base: 8000,
             worker_threads: 0,
             request_timeout_ms: 5_000,
-            header_timeout_ms: 10_000,
-            body_timeout_ms: 10_000,
             drain_timeout_ms: 10_000,
             max_connections: 10_000,
             max_body_bytes: 2 * 1024 * 1024,
-            max_value_bytes: 1024 * 1024,
         }
     }
 }
@@ -116,11 +107,14 @@ pub struct StoresConfig {
     pub mode: String,
     /// Files of the embedded and local modes. Default `.terrace` in the working directory.
     pub data_dir: PathBuf,
+    /// What all names on Redis and NATS begin with; the database's own name follows, so that all
+    /// instances on one database share them and others do not. Default `terrace`.
+    pub namespace: String,
 }
 
 impl Default for StoresConfig {
     fn default() -> Self {
-        Self { mode: "auto".into(), data_dir: ".terrace".into() }
+        Self { mode: "auto".into(), data_dir: ".terrace".into(), namespace: "terrace".into() }
     }
 }
 
@@ -136,25 +130,11 @@ pub struct DatabaseConfig {
     pub pool_max: usize,
     /// A request waits at most this long for a connection, in milliseconds. Default 2000.
     pub acquire_timeout_ms: u64,
-    /// Connecting takes at most this long, in milliseconds. Default 3000.
-    pub connect_timeout_ms: u64,
-    /// The database gives a statement up after this time, in milliseconds. Default 5000.
-    pub statement_timeout_ms: u64,
-    /// Level 0 opens at most this many connections at once. Default 32.
-    pub per_request_limit: usize,
 }
 
 impl Default for DatabaseConfig {
     fn default() -> Self {
-        Self {
-            url: String::new(),
-            pool_min: 2,
-            pool_max: 10,
-            acquire_timeout_ms: 2_000,
-            connect_timeout_ms: 3_000,
-            statement_timeout_ms: 5_000,
-            per_request_limit: 32,
-        }
+        Self { url: String::new(), pool_min: 2, pool_max: 10, acquire_timeout_ms: 2_000 }
     }
 }
 
@@ -167,26 +147,16 @@ pub struct CacheConfig {
     pub enabled: bool,
     /// `redis://:password@host:port/number`. Default none.
     pub url: String,
-    /// Prefix of all keys in Redis. Default: made from the database's own name, so that all
-    /// instances on one database share entries and others do not.
-    pub namespace: String,
     /// A record is cached this long, in seconds, ± 10 %. Default 300.
     pub ttl_seconds: u64,
-    /// The knowledge that a key is missing is cached this long, in seconds. Default 30.
-    pub missing_ttl_seconds: u64,
     /// Redis answers within this time or is taken for down, in milliseconds. Default 250.
     pub command_timeout_ms: u64,
-    /// The far cache of the embedded mode holds this many bytes. Default 64 MiB.
-    pub embedded_max_bytes: u64,
     /// The near cache holds this many bytes. Default 64 MiB.
     pub near_max_bytes: u64,
     /// The near cache holds at most this many records. Default 1 000 000.
     pub near_max_records: u64,
     /// A record stays in the near cache this long, in seconds. Default 30.
     pub near_ttl_seconds: u64,
-    /// The near cache is not trusted after this much silence of its channel, in milliseconds.
-    /// Default 2000.
-    pub near_heartbeat_ms: u64,
 }
 
 impl Default for CacheConfig {
@@ -194,15 +164,11 @@ impl Default for CacheConfig {
         Self {
             enabled: true,
             url: String::new(),
-            namespace: String::new(),
             ttl_seconds: 300,
-            missing_ttl_seconds: 30,
             command_timeout_ms: 250,
-            embedded_max_bytes: 64 * 1024 * 1024,
             near_max_bytes: 64 * 1024 * 1024,
             near_max_records: 1_000_000,
             near_ttl_seconds: 30,
-            near_heartbeat_ms: 2_000,
         }
     }
 }
@@ -257,34 +223,19 @@ impl Config {
         self.mode()?;
         let positive = [
             ("server.request_timeout_ms", self.server.request_timeout_ms),
-            ("server.header_timeout_ms", self.server.header_timeout_ms),
-            ("server.body_timeout_ms", self.server.body_timeout_ms),
             ("server.max_connections", self.server.max_connections as u64),
             ("server.max_body_bytes", self.server.max_body_bytes as u64),
             ("database.pool_max", self.database.pool_max as u64),
             ("database.acquire_timeout_ms", self.database.acquire_timeout_ms),
-            ("database.connect_timeout_ms", self.database.connect_timeout_ms),
-            ("database.statement_timeout_ms", self.database.statement_timeout_ms),
-            ("database.per_request_limit", self.database.per_request_limit as u64),
             ("shards.count", self.shards.count.into()),
             ("replicas.count", u64::from(self.replicas.count)),
-            ("replicas.refresh_ms", self.replicas.refresh_ms),
-            ("replicas.fallback_limit", self.replicas.fallback_limit),
             ("cache.ttl_seconds", self.cache.ttl_seconds),
-            ("cache.missing_ttl_seconds", self.cache.missing_ttl_seconds),
             ("cache.command_timeout_ms", self.cache.command_timeout_ms),
             ("cache.near_ttl_seconds", self.cache.near_ttl_seconds),
-            ("cqrs.wait_ms", self.cqrs.wait_ms),
-            ("cqrs.batch", self.cqrs.batch as u64),
-            ("cqrs.count_flush_ms", self.cqrs.count_flush_ms),
             ("cqrs.stream_max_events", self.cqrs.stream_max_events),
-            ("cache.near_heartbeat_ms", self.cache.near_heartbeat_ms),
             ("journal.max_writes", self.journal.max_writes),
             ("journal.max_bytes", self.journal.max_bytes),
-            ("journal.max_age_seconds", self.journal.max_age_seconds),
             ("journal.takeover_seconds", self.journal.takeover_seconds),
-            ("journal.command_timeout_ms", self.journal.command_timeout_ms),
-            ("journal.patience_ms", self.journal.patience_ms),
         ];
         if let Some((name, _)) = positive.iter().find(|(_, value)| *value == 0) {
             return Err(ConfigError::new(format!("{name} is 0; it must be at least 1")));
@@ -296,14 +247,15 @@ impl Config {
                 self.database.pool_min, self.database.pool_max
             )));
         }
-        if self.server.max_value_bytes > terrace_core::Value::MAX_BYTES {
-            return Err(ConfigError::new(
-                "server.max_value_bytes is above 1 MiB, the most there is",
-            ));
-        }
         if self.server.port_base > u16::MAX - 10 {
             return Err(ConfigError::new(
                 "server.port_base leaves no room for level 10; take less",
+            ));
+        }
+        let named = |letter: char| letter.is_ascii_alphanumeric() || "-_".contains(letter);
+        if self.stores.namespace.is_empty() || !self.stores.namespace.chars().all(named) {
+            return Err(ConfigError::new(
+                "stores.namespace must be letters, digits, - and _, as Redis and NATS both take them",
             ));
         }
         if !["auto", "sqlite", "redis", "nats"].contains(&self.journal.engine.as_str()) {

@@ -70,7 +70,7 @@ async fn open(loaded: Loaded) -> Result<QuerySide, Failure> {
         ));
     }
     let servers = Servers::start(&config, mode, false).await.map_err(|error| failed(&error))?;
-    let engines = Engines::new(7, false, config, Arc::new(servers), Runtime::system());
+    let engines = Engines::new(7, false, config, &servers, Runtime::system());
     engines.query_side().await.map_err(|error| failed(&error))
 }
 

@@ -71,8 +71,8 @@ async fn run(
     // As `serve` has it; `up` over one database has schemas of its own.
     let shared = mode == Mode::Local;
     let runtime = Runtime::system();
-    let servers = Arc::new(servers);
-    let engines = Engines::new(level.number, shared, Arc::clone(&config), servers, runtime.clone());
+    let engines =
+        Engines::new(level.number, shared, Arc::clone(&config), &servers, runtime.clone());
     let bar = bar();
     let watch = watch(bar.clone());
     let addresses = engines.shard_addresses();

@@ -89,9 +89,8 @@ pub(super) fn with_engines(
     let outcome = tokio.block_on(async {
         let stop = stop_signal()?;
         let servers = Servers::start(&config, mode, true).await.map_err(|error| fatal(&error))?;
-        let servers = Arc::new(servers);
         let (shared, runtime) = (mode == Mode::Local, Runtime::system());
-        let engines = Engines::new(6, shared, config, Arc::clone(&servers), runtime);
+        let engines = Engines::new(6, shared, config, &servers, runtime);
         let outcome = work(engines, stop).await;
         servers.stop().await;
         outcome
@@ -138,7 +137,7 @@ impl Session {
         let servers =
             match self.unless_stopped(Servers::start(&self.config, self.mode, cached)).await {
                 None => return Ok(()),
-                Some(started) => Arc::new(started.map_err(|error| fatal(&error))?),
+                Some(started) => started.map_err(|error| fatal(&error))?,
             };
         let outcome = self.serve_all(bound, &servers).await;
         servers.stop().await;
@@ -148,7 +147,7 @@ impl Session {
     async fn serve_all(
         &mut self,
         bound: Vec<(&'static Level, TcpListener)>,
-        servers: &Arc<Servers>,
+        servers: &Servers,
     ) -> Result<(), Failure> {
         let mut running = Vec::new();
         let mut outcome = Ok(());
@@ -177,13 +176,13 @@ impl Session {
         &mut self,
         level: &'static Level,
         listener: TcpListener,
-        servers: &Arc<Servers>,
+        servers: &Servers,
     ) -> Result<Option<Running>, Failure> {
         let engines = Engines::new(
             level.number,
             self.shared,
             Arc::clone(&self.config),
-            Arc::clone(servers),
+            servers,
             self.runtime.clone(),
         );
         let Some(built) = self.unless_stopped((level.build)(&engines)).await else {
@@ -298,9 +297,6 @@ fn limits(config: &Config) -> Limits {
     Limits {
         connections: server.max_connections,
         body_bytes: server.max_body_bytes,
-        value_bytes: server.max_value_bytes,
-        header_time: millis(server.header_timeout_ms),
-        body_time: millis(server.body_timeout_ms),
         request_time: millis(server.request_timeout_ms),
         drain_time: millis(server.drain_timeout_ms),
         ..Limits::default()

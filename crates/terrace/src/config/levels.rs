@@ -16,25 +16,11 @@ pub struct ReplicasConfig {
     pub count: u16,
     /// How old what a replica shows may be, in milliseconds. Default 5000.
     pub max_lag_ms: u64,
-    /// How often each server is asked how it is, in milliseconds. Default 100.
-    pub refresh_ms: u64,
-    /// A read waits this long for a replica to come to its token, in milliseconds. Default 50.
-    pub token_wait_ms: u64,
-    /// At most this many reads at once go to the primary for want of a replica. Default 32.
-    pub fallback_limit: u64,
 }
 
 impl Default for ReplicasConfig {
     fn default() -> Self {
-        Self {
-            primary_url: String::new(),
-            urls: String::new(),
-            count: 2,
-            max_lag_ms: 5_000,
-            refresh_ms: 100,
-            token_wait_ms: 50,
-            fallback_limit: 32,
-        }
+        Self { primary_url: String::new(), urls: String::new(), count: 2, max_lag_ms: 5_000 }
     }
 }
 
@@ -66,34 +52,13 @@ pub struct CqrsConfig {
     pub write_url: String,
     /// The database that answers queries. Default: a schema of its own in the one for commands.
     pub read_url: String,
-    /// A read with a token waits this long for the projection, in milliseconds; then the command side
-    /// answers. Default 500.
-    pub wait_ms: u64,
-    /// The least time from one batch of the projection to the next, in milliseconds. Default 10.
-    pub pace_ms: u64,
-    /// The most events of one batch. Default 2000.
-    pub batch: usize,
-    /// Counts of reads are stored this often, in milliseconds. Default 1000.
-    pub count_flush_ms: u64,
-    /// Prefix of the key of the Redis stream, before the database's own name. Default
-    /// `terrace:events`, then also the log's own name.
-    pub stream: String,
     /// About how many events the stream keeps. Default 1 000 000.
     pub stream_max_events: u64,
 }
 
 impl Default for CqrsConfig {
     fn default() -> Self {
-        Self {
-            write_url: String::new(),
-            read_url: String::new(),
-            wait_ms: 500,
-            pace_ms: 10,
-            batch: 2_000,
-            count_flush_ms: 1_000,
-            stream: String::new(),
-            stream_max_events: 1_000_000,
-        }
+        Self { write_url: String::new(), read_url: String::new(), stream_max_events: 1_000_000 }
     }
 }
 
@@ -108,8 +73,6 @@ pub struct JournalConfig {
     /// `nats://user:password@host:port` with JetStream. Default: in the local mode a
     /// private server of its own; with servers that of the cache, which rarely is as safe.
     pub url: String,
-    /// Prefix of all its keys or streams, before the database's own name. Default `terrace-journal`.
-    pub namespace: String,
     /// Servers of a NATS cluster that keep a copy, when its streams are made. Default 1.
     pub replicas: usize,
     /// `inside`, or `apart` when `terrace flush` does it. Default `inside`.
@@ -118,18 +81,9 @@ pub struct JournalConfig {
     pub max_writes: u64,
     /// At most this many bytes wait. Default 256 MiB.
     pub max_bytes: u64,
-    /// Nothing is accepted while a write has waited longer than this, in seconds. Default 900.
-    pub max_age_seconds: u64,
     /// Entries are taken from a flusher that has not settled them for this long, in seconds.
     /// Default 10.
     pub takeover_seconds: u64,
-    /// Redis answers within this time, in milliseconds. Default 3000.
-    pub command_timeout_ms: u64,
-    /// A request waits at most this long for earlier writes to be applied, in milliseconds.
-    /// Default 2000.
-    pub patience_ms: u64,
-    /// A stop lets the flusher work for this long, in milliseconds. Default 5000.
-    pub drain_ms: u64,
 }
 
 impl Default for JournalConfig {
@@ -137,16 +91,11 @@ impl Default for JournalConfig {
         Self {
             engine: "auto".into(),
             url: String::new(),
-            namespace: String::new(),
             replicas: 1,
             flusher: "inside".into(),
             max_writes: 2_000_000,
             max_bytes: 256 * 1024 * 1024,
-            max_age_seconds: 900,
             takeover_seconds: 10,
-            command_timeout_ms: 3_000,
-            patience_ms: 2_000,
-            drain_ms: 5_000,
         }
     }
 }

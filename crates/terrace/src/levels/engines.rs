@@ -1,45 +1,86 @@
-//! The databases and caches of the mode in force: SQLite files, private servers, or yours.
+//! The databases, caches and brokers of the mode in force.
+//!
+//! A level asks [`Engines`], and each mode answers in a file of its own:
+//!
+//! | file | mode |
+//! |---|---|
+//! | [`files`] | embedded: SQLite files, and caches in this process |
+//! | [`servers`] | your own servers, by URL |
+//! | [`local`] | private servers, which this process runs |
+//!
+//! What is behind a URL is used in the same way whoever runs it: that is [`urls`].
 
 mod broker;
-mod cqrs;
-mod journal;
+mod files;
+mod local;
+mod members;
+#[cfg(feature = "nats")]
 mod nats;
-mod replicas;
+mod options;
 mod servers;
 mod shards;
+mod urls;
 
-use std::fs::{File, TryLockError};
+use std::fmt::Debug;
 use std::path::Path;
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 
-use terrace_core::history::lineage;
 use terrace_core::{
-    Cache, Error, ErrorKind, Generations, Invalidations, MemoryCache, MemoryCacheOptions, Result,
-    Runtime, Store,
+    BoxFuture, Cache, ChangeLog, Error, ErrorKind, Follower, Generations, Invalidations, Journal,
+    ReadModel, Result, Runtime, Sequence, Shard, Store,
 };
-use terrace_layers::NearCacheOptions;
-use terrace_stores::postgres::{ConnectionSource, PoolOptions};
-use terrace_stores::{
-    PostgresOptions, PostgresStore, RedisCache, RedisCacheOptions, SqliteOptions, SqliteStore,
-    sqlite,
-};
+use terrace_lab::LabError;
+use terrace_layers::{CommandSide, FollowOptions, Partitioner, ReplicaRouter, partitioner};
+use terrace_stores::{PostgresStore, SqliteStore};
 
-pub use cqrs::QuerySide;
-pub use servers::Servers;
-use servers::{no_database, no_directory};
 pub use shards::ShardEngines;
 
 use super::Level;
-use crate::config::{Config, millis, seconds};
+use crate::config::{Config, Mode};
+
+/// What all levels of a process share: a directory of files, private servers, or your URLs.
+#[derive(Clone, Debug)]
+pub struct Servers(Arc<dyn EngineMode>);
+
+impl Servers {
+    /// Makes the directory, starts the private servers, or takes the URLs, as the mode says.
+    /// `cached` tells whether any level wants a far cache.
+    ///
+    /// # Errors
+    /// What is missing, and the next step.
+    pub async fn start(config: &Config, mode: Mode, cached: bool) -> Result<Self> {
+        Ok(Self(match mode {
+            Mode::Embedded => Arc::new(files::Files::open(config)?),
+            Mode::Local => Arc::new(local::start(config, cached).await?),
+            Mode::Servers => Arc::new(servers::named(config, cached)?),
+        }))
+    }
+
+    /// For a command beside the processes that serve: private servers are used and not started.
+    ///
+    /// # Errors
+    /// As [`Servers::start`]; in the local mode also when nobody serves.
+    pub async fn beside(config: &Config, mode: Mode) -> Result<Self> {
+        match mode {
+            Mode::Local => Ok(Self(Arc::new(local::beside(config)))),
+            Mode::Embedded | Mode::Servers => Self::start(config, mode, false).await,
+        }
+    }
+
+    /// Stops the private servers, if there are any.
+    pub async fn stop(&self) {
+        self.0.stop().await;
+    }
+}
 
 /// Gives one level its databases and caches.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Engines {
     level: u8,
     /// Whether other levels of this process use the same database.
     shared: bool,
     config: Arc<Config>,
-    servers: Arc<Servers>,
+    mode: Arc<dyn EngineMode>,
     runtime: Runtime,
 }
 
@@ -63,7 +104,26 @@ pub(super) struct Database {
     rows: Rows,
 }
 
+/// The engine of a [`Database`].
+#[derive(Debug)]
+enum Rows {
+    Sqlite(Arc<SqliteStore>),
+    Postgres(Arc<PostgresStore>),
+}
+
 impl Database {
+    fn sqlite(store: SqliteStore) -> Self {
+        let store = Arc::new(store);
+        let history = store.history();
+        Self { store: Arc::clone(&store) as _, history, rows: Rows::Sqlite(store) }
+    }
+
+    fn postgres(store: PostgresStore) -> Self {
+        let store = Arc::new(store);
+        let history = store.history();
+        Self { store: Arc::clone(&store) as _, history, rows: Rows::Postgres(store) }
+    }
+
     /// What caches must know of it.
     pub(super) fn generations(&self) -> Arc<dyn Generations> {
         match &self.rows {
@@ -71,13 +131,14 @@ impl Database {
             Rows::Postgres(store) => Arc::clone(store) as _,
         }
     }
-}
 
-/// The engine of a [`Database`].
-#[derive(Debug)]
-enum Rows {
-    Sqlite(Arc<SqliteStore>),
-    Postgres(Arc<PostgresStore>),
+    /// The highest place of a journal that a row carries.
+    async fn furthest(&self) -> Result<Sequence> {
+        match &self.rows {
+            Rows::Sqlite(store) => store.furthest(),
+            Rows::Postgres(store) => store.furthest().await,
+        }
+    }
 }
 
 /// A far cache, and the channel on which it announces what was written.
@@ -87,6 +148,80 @@ pub(super) struct FarCache {
     pub(super) feed: Arc<dyn Invalidations>,
 }
 
+/// The servers of one history behind their router.
+#[derive(Debug)]
+pub(super) struct Replicated {
+    pub(super) router: ReplicaRouter,
+    /// The name of the records' history.
+    pub(super) history: Arc<str>,
+}
+
+/// What looks after a projection beside the process that serves.
+#[derive(Debug)]
+pub struct QuerySide {
+    /// The command side's log.
+    pub log: Arc<dyn ChangeLog>,
+    /// What is made of it.
+    pub model: Arc<dyn ReadModel>,
+    /// How to project.
+    pub options: FollowOptions,
+}
+
+/// What a mode gives the level that asks, `of`.
+trait EngineMode: Debug + Send + Sync {
+    /// Makes sure that no other process serves the level's files; nothing where there are none.
+    fn claim(&self, of: &Engines) -> Result<()>;
+
+    /// One database.
+    fn database<'a>(&'a self, of: &'a Engines, by: Connections) -> BoxFuture<'a, Result<Database>>;
+
+    /// The far cache for what belongs to a history.
+    fn far_cache<'a>(
+        &'a self,
+        of: &'a Engines,
+        history: &'a str,
+    ) -> BoxFuture<'a, Result<FarCache>>;
+
+    /// A primary with replicas.
+    fn replicated<'a>(&'a self, of: &'a Engines) -> BoxFuture<'a, Result<Replicated>>;
+
+    /// The addresses of the shards that the settings name.
+    fn shard_addresses(&self, of: &Engines) -> Vec<String>;
+
+    /// The shard at an address.
+    fn shard<'a>(
+        &'a self,
+        of: &'a Engines,
+        address: &'a str,
+    ) -> BoxFuture<'a, Result<Arc<dyn Shard>>>;
+
+    /// See [`terrace_layers::ShardOpener::tend`].
+    fn tend_shards<'a>(&'a self, of: &'a Engines) -> BoxFuture<'a, Result<()>>;
+
+    /// The journal before the database with this history.
+    fn journal<'a>(
+        &'a self,
+        of: &'a Engines,
+        history: &'a str,
+    ) -> BoxFuture<'a, Result<Arc<dyn Journal>>>;
+
+    /// The history of the level's database, for somebody who does not serve it. Empty where the journal
+    /// needs no name.
+    fn history<'a>(&'a self, of: &'a Engines) -> BoxFuture<'a, Result<Arc<str>>>;
+
+    /// The database that takes commands, with its log.
+    fn commands<'a>(&'a self, of: &'a Engines) -> BoxFuture<'a, Result<CommandSide>>;
+
+    /// The database that answers queries.
+    fn read_model<'a>(&'a self, of: &'a Engines) -> BoxFuture<'a, Result<Arc<dyn ReadModel>>>;
+
+    /// Where events are published for others, when there is a broker.
+    fn event_stream(&self, of: &Engines, side: &CommandSide) -> Result<Option<Arc<dyn Follower>>>;
+
+    /// Ends what this process runs for it.
+    fn stop(&self) -> BoxFuture<'_, ()>;
+}
+
 impl Engines {
     /// For one level; `shared` when other levels of the process use the same servers, so that each
     /// gets a schema of its own.
@@ -94,10 +229,10 @@ impl Engines {
         level: u8,
         shared: bool,
         config: Arc<Config>,
-        servers: Arc<Servers>,
+        servers: &Servers,
         runtime: Runtime,
     ) -> Self {
-        Self { level, shared, config, servers, runtime }
+        Self { level, shared, config, mode: Arc::clone(&servers.0), runtime }
     }
 
     /// Time, randomness and background work.
@@ -105,126 +240,117 @@ impl Engines {
         &self.runtime
     }
 
-    pub(super) async fn database(&self, connections: Connections) -> Result<Database> {
-        match &*self.servers {
-            Servers::Embedded { directory, locks } => {
-                // A second process would not hear what this one's caches forget.
-                let lock = lock(directory, self.level)?;
-                locks.lock().unwrap_or_else(PoisonError::into_inner).push(lock);
-                let path = directory.join(format!("l{}.sqlite", self.level));
-                let connections = match connections {
-                    Connections::PerRequest => sqlite::Connections::PerRequest,
-                    Connections::Pooled => sqlite::Connections::default(),
-                };
-                let options = SqliteOptions { connections, ..SqliteOptions::new(path) };
-                let store = Arc::new(SqliteStore::open(options, self.runtime.clone())?);
-                let (history, rows) = (store.history(), Rows::Sqlite(Arc::clone(&store)));
-                Ok(Database { store, history, rows })
-            }
-            Servers::Urls { database, .. } | Servers::Local { database, .. } => {
-                if database.is_empty() {
-                    return Err(no_database());
-                }
-                let options = self.postgres_options(database, connections);
-                let store = PostgresStore::connect(options, self.runtime.clone()).await?;
-                let store = Arc::new(store);
-                let (history, rows) = (store.history(), Rows::Postgres(Arc::clone(&store)));
-                Ok(Database { store, history, rows })
-            }
-        }
-    }
-
-    fn postgres_options(&self, url: &str, connections: Connections) -> PostgresOptions {
-        let config = &self.config.database;
-        let mut options = PostgresOptions::new(url);
-        options.source = match connections {
-            Connections::PerRequest => {
-                ConnectionSource::PerRequest { limit: config.per_request_limit }
-            }
-            Connections::Pooled => ConnectionSource::Pooled(PoolOptions {
-                min: config.pool_min,
-                max: config.pool_max,
-                acquire_timeout: millis(config.acquire_timeout_ms),
-                ..PoolOptions::default()
-            }),
-        };
-        options.statement_timeout = millis(config.statement_timeout_ms);
-        options.connect_timeout = millis(config.connect_timeout_ms);
-        if self.shared {
-            options.schema = format!("terrace_l{}", self.level);
-        }
-        options
-    }
-
     /// Whether the level has its far cache.
     pub(super) fn has_cache(&self, level: &Level) -> bool {
         level.uses_cache(&self.config)
     }
 
-    pub(super) async fn far_cache(&self, database: &Database) -> Result<FarCache> {
-        self.far_cache_of(&database.history).await
+    pub(super) async fn database(&self, by: Connections) -> Result<Database> {
+        self.mode.claim(self)?;
+        self.mode.database(self, by).await
     }
 
     /// The far cache for what belongs to this history.
-    pub(super) async fn far_cache_of(&self, history: &str) -> Result<FarCache> {
-        let config = &self.config.cache;
-        let (ttl, missing_ttl) = (seconds(config.ttl_seconds), seconds(config.missing_ttl_seconds));
-        match &*self.servers {
-            Servers::Embedded { .. } => {
-                let max_bytes = config.embedded_max_bytes;
-                let options =
-                    MemoryCacheOptions { max_bytes, ttl, missing_ttl, ..Default::default() };
-                let cache = Arc::new(MemoryCache::new(options, self.runtime.clone()));
-                Ok(FarCache { cache: Arc::clone(&cache) as _, feed: cache })
-            }
-            Servers::Urls { cache, .. } | Servers::Local { cache, .. } => {
-                // Whoever shares the database shares its cached records, and nobody else does.
-                let namespace = match config.namespace.as_str() {
-                    "" => format!("terrace:{}", lineage(history)),
-                    chosen if self.shared => format!("{chosen}:l{}", self.level),
-                    chosen => chosen.to_owned(),
-                };
-                let options = RedisCacheOptions {
-                    namespace,
-                    ttl,
-                    missing_ttl,
-                    command_timeout: millis(config.command_timeout_ms),
-                    // Always: an instance of a level with near caches may come at any time.
-                    announce: true,
-                    ..RedisCacheOptions::new(cache)
-                };
-                let cache = Arc::new(RedisCache::connect(options, self.runtime.clone()).await?);
-                Ok(FarCache { cache: Arc::clone(&cache) as _, feed: cache })
-            }
-        }
+    pub(super) async fn far_cache(&self, history: &str) -> Result<FarCache> {
+        self.mode.far_cache(self, history).await
     }
 
-    pub(super) fn near_cache_options(&self) -> NearCacheOptions {
-        let config = &self.config.cache;
-        NearCacheOptions {
-            max_bytes: config.near_max_bytes,
-            max_entries: Some(config.near_max_records),
-            ttl: seconds(config.near_ttl_seconds),
-            heartbeat_bound: millis(config.near_heartbeat_ms),
-            ..NearCacheOptions::default()
+    pub(super) async fn replicated(&self) -> Result<Replicated> {
+        self.mode.claim(self)?;
+        self.mode.replicated(self).await
+    }
+
+    /// The addresses of the shards to serve.
+    pub(super) fn shards(&self) -> Result<Vec<String>> {
+        self.mode.claim(self)?;
+        Ok(self.shard_addresses())
+    }
+
+    /// The same for a process beside the one that serves.
+    pub fn shard_addresses(&self) -> Vec<String> {
+        self.mode.shard_addresses(self)
+    }
+
+    /// What opens them.
+    pub fn shard_opener(&self) -> Arc<ShardEngines> {
+        Arc::new(ShardEngines(self.clone()))
+    }
+
+    /// How the keys of a level are shared out.
+    pub(super) fn partitioner(&self) -> Result<Arc<dyn Partitioner>> {
+        partitioner(&self.config.shards.partitioner)
+    }
+
+    /// The journal before this database. One that is new goes on above what the rows carry.
+    pub(super) async fn journal(&self, database: &Database) -> Result<Arc<dyn Journal>> {
+        let journal = self.mode.journal(self, &database.history).await?;
+        let progress = journal.progress().await;
+        if progress.as_ref().is_ok_and(|progress| progress.last > Sequence::NONE) {
+            return Ok(journal);
         }
+        match journal.raise(database.furthest().await?).await {
+            // It heeds the floor when it can be reached.
+            Err(error) if progress.is_err() && error.kind() == ErrorKind::Unavailable => {}
+            raised => raised?,
+        }
+        Ok(journal)
+    }
+
+    /// The journal, for somebody who does not need the database.
+    pub(super) async fn journal_alone(&self) -> Result<Arc<dyn Journal>> {
+        let history = self.mode.history(self).await?;
+        self.mode.journal(self, &history).await
+    }
+
+    /// The database that takes commands, with its log. Its files are this process's own.
+    pub(super) async fn command_side(&self) -> Result<CommandSide> {
+        self.mode.claim(self)?;
+        self.mode.commands(self).await
+    }
+
+    pub(super) async fn read_model(&self) -> Result<Arc<dyn ReadModel>> {
+        self.mode.read_model(self).await
+    }
+
+    pub(super) fn event_stream(&self, side: &CommandSide) -> Result<Option<Arc<dyn Follower>>> {
+        self.mode.event_stream(self, side)
+    }
+
+    /// The log and the read model, also while another process serves them.
+    ///
+    /// # Errors
+    /// What cannot be reached, and the next step.
+    pub async fn query_side(&self) -> Result<QuerySide> {
+        let side = self.mode.commands(self).await?;
+        let model = self.read_model().await?;
+        Ok(QuerySide { log: side.log, model, options: FollowOptions::default() })
     }
 }
 
-/// The exclusive right to serve a level's files.
-fn lock(directory: &Path, level: u8) -> Result<File> {
-    let path = directory.join(format!("l{level}.lock"));
-    let file = File::create(&path).map_err(|error| no_directory(directory, error))?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => Err(Error::new(
-            ErrorKind::Unavailable,
-            format!(
-                "{} is in use by another terrace that serves level {level}; stop it, or choose \
-                 another directory with --data-dir",
-                directory.display()
-            ),
-        )),
-        Err(TryLockError::Error(error)) => Err(no_directory(directory, error)),
-    }
+/// What a program without the command side's own log would be told.
+fn no_log() -> Error {
+    let message = "the change log is missing from the write database; restart Terrace";
+    Error::new(ErrorKind::Unavailable, message)
+}
+
+fn no_database() -> Error {
+    Error::invalid(
+        "no database is named; set DATABASE_URL=postgres://user:password@host/name, or use --stores \
+         embedded",
+    )
+}
+
+fn no_directory(directory: &Path, error: std::io::Error) -> Error {
+    Error::new(
+        ErrorKind::Unavailable,
+        format!(
+            "the directory {} cannot be made; choose another with --data-dir",
+            directory.display()
+        ),
+    )
+    .caused_by(error)
+}
+
+fn from_lab(error: LabError) -> Error {
+    Error::new(ErrorKind::Unavailable, error.to_string())
 }

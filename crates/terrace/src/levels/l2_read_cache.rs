@@ -61,7 +61,7 @@ pub(super) async fn over(
     store: Arc<dyn Store>,
     database: &Database,
 ) -> Result<(Arc<dyn Store>, FarCache)> {
-    let far = engines.far_cache(database).await?;
+    let far = engines.far_cache(&database.history).await?;
     let runtime = engines.runtime();
     // A dead cache sends every read here: the cap keeps the database alive.
     let store = ConcurrencyLimit::new(store, ConcurrencyLimitOptions::default(), runtime.clone());

@@ -54,7 +54,7 @@ async fn build(engines: &Engines) -> Result<Stack> {
     let mut store: Arc<dyn Store> = Arc::clone(&router) as _;
     if engines.has_cache(&LEVEL) {
         let runtime = engines.runtime();
-        let far = engines.far_cache_of(&replicated.history).await?;
+        let far = engines.far_cache(&replicated.history).await?;
         // A replica may be behind a write that was acknowledged: the tombstone in the cache tells,
         // and the primary is asked instead.
         let options = CacheAsideOptions { over_replicas: true, ..CacheAsideOptions::default() };

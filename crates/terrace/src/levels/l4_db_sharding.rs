@@ -76,7 +76,7 @@ async fn build(engines: &Engines) -> Result<Stack> {
     let mut store: Arc<dyn Store> = Arc::clone(&shards) as _;
     if engines.has_cache(&LEVEL) {
         // One cache for all shards, so that a key which moves stays cached.
-        let far = engines.far_cache_of(&shards.cluster().await).await?;
+        let far = engines.far_cache(&shards.cluster().await).await?;
         let (generations, options) = (Arc::clone(&shards) as _, CacheAsideOptions::default());
         let cached = CacheAside::new(store, far.cache, generations, options, runtime.clone());
         // Above the cache: whoever waited for a load finds it there. One load a key.

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use terrace_core::read_model::{Activity, Counted, Row};
 use terrace_core::{BoxFuture, Key, Result};
-use terrace_layers::{Coalesce, CoalesceOptions, CommandSide, Cqrs};
+use terrace_layers::{Coalesce, CoalesceOptions, CommandSide, Cqrs, CqrsOptions};
 
 use super::edge::edge;
 use super::{Engines, Level, Stack};
@@ -46,7 +46,7 @@ async fn build(engines: &Engines) -> Result<Stack> {
     let store = Coalesce::new(side.store, CoalesceOptions::default(), runtime.clone());
     let side = CommandSide { store: Arc::new(store), ..side };
     // Follows the log into the read database, and answers from there.
-    let cqrs = Arc::new(Cqrs::new(side, model, stream, engines.cqrs_options(), runtime.clone()));
+    let cqrs = Arc::new(Cqrs::new(side, model, stream, CqrsOptions::default(), runtime.clone()));
     let records = Records::of(edge(engines, Arc::clone(&cqrs) as _));
     let documents = Documents::of(&documents::L7, records);
     Ok(Stack::of(Documents { queries: Some(cqrs), ..documents }))

@@ -8,11 +8,11 @@ use super::{Engines, LEVELS, Level, Servers, Stack};
 use crate::config::{Config, Mode};
 use crate::http::Face;
 
-async fn built(level: &Level, mode: Mode, config: Config) -> (Stack, Arc<Servers>) {
+async fn built(level: &Level, mode: Mode, config: Config) -> (Stack, Servers) {
     let servers =
         Servers::start(&config, mode, level.uses_cache(&config)).await.expect("the engines");
-    let (servers, runtime) = (Arc::new(servers), Runtime::system());
-    let engines = Engines::new(level.number, true, Arc::new(config), Arc::clone(&servers), runtime);
+    let runtime = Runtime::system();
+    let engines = Engines::new(level.number, true, Arc::new(config), &servers, runtime);
     ((level.build)(&engines).await.expect("a stack"), servers)
 }
 

@@ -1,44 +1,23 @@
-//! The journal in NATS JetStream, where this build has it.
+//! The journal in NATS JetStream.
 
 use std::sync::Arc;
 
-use terrace_core::{Error, Journal, Result};
+use terrace_core::{Journal, Result};
+use terrace_stores::{NatsJournal, NatsJournalOptions};
 
 use super::Engines;
+use crate::config::seconds;
 
-#[cfg(not(feature = "nats"))]
 impl Engines {
-    pub(super) async fn nats_journal(&self, _: &str) -> Result<Arc<dyn Journal>> {
-        Err(Error::invalid(
-            "this build has no NATS; build with `cargo build --release --features nats`",
-        ))
-    }
-}
-
-#[cfg(feature = "nats")]
-impl Engines {
-    pub(super) async fn nats_journal(&self, history: &str) -> Result<Arc<dyn Journal>> {
+    pub(super) async fn nats_journal(&self, history: &str, url: &str) -> Result<Arc<dyn Journal>> {
         let config = &self.config.journal;
-        let url = match &*self.servers {
-            _ if !config.url.is_empty() => config.url.clone(),
-            super::Servers::Local { directory, private, .. } => {
-                let directory = directory.join(format!("l{}-nats", self.level));
-                private.nats(terrace_lab::NatsOptions::new(directory)).await?.url()
-            }
-            super::Servers::Urls { .. } | super::Servers::Embedded { .. } => {
-                return Err(Error::invalid(
-                    "a journal in NATS needs a server; set JOURNAL_URL=nats://host:4222",
-                ));
-            }
-        };
-        let options = terrace_stores::NatsJournalOptions {
+        let options = NatsJournalOptions {
             namespace: self.journal_namespace(history, '-'),
-            limits: self.limits(),
+            limits: self.journal_limits(),
             replicas: config.replicas,
-            takeover: crate::config::seconds(config.takeover_seconds),
-            command_timeout: crate::config::millis(config.command_timeout_ms),
-            ..terrace_stores::NatsJournalOptions::new(url)
+            takeover: seconds(config.takeover_seconds),
+            ..NatsJournalOptions::new(url)
         };
-        Ok(Arc::new(terrace_stores::NatsJournal::connect(options, self.runtime.clone()).await?))
+        Ok(Arc::new(NatsJournal::connect(options, self.runtime.clone()).await?))
     }
 }

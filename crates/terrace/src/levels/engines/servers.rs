@@ -1,181 +1,138 @@
-//! What all levels of a process share: a directory of files, private servers, or your URLs.
+//! Your own servers, as the settings name them.
 
-use std::fs::{self, File};
-use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::path::Path;
 
-use terrace_core::{Error, ErrorKind, Result};
-use terrace_lab::{
-    LabError, PostgresOptions, PostgresServer, PrivateServer, RedisOptions, RedisServer,
-};
+use terrace_core::{BoxFuture, Error, Result};
+use terrace_stores::PostgresOptions;
 
-use crate::config::{Config, Mode};
+use super::urls::{ByUrl, Whereabouts};
+use super::{Connections, Engines, no_database};
+use crate::config::Config;
 
-/// Servers that this process reaches, or runs, for all its levels.
+/// The servers that several levels may use.
 #[derive(Debug)]
-pub enum Servers {
-    /// None: files and memory.
-    Embedded {
-        /// Where the files are.
-        directory: PathBuf,
-        /// Held as long as the files are served.
-        locks: Mutex<Vec<File>>,
-    },
-    /// Your own, by URL.
-    Urls {
-        /// PostgreSQL.
-        database: String,
-        /// Redis; empty when there is none.
-        cache: String,
-    },
-    /// Private ones, which this process runs.
-    Local {
-        /// The PostgreSQL that every level may use.
-        database: String,
-        /// The Redis that every level may use; empty when no level wants one.
-        cache: String,
-        /// Where a level's further servers have their directories.
-        directory: PathBuf,
-        /// All that run, in the order of their starts.
-        private: PrivateServers,
-    },
+pub(super) struct Named {
+    database: String,
+    cache: String,
 }
 
-/// Servers that end with this process.
-#[derive(Debug, Default)]
-pub struct PrivateServers(Mutex<Vec<PrivateServer>>);
+/// Takes the URLs; `cached` tells whether any level wants a far cache.
+///
+/// # Errors
+/// What is not named, and the next step.
+pub(super) fn named(config: &Config, cached: bool) -> Result<ByUrl<Named>> {
+    // That of the commands is enough for level 7 alone.
+    let urls = [&config.database.url, &config.replicas.primary_url, &config.cqrs.write_url];
+    let database = urls.into_iter().find(|url| !url.is_empty());
+    if database.is_none() && config.shards.urls.is_empty() {
+        return Err(no_database());
+    }
+    if cached && config.cache.url.is_empty() {
+        return Err(Error::invalid(
+            "a level with a cache needs one; set REDIS_URL=redis://host:6379, or serve levels 0 and 1 \
+             only",
+        ));
+    }
+    let database = database.cloned().unwrap_or_default();
+    Ok(ByUrl(Named { database, cache: config.cache.url.clone() }))
+}
 
-impl Servers {
-    /// Makes the directory, starts the private servers, or takes the URLs, as the mode says.
-    /// `cached` tells whether any level wants a far cache.
-    ///
-    /// # Errors
-    /// What is missing, and the next step.
-    pub async fn start(config: &Config, mode: Mode, cached: bool) -> Result<Self> {
-        match mode {
-            Mode::Embedded => {
-                let directory = config.stores.data_dir.join("embedded");
-                fs::create_dir_all(&directory).map_err(|error| no_directory(&directory, error))?;
-                Ok(Self::Embedded { directory, locks: Mutex::default() })
-            }
-            Mode::Local => Self::start_local(config, cached).await,
-            Mode::Servers => {
-                let named = [&config.database.url, &config.replicas.primary_url];
-                let database = named.into_iter().find(|url| !url.is_empty());
-                let (mut database, cache) =
-                    (database.cloned().unwrap_or_default(), config.cache.url.clone());
-                if database.is_empty() {
-                    // Enough for level 7 alone.
-                    database.clone_from(&config.cqrs.write_url);
-                }
-                if database.is_empty() && config.shards.urls.is_empty() {
-                    return Err(no_database());
-                }
-                if cached && cache.is_empty() {
-                    return Err(Error::invalid(
-                        "a level with a cache needs one; set REDIS_URL=redis://host:6379, or serve \
-                         levels 0 and 1 only",
-                    ));
-                }
-                Ok(Self::Urls { database, cache })
-            }
-        }
+impl Whereabouts for Named {
+    fn database(&self) -> &str {
+        &self.database
     }
 
-    /// For a command beside the processes that serve: private servers are used and not started.
-    ///
-    /// # Errors
-    /// As [`Servers::start`]; in the local mode also when nobody serves.
-    pub async fn beside(config: &Config, mode: Mode) -> Result<Self> {
-        if mode != Mode::Local {
-            return Self::start(config, mode, false).await;
-        }
-        let directory = config.stores.data_dir.join("local");
-        let (database, cache) = (String::new(), String::new());
-        Ok(Self::Local { database, cache, directory, private: PrivateServers::default() })
+    fn cache(&self) -> &str {
+        &self.cache
     }
 
-    async fn start_local(config: &Config, cached: bool) -> Result<Self> {
-        let directory = config.stores.data_dir.join("local");
-        fs::create_dir_all(&directory).map_err(|error| no_directory(&directory, error))?;
-        let private = PrivateServers::default();
-        let postgres = private.postgres(PostgresOptions::new(directory.join("postgres"))).await?;
-        let database = postgres.create_database("terrace").await.map_err(from_lab)?;
-        let cache = match cached {
-            true => private.redis(RedisOptions::new(directory.join("redis"))).await?.url(),
-            false => String::new(),
+    fn members<'a>(&'a self, of: &'a Engines) -> BoxFuture<'a, Result<Vec<String>>> {
+        let config = &of.config.replicas;
+        let primary = match config.primary_url.as_str() {
+            "" => &self.database,
+            url => url,
         };
-        Ok(Self::Local { database, cache, directory, private })
+        let mut urls = one_host_each(primary);
+        let separate = |letter: char| letter.is_whitespace();
+        for url in separated(&config.urls).split(separate).filter(|url| !url.is_empty()) {
+            urls.extend(one_host_each(url));
+        }
+        if urls.len() == 1 {
+            tracing::warn!(
+                "level 3 has no replica, so its primary answers all reads; set REPLICA_DATABASE_URL"
+            );
+        }
+        Box::pin(async move { Ok(urls) })
     }
 
-    /// Stops the private servers, if there are any.
-    pub async fn stop(&self) {
-        if let Self::Local { private, .. } = self {
-            private.stop().await;
+    /// A schema each of the one database, unless each has a URL.
+    fn shard_addresses(&self, of: &Engines) -> Vec<String> {
+        let config = &of.config.shards;
+        match config.urls.as_slice() {
+            [] => (0..config.count).map(|number| format!("schema:{number}")).collect(),
+            urls => urls.to_vec(),
         }
     }
-}
 
-impl PrivateServers {
-    /// Starts a PostgreSQL server and keeps it.
-    pub(super) async fn postgres(&self, options: PostgresOptions) -> Result<PostgresServer> {
-        let server = PostgresServer::start(options).await.map_err(from_lab)?;
-        self.keep(&server);
-        Ok(server)
+    /// `schema:2`: a schema of the database that all levels share.
+    fn shard<'a>(
+        &'a self,
+        of: &'a Engines,
+        address: &'a str,
+    ) -> BoxFuture<'a, Result<Option<PostgresOptions>>> {
+        let options = address.strip_prefix("schema:").map(|number| PostgresOptions {
+            schema: format!("terrace_l{}_shard_{number}", of.level),
+            ..of.postgres_options(&self.database, Connections::Pooled)
+        });
+        Box::pin(async { Ok(options) })
     }
 
-    /// Starts a Redis server and keeps it.
-    pub(super) async fn redis(&self, options: RedisOptions) -> Result<RedisServer> {
-        let server = RedisServer::start(options).await.map_err(from_lab)?;
-        self.keep(&server);
-        Ok(server)
+    fn tend_shards<'a>(&'a self, _: &'a Engines) -> BoxFuture<'a, Result<()>> {
+        Box::pin(async { Ok(()) })
     }
 
-    /// Starts a NATS server and keeps it.
-    #[cfg(feature = "nats")]
-    pub(super) async fn nats(
-        &self,
-        options: terrace_lab::NatsOptions,
-    ) -> Result<terrace_lab::NatsServer> {
-        let server = terrace_lab::NatsServer::start(options).await.map_err(from_lab)?;
-        self.keep(&server);
-        Ok(server)
+    fn journal<'a>(&'a self, _: &'a Engines, nats: bool) -> BoxFuture<'a, Result<String>> {
+        Box::pin(async move { Ok(if nats { String::new() } else { self.cache.clone() }) })
     }
 
-    pub(super) fn keep(&self, server: &PrivateServer) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(server.clone());
+    fn directory(&self) -> Option<&Path> {
+        None
     }
 
-    /// Stops all, the latest first.
-    async fn stop(&self) {
-        let servers = std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner));
-        for server in servers.iter().rev() {
-            if let Err(error) = server.stop().await {
-                let server = server.program();
-                tracing::warn!(server, %error, "a private server did not stop in order");
-            }
-        }
+    fn stop(&self) -> BoxFuture<'_, ()> {
+        Box::pin(async {})
     }
 }
 
-pub(super) fn no_database() -> Error {
-    Error::invalid(
-        "no database is named; set DATABASE_URL=postgres://user:password@host/name, or use --stores \
-         embedded",
-    )
+/// The list with spaces for the commas between URLs; those between hosts stay.
+fn separated(urls: &str) -> String {
+    urls.replace(",postgres://", " postgres://").replace(",postgresql://", " postgresql://")
 }
 
-pub(super) fn no_directory(directory: &Path, error: std::io::Error) -> Error {
-    Error::new(
-        ErrorKind::Unavailable,
-        format!(
-            "the directory {} cannot be made; choose another with --data-dir",
-            directory.display()
-        ),
-    )
-    .caused_by(error)
+/// A URL with several hosts as one URL a host.
+fn one_host_each(url: &str) -> Vec<String> {
+    let Some((scheme, rest)) = url.split_once("://") else { return vec![url.to_owned()] };
+    let end = rest.find(['/', '?']).unwrap_or(rest.len());
+    let (authority, tail) = rest.split_at(end);
+    let (login, hosts) = match authority.rsplit_once('@') {
+        Some((login, hosts)) => (format!("{login}@"), hosts),
+        None => (String::new(), authority),
+    };
+    hosts.split(',').map(|host| format!("{scheme}://{login}{host}{tail}")).collect()
 }
 
-pub(super) fn from_lab(error: LabError) -> Error {
-    Error::new(ErrorKind::Unavailable, error.to_string())
+#[cfg(test)]
+mod tests {
+    use super::{one_host_each, separated};
+
+    #[test]
+    fn every_host_is_a_server() {
+        assert_eq!(
+            one_host_each("postgres://u:p@a:1,b/db?sslmode=require"),
+            ["postgres://u:p@a:1/db?sslmode=require", "postgres://u:p@b/db?sslmode=require"]
+        );
+        assert_eq!(one_host_each("postgres://a"), ["postgres://a"]);
+        let list = "postgres://a,b/db,postgres://c/db postgresql://d/db";
+        assert_eq!(separated(list), "postgres://a,b/db postgres://c/db postgresql://d/db");
+    }
 }

@@ -20,10 +20,7 @@ const STOPPED: Duration = Duration::from_secs(16);
 async fn a_commit_that_lands_late_is_seen() {
     let server = replicated(0, &[]).await.primary;
     let field = Field::on(2, server.url()).await;
-    let soon = [
-        ("TERRACE_DATABASE_STATEMENT_TIMEOUT_MS", "1000"),
-        ("TERRACE_SERVER_REQUEST_TIMEOUT_MS", "1000"),
-    ];
+    let soon = [("TERRACE_SERVER_REQUEST_TIMEOUT_MS", "1000")];
     let a = field.instance_with("a", &field.database, &soon).await;
     let b = field.instance_with("b", &field.database, &soon).await;
     a.writes(KEY, "old").await;

@@ -1,0 +1,197 @@
+//! The embedded mode: SQLite files in one directory, and caches in this process.
+
+use std::fs::{self, File, TryLockError};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use terrace_core::{
+    BoxFuture, Error, ErrorKind, Follower, Journal, MemoryCache, MemoryCacheOptions, ReadModel,
+    Result, Shard,
+};
+use terrace_layers::{CommandSide, Follow, FollowOptions};
+use terrace_stores::sqlite::{self, Synchronous};
+use terrace_stores::{
+    SqliteJournal, SqliteJournalOptions, SqliteOptions, SqliteReadModel, SqliteShard, SqliteStore,
+};
+
+use super::{
+    Connections, Database, EngineMode, Engines, FarCache, Replicated, no_directory, no_log,
+};
+use crate::config::{Config, seconds};
+
+/// A directory with the files of all levels.
+#[derive(Debug)]
+pub(super) struct Files {
+    directory: PathBuf,
+    /// Held as long as the files are served.
+    locks: Mutex<Vec<File>>,
+}
+
+impl Files {
+    /// Makes the directory.
+    pub(super) fn open(config: &Config) -> Result<Self> {
+        let directory = config.stores.data_dir.join("embedded");
+        fs::create_dir_all(&directory).map_err(|error| no_directory(&directory, error))?;
+        Ok(Self { directory, locks: Mutex::default() })
+    }
+
+    /// A file of the level; the first has no name of its own.
+    fn path(&self, of: &Engines, name: &str) -> PathBuf {
+        self.directory.join(format!("l{}{name}.sqlite", of.level))
+    }
+
+    /// One file that is written, and files that follow its change log.
+    async fn replicate(&self, of: &Engines) -> Result<Replicated> {
+        let primary = SqliteOptions::new(self.path(of, ""));
+        let primary = Arc::new(SqliteStore::open(primary, of.runtime.clone())?);
+        let history = primary.history();
+        let mut members = vec![of.member(Arc::clone(&primary))];
+        let mut replicators = Vec::new();
+        for number in 1..=of.config.replicas.count {
+            let options = SqliteOptions {
+                replica_of: Some(Arc::clone(&history)),
+                // What is lost is copied again.
+                synchronous: Synchronous::Normal,
+                ..SqliteOptions::new(self.path(of, &format!("-replica-{number}")))
+            };
+            let replica = Arc::new(SqliteStore::open(options, of.runtime.clone())?);
+            let (log, follower) = (primary.change_log(), replica.follower("primary"));
+            let (log, follower, runtime) = (Arc::new(log), Arc::new(follower), of.runtime.clone());
+            let replicator =
+                Follow::new("replicator", log, follower, FollowOptions::default(), runtime);
+            replicators.push(replicator.start());
+            members.push(of.member(replica));
+        }
+        let router = of.router(&history, members).await.fed_by(replicators);
+        Ok(Replicated { router, history })
+    }
+
+    fn open_commands(&self, of: &Engines) -> Result<CommandSide> {
+        let options = SqliteOptions { change_log: true, ..SqliteOptions::new(self.path(of, "")) };
+        let store = SqliteStore::open(options, of.runtime.clone())?;
+        let log = store.log()?.ok_or_else(no_log)?;
+        let histories = store.histories();
+        Ok(CommandSide { store: Arc::new(store), histories, log: Arc::new(log) })
+    }
+}
+
+/// The journal in a file of this directory.
+pub(super) fn journal(directory: &Path, of: &Engines) -> Result<Arc<dyn Journal>> {
+    let path = directory.join(format!("l{}-journal.sqlite", of.level));
+    let options = SqliteJournalOptions {
+        limits: of.journal_limits(),
+        takeover: seconds(of.config.journal.takeover_seconds),
+        ..SqliteJournalOptions::new(path)
+    };
+    Ok(Arc::new(SqliteJournal::open(options, of.runtime.clone())?))
+}
+
+impl EngineMode for Files {
+    /// A second process would not hear what this one's caches forget.
+    fn claim(&self, of: &Engines) -> Result<()> {
+        let lock = lock(&self.directory, of.level)?;
+        self.locks.lock().unwrap_or_else(PoisonError::into_inner).push(lock);
+        Ok(())
+    }
+
+    fn database<'a>(&'a self, of: &'a Engines, by: Connections) -> BoxFuture<'a, Result<Database>> {
+        Box::pin(async move {
+            let connections = match by {
+                Connections::PerRequest => sqlite::Connections::PerRequest,
+                Connections::Pooled => sqlite::Connections::default(),
+            };
+            let options = SqliteOptions { connections, ..SqliteOptions::new(self.path(of, "")) };
+            Ok(Database::sqlite(SqliteStore::open(options, of.runtime.clone())?))
+        })
+    }
+
+    fn far_cache<'a>(&'a self, of: &'a Engines, _: &'a str) -> BoxFuture<'a, Result<FarCache>> {
+        Box::pin(async move {
+            let ttl = seconds(of.config.cache.ttl_seconds);
+            let options = MemoryCacheOptions { ttl, ..MemoryCacheOptions::default() };
+            let cache = Arc::new(MemoryCache::new(options, of.runtime.clone()));
+            Ok(FarCache { cache: Arc::clone(&cache) as _, feed: cache })
+        })
+    }
+
+    fn replicated<'a>(&'a self, of: &'a Engines) -> BoxFuture<'a, Result<Replicated>> {
+        Box::pin(self.replicate(of))
+    }
+
+    fn shard_addresses(&self, of: &Engines) -> Vec<String> {
+        let file = |number| format!("l{}_shard_{number}.sqlite", of.level);
+        (0..of.config.shards.count).map(file).collect()
+    }
+
+    /// An address is a file, in the data directory unless its path is absolute.
+    fn shard<'a>(
+        &'a self,
+        of: &'a Engines,
+        address: &'a str,
+    ) -> BoxFuture<'a, Result<Arc<dyn Shard>>> {
+        Box::pin(async move {
+            let options = SqliteOptions::new(self.directory.join(address));
+            Ok(Arc::new(SqliteShard::open(options, of.runtime.clone())?) as _)
+        })
+    }
+
+    fn tend_shards<'a>(&'a self, _: &'a Engines) -> BoxFuture<'a, Result<()>> {
+        Box::pin(async { Ok(()) })
+    }
+
+    fn journal<'a>(
+        &'a self,
+        of: &'a Engines,
+        history: &'a str,
+    ) -> BoxFuture<'a, Result<Arc<dyn Journal>>> {
+        Box::pin(async move {
+            let config = &of.config.journal;
+            match config.engine.as_str() {
+                "auto" if config.url.is_empty() => journal(&self.directory, of),
+                "sqlite" => journal(&self.directory, of),
+                _ => of.broker_journal(history, &config.url).await,
+            }
+        })
+    }
+
+    fn history<'a>(&'a self, _: &'a Engines) -> BoxFuture<'a, Result<Arc<str>>> {
+        Box::pin(async { Ok("".into()) })
+    }
+
+    fn commands<'a>(&'a self, of: &'a Engines) -> BoxFuture<'a, Result<CommandSide>> {
+        Box::pin(async { self.open_commands(of) })
+    }
+
+    fn read_model<'a>(&'a self, of: &'a Engines) -> BoxFuture<'a, Result<Arc<dyn ReadModel>>> {
+        Box::pin(async {
+            let options = SqliteOptions::new(self.path(of, "-read"));
+            Ok(Arc::new(SqliteReadModel::open(options, of.runtime.clone())?) as _)
+        })
+    }
+
+    fn event_stream(&self, _: &Engines, _: &CommandSide) -> Result<Option<Arc<dyn Follower>>> {
+        Ok(None)
+    }
+
+    fn stop(&self) -> BoxFuture<'_, ()> {
+        Box::pin(async {})
+    }
+}
+
+/// The exclusive right to serve a level's files.
+fn lock(directory: &Path, level: u8) -> Result<File> {
+    let path = directory.join(format!("l{level}.lock"));
+    let file = File::create(&path).map_err(|error| no_directory(directory, error))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => Err(Error::new(
+            ErrorKind::Unavailable,
+            format!(
+                "{} is in use by another terrace that serves level {level}; stop it, or choose \
+                 another directory with --data-dir",
+                directory.display()
+            ),
+        )),
+        Err(TryLockError::Error(error)) => Err(no_directory(directory, error)),
+    }
+}

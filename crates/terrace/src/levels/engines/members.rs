@@ -1,0 +1,73 @@
+//! The servers of one history behind a router, each with batches of its own.
+
+use std::sync::Arc;
+
+use terrace_core::{Error, Node, Result, Store};
+use terrace_layers::{
+    Coalesce, CoalesceOptions, ConcurrencyLimit, ConcurrencyLimitOptions, Member, ReplicaRouter,
+    ReplicaRouterOptions,
+};
+use terrace_stores::{PostgresOptions, PostgresStore};
+
+use super::{Connections, Engines, Replicated};
+use crate::config::millis;
+
+impl Engines {
+    /// PostgreSQL servers by URL, whichever is the primary now.
+    pub(super) async fn replicated_by(&self, urls: &[String]) -> Result<Replicated> {
+        let options = |url: &str| {
+            let options = self.postgres_options(url, Connections::Pooled);
+            PostgresOptions { member: true, ..options }
+        };
+        // The one that takes writes makes the tables and names the history; it need not be the
+        // first, after a promotion.
+        let mut found = Err(Error::invalid("no database is named; set PRIMARY_DATABASE_URL"));
+        for (place, url) in urls.iter().enumerate() {
+            let connected = PostgresStore::connect(options(url), self.runtime.clone()).await;
+            match (connected, &found) {
+                (Ok(store), _) => {
+                    found = Ok((place, store));
+                    break;
+                }
+                // What is wrong with the first is what people look for.
+                (Err(error), Err(_)) if place == 0 => found = Err(error),
+                (Err(_), _) => {}
+            }
+        }
+        let (primary, store) = found?;
+        let history = store.history();
+        let mut store = Some(store);
+        let mut members = Vec::new();
+        for (place, url) in urls.iter().enumerate() {
+            let member = match store.take_if(|_| place == primary) {
+                Some(store) => store,
+                None => PostgresStore::member(options(url), self.runtime.clone())?,
+            };
+            members.push(self.member(Arc::new(member)));
+        }
+        let router = self.router(&history, members).await;
+        Ok(Replicated { router, history })
+    }
+
+    /// Batches of its own for each server.
+    pub(super) fn member<S: Store + Node>(&self, server: Arc<S>) -> Member {
+        let store = Arc::clone(&server) as Arc<dyn Store>;
+        // One lane: with several servers at work, a second one would only make batches smaller.
+        let options = CoalesceOptions { read_lanes: 1, ..CoalesceOptions::default() };
+        let store = Arc::new(Coalesce::new(store, options, self.runtime.clone()));
+        if !self.config.cache.enabled {
+            return Member { store, node: server };
+        }
+        // A dead cache sends every read here. A cap a server: who waits for a dead primary must not
+        // keep out whom replicas can answer.
+        let options = ConcurrencyLimitOptions::default();
+        let store = ConcurrencyLimit::new(store, options, self.runtime.clone());
+        Member { store: Arc::new(store), node: server }
+    }
+
+    pub(super) async fn router(&self, history: &Arc<str>, members: Vec<Member>) -> ReplicaRouter {
+        let max_lag = millis(self.config.replicas.max_lag_ms);
+        let options = ReplicaRouterOptions { max_lag, ..ReplicaRouterOptions::default() };
+        ReplicaRouter::start(Arc::clone(history), members, options, self.runtime.clone()).await
+    }
+}

@@ -1,0 +1,227 @@
+//! PostgreSQL, Redis and NATS by URL, whoever runs them.
+
+use std::fmt::Debug;
+use std::path::Path;
+use std::sync::Arc;
+
+use terrace_core::history::{lineage, log_of};
+use terrace_core::{BoxFuture, Error, Follower, Journal, ReadModel, Result, Shard};
+use terrace_layers::CommandSide;
+use terrace_stores::redis::{RedisStream, RedisStreamOptions};
+use terrace_stores::{
+    PostgresOptions, PostgresReadModel, PostgresShard, PostgresStore, RedisCache, RedisCacheOptions,
+};
+
+use super::broker::broker_name;
+use super::{
+    Connections, Database, EngineMode, Engines, FarCache, Replicated, files, no_database, no_log,
+};
+use crate::config::{millis, seconds};
+
+/// Where the servers are, and who runs them.
+pub(super) trait Whereabouts: Debug + Send + Sync + 'static {
+    /// The PostgreSQL that every level may use; empty when none is named.
+    fn database(&self) -> &str;
+
+    /// The Redis that every level may use; empty when there is none.
+    fn cache(&self) -> &str;
+
+    /// A primary and its replicas, whichever is which.
+    fn members<'a>(&'a self, of: &'a Engines) -> BoxFuture<'a, Result<Vec<String>>>;
+
+    /// The addresses of shards when the settings name none.
+    fn shard_addresses(&self, of: &Engines) -> Vec<String>;
+
+    /// Where a shard is that has no URL for its address; `None` when there is no such address here.
+    fn shard<'a>(
+        &'a self,
+        of: &'a Engines,
+        address: &'a str,
+    ) -> BoxFuture<'a, Result<Option<PostgresOptions>>>;
+
+    /// See [`terrace_layers::ShardOpener::tend`].
+    fn tend_shards<'a>(&'a self, of: &'a Engines) -> BoxFuture<'a, Result<()>>;
+
+    /// The server of a journal when the settings name none; empty when there is none.
+    fn journal<'a>(&'a self, of: &'a Engines, nats: bool) -> BoxFuture<'a, Result<String>>;
+
+    /// Where files of this machine may be kept that other machines need not see.
+    fn directory(&self) -> Option<&Path>;
+
+    /// Ends what this process runs.
+    fn stop(&self) -> BoxFuture<'_, ()>;
+}
+
+/// The engines of a mode whose servers have URLs.
+#[derive(Debug)]
+pub(super) struct ByUrl<W>(pub(super) W);
+
+impl<W: Whereabouts> ByUrl<W> {
+    async fn open_database(&self, of: &Engines, by: Connections) -> Result<Database> {
+        if self.0.database().is_empty() {
+            return Err(no_database());
+        }
+        let options = of.postgres_options(self.0.database(), by);
+        Ok(Database::postgres(PostgresStore::connect(options, of.runtime.clone()).await?))
+    }
+
+    async fn open_far_cache(&self, of: &Engines, history: &str) -> Result<FarCache> {
+        let config = &of.config.cache;
+        let options = RedisCacheOptions {
+            // Whoever shares the database shares its cached records, and nobody else does.
+            namespace: format!("{}:{}", of.namespace(), lineage(history)),
+            ttl: seconds(config.ttl_seconds),
+            command_timeout: millis(config.command_timeout_ms),
+            // Always: an instance of a level with near caches may come at any time.
+            announce: true,
+            ..RedisCacheOptions::new(self.0.cache())
+        };
+        let cache = Arc::new(RedisCache::connect(options, of.runtime.clone()).await?);
+        Ok(FarCache { cache: Arc::clone(&cache) as _, feed: cache })
+    }
+
+    async fn open_shard(&self, of: &Engines, address: &str) -> Result<Arc<dyn Shard>> {
+        let by_url = || {
+            let is_url = address.starts_with("postgres://") || address.starts_with("postgresql://");
+            // Its default schema: the database is this shard's alone.
+            is_url.then(|| of.in_default_schema(address))
+        };
+        let own = self.0.shard(of, address).await?;
+        let options = own.or_else(by_url).ok_or_else(|| {
+            Error::invalid(
+                "a shard has an address that this mode has no engine for; name it by its URL",
+            )
+            .with("kind", address.split(':').next().unwrap_or_default().to_owned())
+        })?;
+        Ok(Arc::new(PostgresShard::connect(options, of.runtime.clone()).await?))
+    }
+
+    async fn open_journal(&self, of: &Engines, history: &str) -> Result<Arc<dyn Journal>> {
+        let config = &of.config.journal;
+        if config.engine == "sqlite" {
+            let directory = self.0.directory().ok_or_else(|| {
+                Error::invalid(
+                    "a journal in a file of one machine does not fit servers that other machines \
+                     use; set journal.engine to redis or nats",
+                )
+            })?;
+            return files::journal(directory, of);
+        }
+        let url = match config.url.as_str() {
+            "" => self.0.journal(of, config.engine == "nats").await?,
+            url => url.to_owned(),
+        };
+        of.broker_journal(history, &url).await
+    }
+
+    async fn open_commands(&self, of: &Engines) -> Result<CommandSide> {
+        let url = match of.config.cqrs.write_url.as_str() {
+            "" => self.0.database(),
+            url => url,
+        };
+        let options = of.postgres_options(url, Connections::Pooled);
+        let options = PostgresOptions { change_log: true, ..options };
+        let store = PostgresStore::connect(options, of.runtime.clone()).await?;
+        let log = store.log().await?.ok_or_else(no_log)?;
+        let histories = store.histories();
+        Ok(CommandSide { store: Arc::new(store), histories, log: Arc::new(log) })
+    }
+
+    async fn open_read_model(&self, of: &Engines) -> Result<Arc<dyn ReadModel>> {
+        let config = &of.config.cqrs;
+        let (url, own) = match (config.read_url.as_str(), config.write_url.as_str()) {
+            ("", "") => (self.0.database(), false),
+            ("", url) => (url, false),
+            (url, _) => (url, true),
+        };
+        let options = of.postgres_options(url, Connections::Pooled);
+        let schema = match (own, of.shared) {
+            // A database of its own has plain names.
+            (true, false) => options.schema.clone(),
+            (_, true) => format!("{}_read", options.schema),
+            (false, false) => "terrace_read".to_owned(),
+        };
+        let options = PostgresOptions { schema, ..options };
+        Ok(Arc::new(PostgresReadModel::connect(options, of.runtime.clone()).await?))
+    }
+}
+
+impl<W: Whereabouts> EngineMode for ByUrl<W> {
+    fn claim(&self, _: &Engines) -> Result<()> {
+        Ok(())
+    }
+
+    fn database<'a>(&'a self, of: &'a Engines, by: Connections) -> BoxFuture<'a, Result<Database>> {
+        Box::pin(self.open_database(of, by))
+    }
+
+    fn far_cache<'a>(
+        &'a self,
+        of: &'a Engines,
+        history: &'a str,
+    ) -> BoxFuture<'a, Result<FarCache>> {
+        Box::pin(self.open_far_cache(of, history))
+    }
+
+    fn replicated<'a>(&'a self, of: &'a Engines) -> BoxFuture<'a, Result<Replicated>> {
+        Box::pin(async move { of.replicated_by(&self.0.members(of).await?).await })
+    }
+
+    fn shard_addresses(&self, of: &Engines) -> Vec<String> {
+        self.0.shard_addresses(of)
+    }
+
+    fn shard<'a>(
+        &'a self,
+        of: &'a Engines,
+        address: &'a str,
+    ) -> BoxFuture<'a, Result<Arc<dyn Shard>>> {
+        Box::pin(self.open_shard(of, address))
+    }
+
+    fn tend_shards<'a>(&'a self, of: &'a Engines) -> BoxFuture<'a, Result<()>> {
+        self.0.tend_shards(of)
+    }
+
+    fn journal<'a>(
+        &'a self,
+        of: &'a Engines,
+        history: &'a str,
+    ) -> BoxFuture<'a, Result<Arc<dyn Journal>>> {
+        Box::pin(self.open_journal(of, history))
+    }
+
+    fn history<'a>(&'a self, of: &'a Engines) -> BoxFuture<'a, Result<Arc<str>>> {
+        Box::pin(async move {
+            let database = self.open_database(of, Connections::PerRequest).await?;
+            database.store.close().await?;
+            Ok(database.history)
+        })
+    }
+
+    fn commands<'a>(&'a self, of: &'a Engines) -> BoxFuture<'a, Result<CommandSide>> {
+        Box::pin(self.open_commands(of))
+    }
+
+    fn read_model<'a>(&'a self, of: &'a Engines) -> BoxFuture<'a, Result<Arc<dyn ReadModel>>> {
+        Box::pin(self.open_read_model(of))
+    }
+
+    fn event_stream(&self, of: &Engines, side: &CommandSide) -> Result<Option<Arc<dyn Follower>>> {
+        if self.0.cache().is_empty() {
+            return Ok(None);
+        }
+        // Positions of a log that is begun anew begin anew.
+        let events = format!("{}:events", of.namespace());
+        let events = broker_name(&events, ':', &side.histories.name());
+        let key = format!("{events}:{}", log_of(&side.log.name()));
+        let max_events = of.config.cqrs.stream_max_events;
+        let options =
+            RedisStreamOptions { max_events, ..RedisStreamOptions::new(self.0.cache(), key) };
+        Ok(Some(Arc::new(RedisStream::new(options, of.runtime.clone())?)))
+    }
+
+    fn stop(&self) -> BoxFuture<'_, ()> {
+        self.0.stop()
+    }
+}
