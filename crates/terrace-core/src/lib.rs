@@ -33,6 +33,7 @@
 
 mod answer;
 mod backoff;
+mod breaker;
 pub mod cache;
 pub mod change_log;
 mod decide;
@@ -60,6 +61,7 @@ pub use answer::{
     Write,
 };
 pub use backoff::Backoff;
+pub use breaker::{Breaker, BreakerState};
 pub use cache::{Cache, Entry, Invalidations, Lease, Lookup, Notice, Offer};
 pub use change_log::{ChangeLog, Changes, LogPosition, Logged, PositionLost};
 pub use decide::{Current, Decision, decide};
