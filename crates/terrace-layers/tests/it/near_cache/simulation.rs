@@ -59,8 +59,8 @@ impl Invalidations for FaultyFeed {
                     return Some((notice, (notices, inner, runtime)));
                 }
                 match runtime.random() % 100 {
-                    0..5 => {}
-                    5..7 => {
+                    0..30 => {}
+                    30..32 => {
                         runtime.sleep(Duration::from_millis(runtime.random() % 50)).await;
                         return Some((Notice::Disconnected, (inner.subscribe(), inner, runtime)));
                     }
