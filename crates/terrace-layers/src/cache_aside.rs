@@ -27,7 +27,8 @@ pub struct CacheAsideOptions {
     /// How long a lookup and an invalidation may take before the cache counts as failing. Lookups
     /// share timers, so that one may get up to an eighth less. 250 ms.
     pub cache_timeout: Duration,
-    /// How long a failing cache is left alone before the next read tries it. 200 ms.
+    /// How long a failing cache is left alone before one read tries it; up to five times as long while
+    /// that fails, too. 200 ms.
     pub rest: Duration,
     /// How long the answer of a miss may wait until the cache has taken it, so that the next read
     /// of the same client is a hit. 50 ms; what takes longer is given up.
@@ -227,11 +228,12 @@ impl Shared {
             .counter("misses", count(&self.misses))
             .counter("bypassed", count(&self.bypassed))
             .counter("raises", count(&self.trust.raises));
+        let tree = self.far.breaker().show(tree);
         let tree = if self.trust.is_owed() {
             let note = "a write could not be told to the cache, which is bypassed until the database \
                         has said so to all instances";
             tree.status(Status::Degraded, note)
-        } else if self.far.has_just_failed() {
+        } else if self.far.is_resting() {
             let note = "the cache does not answer; reads go to the store below until it does";
             tree.status(Status::Degraded, note)
         } else {

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use terrace_core::{Deadline, Error, Inspection, Shard, Status, Unit};
+use terrace_core::{Breaker, Deadline, Error, Inspection, Shard, Status, Unit};
 
 use super::Shared;
 use super::directory::Node;
@@ -27,16 +27,16 @@ impl Shared {
         };
         let known = directory.nodes().iter().filter_map(|node| {
             let number = node.number()?;
-            Some((number, node.shard.clone(), node.failure.clone()))
+            Some((number, Asked::of(node)))
         });
         let mut known = known.collect::<Vec<_>>();
         let lost = directory.nodes().iter().filter(|node| is_lost(node)).count();
         let partitioner = directory.partitioner.to_string();
         drop(directory);
         known.sort_by_key(|(number, ..)| *number);
-        let shards = known.into_iter().map(|(number, shard, failure)| {
-            self.inspect_shard(&map, within, number, shard, failure)
-        });
+        let shards = known
+            .into_iter()
+            .map(|(number, asked)| self.inspect_shard(&map, within, number, asked));
         let shards = join_all(shards).await;
         let down = shards.iter().filter(|shard| shard.status == Status::Down).count() + lost;
         let all = shards.len() + lost;
@@ -72,8 +72,7 @@ impl Shared {
         map: &ShardMap,
         within: Deadline,
         number: u16,
-        shard: Option<Arc<dyn Shard>>,
-        failure: Option<Error>,
+        asked: Asked,
     ) -> Inspection {
         let tally = map.view_of(number).map(|view| &view.tally);
         let count = |of: fn(&Tally) -> &AtomicU64| {
@@ -84,7 +83,8 @@ impl Shared {
             .gauge("slots", map.slots_of(Some(number)) as u64, Unit::Count)
             .counter("reads", count(|tally| &tally.reads))
             .counter("writes", count(|tally| &tally.writes));
-        let Some(shard) = shard else {
+        let tree = asked.breaker.show(tree);
+        let Some(shard) = asked.shard else {
             return tree.status(Status::Down, "a shard cannot be reached");
         };
         let runtime = &self.runtime;
@@ -98,10 +98,24 @@ impl Shared {
         };
         let down = || Inspection::new("database").status(Status::Down, "does not answer");
         let tree = tree.needs(inner.unwrap_or_else(down));
-        match failure {
+        match asked.failure {
             Some(error) => tree.status(Status::Down, error.message().to_owned()),
             None => tree,
         }
+    }
+}
+
+/// What looks at a shard have told.
+struct Asked {
+    shard: Option<Arc<dyn Shard>>,
+    failure: Option<Error>,
+    breaker: Arc<Breaker>,
+}
+
+impl Asked {
+    fn of(node: &Node) -> Self {
+        let (shard, failure) = (node.shard.clone(), node.failure.clone());
+        Self { shard, failure, breaker: Arc::clone(&node.breaker) }
     }
 }
 

@@ -133,6 +133,33 @@ async fn a_silent_cache_costs_a_bounded_wait_and_then_none() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn the_breaker_decides_which_read_asks_the_cache() {
+    let stack = stack(CacheAsideOptions::default());
+    let key = key("a");
+    stack.put(&key, "1").await;
+    stack.read(&key).await;
+    stack.cut.set(Mode::Silent);
+    assert_eq!(stack.read(&key).await, is("1", Origin::Primary));
+    stack.cut.set(Mode::Up);
+    assert_eq!(stack.read(&key).await.1, Origin::Primary, "it is left alone");
+    assert_eq!(stack.store.inspect().await.status, Status::Degraded);
+    sleep(CacheAsideOptions::default().rest * 2).await;
+    stack.cut.set(Mode::Silent);
+    let reads = tokio::join!(stack.read(&key), stack.read(&key));
+    assert_eq!((reads.0.1, reads.1.1), (Origin::Primary, Origin::Primary));
+    let tree = stack.store.inspect().await;
+    let figure = |name| tree.figure(name).unwrap();
+    assert_eq!(figure("breaker_opened"), 1);
+    assert_eq!(figure("breaker_probes"), 1, "one of the two");
+    assert_eq!(figure("breaker_refused"), 2);
+    sleep(CacheAsideOptions::default().rest * 5).await;
+    stack.cut.set(Mode::Up);
+    stack.read(&key).await;
+    assert_eq!(stack.read(&key).await.1, Origin::Far);
+    assert_eq!(stack.store.inspect().await.status, Status::Healthy);
+}
+
+#[tokio::test(start_paused = true)]
 async fn lookups_that_begin_close_together_wait_no_longer_than_the_first() {
     let stack = stack(restless());
     let key = key("a");
