@@ -221,6 +221,17 @@ impl<J> Line<J> {
         Some(state)
     }
 
+    /// Does what waits, up to `most` at a time, until the line is closed and empty. Should `work` panic,
+    /// nothing more is accepted, and what waits is dropped.
+    pub fn serve(&self, most: Load, mut work: impl FnMut(&mut Vec<J>)) {
+        let _abandons = Abandons(self);
+        let mut jobs = Vec::new();
+        while self.wait_and_take(&mut jobs, most) {
+            work(&mut jobs);
+            jobs.clear();
+        }
+    }
+
     /// Accepts nothing more; what waits can still be taken.
     pub fn close(&self) {
         self.state().closed = true;
@@ -254,6 +265,15 @@ impl<J> Line<J> {
     fn state(&self) -> MutexGuard<'_, State<J>> {
         // Every change of the state is complete when a panic could happen, so poison means nothing.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Abandons a line when it is dropped.
+struct Abandons<'a, J>(&'a Line<J>);
+
+impl<J> Drop for Abandons<'_, J> {
+    fn drop(&mut self) {
+        drop(self.0.abandon());
     }
 }
 
