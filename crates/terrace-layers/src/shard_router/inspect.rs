@@ -40,14 +40,12 @@ impl Shared {
         let shards = join_all(shards).await;
         let down = shards.iter().filter(|shard| shard.status == Status::Down).count() + lost;
         let all = shards.len() + lost;
-        let (top, calls) = self.hot.top(Self::HOT);
         let mut tree = Inspection::new("shard-router")
             .option("partitioner", partitioner)
             .counter("moved", self.moved.load(Ordering::Relaxed))
             .gauge("slots_on_their_way", map.slots_of(None) as u64, Unit::Count)
-            .gauge("shards", all as u64, Unit::Count)
-            .counter("calls", calls);
-        for (key, count) in top {
+            .gauge("shards", all as u64, Unit::Count);
+        for (key, count) in self.hot.top(Self::HOT) {
             tree = tree.option("hot_key", format_args!("{key} {count}"));
         }
         tree = match down {
