@@ -143,15 +143,6 @@ struct Shared {
     /// Writes that have begun and not ended; `close` waits for them.
     writing: watch::Sender<usize>,
     closed: AtomicBool,
-    #[cfg(feature = "mutants")]
-    mutant: Option<Mutant>,
-}
-
-#[cfg(feature = "mutants")]
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Mutant {
-    InvalidatesFirst,
-    Forgets,
 }
 
 impl CacheAside {
@@ -175,8 +166,6 @@ impl CacheAside {
             bypassed: AtomicU64::new(0),
             writing: watch::Sender::new(0),
             closed: AtomicBool::new(false),
-            #[cfg(feature = "mutants")]
-            mutant: None,
         };
         Self { shared: Arc::new(shared) }
     }
@@ -187,27 +176,6 @@ impl CacheAside {
     /// [`ErrorKind::Unavailable`] when the cache cannot be reached; nothing was forgotten.
     pub async fn clear(&self) -> Result<()> {
         self.shared.far.clear().await
-    }
-
-    /// A broken variant for tests that prove that they would notice: invalidates before the commit.
-    #[cfg(feature = "mutants")]
-    #[must_use]
-    pub fn invalidating_first(self) -> Self {
-        self.mutated(Mutant::InvalidatesFirst)
-    }
-
-    /// A broken variant: forgets invalidations that could not be delivered, and raises no generation.
-    #[cfg(feature = "mutants")]
-    #[must_use]
-    pub fn forgetting(self) -> Self {
-        self.mutated(Mutant::Forgets)
-    }
-
-    #[cfg(feature = "mutants")]
-    #[expect(clippy::expect_used, reason = "called right after `new`")]
-    fn mutated(mut self, mutant: Mutant) -> Self {
-        Arc::get_mut(&mut self.shared).expect("nothing runs yet").mutant = Some(mutant);
-        self
     }
 }
 

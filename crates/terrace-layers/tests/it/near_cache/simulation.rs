@@ -11,8 +11,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use futures_util::StreamExt as _;
 use futures_util::future::try_join_all;
 use futures_util::stream::{self, BoxStream};
-use terrace_core::Task;
-use terrace_core::testkit::{FaultRates, FaultyCache, FaultyGenerations, FaultyStore};
+use terrace_core::testkit::{
+    BrokenCache, BrokenStore, CacheFlaw, FaultRates, FaultyCache, FaultyGenerations, FaultyStore,
+    StoreFlaw,
+};
+use terrace_core::{Cache, Task};
 
 use super::*;
 
@@ -26,11 +29,8 @@ enum Variant {
     Sound,
     #[cfg(feature = "mutants")]
     NaiveCache,
-    #[cfg(feature = "mutants")]
     InvalidatingFirst,
-    #[cfg(feature = "mutants")]
     Forgetting,
-    #[cfg(feature = "mutants")]
     WithoutNumbers,
 }
 
@@ -88,18 +88,22 @@ async fn build(
     let database = FaultyStore::new(database.clone(), rates(10), runtime.clone());
     let faulty = FaultyCache::new(cache.clone(), rates(0), runtime.clone());
     let options = CacheAsideOptions { rest: Duration::from_millis(2), ..Default::default() };
-    let (database, faulty) = (Arc::new(database), Arc::new(faulty));
-    let far = CacheAside::new(database, faulty, generations.clone(), options, runtime.clone());
-    let far = match variant {
-        #[cfg(feature = "mutants")]
-        Variant::InvalidatingFirst => far.invalidating_first(),
-        #[cfg(feature = "mutants")]
-        Variant::Forgetting => far.forgetting(),
-        _ => far,
+    let (database, faulty): (Arc<dyn Store>, Arc<dyn Cache>) =
+        (Arc::new(database), Arc::new(faulty));
+    let (database, faulty) = match variant {
+        Variant::InvalidatingFirst => {
+            let flaw = StoreFlaw::InvalidatesFirst(faulty.clone());
+            let deaf = BrokenCache::new(faulty, CacheFlaw::IgnoresInvalidations);
+            (Arc::new(BrokenStore::new(database, flaw)) as _, Arc::new(deaf) as _)
+        }
+        Variant::Forgetting => {
+            (database, Arc::new(BrokenCache::new(faulty, CacheFlaw::HidesFailures)) as _)
+        }
+        _ => (database, faulty),
     };
+    let far = CacheAside::new(database, faulty, generations.clone(), options, runtime.clone());
     let make: Make = match variant {
-        #[cfg(feature = "mutants")]
-        Variant::WithoutNumbers => NearCache::without_numbers,
+        Variant::WithoutNumbers => without_gaps,
         _ => NearCache::new,
     };
     let feed = FaultyFeed { inner: cache.clone(), runtime: runtime.clone() };
