@@ -1,12 +1,13 @@
 //! Stores and caches with one flaw each: what a checker must have been seen to catch.
 
+use std::collections::HashMap;
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use crate::{
-    BoxFuture, Cache, Inspection, Key, Lease, Lookup, Offer, Page, Read, ReadOptions, Receipt,
-    Result, Scan, Store, Version, Write, WriteOptions,
+    BoxFuture, Cache, Entry, Inspection, Key, Lease, Lookup, Offer, Page, Read, ReadOptions,
+    Receipt, Result, Scan, Store, Version, Write, WriteOptions,
 };
 
 /// What is wrong with a [`BrokenStore`].
@@ -89,6 +90,8 @@ pub enum CacheFlaw {
     HidesFailures,
     /// Delivers no invalidation.
     IgnoresInvalidations,
+    /// Is `get`, `set` and `delete`: keeps whatever is offered, and of what was written nothing.
+    Naive,
 }
 
 /// A cache with a flaw.
@@ -96,18 +99,34 @@ pub enum CacheFlaw {
 pub struct BrokenCache {
     inner: Arc<dyn Cache>,
     flaw: CacheFlaw,
+    /// What a naive one keeps.
+    entries: Mutex<HashMap<Key, Entry>>,
 }
 
 impl BrokenCache {
     /// Around a sound cache.
     pub fn new(inner: Arc<dyn Cache>, flaw: CacheFlaw) -> Self {
-        Self { inner, flaw }
+        Self { inner, flaw, entries: Mutex::default() }
+    }
+
+    fn entries(&self) -> MutexGuard<'_, HashMap<Key, Entry>> {
+        self.entries.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Cache for BrokenCache {
     fn get<'a>(&'a self, keys: &'a [Key]) -> BoxFuture<'a, Result<Vec<Lookup>>> {
-        self.inner.get(keys)
+        Box::pin(async move {
+            if self.flaw != CacheFlaw::Naive {
+                return self.inner.get(keys).await;
+            }
+            let entries = self.entries();
+            let found = keys.iter().map(|key| match entries.get(key) {
+                Some(entry) => Lookup::Hit(entry.clone()),
+                None => Lookup::Miss(Lease(0)),
+            });
+            Ok(found.collect())
+        })
     }
 
     fn lease(&self, key: &Key) -> Option<Lease> {
@@ -115,15 +134,25 @@ impl Cache for BrokenCache {
     }
 
     fn fill(&self, offers: Vec<Offer>) -> BoxFuture<'_, Result<()>> {
-        self.inner.fill(offers)
+        Box::pin(async move {
+            if self.flaw != CacheFlaw::Naive {
+                return self.inner.fill(offers).await;
+            }
+            self.entries().extend(offers.into_iter().map(|offer| (offer.key, offer.entry)));
+            Ok(())
+        })
     }
 
     fn invalidate<'a>(&'a self, written: &'a [(Key, Version)]) -> BoxFuture<'a, Result<()>> {
         Box::pin(async move {
-            if self.flaw == CacheFlaw::HidesFailures {
-                let _hidden = self.inner.invalidate(written).await;
+            if self.flaw == CacheFlaw::IgnoresInvalidations {
+                return Ok(());
             }
-            Ok(())
+            written.iter().for_each(|(key, _)| drop(self.entries().remove(key)));
+            match self.inner.invalidate(written).await {
+                Err(_) if self.flaw == CacheFlaw::HidesFailures => Ok(()),
+                told => told,
+            }
         })
     }
 

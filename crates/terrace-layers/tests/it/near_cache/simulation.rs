@@ -27,7 +27,6 @@ const STEPS: u64 = 60;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Variant {
     Sound,
-    #[cfg(feature = "mutants")]
     NaiveCache,
     InvalidatingFirst,
     Forgetting,
@@ -80,13 +79,18 @@ fn rates(unknown: u64) -> FaultRates {
 async fn build(
     variant: Variant,
     cache: &Arc<MemoryCache>,
+    naive: &Arc<BrokenCache>,
     database: &Arc<MemoryStore>,
     runtime: &Runtime,
 ) -> Instance {
     let generations = FaultyGenerations::new(database.clone(), rates(0), runtime.clone());
     let generations = Arc::new(generations.await.unwrap());
     let database = FaultyStore::new(database.clone(), rates(10), runtime.clone());
-    let faulty = FaultyCache::new(cache.clone(), rates(0), runtime.clone());
+    let kept: Arc<dyn Cache> = match variant {
+        Variant::NaiveCache => Arc::clone(naive) as _,
+        _ => cache.clone(),
+    };
+    let faulty = FaultyCache::new(kept, rates(0), runtime.clone());
     let options = CacheAsideOptions { rest: Duration::from_millis(2), ..Default::default() };
     let (database, faulty): (Arc<dyn Store>, Arc<dyn Cache>) =
         (Arc::new(database), Arc::new(faulty));
@@ -184,13 +188,9 @@ async fn converges(instance: &Instance, database: &MemoryStore) -> Result<(), St
 async fn run(variant: Variant, seed: u64, hits: &AtomicU64) -> Result<(), String> {
     let runtime = Runtime::seeded(seed);
     let cache = MemoryCache::new(Default::default(), runtime.clone());
-    let cache = match variant {
-        #[cfg(feature = "mutants")]
-        Variant::NaiveCache => cache.naive(),
-        _ => cache,
-    };
     let (cache, database) = (Arc::new(cache), Arc::new(MemoryStore::new(runtime.clone())));
-    let build = async || Arc::new(build(variant, &cache, &database, &runtime).await);
+    let naive = Arc::new(BrokenCache::new(cache.clone(), CacheFlaw::Naive));
+    let build = async || Arc::new(build(variant, &cache, &naive, &database, &runtime).await);
     let instances = [build().await, build().await];
     let clients = (0..TASKS).map(|_| client(instances.clone(), runtime.clone()));
     try_join_all(clients).await?;
@@ -224,7 +224,6 @@ fn an_acknowledged_write_is_seen_whatever_fails() {
     assert_eq!(first_violation(Variant::Sound, 0..200), None);
 }
 
-#[cfg(feature = "mutants")]
 #[test]
 fn every_broken_variant_is_caught() {
     for variant in [
