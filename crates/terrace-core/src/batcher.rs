@@ -211,7 +211,7 @@ impl<M: Merge> Drop for Lane<M> {
 fn refused<M: Merge>(why: Refused) -> Error {
     let error = match why {
         Refused::Full => {
-            let message = "too much is waiting for the database; try again a little later";
+            let message = "too much is waiting for this part; try again a little later";
             Error::new(ErrorKind::Overloaded, message).retry_after(Duration::from_secs(1))
         }
         Refused::Closed => {
