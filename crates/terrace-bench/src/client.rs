@@ -203,7 +203,7 @@ impl<'a, C: Connect> Client<'a, C> {
             Ok(_) => shared.ledger.acknowledged(named, shared.moment_after()),
             // A client's mistake changes nothing, by HTTP's own rules.
             Err(Failure::Status(400..=499)) => shared.ledger.refused(named),
-            Err(_) => shared.ledger.in_doubt(named, shared.moment_after()),
+            Err(_) => shared.ledger.in_doubt(named),
         }
         let ended = outcome?;
         if let Some(connection) = &self.connection {

@@ -40,24 +40,6 @@ pub enum Verdict {
     MadeUp,
 }
 
-/// A broken judge, to show that the tests would catch one.
-#[cfg(feature = "mutants")]
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Mutant {
-    /// Takes any value of the key, however old.
-    TakesOldValues,
-    /// Lets keys be empty.
-    ForgetsRecords,
-    /// Does not look whose value it is.
-    IgnoresTheKey,
-    /// Believes any value that looks like one.
-    BelievesEverything,
-    /// Calls a write superseded by one that overlapped it.
-    OrdersOverlappingWrites,
-    /// Lets a write in doubt supersede others.
-    TrustsDoubt,
-}
-
 /// The writes of one run against one server, shared by all workers.
 #[derive(Debug)]
 pub struct Ledger {
@@ -65,8 +47,6 @@ pub struct Ledger {
     stripes: Box<[Mutex<Vec<Key>>]>,
     inserted: AtomicU32,
     remembered: usize,
-    #[cfg(feature = "mutants")]
-    mutant: Option<Mutant>,
 }
 
 /// What is known of one key.
@@ -102,22 +82,7 @@ impl Ledger {
             stripes: (0..STRIPES).map(|_| Mutex::default()).collect(),
             inserted: AtomicU32::new(keys),
             remembered,
-            #[cfg(feature = "mutants")]
-            mutant: None,
         }
-    }
-
-    /// The same with a broken judge.
-    #[cfg(feature = "mutants")]
-    #[must_use]
-    pub fn with(mut self, mutant: Mutant) -> Self {
-        self.mutant = Some(mutant);
-        self
-    }
-
-    #[cfg(feature = "mutants")]
-    fn is(&self, mutant: Mutant) -> bool {
-        self.mutant == Some(mutant)
     }
 
     /// How many keys exist or are being inserted.
@@ -155,11 +120,7 @@ impl Ledger {
             let sent = key.writes[at].sent;
             key.exists_since.get_or_insert(now);
             for (other, write) in key.writes.iter_mut().enumerate() {
-                let before = write.acknowledged < sent;
-                #[cfg(feature = "mutants")]
-                let before =
-                    before || (self.is(Mutant::OrdersOverlappingWrites) && write.sent < sent);
-                if other != at && before {
+                if other != at && write.acknowledged < sent {
                     write.superseded = write.superseded.min(now);
                 }
             }
@@ -177,12 +138,7 @@ impl Ledger {
     }
 
     /// Nobody knows.
-    pub fn in_doubt(&self, named: Named, now: Moment) {
-        #[cfg(feature = "mutants")]
-        if self.is(Mutant::TrustsDoubt) {
-            return self.acknowledged(named, now);
-        }
-        let _ = now;
+    pub fn in_doubt(&self, named: Named) {
         self.with_key(named.key, |key| {
             if let Some(at) = key.position(named.write) {
                 key.writes.remove(at);
@@ -195,29 +151,15 @@ impl Ledger {
     pub fn judge(&self, key: u32, value: Option<&str>, sent: Moment) -> Verdict {
         let Some(value) = value else {
             return self.with_key(key, |known| match known.exists_since {
-                #[cfg(feature = "mutants")]
-                _ if self.is(Mutant::ForgetsRecords) => Verdict::Right,
                 Some(since) if since < sent => Verdict::Missing(sent - since),
                 _ => Verdict::Right,
             });
         };
         let Some(named) = self.values.read(value) else {
-            #[cfg(feature = "mutants")]
-            if self.is(Mutant::BelievesEverything) {
-                return Verdict::Right;
-            }
             return Verdict::MadeUp;
         };
         if named.key != key {
-            #[cfg(feature = "mutants")]
-            if self.is(Mutant::IgnoresTheKey) {
-                return Verdict::Right;
-            }
             return Verdict::Swapped;
-        }
-        #[cfg(feature = "mutants")]
-        if self.is(Mutant::TakesOldValues) {
-            return Verdict::Right;
         }
         self.with_key(key, |known| known.judge(named.write, sent))
     }

@@ -24,11 +24,17 @@ impl Backoff {
         self.next = self.first;
     }
 
+    /// How long to wait now; the next time is longer.
+    pub fn next_pause(&mut self, runtime: &Runtime) -> Duration {
+        let pause = runtime.jitter(self.next, 0.2);
+        self.next = (self.next * 2).min(self.longest);
+        pause
+    }
+
     /// Ends when it is time to try again. Cancellation safe.
     pub async fn wait(&mut self, runtime: &Runtime) {
-        let wait = runtime.jitter(self.next, 0.2);
-        self.next = (self.next * 2).min(self.longest);
-        runtime.sleep(wait).await;
+        let pause = self.next_pause(runtime);
+        runtime.sleep(pause).await;
     }
 }
 

@@ -33,6 +33,8 @@
 
 mod answer;
 mod backoff;
+mod batcher;
+mod breaker;
 pub mod cache;
 pub mod change_log;
 mod decide;
@@ -42,6 +44,7 @@ pub mod history;
 mod inspection;
 pub mod journal;
 mod key;
+mod line;
 mod memory_cache;
 mod memory_store;
 pub mod node;
@@ -60,6 +63,8 @@ pub use answer::{
     Tier, Write,
 };
 pub use backoff::Backoff;
+pub use batcher::{BatchCounts, BatchItem, BatchLimits, Batcher, Merge};
+pub use breaker::{Breaker, BreakerState};
 pub use cache::{Cache, Entry, Invalidations, Lease, Lookup, Notice, Offer};
 pub use change_log::{ChangeLog, Changes, LogPosition, Logged, PositionLost};
 pub use decide::{Current, Decision, decide};
@@ -76,6 +81,7 @@ pub use journal::{
     Place, Progress, Sequence, Settled, Span,
 };
 pub use key::Key;
+pub use line::{Line, LineCounts, Load, Refused, Ticket};
 pub use memory_cache::{MemoryCache, MemoryCacheOptions};
 pub use memory_store::MemoryStore;
 pub use node::{Node, NodeState, Role};

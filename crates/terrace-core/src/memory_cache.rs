@@ -84,7 +84,7 @@ pub struct MemoryCache {
     runtime: Runtime,
     started: Instant,
     #[cfg(feature = "mutants")]
-    mutant: Option<Mutant>,
+    ignores_leases: bool,
 }
 
 #[derive(Debug, Default)]
@@ -94,13 +94,6 @@ struct Counts {
     fills: AtomicU64,
     refused: AtomicU64,
     invalidations: AtomicU64,
-}
-
-#[cfg(feature = "mutants")]
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Mutant {
-    Naive,
-    NoLease,
 }
 
 impl MemoryCache {
@@ -136,24 +129,16 @@ impl MemoryCache {
             runtime,
             started,
             #[cfg(feature = "mutants")]
-            mutant: None,
+            ignores_leases: false,
         }
     }
 
-    /// A broken variant for tests that prove that they would notice: `get`, `set`, `delete`. Fills
-    /// whatever is offered and leaves no tombstones.
-    #[cfg(feature = "mutants")]
-    #[must_use]
-    pub fn naive(mut self) -> Self {
-        self.mutant = Some(Mutant::Naive);
-        self
-    }
-
-    /// A broken variant: orders fills by version, but takes them under any lease.
+    /// A broken variant for tests that prove that they would notice: orders fills by version, but
+    /// takes them under any lease.
     #[cfg(feature = "mutants")]
     #[must_use]
     pub fn without_leases(mut self) -> Self {
-        self.mutant = Some(Mutant::NoLease);
+        self.ignores_leases = true;
         self
     }
 
@@ -228,10 +213,9 @@ impl MemoryCache {
 
     fn try_offer(&self, offer: Offer) -> bool {
         #[cfg(feature = "mutants")]
-        let offer = if self.mutant.is_some() {
-            Offer { lease: self.stripes.lease(&offer.key), ..offer }
-        } else {
-            offer
+        let offer = match self.ignores_leases {
+            true => Offer { lease: self.stripes.lease(&offer.key), ..offer },
+            false => offer,
         };
         let Offer { key, lease, entry } = offer;
         let lifetime =
@@ -256,8 +240,6 @@ impl MemoryCache {
         // The floor is read after the slot: what was evicted in between is in one of them.
         let floor = guard.floor_at(now).max(self.stripes.floor(&key, now));
         let newest = present.map_or(floor, |content| content.version.max(floor));
-        #[cfg(feature = "mutants")]
-        let newest = if self.mutant == Some(Mutant::Naive) { Version::NONE } else { newest };
         if version < newest {
             return false;
         }
@@ -282,11 +264,6 @@ impl MemoryCache {
         // the entry has expired.
         let content =
             content.filter(|it| it.version >= version && it.is_live(now, self.stripes.epoch()));
-        #[cfg(feature = "mutants")]
-        let (content, guard) = match self.mutant == Some(Mutant::Naive) {
-            true => (None, Guard::NONE),
-            false => (content, guard),
-        };
         self.insert(key.clone(), Slot { content, guard });
     }
 

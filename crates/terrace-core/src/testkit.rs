@@ -9,9 +9,12 @@
 //!   a race without a sleep.
 //! - [`MemoryShard`] is a shard in memory, for routers and for what moves slots.
 //! - [`ScriptedGenerations`] are generations that the test raises, holds and fails.
+//! - [`BrokenStore`] and [`BrokenCache`] have one flaw each: a checker that does not catch it shows
+//!   nothing.
 //! - [`FaultyStore`], [`FaultyCache`] and [`FaultyGenerations`] delay, fail, and lose replies as a seed
 //!   decides.
 
+mod broken;
 pub mod cache_contract;
 pub mod change_log_contract;
 mod faults;
@@ -26,6 +29,7 @@ use std::any::Any;
 use std::fmt;
 use std::sync::Arc;
 
+pub use broken::{BrokenCache, BrokenStore, CacheFlaw, StoreFlaw};
 pub use faults::{FaultRates, FaultyCache, FaultyStore};
 pub use generations::{FaultyGenerations, ScriptedGenerations};
 pub use memory_shard::MemoryShard;

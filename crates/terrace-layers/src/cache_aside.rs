@@ -27,7 +27,8 @@ pub struct CacheAsideOptions {
     /// How long a lookup and an invalidation may take before the cache counts as failing. Lookups
     /// share timers, so that one may get up to an eighth less. 250 ms.
     pub cache_timeout: Duration,
-    /// How long a failing cache is left alone before the next read tries it. 200 ms.
+    /// How long a failing cache is left alone before one read tries it; up to five times as long while
+    /// that fails, too. 200 ms.
     pub rest: Duration,
     /// How long the answer of a miss may wait until the cache has taken it, so that the next read
     /// of the same client is a hit. 50 ms; what takes longer is given up.
@@ -142,15 +143,6 @@ struct Shared {
     /// Writes that have begun and not ended; `close` waits for them.
     writing: watch::Sender<usize>,
     closed: AtomicBool,
-    #[cfg(feature = "mutants")]
-    mutant: Option<Mutant>,
-}
-
-#[cfg(feature = "mutants")]
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Mutant {
-    InvalidatesFirst,
-    Forgets,
 }
 
 impl CacheAside {
@@ -174,8 +166,6 @@ impl CacheAside {
             bypassed: AtomicU64::new(0),
             writing: watch::Sender::new(0),
             closed: AtomicBool::new(false),
-            #[cfg(feature = "mutants")]
-            mutant: None,
         };
         Self { shared: Arc::new(shared) }
     }
@@ -186,27 +176,6 @@ impl CacheAside {
     /// [`ErrorKind::Unavailable`] when the cache cannot be reached; nothing was forgotten.
     pub async fn clear(&self) -> Result<()> {
         self.shared.far.clear().await
-    }
-
-    /// A broken variant for tests that prove that they would notice: invalidates before the commit.
-    #[cfg(feature = "mutants")]
-    #[must_use]
-    pub fn invalidating_first(self) -> Self {
-        self.mutated(Mutant::InvalidatesFirst)
-    }
-
-    /// A broken variant: forgets invalidations that could not be delivered, and raises no generation.
-    #[cfg(feature = "mutants")]
-    #[must_use]
-    pub fn forgetting(self) -> Self {
-        self.mutated(Mutant::Forgets)
-    }
-
-    #[cfg(feature = "mutants")]
-    #[expect(clippy::expect_used, reason = "called right after `new`")]
-    fn mutated(mut self, mutant: Mutant) -> Self {
-        Arc::get_mut(&mut self.shared).expect("nothing runs yet").mutant = Some(mutant);
-        self
     }
 }
 
@@ -227,11 +196,12 @@ impl Shared {
             .counter("misses", count(&self.misses))
             .counter("bypassed", count(&self.bypassed))
             .counter("raises", count(&self.trust.raises));
+        let tree = self.far.breaker().show(tree);
         let tree = if self.trust.is_owed() {
             let note = "a write could not be told to the cache, which is bypassed until the database \
                         has said so to all instances";
             tree.status(Status::Degraded, note)
-        } else if self.far.has_just_failed() {
+        } else if self.far.is_resting() {
             let note = "the cache does not answer; reads go to the store below until it does";
             tree.status(Status::Degraded, note)
         } else {

@@ -1,18 +1,16 @@
 //! `Coalesce`: many small calls become few large ones.
 
-pub(crate) mod merge;
-pub(crate) mod queue;
+mod merge;
 
 use std::fmt;
 use std::sync::Arc;
 
 use terrace_core::{
-    BoxFuture, Consistency, Inspection, Key, Page, Read, ReadOptions, Receipt, Result, Runtime,
-    Scan, Store, Unit, Write, WriteOptions,
+    BatchLimits, Batcher, BoxFuture, Consistency, Inspection, Key, LineCounts, Load, Merge as _,
+    Page, Read, ReadOptions, Receipt, Result, Runtime, Scan, Store, Unit, Write, WriteOptions,
 };
 
-use self::merge::{Merge as _, Reads, Writes};
-use self::queue::{Limits, Queue};
+use self::merge::{Reads, Writes};
 
 /// Merges concurrent reads into one batched read and concurrent writes into one batched write.
 ///
@@ -79,9 +77,9 @@ use self::queue::{Limits, Queue};
 pub struct Coalesce {
     inner: Arc<dyn Store>,
     options: CoalesceOptions,
-    reads: Arc<Queue<Reads>>,
-    strong_reads: Arc<Queue<Reads>>,
-    writes: Arc<Queue<Writes>>,
+    reads: Arc<Batcher<Reads>>,
+    strong_reads: Arc<Batcher<Reads>>,
+    writes: Arc<Batcher<Writes>>,
 }
 
 /// How much is merged, and how much may wait.
@@ -128,35 +126,34 @@ impl Default for CoalesceOptions {
 impl Coalesce {
     /// Around this store; its lanes run on this runtime.
     pub fn new(inner: Arc<dyn Store>, options: CoalesceOptions, runtime: Runtime) -> Self {
-        let reading = Limits {
+        let reading = BatchLimits {
             lanes: options.read_lanes,
-            batch: options.max_read_keys,
-            batch_bytes: usize::MAX,
-            waiting: options.max_waiting_keys,
-            waiting_bytes: usize::MAX,
+            batch: Load::parts(options.max_read_keys),
+            waiting: Load::parts(options.max_waiting_keys),
         };
-        let writing = Limits {
+        let writing = BatchLimits {
             lanes: options.write_lanes,
-            batch: options.max_writes,
-            batch_bytes: options.max_write_bytes,
-            waiting: options.max_waiting_writes,
-            waiting_bytes: options.max_waiting_bytes.max(options.max_write_bytes),
+            batch: Load { parts: options.max_writes, bytes: options.max_write_bytes },
+            waiting: Load {
+                parts: options.max_waiting_writes,
+                bytes: options.max_waiting_bytes.max(options.max_write_bytes),
+            },
         };
         let reads = |consistency| {
             let merge = Reads { inner: Arc::clone(&inner), consistency };
-            Queue::new(merge, reading, runtime.clone())
+            Batcher::new(merge, reading, runtime.clone())
         };
         Self {
             reads: reads(Consistency::Default),
             strong_reads: reads(Consistency::Strong),
-            writes: Queue::new(Writes { inner: Arc::clone(&inner) }, writing, runtime),
+            writes: Batcher::new(Writes { inner: Arc::clone(&inner) }, writing, runtime),
             inner,
             options,
         }
     }
 
     /// The queue of reads like this one, if they are merged.
-    fn queue(&self, keys: &[Key], how: &ReadOptions) -> Option<&Arc<Queue<Reads>>> {
+    fn queue(&self, keys: &[Key], how: &ReadOptions) -> Option<&Arc<Batcher<Reads>>> {
         if how.token.is_some() || keys.is_empty() || keys.len() > self.options.max_read_keys {
             return None;
         }
@@ -224,18 +221,22 @@ impl Store for Coalesce {
                 .fact("max_waiting_bytes", self.options.max_waiting_bytes);
             let (plain, strong) = (self.reads.counts(), self.strong_reads.counts());
             let writes = self.writes.counts();
-            tree.counter("reads", plain.calls + strong.calls)
+            let (lines, waiting) = ([plain.line, strong.line, writes.line], writes.line.waiting);
+            let sum = |figure: fn(&LineCounts) -> u64| lines.iter().map(figure).sum();
+            let count = |count: usize| count as u64;
+            let reading = plain.line.waiting.parts + strong.line.waiting.parts;
+            tree.counter("reads", plain.line.accepted + strong.line.accepted)
                 .counter("read_batches", plain.batches + strong.batches)
-                .counter("writes", writes.calls)
+                .counter("writes", writes.line.accepted)
                 .counter("write_batches", writes.batches)
                 .counter("splits", plain.splits + strong.splits + writes.splits)
-                .counter("withdrawn", plain.withdrawn + strong.withdrawn + writes.withdrawn)
-                .counter("rejected", plain.rejected + strong.rejected + writes.rejected)
-                .gauge("waiting_keys", plain.waiting + strong.waiting, Unit::Count)
-                .gauge("waiting_writes", writes.waiting, Unit::Count)
-                .gauge("waiting_bytes", writes.waiting_bytes, Unit::Bytes)
-                .gauge("reads_in_flight", plain.in_flight + strong.in_flight, Unit::Count)
-                .gauge("writes_in_flight", writes.in_flight, Unit::Count)
+                .counter("withdrawn", sum(|line| line.withdrawn))
+                .counter("rejected", sum(|line| line.rejected))
+                .gauge("waiting_keys", count(reading), Unit::Count)
+                .gauge("waiting_writes", count(waiting.parts), Unit::Count)
+                .gauge("waiting_bytes", count(waiting.bytes), Unit::Bytes)
+                .gauge("reads_in_flight", count(plain.line.lanes + strong.line.lanes), Unit::Count)
+                .gauge("writes_in_flight", count(writes.line.lanes), Unit::Count)
                 .needs(self.inner.inspect().await)
         })
     }

@@ -355,7 +355,8 @@ impl Store for Cqrs {
             let tree = Inspection::new("cqrs")
                 .fact("wait", self.options.wait)
                 .counter("events_published", self.accepted.load(Relaxed))
-                .counter("command_side_reads", self.fallbacks.load(Relaxed));
+                .counter("command_side_reads", self.fallbacks.load(Relaxed))
+                .counter("uncounted_reads", self.reads.uncounted());
             let (command, model) =
                 futures_util::future::join(self.command.store.inspect(), self.model.inspect())
                     .await;

@@ -130,7 +130,7 @@ impl NearCache {
         runtime: Runtime,
     ) -> Self {
         let memory = Self::memory(&options, &runtime);
-        Self::over(memory, inner, (feed, generations), &options, runtime, Feed::new)
+        Self::over(memory, inner, (feed, generations), &options, runtime)
     }
 
     /// A broken variant for tests that prove that they would notice: fills without a lease.
@@ -143,20 +143,7 @@ impl NearCache {
         runtime: Runtime,
     ) -> Self {
         let memory = Self::memory(&options, &runtime).without_leases();
-        Self::over(memory, inner, (feed, generations), &options, runtime, Feed::new)
-    }
-
-    /// A broken variant for tests that prove that they would notice: does not mind gaps.
-    #[cfg(feature = "mutants")]
-    pub fn without_numbers(
-        inner: Arc<dyn Store>,
-        feed: Arc<dyn Invalidations>,
-        generations: Arc<dyn Generations>,
-        options: NearCacheOptions,
-        runtime: Runtime,
-    ) -> Self {
-        let memory = Self::memory(&options, &runtime);
-        Self::over(memory, inner, (feed, generations), &options, runtime, Feed::without_numbers)
+        Self::over(memory, inner, (feed, generations), &options, runtime)
     }
 
     fn memory(options: &NearCacheOptions, runtime: &Runtime) -> MemoryCache {
@@ -176,7 +163,6 @@ impl NearCache {
         (feed, generations): (Arc<dyn Invalidations>, Arc<dyn Generations>),
         options: &NearCacheOptions,
         runtime: Runtime,
-        listener: fn(Arc<Near>, Runtime, Duration) -> Feed,
     ) -> Self {
         let near = Arc::new(Near {
             memory,
@@ -189,7 +175,7 @@ impl NearCache {
             flushes: AtomicU64::new(0),
             gaps: AtomicU64::new(0),
         });
-        let listener = listener(Arc::clone(&near), runtime.clone(), options.heartbeat_bound);
+        let listener = Feed::new(Arc::clone(&near), runtime.clone(), options.heartbeat_bound);
         let tasks = vec![
             runtime.spawn("near-cache feed", listener.listen(feed.subscribe())),
             runtime.spawn("near-cache generations", forget_generations(Arc::clone(&near))),

@@ -1,7 +1,10 @@
 //! `ReplicaRouter`: writes to the primary, reads to replicas that are new enough.
 
-mod book;
+mod freshness;
+mod inspect;
 mod pick;
+mod primary;
+mod promotion;
 mod question;
 mod route;
 mod table;
@@ -14,15 +17,16 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
+use futures_util::future::join_all;
 use terrace_core::{
-    BoxFuture, Error, ErrorKind, Generations, Histories, Inspection, Key, Node, Page, PartKind,
-    Proof, Read, ReadOptions, Receipt, Result, Runtime, Scan, Standing, Status, Store, Task, Token,
-    Unit, Write, WriteOptions,
+    Backoff, BoxFuture, Breaker, Error, ErrorKind, Generations, Histories, Inspection, Key, Node,
+    Page, Proof, Read, ReadOptions, Receipt, Result, Runtime, Scan, Standing, Store, Task, Token,
+    Write, WriteOptions,
 };
 use tokio::sync::{Notify, Semaphore, watch as channel};
 
 use crate::Following;
-use book::Book;
+use freshness::PrimaryLog;
 use table::Table;
 
 /// One server: how its records are reached, and what it says of itself.
@@ -54,13 +58,6 @@ pub struct ReplicaRouterOptions {
     pub fallback_limit: usize,
     /// How long a read waits for its turn among those, or a write for a primary. 1 s.
     pub primary_wait: Duration,
-    /// After failed reads a replica rests, unless that would leave fewer than this many. A replica
-    /// that does not answer for its state rests in any case. 1.
-    pub min_healthy: usize,
-    /// How long a replica that failed rests first; doubles with every failure, up to 30 s. 1 s.
-    pub rest: Duration,
-    /// How long a replica that comes back takes to its full share of the reads. 10 s.
-    pub ramp: Duration,
     /// Whether a read may be answered from a replica beyond `max_lag`, with its age, when the
     /// primary cannot take it either. `true`; otherwise it is refused.
     pub stale_if_all_lag: bool,
@@ -76,9 +73,6 @@ impl Default for ReplicaRouterOptions {
             patience: Duration::from_secs(1),
             fallback_limit: 32,
             primary_wait: Duration::from_secs(1),
-            min_healthy: 1,
-            rest: Duration::from_secs(1),
-            ramp: Duration::from_secs(10),
             stale_if_all_lag: true,
         }
     }
@@ -106,8 +100,8 @@ impl Default for ReplicaRouterOptions {
 /// **On failure.** A read that fails on a replica, or takes longer than `patience`, is tried once on
 /// another, then on the primary. Reads go to the primary for want of a replica only within
 /// `fallback_limit`; beyond it they are answered from a lagging replica with its age, if their
-/// wishes allow that, or refused. A replica that fails its reads rests; one that comes back gets its
-/// share slowly. Writes are never tried again. Two servers that take writes on the same newest
+/// wishes allow that, or refused. A replica that fails three reads in a row rests for 1 to 30 s (see
+/// [`Breaker`]), unless all do; one that comes back gets its full share within 10 s. Writes are never tried again. Two servers that take writes on the same newest
 /// timeline stop all writes until one of them gives way. A server that takes writes on an older
 /// timeline, or has another history, is ignored.
 ///
@@ -138,7 +132,8 @@ pub struct ReplicaRouter {
 struct Shared {
     members: Vec<Server>,
     table: ArcSwap<Table>,
-    book: Mutex<Book>,
+    /// Taken by whoever changes the table.
+    primary_log: Mutex<PrimaryLog>,
     /// What the newest primary said, for caches above.
     histories: Histories,
     /// Told when a table is swapped in.
@@ -147,16 +142,14 @@ struct Shared {
     options: ReplicaRouterOptions,
     runtime: Runtime,
     counts: Counts,
-    #[cfg(feature = "mutants")]
-    mutant: Option<Mutant>,
 }
 
 struct Server {
     member: Member,
     /// Reads under way.
     outstanding: AtomicUsize,
-    /// Failed reads since the last that did not.
-    failures: AtomicUsize,
+    /// Whether it rests after failed reads.
+    breaker: Breaker,
     /// Asks for its state to be asked for now.
     look: Notify,
 }
@@ -172,12 +165,33 @@ struct Counts {
     refused: AtomicU64,
 }
 
-#[cfg(feature = "mutants")]
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Mutant {
-    IgnoresTokens,
-    TrustsLag,
-    ForgetsLives,
+fn count(count: &AtomicU64) {
+    count.fetch_add(1, Ordering::Relaxed);
+}
+
+/// Counts one read under way until it is dropped.
+struct Busy<'a>(&'a AtomicUsize);
+
+impl Drop for Busy<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Server {
+    /// Reads that fail in a row until it rests.
+    const FAILURES: u32 = 3;
+
+    fn new(member: Member, runtime: &Runtime) -> Self {
+        let rests = Backoff::new(Duration::from_secs(1), Duration::from_secs(30));
+        let breaker = Breaker::new(Self::FAILURES, rests, runtime.clone());
+        Self { member, outstanding: AtomicUsize::new(0), breaker, look: Notify::new() }
+    }
+
+    fn busy(&self) -> Busy<'_> {
+        self.outstanding.fetch_add(1, Ordering::Relaxed);
+        Busy(&self.outstanding)
+    }
 }
 
 impl ReplicaRouter {
@@ -190,39 +204,29 @@ impl ReplicaRouter {
         options: ReplicaRouterOptions,
         runtime: Runtime,
     ) -> Self {
-        let router = Self::new(history, members, options, runtime);
-        router.look_around().await;
-        router.watch();
-        router
-    }
-
-    fn new(
-        history: Arc<str>,
-        members: Vec<Member>,
-        options: ReplicaRouterOptions,
-        runtime: Runtime,
-    ) -> Self {
         let count = members.len();
-        let server = |member| Server {
-            member,
-            outstanding: AtomicUsize::new(0),
-            failures: AtomicUsize::new(0),
-            look: Notify::new(),
-        };
-        let shared = Shared {
-            members: members.into_iter().map(server).collect(),
-            table: ArcSwap::from_pointee(Table::empty(count)),
-            book: Mutex::new(Book::new(Arc::clone(&history), count)),
+        let servers = members.into_iter().map(|member| Server::new(member, &runtime));
+        let shared = Arc::new(Shared {
+            members: servers.collect(),
+            table: ArcSwap::from_pointee(Table::new(Arc::clone(&history), count)),
+            primary_log: Mutex::default(),
             histories: Histories::new(Standing::of(history)),
             swapped: channel::Sender::new(0),
             fallback: Semaphore::new(options.fallback_limit.max(1)),
             options,
             runtime,
             counts: Counts::default(),
-            #[cfg(feature = "mutants")]
-            mutant: None,
-        };
-        Self { shared: Arc::new(shared), watches: Mutex::default(), replicators: Vec::new() }
+        });
+        // The primary's position first: replicas are measured by it.
+        for _ in 0..2 {
+            join_all((0..count).map(|number| shared.look(number))).await;
+        }
+        let watches = (0..count).map(|number| {
+            let work = watch::run(Arc::clone(&shared), number);
+            shared.runtime.spawn("replica watch", work)
+        });
+        let watches = Mutex::new(watches.collect());
+        Self { shared, watches, replicators: Vec::new() }
     }
 
     /// With what feeds its replicas, which ends with it.
@@ -231,138 +235,11 @@ impl ReplicaRouter {
         self.replicators = replicators;
         self
     }
-
-    async fn look_around(&self) {
-        // The primary's position first: replicas are measured by it.
-        for _ in 0..2 {
-            let all = (0..self.shared.members.len()).map(|number| self.shared.look(number));
-            futures_util::future::join_all(all).await;
-        }
-    }
-
-    fn watch(&self) {
-        let tasks = (0..self.shared.members.len()).map(|number| {
-            let work = watch::run(Arc::clone(&self.shared), number);
-            self.shared.runtime.spawn("replica watch", work)
-        });
-        *self.watches.lock().unwrap_or_else(PoisonError::into_inner) = tasks.collect();
-    }
-
-    /// A broken variant for tests that prove that they would notice: it answers any read from any
-    /// replica.
-    #[cfg(feature = "mutants")]
-    pub async fn ignoring_tokens(
-        history: Arc<str>,
-        members: Vec<Member>,
-        options: ReplicaRouterOptions,
-        runtime: Runtime,
-    ) -> Self {
-        Self::mutated(history, members, options, runtime, Mutant::IgnoresTokens).await
-    }
-
-    /// A broken variant: it takes every replica that answers for up to date.
-    #[cfg(feature = "mutants")]
-    pub async fn trusting_lag(
-        history: Arc<str>,
-        members: Vec<Member>,
-        options: ReplicaRouterOptions,
-        runtime: Runtime,
-    ) -> Self {
-        Self::mutated(history, members, options, runtime, Mutant::TrustsLag).await
-    }
-
-    /// A broken variant: it believes answers of a server that was restarted after it was chosen.
-    #[cfg(feature = "mutants")]
-    pub async fn forgetting_lives(
-        history: Arc<str>,
-        members: Vec<Member>,
-        options: ReplicaRouterOptions,
-        runtime: Runtime,
-    ) -> Self {
-        Self::mutated(history, members, options, runtime, Mutant::ForgetsLives).await
-    }
-
-    #[cfg(feature = "mutants")]
-    #[expect(clippy::expect_used, reason = "called right after `new`")]
-    async fn mutated(
-        history: Arc<str>,
-        members: Vec<Member>,
-        options: ReplicaRouterOptions,
-        runtime: Runtime,
-        mutant: Mutant,
-    ) -> Self {
-        let mut router = Self::new(history, members, options, runtime);
-        Arc::get_mut(&mut router.shared).expect("nothing runs yet").mutant = Some(mutant);
-        router.look_around().await;
-        router.watch();
-        router
-    }
 }
 
 impl Shared {
-    async fn inspect(&self) -> Inspection {
-        let table = self.table.load_full();
-        let all = self.members.iter().map(|server| server.member.store.inspect());
-        let stores = futures_util::future::join_all(all).await;
-        let count = |count: &AtomicU64| count.load(Ordering::Relaxed);
-        let options = &self.options;
-        let mut tree = Inspection::new("replica-router")
-            .fact("max_lag", options.max_lag)
-            .fact("token_wait", options.token_wait)
-            .fact("fallback_limit", options.fallback_limit)
-            .counter("replica_reads", count(&self.counts.replica_reads))
-            .counter("primary_reads", count(&self.counts.primary_reads))
-            .counter("fallbacks", count(&self.counts.fallbacks))
-            .counter("stale", count(&self.counts.stale))
-            .counter("retried", count(&self.counts.retried))
-            .counter("token_waits", count(&self.counts.waits))
-            .counter("refused", count(&self.counts.refused));
-        let mut reads = false;
-        for (number, store) in stores.into_iter().enumerate() {
-            let part = self.part(&table, number, store);
-            reads |= part.status != Status::Down;
-            // One of several: the others go on without it.
-            tree = tree.helped_by(part);
-        }
-        let status = if reads { Status::Degraded } else { Status::Down };
-        match table.primary {
-            Some(_) if reads => tree,
-            Some(_) => tree.status(status, "no server answers"),
-            None => tree.status(status, table.why_no_primary()),
-        }
-    }
-
-    /// What is known of one server.
-    fn part(&self, table: &Table, number: usize, store: Inspection) -> Inspection {
-        let is_primary = table.primary == Some(number);
-        let part = match is_primary {
-            true => Inspection::of(PartKind::Primary, "server").instance("primary"),
-            false => {
-                Inspection::of(PartKind::Replica, "server").instance(format!("replica {number}"))
-            }
-        };
-        let part = part.gauge("number", number as u64, Unit::Count).gauge(
-            "outstanding",
-            self.outstanding(number) as u64,
-            Unit::Count,
-        );
-        let part = match table.seats[number].as_ref() {
-            Some(seat) => {
-                let lag = seat
-                    .age(self.runtime.now())
-                    .map_or(u64::MAX, |lag| u64::try_from(lag.as_micros()).unwrap_or(u64::MAX));
-                part.gauge("lag", lag, Unit::Micros)
-            }
-            None => part,
-        };
-        match table.trouble(number) {
-            Some((status, note)) => part.status(status, note).helped_by(store),
-            None => part.needs(store),
-        }
-    }
-
     fn without_primary(&self) -> Error {
-        Error::new(ErrorKind::Unavailable, self.table.load().why_no_primary())
+        Error::new(ErrorKind::Unavailable, self.table.load().lead.why_no_primary())
     }
 
     fn outstanding(&self, number: usize) -> usize {
@@ -394,7 +271,7 @@ impl Generations for ReplicaRouter {
 
     fn look(&self) -> BoxFuture<'_, Result<()>> {
         Box::pin(async move {
-            let number = self.shared.table.load().primary;
+            let number = self.shared.table.load().lead.primary;
             let number = number.ok_or_else(|| self.shared.without_primary())?;
             self.shared.look(number).await
         })
@@ -403,7 +280,7 @@ impl Generations for ReplicaRouter {
     fn raise<'a>(&'a self, _: &'a [Key]) -> BoxFuture<'a, Result<()>> {
         Box::pin(async move {
             let asked = self.shared.runtime.now();
-            let number = self.shared.table.load().primary;
+            let number = self.shared.table.load().lead.primary;
             let number = number.ok_or_else(|| self.shared.without_primary())?;
             let standing = self.shared.members[number].member.node.raise().await?;
             self.shared.histories.heard(standing, asked);
@@ -466,8 +343,7 @@ impl Store for ReplicaRouter {
                 replicator.stop().await;
             }
             let all = self.shared.members.iter().map(|server| server.member.store.close());
-            let ends = futures_util::future::join_all(all).await;
-            ends.into_iter().collect()
+            join_all(all).await.into_iter().collect()
         })
     }
 }

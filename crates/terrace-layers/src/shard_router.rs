@@ -112,8 +112,6 @@ struct Shared {
     closed: AtomicBool,
     /// What the generations of all shards have changed to.
     generations: watch::Sender<u64>,
-    #[cfg(feature = "mutants")]
-    stale: AtomicBool,
 }
 
 impl ShardRouter {
@@ -143,8 +141,6 @@ impl ShardRouter {
             moved: AtomicU64::new(0),
             closed: AtomicBool::new(false),
             generations: watch::Sender::new(0),
-            #[cfg(feature = "mutants")]
-            stale: AtomicBool::new(false),
         });
         shared.tell_generations(shared.map.load().views());
         let tasks = [
@@ -166,15 +162,6 @@ impl ShardRouter {
         states
             .max_by_key(|state| state.epoch)
             .map_or("".into(), |state| state.cluster.as_str().into())
-    }
-
-    /// A broken variant for tests that prove that they would notice: never looks at the shards
-    /// again.
-    #[cfg(feature = "mutants")]
-    #[must_use]
-    pub fn never_looking(self) -> Self {
-        self.shared.stale.store(true, Ordering::Relaxed);
-        self
     }
 }
 
@@ -200,10 +187,6 @@ async fn keep_fresh(shared: std::sync::Weak<Shared>) {
 impl Shared {
     /// Draws the map anew, unless somebody has since `seen` was loaded.
     async fn refresh(&self, seen: &ShardMap) -> Result<()> {
-        #[cfg(feature = "mutants")]
-        if self.stale.load(Ordering::Relaxed) {
-            return Ok(());
-        }
         let mut directory = self.directory.lock().await;
         let before = self.map.load_full();
         if before.generation == seen.generation {

@@ -57,8 +57,6 @@ pub struct SingleFlight {
     inner: Arc<dyn Store>,
     flights: Arc<Flights>,
     runtime: Runtime,
-    #[cfg(feature = "mutants")]
-    joins_running: bool,
 }
 
 /// What reads of single keys are under way or next.
@@ -116,19 +114,7 @@ struct Turn {
 impl SingleFlight {
     /// Around this store.
     pub fn new(inner: Arc<dyn Store>, runtime: Runtime) -> Self {
-        Self {
-            inner,
-            flights: Arc::new(Flights::new()),
-            runtime,
-            #[cfg(feature = "mutants")]
-            joins_running: false,
-        }
-    }
-
-    /// Broken on purpose: readers join the read under way. Tests show that they catch it.
-    #[cfg(feature = "mutants")]
-    pub fn joining_the_running_read(inner: Arc<dyn Store>, runtime: Runtime) -> Self {
-        Self { joins_running: true, ..Self::new(inner, runtime) }
+        Self { inner, flights: Arc::new(Flights::new()), runtime }
     }
 
     async fn read_shared(&self, key: &Key, how: &ReadOptions) -> Result<Vec<Read>> {
@@ -154,16 +140,6 @@ impl SingleFlight {
         let mut shard = self.flights.shard(&key);
         let runway = match shard.entry(key.clone()) {
             Entry::Vacant(place) => {
-                #[cfg(feature = "mutants")]
-                if self.joins_running {
-                    let (next, flight) = self.next(deadline);
-                    return self.lead_in_public(
-                        place.insert(Runway::default()),
-                        &key,
-                        next,
-                        flight,
-                    );
-                }
                 place.insert(Runway::default());
                 return Role::Lead(Turn { flights: Arc::clone(&self.flights), key });
             }
@@ -193,21 +169,6 @@ impl SingleFlight {
         });
         let flight = flight.shared();
         (Next { clear, flight: flight.downgrade(), deadline }, flight)
-    }
-
-    #[cfg(feature = "mutants")]
-    fn lead_in_public(
-        &self,
-        runway: &mut Runway,
-        key: &Hashed,
-        next: Next,
-        flight: Shared<Flight>,
-    ) -> Role {
-        let turn = Turn { flights: Arc::clone(&self.flights), key: key.clone() };
-        let (clear, _) = oneshot::channel();
-        runway.next = Some(Next { clear, flight: next.flight, deadline: next.deadline });
-        let _ = next.clear.send((turn, next.deadline));
-        Role::Join(flight)
     }
 }
 

@@ -13,15 +13,14 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use terrace_core::{
-    BoxFuture, Deadline, Error, ErrorKind, Generations, Inspection, Journal, JournalEntry, Key,
-    Page, Precondition, Progress, Read, ReadOptions, Receipt, Result, Runtime, Scan, Sequence,
-    Status, Store, Unit, Write, WriteOptions,
+    BatchLimits, Batcher, BoxFuture, Deadline, Error, ErrorKind, Generations, Inspection, Journal,
+    JournalEntry, Key, Load, Page, Precondition, Progress, Read, ReadOptions, Receipt, Result,
+    Runtime, Scan, Sequence, Status, Store, Unit, Write, WriteOptions,
 };
 
 use self::appends::Appends;
 use self::horizon::Horizon;
 use self::pending::Pending;
-use crate::coalesce::queue::{Limits, Queue};
 use crate::flusher::{Acceptor as _, Flusher, FlusherOptions};
 
 /// Acknowledges writes once a journal has them; a [`Flusher`] applies them to the inner store.
@@ -98,7 +97,7 @@ use crate::flusher::{Acceptor as _, Flusher, FlusherOptions};
 #[derive(Debug)]
 pub struct WriteBuffer {
     shared: Arc<Shared>,
-    appends: Arc<Queue<Appends>>,
+    appends: Arc<Batcher<Appends>>,
     flusher: Option<Flusher>,
     closed: AtomicBool,
 }
@@ -185,16 +184,14 @@ impl WriteBuffer {
         if let Err(error) = begun.unwrap_or_else(|| Err(Deadline::exceeded())) {
             tracing::warn!(%error, "the journal cannot be read yet");
         }
-        let limits = Limits {
+        let limits = BatchLimits {
             // One: who appends next is then known to follow, and the group grows meanwhile.
             lanes: 1,
-            batch: options.max_group,
-            batch_bytes: 8 * 1024 * 1024,
-            waiting: options.max_waiting,
-            waiting_bytes: 64 * 1024 * 1024,
+            batch: Load { parts: options.max_group, bytes: 8 * 1024 * 1024 },
+            waiting: Load { parts: options.max_waiting, bytes: 64 * 1024 * 1024 },
         };
         let appends = Appends { shared: Arc::clone(&shared) };
-        let appends = Queue::new(appends, limits, runtime.clone());
+        let appends = Batcher::new(appends, limits, runtime.clone());
         background::keep_polling(&shared);
         background::keep_forgetting(&shared);
         let flusher = options

@@ -92,12 +92,11 @@ use terrace_core::{
     Task, Version,
 };
 
-use batches::{Batches, WORKERS};
+use batches::Batches;
 use changes::Fill;
 use entry::Histories;
 use health::Counters;
 use link::Link;
-use lookups::Found;
 use names::Names;
 pub use options::RedisCacheOptions;
 pub use stream::{RedisStream, RedisStreamOptions};
@@ -111,7 +110,7 @@ use subscription::Subscription;
 /// same.
 pub struct RedisCache {
     shared: Arc<Shared>,
-    /// What keeps the connection and sends the batches.
+    /// What keeps the connection.
     tasks: Mutex<Vec<Task>>,
 }
 
@@ -123,9 +122,9 @@ struct Shared {
     address: String,
     names: Names,
     link: Link,
-    reads: Batches<Key, Found>,
-    fills: Batches<Fill, ()>,
-    invalidations: Batches<(Key, Version), ()>,
+    reads: Batches<Key>,
+    fills: Batches<Fill>,
+    invalidations: Batches<(Key, Version)>,
     histories: Histories,
     counters: Counters,
     /// How many subscriptions there are in this instance; they need heartbeats.
@@ -137,23 +136,13 @@ impl Shared {
         &self.link.runtime
     }
 
-    /// Keeps the connection, beats, and sends the batches.
+    /// Keeps the connection, and beats.
     fn start(self: &Arc<Self>) -> Vec<Task> {
-        let mut tasks = Vec::with_capacity(2 + 3 * WORKERS);
-        let this = Arc::clone(self);
-        tasks.push(self.spawn("redis-connection", async move { this.link.keep().await }));
-        let this = Arc::clone(self);
-        tasks.push(self.spawn("redis-heartbeat", async move { this.beat_forever().await }));
-        for _ in 0..WORKERS {
-            let this = Arc::clone(self);
-            tasks.push(self.spawn("redis-reads", async move { this.send_reads().await }));
-            let this = Arc::clone(self);
-            tasks.push(self.spawn("redis-fills", async move { this.send_fills().await }));
-            let this = Arc::clone(self);
-            let work = async move { this.send_invalidations().await };
-            tasks.push(self.spawn("redis-invalidations", work));
-        }
-        tasks
+        let (keeps, beats) = (Arc::clone(self), Arc::clone(self));
+        vec![
+            self.spawn("redis-connection", async move { keeps.link.keep().await }),
+            self.spawn("redis-heartbeat", async move { beats.beat_forever().await }),
+        ]
     }
 
     fn spawn(&self, name: &'static str, work: impl Future<Output = ()> + Send + 'static) -> Task {
@@ -175,15 +164,15 @@ impl RedisCache {
         let client = redis::Client::open(info).map_err(|_| {
             Error::invalid("the Redis URL cannot be used; write redis://host[:port][/database]")
         })?;
-        let link = Link::new(client, names.clone(), options.clone(), runtime);
-        let shared = Arc::new(Shared {
+        let link = Link::new(client, names.clone(), options.clone(), runtime.clone());
+        let shared = Arc::new_cyclic(|this| Shared {
             options,
             address,
             names,
             link,
-            reads: Batches::new(),
-            fills: Batches::new(),
-            invalidations: Batches::new(),
+            reads: Shared::batches(this, &runtime),
+            fills: Shared::batches(this, &runtime),
+            invalidations: Shared::batches(this, &runtime),
             histories: Histories::default(),
             counters: Counters::default(),
             listeners: AtomicUsize::new(0),
@@ -241,9 +230,10 @@ impl Cache for RedisCache {
     fn close(&self) -> BoxFuture<'_, Result<()>> {
         Box::pin(async move {
             self.shared.link.close();
-            self.shared.reads.close();
-            self.shared.fills.close();
-            self.shared.invalidations.close();
+            // What is under way has the time of one command left.
+            self.shared.reads.close().await;
+            self.shared.fills.close().await;
+            self.shared.invalidations.close().await;
             let tasks = {
                 let mut tasks = self.tasks.lock().unwrap_or_else(PoisonError::into_inner);
                 std::mem::take(&mut *tasks)

@@ -105,7 +105,9 @@ impl Journal for RedisJournal {
             let tree = Inspection::of(PartKind::Journal, "redis-journal")
                 .text("address", &self.link.address)
                 .text("namespace", &self.link.options.namespace);
-            if let Err(error) = self.link.look_at_settings().await {
+            let looked = self.link.look_at_settings().await;
+            let tree = self.link.breaker.show(tree);
+            if let Err(error) = looked {
                 let why = format!("the journal cannot be reached: {}", error.message());
                 return tree.status(Status::Down, why);
             }

@@ -37,7 +37,6 @@ mod job;
 mod lane;
 mod log;
 mod options;
-pub(crate) mod queue;
 mod read_model;
 mod reader;
 mod schema;

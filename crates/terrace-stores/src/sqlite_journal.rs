@@ -29,14 +29,13 @@ use std::time::{Duration, Instant};
 
 use terrace_core::{
     Append, Appended, BoxFuture, DeadLetter, Deadline, Durability, Error, ErrorKind, Inspection,
-    Journal, JournalEntry, JournalLimits, PartKind, Progress, Result, Runtime, Sequence, Settled,
-    Status, Unit,
+    Journal, JournalEntry, JournalLimits, Line, Load, PartKind, Progress, Refused, Result, Runtime,
+    Sequence, Settled, Status, Unit,
 };
 use tokio::sync::{Notify, oneshot};
 
 use self::worker::{Job, Work};
 use crate::journal;
-use crate::sqlite::queue::Queue;
 
 /// How to keep a journal in one SQLite file.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -78,7 +77,7 @@ pub(crate) struct Shared {
     options: SqliteJournalOptions,
     runtime: Runtime,
     durability: Durability,
-    jobs: Queue<Job>,
+    jobs: Line<Job>,
     arrived: Notify,
     /// When each entry was claimed in this process.
     claimed: Mutex<BTreeMap<u64, Instant>>,
@@ -87,8 +86,8 @@ pub(crate) struct Shared {
 impl SqliteJournal {
     /// How often a claim that waits looks for what another process has put into the file.
     const LOOK: Duration = Duration::from_millis(250);
-    const WAITING: usize = 16_384;
-    const WAITING_BYTES: usize = 64 * 1024 * 1024;
+    /// What may wait; one call more is refused.
+    const WAITING: Load = Load { parts: 16_384, bytes: 64 * 1024 * 1024 };
 
     /// Opens the file, or makes it, and starts the thread. Does its file work on the calling thread.
     ///
@@ -99,7 +98,7 @@ impl SqliteJournal {
         options.path = file::prepare(&options.path)?;
         let (connection, durability) = file::open(&options, &runtime)?;
         let shared = Arc::new(Shared {
-            jobs: Queue::new(Self::WAITING, Self::WAITING_BYTES),
+            jobs: Line::new(Self::WAITING, 0),
             arrived: Notify::new(),
             claimed: Mutex::default(),
             durability,
@@ -125,9 +124,10 @@ impl SqliteJournal {
     async fn ask<T>(&self, bytes: usize, make: impl FnOnce(Reply<T>) -> Work) -> Result<T> {
         let (reply, answer) = oneshot::channel();
         let job = Job { work: make(reply) };
-        self.shared.jobs.push(job, bytes).map_err(|why| match why {
-            crate::sqlite::queue::Refused::Full => journal::full(),
-            crate::sqlite::queue::Refused::Closed => journal::closed(),
+        let load = Load { parts: 1, bytes };
+        let _ticket = self.shared.jobs.enter(job, load).map_err(|why| match why {
+            Refused::Full => journal::full(),
+            Refused::Closed => journal::closed(),
         })?;
         // The thread answers everything that it has taken, unless it dies.
         answer.await.unwrap_or_else(|_| Err(journal::outcome_unknown()))
@@ -202,7 +202,11 @@ impl Journal for SqliteJournal {
             let tree = Inspection::of(PartKind::Journal, "sqlite-journal")
                 .text("path", self.shared.options.path.display())
                 .text("durability", self.shared.durability)
-                .gauge("requests_waiting", self.shared.jobs.len() as u64, Unit::Count);
+                .gauge(
+                    "requests_waiting",
+                    self.shared.jobs.counts().waiting.parts as u64,
+                    Unit::Count,
+                );
             match self.progress().await {
                 Ok(_) => tree,
                 Err(error) => tree.status(Status::Down, error.message().to_owned()),

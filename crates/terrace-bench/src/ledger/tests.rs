@@ -6,15 +6,30 @@ const KEY: u32 = 7;
 struct Book {
     ledger: Ledger,
     now: Moment,
+    under_way: Vec<u64>,
+    flaw: Option<Flaw>,
+}
+
+/// How a judge may be broken, to show that the tests would catch it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Flaw {
+    /// Takes any value of the key, however old.
+    TakesOldValues,
+    /// Lets keys be empty.
+    ForgetsRecords,
+    /// Does not look whose value it is.
+    IgnoresTheKey,
+    /// Believes any value that looks like one.
+    BelievesEverything,
+    /// Takes a write that overlapped another for one that was sent after it.
+    OrdersOverlappingWrites,
+    /// Lets a write in doubt supersede others.
+    TrustsDoubt,
 }
 
 impl Book {
     fn new() -> Self {
-        Self::over(Ledger::new(100, 1))
-    }
-
-    fn over(ledger: Ledger) -> Self {
-        Self { ledger, now: 0 }
+        Self { ledger: Ledger::new(100, 1), now: 0, under_way: Vec::new(), flaw: None }
     }
 
     fn tick(&mut self) -> Moment {
@@ -28,17 +43,28 @@ impl Book {
 
     fn send(&mut self, sequence: u64) {
         let now = self.tick();
+        self.under_way.push(sequence);
         self.ledger.sent(Self::named(sequence), now);
     }
 
     fn acknowledge(&mut self, sequence: u64) {
         let now = self.tick();
+        self.under_way.retain(|other| *other != sequence);
+        if self.flaw == Some(Flaw::OrdersOverlappingWrites) {
+            for other in &self.under_way {
+                self.ledger.acknowledged(Self::named(*other), now - 2);
+            }
+            self.ledger.refused(Self::named(sequence));
+            self.ledger.sent(Self::named(sequence), now - 1);
+        }
         self.ledger.acknowledged(Self::named(sequence), now);
     }
 
     fn doubt(&mut self, sequence: u64) {
-        let now = self.tick();
-        self.ledger.in_doubt(Self::named(sequence), now);
+        match self.flaw {
+            Some(Flaw::TrustsDoubt) => self.acknowledge(sequence),
+            _ => self.ledger.in_doubt(Self::named(sequence)),
+        }
     }
 
     fn write(&mut self, sequence: u64) {
@@ -55,7 +81,18 @@ impl Book {
     /// The judgement of a read that is sent now and shows this write.
     fn read(&mut self, sequence: u64) -> Verdict {
         let (now, value) = (self.tick(), self.value(Self::named(sequence)));
-        self.ledger.judge(KEY, Some(&value), now)
+        self.judge(Some(&value), now)
+    }
+
+    fn judge(&self, value: Option<&str>, sent: Moment) -> Verdict {
+        let verdict = self.ledger.judge(KEY, value, sent);
+        match (self.flaw, &verdict) {
+            (Some(Flaw::TakesOldValues), Verdict::Stale(_))
+            | (Some(Flaw::ForgetsRecords), Verdict::Missing(_))
+            | (Some(Flaw::IgnoresTheKey), Verdict::Swapped)
+            | (Some(Flaw::BelievesEverything), Verdict::MadeUp) => Verdict::Right,
+            _ => verdict,
+        }
     }
 }
 
@@ -69,12 +106,12 @@ fn lies_pass(mut book: Book) -> Result<(), &'static str> {
     let old = book.read(1);
     expect("a superseded value is stale", matches!(old, Verdict::Stale(20)))?;
     let now = book.tick();
-    let missing = book.ledger.judge(KEY, None, now);
+    let missing = book.judge(None, now);
     expect("an acknowledged record is not gone", matches!(missing, Verdict::Missing(_)))?;
     let other = book.value(Named { key: KEY + 1, write: WriteId::new(1, 1) });
-    let swapped = book.ledger.judge(KEY, Some(&other), now);
+    let swapped = book.judge(Some(&other), now);
     expect("another key's value is swapped", swapped == Verdict::Swapped)?;
-    let invented = book.ledger.judge(KEY, Some("7.1.2.123456789a"), now);
+    let invented = book.judge(Some("7.1.2.123456789a"), now);
     expect("an invented value is made up", invented == Verdict::MadeUp)?;
     book.send(3);
     book.send(4);
@@ -93,19 +130,18 @@ fn every_lie_is_called_what_it_is() {
     assert_eq!(lies_pass(Book::new()), Ok(()));
 }
 
-#[cfg(feature = "mutants")]
 #[test]
 fn every_broken_judge_is_caught() {
-    for (mutant, caught) in [
-        (Mutant::TakesOldValues, "a superseded value is stale"),
-        (Mutant::ForgetsRecords, "an acknowledged record is not gone"),
-        (Mutant::IgnoresTheKey, "another key's value is swapped"),
-        (Mutant::BelievesEverything, "an invented value is made up"),
-        (Mutant::OrdersOverlappingWrites, "overlapping writes have no order"),
-        (Mutant::TrustsDoubt, "a write in doubt settles nothing"),
+    for (flaw, caught) in [
+        (Flaw::TakesOldValues, "a superseded value is stale"),
+        (Flaw::ForgetsRecords, "an acknowledged record is not gone"),
+        (Flaw::IgnoresTheKey, "another key's value is swapped"),
+        (Flaw::BelievesEverything, "an invented value is made up"),
+        (Flaw::OrdersOverlappingWrites, "overlapping writes have no order"),
+        (Flaw::TrustsDoubt, "a write in doubt settles nothing"),
     ] {
-        let book = Book::over(Ledger::new(100, 1).with(mutant));
-        assert_eq!(lies_pass(book), Err(caught), "{mutant:?}");
+        let book = Book { flaw: Some(flaw), ..Book::new() };
+        assert_eq!(lies_pass(book), Err(caught), "{flaw:?}");
     }
 }
 

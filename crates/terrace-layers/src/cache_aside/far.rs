@@ -2,28 +2,25 @@
 
 use std::fmt;
 use std::future::poll_fn;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use futures_util::FutureExt as _;
 use futures_util::future::Shared;
 use terrace_core::{
-    BoxFuture, Cache, Deadline, Error, ErrorKind, Inspection, Key, Lease, Lookup, Offer, Result,
-    Runtime, Version,
+    Backoff, BoxFuture, Breaker, BreakerState, Cache, Deadline, Error, ErrorKind, Inspection, Key,
+    Lease, Lookup, Offer, Result, Runtime, Version,
 };
 
 #[derive(Debug)]
 pub(super) struct Far {
     cache: Arc<dyn Cache>,
     timeout: Duration,
-    rest: Duration,
     runtime: Runtime,
-    /// Read by every call; all else only while it is set.
-    failing: AtomicBool,
+    breaker: Breaker,
     failures: AtomicU64,
-    rests_until: Mutex<Option<Instant>>,
     watch: Mutex<Option<Watch>>,
 }
 
@@ -47,11 +44,9 @@ impl Far {
         Self {
             cache,
             timeout,
-            rest,
+            breaker: Breaker::new(1, Backoff::new(rest, 5 * rest), runtime.clone()),
             runtime,
-            failing: AtomicBool::new(false),
             failures: AtomicU64::new(0),
-            rests_until: Mutex::new(None),
             watch: Mutex::new(None),
         }
     }
@@ -71,33 +66,14 @@ impl Far {
         self.cache.lease(key)
     }
 
-    fn is_failing(&self) -> bool {
-        self.failing.load(Ordering::Acquire)
-    }
-
-    /// Whether a call failed just now. Without traffic nobody finds out that the cache is back, so
-    /// an old failure says nothing.
-    pub(super) fn has_just_failed(&self) -> bool {
-        self.is_failing() && self.rests_until().is_some_and(|until| self.runtime.now() < until)
-    }
-
-    /// Whether to leave the cache alone now. While it fails, one caller a `rest` is told to try.
+    /// Whether it is left alone now, because it has just failed.
     pub(super) fn is_resting(&self) -> bool {
-        if !self.is_failing() {
-            return false;
-        }
-        let mut until = self.rests_until();
-        let now = self.runtime.now();
-        if until.is_some_and(|until| now < until) {
-            return true;
-        }
-        *until = Some(now + self.rest);
-        false
+        self.breaker.state() == BreakerState::Open
     }
 
     /// What the cache has of each key, or nothing when it has no say now.
     pub(super) async fn get(&self, keys: &[Key], deadline: Deadline) -> Option<Vec<Lookup>> {
-        if self.is_resting() {
+        if !self.breaker.admits() {
             return None;
         }
         let lookups = self.look_up(keys, deadline).await.ok()?;
@@ -158,6 +134,10 @@ impl Far {
         self.cache.inspect().await
     }
 
+    pub(super) fn breaker(&self) -> &Breaker {
+        &self.breaker
+    }
+
     pub(super) async fn close(&self) -> Result<()> {
         self.cache.close().await
     }
@@ -180,32 +160,22 @@ impl Far {
     /// The same result, after what it says of the cache's health was noted.
     fn noted<T>(&self, result: Result<T>) -> Result<T> {
         match &result {
-            Ok(_) if self.is_failing() => self.recovered(),
+            Ok(_) if self.breaker.succeeded() => {
+                tracing::debug!(cache = %self.cache, "the cache answers again");
+            }
             Ok(_) => {}
             Err(error) => self.failed(error),
         }
         result
     }
 
-    fn rests_until(&self) -> MutexGuard<'_, Option<Instant>> {
-        self.rests_until.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     fn failed(&self, error: &Error) {
         self.failures.fetch_add(1, Ordering::AcqRel);
-        let until = self.runtime.now() + self.rest;
-        *self.rests_until() = Some(until);
-        if !self.failing.swap(true, Ordering::AcqRel) {
+        if self.breaker.failed() {
             tracing::debug!(
                 cache = %self.cache, %error,
                 "the cache fails; reads go to the store below until it answers"
             );
-        }
-    }
-
-    fn recovered(&self) {
-        if self.failing.swap(false, Ordering::AcqRel) {
-            tracing::debug!(cache = %self.cache, "the cache answers again");
         }
     }
 }

@@ -79,14 +79,6 @@ impl Shared {
         how: &WriteOptions,
         doubt: Doubt,
     ) -> Result<Vec<Receipt>> {
-        #[cfg(feature = "mutants")]
-        if self.mutant == Some(super::Mutant::InvalidatesFirst) {
-            let early: Vec<_> = doubt.keys.iter().map(|key| (key.clone(), Version::NONE)).collect();
-            self.tell(early).await?;
-            let result = self.inner.write(batch, how).await;
-            doubt.settled();
-            return result;
-        }
         // What panicked may have sent the write, which may still come: its keys are kept out.
         let work = AssertUnwindSafe(async { self.inner.write(batch, how).await });
         let result = work.catch_unwind().await.unwrap_or_else(|_| Err(without_an_answer()));
@@ -103,10 +95,6 @@ impl Shared {
         // Always tried, also when lookups have just failed, and never cut short by the caller's
         // deadline: other instances read what it would have removed. The cache's timeout bounds it.
         if self.far.invalidate(&written, Deadline::NEVER).await.is_ok() {
-            return Ok(());
-        }
-        #[cfg(feature = "mutants")]
-        if self.mutant == Some(super::Mutant::Forgets) {
             return Ok(());
         }
         let keys = written.into_iter().map(|(key, _)| key).collect::<Vec<_>>();

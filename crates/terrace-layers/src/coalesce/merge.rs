@@ -1,52 +1,13 @@
 //! What reads and writes do differently when several calls become one.
 
 use std::collections::HashMap;
-use std::fmt;
 use std::mem;
 use std::sync::Arc;
 
 use terrace_core::{
-    BoxFuture, Change, Consistency, Deadline, Error, ErrorKind, Key, Read, ReadOptions, Receipt,
-    Result, Store, Write, WriteOptions,
+    BatchItem, BoxFuture, Change, Consistency, Deadline, Error, ErrorKind, Key, Merge, Read,
+    ReadOptions, Receipt, Result, Store, Write, WriteOptions,
 };
-use tokio::sync::oneshot;
-
-/// One accepted call that waits for its answers.
-#[derive(Debug)]
-pub(crate) struct Item<M: Merge> {
-    pub(crate) parts: Vec<M::Part>,
-    pub(crate) bytes: usize,
-    pub(crate) deadline: Deadline,
-    pub(crate) reply: oneshot::Sender<Result<Vec<M::Answer>>>,
-}
-
-/// A kind of call of which many can be sent as one.
-pub(crate) trait Merge: fmt::Debug + Sized + Send + Sync + 'static {
-    /// What a call is a list of.
-    type Part: fmt::Debug + Send + 'static;
-    /// What one part is answered with.
-    type Answer: fmt::Debug + Send + 'static;
-    /// The name for logs and errors.
-    const OPERATION: &'static str;
-
-    /// What these parts send along: keys and values of writes.
-    fn bytes(parts: &[Self::Part]) -> usize;
-
-    /// Sends all items as one call; answers a list an item, in their order. A single item is not
-    /// tried again, so its parts may be taken out.
-    fn send<'a>(
-        &'a self,
-        batch: &'a mut [Item<Self>],
-        deadline: Deadline,
-    ) -> BoxFuture<'a, Result<Vec<Vec<Self::Answer>>>>;
-
-    /// The error for a call whose deadline passed after it was sent.
-    fn expired() -> Error;
-
-    /// The error for a call that was sent and ended without an answer.
-    fn lost() -> Error;
-}
-
 /// Reads of one consistency.
 #[derive(Debug)]
 pub(crate) struct Reads {
@@ -66,7 +27,7 @@ impl Merge for Reads {
 
     fn send<'a>(
         &'a self,
-        batch: &'a mut [Item<Self>],
+        batch: &'a mut [BatchItem<Self>],
         deadline: Deadline,
     ) -> BoxFuture<'a, Result<Vec<Vec<Read>>>> {
         Box::pin(async move {
@@ -119,7 +80,7 @@ impl Merge for Writes {
 
     fn send<'a>(
         &'a self,
-        batch: &'a mut [Item<Self>],
+        batch: &'a mut [BatchItem<Self>],
         deadline: Deadline,
     ) -> BoxFuture<'a, Result<Vec<Vec<Receipt>>>> {
         Box::pin(async move {
@@ -155,12 +116,12 @@ impl Merge for Writes {
 }
 
 /// How many parts the items have together.
-pub(crate) fn weight<M: Merge>(batch: &[Item<M>]) -> usize {
+fn weight<M: Merge>(batch: &[BatchItem<M>]) -> usize {
     batch.iter().map(|item| item.parts.len()).sum()
 }
 
 /// Each key once, and for every key asked its place among them.
-fn unique(batch: &[Item<Reads>]) -> (Vec<Key>, Vec<usize>) {
+fn unique(batch: &[BatchItem<Reads>]) -> (Vec<Key>, Vec<usize>) {
     let asked = weight(batch);
     let mut keys = Vec::with_capacity(asked);
     let mut places = Vec::with_capacity(asked);
@@ -177,7 +138,7 @@ fn unique(batch: &[Item<Reads>]) -> (Vec<Key>, Vec<usize>) {
 
 /// The answers of each item, or `None` when there are too few.
 fn cut<M: Merge>(
-    batch: &[Item<M>],
+    batch: &[BatchItem<M>],
     mut answers: impl Iterator<Item = M::Answer>,
 ) -> Option<Vec<Vec<M::Answer>>> {
     batch

@@ -1,6 +1,7 @@
 //! Counts of reads: kept in memory, stored in batches, for a read is not a write.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use terrace_core::{ErrorKind, Key, ReadModel};
@@ -17,10 +18,11 @@ struct Count {
 #[derive(Debug, Default)]
 pub(super) struct ReadCounts {
     keys: Mutex<HashMap<Key, Count>>,
+    uncounted: AtomicU64,
 }
 
 impl ReadCounts {
-    /// Reads of more keys than this, between two flushes, are not counted.
+    /// Reads of more keys than this, between two flushes, are not counted, but for how many they are.
     const MAX_KEYS: usize = 100_000;
 
     fn keys(&self) -> MutexGuard<'_, HashMap<Key, Count>> {
@@ -36,7 +38,14 @@ impl ReadCounts {
             count.pending += 1;
         } else if keys.len() < Self::MAX_KEYS {
             keys.insert(key.clone(), Count { stored, pending: 1 });
+        } else {
+            self.uncounted.fetch_add(1, Ordering::Relaxed);
         }
+    }
+
+    /// Reads that no key's count has, because too many keys were read.
+    pub(super) fn uncounted(&self) -> u64 {
+        self.uncounted.load(Ordering::Relaxed)
     }
 
     /// All reads of a key that this instance knows of.
@@ -78,5 +87,23 @@ impl ReadCounts {
                 }
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_of_too_many_keys_are_known_to_be_uncounted() {
+        let counts = ReadCounts::default();
+        let key = |number: usize| Key::new(number.to_string()).unwrap();
+        for number in 0..ReadCounts::MAX_KEYS {
+            counts.add(&key(number), 0);
+        }
+        counts.add(&key(0), 0);
+        assert_eq!((counts.total(&key(0)), counts.uncounted()), (2, 0));
+        counts.add(&key(ReadCounts::MAX_KEYS), 0);
+        assert_eq!((counts.total(&key(ReadCounts::MAX_KEYS)), counts.uncounted()), (0, 1));
     }
 }

@@ -21,25 +21,11 @@ pub(super) struct Feed {
     heard: Option<Instant>,
     /// The number of the latest message, if it is known.
     latest: Option<u64>,
-    minds_numbers: bool,
 }
 
 impl Feed {
     pub(super) fn new(near: Arc<Near>, runtime: Runtime, bound: Duration) -> Self {
-        Self {
-            near,
-            runtime,
-            bound,
-            connected: false,
-            heard: None,
-            latest: None,
-            minds_numbers: true,
-        }
-    }
-
-    #[cfg(feature = "mutants")]
-    pub(super) fn without_numbers(near: Arc<Near>, runtime: Runtime, bound: Duration) -> Self {
-        Self { minds_numbers: false, ..Self::new(near, runtime, bound) }
+        Self { near, runtime, bound, connected: false, heard: None, latest: None }
     }
 
     pub(super) async fn listen(mut self, mut notices: BoxStream<'static, Notice>) {
@@ -106,7 +92,7 @@ impl Feed {
     fn count(&mut self, number: u64, step: u64) {
         let expected = self.latest.map(|latest| latest.wrapping_add(step));
         self.latest = Some(number);
-        if self.minds_numbers && expected.is_some_and(|expected| expected != number) {
+        if expected.is_some_and(|expected| expected != number) {
             self.near.gaps.fetch_add(1, Ordering::Relaxed);
             self.near.flush();
         }

@@ -4,54 +4,72 @@
 
 use std::time::{Duration, Instant};
 
-use terrace_core::Position;
+use terrace_core::BreakerState;
 
 use super::Shared;
+use super::freshness::Wish;
 use super::table::{Seat, Table};
 
-/// What a read wants of a replica.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Wish {
-    /// It shows all up to here.
-    pub(super) reached: Position,
-    /// It is no older than this.
-    pub(super) within: Duration,
-}
-
 impl Shared {
+    /// How long a replica that comes back takes to its full share of the reads.
+    const RAMP: Duration = Duration::from_secs(10);
+
     /// A replica that grants the wish and is none of `tried`.
     pub(super) fn pick(&self, table: &Table, wish: Wish, tried: Option<usize>) -> Option<usize> {
-        let now = self.runtime.now();
-        let random = self.runtime.random();
-        let fits = |number: usize| {
-            Some(number) != tried
-                && table.seats[number].as_ref().is_some_and(|seat| self.grants(seat, wish, now))
-        };
+        let (now, random) = (self.runtime.now(), self.runtime.random());
+        let granted = self.granted(table, wish);
+        let fits = |number: usize| Some(number) != tried && granted(number);
         let one = draw(&table.replicas, random, fits)?;
         let another = |number: usize| number != one && fits(number);
         let two = draw(&table.replicas, random >> 21, another).unwrap_or(one);
         let chosen = if self.outstanding(two) < self.outstanding(one) { two } else { one };
+        let other = |number: usize| number != chosen && fits(number);
+        // Of the reads that come at once after a rest, one is let through.
+        if !self.members[chosen].breaker.admits() && !self.all_rest(table) {
+            return draw(&table.replicas, random >> 42, other);
+        }
         // One that comes back hands on what is beyond its share.
         #[expect(clippy::cast_precision_loss, reason = "11 bits fit an f64")]
         let ticket = (random >> 53) as f64 / 2048.0;
-        let share = |number: usize| {
-            table.seats[number].as_ref().map_or(1.0, |seat| seat.share(now, self.options.ramp))
-        };
+        let share = |number: usize| table.seats[number].as_ref().map_or(1.0, |it| it.share(now));
         if ticket < share(chosen) {
             return Some(chosen);
         }
-        let full = |number| number != chosen && fits(number) && share(number) >= 1.0;
+        let full = |number| other(number) && share(number) >= 1.0;
         draw(&table.replicas, random >> 42, full).or(Some(chosen))
     }
 
-    fn grants(&self, seat: &Seat, wish: Wish, now: Instant) -> bool {
-        #[cfg(feature = "mutants")]
-        match self.mutant {
-            Some(super::Mutant::IgnoresTokens) => return true,
-            Some(super::Mutant::TrustsLag) => return seat.has_reached(wish.reached),
-            _ => {}
+    /// Whether some replica grants the wish.
+    pub(super) fn is_granted(&self, table: &Table, wish: Wish) -> bool {
+        table.replicas.iter().copied().any(self.granted(table, wish))
+    }
+
+    fn granted<'a>(&'a self, table: &'a Table, wish: Wish) -> impl Fn(usize) -> bool + 'a {
+        let (now, all_rest) = (self.runtime.now(), self.all_rest(table));
+        move |number| {
+            (all_rest || !self.rests(number))
+                && table.seats[number].as_ref().is_some_and(|seat| seat.grants(wish, now))
         }
-        seat.has_reached(wish.reached) && seat.age(now).is_some_and(|age| age <= wish.within)
+    }
+
+    /// Its reads have failed a moment ago.
+    fn rests(&self, number: usize) -> bool {
+        self.members[number].breaker.state() == BreakerState::Open
+    }
+
+    /// Then none does: a replica that fails some reads is better than none.
+    fn all_rest(&self, table: &Table) -> bool {
+        table.replicas.iter().all(|&number| self.rests(number))
+    }
+}
+
+impl Seat {
+    /// Its share of the reads, 0.1 to 1, while it comes back.
+    fn share(&self, now: Instant) -> f64 {
+        self.returned.map_or(1.0, |returned| {
+            let since = now.saturating_duration_since(returned);
+            (0.1 + 0.9 * since.as_secs_f64() / Shared::RAMP.as_secs_f64()).min(1.0)
+        })
     }
 }
 

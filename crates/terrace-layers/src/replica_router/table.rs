@@ -1,13 +1,16 @@
 //! What is known of all servers at one moment, as every read looks at it.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::sync::atomic::AtomicU64;
+use std::time::Instant;
 
-use terrace_core::{Position, Standing, Status};
+use terrace_core::{NodeState, Role};
 
-/// All servers; never changed, only replaced.
-#[derive(Debug)]
+use super::freshness::PrimaryLog;
+use super::promotion::Lead;
+
+/// All servers. A table that reads look at is never changed, only replaced.
+#[derive(Clone, Debug)]
 pub(super) struct Table {
     /// The number of this table; later ones are greater.
     pub(super) version: u64,
@@ -15,36 +18,30 @@ pub(super) struct Table {
     pub(super) seats: Vec<Option<Seat>>,
     /// Replicas in service that follow the newest timeline.
     pub(super) replicas: Vec<usize>,
-    /// The server that takes writes.
-    pub(super) primary: Option<usize>,
-    /// Several claim to, on the newest timeline.
-    pub(super) rivals: bool,
-    /// The newest timeline on which anybody took writes.
-    pub(super) timeline: u64,
-    /// The history of the newest primary.
-    pub(super) standing: Standing,
+    pub(super) lead: Lead,
 }
 
-/// What one server said.
+/// What is known of one server.
 #[derive(Clone, Debug)]
 pub(super) struct Seat {
-    pub(super) life: u64,
+    /// What it said last.
+    pub(super) state: NodeState,
     /// What it shows; answers move it on. Shared by the tables of one life and history.
     pub(super) reached: Arc<AtomicU64>,
     /// It shows everything that was acknowledged before.
     pub(super) fresh_as_of: Option<Instant>,
+    /// Questions without an answer since the last that had one.
+    pub(super) silences: u32,
     /// When it came back into service, if it was out.
     pub(super) returned: Option<Instant>,
     pub(super) trouble: Option<Trouble>,
 }
 
-/// Why a server is not used, or not in full.
+/// Why a server is not used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Trouble {
     /// It does not answer.
     Silent,
-    /// Its reads fail.
-    Failing,
     /// It is on an older timeline.
     Outdated,
     /// It has the records of another database.
@@ -53,81 +50,108 @@ pub(super) enum Trouble {
     Rival,
 }
 
+impl Seat {
+    /// Questions without an answer that put a server out of service.
+    const SILENCES: u32 = 2;
+
+    pub(super) fn is_silent(&self) -> bool {
+        self.silences >= Self::SILENCES
+    }
+}
+
 impl Table {
-    pub(super) fn empty(count: usize) -> Self {
-        Self {
-            version: 0,
-            seats: vec![None; count],
-            replicas: Vec::new(),
-            primary: None,
-            rivals: false,
-            timeline: 0,
-            standing: Standing::of(""),
+    pub(super) fn new(history: Arc<str>, count: usize) -> Self {
+        let (seats, replicas) = (vec![None; count], Vec::new());
+        Self { version: 0, seats, replicas, lead: Lead::of(history) }
+    }
+
+    /// Notes what a server said when it was asked at `asked`.
+    pub(super) fn heard(
+        &mut self,
+        number: usize,
+        state: NodeState,
+        asked: Instant,
+        log: &mut PrimaryLog,
+    ) {
+        let (history, log_end) = (Arc::clone(&state.standing.history), state.log_end);
+        let known = self.seats[number].take();
+        self.seats[number] = Some(Seat::heard(known, state));
+        self.choose(log);
+        if self.lead.primary == Some(number) {
+            log.note(number, log_end, asked);
+        }
+        if let Some(seat) = &mut self.seats[number]
+            && history == self.lead.standing.history
+        {
+            seat.fresh_as_of = seat.fresh_as_of.max(log.passed(log_end));
         }
     }
 
-    pub(super) fn why_no_primary(&self) -> &'static str {
-        if self.rivals {
-            "two servers take writes on the same timeline, so writes have stopped; demote one of \
-             them, or take it out of the settings and restart Terrace"
-        } else {
-            "no server takes writes; start the primary, or promote a replica"
+    /// Notes that a server did not answer.
+    pub(super) fn silent(&mut self, number: usize, log: &mut PrimaryLog) {
+        if let Some(seat) = &mut self.seats[number] {
+            seat.silences = seat.silences.saturating_add(1);
+        }
+        self.choose(log);
+    }
+
+    /// Notes that the reads of a server succeed again.
+    pub(super) fn recovered(&mut self, number: usize, now: Instant) {
+        if let Some(seat) = &mut self.seats[number] {
+            seat.returned = Some(now);
+        }
+    }
+
+    fn choose(&mut self, log: &mut PrimaryLog) {
+        let lead = self.lead.after(&self.seats);
+        if lead.standing.history != self.lead.standing.history {
+            log.forget();
+            self.seats.iter_mut().flatten().for_each(|seat| seat.fresh_as_of = None);
+        }
+        self.lead = lead;
+    }
+
+    /// Draws the conclusions from what was noted.
+    pub(super) fn conclude(&mut self, now: Instant) {
+        self.version += 1;
+        self.replicas.clear();
+        for (number, seat) in self.seats.iter_mut().enumerate() {
+            let Some(seat) = seat else { continue };
+            let trouble = match seat.is_silent() {
+                true => Some(Trouble::Silent),
+                false => self.lead.refuses(&seat.state),
+            };
+            if seat.trouble.is_some() && trouble.is_none() {
+                seat.returned = Some(now);
+            }
+            seat.trouble = trouble;
+            if trouble.is_none() && seat.state.role == Role::Replica {
+                self.replicas.push(number);
+            }
         }
     }
 
     /// Whether there is no primary to be asked now.
     pub(super) fn is_primary_silent(&self) -> bool {
-        let seat = self.primary.and_then(|number| self.seats[number].as_ref());
+        let seat = self.lead.primary.and_then(|number| self.seats[number].as_ref());
         seat.is_none_or(|seat| seat.trouble == Some(Trouble::Silent))
     }
 
     /// Why a server does less than it could, for people.
-    pub(super) fn trouble(&self, number: usize) -> Option<(Status, &'static str)> {
+    pub(super) fn trouble(&self, number: usize) -> Option<&'static str> {
         let Some(seat) = &self.seats[number] else {
-            return Some((Status::Down, "it has not answered yet; it is asked again"));
+            return Some("it has not answered yet; it is asked again");
         };
         Some(match seat.trouble? {
-            Trouble::Silent => (Status::Down, "it does not answer; it is asked again"),
-            Trouble::Failing => (Status::Degraded, "its reads failed, so it rests for a while"),
-            Trouble::Outdated => (
-                Status::Down,
+            Trouble::Silent => "it does not answer; it is asked again",
+            Trouble::Outdated => {
                 "it does not follow the primary that was promoted last and is ignored; make it a \
-                 standby of that one",
-            ),
-            Trouble::Foreign => {
-                (Status::Down, "it has the records of another database; correct its URL")
+                 standby of that one"
             }
-            Trouble::Rival => (
-                Status::Down,
-                "it takes writes, and so does another on the same timeline; demote one of them",
-            ),
+            Trouble::Foreign => "it has the records of another database; correct its URL",
+            Trouble::Rival => {
+                "it takes writes, and so does another on the same timeline; demote one of them"
+            }
         })
-    }
-}
-
-impl Seat {
-    /// How old what it shows may be; `None` when nobody knows.
-    pub(super) fn age(&self, now: Instant) -> Option<Duration> {
-        self.fresh_as_of.map(|then| now.saturating_duration_since(then))
-    }
-
-    /// Whether this is the same life in the same history, in which nothing went back.
-    pub(super) fn is_same(&self, other: &Self) -> bool {
-        self.life == other.life && Arc::ptr_eq(&self.reached, &other.reached)
-    }
-
-    pub(super) fn has_reached(&self, position: Position) -> bool {
-        self.reached.load(Ordering::Acquire) >= position.get()
-    }
-
-    /// Its share of the reads, 0.1 to 1, while it comes back.
-    pub(super) fn share(&self, now: Instant, ramp: Duration) -> f64 {
-        match self.returned {
-            Some(returned) if !ramp.is_zero() => {
-                let since = now.saturating_duration_since(returned);
-                (0.1 + 0.9 * since.as_secs_f64() / ramp.as_secs_f64()).min(1.0)
-            }
-            _ => 1.0,
-        }
     }
 }

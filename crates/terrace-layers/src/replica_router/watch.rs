@@ -1,12 +1,13 @@
 //! Asks each server how it is, and keeps the table.
 
-use std::sync::{Arc, MutexGuard, PoisonError};
+use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use terrace_core::{Deadline, Result};
 
 use super::Shared;
-use super::book::Book;
+use super::freshness::PrimaryLog;
+use super::table::Table;
 
 /// However many ask for it, a server is not asked again before this.
 const PAUSE: Duration = Duration::from_millis(5);
@@ -35,50 +36,58 @@ impl Shared {
         let heard = self.runtime.within(deadline, node.state(deadline)).await;
         match heard.unwrap_or_else(|| Err(Deadline::exceeded())) {
             Ok(state) => {
-                self.change(Some((number, asked)), |book| book.heard(number, state.clone(), asked));
+                let said = state.clone();
+                self.change(Some((number, asked)), |table, log| {
+                    table.heard(number, said, asked, log);
+                });
                 // Only now: whoever gets an answer of a new life finds it in the table.
                 node.admit(&state);
                 Ok(())
             }
             Err(error) => {
                 tracing::debug!(%node, %error, "a server does not say how it is");
-                self.change(None, |book| book.silent(number));
+                self.change(None, |table, log| table.silent(number, log));
                 Err(error)
             }
         }
     }
 
-    /// Changes the book, and shows what follows to everybody; `heard` is who was asked for what has
-    /// changed, and when.
-    pub(super) fn change(&self, heard: Option<(usize, Instant)>, change: impl FnOnce(&mut Book)) {
-        let mut book = self.book();
+    /// Replaces the table by a changed one; `heard` is who was asked for what has changed, and when.
+    pub(super) fn change(
+        &self,
+        heard: Option<(usize, Instant)>,
+        change: impl FnOnce(&mut Table, &mut PrimaryLog),
+    ) {
+        // Every change is complete when a panic could happen, so poison means nothing.
+        let mut log = self.primary_log.lock().unwrap_or_else(PoisonError::into_inner);
         let before = self.table.load();
-        change(&mut book);
-        let table = Arc::new(book.table(self.runtime.now()));
+        let mut table = Table::clone(&before);
+        change(&mut table, &mut log);
+        table.conclude(self.runtime.now());
         self.announce(&before, &table);
-        let (version, primary) = (table.version, table.primary);
-        self.table.store(table);
+        let table = Arc::new(table);
+        self.table.store(Arc::clone(&table));
         // What others say that take writes, as a former primary does, is no word of the history.
-        if let Some((_, asked)) = heard.filter(|(number, _)| primary == Some(*number)) {
-            self.histories.heard(book.standing().clone(), asked);
+        if let Some((_, asked)) = heard.filter(|(number, _)| table.lead.primary == Some(*number)) {
+            self.histories.heard(table.lead.standing.clone(), asked);
         }
-        drop(book);
-        self.swapped.send_replace(version);
+        drop(log);
+        self.swapped.send_replace(table.version);
     }
 
-    fn announce(&self, before: &super::Table, after: &super::Table) {
-        if before.primary != after.primary {
-            match after.primary {
+    fn announce(&self, before: &Table, after: &Table) {
+        if before.lead.primary != after.lead.primary {
+            match after.lead.primary {
                 Some(number) => {
-                    let node = &self.members[number].member.node;
-                    tracing::info!(%node, timeline = after.timeline, "this server takes the writes");
+                    let (node, timeline) = (&self.members[number].member.node, after.lead.timeline);
+                    tracing::info!(%node, timeline, "this server takes the writes");
                 }
-                None => tracing::warn!("{}", after.why_no_primary()),
+                None => tracing::warn!("{}", after.lead.why_no_primary()),
             }
         }
         for (number, server) in self.members.iter().enumerate() {
-            let trouble = |table: &super::Table| table.trouble(number).map(|(_, note)| note);
-            let (old, new, node) = (trouble(before), trouble(after), &server.member.node);
+            let (old, new) = (before.trouble(number), after.trouble(number));
+            let node = &server.member.node;
             match new {
                 _ if old == new => {}
                 Some(note) => tracing::warn!(%node, note, "a server is out of service"),
@@ -90,10 +99,5 @@ impl Shared {
     /// Asks for all states to be asked for now.
     pub(super) fn look_all(&self) {
         self.members.iter().for_each(|server| server.look.notify_one());
-    }
-
-    fn book(&self) -> MutexGuard<'_, Book> {
-        // Every change is complete when a panic could happen, so poison means nothing.
-        self.book.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

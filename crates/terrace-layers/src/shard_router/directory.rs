@@ -3,11 +3,12 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use futures_util::future::join_all;
 use terrace_core::{
-    BoxFuture, Deadline, Error, ErrorKind, Member, Result, Runtime, Shard, ShardState, Store,
+    Backoff, BoxFuture, Breaker, Deadline, Error, ErrorKind, Member, Result, Runtime, Shard,
+    ShardState, Store,
 };
 
 use super::Partitioner;
@@ -45,8 +46,8 @@ pub(super) struct Node {
     pub(super) state: Option<ShardState>,
     /// Why the last look failed.
     pub(super) failure: Option<Error>,
-    /// A failing one is left alone until then.
-    rests_until: Option<Instant>,
+    /// Whether a failing one is asked again.
+    pub(super) breaker: Arc<Breaker>,
     tally: Arc<Tally>,
 }
 
@@ -67,7 +68,7 @@ impl Directory {
         around: Around,
         runtime: Runtime,
     ) -> Self {
-        let nodes = addresses.iter().map(|address| Node::at(address)).collect();
+        let nodes = addresses.iter().map(|address| Node::at(address, &runtime)).collect();
         Self { partitioner, opener, around, runtime, nodes, generation: 0 }
     }
 
@@ -82,7 +83,7 @@ impl Directory {
                 continue;
             }
             if !self.nodes.iter().any(|node| node.address == *address) {
-                self.nodes.push(Node::at(address));
+                self.nodes.push(Node::at(address, &self.runtime));
                 self.look_at_all().await;
             }
             missing |= !self.has(*number);
@@ -123,19 +124,8 @@ impl Directory {
 
     async fn look_at_all(&mut self) {
         let (runtime, opener) = (&self.runtime, &self.opener);
-        let now = runtime.now();
-        let due = |node: &&mut Node| node.rests_until.is_none_or(|until| until <= now);
-        let due = self.nodes.iter_mut().filter(due);
+        let due = self.nodes.iter_mut().filter(|node| node.breaker.admits());
         join_all(due.map(|node| node.look(&**opener, runtime))).await;
-        let ends = self.runtime.now() + Self::REST;
-        for node in &mut self.nodes {
-            match &node.failure {
-                None => node.rests_until = None,
-                Some(_) => {
-                    node.rests_until = node.rests_until.filter(|it| *it > now).or(Some(ends))
-                }
-            }
-        }
     }
 
     /// The shards that there are, as the one knows that changed last.
@@ -263,13 +253,14 @@ fn foreign(address: &str) -> Error {
 }
 
 impl Node {
-    fn at(address: &str) -> Self {
+    fn at(address: &str, runtime: &Runtime) -> Self {
+        let pauses = Backoff::new(Directory::REST, Directory::REST);
         Self {
             address: address.to_owned(),
             shard: None,
             state: None,
             failure: None,
-            rests_until: None,
+            breaker: Arc::new(Breaker::new(1, pauses, runtime.clone())),
             tally: Arc::default(),
         }
     }
@@ -285,6 +276,10 @@ impl Node {
 
     async fn look(&mut self, opener: &dyn ShardOpener, runtime: &Runtime) {
         let looked = self.try_look(opener, runtime).await;
+        let _ = match looked.is_ok() {
+            true => self.breaker.succeeded(),
+            false => self.breaker.failed(),
+        };
         match looked {
             Ok(Some(state)) => {
                 // A look that was overtaken by a later one is no news.

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use terrace_core::{Deadline, Error, Fact, Inspection, PartKind, Shard, Status, Unit};
+use terrace_core::{Breaker, Deadline, Error, Fact, Inspection, PartKind, Shard, Status, Unit};
 
 use super::Shared;
 use super::directory::Node;
@@ -27,28 +27,27 @@ impl Shared {
         };
         let known = directory.nodes().iter().filter_map(|node| {
             let number = node.number()?;
-            Some((number, node.shard.clone(), node.failure.clone()))
+            Some((number, Asked::of(node)))
         });
         let mut known = known.collect::<Vec<_>>();
         let lost = directory.nodes().iter().filter(|node| is_lost(node)).count();
         let partitioner = directory.partitioner.to_string();
         drop(directory);
         known.sort_by_key(|(number, ..)| *number);
-        let shards = known.into_iter().map(|(number, shard, failure)| {
-            self.inspect_shard(&map, within, number, shard, failure)
-        });
+        let shards = known
+            .into_iter()
+            .map(|(number, asked)| self.inspect_shard(&map, within, number, asked));
         let shards = join_all(shards).await;
         let down = shards.iter().filter(|shard| shard.status == Status::Down).count() + lost;
         let all = shards.len() + lost;
-        let (top, calls) = self.hot.top(Self::HOT);
-        let top = top.into_iter().map(|(key, count)| (key.as_str().to_owned(), count)).collect();
+        let hot = self.hot.top(Self::HOT).into_iter();
+        let hot = hot.map(|(key, count)| (key.as_str().to_owned(), count)).collect();
         let mut tree = Inspection::new("shard-router")
             .text("partitioner", partitioner)
             .counter("moved", self.moved.load(Ordering::Relaxed))
             .gauge("slots_on_their_way", map.slots_of(None) as u64, Unit::Count)
             .gauge("shards", all as u64, Unit::Count)
-            .counter("calls", calls)
-            .fact("hot_keys", Fact::Numbers(top));
+            .fact("hot_keys", Fact::Numbers(hot));
         tree = match down {
             0 if map.incomplete_for(self.runtime.now()) > Self::ON_THEIR_WAY => {
                 let note = "slots do not arrive where they go; run terrace reshard --resume";
@@ -71,8 +70,7 @@ impl Shared {
         map: &ShardMap,
         within: Deadline,
         number: u16,
-        shard: Option<Arc<dyn Shard>>,
-        failure: Option<Error>,
+        asked: Asked,
     ) -> Inspection {
         let tally = map.view_of(number).map(|view| &view.tally);
         let count = |of: fn(&Tally) -> &AtomicU64| {
@@ -84,7 +82,8 @@ impl Shared {
             .gauge("slots", map.slots_of(Some(number)) as u64, Unit::Count)
             .counter("reads", count(|tally| &tally.reads))
             .counter("writes", count(|tally| &tally.writes));
-        let Some(shard) = shard else {
+        let tree = asked.breaker.show(tree);
+        let Some(shard) = asked.shard else {
             return tree.status(Status::Down, "a shard cannot be reached");
         };
         let runtime = &self.runtime;
@@ -100,10 +99,24 @@ impl Shared {
             Inspection::of(PartKind::Database, "database").status(Status::Down, "does not answer")
         };
         let tree = tree.needs(inner.unwrap_or_else(down));
-        match failure {
+        match asked.failure {
             Some(error) => tree.status(Status::Down, error.message().to_owned()),
             None => tree,
         }
+    }
+}
+
+/// What looks at a shard have told.
+struct Asked {
+    shard: Option<Arc<dyn Shard>>,
+    failure: Option<Error>,
+    breaker: Arc<Breaker>,
+}
+
+impl Asked {
+    fn of(node: &Node) -> Self {
+        let (shard, failure) = (node.shard.clone(), node.failure.clone());
+        Self { shard, failure, breaker: Arc::clone(&node.breaker) }
     }
 }
 

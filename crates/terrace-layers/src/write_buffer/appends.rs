@@ -5,13 +5,11 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use terrace_core::{
-    Append, BoxFuture, Deadline, Durability, Error, ErrorKind, Origin, Outcome, Position, Receipt,
-    Result, Sequence, Span, Token, Version, Write, WriteOptions,
+    Append, BatchItem, Batcher, BoxFuture, Deadline, Durability, Error, ErrorKind, Merge, Origin,
+    Outcome, Position, Receipt, Result, Sequence, Span, Token, Version, Write, WriteOptions,
 };
 
 use super::{Shared, TOO_OLD};
-use crate::coalesce::merge::{Item, Merge};
-use crate::coalesce::queue::Queue;
 
 /// Appends requests as one call of the journal.
 #[derive(Debug)]
@@ -38,7 +36,7 @@ impl Merge for Appends {
 
     fn send<'a>(
         &'a self,
-        batch: &'a mut [Item<Self>],
+        batch: &'a mut [BatchItem<Self>],
         deadline: Deadline,
     ) -> BoxFuture<'a, Result<Vec<Vec<Done>>>> {
         Box::pin(async move {
@@ -91,7 +89,7 @@ impl Shared {
     /// Puts writes into the journal.
     pub(super) async fn append(
         &self,
-        appends: &Arc<Queue<Appends>>,
+        appends: &Arc<Batcher<Appends>>,
         writes: Vec<Write>,
         how: &WriteOptions,
     ) -> Result<Vec<Receipt>> {

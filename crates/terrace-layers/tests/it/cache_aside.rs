@@ -12,7 +12,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use terrace_core::testkit::{Hand, Scripted, ScriptedGenerations, StoreFixture, key, value};
+use terrace_core::testkit::{
+    BrokenCache, BrokenStore, CacheFlaw, Hand, Scripted, ScriptedGenerations, StoreFixture,
+    StoreFlaw, key, value,
+};
 use terrace_core::{
     Cache, Consistency, Deadline, Generations, Key, Lookup, MemoryCache, MemoryCacheOptions,
     MemoryStore, Origin, Position, Precondition, ReadOptions, Runtime, Store, StoreExt as _, Token,
@@ -62,6 +65,17 @@ fn scripted_over(
     let (inner, hand) = Scripted::new();
     let generations = Arc::<ScriptedGenerations>::default();
     (aside(inner, cache, generations.clone(), options), hand, generations)
+}
+
+/// Tells the cache of each write before it is committed, and not after.
+fn invalidating_first(
+    inner: Arc<dyn Store>,
+    cache: Arc<dyn Cache>,
+    generations: Arc<dyn Generations>,
+) -> CacheAside {
+    let inner = BrokenStore::new(inner, StoreFlaw::InvalidatesFirst(cache.clone()));
+    let deaf = BrokenCache::new(cache, CacheFlaw::IgnoresInvalidations);
+    aside(Arc::new(inner), Arc::new(deaf), generations, CacheAsideOptions::default())
 }
 
 /// Lets time pass, paused time at once.

@@ -1,6 +1,7 @@
 //! `NearCache`: what it answers from memory, what the feed does to it, and when it says nothing.
 
 mod feed;
+mod gapless;
 mod generations;
 mod races;
 mod script;
@@ -18,6 +19,7 @@ use terrace_core::{
 use terrace_layers::{CacheAside, CacheAsideOptions, NearCache, NearCacheOptions};
 
 use crate::cache_aside::memory_cache;
+use gapless::without_gaps;
 use script::{Script, script};
 
 /// One instance over a cache and a database that others share.

@@ -7,7 +7,7 @@ mod servers;
 use std::sync::Arc;
 use std::time::Duration;
 
-use terrace_core::testkit::{StoreFixture, key, value};
+use terrace_core::testkit::{BrokenStore, StoreFixture, StoreFlaw, key, value};
 use terrace_core::{
     Consistency, Deadline, ErrorKind, MemoryCache, MemoryCacheOptions, NodeState, Origin, Outcome,
     Position, ReadOptions, Result, Role, Runtime, Scan, Standing, Status, Store, StoreExt, Token,
@@ -144,14 +144,12 @@ async fn lag_is_measured_by_where_the_primary_was() {
     assert!(is_replica(origin(&router, &ReadOptions::default()).await.unwrap()));
 }
 
-#[cfg(feature = "mutants")]
+/// Which believes what a replica says: that it is not behind.
 #[tokio::test(start_paused = true)]
 async fn a_router_that_trusts_lag_is_caught() {
     let servers = Servers::new(2);
-    let options = ReplicaRouterOptions::default();
-    let members = servers.members();
-    let runtime = Runtime::system();
-    let router = ReplicaRouter::trusting_lag(HISTORY.into(), members, options, runtime).await;
+    servers.lie(1, |state| state.log_end = u64::MAX);
+    let router = servers.router().await;
     servers.at(0, 1, 200);
     pass(10 * SECOND).await;
     assert!(is_replica(origin(&router, &ReadOptions::default()).await.unwrap()), "beyond max_lag");
@@ -225,6 +223,7 @@ async fn a_failing_replica_costs_no_read_and_rests() {
     assert_eq!(servers.asked(1), before, "it rests");
     let tree = router.inspect().await;
     assert_eq!(tree.status, Status::Degraded);
+    assert_eq!(tree.children[1].number("breaker_opened"), Some(1));
     assert!(tree.children[1].note.contains("rests"), "{}", tree.children[1].note);
     // It comes back, with a part of its share first.
     servers.fail(1, false);
@@ -318,14 +317,14 @@ async fn an_answer_of_another_life_counts_for_nothing() {
     assert_eq!(restarted_under_way(&servers, &router).await, Origin::PRIMARY);
 }
 
-#[cfg(feature = "mutants")]
+/// Which sees no restart, and no answer that is from before what was asked.
 #[tokio::test(start_paused = true)]
 async fn a_router_that_forgets_lives_is_caught() {
     let servers = Servers::new(2);
-    let members = servers.members();
-    let options = ReplicaRouterOptions::default();
-    let runtime = Runtime::system();
-    let router = ReplicaRouter::forgetting_lives(HISTORY.into(), members, options, runtime).await;
+    servers.lie(1, |state| {
+        (state.life, state.position, state.log_end) = (1, Position::new(100), 100);
+    });
+    let router = servers.router().await;
     assert_eq!(restarted_under_way(&servers, &router).await, Origin::replica(1));
 }
 
@@ -394,13 +393,11 @@ async fn showing(life: u64, position: u64) -> (Servers, ReplicaRouter) {
     (servers, router)
 }
 
-#[cfg(feature = "mutants")]
 #[tokio::test(start_paused = true)]
 async fn a_router_that_ignores_tokens_is_caught() {
     let servers = Servers::new(2);
-    let (members, options) = (servers.members(), ReplicaRouterOptions::default());
-    let runtime = Runtime::system();
-    let router = ReplicaRouter::ignoring_tokens(HISTORY.into(), members, options, runtime).await;
+    let router = Arc::new(servers.router().await);
+    let router = BrokenStore::new(router, StoreFlaw::IgnoresTokens);
     servers.show(1, 1, 90);
     let read = router.get_read(&key("a"), &with_token(token(1, 100))).await.unwrap();
     assert_eq!((read.origin, read.token), (Origin::replica(1), token(1, 90)), "from before it");

@@ -45,6 +45,15 @@ impl Shards {
         count: usize,
         runtime: &Runtime,
     ) -> Result<ShardRouter> {
+        self.router_with(count, ShardRouterOptions::default(), runtime).await
+    }
+
+    pub(crate) async fn router_with(
+        self: &Arc<Self>,
+        count: usize,
+        options: ShardRouterOptions,
+        runtime: &Runtime,
+    ) -> Result<ShardRouter> {
         let addresses = (0..count).map(|number| number.to_string()).collect::<Vec<_>>();
         let on = runtime.clone();
         let around = move |store: Arc<dyn Store>| -> Arc<dyn Store> {
@@ -55,7 +64,7 @@ impl Shards {
             Arc::new(HashPartitioner),
             Arc::clone(self) as _,
             Arc::new(around),
-            ShardRouterOptions::default(),
+            options,
             runtime.clone(),
         )
         .await

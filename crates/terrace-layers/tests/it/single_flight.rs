@@ -1,5 +1,7 @@
 //! `SingleFlight`: a crowd costs two reads, nobody is stranded, and nobody sees an old answer.
 
+mod joining;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -58,7 +60,7 @@ async fn a_thousand_readers_of_a_key_are_two_reads() {
 
 /// Whether a reader sees the write that was acknowledged before it began, while an older reader's
 /// load is held.
-async fn sees_what_was_acknowledged(store: SingleFlight, mut hand: Hand) -> bool {
+async fn sees_what_was_acknowledged(store: impl Store, mut hand: Hand) -> bool {
     let (a, how) = (key("a"), ReadOptions::default());
     let mut old = store.get_read(&a, &how);
     begin(&mut old);
@@ -87,11 +89,10 @@ async fn a_reader_sees_every_write_acknowledged_before_it_began() {
     assert!(sees_what_was_acknowledged(store, hand).await);
 }
 
-#[cfg(feature = "mutants")]
 #[tokio::test(start_paused = true)]
 async fn a_layer_that_joins_the_running_read_is_caught() {
     let (inner, hand) = Scripted::new();
-    let broken = SingleFlight::joining_the_running_read(inner, Runtime::system());
+    let broken = joining::JoiningFlight::new(inner);
     assert!(!sees_what_was_acknowledged(broken, hand).await);
 }
 

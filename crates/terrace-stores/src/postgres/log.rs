@@ -63,8 +63,8 @@ pub struct PostgresLog {
     listener: Listener,
     /// Whether the last page had a long value, as the next one then has.
     long_values: AtomicBool,
-    #[cfg(feature = "mutants")]
-    by_last_number: bool,
+    /// How what comes after a position is asked for.
+    text: &'static str,
 }
 
 impl PostgresLog {
@@ -82,8 +82,7 @@ impl PostgresLog {
             worker,
             name,
             long_values: AtomicBool::new(false),
-            #[cfg(feature = "mutants")]
-            by_last_number: false,
+            text: AFTER,
         }
     }
 
@@ -91,16 +90,8 @@ impl PostgresLog {
     #[cfg(feature = "mutants")]
     #[must_use]
     pub fn by_last_number(mut self) -> Self {
-        self.by_last_number = true;
+        self.text = AFTER_LAST_NUMBER;
         self
-    }
-
-    fn text(&self) -> &'static str {
-        #[cfg(feature = "mutants")]
-        if self.by_last_number {
-            return AFTER_LAST_NUMBER;
-        }
-        AFTER
     }
 
     /// Removes changes at or below a position that a later change of the same key, at or below it,
@@ -147,7 +138,7 @@ impl ChangeLog for PostgresLog {
         Box::pin(async move {
             let limit = limit.clamp(1, Self::MAX_CHANGES);
             let long_values = &self.long_values;
-            let work = ReadLog { text: self.text(), position, limit, long_values };
+            let work = ReadLog { text: self.text, position, limit, long_values };
             self.worker.perform(&work, self.patience()).await
         })
     }

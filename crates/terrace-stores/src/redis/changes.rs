@@ -5,10 +5,10 @@ use std::time::{Duration, Instant};
 
 use futures_util::future::try_join_all;
 use redis::{Cmd, Script, Value};
-use terrace_core::{Key, Lease, Offer, Result, Timestamp, Version};
+use terrace_core::{BoxFuture, Key, Lease, Offer, Result, Timestamp, Version};
 
 use super::Shared;
-use super::batches::CHUNK;
+use super::batches::{CHUNK, Question};
 use super::clock::millis;
 use super::entry::timestamp;
 use super::entry::{FORMAT, encode, epoch_digits, version_digits};
@@ -27,13 +27,37 @@ pub(super) struct Fill {
     offered: Instant,
 }
 
+impl Question for Fill {
+    type Answer = ();
+
+    fn bytes(&self) -> usize {
+        self.key.as_str().len() + self.bytes.len()
+    }
+
+    fn ask(shared: &Shared, fills: Vec<Self>) -> BoxFuture<'_, Result<Vec<()>>> {
+        Box::pin(async move { shared.store(&fills).await.map(|()| vec![(); fills.len()]) })
+    }
+}
+
+impl Question for (Key, Version) {
+    type Answer = ();
+
+    fn bytes(&self) -> usize {
+        self.0.as_str().len()
+    }
+
+    fn ask(shared: &Shared, written: Vec<Self>) -> BoxFuture<'_, Result<Vec<()>>> {
+        Box::pin(async move { shared.entomb(&written).await.map(|()| vec![(); written.len()]) })
+    }
+}
+
 impl Shared {
     pub(super) async fn offer(&self, offers: &[Offer]) -> Result<()> {
         let (live, offered) = (self.link.live()?, self.runtime().now());
         let now = timestamp(live.clock.at_least(offered));
         if let [offer] = offers {
             if let Some(fill) = self.fill(offer, now) {
-                self.fills.ask(fill).await?;
+                self.ask(&self.fills, fill).await?;
             }
         } else {
             let fills: Vec<_> = offers.iter().filter_map(|offer| self.fill(offer, now)).collect();
@@ -45,27 +69,11 @@ impl Shared {
 
     pub(super) async fn bury(&self, written: &[(Key, Version)]) -> Result<()> {
         match written {
-            [single] => self.invalidations.ask(single.clone()).await?,
+            [single] => self.ask(&self.invalidations, single.clone()).await?,
             _ => self.entomb(written).await?,
         }
         self.counters.invalidations(written.len());
         Ok(())
-    }
-
-    /// Sends batches of single fills for as long as it is polled.
-    pub(super) async fn send_fills(&self) {
-        loop {
-            let (fills, waiters) = self.fills.next().await;
-            waiters.tell(self.store(&fills).await.map(|()| fills.iter().map(|_| ())));
-        }
-    }
-
-    /// Sends batches of single invalidations for as long as it is polled.
-    pub(super) async fn send_invalidations(&self) {
-        loop {
-            let (written, waiters) = self.invalidations.next().await;
-            waiters.tell(self.entomb(&written).await.map(|()| written.iter().map(|_| ())));
-        }
     }
 
     async fn store(&self, fills: &[Fill]) -> Result<()> {
@@ -74,7 +82,7 @@ impl Shared {
         }
         let live = self.link.live()?;
         let calls = fills.chunks(CHUNK).map(|chunk| self.fill_call(&live, chunk)).collect();
-        self.run(&live, self.fill_script(), calls).await.map(drop)
+        self.run(&live, &self.link.scripts.fill, calls).await.map(drop)
     }
 
     async fn entomb(&self, written: &[(Key, Version)]) -> Result<()> {
@@ -83,7 +91,7 @@ impl Shared {
         }
         let live = self.link.live()?;
         let calls = written.chunks(CHUNK).map(|chunk| self.invalidate_call(&live, chunk)).collect();
-        for answer in self.run(&live, self.invalidate_script(), calls).await? {
+        for answer in self.run(&live, &self.link.scripts.invalidate, calls).await? {
             // Answers of one batch may come in any order; the next beat looks whether it goes back.
             if let Ok((epoch, number)) = redis::from_redis_value::<(Vec<u8>, Vec<u8>)>(answer) {
                 live.note(epoch, &number);
@@ -137,7 +145,7 @@ impl Shared {
     }
 
     fn fill_call(&self, live: &Live, fills: &[Fill]) -> Cmd {
-        let mut command = call_of(self.fill_script(), fills.len() + 1);
+        let mut command = call_of(&self.link.scripts.fill, fills.len() + 1);
         command.arg(&self.names.epoch);
         for fill in fills {
             self.names.write_entry(&mut command, &fill.key);
@@ -168,7 +176,7 @@ impl Shared {
     }
 
     fn invalidate_call(&self, live: &Live, written: &[(Key, Version)]) -> Cmd {
-        let mut command = call_of(self.invalidate_script(), written.len() + 2);
+        let mut command = call_of(&self.link.scripts.invalidate, written.len() + 2);
         command.arg(&self.names.epoch).arg(&self.names.number);
         for (key, _) in written {
             self.names.write_entry(&mut command, key);
@@ -190,15 +198,5 @@ impl Shared {
     /// Where to announce; empty for nowhere.
     fn channel(&self) -> &str {
         if self.options.announce { &self.names.channel } else { "" }
-    }
-
-    #[cfg(not(feature = "mutants"))]
-    fn fill_script(&self) -> &Script {
-        &self.link.scripts.fill
-    }
-
-    #[cfg(not(feature = "mutants"))]
-    fn invalidate_script(&self) -> &Script {
-        &self.link.scripts.invalidate
     }
 }

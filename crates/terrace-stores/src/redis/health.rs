@@ -53,6 +53,10 @@ impl Shared {
         // The state is looked at after the question: an unanswered one changes it.
         let keys = self.runtime().within(deadline, self.database_size()).await.flatten();
         let (options, counters) = (&self.options, &self.counters);
+        let waiting = [self.reads.counts(), self.fills.counts(), self.invalidations.counts()]
+            .map(|counts| counts.line.waiting.bytes)
+            .iter()
+            .sum::<usize>();
         let mut inspection = Inspection::of(PartKind::Cache, "redis");
         match (self.link.down(), keys) {
             (Some(down), _) => inspection = inspection.status(Status::Down, down.note()),
@@ -77,6 +81,7 @@ impl Shared {
             .counter("errors", counters.errors.load(Relaxed))
             .counter("malformed", counters.malformed.load(Relaxed))
             .counter("reconnects", self.link.reconnects())
+            .gauge("waiting_bytes", waiting as u64, Unit::Bytes)
     }
 
     /// `DBSIZE` costs the server nothing; counting one namespace would walk all keys.

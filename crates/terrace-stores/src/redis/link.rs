@@ -102,8 +102,8 @@ impl Link {
         Self {
             client,
             names,
+            scripts: Scripts::of(&options),
             options,
-            scripts: Scripts::new(),
             runtime,
             live: RwLock::new(None),
             down: watch::Sender::new(Some(Down::Starting)),

@@ -4,10 +4,10 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use redis::{Cmd, RedisError, RedisResult, Value};
-use terrace_core::{Key, Lease, Lookup, Result, Timestamp};
+use terrace_core::{BoxFuture, Key, Lease, Lookup, Result, Timestamp};
 
 use super::Shared;
-use super::batches::CHUNK;
+use super::batches::{CHUNK, Question};
 use super::entry::{Parsed, epoch_digits, parse, parse_epoch, timestamp};
 use super::link::Live;
 
@@ -29,12 +29,30 @@ struct Fetched {
     values: Vec<Value>,
 }
 
+impl Question for Key {
+    type Answer = Found;
+
+    fn bytes(&self) -> usize {
+        self.as_str().len()
+    }
+
+    fn ask(shared: &Shared, keys: Vec<Self>) -> BoxFuture<'_, Result<Vec<Found>>> {
+        Box::pin(async move {
+            let live = shared.link.live()?;
+            let fetched = shared.link.ask(&live, shared.fetch(&live, &keys)).await?;
+            let now = timestamp(live.clock.at(shared.runtime().now()));
+            let Fetched { epoch, lease, values } = fetched;
+            Ok(values.into_iter().map(|value| Found { epoch, lease, value, now }).collect())
+        })
+    }
+}
+
 impl Shared {
     /// Looks keys up: one together with others' in a batch, several in as few commands as they
     /// need.
     pub(super) async fn lookup(&self, keys: &[Key]) -> Result<Vec<Lookup>> {
         if let [key] = keys {
-            let Found { epoch, lease, value, now } = self.reads.ask(key.clone()).await?;
+            let Found { epoch, lease, value, now } = self.ask(&self.reads, key.clone()).await?;
             return Ok(vec![self.judge(key, &value, &epoch, lease, now)]);
         }
         if keys.is_empty() {
@@ -50,21 +68,6 @@ impl Shared {
             lookups.extend(found.map(|(key, value)| self.judge(key, &value, &epoch, lease, now)));
         }
         Ok(lookups)
-    }
-
-    /// Sends batches of single reads for as long as it is polled.
-    pub(super) async fn send_reads(&self) {
-        loop {
-            let (keys, waiters) = self.reads.next().await;
-            let fetched = async {
-                let live = self.link.live()?;
-                let fetched = self.link.ask(&live, self.fetch(&live, &keys)).await?;
-                Ok((fetched, timestamp(live.clock.at(self.runtime().now()))))
-            };
-            waiters.tell(fetched.await.map(|(Fetched { epoch, lease, values }, now)| {
-                values.into_iter().map(move |value| Found { epoch, lease, value, now })
-            }));
-        }
     }
 
     /// For how long the server's memory has been whole, as far as this instance has heard.

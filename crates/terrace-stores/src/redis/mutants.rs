@@ -1,10 +1,8 @@
 //! Broken variants, for tests that must see their check fail.
 
-use std::sync::LazyLock;
-
 use redis::Script;
 
-use super::Shared;
+use super::scripts::Scripts;
 
 /// Which rule is broken.
 #[doc(hidden)]
@@ -18,26 +16,16 @@ pub enum Mutant {
     TrustsAnyMemory,
 }
 
-static SET: LazyLock<Script> = LazyLock::new(|| {
-    Script::new(
-        "for i = 2, #KEYS do redis.call('SET', KEYS[i], ARGV[2*i-2], 'PX', ARGV[2*i-1]) end",
-    )
-});
-static DEL: LazyLock<Script> =
-    LazyLock::new(|| Script::new("for i = 3, #KEYS do redis.call('DEL', KEYS[i]) end"));
+const SET: &str =
+    "for i = 2, #KEYS do redis.call('SET', KEYS[i], ARGV[2*i-2], 'PX', ARGV[2*i-1]) end";
+const DEL: &str = "for i = 3, #KEYS do redis.call('DEL', KEYS[i]) end";
 
-impl Shared {
-    pub(super) fn fill_script(&self) -> &Script {
-        match self.options.mutant {
-            Some(Mutant::FillsBlindly) => &SET,
-            _ => &self.link.scripts.fill,
-        }
-    }
-
-    pub(super) fn invalidate_script(&self) -> &Script {
-        match self.options.mutant {
-            Some(Mutant::LeavesNoTombstone) => &DEL,
-            _ => &self.link.scripts.invalidate,
+impl Mutant {
+    pub(super) fn break_one_of(self, scripts: &mut Scripts) {
+        match self {
+            Self::FillsBlindly => scripts.fill = Script::new(SET),
+            Self::LeavesNoTombstone => scripts.invalidate = Script::new(DEL),
+            Self::TrustsAnyMemory => {}
         }
     }
 }

@@ -14,7 +14,12 @@ pub(super) struct Scripts {
 }
 
 impl Scripts {
-    pub(super) fn new() -> Self {
+    #[cfg(not(feature = "mutants"))]
+    pub(super) fn of(_: &super::RedisCacheOptions) -> Self {
+        Self::new()
+    }
+
+    fn new() -> Self {
         Self {
             epoch: Script::new(include_str!("lua/epoch.lua")),
             fill: Script::new(include_str!("lua/fill.lua")),
@@ -22,6 +27,16 @@ impl Scripts {
             clear: Script::new(include_str!("lua/clear.lua")),
             heartbeat: Script::new(include_str!("lua/heartbeat.lua")),
         }
+    }
+
+    /// The variant that the options ask for.
+    #[cfg(feature = "mutants")]
+    pub(super) fn of(options: &super::RedisCacheOptions) -> Self {
+        let mut scripts = Self::new();
+        if let Some(mutant) = options.mutant {
+            mutant.break_one_of(&mut scripts);
+        }
+        scripts
     }
 
     /// Makes the server know all scripts.

@@ -8,7 +8,9 @@ use redis::{
     AsyncConnectionConfig, Client, Cmd, ErrorKind as Kind, RedisError, RedisResult, Script,
     ServerErrorKind, Value,
 };
-use terrace_core::{Deadline, Durability, Error, ErrorKind, Result, Runtime, Sequence};
+use terrace_core::{
+    Backoff, Breaker, Deadline, Durability, Error, ErrorKind, Result, Runtime, Sequence,
+};
 use tokio::sync::Mutex;
 
 use super::options::RedisJournalOptions;
@@ -52,8 +54,10 @@ pub(super) struct Link {
     pub(super) scripts: Scripts,
     settings: DurabilityLook,
     client: Client,
-    main: Mutex<State>,
-    blocking: Mutex<State>,
+    main: Mutex<Place>,
+    blocking: Mutex<Place>,
+    /// Whether to connect again.
+    pub(super) breaker: Breaker,
     connects: AtomicU64,
     closed: AtomicBool,
     /// The last sequence that any server of this journal was seen to have given out.
@@ -62,11 +66,8 @@ pub(super) struct Link {
     pub(super) swept: Mutex<Option<Instant>>,
 }
 
-#[derive(Default)]
-struct State {
-    live: Option<MultiplexedConnection>,
-    failed: Option<Instant>,
-}
+/// A connection, while there is one.
+type Place = Option<MultiplexedConnection>;
 
 impl Link {
     pub(super) fn new(options: RedisJournalOptions, runtime: Runtime) -> Result<Self> {
@@ -93,6 +94,7 @@ impl Link {
             client,
             main: Mutex::default(),
             blocking: Mutex::default(),
+            breaker: Breaker::new(1, Backoff::new(PAUSE, PAUSE), runtime.clone()),
             connects: AtomicU64::new(0),
             closed: AtomicBool::new(false),
             furthest: AtomicU64::new(0),
@@ -121,45 +123,45 @@ impl Link {
 
     pub(super) async fn close(&self) {
         self.closed.store(true, Ordering::Release);
-        self.main.lock().await.live = None;
+        *self.main.lock().await = None;
         // The blocking one is held while it waits; it ends with its wait.
         if let Ok(mut blocking) = self.blocking.try_lock() {
-            blocking.live = None;
+            *blocking = None;
         }
     }
 
     /// The connection that pipelines.
     pub(super) async fn connection(&self) -> Result<MultiplexedConnection> {
-        let mut state = self.main.lock().await;
-        if let Some(live) = &state.live {
+        let mut place = self.main.lock().await;
+        if let Some(live) = &*place {
             return Ok(live.clone());
         }
-        let live = self.connect(&mut state).await?;
-        self.prepare(&live).await.inspect_err(|_| state.live = None)?;
+        let live = self.connect(&mut place).await?;
+        self.prepare(&live).await.inspect_err(|_| *place = None)?;
         Ok(live)
     }
 
-    async fn connect(&self, state: &mut State) -> Result<MultiplexedConnection> {
+    async fn connect(&self, place: &mut Place) -> Result<MultiplexedConnection> {
         if self.closed.load(Ordering::Acquire) {
             return Err(journal::closed());
         }
-        let now = self.runtime.now();
-        if state.failed.is_some_and(|failed| now - failed < PAUSE) {
+        if !self.breaker.admits() {
             return Err(unreachable());
         }
         let config = AsyncConnectionConfig::new()
             .set_connection_timeout(None)
             .set_response_timeout(None)
             .set_pipeline_buffer_size(PIPELINE);
-        let deadline = Deadline::at(now + self.options.connect_timeout);
+        let deadline = Deadline::at(self.runtime.now() + self.options.connect_timeout);
         let work = self.client.get_multiplexed_async_connection_with_config(&config);
         match self.runtime.within(deadline, work).await {
             Some(Ok(live)) => {
-                *state = State { live: Some(live.clone()), failed: None };
+                self.breaker.succeeded();
+                *place = Some(live.clone());
                 Ok(live)
             }
             failed => {
-                state.failed = Some(self.runtime.now());
+                self.breaker.failed();
                 Err(match failed {
                     Some(Err(error)) => unreachable().caused_by(error),
                     _ => unreachable(),
@@ -277,15 +279,15 @@ impl Link {
 
     /// Gives the connection up; the next call connects.
     async fn lose(&self) {
-        self.main.lock().await.live = None;
+        *self.main.lock().await = None;
     }
 
     /// Runs a command that may block on the connection for those.
     pub(super) async fn block(&self, command: &Cmd, patience: Duration) -> Result<Value> {
-        let mut state = self.blocking.lock().await;
-        let mut live = match &state.live {
+        let mut place = self.blocking.lock().await;
+        let mut live = match &*place {
             Some(live) => live.clone(),
-            None => self.connect(&mut state).await?,
+            None => self.connect(&mut place).await?,
         };
         let deadline = Deadline::at(self.runtime.now() + patience + self.options.command_timeout);
         let answer = self.runtime.within(deadline, command.query_async(&mut live)).await;
@@ -300,7 +302,7 @@ impl Link {
             None => Lost::Silent,
         };
         if lost.ends_connection() {
-            state.live = None;
+            *place = None;
         }
         Err(lost.into_error(Sent::Harmless))
     }

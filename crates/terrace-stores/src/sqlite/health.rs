@@ -158,7 +158,7 @@ fn pool(shared: &Shared) -> Inspection {
     let vitals = &shared.vitals;
     let size = vitals.readers.load(Relaxed) + vitals.writers.load(Relaxed);
     let available = size.saturating_sub(vitals.busy.load(Relaxed));
-    let waiting = shared.reads.len() + shared.writes.len();
+    let waiting = shared.reads.counts().waiting.parts + shared.writes.counts().waiting.parts;
     Inspection::of(PartKind::Pool, "pool")
         .gauge("pool_size", size as u64, Unit::Count)
         .gauge("pool_available", available as u64, Unit::Count)

@@ -1,7 +1,6 @@
 //! What callers hand to the threads.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering};
 
 use terrace_core::{
     Checkpoint, Error, Idempotency, Key, Page, Position, Read, Receipt, Result, Scan, Write,
@@ -38,16 +37,6 @@ pub(super) enum ReadJob {
 }
 
 impl ReadJob {
-    /// Whether nobody waits for the answer any more.
-    pub(super) fn is_moot(&self) -> bool {
-        match self {
-            Self::Keys { reply, .. } => reply.is_closed(),
-            Self::Scan { reply, .. } => reply.is_closed(),
-            Self::Log { reply, .. } => reply.is_closed(),
-            Self::Checkpoint { reply, .. } => reply.is_closed(),
-        }
-    }
-
     /// Answers whoever waits with this error.
     pub(super) fn refuse(self, error: Error) {
         match self {
@@ -63,7 +52,6 @@ impl ReadJob {
 #[derive(Debug)]
 pub(super) struct WriteJob {
     pub(super) task: Task,
-    pub(super) claim: Arc<Claim>,
     pub(super) reply: Reply<Vec<Receipt>>,
 }
 
@@ -77,34 +65,4 @@ pub(super) enum Task {
         epoch: Option<u64>,
     },
     Follow(Follow),
-}
-
-/// Decides between the writer, who takes a job up, and its caller, who gives it up: the first to
-/// come is right, so that "nothing was changed" is never a guess.
-#[derive(Debug, Default)]
-pub(super) struct Claim(AtomicU8);
-
-impl Claim {
-    const WAITING: u8 = 0;
-    const TAKEN: u8 = 1;
-    const GIVEN_UP: u8 = 2;
-
-    /// The writer takes the job up; `false` when its caller gave it up.
-    pub(super) fn take(&self) -> bool {
-        self.settle(Self::TAKEN)
-    }
-
-    /// The caller gives the job up; `false` when the writer has taken it.
-    pub(super) fn give_up(&self) -> bool {
-        self.settle(Self::GIVEN_UP)
-    }
-
-    fn settle(&self, to: u8) -> bool {
-        let order = Ordering::AcqRel;
-        match self.0.compare_exchange(Self::WAITING, to, order, Ordering::Acquire) {
-            Ok(_) => true,
-            // Taking twice is one taking: a group that is split is taken job by job again.
-            Err(already) => already == to,
-        }
-    }
 }

@@ -1,12 +1,12 @@
 //! One thread with one connection, for work that is not on the path of every request.
 
+use std::fmt;
 use std::path::PathBuf;
-use std::sync::mpsc;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 
 use rusqlite::Connection;
-use terrace_core::{Error, ErrorKind, Result};
+use terrace_core::{Error, ErrorKind, Line, Load, Refused, Result};
 use tokio::sync::oneshot;
 
 use super::connect;
@@ -16,9 +16,8 @@ use super::options::SqliteOptions;
 type Job = Box<dyn FnOnce(&mut Connection) + Send>;
 
 /// Runs jobs in the order they came. Ends, after what was accepted, when it is closed or dropped.
-#[derive(Debug)]
 pub(super) struct Lane {
-    jobs: Mutex<Option<mpsc::SyncSender<Job>>>,
+    jobs: Arc<Line<Job>>,
     thread: Mutex<Option<JoinHandle<()>>>,
     path: PathBuf,
 }
@@ -29,22 +28,22 @@ impl Lane {
 
     pub(super) fn start(options: &SqliteOptions, name: &str) -> Result<Self> {
         let mut connection = connect::another(options)?;
-        let (jobs, queue) = mpsc::sync_channel::<Job>(Self::WAITING);
-        let thread = thread::Builder::new().name(name.to_owned()).spawn(move || {
-            for job in queue {
-                job(&mut connection);
+        let jobs = Arc::new(Line::<Job>::new(Load::parts(Self::WAITING), 0));
+        let line = Arc::clone(&jobs);
+        let work = move || {
+            line.serve(Load::parts(1), |jobs| {
+                jobs.drain(..).for_each(|job| job(&mut connection));
                 // A job that failed half way leaves no transaction to the next one.
                 if !connection.is_autocommit() {
                     let _nothing_more_can_be_done = connection.execute_batch("ROLLBACK");
                 }
-            }
-        });
-        let thread = thread.map_err(|error| {
+            });
+        };
+        let thread = thread::Builder::new().name(name.to_owned()).spawn(work).map_err(|error| {
             let message = "a thread could not be started; raise the limit on processes";
             Error::new(ErrorKind::Unavailable, message).caused_by(error)
         })?;
-        let (jobs, thread) = (Mutex::new(Some(jobs)), Mutex::new(Some(thread)));
-        Ok(Self { jobs, thread, path: options.path.clone() })
+        Ok(Self { jobs, thread: Mutex::new(Some(thread)), path: options.path.clone() })
     }
 
     pub(super) fn path(&self) -> &PathBuf {
@@ -60,24 +59,40 @@ impl Lane {
         let job: Job = Box::new(move |connection| {
             let _nobody_waits = reply.send(work(connection));
         });
-        let jobs = self.jobs.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let jobs = jobs.ok_or_else(|| Error::new(ErrorKind::Unavailable, "the store is closed"))?;
-        jobs.try_send(job).map_err(|why| match why {
-            mpsc::TrySendError::Full(_) => {
-                Error::new(ErrorKind::Overloaded, "too much waits for this file; try again later")
-            }
-            mpsc::TrySendError::Disconnected(_) => failure::dead(),
-        })?;
+        let _ticket =
+            self.jobs.enter(job, Load { parts: 1, bytes: 0 }).map_err(|why| match why {
+                Refused::Full => Error::new(
+                    ErrorKind::Overloaded,
+                    "too much waits for this file; try again later",
+                ),
+                Refused::Closed if self.is_closed() => {
+                    Error::new(ErrorKind::Unavailable, "the store is closed")
+                }
+                Refused::Closed => failure::dead(),
+            })?;
         answer.await.unwrap_or_else(|_| Err(failure::dead()))
     }
 
     /// Takes no more and waits for what was accepted.
     pub(super) fn close(&self) {
-        drop(self.jobs.lock().unwrap_or_else(PoisonError::into_inner).take());
-        let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some(thread) = thread {
+        self.jobs.close();
+        if let Some(thread) = self.thread().take() {
             let _its_panic_was_told = thread.join();
         }
+    }
+
+    fn is_closed(&self) -> bool {
+        self.thread().is_none()
+    }
+
+    fn thread(&self) -> MutexGuard<'_, Option<JoinHandle<()>>> {
+        self.thread.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl fmt::Debug for Lane {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Lane").field("path", &self.path).finish_non_exhaustive()
     }
 }
 

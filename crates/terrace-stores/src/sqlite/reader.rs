@@ -7,8 +7,8 @@ use std::time::Duration;
 use rusqlite::types::ValueRef;
 use rusqlite::{Connection, Row, Statement};
 use terrace_core::{
-    Error, Key, LogPosition, Logged, Origin, Page, Position, Proof, Read, Record, Result, Scan,
-    Standing, Timestamp, Value, Version, history,
+    Error, Key, Load, LogPosition, Logged, Origin, Page, Position, Proof, Read, Record, Result,
+    Scan, Standing, Timestamp, Value, Version, history,
 };
 
 use super::change_log::Part;
@@ -45,8 +45,8 @@ pub(super) fn run_shared(shared: &Shared, connection: &Connection) {
         Ok(reader) => reader,
         Err(error) => return tracing::error!(%error, "a SQLite reader cannot start"),
     };
-    let mut jobs = Vec::new();
-    while shared.reads.take(&mut jobs, shared.options.max_read_batch) {
+    let (mut jobs, most) = (Vec::new(), Load::parts(shared.options.max_read_batch));
+    while shared.reads.wait_and_take(&mut jobs, most) {
         shared.vitals.measured(shared, Role::Reader, || reader.serve(&mut jobs));
     }
 }
@@ -54,7 +54,7 @@ pub(super) fn run_shared(shared: &Shared, connection: &Connection) {
 /// Serves each read on a connection that is opened for it, until the queue is closed and empty.
 pub(super) fn run_per_request(shared: &Shared) {
     let mut jobs = Vec::new();
-    while shared.reads.take(&mut jobs, 1) {
+    while shared.reads.wait_and_take(&mut jobs, Load::parts(1)) {
         shared.vitals.measured(shared, Role::Reader, || {
             let connection = match connect::another(&shared.options) {
                 Ok(connection) => connection,
@@ -102,7 +102,7 @@ impl<'c> Reader<'c> {
             }
         };
         let seen = Seen { standing, reached };
-        for job in jobs.drain(..).filter(|job| !job.is_moot()) {
+        for job in jobs.drain(..) {
             match job {
                 ReadJob::Keys { keys, epoch, asked, reply } => {
                     let answer = self.check(epoch).and_then(|()| self.keys(&keys, asked, &seen));

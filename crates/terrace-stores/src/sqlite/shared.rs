@@ -7,17 +7,16 @@ use std::thread;
 use std::time::Duration;
 
 use terrace_core::{
-    Deadline, Durability, Error, ErrorKind, Histories, LogPosition, Outcome, Position, Receipt,
-    Result, Runtime, Token, Version,
+    Deadline, Durability, Error, ErrorKind, Histories, Line, Load, LogPosition, Outcome, Position,
+    Receipt, Refused, Result, Runtime, Token, Version,
 };
 use tokio::sync::{oneshot, watch};
 
 use super::connect::Engine;
 use super::failure;
 use super::health::{FileIdentity, Vitals};
-use super::job::{Claim, ReadJob, Reply, Task, WriteJob};
+use super::job::{ReadJob, Reply, Task, WriteJob};
 use super::options::SqliteOptions;
-use super::queue::{Queue, Refused};
 
 /// How long a client is asked to wait when a queue is full.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
@@ -37,8 +36,8 @@ pub(super) struct Shared {
     pub(super) engine: Engine,
     pub(super) durability: Durability,
     pub(super) file: FileIdentity,
-    pub(super) reads: Queue<ReadJob>,
-    pub(super) writes: Queue<WriteJob>,
+    pub(super) reads: Line<ReadJob>,
+    pub(super) writes: Line<WriteJob>,
     pub(super) vitals: Vitals,
     /// Whether the owner closed or dropped the store, so that threads end in good order.
     pub(super) closing: AtomicBool,
@@ -67,7 +66,9 @@ impl Shared {
     ) -> Result<T> {
         deadline.check(self.runtime.now())?;
         let (reply, answer) = oneshot::channel();
-        self.reads.push(job(reply), bytes).map_err(|why| self.refused(why))?;
+        let load = Load { parts: 1, bytes };
+        // Whoever goes away takes its job along.
+        let _ticket = self.reads.enter(job(reply), load).map_err(|why| self.refused(why))?;
         match self.runtime.within(deadline, answer).await {
             Some(Ok(result)) => result,
             Some(Err(_)) => Err(failure::dead()),
@@ -84,13 +85,12 @@ impl Shared {
     ) -> Result<Vec<Receipt>> {
         deadline.check(self.runtime.now())?;
         let (reply, mut answer) = oneshot::channel();
-        let claim = Arc::new(Claim::default());
-        let job = WriteJob { task, claim: Arc::clone(&claim), reply };
-        self.writes.push(job, bytes).map_err(|why| self.refused(why))?;
+        let (job, load) = (WriteJob { task, reply }, Load { parts: 1, bytes });
+        let (mut ticket, _) = self.writes.enter(job, load).map_err(|why| self.refused(why))?;
         match self.runtime.within(deadline, &mut answer).await {
             Some(Ok(result)) => result,
-            Some(Err(_)) if claim.give_up() => Err(failure::dead()),
-            None if claim.give_up() => Err(Deadline::exceeded()),
+            // Nothing was changed: the writer takes a job only when it begins with it.
+            None if ticket.leave().is_some() => Err(Deadline::exceeded()),
             Some(Err(_)) | None => {
                 answer.try_recv().unwrap_or_else(|_| Err(failure::outcome_unknown()))
             }
@@ -158,8 +158,17 @@ impl Drop for Ending {
         let left = self.shared.vitals.ended(self.role);
         if left == 0 {
             match self.role {
-                Role::Reader => self.shared.reads.abandon(),
-                Role::Writer => self.shared.writes.abandon(),
+                Role::Reader => {
+                    self.shared
+                        .reads
+                        .abandon()
+                        .into_iter()
+                        .for_each(|job| job.refuse(failure::dead()));
+                }
+                Role::Writer => {
+                    let left = self.shared.writes.abandon();
+                    left.into_iter().for_each(|job| drop(job.reply.send(Err(failure::dead()))));
+                }
             }
         }
         if !self.shared.closing.load(Ordering::Acquire) {

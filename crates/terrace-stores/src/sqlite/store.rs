@@ -8,8 +8,8 @@ use std::time::Instant;
 
 use terrace_core::{
     BoxFuture, Deadline, Error, ErrorKind, Generation, Generations, Histories, Inspection, Key,
-    Node, NodeState, Page, Position, Proof, Read, ReadOptions, Receipt, Result, Runtime, Scan,
-    Sequence, Standing, Store, Token, Unit, Write, WriteOptions,
+    Line, Load, Node, NodeState, Page, Position, Proof, Read, ReadOptions, Receipt, Result,
+    Runtime, Scan, Sequence, Standing, Store, Token, Unit, Write, WriteOptions,
 };
 use terrace_core::{Change, Precondition, node};
 use tokio::sync::watch;
@@ -21,7 +21,6 @@ use super::job::{ReadJob, Task};
 use super::lane::Lane;
 use super::log::SqliteLog;
 use super::options::{Connections, SqliteOptions};
-use super::queue::Queue;
 use super::shared::{Role, Shared, start};
 use super::{connect, failure, health, reader, schema, writer};
 
@@ -73,6 +72,8 @@ impl SqliteStore {
             false => None,
         };
         drop(turn);
+        let bytes = options.max_queued_bytes;
+        let limit = |parts| Load { parts, bytes };
         let durability = engine.durability();
         let shared = Arc::new(Shared {
             histories: Arc::new(Histories::new(standing)),
@@ -80,8 +81,8 @@ impl SqliteStore {
             committed: watch::Sender::new(0),
             durability,
             file: FileIdentity::of(&options.path),
-            reads: Queue::new(options.max_queued_reads, options.max_queued_bytes),
-            writes: Queue::new(options.max_queued_writes, options.max_queued_bytes),
+            reads: Line::new(limit(options.max_queued_reads), 0),
+            writes: Line::new(limit(options.max_queued_writes), 0),
             vitals: Vitals::new(runtime.now()),
             closing: AtomicBool::new(false),
             living: watch::Sender::new(0),

@@ -5,7 +5,7 @@
 //! Database Systems", SIGMOD 1984, section 5.2, without its timer).
 
 use rusqlite::Connection;
-use terrace_core::{Error, Origin, Outcome, Receipt, Result, Sequence};
+use terrace_core::{Error, Load, Origin, Outcome, Receipt, Result, Sequence};
 
 use super::apply::{Moment, Statements};
 use super::idempotency::{self, Results};
@@ -16,15 +16,13 @@ use super::{connect, failure};
 /// Expired rows removed for each new one, so that collecting keeps up and is never a long pause.
 const COLLECT_FACTOR: usize = 2;
 
-/// Writes on the kept connection until the queue is closed and empty.
+/// Writes on the kept connection until the line is closed and empty.
 pub(super) fn run_shared(shared: &Shared, connection: &Connection) {
     match Writer::new(shared, connection) {
         Ok(mut writer) => {
-            let mut jobs = Vec::new();
-            while shared.writes.take(&mut jobs, shared.options.max_group) {
-                shared.vitals.measured(shared, Role::Writer, || {
-                    writer.commit(&mut jobs, shared.options.max_group)
-                });
+            while shared.writes.wait() {
+                let most = shared.options.max_group;
+                shared.vitals.measured(shared, Role::Writer, || writer.commit_next(most));
             }
         }
         Err(error) => return tracing::error!(%error, "the SQLite writer cannot start"),
@@ -32,19 +30,18 @@ pub(super) fn run_shared(shared: &Shared, connection: &Connection) {
     checkpoint(connection);
 }
 
-/// Writes each batch on a connection opened for it, until the queue is closed and empty. `anchor`
+/// Writes each batch on a connection opened for it, until the line is closed and empty. `anchor`
 /// stays open meanwhile, or each close would be the last one and would end the log with it.
 pub(super) fn run_per_request(shared: &Shared, anchor: &Connection) {
-    let mut jobs = Vec::new();
-    while shared.writes.take(&mut jobs, 1) {
+    while shared.writes.wait() {
         shared.vitals.measured(shared, Role::Writer, || {
             let connection = match connect::another(&shared.options) {
                 Ok(connection) => connection,
-                Err(error) => return refuse(shared, &mut jobs, &error),
+                Err(error) => return refuse_next(shared, 1, &error),
             };
             match Writer::new(shared, &connection) {
-                Ok(mut writer) => writer.commit(&mut jobs, 1),
-                Err(error) => refuse(shared, &mut jobs, &failure::of(error)),
+                Ok(mut writer) => writer.commit_next(1),
+                Err(error) => refuse_next(shared, 1, &failure::of(error)),
             }
         });
     }
@@ -66,21 +63,26 @@ impl<'c> Writer<'c> {
         })
     }
 
-    /// Applies all jobs in one transaction, with those that arrive meanwhile up to `most`, and
-    /// answers them after its COMMIT.
-    fn commit(&mut self, jobs: &mut Vec<WriteJob>, most: usize) {
+    /// Applies the jobs that wait in one transaction, with those that arrive meanwhile up to `most`,
+    /// and answers them after its COMMIT.
+    fn commit_next(&mut self, most: usize) {
         if !self.shared.file.is_there() {
-            return refuse(self.shared, jobs, &failure::gone());
-        }
-        jobs.retain(|job| !job.reply.is_closed());
-        if jobs.is_empty() {
-            return;
+            return refuse_next(self.shared, most, &failure::gone());
         }
         if let Err(error) = self.statements.begin() {
-            return refuse(self.shared, jobs, &failure::of(error));
+            return refuse_next(self.shared, most, &failure::of(error));
         }
         // Only now, past the wait for the file's lock, can a caller no longer give its job up.
-        jobs.retain(|job| !job.reply.is_closed() && job.claim.take());
+        let mut jobs = Vec::new();
+        self.shared.writes.take(&mut jobs, Load::parts(most));
+        match jobs.is_empty() {
+            true => self.roll_back_if_open(),
+            false => self.commit(&mut jobs, most),
+        }
+    }
+
+    /// Applies jobs in the transaction that has begun, and ends it.
+    fn commit(&mut self, jobs: &mut Vec<WriteJob>, most: usize) {
         let mut results = Vec::with_capacity(jobs.len());
         match self.fill(jobs, most, &mut results) {
             Ok(()) => {
@@ -92,7 +94,10 @@ impl<'c> Writer<'c> {
             Err(_) if jobs.len() > 1 => {
                 self.roll_back_if_open();
                 for job in jobs.drain(..) {
-                    self.commit(&mut vec![job], 1);
+                    match self.statements.begin() {
+                        Ok(()) => self.commit(&mut vec![job], 1),
+                        Err(error) => refuse(self.shared, &mut vec![job], &failure::of(error)),
+                    }
                 }
             }
             Err(error) => {
@@ -142,9 +147,7 @@ impl<'c> Writer<'c> {
     fn join(&self, jobs: &mut Vec<WriteJob>, most: usize) {
         let room = most.saturating_sub(jobs.len());
         if room > 0 {
-            let mut more = Vec::new();
-            self.shared.writes.take_now(&mut more, room);
-            jobs.extend(more.into_iter().filter(|job| !job.reply.is_closed() && job.claim.take()));
+            self.shared.writes.take(jobs, Load::parts(room));
         }
     }
 
@@ -218,6 +221,13 @@ impl<'c> Writer<'c> {
 /// Whether a write left, or may have left, a tombstone.
 fn is_gone(outcome: Outcome) -> bool {
     matches!(outcome, Outcome::Deleted | Outcome::Absent)
+}
+
+/// Refuses those that would be in the next group.
+fn refuse_next(shared: &Shared, most: usize, error: &Error) {
+    let mut jobs = Vec::new();
+    shared.writes.take(&mut jobs, Load::parts(most));
+    refuse(shared, &mut jobs, error);
 }
 
 fn refuse(shared: &Shared, jobs: &mut Vec<WriteJob>, error: &Error) {

@@ -2,7 +2,7 @@
 
 use rusqlite::Connection;
 use terrace_core::{
-    Appended, DeadLetter, Error, JournalEntry, Progress, Result, Sequence, Settled,
+    Appended, DeadLetter, Error, JournalEntry, Load, Progress, Result, Sequence, Settled,
 };
 
 use super::steps::Steps;
@@ -34,16 +34,15 @@ pub(super) enum Work {
 /// An answer that waits for the COMMIT.
 type Answer = Box<dyn FnOnce(Option<Error>) + Send>;
 
-/// Works until the queue is closed and empty.
+/// Works until the line is closed and empty.
 pub(super) fn run(shared: &Shared, connection: &Connection) {
-    let mut jobs = Vec::new();
-    while shared.jobs.take(&mut jobs, MOST) {
+    shared.jobs.serve(Load::parts(MOST), |jobs| {
         let (reads, writes): (Vec<_>, Vec<_>) = jobs.drain(..).partition(is_read);
         if !writes.is_empty() {
             transact(shared, connection, writes);
         }
         reads.into_iter().for_each(|job| look(shared, connection, job));
-    }
+    });
     let _ = connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()));
 }
 

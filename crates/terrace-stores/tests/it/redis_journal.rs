@@ -104,7 +104,10 @@ async fn a_killed_server_keeps_what_it_acknowledged() {
     server.kill();
     let refused = journal.append(vec![put("lost")]).await.expect_err("nobody is there");
     assert!(matches!(refused.kind(), ErrorKind::Unavailable | ErrorKind::OutcomeUnknown));
-    assert_eq!(journal.inspect().await.status, Status::Down);
+    journal.inspect().await;
+    let tree = journal.inspect().await;
+    assert_eq!((tree.status, tree.number("breaker_opened")), (Status::Down, Some(1)));
+    assert!(tree.number("breaker_refused") >= Some(1), "it is left alone for a moment");
     server.restart().await.expect("Redis starts again");
     let after = loop {
         if let Ok(after) = journal.append(vec![put("c")]).await {

@@ -108,7 +108,7 @@ async fn occupied(store: &Arc<SqliteStore>) -> tokio::task::JoinHandle<Result<Re
         let store = Arc::clone(store);
         background(async move { store.put(key("first"), value("x")).await })
     };
-    inspected(store, |tree| available(tree) < idle && waiting(tree) == 0).await;
+    inspected(store, |tree| available(tree) < idle && waiting(tree) == 1).await;
     first
 }
 

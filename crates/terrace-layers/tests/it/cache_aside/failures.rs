@@ -47,11 +47,12 @@ fn is(text: &str, origin: Origin) -> (String, Origin) {
 
 /// A write is acknowledged while the cache is cut off; the cache comes back with the old entry.
 /// Answers what is read then.
-async fn read_after_a_lost_invalidation(
-    broken: impl FnOnce(CacheAside) -> CacheAside,
-) -> (String, Origin) {
+async fn read_after_a_lost_invalidation(flaw: Option<CacheFlaw>) -> (String, Origin) {
     let mut stack = stack(restless());
-    stack.store = broken(stack.store);
+    if let Some(flaw) = flaw {
+        let cache = Arc::new(BrokenCache::new(stack.cut.clone(), flaw));
+        stack.store = over(Arc::default(), cache, restless());
+    }
     let key = key("a");
     stack.put(&key, "old").await;
     stack.read(&key).await;
@@ -63,14 +64,13 @@ async fn read_after_a_lost_invalidation(
 
 #[tokio::test(start_paused = true)]
 async fn what_was_cached_before_a_lost_invalidation_is_not_believed() {
-    let read = read_after_a_lost_invalidation(|store| store).await;
+    let read = read_after_a_lost_invalidation(None).await;
     assert_eq!(read, is("new", Origin::PRIMARY));
 }
 
-#[cfg(feature = "mutants")]
 #[tokio::test(start_paused = true)]
 async fn a_forgotten_invalidation_is_caught() {
-    let read = read_after_a_lost_invalidation(CacheAside::forgetting).await;
+    let read = read_after_a_lost_invalidation(Some(CacheFlaw::HidesFailures)).await;
     assert_eq!(read, is("old", Origin::FAR));
 }
 
@@ -130,6 +130,33 @@ async fn a_silent_cache_costs_a_bounded_wait_and_then_none() {
     stack.put(&key, "new").await;
     assert_eq!(clock.now() - begun, Duration::from_millis(500), "a write tells it all the same");
     assert_eq!(stack.raises().await, 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_breaker_decides_which_read_asks_the_cache() {
+    let stack = stack(CacheAsideOptions::default());
+    let key = key("a");
+    stack.put(&key, "1").await;
+    stack.read(&key).await;
+    stack.cut.set(Mode::Silent);
+    assert_eq!(stack.read(&key).await, is("1", Origin::PRIMARY));
+    stack.cut.set(Mode::Up);
+    assert_eq!(stack.read(&key).await.1, Origin::PRIMARY, "it is left alone");
+    assert_eq!(stack.store.inspect().await.status, Status::Degraded);
+    sleep(CacheAsideOptions::default().rest * 2).await;
+    stack.cut.set(Mode::Silent);
+    let reads = tokio::join!(stack.read(&key), stack.read(&key));
+    assert_eq!((reads.0.1, reads.1.1), (Origin::PRIMARY, Origin::PRIMARY));
+    let tree = stack.store.inspect().await;
+    let figure = |name| tree.number(name).unwrap();
+    assert_eq!(figure("breaker_opened"), 1);
+    assert_eq!(figure("breaker_probes"), 1, "one of the two");
+    assert_eq!(figure("breaker_refused"), 2);
+    sleep(CacheAsideOptions::default().rest * 5).await;
+    stack.cut.set(Mode::Up);
+    stack.read(&key).await;
+    assert_eq!(stack.read(&key).await.1, Origin::FAR);
+    assert_eq!(stack.store.inspect().await.status, Status::Healthy);
 }
 
 #[tokio::test(start_paused = true)]

@@ -11,8 +11,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use futures_util::StreamExt as _;
 use futures_util::future::try_join_all;
 use futures_util::stream::{self, BoxStream};
-use terrace_core::Task;
-use terrace_core::testkit::{FaultRates, FaultyCache, FaultyGenerations, FaultyStore};
+use terrace_core::testkit::{
+    BrokenCache, BrokenStore, CacheFlaw, FaultRates, FaultyCache, FaultyGenerations, FaultyStore,
+    StoreFlaw,
+};
+use terrace_core::{Cache, Task};
 
 use super::*;
 
@@ -24,13 +27,9 @@ const STEPS: u64 = 60;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Variant {
     Sound,
-    #[cfg(feature = "mutants")]
     NaiveCache,
-    #[cfg(feature = "mutants")]
     InvalidatingFirst,
-    #[cfg(feature = "mutants")]
     Forgetting,
-    #[cfg(feature = "mutants")]
     WithoutNumbers,
 }
 
@@ -59,8 +58,8 @@ impl Invalidations for FaultyFeed {
                     return Some((notice, (notices, inner, runtime)));
                 }
                 match runtime.random() % 100 {
-                    0..5 => {}
-                    5..7 => {
+                    0..30 => {}
+                    30..32 => {
                         runtime.sleep(Duration::from_millis(runtime.random() % 50)).await;
                         return Some((Notice::Disconnected, (inner.subscribe(), inner, runtime)));
                     }
@@ -80,26 +79,35 @@ fn rates(unknown: u64) -> FaultRates {
 async fn build(
     variant: Variant,
     cache: &Arc<MemoryCache>,
+    naive: &Arc<BrokenCache>,
     database: &Arc<MemoryStore>,
     runtime: &Runtime,
 ) -> Instance {
     let generations = FaultyGenerations::new(database.clone(), rates(0), runtime.clone());
     let generations = Arc::new(generations.await.unwrap());
     let database = FaultyStore::new(database.clone(), rates(10), runtime.clone());
-    let faulty = FaultyCache::new(cache.clone(), rates(0), runtime.clone());
-    let options = CacheAsideOptions { rest: Duration::from_millis(2), ..Default::default() };
-    let (database, faulty) = (Arc::new(database), Arc::new(faulty));
-    let far = CacheAside::new(database, faulty, generations.clone(), options, runtime.clone());
-    let far = match variant {
-        #[cfg(feature = "mutants")]
-        Variant::InvalidatingFirst => far.invalidating_first(),
-        #[cfg(feature = "mutants")]
-        Variant::Forgetting => far.forgetting(),
-        _ => far,
+    let kept: Arc<dyn Cache> = match variant {
+        Variant::NaiveCache => Arc::clone(naive) as _,
+        _ => cache.clone(),
     };
+    let faulty = FaultyCache::new(kept, rates(0), runtime.clone());
+    let options = CacheAsideOptions { rest: Duration::from_millis(2), ..Default::default() };
+    let (database, faulty): (Arc<dyn Store>, Arc<dyn Cache>) =
+        (Arc::new(database), Arc::new(faulty));
+    let (database, faulty) = match variant {
+        Variant::InvalidatingFirst => {
+            let flaw = StoreFlaw::InvalidatesFirst(faulty.clone());
+            let deaf = BrokenCache::new(faulty, CacheFlaw::IgnoresInvalidations);
+            (Arc::new(BrokenStore::new(database, flaw)) as _, Arc::new(deaf) as _)
+        }
+        Variant::Forgetting => {
+            (database, Arc::new(BrokenCache::new(faulty, CacheFlaw::HidesFailures)) as _)
+        }
+        _ => (database, faulty),
+    };
+    let far = CacheAside::new(database, faulty, generations.clone(), options, runtime.clone());
     let make: Make = match variant {
-        #[cfg(feature = "mutants")]
-        Variant::WithoutNumbers => NearCache::without_numbers,
+        Variant::WithoutNumbers => without_gaps,
         _ => NearCache::new,
     };
     let feed = FaultyFeed { inner: cache.clone(), runtime: runtime.clone() };
@@ -180,13 +188,9 @@ async fn converges(instance: &Instance, database: &MemoryStore) -> Result<(), St
 async fn run(variant: Variant, seed: u64, hits: &AtomicU64) -> Result<(), String> {
     let runtime = Runtime::seeded(seed);
     let cache = MemoryCache::new(Default::default(), runtime.clone());
-    let cache = match variant {
-        #[cfg(feature = "mutants")]
-        Variant::NaiveCache => cache.naive(),
-        _ => cache,
-    };
     let (cache, database) = (Arc::new(cache), Arc::new(MemoryStore::new(runtime.clone())));
-    let build = async || Arc::new(build(variant, &cache, &database, &runtime).await);
+    let naive = Arc::new(BrokenCache::new(cache.clone(), CacheFlaw::Naive));
+    let build = async || Arc::new(build(variant, &cache, &naive, &database, &runtime).await);
     let instances = [build().await, build().await];
     let clients = (0..TASKS).map(|_| client(instances.clone(), runtime.clone()));
     try_join_all(clients).await?;
@@ -220,7 +224,6 @@ fn an_acknowledged_write_is_seen_whatever_fails() {
     assert_eq!(first_violation(Variant::Sound, 0..200), None);
 }
 
-#[cfg(feature = "mutants")]
 #[test]
 fn every_broken_variant_is_caught() {
     for variant in [

@@ -28,6 +28,8 @@ struct Server {
     state: Mutex<NodeState>,
     /// What its answers show, where that is not what it says of itself.
     shows: Mutex<Option<NodeState>>,
+    /// What it says and shows in place of the truth.
+    lie: Mutex<Option<fn(&mut NodeState)>>,
     silent: AtomicBool,
     failing: AtomicBool,
     held: watch::Sender<bool>,
@@ -98,6 +100,11 @@ impl Servers {
         *self.0[number].shows.lock().unwrap() = Some(shown);
     }
 
+    /// It says and shows this from now on, whatever is true.
+    pub(super) fn lie(&self, number: usize, lie: fn(&mut NodeState)) {
+        *self.0[number].lie.lock().unwrap() = Some(lie);
+    }
+
     pub(super) fn silence(&self, number: usize, silent: bool) {
         self.0[number].silent.store(silent, Ordering::SeqCst);
     }
@@ -156,6 +163,7 @@ impl Server {
             memory,
             state: Mutex::new(state),
             shows: Mutex::default(),
+            lie: Mutex::default(),
             silent: AtomicBool::new(false),
             failing: AtomicBool::new(false),
             held: watch::Sender::new(false),
@@ -172,7 +180,15 @@ impl Server {
             return Err(Error::new(ErrorKind::Unavailable, "the test says so"));
         }
         let shows = self.shows.lock().unwrap().clone();
-        Ok(shows.unwrap_or_else(|| self.state.lock().unwrap().clone()))
+        Ok(shows.unwrap_or_else(|| self.said()))
+    }
+
+    fn said(&self) -> NodeState {
+        let mut state = self.state.lock().unwrap().clone();
+        if let Some(lie) = *self.lie.lock().unwrap() {
+            lie(&mut state);
+        }
+        state
     }
 
     /// What it proves when it answers in this state.
@@ -188,7 +204,7 @@ impl Node for Server {
             if self.silent.load(Ordering::SeqCst) {
                 std::future::pending::<()>().await;
             }
-            let state = self.state.lock().unwrap().clone();
+            let state = self.said();
             let Some(memory) = &self.memory else { return Ok(state) };
             // As its answers show it.
             let reads = memory.read(&[Key::new("any")?], &ReadOptions::default()).await?;

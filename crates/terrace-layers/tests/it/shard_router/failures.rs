@@ -58,6 +58,27 @@ async fn an_instance_starts_while_a_shard_is_down_and_finds_it_later() {
     router.put(keys[2].clone(), value("v")).await.unwrap();
 }
 
+#[tokio::test(start_paused = true)]
+async fn the_breaker_decides_when_a_shard_is_looked_at() {
+    let runtime = Runtime::system();
+    let shards = Shards::of(2, &runtime);
+    let router = shards.router(2, &runtime).await;
+    shards.shard(1).set_down(true);
+    // The router looks about once a second; a pause may be a little longer than that.
+    runtime.sleep(std::time::Duration::from_secs(20)).await;
+    let figures = async |names: [&str; 3]| {
+        let tree = router.inspect().await;
+        names.map(|name| tree.children[1].number(name).unwrap())
+    };
+    let names = ["breaker_opened", "breaker_probes", "breaker_refused"];
+    let [opened, probes, refused] = figures(names).await;
+    assert_eq!(opened, 1);
+    assert!(probes > 5 && refused > 0, "{probes} and {refused}");
+    shards.shard(1).set_down(false);
+    runtime.sleep(std::time::Duration::from_secs(3)).await;
+    assert_eq!(router.inspect().await.status, Status::Healthy);
+}
+
 #[tokio::test]
 async fn a_new_set_is_not_founded_without_all_of_its_shards() {
     let runtime = Runtime::system();

@@ -2,11 +2,12 @@
 
 use std::time::Duration;
 
+use futures_util::FutureExt as _;
 use terrace_core::testkit::key;
 use terrace_core::{Cache, ErrorKind, Runtime, Status, Version};
 use terrace_stores::{RedisCache, RedisCacheOptions};
 
-use super::{Private, cache, fill, hit, lease, live, until};
+use super::{Private, cache, fill, hit, lease, live, offer, until};
 
 async fn get_kind(cache: &RedisCache) -> ErrorKind {
     cache.get(&[key("a")]).await.expect_err("no connection").kind()
@@ -70,6 +71,34 @@ async fn a_silent_server_costs_one_timeout_and_not_one_a_call() {
     live(&cache).await;
     // The same process with the same memory is believed.
     assert_eq!(hit(&cache, &key("a")).await, Some(1));
+}
+
+/// Not even in the line in which they wait while the server stands still.
+#[tokio::test]
+async fn fills_that_nobody_waits_for_are_not_kept() {
+    let private = Private::start().await;
+    let options =
+        RedisCacheOptions { command_timeout: Duration::from_secs(30), ..private.options() };
+    let cache = cache(options).await;
+    let key = key("a");
+    let lease = lease(&cache, &key).await;
+    private.server.pause();
+    // Both lanes are under way from now on.
+    let mut sent = (0..2).map(|_| cache.fill(vec![offer(&key, lease, 1)]));
+    let (mut one, mut two) = (sent.next().unwrap(), sent.next().unwrap());
+    for sent in [&mut one, &mut two] {
+        assert!(sent.now_or_never().is_none());
+        for _ in 0..10 {
+            tokio::task::yield_now().await;
+        }
+    }
+    for _ in 0..100 {
+        assert!(cache.fill(vec![offer(&key, lease, 1)]).now_or_never().is_none());
+    }
+    assert_eq!(cache.inspect().await.number("waiting_bytes"), Some(0));
+    private.server.resume();
+    one.await.unwrap();
+    two.await.unwrap();
 }
 
 #[tokio::test]

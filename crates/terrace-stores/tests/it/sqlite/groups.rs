@@ -23,7 +23,7 @@ async fn callers_who_wait_together_share_a_commit() {
             background(async move { store.put(key(format!("k{number}")), value("x")).await })
         })
         .collect();
-    inspected(&store, |tree| waiting(tree) == 200).await;
+    inspected(&store, |tree| waiting(tree) == 201).await;
     other.execute_batch("COMMIT").unwrap();
     first.await.unwrap().unwrap();
     let mut versions = Vec::new();
@@ -63,7 +63,7 @@ async fn one_is_refused(how: &str) {
             })
         })
         .collect();
-    inspected(&store, |tree| waiting(tree) == 5).await;
+    inspected(&store, |tree| waiting(tree) == 6).await;
     other.execute_batch("COMMIT").unwrap();
     first.await.unwrap().unwrap();
     for (name, writer) in names.into_iter().zip(writers) {

@@ -20,7 +20,7 @@ fn within(time: Duration) -> WriteOptions {
 async fn a_full_queue_refuses_and_says_when_to_come_back() {
     for connections in [Connections::default(), Connections::PerRequest] {
         let database = Database::new();
-        let options = SqliteOptions { max_queued_writes: 2, connections, ..database.options() };
+        let options = SqliteOptions { max_queued_writes: 3, connections, ..database.options() };
         let store = database.open_with(options);
         let other = database.by_hand();
         other.execute_batch("BEGIN IMMEDIATE").unwrap();
@@ -30,7 +30,7 @@ async fn a_full_queue_refuses_and_says_when_to_come_back() {
         };
         let first = occupied(&store).await;
         let more = [put("b"), put("c")];
-        inspected(&store, |tree| waiting(tree) == 2).await;
+        inspected(&store, |tree| waiting(tree) == 3).await;
         let error = store.put(key("d"), value("x")).await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Overloaded);
         assert!(error.wait().is_some());
@@ -131,7 +131,7 @@ async fn closed_is_closed_for_every_call_and_finishes_what_was_accepted() {
             background(async move { store.put(key(format!("k{number}")), value("x")).await })
         })
         .collect();
-    inspected(&store, |tree| waiting(tree) == 20).await;
+    inspected(&store, |tree| waiting(tree) == 21).await;
     let closing = {
         let store = Arc::clone(&store);
         background(async move { store.close().await })

@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
-use terrace_core::testkit::{key, value};
+use terrace_core::testkit::{BrokenCache, CacheFlaw, key, value};
 use terrace_core::{
-    Cache as _, Key, Lookup, MemoryCache, MemoryCacheOptions, Origin, ReadOptions, Runtime,
+    Cache, Key, Lookup, MemoryCache, MemoryCacheOptions, Origin, ReadOptions, Runtime,
     StoreExt as _, Token,
 };
 use terrace_layers::{CacheAside, CacheAsideOptions, ReplicaRouter};
@@ -30,7 +30,7 @@ async fn behind() -> (Field, Arc<ReplicaRouter>) {
 /// A cache of its own over the router, through which version 2 of a record was acknowledged.
 struct Behind {
     name: Key,
-    cache: Arc<MemoryCache>,
+    cache: Arc<dyn Cache>,
     store: CacheAside,
     token: Token,
 }
@@ -39,12 +39,12 @@ impl Behind {
     async fn new(
         router: &Arc<ReplicaRouter>,
         name: &str,
-        cache: MemoryCache,
+        cache: Arc<dyn Cache>,
         over_replicas: bool,
     ) -> Self {
-        let (name, cache) = (key(name), Arc::new(cache));
+        let name = key(name);
         let options = CacheAsideOptions { over_replicas, ..CacheAsideOptions::default() };
-        let (inner, far) = (Arc::clone(router), Arc::clone(&cache) as _);
+        let (inner, far) = (Arc::clone(router), Arc::clone(&cache));
         let store = CacheAside::new(inner.clone(), far, inner, options, Runtime::system());
         let token = store.put(name.clone(), value("2")).await.expect("a write").token;
         Self { name, cache, store, token }
@@ -63,8 +63,8 @@ impl Behind {
     }
 }
 
-fn cache() -> MemoryCache {
-    MemoryCache::new(MemoryCacheOptions::default(), Runtime::system())
+fn cache() -> Arc<dyn Cache> {
+    Arc::new(MemoryCache::new(MemoryCacheOptions::default(), Runtime::system()))
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -89,10 +89,8 @@ async fn replicas_that_are_behind_undo_no_write() {
     assert_eq!(behind.read(&with(&behind.token)).await, ("2".to_owned(), Origin::PRIMARY));
 
     // Without versions it is.
-    #[cfg(feature = "mutants")]
-    {
-        let behind = Behind::new(&router, "mutant", cache().naive(), false).await;
-        behind.read(&how).await;
-        assert_eq!(behind.cached().await.as_deref(), Some("1"));
-    }
+    let naive = Arc::new(BrokenCache::new(cache(), CacheFlaw::Naive));
+    let behind = Behind::new(&router, "mutant", naive, false).await;
+    behind.read(&how).await;
+    assert_eq!(behind.cached().await.as_deref(), Some("1"));
 }

@@ -43,22 +43,14 @@ async fn tokens_hop_replicas_while_replay_is_paused_and_servers_are_killed() {
     assert!(reads >= reads_wanted() && by_replicas * 4 > reads, "{by_replicas} of {reads}");
     assert_eq!(load.lost().await, 0);
     eprintln!("{reads} reads with tokens, {by_replicas} by replicas, 0 violations");
-    #[cfg(feature = "mutants")]
     a_router_that_ignores_tokens_is_caught(&field).await;
     a_replica_that_is_cut_off_is_not_up_to_date(&field, &router).await;
 }
 
 /// The same load over a router that ignores tokens.
-#[cfg(feature = "mutants")]
 async fn a_router_that_ignores_tokens_is_caught(field: &Field) {
-    use terrace_core::Runtime;
-    use terrace_layers::ReplicaRouterOptions;
-
-    let (history, members) = (Arc::clone(&field.history), field.members.clone());
-    let options = ReplicaRouterOptions::default();
-    let runtime = Runtime::system();
-    let router = ReplicaRouter::ignoring_tokens(history, members, options, runtime).await;
-    let load = Load::over(Arc::new(router));
+    let (router, flaw) = (field.router().await, testkit::StoreFlaw::IgnoresTokens);
+    let load = Load::over(Arc::new(testkit::BrokenStore::new(router, flaw)));
     let sessions = load.start();
     sql(field.standby(1), PAUSE).await;
     load.go_on(500).await;
