@@ -18,6 +18,7 @@
 
 mod apart;
 mod connect;
+mod connection;
 mod doubts;
 mod history;
 mod idempotency;

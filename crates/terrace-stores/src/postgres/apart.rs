@@ -7,7 +7,7 @@ use std::time::Duration;
 use terrace_core::{Deadline, Result, Standing, Task};
 use tokio::sync::{Mutex, oneshot};
 
-use super::connect::Connection;
+use super::connection::Connection;
 use super::history::{LookAgain, Raise};
 use super::work::{Failure, Progress, Work, Worker, unfinished};
 

@@ -11,7 +11,7 @@ use terrace_core::{Deadline, Result};
 use tokio_postgres::types::Type;
 
 use super::apart::raise;
-use super::connect::Connection;
+use super::connection::Connection;
 use super::sqlstate::Stage;
 use super::work::{Failure, Progress, Work, Worker, corrupt};
 

@@ -32,7 +32,7 @@ use tokio_postgres::error::SqlState;
 use tokio_postgres::types::Type;
 use tokio_postgres::{Client, Row, Transaction};
 
-use super::connect::Connection;
+use super::connection::Connection;
 use super::migrate::{failed, lock, run};
 use super::work::{Failure, Progress, Work, corrupt};
 

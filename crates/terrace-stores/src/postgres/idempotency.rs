@@ -9,7 +9,7 @@ use terrace_core::{
     Version,
 };
 
-use super::connect::Connection;
+use super::connection::Connection;
 use super::snapshot::Transaction;
 use super::statements::Sql;
 use super::work::{Failure, Progress, Work, Worker, corrupt};

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use terrace_core::{Deadline, Durability, ErrorKind, Inspection, Status, Unit};
 use tokio::sync::Mutex;
 
-use super::connect::Connection;
+use super::connection::Connection;
 use super::read::Ping;
 use super::work::{Failure, Progress, Work, Worker, corrupt};
 

@@ -49,7 +49,7 @@ pub use install::LogBegin;
 pub(super) use install::{change, current};
 use listener::Listener;
 
-use super::connect::{Connection, Repeated};
+use super::connection::{Connection, Repeated};
 use super::read::version;
 use super::snapshot::{self, Transaction};
 use super::statements::Moment;

@@ -10,7 +10,7 @@ use terrace_core::{Deadline, Error, ErrorKind, NodeState, Result, Role};
 use tokio::sync::Mutex;
 use tokio_postgres::types::PgLsn;
 
-use super::connect::Connection;
+use super::connection::Connection;
 use super::history;
 use super::snapshot::Snapshot;
 use super::sqlstate::{Stage, because, explain};

@@ -11,7 +11,7 @@ use terrace_core::{
 };
 use tokio_postgres::Row;
 
-use super::connect::Connection;
+use super::connection::Connection;
 use super::history;
 use super::snapshot::Snapshot;
 use super::statements::{Moment, Sql};

@@ -24,7 +24,7 @@ use terrace_core::{
 use tokio::sync::Mutex;
 use tokio_postgres::Client;
 
-use super::connect::Connection;
+use super::connection::Connection;
 use super::inspect::CountRecords;
 use super::migrate::{failed, lock, run};
 use super::sqlstate::{Stage, explain};

@@ -18,7 +18,7 @@ use std::time::Duration;
 use terrace_core::Deadline;
 use tokio_postgres::types::Type;
 
-use super::connect::Connection;
+use super::connection::Connection;
 use super::work::{Failure, Progress, Work, Worker, corrupt};
 
 /// A walk over the rows of deleted records.

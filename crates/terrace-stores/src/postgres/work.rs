@@ -7,7 +7,7 @@ use std::time::Duration;
 use terrace_core::{Deadline, Error, ErrorKind, Result, Runtime};
 
 use super::apart::Apart;
-use super::connect::Connection;
+use super::connection::Connection;
 use super::doubts::Doubts;
 use super::member::{self, Member};
 use super::pool::{Lease, Pool};

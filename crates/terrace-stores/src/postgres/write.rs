@@ -12,7 +12,7 @@ use tokio_postgres::Row;
 use tokio_postgres::error::{DbError, SqlState};
 use tokio_postgres::types::Type;
 
-use super::connect::Connection;
+use super::connection::Connection;
 use super::idempotency::{Claim, Remembered};
 use super::plan::{Placed, Plan, Puts, Rows, plan};
 use super::read::version;

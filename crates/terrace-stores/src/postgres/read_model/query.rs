@@ -7,7 +7,7 @@ use terrace_core::read_model::{Activity, Counted, Parked, Row, Rows};
 use terrace_core::{Checkpoint, Key, LogPosition, Record, Timestamp, Value};
 use tokio_postgres::types::Type;
 
-use super::super::connect::Connection;
+use super::super::connection::Connection;
 use super::super::inspect::COUNT;
 use super::super::read::version;
 use super::super::statements::Moment;

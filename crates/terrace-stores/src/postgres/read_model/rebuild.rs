@@ -4,7 +4,7 @@ use terrace_core::read_model::{Difference, Projection};
 use tokio_postgres::Row;
 use tokio_postgres::types::Type;
 
-use super::super::connect::Connection;
+use super::super::connection::Connection;
 use super::super::work::{Failure, Progress, Work, corrupt};
 use super::steps::{LOCK, LOCK_NEXT, LOCK_SEARCH};
 use super::tables::{self, DROP_NEXT, EMPTY, NEXT, SEARCH, SWAP};

@@ -11,7 +11,7 @@ use terrace_core::read_model::fold;
 use terrace_core::{Batch, BoxFuture, Checkpoint, Deadline, Follower, Result};
 use tokio_postgres::types::Type;
 
-use super::super::connect::Connection;
+use super::super::connection::Connection;
 use super::super::work::{Failure, Progress, Work, Worker};
 use super::apply::signed;
 use super::query::FindCheckpoint;
