@@ -63,13 +63,16 @@ pub use shard::PostgresShard;
 use apart::{look, raise, watch};
 use connect::Connector;
 use inspect::Health;
-
+use log::TrimLog;
 use pool::Pool;
 use read::{ReadKeys, ScanPage};
 use statements::Prepares;
 use tombstones::Tombstones;
 use work::Worker;
 use write::WriteBatch;
+
+use crate::held::Held;
+use crate::walks;
 
 /// Keeps records in PostgreSQL 15 or later, with every promise of the contract.
 ///
@@ -80,6 +83,8 @@ pub struct PostgresStore {
     schema: String,
     /// Whether its tables have a change log.
     logged: bool,
+    /// Whether followers hold back what the log would remove.
+    held: Held,
     health: Health,
     upkeep: Mutex<Vec<Task>>,
 }
@@ -139,11 +144,19 @@ impl PostgresStore {
             doubts: Arc::default(),
             apart: Arc::default(),
         };
-        let tombstones = Tombstones::new(options.tombstones_kept_for);
-        let tasks = vec![upkeep(worker.clone(), Some(tombstones)), watch(worker.clone())];
+        let (health, logged, held) = (Health::default(), options.change_log, Held::default());
+        let tombstones = Tombstones::new(worker.clone(), options.tombstones_kept_for);
+        let mut tasks = vec![
+            upkeep(worker.clone(), true),
+            watch(worker.clone()),
+            walks::start(&worker.runtime, tombstones),
+        ];
+        if logged {
+            let trim = TrimLog::new(worker.clone(), held.clone());
+            tasks.push(walks::start(&worker.runtime, trim));
+        }
         let upkeep = Mutex::new(tasks);
-        let health = Health::default();
-        Ok(Self { worker, schema: options.schema, logged: options.change_log, health, upkeep })
+        Ok(Self { worker, schema: options.schema, logged, held, health, upkeep })
     }
 
     /// The name of this database's history, the same for whoever connects to it.
@@ -245,8 +258,8 @@ fn connector(
 }
 
 /// Keeps the pool filled with young connections and, where there are records, removes old idempotency
-/// keys and rows of deleted records.
-fn upkeep(worker: Worker, mut tombstones: Option<Tombstones>) -> Task {
+/// keys.
+fn upkeep(worker: Worker, of_records: bool) -> Task {
     const TEND: Duration = Duration::from_secs(1);
     const FORGET_EVERY: u32 = 60;
     let runtime = worker.runtime.clone();
@@ -257,12 +270,9 @@ fn upkeep(worker: Worker, mut tombstones: Option<Tombstones>) -> Task {
             worker.runtime.sleep(TEND).await;
             round = round.wrapping_add(1);
             let mut tended = worker.pool.tend().await;
-            let writes = worker.member.as_ref().is_none_or(|member| member.takes_writes());
-            if let Some(tombstones) = tombstones.as_mut().filter(|_| writes && tended.is_ok()) {
-                if behind || round.is_multiple_of(FORGET_EVERY) {
-                    tended = idempotency::forget_old(&worker).await.map(|more| behind = more);
-                }
-                tombstones.tend(&worker).await;
+            let due = of_records && (behind || round.is_multiple_of(FORGET_EVERY));
+            if due && worker.takes_writes() && tended.is_ok() {
+                tended = idempotency::forget_old(&worker).await.map(|more| behind = more);
             }
             match tended {
                 Err(error) if !failing => {
@@ -384,7 +394,8 @@ impl Store for PostgresStore {
             let durability = self.worker.pool.connector().durability();
             let tree = inspect::tree(&self.worker, &self.schema, durability, health);
             if self.logged && well {
-                return inspect::with_count(&self.worker, tree).await;
+                let tree = inspect::with_count(&self.worker, tree).await;
+                return self.held.told(tree);
             }
             tree
         })

@@ -61,7 +61,7 @@ impl PostgresReadModel {
             doubts: Arc::default(),
             apart: Arc::default(),
         };
-        let upkeep = Mutex::new(Some(super::upkeep(worker.clone(), None)));
+        let upkeep = Mutex::new(Some(super::upkeep(worker.clone(), false)));
         let (schema, health) = (options.schema, Health::default());
         Ok(Self { worker, schema, health, upkeep })
     }
@@ -203,7 +203,7 @@ impl Follower for Projecting {
 
 impl fmt::Display for Projecting {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("postgres")
+        self.worker.pool.connector().fmt(f)
     }
 }
 

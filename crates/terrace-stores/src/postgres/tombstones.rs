@@ -15,48 +15,38 @@
 
 use std::time::Duration;
 
-use terrace_core::Deadline;
+use terrace_core::Result;
 use tokio_postgres::types::Type;
 
 use super::connection::Connection;
 use super::work::{Failure, Progress, Work, Worker, corrupt};
+use crate::walks::Walk;
 
 /// A walk over the rows of deleted records.
-#[derive(Debug)]
 pub(super) struct Tombstones {
+    worker: Worker,
     kept_for: Duration,
-    /// The last key that was looked at, in a walk that is under way.
-    after: Option<String>,
-    /// How many more calls do nothing.
-    rests: u32,
+    /// The last key of the page before; nothing before the first one.
+    after: String,
 }
 
 impl Tombstones {
-    /// In calls, of which there is one a second.
-    const REST: u32 = 3600;
-    /// After the start: many instances may start at once, to serve.
-    const FIRST_REST: u32 = 60;
-
-    pub(super) fn new(kept_for: Duration) -> Self {
-        Self { kept_for, after: None, rests: Self::FIRST_REST }
+    pub(super) fn new(worker: Worker, kept_for: Duration) -> Self {
+        Self { worker, kept_for, after: String::new() }
     }
+}
 
-    /// Looks at some more rows, unless it rests. After a failure it begins anew after the rest.
-    pub(super) async fn tend(&mut self, worker: &Worker) {
-        if self.rests > 0 {
-            self.rests -= 1;
-            return;
+impl Walk for Tombstones {
+    const NAME: &'static str = "postgres tombstones";
+
+    async fn page(&mut self) -> Result<bool> {
+        if !self.worker.takes_writes() {
+            return Ok(true);
         }
-        let after = self.after.take().unwrap_or_default();
-        let work = Collect { kept_for: self.kept_for, after: &after };
-        let deadline = Deadline::at(worker.runtime.now() + worker.patience);
-        self.after = worker.perform(&work, deadline).await.unwrap_or_else(|error| {
-            tracing::warn!(%error, "rows of deleted records are not removed; tried again in an hour");
-            None
-        });
-        if self.after.is_none() {
-            self.rests = Self::REST;
-        }
+        let after = std::mem::take(&mut self.after);
+        let last = self.worker.tend(&Collect { kept_for: self.kept_for, after: &after }).await?;
+        self.after = last.unwrap_or_default();
+        Ok(self.after.is_empty())
     }
 }
 
@@ -139,10 +129,8 @@ mod tests {
 
         async fn walk(&self) {
             let week = Duration::from_secs(7 * 24 * 60 * 60);
-            let mut tombstones = Tombstones { rests: 0, ..Tombstones::new(week) };
-            while tombstones.rests == 0 {
-                tombstones.tend(&self.store.worker).await;
-            }
+            let mut walk = Tombstones::new(self.store.worker.clone(), week);
+            while !walk.page().await.unwrap() {}
         }
 
         async fn left(&self) -> i64 {

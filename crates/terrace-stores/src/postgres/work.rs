@@ -119,6 +119,16 @@ impl Worker {
     /// How often work is begun again because others were faster.
     const RACES: u32 = 10;
 
+    /// Does work that nobody waits for.
+    pub(super) async fn tend<W: Work>(&self, work: &W) -> Result<W::Answer> {
+        self.perform(work, Deadline::at(self.runtime.now() + self.patience)).await
+    }
+
+    /// Whether the server takes writes, as far as is known.
+    pub(super) fn takes_writes(&self) -> bool {
+        self.member.as_ref().is_none_or(|member| member.takes_writes())
+    }
+
     /// Does it, by the deadline.
     pub(super) async fn perform<W: Work>(&self, work: &W, deadline: Deadline) -> Result<W::Answer> {
         let done = self.attempts(work, deadline).await;

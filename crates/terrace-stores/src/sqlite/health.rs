@@ -151,7 +151,7 @@ pub(super) fn inspect(shared: &Shared) -> Inspection {
         .counter("errors", vitals.errors.load(Relaxed))
         .gauge("file", shared.file.bytes(), Unit::Bytes);
     let (status, note) = judge(shared);
-    tree.status(status, note).needs(pool(shared))
+    shared.held.told(tree.status(status, note)).needs(pool(shared))
 }
 
 fn pool(shared: &Shared) -> Inspection {

@@ -18,6 +18,7 @@ use super::health::{FileIdentity, Vitals};
 use super::job::{Claim, ReadJob, Reply, Task, WriteJob};
 use super::options::SqliteOptions;
 use super::queue::{Queue, Refused};
+use crate::held::Held;
 
 /// How long a client is asked to wait when a queue is full.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
@@ -32,6 +33,8 @@ pub(super) struct Shared {
     pub(super) histories: Arc<Histories>,
     /// The name of the change log, if the file keeps one.
     pub(super) log: Option<Arc<str>>,
+    /// Whether followers hold back what the log would remove.
+    pub(super) held: Held,
     /// Raised by each COMMIT.
     pub(super) committed: watch::Sender<u64>,
     pub(super) engine: Engine,

@@ -24,6 +24,7 @@ use super::options::{Connections, SqliteOptions};
 use super::queue::Queue;
 use super::shared::{Role, Shared, start};
 use super::{connect, failure, health, reader, schema, writer};
+use crate::held::Held;
 
 /// Records in one SQLite file; see the [module](super) for the file and its promises.
 ///
@@ -77,6 +78,7 @@ impl SqliteStore {
         let shared = Arc::new(Shared {
             histories: Arc::new(Histories::new(standing)),
             log,
+            held: Held::default(),
             committed: watch::Sender::new(0),
             durability,
             file: FileIdentity::of(&options.path),
@@ -130,10 +132,8 @@ impl SqliteStore {
     /// # Errors
     /// `Unavailable` when the file cannot be opened once more.
     pub fn log(&self) -> Result<Option<SqliteLog>> {
-        let Some(name) = self.shared.log.clone() else { return Ok(None) };
-        let Shared { options, committed, runtime, .. } = &*self.shared;
-        let name = (name, self.histories());
-        SqliteLog::open(options, name, committed.clone(), runtime.clone()).map(Some)
+        let name = self.shared.log.clone();
+        name.map(|name| SqliteLog::open(name, Arc::clone(&self.shared))).transpose()
     }
 
     /// The furthest place in a journal that any record carries: one walk over the table on the calling

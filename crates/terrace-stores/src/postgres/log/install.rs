@@ -139,7 +139,7 @@ fn removal(schema: &str) -> String {
         text.push_str(&format!("DROP FUNCTION IF EXISTS {schema}.commands_{name}();"));
     }
     text.push_str(&format!(
-        "DROP TABLE IF EXISTS {schema}.commands; DELETE FROM {schema}.meta WHERE name = 'log'"
+        "DROP TABLE IF EXISTS {schema}.commands; DELETE FROM {schema}.meta WHERE name ~ '^log( |$)'"
     ));
     text
 }

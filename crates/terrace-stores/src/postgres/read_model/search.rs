@@ -54,7 +54,7 @@ impl Follower for SearchIndex {
 
 impl fmt::Display for SearchIndex {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("postgres search index")
+        self.0.pool.connector().fmt(f)
     }
 }
 
