@@ -44,13 +44,14 @@ mod work;
 mod write;
 
 use std::fmt;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use terrace_core::{
     BoxFuture, Deadline, Error, ErrorKind, Generations, Histories, Inspection, Key, Node,
-    NodeState, Page, Proof, Read, ReadOptions, Receipt, Result, Runtime, Scan, Sequence, Standing,
-    Status, Store, Task, Token, Write, WriteOptions,
+    NodeState, Page, Precondition, Proof, Read, ReadOptions, Receipt, Result, Runtime, Scan,
+    Sequence, Standing, Status, Store, Task, Token, Write, WriteOptions,
 };
 use tokio::sync::watch;
 
@@ -66,7 +67,7 @@ use inspect::Health;
 use log::TrimLog;
 use pool::Pool;
 use read::{ReadKeys, ScanPage};
-use statements::Prepares;
+use statements::{FURTHEST, Prepares};
 use tombstones::Tombstones;
 use work::Worker;
 use write::WriteBatch;
@@ -141,6 +142,7 @@ impl PostgresStore {
             runtime,
             patience,
             member,
+            settled: Arc::default(),
             doubts: Arc::default(),
             apart: Arc::default(),
         };
@@ -220,7 +222,7 @@ impl PostgresStore {
         log::change(session.client(), &self.schema, begin, &self.worker.runtime).await
     }
 
-    /// The furthest place in a journal that any record carries: one walk over the table, for the start
+    /// The furthest place in a journal that any record carries or carried: one walk over the table, for the start
     /// of a journal that is new.
     ///
     /// # Errors
@@ -231,8 +233,7 @@ impl PostgresStore {
         let failed = |error| sqlstate::explain(error, sqlstate::Stage::Harmless).during("start");
         // A large table takes longer than a request may.
         connection.command("SET statement_timeout = '10min'").await.map_err(failed)?;
-        let furthest = "SELECT coalesce(max(seq), 0) FROM records";
-        let row = connection.client().query_one(furthest, &[]).await.map_err(failed)?;
+        let row = connection.client().query_one(FURTHEST, &[]).await.map_err(failed)?;
         Ok(Sequence::new(u64::try_from(row.get::<_, i64>(0)).unwrap_or(0)))
     }
 
@@ -313,6 +314,11 @@ impl PostgresStore {
         let request = how.idempotency.as_deref();
         if batch.is_empty() && request.is_none() {
             return self.nothing(how.deadline).map(|()| Vec::new());
+        }
+        for write in &batch {
+            if let Precondition::After(place) = write.precondition {
+                self.worker.settled.fetch_max(place.settled.get(), Ordering::Relaxed);
+            }
         }
         let work = WriteBatch { batch: &batch, request, epoch, logged: self.logged };
         self.worker.perform(&work, how.deadline).await

@@ -58,6 +58,7 @@ impl PostgresReadModel {
             runtime,
             patience,
             member: None,
+            settled: Arc::default(),
             doubts: Arc::default(),
             apart: Arc::default(),
         };

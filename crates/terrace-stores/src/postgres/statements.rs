@@ -109,10 +109,7 @@ impl Sql {
             Self::Put => PUT,
             Self::Transaction => TRANSACTION,
             Self::Place => PLACE,
-            Self::Placed => {
-                "SELECT u.i, r.version, r.deleted, r.seq \
-                 FROM unnest($1::text[]) WITH ORDINALITY AS u(k, i) JOIN records r ON r.key = u.k"
-            }
+            Self::Placed => PLACED,
             Self::Lock => {
                 "SELECT key, version, deleted, seq FROM records WHERE key = ANY ($1::text[]) \
                  ORDER BY key FOR UPDATE"
@@ -237,8 +234,31 @@ const READ: &str = read!("");
 const SEEN: &str =
     concat!("SELECT pg_current_snapshot(), ", generation!("$1"), ", pg_is_in_recovery()");
 
-const TRANSACTION: &str =
-    concat!("SELECT pg_current_xact_id() WHERE ", generation!("$1"), " IS NOT NULL");
+/// The furthest sequence of a journal whose row is gone: no write up to there is applied any more. See
+/// [`super::tombstones`].
+macro_rules! settled {
+    () => {
+        "(SELECT coalesce(max(value::bigint), 0) FROM meta WHERE name = 'settled')"
+    };
+}
+
+const TRANSACTION: &str = concat!(
+    "SELECT pg_current_xact_id(), ",
+    settled!(),
+    " WHERE ",
+    generation!("$1"),
+    " IS NOT NULL"
+);
+
+/// The furthest sequence that a row carries or carried.
+pub(super) const FURTHEST: &str =
+    concat!("SELECT greatest((SELECT coalesce(max(seq), 0) FROM records), ", settled!(), ")");
+
+const PLACED: &str = concat!(
+    "SELECT u.i, r.version, r.deleted, greatest(r.seq, ",
+    settled!(),
+    ") FROM unnest($1::text[]) WITH ORDINALITY AS u(k, i) LEFT JOIN records r ON r.key = u.k"
+);
 
 /// The sizes are known without reading large values.
 macro_rules! scan {
@@ -308,7 +328,9 @@ const PLACE: &str = concat!(
      SELECT u.k, u.v, u.s, u.d, t.at, t.at \
      FROM unnest($1::text[], $2::text[], $3::bigint[], $4::boolean[]) AS u(k, v, s, d), \
        LATERAL (SELECT 'epoch'::timestamptz + (u.s >> 21) * interval '1 millisecond' AS at) AS t \
-     WHERE ",
+     WHERE u.s > ",
+    settled!(),
+    " AND ",
     generation!("$5"),
     " IS NOT NULL AND (SELECT set_config('synchronous_commit', CASE s WHEN 'off' THEN 'local' \
          ELSE s END, true) FROM current_setting('synchronous_commit') AS s) IS NOT NULL \

@@ -1,7 +1,7 @@
 //! How a piece of work is done: a connection, a deadline, and what may be tried again.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use terrace_core::{Deadline, Error, ErrorKind, Result, Runtime};
@@ -109,6 +109,8 @@ pub(super) struct Worker {
     pub(super) patience: Duration,
     /// What is known of the server, when it is one of several.
     pub(super) member: Option<Arc<Member>>,
+    /// The furthest [`terrace_core::Place::settled`] of a write.
+    pub(super) settled: Arc<AtomicU64>,
     /// Writes of which nobody knows yet.
     pub(super) doubts: Arc<Doubts>,
     /// A session for what must not wait for requests.

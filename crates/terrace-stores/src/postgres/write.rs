@@ -241,10 +241,10 @@ async fn explain_refusals(
         let index: i64 = row.try_get(0).map_err(unreadable)?;
         let index = usize::try_from(index).unwrap_or(0).wrapping_sub(1);
         let Some(&place) = refused.get(index) else { continue };
-        let (deleted, sequence): (bool, i64) =
+        let (deleted, sequence): (Option<bool>, i64) =
             (row.try_get(2).map_err(unreadable)?, row.try_get(3).map_err(unreadable)?);
         explained += usize::from(sequence >= placed.sequences[place]);
-        if !deleted {
+        if deleted == Some(false) {
             answers[placed.writes[place]].1 = version(row.try_get(1).map_err(unreadable)?);
         }
     }
@@ -309,8 +309,9 @@ impl WriteBatch<'_> {
         let step = begun.map_err(Failure::from).and_then(|()| {
             let (claimed, locked, drawn, number) = (claimed?, locked?, drawn?, number?);
             let number = number.first().ok_or(Failure::AnotherHistory)?;
+            let settled = sequence(number, 1).map_err(corrupt)?;
             let number = number.try_get::<_, Transaction>(0).map_err(corrupt)?;
-            Ok((claimed, state(&locked, &drawn, self.batch)?, Some(number)))
+            Ok((claimed, state(&locked, &drawn, self.batch, settled)?, Some(number)))
         });
         let (claimed, plan, number) = match step {
             Ok(step) => step,
@@ -375,13 +376,21 @@ const LOG_SUPERSEDED: &str = "INSERT INTO commands (version, type, key, value, c
      FROM unnest($1::text[], $2::text[], $3::bigint[], $4::boolean[], $5::boolean[]) \
        AS u(k, v, n, d, c) LEFT JOIN records r ON r.key = u.k";
 
-fn state<'a>(locked: &[Row], drawn: &[Row], batch: &'a [Write]) -> Result<Plan<'a>, Failure> {
+fn sequence(row: &Row, column: usize) -> Result<Sequence, tokio_postgres::Error> {
+    Ok(Sequence::new(u64::try_from(row.try_get::<_, i64>(column)?).unwrap_or(0)))
+}
+
+fn state<'a>(
+    locked: &[Row],
+    drawn: &[Row],
+    batch: &'a [Write],
+    settled: Sequence,
+) -> Result<Plan<'a>, Failure> {
     let row = |row: &'_ Row| -> Result<Current, tokio_postgres::Error> {
-        let applied = u64::try_from(row.try_get::<_, i64>(3)?).unwrap_or(0);
         Ok(Current {
             version: version(row.try_get(1)?),
             live: !row.try_get::<_, bool>(2)?,
-            applied: Sequence::new(applied),
+            applied: sequence(row, 3)?,
         })
     };
     let mut rows = HashMap::with_capacity(locked.len());
@@ -390,7 +399,7 @@ fn state<'a>(locked: &[Row], drawn: &[Row], batch: &'a [Write]) -> Result<Plan<'
         rows.insert(key, row(found).map_err(corrupt)?);
     }
     let versions = drawn.iter().map(|row| row.try_get(0)).collect::<Result<Vec<i64>, _>>();
-    Ok(plan(batch, &rows, &versions.map_err(corrupt)?))
+    Ok(plan(batch, &rows, &versions.map_err(corrupt)?, settled))
 }
 
 async fn insert(connection: &Connection, plan: &Plan<'_>) -> Result<(), tokio_postgres::Error> {

@@ -136,14 +136,15 @@ impl SqliteStore {
         name.map(|name| SqliteLog::open(name, Arc::clone(&self.shared))).transpose()
     }
 
-    /// The furthest place in a journal that any record carries: one walk over the table on the calling
+    /// The furthest place in a journal that any record carries or carried: one walk over the table on the calling
     /// thread, for the start of a journal that is new.
     ///
     /// # Errors
     /// As [`SqliteStore::open`].
     pub fn furthest(&self) -> Result<Sequence> {
         let connection = connect::another(&self.shared.options)?;
-        let furthest = "SELECT coalesce(max(seq), 0) FROM records";
+        let furthest = "SELECT max((SELECT ifnull(max(seq), 0) FROM records),
+             (SELECT ifnull(max(value), 0) FROM meta WHERE name = 'settled'))";
         let furthest: i64 =
             connection.query_row(furthest, [], |row| row.get(0)).map_err(failure::of)?;
         Ok(Sequence::new(u64::try_from(furthest).unwrap_or(0)))
