@@ -44,6 +44,7 @@ mod schema;
 mod shard;
 mod shared;
 mod store;
+mod vitals;
 mod writer;
 
 pub use change_log::SqliteChangeLog;

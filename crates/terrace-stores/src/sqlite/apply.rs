@@ -5,10 +5,10 @@ use terrace_core::{
     Current, Decision, Idempotency, Outcome, Precondition, Result, Sequence, Version, Write, decide,
 };
 
-use super::follow::Target;
+use super::follow::{self, Target};
 use super::job::Task;
-use super::reader::LATEST;
-use super::{failure, idempotency, shard};
+use super::schema::LATEST;
+use super::{failure, idempotency, schema};
 
 /// The moment of a group of writes: its time, and the latest version drawn so far.
 #[derive(Clone, Copy, Debug)]
@@ -95,7 +95,7 @@ impl<'c> Statements<'c> {
         moment: &mut Moment,
     ) -> Result<idempotency::Results> {
         if let Task::Write { epoch: Some(epoch), .. } = task {
-            shard::check(self.connection, *epoch)?;
+            schema::check_epoch(self.connection, *epoch)?;
         }
         // A single change is one statement, which SQLite undoes by itself.
         if let Task::Write { writes, idempotency: None, .. } = task
@@ -110,7 +110,7 @@ impl<'c> Statements<'c> {
             }
             Task::Follow(follow) => {
                 let to = Target { is_replica: moment.is_replica, now_micros: moment.micros };
-                follow.perform(self.connection, &to).map(|highest| {
+                follow::perform(follow, self.connection, &to).map(|highest| {
                     // Versions of this file go on after what it has from elsewhere.
                     if !moment.is_replica {
                         moment.latest = moment.latest.max(highest.get());

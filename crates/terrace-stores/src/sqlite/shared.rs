@@ -14,10 +14,11 @@ use tokio::sync::{oneshot, watch};
 
 use super::connect::Engine;
 use super::failure;
-use super::health::{FileIdentity, Vitals};
+
 use super::job::{Claim, ReadJob, Reply, Task, WriteJob};
 use super::options::SqliteOptions;
 use super::queue::{Queue, Refused};
+use super::vitals::{FileIdentity, Role, Vitals};
 use crate::held::Held;
 
 /// How long a client is asked to wait when a queue is full.
@@ -124,13 +125,6 @@ impl Shared {
         self.reads.close();
         self.writes.close();
     }
-}
-
-/// What a thread does.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Role {
-    Reader,
-    Writer,
 }
 
 /// Starts a thread whose end, in good order or by a panic, is noticed by all who wait for it.

@@ -16,13 +16,13 @@ use tokio::sync::watch;
 
 use super::change_log::SqliteChangeLog;
 use super::follow::SqliteFollower;
-use super::health::{FileIdentity, Vitals};
 use super::job::{ReadJob, Task};
 use super::lane::Lane;
 use super::log::SqliteLog;
 use super::options::{Connections, SqliteOptions};
 use super::queue::Queue;
-use super::shared::{Role, Shared, start};
+use super::shared::{Shared, start};
+use super::vitals::{FileIdentity, Role, Vitals};
 use super::{connect, failure, health, reader, schema, writer};
 use crate::held::Held;
 

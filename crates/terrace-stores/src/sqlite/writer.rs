@@ -10,7 +10,8 @@ use terrace_core::{Error, Origin, Outcome, Receipt, Result, Sequence};
 use super::apply::{Moment, Statements};
 use super::idempotency::{self, Results};
 use super::job::{Task, WriteJob};
-use super::shared::{Role, Shared};
+use super::shared::Shared;
+use super::vitals::Role;
 use super::{connect, failure};
 
 /// Expired rows removed for each new one, so that collecting keeps up and is never a long pause.
@@ -22,7 +23,7 @@ pub(super) fn run_shared(shared: &Shared, connection: &Connection) {
         Ok(mut writer) => {
             let mut jobs = Vec::new();
             while shared.writes.take(&mut jobs, shared.options.max_group) {
-                shared.vitals.measured(shared, Role::Writer, || {
+                shared.vitals.measured(&shared.runtime, Role::Writer, || {
                     writer.commit(&mut jobs, shared.options.max_group)
                 });
             }
@@ -37,7 +38,7 @@ pub(super) fn run_shared(shared: &Shared, connection: &Connection) {
 pub(super) fn run_per_request(shared: &Shared, anchor: &Connection) {
     let mut jobs = Vec::new();
     while shared.writes.take(&mut jobs, 1) {
-        shared.vitals.measured(shared, Role::Writer, || {
+        shared.vitals.measured(&shared.runtime, Role::Writer, || {
             let connection = match connect::another(&shared.options) {
                 Ok(connection) => connection,
                 Err(error) => return refuse(shared, &mut jobs, &error),
