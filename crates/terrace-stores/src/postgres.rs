@@ -16,6 +16,7 @@
 //! everything and is in no transaction. A future that is dropped in between ends its connection; the
 //! pool opens another in the background.
 
+mod altering;
 mod apart;
 mod connect;
 mod connection;
@@ -41,6 +42,7 @@ mod tls;
 mod tombstones;
 mod url;
 mod work;
+mod worker;
 mod write;
 
 use std::fmt;
@@ -61,7 +63,6 @@ pub use read_model::PostgresReadModel;
 pub use report::ServerReport;
 pub use shard::PostgresShard;
 
-use apart::{look, raise, watch};
 use connect::Connector;
 use inspect::Health;
 use log::TrimLog;
@@ -69,7 +70,7 @@ use pool::Pool;
 use read::{ReadKeys, ScanPage};
 use statements::{FURTHEST, Prepares};
 use tombstones::Tombstones;
-use work::Worker;
+use worker::{Worker, watch};
 use write::WriteBatch;
 
 use crate::held::Held;
@@ -133,19 +134,9 @@ impl PostgresStore {
     }
 
     fn assemble(options: PostgresOptions, connector: Connector, runtime: Runtime) -> Result<Self> {
-        let pool = Arc::new(Pool::new(connector, &options.source, runtime.clone())?);
-        // Two statements at their limit, and what the network needs.
-        let patience = options.statement_timeout * 2 + Duration::from_secs(1);
+        let pool = Pool::new(connector, &options.source, runtime.clone())?;
         let member = options.member.then(Arc::default);
-        let worker = Worker {
-            pool,
-            runtime,
-            patience,
-            member,
-            settled: Arc::default(),
-            doubts: Arc::default(),
-            apart: Arc::default(),
-        };
+        let worker = Worker::new(pool, runtime, options.statement_timeout, member);
         let (health, logged, held) = (Health::default(), options.change_log, Held::default());
         let tombstones = Tombstones::new(worker.clone(), options.tombstones_kept_for);
         let mut tasks = vec![
@@ -205,7 +196,7 @@ impl PostgresStore {
     /// As [`PostgresStore::install_log`].
     pub async fn log(&self) -> Result<Option<PostgresLog>> {
         let mut session = self.worker.pool.connector().open().await?;
-        let name = log::current(session.client()).await.map_err(migrate::failed)?;
+        let name = log::current(session.client()).await.map_err(altering::failed)?;
         Ok(name.map(|name| PostgresLog::new(self.worker.clone(), name)))
     }
 
@@ -336,7 +327,7 @@ impl PostgresStore {
         let Some(asked) = &how.token else { return Ok(()) };
         self.histories().check(asked)?;
         if self.histories().is_behind(asked) {
-            self.worker.runtime.within(how.deadline, look(&self.worker)).await;
+            self.worker.runtime.within(how.deadline, self.worker.look()).await;
             self.histories().check(asked)?;
             if self.histories().is_behind(asked) {
                 return Err(terrace_core::history::behind());
@@ -364,11 +355,11 @@ impl Generations for PostgresStore {
     }
 
     fn look(&self) -> BoxFuture<'_, Result<()>> {
-        Box::pin(look(&self.worker))
+        Box::pin(self.worker.look())
     }
 
     fn raise<'a>(&'a self, _: &'a [Key]) -> BoxFuture<'a, Result<()>> {
-        Box::pin(raise(&self.worker))
+        Box::pin(self.worker.raise())
     }
 }
 
@@ -410,7 +401,7 @@ impl Store for PostgresStore {
     fn close(&self) -> BoxFuture<'_, Result<()>> {
         Box::pin(async move {
             // What is still in doubt when nobody looks any more stays so.
-            let settled = self.worker.doubts.settle(&self.worker).await;
+            let settled = self.worker.settle_doubts().await;
             if settled.is_err() || !self.worker.doubts.is_empty() {
                 tracing::warn!(
                     "a write whose answer was lost may still be applied: caches may show what was \
@@ -435,7 +426,8 @@ impl Node for PostgresStore {
             let Some(member) = &self.worker.member else {
                 return Err(Error::new(ErrorKind::Internal, "the store is not one of several"));
             };
-            member.ask(&self.worker, deadline).await
+            let connector = self.worker.pool.connector();
+            member.ask(connector, &self.worker.runtime, deadline).await
         })
     }
 
@@ -447,7 +439,7 @@ impl Node for PostgresStore {
 
     fn raise(&self) -> BoxFuture<'_, Result<Standing>> {
         Box::pin(async move {
-            raise(&self.worker).await?;
+            self.worker.raise().await?;
             Ok((*self.histories().standing()).clone())
         })
     }

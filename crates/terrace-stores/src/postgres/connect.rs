@@ -13,6 +13,7 @@ use tokio::sync::watch;
 use tokio_postgres::{AsyncMessage, Client, Config, Row};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
+use super::altering::failed;
 use super::connection::{Connection, Promised, durability};
 use super::history::{self, Look};
 use super::migrate;
@@ -195,7 +196,7 @@ impl Connector {
                 migrate::migrate(client, &self.schema).await?;
                 history::settle(client, &self.schema).await
             }
-            Err(error) => Err(migrate::failed(error)),
+            Err(error) => Err(failed(error)),
             Ok(found) => history::settle_found(client, &self.schema, found).await,
         };
         let (standing, look) = settled.map_err(|error| error.with("hosts", &*self.hosts))?;

@@ -10,10 +10,10 @@ use terrace_core::{
 };
 
 use super::connection::Connection;
-use super::snapshot::Transaction;
+use super::snapshot::{Transaction, event};
 use super::statements::Sql;
-use super::work::{Failure, Progress, Work, Worker, corrupt};
-use super::write::event;
+use super::work::{Failure, Progress, Work, corrupt};
+use super::worker::Worker;
 
 /// The right to do a request, which one transaction at a time can hold. A second one that wants it
 /// waits in the server until the first has ended.

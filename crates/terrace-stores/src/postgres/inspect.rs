@@ -7,7 +7,8 @@ use tokio::sync::Mutex;
 
 use super::connection::Connection;
 use super::read::Ping;
-use super::work::{Failure, Progress, Work, Worker, corrupt};
+use super::work::{Failure, Progress, Work, corrupt};
+use super::worker::Worker;
 
 /// Asks the server whether it answers, and remembers it for a while, so that asking often is cheap.
 #[derive(Debug, Default)]

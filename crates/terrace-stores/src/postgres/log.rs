@@ -59,7 +59,8 @@ use super::connection::{Connection, Repeated};
 use super::read::version;
 use super::snapshot::{self, Transaction};
 use super::statements::Moment;
-use super::work::{Failure, Progress, Work, Worker, corrupt, not_allowed};
+use super::work::{Failure, Progress, Work, corrupt, not_allowed};
+use super::worker::Worker;
 
 /// The committed changes of one PostgreSQL database; see the [module](self). Leaves out superseded
 /// changes that are older than a week and that no follower has yet to see.

@@ -22,7 +22,8 @@ use super::options::PostgresOptions;
 use super::pool::Pool;
 use super::read::ScanPage;
 use super::statements::Prepares;
-use super::work::{Work, Worker};
+use super::work::Work;
+use super::worker::Worker;
 
 use search::SearchIndex;
 
@@ -50,18 +51,9 @@ impl PostgresReadModel {
         connector.examine(&mut first).await?;
         tables::make(first.client(), &options.schema).await?;
         drop(first);
-        let pool = Arc::new(Pool::new(connector, &options.source, runtime.clone())?);
-        pool.tend().await?;
-        let patience = options.statement_timeout * 2 + Duration::from_secs(1);
-        let worker = Worker {
-            pool,
-            runtime,
-            patience,
-            member: None,
-            settled: Arc::default(),
-            doubts: Arc::default(),
-            apart: Arc::default(),
-        };
+        let pool = Pool::new(connector, &options.source, runtime.clone())?;
+        let worker = Worker::new(pool, runtime, options.statement_timeout, None);
+        worker.pool.tend().await?;
         let upkeep = Mutex::new(Some(super::upkeep(worker.clone(), false)));
         let (schema, health) = (options.schema, Health::default());
         Ok(Self { worker, schema, health, upkeep })
@@ -225,7 +217,7 @@ impl LeaderLease for Leading {
         Box::pin(async move {
             let deadline = Deadline::at(self.worker.runtime.now() + self.worker.patience);
             let hold = query::Hold { owner: &self.owner, time };
-            self.worker.apart.perform(&self.worker, &hold, deadline).await
+            self.worker.apart.perform(&hold, deadline).await
         })
     }
 }

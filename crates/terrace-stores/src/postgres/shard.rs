@@ -24,9 +24,9 @@ use terrace_core::{
 use tokio::sync::Mutex;
 use tokio_postgres::Client;
 
+use super::altering::{failed, lock, run};
 use super::connection::Connection;
 use super::inspect::CountRecords;
-use super::migrate::{failed, lock, run};
 use super::sqlstate::{Stage, explain};
 use super::{LogBegin, PostgresOptions, PostgresStore};
 

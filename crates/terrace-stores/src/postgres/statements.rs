@@ -7,8 +7,6 @@ use tokio_postgres::{Client, Row, Statement};
 
 use terrace_core::Timestamp;
 
-use super::member;
-
 /// One statement of requests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Sql {
@@ -105,7 +103,7 @@ impl Sql {
             Self::Read => READ,
             Self::Seen => SEEN,
             Self::Scan => SCAN,
-            Self::State => member::STATE,
+            Self::State => STATE,
             Self::Put => PUT,
             Self::Transaction => TRANSACTION,
             Self::Place => PLACE,
@@ -230,6 +228,13 @@ macro_rules! read {
 }
 
 const READ: &str = read!("");
+
+/// Which run of the server this is, where its log ends or its replay stands, and what it shows. What a
+/// replay counts as done was visible before.
+const STATE: &str = "SELECT (extract(epoch FROM pg_postmaster_start_time()) * 1000000)::bigint, \
+       CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() \
+         ELSE pg_current_wal_flush_lsn() END, \
+       pg_current_snapshot()";
 
 const SEEN: &str =
     concat!("SELECT pg_current_snapshot(), ", generation!("$1"), ", pg_is_in_recovery()");

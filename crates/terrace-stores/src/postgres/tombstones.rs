@@ -26,7 +26,8 @@ use terrace_core::Result;
 use tokio_postgres::types::{ToSql, Type};
 
 use super::connection::Connection;
-use super::work::{Failure, Progress, Work, Worker, corrupt};
+use super::work::{Failure, Progress, Work, corrupt};
+use super::worker::Worker;
 use crate::walks::Walk;
 
 /// A walk over the rows of deleted records.

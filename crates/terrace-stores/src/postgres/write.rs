@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use futures_util::future::join5;
 use terrace_core::{
-    Current, Durability, Error, ErrorKind, Idempotency, LogPosition, Origin, Outcome, Position,
-    Precondition, Receipt, Sequence, Token, Version, Write,
+    Current, Durability, Error, ErrorKind, Idempotency, Origin, Outcome, Position, Precondition,
+    Receipt, Sequence, Token, Version, Write,
 };
 use tokio_postgres::Row;
 use tokio_postgres::error::{DbError, SqlState};
@@ -16,7 +16,7 @@ use super::connection::Connection;
 use super::idempotency::{Claim, Remembered};
 use super::plan::{Placed, Plan, Puts, Rows, plan};
 use super::read::version;
-use super::snapshot::Transaction;
+use super::snapshot::{Transaction, event};
 use super::sqlstate::{because, outcome_unknown};
 use super::statements::Sql;
 use super::work::{Failure, Progress, Work, corrupt};
@@ -72,16 +72,6 @@ impl Work for WriteBatch<'_> {
         };
         Ok(answers.into_iter().map(receipt).collect())
     }
-}
-
-/// The place in the change log of a write in a transaction that is logged.
-pub(super) fn event(
-    outcome: Outcome,
-    version: Version,
-    logged: Option<Transaction>,
-) -> Option<LogPosition> {
-    let Transaction(epoch) = logged.filter(|_| outcome.is_applied())?;
-    Some(LogPosition { epoch, offset: version.get() })
 }
 
 type Answers = Vec<(Outcome, Version)>;

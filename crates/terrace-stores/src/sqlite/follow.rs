@@ -183,7 +183,7 @@ fn name(source: &str) -> String {
 }
 
 fn counter(connection: &Connection) -> Result<i64> {
-    let mut ask = connection.prepare_cached(super::reader::COUNTER).map_err(failure::of)?;
+    let mut ask = connection.prepare_cached(super::schema::COUNTER).map_err(failure::of)?;
     ask.query_row([], |row| row.get(0)).map_err(failure::of)
 }
 

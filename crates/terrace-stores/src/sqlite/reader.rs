@@ -12,7 +12,7 @@ use terrace_core::{
 };
 
 use super::job::{Part, ReadJob};
-use super::schema::LATEST;
+use super::schema::{COUNTER, LATEST};
 use super::shared::Shared;
 use super::vitals::Role;
 use super::{connect, failure, follow, schema};
@@ -26,9 +26,6 @@ const SCAN: &str = "SELECT value, version, created_at, updated_at, deleted, key 
 
 /// The most bytes of keys and values in one page; a page that would be larger ends early.
 const MAX_PAGE_BYTES: usize = 16 * 1024 * 1024;
-
-/// How far a replica has followed.
-pub(super) const COUNTER: &str = "SELECT value FROM meta WHERE name = 'version'";
 
 const LOG: &str = "SELECT value, version, created_at, updated_at, deleted, key FROM records
     WHERE version > ?1 ORDER BY version";

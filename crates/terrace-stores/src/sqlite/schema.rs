@@ -181,6 +181,9 @@ fn ask<T: rusqlite::types::FromSql>(connection: &Connection, question: &str) -> 
         .map_err(|error| failure::of(error).during("open"))
 }
 
+/// How far a replica has followed.
+pub(super) const COUNTER: &str = "SELECT value FROM meta WHERE name = 'version'";
+
 /// The latest version there is: a row that was copied in by hand may be ahead of the counter.
 pub(super) const LATEST: &str =
     "SELECT max(value, coalesce((SELECT max(version) FROM records), 0)) FROM meta

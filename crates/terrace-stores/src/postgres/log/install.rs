@@ -6,7 +6,7 @@ use std::time::Duration;
 use terrace_core::{Error, ErrorKind, Result, Runtime};
 use tokio_postgres::{Client, Transaction};
 
-use super::super::migrate::{failed, lock, run};
+use super::super::altering::{failed, lock, run};
 
 /// What a log holds at its beginning.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

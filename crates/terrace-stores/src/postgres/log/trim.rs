@@ -24,7 +24,8 @@ use tokio_postgres::types::Type;
 
 use super::super::connection::Connection;
 use super::super::snapshot::Transaction;
-use super::super::work::{Failure, Progress, Work, Worker, corrupt};
+use super::super::work::{Failure, Progress, Work, corrupt};
+use super::super::worker::Worker;
 use crate::held::Held;
 use crate::walks::Walk;
 
