@@ -68,7 +68,7 @@ use inspect::Health;
 use log::TrimLog;
 use pool::Pool;
 use read::{ReadKeys, ScanPage};
-use statements::{FURTHEST, Prepares};
+use statements::{Dialect, FURTHEST, NO_EPOCH};
 use tombstones::Tombstones;
 use worker::{Worker, watch};
 use write::WriteBatch;
@@ -101,7 +101,7 @@ impl PostgresStore {
     /// Each says what to check.
     pub async fn connect(options: PostgresOptions, runtime: Runtime) -> Result<Self> {
         // Whoever makes tables needs a server that takes writes.
-        let connector = connector(&options, options.prepares(), &runtime)?;
+        let connector = connector(&options, options.dialect(), &runtime)?;
         let mut first = connector.open().await?;
         connector.examine(&mut first).await?;
         let migrated = migrate::migrate(first.client(), &options.schema).await;
@@ -129,7 +129,7 @@ impl PostgresStore {
     /// used.
     pub fn member(options: PostgresOptions, runtime: Runtime) -> Result<Self> {
         let options = PostgresOptions { member: true, ..options };
-        let connector = connector(&options, options.prepares(), &runtime)?;
+        let connector = connector(&options, options.dialect(), &runtime)?;
         Self::assemble(options, connector, runtime)
     }
 
@@ -235,18 +235,14 @@ impl PostgresStore {
     }
 }
 
-fn connector(
-    options: &PostgresOptions,
-    prepares: Prepares,
-    runtime: &Runtime,
-) -> Result<Connector> {
+fn connector(options: &PostgresOptions, dialect: Dialect, runtime: &Runtime) -> Result<Connector> {
     let max_lifetime = match &options.source {
         ConnectionSource::Pooled(pool) => pool.max_lifetime,
         ConnectionSource::PerRequest { .. } => Duration::MAX,
     };
     let (target, timeout) = (options.target()?, options.connect_timeout);
     let of = (options.schema.clone(), options.member);
-    Connector::new(target, runtime.clone(), timeout, max_lifetime, prepares, of)
+    Connector::new(target, runtime.clone(), timeout, max_lifetime, dialect, of)
 }
 
 /// Keeps the pool filled with young connections and, where there are records, removes old idempotency
@@ -282,12 +278,7 @@ fn upkeep(worker: Worker, of_records: bool) -> Task {
 }
 
 impl PostgresStore {
-    async fn read_under(
-        &self,
-        keys: &[Key],
-        how: &ReadOptions,
-        epoch: Option<i64>,
-    ) -> Result<Vec<Read>> {
+    async fn read_under(&self, keys: &[Key], how: &ReadOptions, epoch: i64) -> Result<Vec<Read>> {
         if keys.is_empty() {
             return self.nothing(how.deadline).map(|()| Vec::new());
         }
@@ -300,7 +291,7 @@ impl PostgresStore {
         &self,
         batch: Vec<Write>,
         how: &WriteOptions,
-        epoch: Option<i64>,
+        epoch: i64,
     ) -> Result<Vec<Receipt>> {
         let request = how.idempotency.as_deref();
         if batch.is_empty() && request.is_none() {
@@ -311,11 +302,11 @@ impl PostgresStore {
                 self.worker.settled.fetch_max(place.settled.get(), Ordering::Relaxed);
             }
         }
-        let work = WriteBatch { batch: &batch, request, epoch, logged: self.logged };
+        let work = WriteBatch { batch: &batch, request, epoch };
         self.worker.perform(&work, how.deadline).await
     }
 
-    async fn scan_under(&self, scan: &Scan, how: &ReadOptions, epoch: Option<i64>) -> Result<Page> {
+    async fn scan_under(&self, scan: &Scan, how: &ReadOptions, epoch: i64) -> Result<Page> {
         let work = ScanPage { scan, asked: how.token.as_ref(), epoch };
         let page = self.worker.perform(&work, how.deadline).await?;
         self.check(how).await.map(|()| page)
@@ -369,7 +360,7 @@ impl Store for PostgresStore {
         keys: &'a [Key],
         how: &'a ReadOptions,
     ) -> BoxFuture<'a, Result<Vec<Read>>> {
-        Box::pin(self.read_under(keys, how, None))
+        Box::pin(self.read_under(keys, how, NO_EPOCH))
     }
 
     fn write<'a>(
@@ -377,11 +368,11 @@ impl Store for PostgresStore {
         batch: Vec<Write>,
         how: &'a WriteOptions,
     ) -> BoxFuture<'a, Result<Vec<Receipt>>> {
-        Box::pin(self.write_under(batch, how, None))
+        Box::pin(self.write_under(batch, how, NO_EPOCH))
     }
 
     fn scan<'a>(&'a self, scan: &'a Scan, how: &'a ReadOptions) -> BoxFuture<'a, Result<Page>> {
-        Box::pin(self.scan_under(scan, how, None))
+        Box::pin(self.scan_under(scan, how, NO_EPOCH))
     }
 
     fn inspect(&self) -> BoxFuture<'_, Inspection> {

@@ -19,7 +19,7 @@ use super::history::{self, Look};
 use super::migrate;
 use super::options::Target;
 use super::sqlstate::{Stage, explain};
-use super::statements::Prepares;
+use super::statements::Dialect;
 use super::tls;
 
 /// The oldest major version whose behaviour the statements rely on.
@@ -35,8 +35,8 @@ pub(super) struct Connector {
     patience: Duration,
     /// How long a session of the pool is used, ± 10 %.
     max_lifetime: Duration,
-    /// What sessions of the pool prepare.
-    prepares: Prepares,
+    /// What kind of database it is.
+    dialect: Dialect,
     /// The schema of the tables.
     schema: String,
     /// What was heard of the database.
@@ -52,7 +52,7 @@ impl Connector {
         runtime: Runtime,
         connect_timeout: Duration,
         max_lifetime: Duration,
-        prepares: Prepares,
+        dialect: Dialect,
         (schema, read_only): (String, bool),
     ) -> Result<Self> {
         let tls = MakeRustlsConnect::new(tls::client(&target)?);
@@ -68,7 +68,7 @@ impl Connector {
             hosts,
             patience,
             max_lifetime,
-            prepares,
+            dialect,
             schema,
             histories,
             durability,
@@ -127,7 +127,7 @@ impl Connector {
                 tracing::debug!(%error, "a session with PostgreSQL ended");
             }
         });
-        Ok(Connection::new(client, task, self.prepares, Arc::clone(&self.durability)))
+        Ok(Connection::new(client, task, self.dialect, Arc::clone(&self.durability)))
     }
 
     /// A session that tells of notifications, and when it has ended, by raising a number.
@@ -235,7 +235,7 @@ impl Connector {
         let mut connection = self.open().await?;
         let deadline = Deadline::at(self.runtime.now() + self.patience);
         let ready = async {
-            if self.prepares == Prepares::ReadModel {
+            if self.dialect == Dialect::ReadModel {
                 return self.examine(&mut connection).await;
             }
             let asked = self.runtime.now();

@@ -10,7 +10,7 @@ use tokio_postgres::types::{ToSql, Type};
 use tokio_postgres::{Client, Row, Statement};
 
 use super::snapshot::{self, Transaction};
-use super::statements::{Parameter, Prepares, Sql, Statements};
+use super::statements::{Dialect, Parameter, Sql, Statements};
 
 /// How safe a commit is, as the server's settings were when they were looked at last.
 #[derive(Debug, Default)]
@@ -45,7 +45,7 @@ pub(super) struct Connection {
     client: Client,
     task: Option<Task>,
     statements: Statements,
-    prepares: Prepares,
+    pub(super) dialect: Dialect,
     /// Statements that are prepared when they are first run; see [`Connection::repeat`].
     repeated: [OnceCell<Statement>; 2],
     durability: Arc<Promised>,
@@ -67,14 +67,14 @@ impl Connection {
     pub(super) fn new(
         client: Client,
         task: Task,
-        prepares: Prepares,
+        dialect: Dialect,
         durability: Arc<Promised>,
     ) -> Self {
         Self {
             client,
             task: Some(task),
             statements: Statements::Unprepared,
-            prepares,
+            dialect,
             repeated: Default::default(),
             durability,
             history: "".into(),
@@ -97,7 +97,7 @@ impl Connection {
         sql: Sql,
         parameters: &'a [Parameter<'a>],
     ) -> impl Future<Output = Result<Vec<Row>, tokio_postgres::Error>> + Send + 'a {
-        self.statements.run(&self.client, sql, parameters)
+        self.statements.run((&self.client, self.dialect), sql, parameters)
     }
 
     /// Rows of a read model by distinct keys; see [`Statements::read_rows`].
@@ -117,7 +117,7 @@ impl Connection {
         self.run_prepared(kind, parameters).await
     }
 
-    /// Prepares what [`Connection::run_prepared`] runs, unless it is.
+    /// Dialect what [`Connection::run_prepared`] runs, unless it is.
     pub(super) async fn prepare_for(
         &self,
         kind: Repeated,
@@ -154,9 +154,9 @@ impl Connection {
         self.client.batch_execute(text).await
     }
 
-    /// Prepares what it runs for requests.
+    /// Dialect what it runs for requests.
     pub(super) async fn prepare(&mut self) -> Result<(), tokio_postgres::Error> {
-        self.statements = Statements::prepare(&self.client, self.prepares).await?;
+        self.statements = Statements::prepare(&self.client, self.dialect).await?;
         Ok(())
     }
 

@@ -21,7 +21,7 @@ use super::inspect::{self, Health};
 use super::options::PostgresOptions;
 use super::pool::Pool;
 use super::read::ScanPage;
-use super::statements::Prepares;
+use super::statements::{Dialect, NO_EPOCH};
 use super::work::Work;
 use super::worker::Worker;
 
@@ -46,7 +46,7 @@ impl PostgresReadModel {
     /// # Errors
     /// As [`PostgresStore::connect`](super::PostgresStore::connect).
     pub async fn connect(options: PostgresOptions, runtime: Runtime) -> Result<Self> {
-        let connector = super::connector(&options, Prepares::ReadModel, &runtime)?;
+        let connector = super::connector(&options, Dialect::ReadModel, &runtime)?;
         let mut first = connector.open().await?;
         connector.examine(&mut first).await?;
         tables::make(first.client(), &options.schema).await?;
@@ -88,7 +88,7 @@ impl ReadModel for PostgresReadModel {
 
     fn scan<'a>(&'a self, scan: &'a Scan) -> BoxFuture<'a, Result<Page>> {
         Box::pin(async move {
-            let page = self.perform(&ScanPage { scan, asked: None, epoch: None }).await?;
+            let page = self.perform(&ScanPage { scan, asked: None, epoch: NO_EPOCH }).await?;
             Ok(Page { origin: Origin::ReadModel, ..page })
         })
     }
