@@ -78,6 +78,23 @@ pub trait ChangeLog: fmt::Debug + fmt::Display + Send + Sync + 'static {
     /// As [`ChangeLog::after`].
     fn wait(&self, position: LogPosition, deadline: Deadline) -> BoxFuture<'_, Result<()>>;
 
+    /// Notes that this follower has come to this position, so that the log keeps what comes after it.
+    /// A follower calls it before its first read and then about once a minute. The name belongs to
+    /// what follows, not to the process: its successor has the same.
+    ///
+    /// A log that never removes a change some follower has yet to see needs none of this.
+    ///
+    /// # Errors
+    /// As [`ChangeLog::after`]. [`PositionLost`] when something after the position was removed.
+    fn keep_for<'a>(
+        &'a self,
+        follower: &'a str,
+        position: LogPosition,
+    ) -> BoxFuture<'a, Result<()>> {
+        let _keeps_everything = (follower, position);
+        Box::pin(async { Ok(()) })
+    }
+
     /// A position with everything before it that was committed before the call, so that
     /// whoever has followed to there has seen it.
     ///

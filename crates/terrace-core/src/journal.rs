@@ -115,7 +115,8 @@ pub struct Place {
     /// Its own sequence.
     pub sequence: Sequence,
     /// Everything at or below this is settled, and no dead letter is that old: no such write comes
-    /// any more. A store may forget deletions up to here.
+    /// any more, but from a flusher that was taken for dead. A store may forget deletions up to here,
+    /// and then refuses every write up to there.
     pub settled: Sequence,
 }
 

@@ -69,6 +69,8 @@ struct Run {
     limit: usize,
     /// When the lease is to be renewed; nothing while another instance has it.
     renew_at: Option<Instant>,
+    /// When the log was told last how far the follower is, and how far that was.
+    told: Option<(Instant, LogPosition)>,
 }
 
 /// What came of a step.
@@ -86,6 +88,8 @@ impl Follow {
     const LEASE: Duration = Duration::from_secs(2);
     /// The longest wait without a look at the lease and at the checkpoint.
     const LOOK: Duration = Duration::from_millis(650);
+    /// How often the log is told how far the follower is.
+    const TELL: Duration = Duration::from_secs(60);
     /// How long to wait when another instance has moved the checkpoint.
     const OVERTAKEN: Duration = Duration::from_millis(5);
 
@@ -126,7 +130,7 @@ impl Follow {
                     self.progress.goes_on(self.name);
                 }
                 Err(error) => {
-                    run.checkpoint = None;
+                    (run.checkpoint, run.told) = (None, None);
                     self.progress.waits(self.name, &error);
                     backoff.wait(&self.runtime).await;
                 }
@@ -164,7 +168,8 @@ impl Follow {
     }
 
     fn begin(&self) -> Run {
-        Run { log: "".into(), checkpoint: None, limit: self.options.batch, renew_at: None }
+        let limit = self.options.batch;
+        Run { log: "".into(), checkpoint: None, limit, renew_at: None, told: None }
     }
 
     /// One step under the lease, and the pause after it.
@@ -207,7 +212,7 @@ impl Follow {
     async fn step(&self, run: &mut Run) -> Result<Step> {
         let log = self.log.name();
         if run.log != log {
-            (run.log, run.checkpoint) = (Arc::clone(&log), None);
+            (run.log, run.checkpoint, run.told) = (Arc::clone(&log), None, None);
         }
         let from = match run.checkpoint.take() {
             Some(known) => known,
@@ -225,7 +230,7 @@ impl Follow {
         if !from.complete {
             return Err(PositionLost::error("the first copy is not complete"));
         }
-        let page = match self.log.after(from.position, run.limit).await {
+        let page = match self.page(run, from.position).await {
             Err(error) if PositionLost::caused(&error) => {
                 tracing::error!(follower = %self.follower, %error, "a follower begins anew");
                 return self.begin_anew(&from).await;
@@ -243,6 +248,17 @@ impl Follow {
             return Ok(Step::AtEnd(page.position));
         }
         self.apply(run, from, page).await
+    }
+
+    /// What follows this position in the log, which keeps that for the follower.
+    async fn page(&self, run: &mut Run, position: LogPosition) -> Result<Changes> {
+        let now = self.runtime.now();
+        let is_told = |(at, of): (Instant, LogPosition)| now < at + Self::TELL && of <= position;
+        if !run.told.is_some_and(is_told) {
+            self.log.keep_for(&format!("{} {}", self.name, self.follower), position).await?;
+            run.told = Some((now, position));
+        }
+        self.log.after(position, run.limit).await
     }
 
     /// A follower that cannot say which log it follows, as a stream, knows the last change that it took:

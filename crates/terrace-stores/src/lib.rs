@@ -2,6 +2,8 @@
 //!
 //! Each engine is a cargo feature, so a program that uses one compiles one.
 
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
+mod held;
 #[cfg(any(feature = "nats", feature = "redis", feature = "sqlite"))]
 mod journal;
 #[cfg(feature = "nats")]
@@ -16,6 +18,8 @@ pub mod redis_journal;
 pub mod sqlite;
 #[cfg(feature = "sqlite")]
 pub mod sqlite_journal;
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
+mod walks;
 
 #[cfg(feature = "nats")]
 pub use nats_journal::{NatsJournal, NatsJournalOptions};

@@ -16,8 +16,10 @@
 //! everything and is in no transaction. A future that is dropped in between ends its connection; the
 //! pool opens another in the background.
 
+mod altering;
 mod apart;
 mod connect;
+mod connection;
 mod doubts;
 mod history;
 mod idempotency;
@@ -40,16 +42,18 @@ mod tls;
 mod tombstones;
 mod url;
 mod work;
+mod worker;
 mod write;
 
 use std::fmt;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use terrace_core::{
     BoxFuture, Deadline, Error, ErrorKind, Generations, Histories, Inspection, Key, Node,
-    NodeState, Page, Proof, Read, ReadOptions, Receipt, Result, Runtime, Scan, Sequence, Standing,
-    Status, Store, Task, Token, Write, WriteOptions,
+    NodeState, Page, Precondition, Proof, Read, ReadOptions, Receipt, Result, Runtime, Scan,
+    Sequence, Standing, Status, Store, Task, Token, Write, WriteOptions,
 };
 use tokio::sync::watch;
 
@@ -59,16 +63,18 @@ pub use read_model::PostgresReadModel;
 pub use report::ServerReport;
 pub use shard::PostgresShard;
 
-use apart::{look, raise, watch};
 use connect::Connector;
 use inspect::Health;
-
+use log::TrimLog;
 use pool::Pool;
 use read::{ReadKeys, ScanPage};
-use statements::Prepares;
+use statements::{Dialect, FURTHEST, NO_EPOCH};
 use tombstones::Tombstones;
-use work::Worker;
+use worker::{Worker, watch};
 use write::WriteBatch;
+
+use crate::held::Held;
+use crate::walks;
 
 /// Keeps records in PostgreSQL 15 or later, with every promise of the contract.
 ///
@@ -79,6 +85,8 @@ pub struct PostgresStore {
     schema: String,
     /// Whether its tables have a change log.
     logged: bool,
+    /// Whether followers hold back what the log would remove.
+    held: Held,
     health: Health,
     upkeep: Mutex<Vec<Task>>,
 }
@@ -93,7 +101,7 @@ impl PostgresStore {
     /// Each says what to check.
     pub async fn connect(options: PostgresOptions, runtime: Runtime) -> Result<Self> {
         // Whoever makes tables needs a server that takes writes.
-        let connector = connector(&options, options.prepares(), &runtime)?;
+        let connector = connector(&options, options.dialect(), &runtime)?;
         let mut first = connector.open().await?;
         connector.examine(&mut first).await?;
         let migrated = migrate::migrate(first.client(), &options.schema).await;
@@ -121,28 +129,27 @@ impl PostgresStore {
     /// used.
     pub fn member(options: PostgresOptions, runtime: Runtime) -> Result<Self> {
         let options = PostgresOptions { member: true, ..options };
-        let connector = connector(&options, options.prepares(), &runtime)?;
+        let connector = connector(&options, options.dialect(), &runtime)?;
         Self::assemble(options, connector, runtime)
     }
 
     fn assemble(options: PostgresOptions, connector: Connector, runtime: Runtime) -> Result<Self> {
-        let pool = Arc::new(Pool::new(connector, &options.source, runtime.clone())?);
-        // Two statements at their limit, and what the network needs.
-        let patience = options.statement_timeout * 2 + Duration::from_secs(1);
+        let pool = Pool::new(connector, &options.source, runtime.clone())?;
         let member = options.member.then(Arc::default);
-        let worker = Worker {
-            pool,
-            runtime,
-            patience,
-            member,
-            doubts: Arc::default(),
-            apart: Arc::default(),
-        };
-        let tombstones = Tombstones::new(options.tombstones_kept_for);
-        let tasks = vec![upkeep(worker.clone(), Some(tombstones)), watch(worker.clone())];
+        let worker = Worker::new(pool, runtime, options.statement_timeout, member);
+        let (health, logged, held) = (Health::default(), options.change_log, Held::default());
+        let tombstones = Tombstones::new(worker.clone(), options.tombstones_kept_for);
+        let mut tasks = vec![
+            upkeep(worker.clone(), true),
+            watch(worker.clone()),
+            walks::start(&worker.runtime, tombstones),
+        ];
+        if logged {
+            let trim = TrimLog::new(worker.clone(), held.clone());
+            tasks.push(walks::start(&worker.runtime, trim));
+        }
         let upkeep = Mutex::new(tasks);
-        let health = Health::default();
-        Ok(Self { worker, schema: options.schema, logged: options.change_log, health, upkeep })
+        Ok(Self { worker, schema: options.schema, logged, held, health, upkeep })
     }
 
     /// The name of this database's history, the same for whoever connects to it.
@@ -189,7 +196,7 @@ impl PostgresStore {
     /// As [`PostgresStore::install_log`].
     pub async fn log(&self) -> Result<Option<PostgresLog>> {
         let mut session = self.worker.pool.connector().open().await?;
-        let name = log::current(session.client()).await.map_err(migrate::failed)?;
+        let name = log::current(session.client()).await.map_err(altering::failed)?;
         Ok(name.map(|name| PostgresLog::new(self.worker.clone(), name)))
     }
 
@@ -206,7 +213,7 @@ impl PostgresStore {
         log::change(session.client(), &self.schema, begin, &self.worker.runtime).await
     }
 
-    /// The furthest place in a journal that any record carries: one walk over the table, for the start
+    /// The furthest place in a journal that any record carries or carried: one walk over the table, for the start
     /// of a journal that is new.
     ///
     /// # Errors
@@ -217,8 +224,7 @@ impl PostgresStore {
         let failed = |error| sqlstate::explain(error, sqlstate::Stage::Harmless).during("start");
         // A large table takes longer than a request may.
         connection.command("SET statement_timeout = '10min'").await.map_err(failed)?;
-        let furthest = "SELECT coalesce(max(seq), 0) FROM records";
-        let row = connection.client().query_one(furthest, &[]).await.map_err(failed)?;
+        let row = connection.client().query_one(FURTHEST, &[]).await.map_err(failed)?;
         Ok(Sequence::new(u64::try_from(row.get::<_, i64>(0)).unwrap_or(0)))
     }
 
@@ -229,23 +235,19 @@ impl PostgresStore {
     }
 }
 
-fn connector(
-    options: &PostgresOptions,
-    prepares: Prepares,
-    runtime: &Runtime,
-) -> Result<Connector> {
+fn connector(options: &PostgresOptions, dialect: Dialect, runtime: &Runtime) -> Result<Connector> {
     let max_lifetime = match &options.source {
         ConnectionSource::Pooled(pool) => pool.max_lifetime,
         ConnectionSource::PerRequest { .. } => Duration::MAX,
     };
     let (target, timeout) = (options.target()?, options.connect_timeout);
     let of = (options.schema.clone(), options.member);
-    Connector::new(target, runtime.clone(), timeout, max_lifetime, prepares, of)
+    Connector::new(target, runtime.clone(), timeout, max_lifetime, dialect, of)
 }
 
 /// Keeps the pool filled with young connections and, where there are records, removes old idempotency
-/// keys and rows of deleted records.
-fn upkeep(worker: Worker, mut tombstones: Option<Tombstones>) -> Task {
+/// keys.
+fn upkeep(worker: Worker, of_records: bool) -> Task {
     const TEND: Duration = Duration::from_secs(1);
     const FORGET_EVERY: u32 = 60;
     let runtime = worker.runtime.clone();
@@ -256,12 +258,9 @@ fn upkeep(worker: Worker, mut tombstones: Option<Tombstones>) -> Task {
             worker.runtime.sleep(TEND).await;
             round = round.wrapping_add(1);
             let mut tended = worker.pool.tend().await;
-            let writes = worker.member.as_ref().is_none_or(|member| member.takes_writes());
-            if let Some(tombstones) = tombstones.as_mut().filter(|_| writes && tended.is_ok()) {
-                if behind || round.is_multiple_of(FORGET_EVERY) {
-                    tended = idempotency::forget_old(&worker).await.map(|more| behind = more);
-                }
-                tombstones.tend(&worker).await;
+            let due = of_records && (behind || round.is_multiple_of(FORGET_EVERY));
+            if due && worker.takes_writes() && tended.is_ok() {
+                tended = idempotency::forget_old(&worker).await.map(|more| behind = more);
             }
             match tended {
                 Err(error) if !failing => {
@@ -279,12 +278,7 @@ fn upkeep(worker: Worker, mut tombstones: Option<Tombstones>) -> Task {
 }
 
 impl PostgresStore {
-    async fn read_under(
-        &self,
-        keys: &[Key],
-        how: &ReadOptions,
-        epoch: Option<i64>,
-    ) -> Result<Vec<Read>> {
+    async fn read_under(&self, keys: &[Key], how: &ReadOptions, epoch: i64) -> Result<Vec<Read>> {
         if keys.is_empty() {
             return self.nothing(how.deadline).map(|()| Vec::new());
         }
@@ -297,17 +291,22 @@ impl PostgresStore {
         &self,
         batch: Vec<Write>,
         how: &WriteOptions,
-        epoch: Option<i64>,
+        epoch: i64,
     ) -> Result<Vec<Receipt>> {
         let request = how.idempotency.as_deref();
         if batch.is_empty() && request.is_none() {
             return self.nothing(how.deadline).map(|()| Vec::new());
         }
-        let work = WriteBatch { batch: &batch, request, epoch, logged: self.logged };
+        for write in &batch {
+            if let Precondition::After(place) = write.precondition {
+                self.worker.settled.fetch_max(place.settled.get(), Ordering::Relaxed);
+            }
+        }
+        let work = WriteBatch { batch: &batch, request, epoch };
         self.worker.perform(&work, how.deadline).await
     }
 
-    async fn scan_under(&self, scan: &Scan, how: &ReadOptions, epoch: Option<i64>) -> Result<Page> {
+    async fn scan_under(&self, scan: &Scan, how: &ReadOptions, epoch: i64) -> Result<Page> {
         let work = ScanPage { scan, asked: how.token.as_ref(), epoch };
         let page = self.worker.perform(&work, how.deadline).await?;
         self.check(how).await.map(|()| page)
@@ -319,7 +318,7 @@ impl PostgresStore {
         let Some(asked) = &how.token else { return Ok(()) };
         self.histories().check(asked)?;
         if self.histories().is_behind(asked) {
-            self.worker.runtime.within(how.deadline, look(&self.worker)).await;
+            self.worker.runtime.within(how.deadline, self.worker.look()).await;
             self.histories().check(asked)?;
             if self.histories().is_behind(asked) {
                 return Err(terrace_core::history::behind());
@@ -347,11 +346,11 @@ impl Generations for PostgresStore {
     }
 
     fn look(&self) -> BoxFuture<'_, Result<()>> {
-        Box::pin(look(&self.worker))
+        Box::pin(self.worker.look())
     }
 
     fn raise<'a>(&'a self, _: &'a [Key]) -> BoxFuture<'a, Result<()>> {
-        Box::pin(raise(&self.worker))
+        Box::pin(self.worker.raise())
     }
 }
 
@@ -361,7 +360,7 @@ impl Store for PostgresStore {
         keys: &'a [Key],
         how: &'a ReadOptions,
     ) -> BoxFuture<'a, Result<Vec<Read>>> {
-        Box::pin(self.read_under(keys, how, None))
+        Box::pin(self.read_under(keys, how, NO_EPOCH))
     }
 
     fn write<'a>(
@@ -369,11 +368,11 @@ impl Store for PostgresStore {
         batch: Vec<Write>,
         how: &'a WriteOptions,
     ) -> BoxFuture<'a, Result<Vec<Receipt>>> {
-        Box::pin(self.write_under(batch, how, None))
+        Box::pin(self.write_under(batch, how, NO_EPOCH))
     }
 
     fn scan<'a>(&'a self, scan: &'a Scan, how: &'a ReadOptions) -> BoxFuture<'a, Result<Page>> {
-        Box::pin(self.scan_under(scan, how, None))
+        Box::pin(self.scan_under(scan, how, NO_EPOCH))
     }
 
     fn inspect(&self) -> BoxFuture<'_, Inspection> {
@@ -383,7 +382,8 @@ impl Store for PostgresStore {
             let durability = self.worker.pool.connector().durability();
             let tree = inspect::tree(&self.worker, &self.schema, durability, health);
             if self.logged && well {
-                return inspect::with_count(&self.worker, tree).await;
+                let tree = inspect::with_count(&self.worker, tree).await;
+                return self.held.told(tree);
             }
             tree
         })
@@ -392,7 +392,7 @@ impl Store for PostgresStore {
     fn close(&self) -> BoxFuture<'_, Result<()>> {
         Box::pin(async move {
             // What is still in doubt when nobody looks any more stays so.
-            let settled = self.worker.doubts.settle(&self.worker).await;
+            let settled = self.worker.settle_doubts().await;
             if settled.is_err() || !self.worker.doubts.is_empty() {
                 tracing::warn!(
                     "a write whose answer was lost may still be applied: caches may show what was \
@@ -417,7 +417,8 @@ impl Node for PostgresStore {
             let Some(member) = &self.worker.member else {
                 return Err(Error::new(ErrorKind::Internal, "the store is not one of several"));
             };
-            member.ask(&self.worker, deadline).await
+            let connector = self.worker.pool.connector();
+            member.ask(connector, &self.worker.runtime, deadline).await
         })
     }
 
@@ -429,7 +430,7 @@ impl Node for PostgresStore {
 
     fn raise(&self) -> BoxFuture<'_, Result<Standing>> {
         Box::pin(async move {
-            raise(&self.worker).await?;
+            self.worker.raise().await?;
             Ok((*self.histories().standing()).clone())
         })
     }

@@ -43,6 +43,7 @@ mod schema;
 mod shard;
 mod shared;
 mod store;
+mod vitals;
 mod writer;
 
 pub use change_log::SqliteChangeLog;

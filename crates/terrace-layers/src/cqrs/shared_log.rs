@@ -139,6 +139,14 @@ impl ChangeLog for SharedLog {
         self.log.wait(position, deadline)
     }
 
+    fn keep_for<'a>(
+        &'a self,
+        follower: &'a str,
+        position: LogPosition,
+    ) -> BoxFuture<'a, Result<()>> {
+        self.log.keep_for(follower, position)
+    }
+
     fn head(&self) -> BoxFuture<'_, Result<LogPosition>> {
         self.log.head()
     }

@@ -18,6 +18,9 @@ use tokio::sync::watch;
 struct Log {
     end: watch::Sender<u64>,
     floor: AtomicUsize,
+    /// What it was told, and from where on it keeps everything for who is told of.
+    told: watch::Sender<Vec<(String, u64)>>,
+    trimmed: AtomicUsize,
     failing: AtomicUsize,
 }
 
@@ -57,6 +60,21 @@ impl ChangeLog for Log {
             let mut end = self.end.subscribe();
             let more = end.wait_for(|end| *end > position.offset);
             let _either_way = Runtime::system().within(deadline, more).await;
+            Ok(())
+        })
+    }
+
+    fn keep_for<'a>(
+        &'a self,
+        follower: &'a str,
+        position: LogPosition,
+    ) -> BoxFuture<'a, Result<()>> {
+        Box::pin(async move {
+            let trimmed = self.trimmed.load(Ordering::SeqCst) as u64;
+            if position.offset > 0 && position.offset < trimmed {
+                return Err(PositionLost::error("begin anew"));
+            }
+            self.told.send_modify(|told| told.push((follower.to_owned(), position.offset)));
             Ok(())
         })
     }
@@ -134,8 +152,9 @@ macro_rules! shows {
 shows! { Log Copy }
 
 fn set_up(failing: usize) -> (Arc<Log>, Arc<Copy>) {
-    let failing = AtomicUsize::new(failing);
-    let log = Log { end: watch::Sender::new(0), floor: AtomicUsize::new(0), failing };
+    let (failing, floor, trimmed) = (AtomicUsize::new(failing), 0.into(), 0.into());
+    let (end, told) = (watch::Sender::new(0), watch::Sender::default());
+    let log = Log { end, floor, told, trimmed, failing };
     (Arc::new(log), Arc::new(Copy::default()))
 }
 
@@ -174,6 +193,39 @@ async fn a_follower_that_stayed_away_too_long_begins_anew() {
     let _following = start(&log, &copy, FollowOptions::default());
     assert_eq!(applied(&copy, 10).await.len(), 10);
     assert_eq!(copy.begun.load(Ordering::SeqCst), 1);
+}
+
+/// Nothing tells such a log later that the follower has missed something.
+#[tokio::test(start_paused = true)]
+async fn a_follower_that_the_log_no_longer_keeps_anything_for_begins_anew() {
+    let (log, copy) = set_up(0);
+    log.end.send_replace(10);
+    let second = LogPosition { epoch: 0, offset: 2 };
+    *copy.place.lock().unwrap() = Checkpoint::beginning("log").at(second);
+    log.trimmed.store(5, Ordering::SeqCst);
+    let _following = start(&log, &copy, FollowOptions::default());
+    assert_eq!(applied(&copy, 10).await.len(), 10);
+    assert_eq!(copy.begun.load(Ordering::SeqCst), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_log_is_told_how_far_the_follower_is() {
+    let (log, copy) = set_up(0);
+    log.end.send_replace(10);
+    let _following = start(&log, &copy, FollowOptions { batch: 3, ..FollowOptions::default() });
+    applied(&copy, 10).await;
+    let told = async |count: usize| {
+        let mut told = log.told.subscribe();
+        let told = told.wait_for(|told| told.len() >= count).await.unwrap();
+        told.iter().map(|(name, place)| format!("{name} {place}")).collect::<Vec<_>>()
+    };
+    assert_eq!(told(1).await, ["test Copy 0"], "before the first read");
+    let begun = Runtime::system().now();
+    assert_eq!(told(2).await[1..], ["test Copy 10"]);
+    assert!(Runtime::system().now() - begun > Duration::from_secs(55), "once a minute");
+    let seventh = LogPosition { epoch: 0, offset: 7 };
+    *copy.place.lock().unwrap() = Checkpoint::beginning("log").at(seventh);
+    assert_eq!(told(3).await[2..], ["test Copy 7"], "and when it has gone back");
 }
 
 /// A crash of the follower's database takes its last commits back while the log is quiet.

@@ -1,26 +1,25 @@
 //! Sessions with the server: how they begin, what they know, how they end.
 
+use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::{Duration, Instant};
 
 use futures_util::StreamExt as _;
 use futures_util::stream::poll_fn;
 use terrace_core::{
-    Deadline, Durability, Error, ErrorKind, Generation, Histories, Position, Result, Runtime,
-    Standing, Task,
+    Deadline, Durability, Error, ErrorKind, Histories, Result, Runtime, Standing, Task,
 };
-use tokio::sync::{OnceCell, watch};
-use tokio_postgres::types::{ToSql, Type};
-use tokio_postgres::{AsyncMessage, Client, Config, Row, Statement};
+use tokio::sync::watch;
+use tokio_postgres::{AsyncMessage, Client, Config, Row};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
+use super::altering::failed;
+use super::connection::{Connection, Promised, durability};
 use super::history::{self, Look};
 use super::migrate;
 use super::options::Target;
-use super::snapshot::{self, Transaction};
 use super::sqlstate::{Stage, explain};
-use super::statements::{Parameter, Prepares, Sql, Statements};
+use super::statements::Dialect;
 use super::tls;
 
 /// The oldest major version whose behaviour the statements rely on.
@@ -36,8 +35,8 @@ pub(super) struct Connector {
     patience: Duration,
     /// How long a session of the pool is used, ± 10 %.
     max_lifetime: Duration,
-    /// What sessions of the pool prepare.
-    prepares: Prepares,
+    /// What kind of database it is.
+    dialect: Dialect,
     /// The schema of the tables.
     schema: String,
     /// What was heard of the database.
@@ -47,32 +46,13 @@ pub(super) struct Connector {
     read_only: bool,
 }
 
-/// How safe a commit is, as the server's settings were when they were looked at last.
-#[derive(Debug, Default)]
-pub(super) struct Promised(AtomicU8);
-
-impl Promised {
-    fn is(&self, durability: Durability) {
-        self.0.store(durability as u8, Ordering::Release);
-    }
-
-    fn get(&self) -> Durability {
-        match self.0.load(Ordering::Acquire) {
-            0 => Durability::Accepted,
-            1 => Durability::Journaled,
-            2 => Durability::Committed,
-            _ => Durability::Replicated,
-        }
-    }
-}
-
 impl Connector {
     pub(super) fn new(
         target: Target,
         runtime: Runtime,
         connect_timeout: Duration,
         max_lifetime: Duration,
-        prepares: Prepares,
+        dialect: Dialect,
         (schema, read_only): (String, bool),
     ) -> Result<Self> {
         let tls = MakeRustlsConnect::new(tls::client(&target)?);
@@ -88,7 +68,7 @@ impl Connector {
             hosts,
             patience,
             max_lifetime,
-            prepares,
+            dialect,
             schema,
             histories,
             durability,
@@ -147,22 +127,7 @@ impl Connector {
                 tracing::debug!(%error, "a session with PostgreSQL ended");
             }
         });
-        let statements = Statements::Unprepared;
-        let durability = Arc::clone(&self.durability);
-        Ok(Connection {
-            client,
-            task: Some(task),
-            statements,
-            prepares: self.prepares,
-            repeated: Default::default(),
-            durability,
-            history: "".into(),
-            generation: Generation::default(),
-            is_replica: false,
-            backend: 0,
-            life: 0,
-            expires_at: None,
-        })
+        Ok(Connection::new(client, task, self.dialect, Arc::clone(&self.durability)))
     }
 
     /// A session that tells of notifications, and when it has ended, by raising a number.
@@ -189,7 +154,7 @@ impl Connector {
 
     /// Whether the server can be worked with.
     pub(super) async fn examine(&self, connection: &mut Connection) -> Result<()> {
-        let settings = settings(&connection.client).await;
+        let settings = settings(connection.driver()).await;
         self.accept(connection, settings)
     }
 
@@ -215,7 +180,7 @@ impl Connector {
     /// Finds the history that the session is of; tables that are missing are made.
     pub(super) async fn recognise(&self, connection: &mut Connection) -> Result<()> {
         let asked = self.runtime.now();
-        let found = history::look(&connection.client).await;
+        let found = history::look(connection.driver()).await;
         self.settle(connection, found, asked).await
     }
 
@@ -225,13 +190,13 @@ impl Connector {
         found: Answered<Look>,
         asked: Instant,
     ) -> Result<()> {
-        let (client, known) = (&mut connection.client, self.histories.standing());
+        let (client, known) = (connection.client(), self.histories.standing());
         let settled = match found {
             Err(error) if history::is_missing(&error) && !self.read_only => {
                 migrate::migrate(client, &self.schema).await?;
                 history::settle(client, &self.schema, &known).await
             }
-            Err(error) => Err(migrate::failed(error)),
+            Err(error) => Err(failed(error)),
             Ok(found) => history::settle_found(client, &self.schema, &known, found).await,
         };
         let (standing, look) = settled.map_err(|error| error.with("hosts", &*self.hosts))?;
@@ -247,10 +212,10 @@ impl Connector {
     /// Asks the server in the background to end what this session does.
     pub(super) fn cancel(&self, connection: &Connection) {
         // A future may be dropped when its runtime is gone; then the closed socket must do.
-        if connection.client.is_closed() || tokio::runtime::Handle::try_current().is_err() {
+        if connection.is_closed() || tokio::runtime::Handle::try_current().is_err() {
             return;
         }
-        let (token, tls) = (connection.client.cancel_token(), self.tls.clone());
+        let (token, tls) = (connection.driver().cancel_token(), self.tls.clone());
         let (runtime, deadline) = (self.runtime.clone(), self.runtime.now() + CANCEL_WITHIN);
         let asked = async move {
             let _best_effort =
@@ -270,11 +235,11 @@ impl Connector {
         let mut connection = self.open().await?;
         let deadline = Deadline::at(self.runtime.now() + self.patience);
         let ready = async {
-            if self.prepares == Prepares::ReadModel {
+            if self.dialect == Dialect::ReadModel {
                 return self.examine(&mut connection).await;
             }
             let asked = self.runtime.now();
-            let (client, look) = (&connection.client, history::look(&connection.client));
+            let (client, look) = (connection.driver(), history::look(connection.driver()));
             let (settings, found) = futures_util::future::join(settings(client), look).await;
             self.accept(&mut connection, settings)?;
             self.settle(&mut connection, found, asked).await
@@ -289,14 +254,20 @@ impl Connector {
     pub(super) async fn open_for_pool(&self) -> Result<Connection> {
         let mut connection = self.open_for_request().await?;
         let deadline = Deadline::at(self.runtime.now() + self.patience);
-        let prepare = Statements::prepare(&connection.client, self.prepares);
-        let prepared = self.runtime.within(deadline, prepare).await;
+        let prepared = self.runtime.within(deadline, connection.prepare()).await;
         let prepared = prepared.ok_or_else(|| self.too_slow())?;
-        connection.statements =
-            prepared.map_err(|error| explain(error, Stage::Harmless).during("connect"))?;
+        prepared.map_err(|error| explain(error, Stage::Harmless).during("connect"))?;
         let lifetime = self.runtime.jitter(self.max_lifetime, 0.1);
         connection.expires_at = Some(self.runtime.now() + lifetime);
         Ok(connection)
+    }
+}
+
+impl fmt::Display for Connector {
+    /// Where the tables are: hosts, database and schema.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let database = self.config.get_dbname().unwrap_or_default();
+        write!(f, "postgres {}/{database} {}", self.hosts, self.schema)
     }
 }
 
@@ -315,184 +286,3 @@ async fn settings(client: &Client) -> Answered<Vec<Row>> {
 }
 
 const CANCEL_WITHIN: Duration = Duration::from_secs(1);
-
-/// See [`Connection::repeat`].
-#[derive(Clone, Copy, Debug)]
-pub(super) enum Repeated {
-    /// Reads a change log.
-    ReadLog,
-    /// Applies a batch to a read model.
-    Project,
-}
-
-/// One session. Dropping it says goodbye to the server in the background.
-pub(super) struct Connection {
-    client: Client,
-    task: Option<Task>,
-    statements: Statements,
-    prepares: Prepares,
-    /// Statements that are prepared when they are first run; see [`Connection::repeat`].
-    repeated: [OnceCell<Statement>; 2],
-    durability: Arc<Promised>,
-    /// The history that it was found to be of, and answers for.
-    pub(super) history: Arc<str>,
-    /// The generation that was in force when the session began: restarts of the server are those.
-    generation: Generation,
-    /// Whether the server was a replica when the session began.
-    pub(super) is_replica: bool,
-    /// The number of the server's process that serves it.
-    pub(super) backend: i32,
-    /// Which run of the server this is a session with.
-    pub(super) life: u64,
-    expires_at: Option<Instant>,
-}
-
-impl Connection {
-    /// The position of a transaction of this session.
-    pub(super) fn position(&self, Transaction(number): Transaction) -> Position {
-        snapshot::position(number, self.generation)
-    }
-
-    /// See [`Statements::run`].
-    pub(super) fn run<'a>(
-        &'a self,
-        sql: Sql,
-        parameters: &'a [Parameter<'a>],
-    ) -> impl Future<Output = Result<Vec<Row>, tokio_postgres::Error>> + Send + 'a {
-        self.statements.run(&self.client, sql, parameters)
-    }
-
-    /// Rows of a read model by distinct keys; see [`Statements::read_rows`].
-    pub(super) async fn read_rows(&self, keys: &[&str]) -> Result<Vec<Row>, tokio_postgres::Error> {
-        self.statements.read_rows(&self.client, keys).await
-    }
-
-    /// As [`Connection::ask`], for a statement that is run again and again: it is prepared the first
-    /// time. One of a kind has one text.
-    pub(super) async fn repeat(
-        &self,
-        kind: Repeated,
-        text: &str,
-        parameters: &[(&(dyn ToSql + Sync), Type)],
-    ) -> Result<Vec<Row>, tokio_postgres::Error> {
-        self.prepare_for(kind, text, parameters).await?;
-        self.run_prepared(kind, parameters).await
-    }
-
-    /// Prepares what [`Connection::run_prepared`] runs, unless it is.
-    pub(super) async fn prepare_for(
-        &self,
-        kind: Repeated,
-        text: &str,
-        parameters: &[(&(dyn ToSql + Sync), Type)],
-    ) -> Result<(), tokio_postgres::Error> {
-        let types = parameters.iter().map(|(_, kind)| kind.clone()).collect::<Vec<_>>();
-        let prepare = || self.client.prepare_typed(text, &types);
-        self.repeated[kind as usize].get_or_try_init(prepare).await.map(drop)
-    }
-
-    /// Sends, when first polled, what [`Connection::prepare_for`] prepared; nothing else.
-    pub(super) async fn run_prepared(
-        &self,
-        kind: Repeated,
-        parameters: &[(&(dyn ToSql + Sync), Type)],
-    ) -> Result<Vec<Row>, tokio_postgres::Error> {
-        let Some(statement) = self.repeated[kind as usize].get() else { return Ok(Vec::new()) };
-        let values = parameters.iter().map(|(value, _)| *value).collect::<Vec<_>>();
-        self.client.query(statement, &values).await
-    }
-
-    /// Runs a statement that is not prepared: text, types and parameters leave at once.
-    pub(super) async fn ask(
-        &self,
-        text: &str,
-        parameters: &[(&(dyn ToSql + Sync), Type)],
-    ) -> Result<Vec<Row>, tokio_postgres::Error> {
-        self.client.query_typed(text, parameters).await
-    }
-
-    /// Runs commands without parameters; like [`Connection::run`] it sends when first polled.
-    pub(super) async fn command(&self, text: &str) -> Result<(), tokio_postgres::Error> {
-        self.client.batch_execute(text).await
-    }
-
-    /// Forgets plans that a change of the tables has made invalid.
-    pub(super) async fn prepare_again(&mut self) -> Result<(), tokio_postgres::Error> {
-        self.repeated = Default::default();
-        if !matches!(self.statements, Statements::Unprepared) {
-            self.statements = Statements::prepare(&self.client, self.prepares).await?;
-        }
-        Ok(())
-    }
-
-    /// How safe a commit is.
-    pub(super) fn durability(&self) -> Durability {
-        self.durability.get()
-    }
-
-    /// For statements that are not of requests.
-    pub(super) fn driver(&self) -> &Client {
-        &self.client
-    }
-
-    pub(super) fn client(&mut self) -> &mut Client {
-        &mut self.client
-    }
-
-    pub(super) fn is_closed(&self) -> bool {
-        self.client.is_closed()
-    }
-
-    pub(super) fn is_usable(&self, now: Instant) -> bool {
-        !self.client.is_closed() && self.expires_at.is_none_or(|end| now < end)
-    }
-
-    /// Ends it at once, with whatever it was doing.
-    pub(super) fn abandon(mut self) {
-        drop(self.task.take());
-    }
-}
-
-impl Drop for Connection {
-    fn drop(&mut self) {
-        // The session's task sends the goodbye once it sees the client gone, then ends.
-        if let Some(task) = self.task.take() {
-            task.detach();
-        }
-    }
-}
-
-/// What `COMMIT` means under these settings (PostgreSQL manual, 20.5.1 "Settings" of write-ahead
-/// log): only `on` and `remote_apply` wait for the disk of a standby.
-fn durability(fsync: bool, synchronous_commit: &str, standbys: bool) -> Durability {
-    match synchronous_commit {
-        _ if !fsync => Durability::Accepted,
-        "on" | "remote_apply" if standbys => Durability::Replicated,
-        "on" | "remote_apply" | "remote_write" | "local" => Durability::Committed,
-        _ => Durability::Accepted,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn no_more_durability_is_claimed_than_the_settings_give() {
-        for (fsync, commit, standbys, expected) in [
-            (true, "on", false, Durability::Committed),
-            (true, "on", true, Durability::Replicated),
-            (true, "remote_apply", true, Durability::Replicated),
-            (true, "remote_write", true, Durability::Committed),
-            (true, "local", true, Durability::Committed),
-            (true, "off", true, Durability::Accepted),
-            (false, "on", true, Durability::Accepted),
-        ] {
-            assert_eq!(
-                durability(fsync, commit, standbys),
-                expected,
-                "{fsync} {commit} {standbys}"
-            );
-        }
-    }
-}

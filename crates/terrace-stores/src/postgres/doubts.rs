@@ -7,13 +7,11 @@
 use std::collections::BTreeSet;
 use std::sync::{Mutex, PoisonError};
 
-use terrace_core::{Deadline, Result};
 use tokio_postgres::types::Type;
 
-use super::apart::raise;
-use super::connect::Connection;
+use super::connection::Connection;
 use super::sqlstate::Stage;
-use super::work::{Failure, Progress, Work, Worker, corrupt};
+use super::work::{Failure, Progress, Work, corrupt};
 
 /// The server processes that may still apply something.
 #[derive(Debug, Default)]
@@ -34,28 +32,13 @@ impl Doubts {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
     }
 
-    fn all(&self) -> Vec<i32> {
+    pub(super) fn all(&self) -> Vec<i32> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).iter().copied().collect()
     }
 
-    fn end(&self, ended: &[i32]) {
+    pub(super) fn end(&self, ended: &[i32]) {
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         all.retain(|backend| !ended.contains(backend));
-    }
-
-    /// Raises the generation if processes of which nobody knew have ended.
-    pub(super) async fn settle(&self, worker: &Worker) -> Result<()> {
-        let all = self.all();
-        if all.is_empty() {
-            return Ok(());
-        }
-        let deadline = Deadline::at(worker.runtime.now() + worker.patience);
-        let ended = worker.apart.perform(worker, &Ended { backends: &all }, deadline).await?;
-        if !ended.is_empty() {
-            raise(worker).await?;
-            self.end(&ended);
-        }
-        Ok(())
     }
 }
 
@@ -83,8 +66,8 @@ impl Drop for Doubt<'_> {
 }
 
 /// Which of these processes are there no more.
-struct Ended<'a> {
-    backends: &'a [i32],
+pub(super) struct Ended<'a> {
+    pub(super) backends: &'a [i32],
 }
 
 impl Work for Ended<'_> {

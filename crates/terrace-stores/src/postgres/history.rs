@@ -36,8 +36,9 @@ use tokio_postgres::error::SqlState;
 use tokio_postgres::types::Type;
 use tokio_postgres::{Client, Row, Transaction};
 
-use super::connect::Connection;
-use super::migrate::{failed, lock, run};
+use super::altering::{failed, lock, run};
+use super::connection::Connection;
+use super::snapshot::RESTART;
 use super::work::{Failure, Progress, Work, corrupt};
 
 /// The table. The row that is in force has an identity; the others are past.
@@ -52,9 +53,6 @@ pub(super) const TABLE: &str = "CREATE TABLE IF NOT EXISTS terrace_history (
     ) WITH (fillfactor = 50);
     ALTER TABLE terrace_history ADD COLUMN IF NOT EXISTS started text,
         ADD COLUMN IF NOT EXISTS lossy boolean NOT NULL DEFAULT false";
-
-/// A restart raises the generation by this much, so its upper half counts restarts.
-const RESTART: u64 = 1 << 32;
 
 /// Whether a crash leaves the tables whole, how a commit waits for the disk, and whether for standbys.
 macro_rules! safety {
@@ -207,11 +205,6 @@ impl Look {
 /// Generations are never negative.
 pub(super) fn generation(number: i64) -> Generation {
     Generation::new(u64::try_from(number).unwrap_or(0))
-}
-
-/// How often the server was restarted under this history.
-pub(super) fn restarts(generation: Generation) -> u64 {
-    generation.get() / RESTART
 }
 
 /// Asks the server.

@@ -9,11 +9,11 @@ use terrace_core::{
     Version,
 };
 
-use super::connect::Connection;
-use super::snapshot::Transaction;
-use super::statements::Sql;
-use super::work::{Failure, Progress, Work, Worker, corrupt};
-use super::write::event;
+use super::connection::Connection;
+use super::snapshot::{Transaction, event};
+use super::statements::{Parameter, Sql};
+use super::work::{Failure, Progress, Work, corrupt};
+use super::worker::Worker;
 
 /// The right to do a request, which one transaction at a time can hold. A second one that wants it
 /// waits in the server until the first has ended.
@@ -34,8 +34,8 @@ impl<'a> Claim<'a> {
     ) -> Result<Option<Remembered>, Failure> {
         let Some(request) = self.request else { return Ok(None) };
         let (key, fingerprint) = (request.key(), &request.fingerprint()[..]);
-        let parameters: [super::statements::Parameter<'_>; 2] = [&key, &fingerprint];
-        let recalled: [super::statements::Parameter<'_>; 1] = [&key];
+        let parameters: [Parameter<'_>; 2] = [&key, &fingerprint];
+        let recalled: [Parameter<'_>; 1] = [&key];
         let (claimed, found) = futures_util::future::join(
             connection.run(Sql::Claim, &parameters),
             connection.run(Sql::Recall, &recalled),

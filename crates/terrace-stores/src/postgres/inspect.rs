@@ -5,9 +5,10 @@ use std::time::{Duration, Instant};
 use terrace_core::{Deadline, Durability, ErrorKind, Inspection, PartKind, Status, Unit};
 use tokio::sync::Mutex;
 
-use super::connect::Connection;
+use super::connection::Connection;
 use super::read::Ping;
-use super::work::{Failure, Progress, Work, Worker, corrupt};
+use super::work::{Failure, Progress, Work, corrupt};
+use super::worker::Worker;
 
 /// Asks the server whether it answers, and remembers it for a while, so that asking often is cheap.
 #[derive(Debug, Default)]

@@ -22,6 +22,9 @@
 //! the log, and held the lock of its transaction; only then does a timer look again, after 2 ms
 //! and up to 100 ms.
 //!
+//! **Not for ever.** A change that a later one of its key has superseded is removed after a week, once
+//! every follower has gone past it; see [`trim`].
+//!
 //! **Not covered.** Commits that the server forgets: under `synchronous_commit = off`, or when a standby
 //! that lagged is promoted, followers have seen what is no more, and may skip what gets the same
 //! numbers; they begin anew then.
@@ -32,6 +35,7 @@
 
 mod install;
 mod listener;
+mod trim;
 
 use std::fmt;
 use std::sync::Arc;
@@ -48,15 +52,18 @@ use tokio_postgres::types::{ToSql, Type};
 pub use install::LogBegin;
 pub(super) use install::{change, current};
 use listener::Listener;
+use trim::KeepFor;
+pub(super) use trim::TrimLog;
 
-use super::connect::{Connection, Repeated};
+use super::connection::{Connection, Repeated};
 use super::read::version;
 use super::snapshot::{self, Transaction};
 use super::statements::Moment;
-use super::work::{Failure, Progress, Work, Worker, corrupt, not_allowed};
+use super::work::{Failure, Progress, Work, corrupt, not_allowed};
+use super::worker::Worker;
 
-/// The committed changes of one PostgreSQL database; see the [module](self). Holds every change since
-/// its beginning, none superseded, unless it was trimmed.
+/// The committed changes of one PostgreSQL database; see the [module](self). Leaves out superseded
+/// changes that are older than a week and that no follower has yet to see.
 pub struct PostgresLog {
     worker: Worker,
     name: Arc<str>,
@@ -92,15 +99,6 @@ impl PostgresLog {
     pub fn by_last_number(mut self) -> Self {
         self.text = AFTER_LAST_NUMBER;
         self
-    }
-
-    /// Removes changes at or below a position that a later change of the same key, at or below it,
-    /// has superseded; at most `most`. Answers how many. The latest change of each key stays.
-    ///
-    /// # Errors
-    /// As for a write.
-    pub async fn trim(&self, below: LogPosition, most: usize) -> Result<u64> {
-        self.worker.perform(&Trim { below, most }, self.patience()).await
     }
 
     /// No caller of a log waits for more than the server's own limits.
@@ -147,6 +145,16 @@ impl ChangeLog for PostgresLog {
         Box::pin(async move {
             let waited = self.worker.runtime.within(deadline, self.wait_for(position, deadline));
             waited.await.unwrap_or(Ok(()))
+        })
+    }
+
+    fn keep_for<'a>(
+        &'a self,
+        follower: &'a str,
+        position: LogPosition,
+    ) -> BoxFuture<'a, Result<()>> {
+        Box::pin(async move {
+            self.worker.perform(&KeepFor { follower, position }, self.patience()).await
         })
     }
 
@@ -346,34 +354,5 @@ impl Work for Head {
         let Some(row) = rows.first() else { return Ok(LogPosition::default()) };
         let Transaction(epoch) = row.try_get(0).map_err(corrupt)?;
         Ok(end_of(epoch))
-    }
-}
-
-struct Trim {
-    below: LogPosition,
-    most: usize,
-}
-
-impl Work for Trim {
-    type Answer = u64;
-
-    const OPERATION: &'static str = "trim the change log";
-
-    async fn run(&self, connection: &Connection, progress: &Progress) -> Result<u64, Failure> {
-        const SUPERSEDED: &str = "WITH ranked AS (SELECT c.ctid AS place, max(c.version) OVER ( \
-               PARTITION BY c.key) > c.version AS old \
-             FROM commands c WHERE (c.transaction, c.version) <= ($1::text::xid8, $2)), \
-           gone AS (DELETE FROM commands WHERE ctid = ANY (ARRAY( \
-             SELECT place FROM ranked WHERE old LIMIT $3)) RETURNING 1) \
-           SELECT count(*) FROM gone";
-        progress.commits();
-        let epoch = self.below.epoch.to_string();
-        let offset = i64::try_from(self.below.offset).unwrap_or(i64::MAX);
-        let most = i64::try_from(self.most).unwrap_or(i64::MAX);
-        let rows = connection
-            .ask(SUPERSEDED, &[(&epoch, Type::TEXT), (&offset, Type::INT8), (&most, Type::INT8)])
-            .await?;
-        let gone = rows.first().map_or(Ok(0_i64), |row| row.try_get(0)).map_err(corrupt)?;
-        Ok(u64::try_from(gone).unwrap_or(0))
     }
 }

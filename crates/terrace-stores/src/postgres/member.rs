@@ -6,23 +6,16 @@
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use terrace_core::{Deadline, Error, ErrorKind, NodeState, Result, Role};
+use terrace_core::{Deadline, Error, ErrorKind, NodeState, Result, Role, Runtime};
 use tokio::sync::Mutex;
 use tokio_postgres::types::PgLsn;
 
-use super::connect::Connection;
+use super::connect::Connector;
+use super::connection::Connection;
 use super::history;
 use super::snapshot::Snapshot;
 use super::sqlstate::{Stage, because, explain};
 use super::statements::Sql;
-use super::work::Worker;
-
-/// Which run of the server this is, where its log ends or its replay stands, and what it shows. What a
-/// replay counts as done was visible before.
-pub(super) const STATE: &str = "SELECT (extract(epoch FROM pg_postmaster_start_time()) * 1000000)::bigint, \
-       CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() \
-         ELSE pg_current_wal_flush_lsn() END, \
-       pg_current_snapshot()";
 
 /// What is known of the server.
 #[derive(Default)]
@@ -55,15 +48,20 @@ impl Member {
         self.life.store(state.life, Ordering::Release);
     }
 
-    pub(super) async fn ask(&self, worker: &Worker, deadline: Deadline) -> Result<NodeState> {
-        let asked = worker.runtime.within(deadline, async {
+    pub(super) async fn ask(
+        &self,
+        connector: &Connector,
+        runtime: &Runtime,
+        deadline: Deadline,
+    ) -> Result<NodeState> {
+        let asked = runtime.within(deadline, async {
             let mut session = self.session.lock().await;
             // Taken out: a question that is dropped or fails leaves no session in doubt.
             let mut connection = match session.take().filter(|it| !it.is_closed()) {
                 Some(connection) => connection,
-                None => worker.pool.connector().open().await?,
+                None => connector.open().await?,
             };
-            let state = ask_by(&mut connection, worker).await?;
+            let state = ask_by(&mut connection, connector, runtime).await?;
             *session = Some(connection);
             Ok(state)
         });
@@ -71,11 +69,14 @@ impl Member {
     }
 }
 
-async fn ask_by(connection: &mut Connection, worker: &Worker) -> Result<NodeState> {
+async fn ask_by(
+    connection: &mut Connection,
+    connector: &Connector,
+    runtime: &Runtime,
+) -> Result<NodeState> {
     let failed = |error| explain(error, Stage::Harmless).during("ask for the state");
-    let asked = worker.runtime.now();
+    let asked = runtime.now();
     // First: a history that begins now is in the snapshot that follows.
-    let connector = worker.pool.connector();
     let (schema, known) = (connector.schema(), connector.histories().standing());
     let (standing, look) = history::settle(connection.client(), schema, &known).await?;
     let rows = connection.run(Sql::State, &[]).await.map_err(failed)?;
@@ -84,7 +85,7 @@ async fn ask_by(connection: &mut Connection, worker: &Worker) -> Result<NodeStat
     let log_end = row.try_get::<_, Option<PgLsn>>(1).map_err(failed)?;
     let snapshot: Snapshot = row.try_get(2).map_err(failed)?;
     if !look.is_replica {
-        worker.pool.connector().heard(&look, standing.clone(), asked);
+        connector.heard(&look, standing.clone(), asked);
     }
     Ok(NodeState {
         role: if look.is_replica { Role::Replica } else { Role::Primary },

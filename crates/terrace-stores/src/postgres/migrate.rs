@@ -4,8 +4,8 @@ use terrace_core::{Error, ErrorKind, Result};
 use tokio_postgres::error::SqlState;
 use tokio_postgres::{Client, Transaction};
 
+use super::altering::{failed, lock, run};
 use super::history;
-use super::sqlstate::{Stage, explain};
 
 /// The version of the tables that this program knows.
 const NEWEST: i32 = 4;
@@ -66,10 +66,6 @@ pub(super) async fn migrate(client: &mut Client, schema: &str) -> Result<()> {
     transaction.commit().await.map_err(failed)
 }
 
-pub(super) fn failed(error: tokio_postgres::Error) -> Error {
-    explain(error, Stage::Harmless).during("migrate")
-}
-
 /// Whether the tables need no change; a user without the right to change them can start.
 async fn current(client: &Client) -> Result<Option<Result<()>>, tokio_postgres::Error> {
     let known =
@@ -119,15 +115,6 @@ async fn raise_sequence(transaction: &Transaction<'_>) -> Result<()> {
          WHERE newest >= s.last_value",
     )
     .await
-}
-
-pub(super) async fn lock(transaction: &Transaction<'_>, schema: &str) -> Result<()> {
-    // Others may hold the lock for as long as a large table is being rewritten.
-    let settings =
-        "SET LOCAL statement_timeout = '10min'; SET LOCAL client_min_messages = 'warning'";
-    run(transaction, settings).await?;
-    let lock = "SELECT pg_advisory_xact_lock(1952805490, hashtext($1))";
-    transaction.execute(lock, &[&schema]).await.map_err(failed).map(drop)
 }
 
 async fn change(transaction: &Transaction<'_>, schema: &str) -> Result<()> {
@@ -268,8 +255,4 @@ fn not_like_records() -> Error {
 
 fn refused(message: &'static str) -> Error {
     Error::new(ErrorKind::InvalidInput, message).during("migrate")
-}
-
-pub(super) async fn run(transaction: &Transaction<'_>, commands: &str) -> Result<()> {
-    transaction.batch_execute(commands).await.map_err(failed)
 }

@@ -7,7 +7,8 @@ use deadpool::managed::{self, RecycleError};
 use terrace_core::{Error, ErrorKind, Result, Runtime};
 use tokio::sync::{Mutex, mpsc};
 
-use super::connect::{Connection, Connector};
+use super::connect::Connector;
+use super::connection::Connection;
 
 /// Gives the pool its connections.
 ///

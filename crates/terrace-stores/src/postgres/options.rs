@@ -8,7 +8,7 @@ use terrace_core::{Error, Result};
 use tokio_postgres::Config;
 use tokio_postgres::config::{Host, SslMode, TargetSessionAttrs};
 
-use super::statements::Prepares;
+use super::statements::Dialect;
 use super::url::{Parameters, split};
 
 /// How to reach a PostgreSQL database (15 or later) and how to use it.
@@ -127,9 +127,13 @@ impl PostgresOptions {
         }
     }
 
-    /// What sessions prepare.
-    pub(super) fn prepares(&self) -> Prepares {
-        if self.shard { Prepares::Shard } else { Prepares::Records }
+    /// What kind of database its sessions are with.
+    pub(super) fn dialect(&self) -> Dialect {
+        match (self.shard, self.change_log) {
+            (true, _) => Dialect::Shard,
+            (false, true) => Dialect::Logged,
+            (false, false) => Dialect::Plain,
+        }
     }
 
     /// Checks everything that can be checked without a server.

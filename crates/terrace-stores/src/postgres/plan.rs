@@ -50,18 +50,20 @@ struct State<'a> {
 /// Goes through the batch in its order, each write over what the earlier ones left, and gives each
 /// change the next of `versions`, which must be one a write, rising, and drawn under the locks; a
 /// row that a person gave a later one goes on from there.
-/// `locked` has every row that exists for a key of the batch.
+/// `locked` has every row that exists for a key of the batch. No write of a journal is applied that is
+/// not after `settled`: rows of those are gone.
 pub(super) fn plan<'a>(
     batch: &'a [Write],
     locked: &HashMap<&str, Current>,
     versions: &[i64],
+    settled: Sequence,
 ) -> Plan<'a> {
     let mut plan = Plan { answers: Vec::with_capacity(batch.len()), ..Plan::default() };
     let mut states = BTreeMap::<&str, State<'a>>::new();
     let mut drawn = versions.iter().copied();
     for write in batch {
         let key = write.key.as_str();
-        let state = states.entry(key).or_insert_with(|| State::of(locked.get(key)));
+        let state = states.entry(key).or_insert_with(|| State::of(locked.get(key), settled));
         let before = state.changed.then_some((state.now.version, state.value, state.made));
         let (outcome, version) = state.apply(write, &mut drawn);
         plan.answers.push((outcome, version));
@@ -99,8 +101,9 @@ impl<'a> Rows<'a> {
 }
 
 impl<'a> State<'a> {
-    fn of(row: Option<&Current>) -> Self {
+    fn of(row: Option<&Current>, settled: Sequence) -> Self {
         let (existed, now) = (row.is_some(), row.copied().unwrap_or_default());
+        let now = Current { applied: now.applied.max(settled), ..now };
         Self {
             existed,
             now,

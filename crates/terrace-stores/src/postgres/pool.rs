@@ -8,7 +8,8 @@ use std::time::{Duration, Instant};
 use deadpool::managed::{self, Object, PoolError, QueueMode};
 use terrace_core::{Deadline, Error, ErrorKind, Inspection, PartKind, Result, Runtime, Unit};
 
-use super::connect::{Connection, Connector};
+use super::connect::Connector;
+use super::connection::Connection;
 use super::openings::Openings;
 use super::options::{ConnectionSource, PoolOptions};
 

@@ -11,10 +11,10 @@ use terrace_core::{
 };
 use tokio_postgres::Row;
 
-use super::connect::Connection;
+use super::connection::Connection;
 use super::history;
 use super::snapshot::Snapshot;
-use super::statements::{Moment, Sql};
+use super::statements::{Moment, Parameter, Sql};
 use super::work::{Failure, Progress, Work, corrupt, not_allowed};
 
 /// Versions are drawn from a sequence that starts at 1.
@@ -81,8 +81,8 @@ impl Seen {
 pub(super) struct ReadKeys<'a> {
     pub(super) keys: &'a [Key],
     pub(super) asked: Option<&'a Token>,
-    /// The epoch of the shard under which the keys are looked for.
-    pub(super) epoch: Option<i64>,
+    /// The epoch under which the keys are looked for, on a shard.
+    pub(super) epoch: i64,
 }
 
 impl Work for ReadKeys<'_> {
@@ -103,7 +103,8 @@ impl Work for ReadKeys<'_> {
         };
         let asked = self.keys.iter().map(place_of).collect::<Vec<_>>();
         let keys = distinct.iter().map(|key| key.as_str()).collect::<Vec<_>>();
-        let rows = self.ask(connection, &keys).await?;
+        let parameters: [Parameter<'_>; 3] = [&keys, &&*connection.history, &self.epoch];
+        let rows = connection.run(Sql::Read, &parameters).await?;
         let place = |row: &Row| -> Result<usize, Failure> {
             let place = row.try_get::<_, i64>(0).map_err(corrupt)?;
             Ok(usize::try_from(place).unwrap_or(0).wrapping_sub(1))
@@ -159,18 +160,6 @@ fn answer(key: &Key, row: &Row, seen: Seen, history: &Arc<str>) -> Result<Read, 
     })
 }
 
-impl ReadKeys<'_> {
-    async fn ask(&self, connection: &Connection, keys: &[&str]) -> Result<Vec<Row>, Failure> {
-        let epoch = self.epoch.unwrap_or_default();
-        let history = &*connection.history;
-        let parameters: [super::statements::Parameter<'_>; 3] = [&keys, &history, &epoch];
-        Ok(match self.epoch {
-            None => connection.run(Sql::Read, &parameters[..2]).await?,
-            Some(_) => connection.run(Sql::EpochRead, &parameters).await?,
-        })
-    }
-}
-
 /// The most bytes of values in one page; a page that would be larger ends early.
 const MAX_PAGE_BYTES: i64 = 16 * 1024 * 1024;
 
@@ -178,8 +167,8 @@ const MAX_PAGE_BYTES: i64 = 16 * 1024 * 1024;
 pub(super) struct ScanPage<'a> {
     pub(super) scan: &'a Scan,
     pub(super) asked: Option<&'a Token>,
-    /// The epoch of the shard under which the records are looked for.
-    pub(super) epoch: Option<i64>,
+    /// The epoch under which the records are looked for, on a shard.
+    pub(super) epoch: i64,
 }
 
 impl Work for ScanPage<'_> {
@@ -193,13 +182,9 @@ impl Work for ScanPage<'_> {
         let after = scan.after.as_ref().map_or("", Key::as_str);
         let end = end_of(&scan.prefix);
         let limit = i64::try_from(scan.limit.saturating_add(1)).unwrap_or(i64::MAX);
-        let epoch = self.epoch.unwrap_or_default();
-        let parameters: [super::statements::Parameter<'_>; 6] =
-            [&after, &scan.prefix, &end, &limit, &MAX_PAGE_BYTES, &epoch];
-        let rows = match self.epoch {
-            None => connection.run(Sql::Scan, &parameters[..5]),
-            Some(_) => connection.run(Sql::EpochScan, &parameters),
-        };
+        let parameters: [Parameter<'_>; 6] =
+            [&after, &scan.prefix, &end, &limit, &MAX_PAGE_BYTES, &self.epoch];
+        let rows = connection.run(Sql::Scan, &parameters);
         // What the snapshot before the page proves, that of the page proves, too; and no row of it was
         // written after the one behind it.
         let (before, rows, after) = join3(self.look(connection), rows, self.look(connection)).await;

@@ -21,8 +21,9 @@ use super::inspect::{self, Health};
 use super::options::PostgresOptions;
 use super::pool::Pool;
 use super::read::ScanPage;
-use super::statements::Prepares;
-use super::work::{Work, Worker};
+use super::statements::{Dialect, NO_EPOCH};
+use super::work::Work;
+use super::worker::Worker;
 
 use search::SearchIndex;
 
@@ -45,23 +46,15 @@ impl PostgresReadModel {
     /// # Errors
     /// As [`PostgresStore::connect`](super::PostgresStore::connect).
     pub async fn connect(options: PostgresOptions, runtime: Runtime) -> Result<Self> {
-        let connector = super::connector(&options, Prepares::ReadModel, &runtime)?;
+        let connector = super::connector(&options, Dialect::ReadModel, &runtime)?;
         let mut first = connector.open().await?;
         connector.examine(&mut first).await?;
         tables::make(first.client(), &options.schema).await?;
         drop(first);
-        let pool = Arc::new(Pool::new(connector, &options.source, runtime.clone())?);
-        pool.tend().await?;
-        let patience = options.statement_timeout * 2 + Duration::from_secs(1);
-        let worker = Worker {
-            pool,
-            runtime,
-            patience,
-            member: None,
-            doubts: Arc::default(),
-            apart: Arc::default(),
-        };
-        let upkeep = Mutex::new(Some(super::upkeep(worker.clone(), None)));
+        let pool = Pool::new(connector, &options.source, runtime.clone())?;
+        let worker = Worker::new(pool, runtime, options.statement_timeout, None);
+        worker.pool.tend().await?;
+        let upkeep = Mutex::new(Some(super::upkeep(worker.clone(), false)));
         let (schema, health) = (options.schema, Health::default());
         Ok(Self { worker, schema, health, upkeep })
     }
@@ -95,7 +88,7 @@ impl ReadModel for PostgresReadModel {
 
     fn scan<'a>(&'a self, scan: &'a Scan) -> BoxFuture<'a, Result<Page>> {
         Box::pin(async move {
-            let page = self.perform(&ScanPage { scan, asked: None, epoch: None }).await?;
+            let page = self.perform(&ScanPage { scan, asked: None, epoch: NO_EPOCH }).await?;
             Ok(Page { origin: Origin::READ_MODEL, ..page })
         })
     }
@@ -203,7 +196,7 @@ impl Follower for Projecting {
 
 impl fmt::Display for Projecting {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("postgres")
+        self.worker.pool.connector().fmt(f)
     }
 }
 
@@ -224,7 +217,7 @@ impl LeaderLease for Leading {
         Box::pin(async move {
             let deadline = Deadline::at(self.worker.runtime.now() + self.worker.patience);
             let hold = query::Hold { owner: &self.owner, time };
-            self.worker.apart.perform(&self.worker, &hold, deadline).await
+            self.worker.apart.perform(&hold, deadline).await
         })
     }
 }

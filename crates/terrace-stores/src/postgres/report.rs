@@ -5,7 +5,7 @@ use std::time::Duration;
 use terrace_core::{Error, ErrorKind, Result, Runtime};
 
 use super::sqlstate::{Stage, explain};
-use super::{PostgresOptions, PostgresStore, Prepares, connector};
+use super::{Dialect, PostgresOptions, PostgresStore, connector};
 
 /// What a server lets Terrace notice, and what holds it up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,7 +33,7 @@ impl PostgresStore {
                SELECT xact_start AS since FROM pg_stat_activity WHERE backend_xid IS NOT NULL \
                UNION ALL SELECT prepared FROM pg_prepared_xacts) AS open)";
         let options = PostgresOptions { member: true, ..options };
-        let connector = connector(&options, Prepares::ReadModel, &runtime)?;
+        let connector = connector(&options, Dialect::ReadModel, &runtime)?;
         let mut connection = connector.open().await?;
         connector.examine(&mut connection).await?;
         let rows = connection.ask(REPORT, &[]).await;

@@ -24,9 +24,9 @@ use terrace_core::{
 use tokio::sync::Mutex;
 use tokio_postgres::Client;
 
-use super::connect::Connection;
+use super::altering::{failed, lock, run};
+use super::connection::Connection;
 use super::inspect::CountRecords;
-use super::migrate::{failed, lock, run};
 use super::sqlstate::{Stage, explain};
 use super::{LogBegin, PostgresOptions, PostgresStore};
 
@@ -238,7 +238,7 @@ impl Store for At {
         keys: &'a [Key],
         how: &'a ReadOptions,
     ) -> BoxFuture<'a, Result<Vec<Read>>> {
-        Box::pin(self.store.read_under(keys, how, Some(self.epoch)))
+        Box::pin(self.store.read_under(keys, how, self.epoch))
     }
 
     fn write<'a>(
@@ -246,11 +246,11 @@ impl Store for At {
         batch: Vec<Write>,
         how: &'a WriteOptions,
     ) -> BoxFuture<'a, Result<Vec<Receipt>>> {
-        Box::pin(self.store.write_under(batch, how, Some(self.epoch)))
+        Box::pin(self.store.write_under(batch, how, self.epoch))
     }
 
     fn scan<'a>(&'a self, scan: &'a Scan, how: &'a ReadOptions) -> BoxFuture<'a, Result<Page>> {
-        Box::pin(self.store.scan_under(scan, how, Some(self.epoch)))
+        Box::pin(self.store.scan_under(scan, how, self.epoch))
     }
 
     fn inspect(&self) -> BoxFuture<'_, Inspection> {

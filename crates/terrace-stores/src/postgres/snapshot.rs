@@ -1,12 +1,18 @@
 //! What a snapshot of the server proves, and how it comes over the wire.
 
-use terrace_core::{Generation, Position};
+use terrace_core::{Generation, LogPosition, Outcome, Position, Version};
 use tokio_postgres::types::{FromSql, Type};
-
-use super::history::restarts;
 
 /// The bits of a position that are a transaction id; those above count restarts of the server.
 const TRANSACTION_BITS: u32 = 48;
+
+/// A restart raises the generation by this much, so its upper half counts restarts.
+pub(super) const RESTART: u64 = 1 << 32;
+
+/// How often the server was restarted under this history.
+fn restarts(generation: Generation) -> u64 {
+    generation.get() / RESTART
+}
 
 /// The position of a transaction of the run of the server that has this generation.
 pub(super) fn position(transaction: u64, generation: Generation) -> Position {
@@ -96,6 +102,16 @@ impl<'a> FromSql<'a> for Transaction {
     fn accepts(column: &Type) -> bool {
         *column == Type::XID8
     }
+}
+
+/// The place in the change log of a write in a transaction that is logged.
+pub(super) fn event(
+    outcome: Outcome,
+    version: Version,
+    logged: Option<Transaction>,
+) -> Option<LogPosition> {
+    let Transaction(epoch) = logged.filter(|_| outcome.is_applied())?;
+    Some(LogPosition { epoch, offset: version.get() })
 }
 
 #[cfg(test)]

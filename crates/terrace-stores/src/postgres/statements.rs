@@ -7,22 +7,20 @@ use tokio_postgres::{Client, Row, Statement};
 
 use terrace_core::Timestamp;
 
-use super::member;
-
 /// One statement of requests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Sql {
     /// Every key's place in the parameter with its record, if there is one, and with the first key
-    /// what the snapshot proves of this history.
+    /// what the snapshot proves of this history. On a shard under an epoch, the last parameter.
     Read,
     /// What a snapshot proves of this history.
     Seen,
     /// Records after a key, from a key, below a key, at most so many, and of so many bytes: one more
-    /// than the one whose value reaches them.
+    /// than the one whose value reaches them. On a shard under an epoch, the last parameter.
     Scan,
     /// What this server is, and how far it has come.
     State,
-    /// Sets values of distinct keys, under this history.
+    /// Sets values of distinct keys, under this history. On a shard under an epoch, the last parameter.
     Put,
     /// The transaction's number, under this history.
     Transaction,
@@ -49,15 +47,8 @@ pub(super) enum Sql {
     Remember,
     /// Removes at most so many results that are older than a day, the oldest first, and counts them.
     Forget,
-    /// Lets the transaction go on under this epoch of the shard, or ends it. These last ones are
-    /// prepared on shards only.
+    /// Lets the transaction go on under this epoch of the shard, or ends it. Prepared on shards only.
     Enter,
-    /// As [`Sql::Read`], under an epoch.
-    EpochRead,
-    /// As [`Sql::Scan`], under an epoch.
-    EpochScan,
-    /// As [`Sql::Put`], under an epoch.
-    EpochPut,
 }
 
 /// The generation of the history that a parameter names, if it is in force and of this table as it is:
@@ -73,10 +64,8 @@ macro_rules! generation {
 }
 
 impl Sql {
-    /// How many of them every database has.
-    const PLAIN: usize = 17;
-
-    const ALL: [Self; 21] = [
+    /// The last one is for shards.
+    const ALL: [Self; 18] = [
         Self::Read,
         Self::Seen,
         Self::Scan,
@@ -95,24 +84,21 @@ impl Sql {
         Self::Remember,
         Self::Forget,
         Self::Enter,
-        Self::EpochRead,
-        Self::EpochScan,
-        Self::EpochPut,
     ];
 
-    fn text(self) -> &'static str {
+    fn text(self, dialect: Dialect) -> &'static str {
         match self {
+            Self::Read if dialect == Dialect::Shard => EPOCH_READ,
+            Self::Scan if dialect == Dialect::Shard => EPOCH_SCAN,
+            Self::Put if dialect == Dialect::Shard => EPOCH_PUT,
             Self::Read => READ,
             Self::Seen => SEEN,
             Self::Scan => SCAN,
-            Self::State => member::STATE,
+            Self::State => STATE,
             Self::Put => PUT,
             Self::Transaction => TRANSACTION,
             Self::Place => PLACE,
-            Self::Placed => {
-                "SELECT u.i, r.version, r.deleted, r.seq \
-                 FROM unnest($1::text[]) WITH ORDINALITY AS u(k, i) JOIN records r ON r.key = u.k"
-            }
+            Self::Placed => PLACED,
             Self::Lock => {
                 "SELECT key, version, deleted, seq FROM records WHERE key = ANY ($1::text[]) \
                  ORDER BY key FOR UPDATE"
@@ -151,26 +137,29 @@ impl Sql {
                  SELECT count(*) FROM gone"
             }
             Self::Enter => "SELECT shard_enter($1)",
-            Self::EpochRead => EPOCH_READ,
-            Self::EpochScan => EPOCH_SCAN,
-            Self::EpochPut => EPOCH_PUT,
         }
     }
 
-    fn types(self) -> &'static [Type] {
+    fn types(self, dialect: Dialect) -> &'static [Type] {
+        let types = self.all_types();
+        match self {
+            Self::Read | Self::Scan | Self::Put if dialect != Dialect::Shard => {
+                &types[..types.len() - 1]
+            }
+            _ => types,
+        }
+    }
+
+    /// Those of a shard.
+    fn all_types(self) -> &'static [Type] {
         match self {
             Self::Placed | Self::Lock | Self::Reserve => &[Type::TEXT_ARRAY],
-            Self::Read => &[Type::TEXT_ARRAY, Type::TEXT],
+            Self::Read => &[Type::TEXT_ARRAY, Type::TEXT, Type::INT8],
             Self::Seen | Self::Transaction => &[Type::TEXT],
-            Self::Scan => &[Type::TEXT, Type::TEXT, Type::TEXT, Type::INT8, Type::INT8],
+            Self::Scan => &[Type::TEXT, Type::TEXT, Type::TEXT, Type::INT8, Type::INT8, Type::INT8],
             Self::State => &[],
-            Self::Put => &[Type::TEXT_ARRAY, Type::TEXT_ARRAY, Type::TEXT],
+            Self::Put => &[Type::TEXT_ARRAY, Type::TEXT_ARRAY, Type::TEXT, Type::INT8],
             Self::Draw | Self::Forget | Self::Enter => &[Type::INT8],
-            Self::EpochRead => &[Type::TEXT_ARRAY, Type::TEXT, Type::INT8],
-            Self::EpochScan => {
-                &[Type::TEXT, Type::TEXT, Type::TEXT, Type::INT8, Type::INT8, Type::INT8]
-            }
-            Self::EpochPut => &[Type::TEXT_ARRAY, Type::TEXT_ARRAY, Type::TEXT, Type::INT8],
             Self::Place => &[
                 Type::TEXT_ARRAY,
                 Type::TEXT_ARRAY,
@@ -234,11 +223,41 @@ macro_rules! read {
 
 const READ: &str = read!("");
 
+/// Which run of the server this is, where its log ends or its replay stands, and what it shows. What a
+/// replay counts as done was visible before.
+const STATE: &str = "SELECT (extract(epoch FROM pg_postmaster_start_time()) * 1000000)::bigint, \
+       CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() \
+         ELSE pg_current_wal_flush_lsn() END, \
+       pg_current_snapshot()";
+
 const SEEN: &str =
     concat!("SELECT pg_current_snapshot(), ", generation!("$1"), ", pg_is_in_recovery()");
 
-const TRANSACTION: &str =
-    concat!("SELECT pg_current_xact_id() WHERE ", generation!("$1"), " IS NOT NULL");
+/// The furthest sequence of a journal whose row is gone: no write up to there is applied any more. See
+/// [`super::tombstones`].
+macro_rules! settled {
+    () => {
+        "(SELECT coalesce(max(value::bigint), 0) FROM meta WHERE name = 'settled')"
+    };
+}
+
+const TRANSACTION: &str = concat!(
+    "SELECT pg_current_xact_id(), ",
+    settled!(),
+    " WHERE ",
+    generation!("$1"),
+    " IS NOT NULL"
+);
+
+/// The furthest sequence that a row carries or carried.
+pub(super) const FURTHEST: &str =
+    concat!("SELECT greatest((SELECT coalesce(max(seq), 0) FROM records), ", settled!(), ")");
+
+const PLACED: &str = concat!(
+    "SELECT u.i, r.version, r.deleted, greatest(r.seq, ",
+    settled!(),
+    ") FROM unnest($1::text[]) WITH ORDINALITY AS u(k, i) LEFT JOIN records r ON r.key = u.k"
+);
 
 /// The sizes are known without reading large values.
 macro_rules! scan {
@@ -308,7 +327,9 @@ const PLACE: &str = concat!(
      SELECT u.k, u.v, u.s, u.d, t.at, t.at \
      FROM unnest($1::text[], $2::text[], $3::bigint[], $4::boolean[]) AS u(k, v, s, d), \
        LATERAL (SELECT 'epoch'::timestamptz + (u.s >> 21) * interval '1 millisecond' AS at) AS t \
-     WHERE ",
+     WHERE u.s > ",
+    settled!(),
+    " AND ",
     generation!("$5"),
     " IS NOT NULL AND (SELECT set_config('synchronous_commit', CASE s WHEN 'off' THEN 'local' \
          ELSE s END, true) FROM current_setting('synchronous_commit') AS s) IS NOT NULL \
@@ -324,6 +345,9 @@ const PLACE: &str = concat!(
      RETURNING key, version, created_at = updated_at, pg_current_xact_id()"
 );
 
+/// The epoch of work under none: no shard has it.
+pub(super) const NO_EPOCH: i64 = -1;
+
 /// A parameter of a statement.
 pub(super) type Parameter<'a> = &'a (dyn ToSql + Sync);
 
@@ -338,14 +362,16 @@ pub(super) enum Statements {
     ReadRows(Statement),
 }
 
-/// What a session prepares.
+/// What kind of database a session is with; chosen when the store connects.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Prepares {
-    /// The part of [`Sql`] for a database that has all records.
-    Records,
-    /// All of [`Sql`], for one of several shards.
+pub(super) enum Dialect {
+    /// It has all records, or is a replica of one that has.
+    Plain,
+    /// It has all records and a change log, which has every change of them.
+    Logged,
+    /// One of several shards: what it has, it answers under an epoch.
     Shard,
-    /// What reads of a read model need.
+    /// A read model.
     ReadModel,
 }
 
@@ -353,34 +379,37 @@ impl Statements {
     /// Prepares all, in one round trip.
     pub(super) async fn prepare(
         client: &Client,
-        what: Prepares,
+        dialect: Dialect,
     ) -> Result<Self, tokio_postgres::Error> {
-        let count = match what {
-            Prepares::Records => Sql::PLAIN,
-            Prepares::Shard => Sql::ALL.len(),
-            Prepares::ReadModel => {
+        let count = match dialect {
+            Dialect::Plain | Dialect::Logged => Sql::ALL.len() - 1,
+            Dialect::Shard => Sql::ALL.len(),
+            Dialect::ReadModel => {
                 let statement = client.prepare_typed(READ_ROWS, &[Type::TEXT_ARRAY]).await?;
                 return Ok(Self::ReadRows(statement));
             }
         };
-        let all = Sql::ALL[..count].iter().map(|sql| client.prepare_typed(sql.text(), sql.types()));
-        try_join_all(all).await.map(Self::Prepared)
+        let prepare = |sql: &Sql| client.prepare_typed(sql.text(dialect), sql.types(dialect));
+        try_join_all(Sql::ALL[..count].iter().map(prepare)).await.map(Self::Prepared)
     }
 
     /// Sends a statement when first polled, so that futures polled together are pipelined in that
-    /// order; answers its rows.
+    /// order; answers its rows. Parameters that the dialect does not have are left out.
     pub(super) async fn run(
         &self,
-        client: &Client,
+        (client, dialect): (&Client, Dialect),
         sql: Sql,
         parameters: &[Parameter<'_>],
     ) -> Result<Vec<Row>, tokio_postgres::Error> {
         match self {
-            Self::Prepared(all) => client.query(&all[sql as usize], parameters).await,
+            Self::Prepared(all) => {
+                let statement = &all[sql as usize];
+                client.query(statement, &parameters[..statement.params().len()]).await
+            }
             Self::Unprepared | Self::ReadRows(_) => {
-                let types = sql.types().iter().cloned();
+                let types = sql.types(dialect).iter().cloned();
                 let typed = parameters.iter().copied().zip(types).collect::<Vec<_>>();
-                client.query_typed(sql.text(), &typed).await
+                client.query_typed(sql.text(dialect), &typed).await
             }
         }
     }
@@ -434,7 +463,11 @@ mod tests {
     fn each_statement_is_found_at_its_place() {
         for (index, sql) in Sql::ALL.into_iter().enumerate() {
             assert_eq!(sql as usize, index);
-            assert!(!sql.text().contains(&format!("${}", sql.types().len() + 1)));
+            for dialect in [Dialect::Plain, Dialect::Logged, Dialect::Shard] {
+                let (text, types) = (sql.text(dialect), sql.types(dialect));
+                assert!(types.is_empty() || text.contains(&format!("${}", types.len())), "{text}");
+                assert!(!text.contains(&format!("${}", types.len() + 1)), "{text}");
+            }
         }
     }
 

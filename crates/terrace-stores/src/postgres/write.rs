@@ -5,30 +5,28 @@ use std::sync::Arc;
 
 use futures_util::future::join5;
 use terrace_core::{
-    Current, Durability, Error, ErrorKind, Idempotency, LogPosition, Origin, Outcome, Position,
-    Precondition, Receipt, Sequence, Token, Version, Write,
+    Current, Durability, Error, ErrorKind, Idempotency, Origin, Outcome, Position, Precondition,
+    Receipt, Sequence, Token, Version, Write,
 };
 use tokio_postgres::Row;
 use tokio_postgres::error::{DbError, SqlState};
 use tokio_postgres::types::Type;
 
-use super::connect::Connection;
+use super::connection::Connection;
 use super::idempotency::{Claim, Remembered};
 use super::plan::{Placed, Plan, Puts, Rows, plan};
 use super::read::version;
-use super::snapshot::Transaction;
+use super::snapshot::{Transaction, event};
 use super::sqlstate::{because, outcome_unknown};
-use super::statements::Sql;
+use super::statements::{Dialect, Parameter, Sql};
 use super::work::{Failure, Progress, Work, corrupt};
 
 /// A batch of writes.
 pub(super) struct WriteBatch<'a> {
     pub(super) batch: &'a [Write],
     pub(super) request: Option<&'a Idempotency>,
-    /// The epoch of the shard under which they are made.
-    pub(super) epoch: Option<i64>,
-    /// Whether the database keeps a change log.
-    pub(super) logged: bool,
+    /// The epoch under which they are made, on a shard.
+    pub(super) epoch: i64,
 }
 
 impl Work for WriteBatch<'_> {
@@ -42,9 +40,10 @@ impl Work for WriteBatch<'_> {
         progress: &Progress,
     ) -> Result<Vec<Receipt>, Failure> {
         // Each change of a database with a log is in it, also one that the batch supersedes.
-        let puts = Puts::of(self.batch).filter(|puts| !self.logged || puts.superseded == 0);
+        let logged = connection.dialect == Dialect::Logged;
+        let puts = Puts::of(self.batch).filter(|puts| !logged || puts.superseded == 0);
         // On a shard, and beside a log, writes of a journal are a transaction like others.
-        let alone = !self.logged && self.epoch.is_none();
+        let alone = connection.dialect == Dialect::Plain;
         let plain = self.request.is_none();
         let (answers, transaction) = if let Some(puts) = puts.filter(|_| plain) {
             put(connection, progress, &puts, self.epoch).await?
@@ -68,20 +67,10 @@ impl Work for WriteBatch<'_> {
             durability,
             token: token.clone(),
             origin: Origin::PRIMARY,
-            event: event(outcome, version, transaction.filter(|_| self.logged)),
+            event: event(outcome, version, transaction.filter(|_| logged)),
         };
         Ok(answers.into_iter().map(receipt).collect())
     }
-}
-
-/// The place in the change log of a write in a transaction that is logged.
-pub(super) fn event(
-    outcome: Outcome,
-    version: Version,
-    logged: Option<Transaction>,
-) -> Option<LogPosition> {
-    let Transaction(epoch) = logged.filter(|_| outcome.is_applied())?;
-    Some(LogPosition { epoch, offset: version.get() })
 }
 
 type Answers = Vec<(Outcome, Version)>;
@@ -101,20 +90,12 @@ async fn put(
     connection: &Connection,
     progress: &Progress,
     puts: &Puts<'_>,
-    epoch: Option<i64>,
+    epoch: i64,
 ) -> Result<(Answers, Option<Transaction>), Failure> {
     progress.commits();
-    let history = &*connection.history;
+    let columns: [Parameter<'_>; 4] = [&puts.keys, &puts.values, &&*connection.history, &epoch];
     let (rows, drawn) = if puts.superseded == 0 {
-        let rows = match &epoch {
-            None => connection.run(Sql::Put, &[&puts.keys, &puts.values, &history]).await?,
-            Some(epoch) => {
-                let columns: [super::statements::Parameter<'_>; 4] =
-                    [&puts.keys, &puts.values, &history, epoch];
-                connection.run(Sql::EpochPut, &columns).await?
-            }
-        };
-        (rows, Vec::new())
+        (connection.run(Sql::Put, &columns).await?, Vec::new())
     } else {
         let count = i64::try_from(puts.superseded).unwrap_or(i64::MAX);
         progress.in_transaction(true);
@@ -122,7 +103,7 @@ async fn put(
             begin(connection, epoch, false),
             connection.run(Sql::Reserve, &[&puts.keys]),
             connection.run(Sql::Draw, &[&count]),
-            connection.run(Sql::Put, &[&puts.keys, &puts.values, &history]),
+            connection.run(Sql::Put, &columns),
             connection.command("COMMIT"),
         )
         .await;
@@ -177,22 +158,20 @@ async fn transaction(
 /// rows would wait for each other.
 async fn begin(
     connection: &Connection,
-    epoch: Option<i64>,
+    epoch: i64,
     waits_for_disk: bool,
 ) -> Result<(), tokio_postgres::Error> {
     let begun = connection.command(match waits_for_disk {
         true => "BEGIN; SET LOCAL synchronous_commit = local",
         false => "BEGIN",
     });
-    match &epoch {
-        None => begun.await,
-        Some(epoch) => {
-            let entering: [super::statements::Parameter<'_>; 1] = [epoch];
-            let entered = connection.run(Sql::Enter, &entering);
-            let (begun, entered) = futures_util::future::join(begun, entered).await;
-            begun.and(entered.map(drop))
-        }
+    if connection.dialect != Dialect::Shard {
+        return begun.await;
     }
+    let entering: [Parameter<'_>; 1] = [&epoch];
+    let entered = connection.run(Sql::Enter, &entering);
+    let (begun, entered) = futures_util::future::join(begun, entered).await;
+    begun.and(entered.map(drop))
 }
 
 /// Writes of a journal: one statement, whatever they are. Rows that have come as far are not answered.
@@ -203,7 +182,7 @@ async fn place(
 ) -> Result<(Answers, Option<Transaction>), Failure> {
     progress.commits();
     let history = &*connection.history;
-    let columns: [super::statements::Parameter<'_>; 5] =
+    let columns: [Parameter<'_>; 5] =
         [&placed.keys, &placed.values, &placed.sequences, &placed.deleted, &history];
     let rows = connection.run(Sql::Place, &columns).await?;
     let transaction = transaction(connection, &rows, 3).await?;
@@ -241,10 +220,10 @@ async fn explain_refusals(
         let index: i64 = row.try_get(0).map_err(unreadable)?;
         let index = usize::try_from(index).unwrap_or(0).wrapping_sub(1);
         let Some(&place) = refused.get(index) else { continue };
-        let (deleted, sequence): (bool, i64) =
+        let (deleted, sequence): (Option<bool>, i64) =
             (row.try_get(2).map_err(unreadable)?, row.try_get(3).map_err(unreadable)?);
         explained += usize::from(sequence >= placed.sequences[place]);
-        if !deleted {
+        if deleted == Some(false) {
             answers[placed.writes[place]].1 = version(row.try_get(1).map_err(unreadable)?);
         }
     }
@@ -291,10 +270,11 @@ impl WriteBatch<'_> {
         let count = i64::try_from(self.batch.len()).unwrap_or(i64::MAX);
         let claim = Claim::new(self.request);
         let history = &*connection.history;
-        let of_history: [super::statements::Parameter<'_>; 1] = [&history];
+        let of_history: [Parameter<'_>; 1] = [&history];
         // A journal forgets what is settled.
         let placed =
             || self.batch.iter().any(|it| matches!(it.precondition, Precondition::After(_)));
+        let logged = connection.dialect == Dialect::Logged;
         let waits_for_disk = connection.durability() < Durability::Committed && placed();
         progress.in_transaction(true);
         // Were BEGIN to fail alone, what is sent with it would change no record.
@@ -309,8 +289,9 @@ impl WriteBatch<'_> {
         let step = begun.map_err(Failure::from).and_then(|()| {
             let (claimed, locked, drawn, number) = (claimed?, locked?, drawn?, number?);
             let number = number.first().ok_or(Failure::AnotherHistory)?;
+            let settled = sequence(number, 1).map_err(corrupt)?;
             let number = number.try_get::<_, Transaction>(0).map_err(corrupt)?;
-            Ok((claimed, state(&locked, &drawn, self.batch)?, Some(number)))
+            Ok((claimed, state(&locked, &drawn, self.batch, settled)?, Some(number)))
         });
         let (claimed, plan, number) = match step {
             Ok(step) => step,
@@ -329,7 +310,7 @@ impl WriteBatch<'_> {
             self.log_superseded(connection, &plan),
             insert(connection, &plan),
             update(connection, &plan),
-            claim.keep(connection, &plan.answers, number.filter(|_| self.logged)),
+            claim.keep(connection, &plan.answers, number.filter(|_| logged)),
             connection.command("COMMIT"),
         )
         .await;
@@ -352,10 +333,10 @@ impl WriteBatch<'_> {
         plan: &Plan<'_>,
     ) -> Result<(), tokio_postgres::Error> {
         let all = &plan.superseded;
-        if !self.logged || all.keys.is_empty() {
+        if connection.dialect != Dialect::Logged || all.keys.is_empty() {
             return Ok(());
         }
-        let columns: [(super::statements::Parameter<'_>, Type); 5] = [
+        let columns: [(Parameter<'_>, Type); 5] = [
             (&all.keys, Type::TEXT_ARRAY),
             (&all.values, Type::TEXT_ARRAY),
             (&all.versions, Type::INT8_ARRAY),
@@ -375,13 +356,21 @@ const LOG_SUPERSEDED: &str = "INSERT INTO commands (version, type, key, value, c
      FROM unnest($1::text[], $2::text[], $3::bigint[], $4::boolean[], $5::boolean[]) \
        AS u(k, v, n, d, c) LEFT JOIN records r ON r.key = u.k";
 
-fn state<'a>(locked: &[Row], drawn: &[Row], batch: &'a [Write]) -> Result<Plan<'a>, Failure> {
+fn sequence(row: &Row, column: usize) -> Result<Sequence, tokio_postgres::Error> {
+    Ok(Sequence::new(u64::try_from(row.try_get::<_, i64>(column)?).unwrap_or(0)))
+}
+
+fn state<'a>(
+    locked: &[Row],
+    drawn: &[Row],
+    batch: &'a [Write],
+    settled: Sequence,
+) -> Result<Plan<'a>, Failure> {
     let row = |row: &'_ Row| -> Result<Current, tokio_postgres::Error> {
-        let applied = u64::try_from(row.try_get::<_, i64>(3)?).unwrap_or(0);
         Ok(Current {
             version: version(row.try_get(1)?),
             live: !row.try_get::<_, bool>(2)?,
-            applied: Sequence::new(applied),
+            applied: sequence(row, 3)?,
         })
     };
     let mut rows = HashMap::with_capacity(locked.len());
@@ -390,7 +379,7 @@ fn state<'a>(locked: &[Row], drawn: &[Row], batch: &'a [Write]) -> Result<Plan<'
         rows.insert(key, row(found).map_err(corrupt)?);
     }
     let versions = drawn.iter().map(|row| row.try_get(0)).collect::<Result<Vec<i64>, _>>();
-    Ok(plan(batch, &rows, &versions.map_err(corrupt)?))
+    Ok(plan(batch, &rows, &versions.map_err(corrupt)?, settled))
 }
 
 async fn insert(connection: &Connection, plan: &Plan<'_>) -> Result<(), tokio_postgres::Error> {
@@ -399,8 +388,7 @@ async fn insert(connection: &Connection, plan: &Plan<'_>) -> Result<(), tokio_po
         return Ok(());
     }
     let Rows { keys, values, versions, deleted, applied, accepted, .. } = rows;
-    let columns: [super::statements::Parameter<'_>; 6] =
-        [keys, values, versions, deleted, applied, accepted];
+    let columns: [Parameter<'_>; 6] = [keys, values, versions, deleted, applied, accepted];
     connection.run(Sql::Insert, &columns).await.map(drop)
 }
 
@@ -410,8 +398,7 @@ async fn update(connection: &Connection, plan: &Plan<'_>) -> Result<(), tokio_po
         return Ok(());
     }
     let Rows { keys, values, versions, deleted, applied, created, accepted } = rows;
-    let columns: [super::statements::Parameter<'_>; 7] =
-        [keys, values, versions, deleted, applied, created, accepted];
+    let columns: [Parameter<'_>; 7] = [keys, values, versions, deleted, applied, created, accepted];
     connection.run(Sql::Update, &columns).await.map(drop)
 }
 

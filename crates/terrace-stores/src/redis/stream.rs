@@ -245,8 +245,9 @@ impl Follower for RedisStream {
 
     fn begin_anew<'a>(&'a self, _: &'a str) -> BoxFuture<'a, Result<()>> {
         Box::pin(async {
-            let message = "the stream has events that the database has lost, as after a restore; \
-                           rename or remove the stream, and all events are published anew";
+            let message = "the stream cannot go on: the database has lost events that the stream has, \
+                           as after a restore, or its log no longer keeps those that come next; \
+                           rename or remove the stream, and what the log has is published anew";
             Err(Error::new(ErrorKind::Unavailable, message).with("stream", &self.options.key))
         })
     }
@@ -254,7 +255,7 @@ impl Follower for RedisStream {
 
 impl fmt::Display for RedisStream {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("redis stream")
+        write!(f, "redis stream {}", self.options.key)
     }
 }
 

@@ -5,10 +5,10 @@ use terrace_core::{
     Current, Decision, Idempotency, Outcome, Precondition, Result, Sequence, Version, Write, decide,
 };
 
-use super::follow::Target;
+use super::follow::{self, Target};
 use super::job::Task;
-use super::reader::LATEST;
-use super::{failure, idempotency, shard};
+use super::schema::LATEST;
+use super::{failure, idempotency, schema};
 
 /// The moment of a group of writes: its time, and the latest version drawn so far.
 #[derive(Clone, Copy, Debug)]
@@ -16,7 +16,7 @@ pub(super) struct Moment {
     pub(super) latest: u64,
     pub(super) micros: i64,
     pub(super) is_replica: bool,
-    /// No write of a journal at or before this comes any more.
+    /// The journal has settled everything up to here, as writes of this group say.
     pub(super) settled: Sequence,
 }
 
@@ -26,6 +26,7 @@ pub(super) struct Statements<'c> {
     begin: Statement<'c>,
     commit: Statement<'c>,
     find: Statement<'c>,
+    refused: Statement<'c>,
     insert: Statement<'c>,
     update: Statement<'c>,
     count: Statement<'c>,
@@ -50,6 +51,8 @@ impl<'c> Statements<'c> {
                 "SELECT rowid, version, deleted, created_at, seq, updated_at FROM records
                  WHERE key = ?1",
             )?,
+            refused: connection
+                .prepare("SELECT ifnull(max(value), 0) FROM meta WHERE name = 'settled'")?,
             insert: connection.prepare(
                 "INSERT INTO records (key, value, version, created_at, updated_at, deleted, seq)
                  VALUES (?1, ?2, ?3, ?4, ?4, ?5, ?6)",
@@ -92,7 +95,7 @@ impl<'c> Statements<'c> {
         moment: &mut Moment,
     ) -> Result<idempotency::Results> {
         if let Task::Write { epoch: Some(epoch), .. } = task {
-            shard::check(self.connection, *epoch)?;
+            schema::check_epoch(self.connection, *epoch)?;
         }
         // A single change is one statement, which SQLite undoes by itself.
         if let Task::Write { writes, idempotency: None, .. } = task
@@ -107,7 +110,7 @@ impl<'c> Statements<'c> {
             }
             Task::Follow(follow) => {
                 let to = Target { is_replica: moment.is_replica, now_micros: moment.micros };
-                follow.perform(self.connection, &to).map(|highest| {
+                follow::perform(follow, self.connection, &to).map(|highest| {
                     // Versions of this file go on after what it has from elsewhere.
                     if !moment.is_replica {
                         moment.latest = moment.latest.max(highest.get());
@@ -148,9 +151,11 @@ impl<'c> Statements<'c> {
 
     fn apply_one(&mut self, write: &Write, moment: &mut Moment) -> Result<(Outcome, Version)> {
         let found = self.find(write)?;
-        let current = found.as_ref().map_or_else(Current::default, |row| row.current);
+        let mut current = found.as_ref().map_or_else(Current::default, |row| row.current);
         if let Precondition::After(at) = write.precondition {
             moment.settled = moment.settled.max(at.settled);
+            // A write that is settled comes too late, and the row that would tell may be gone.
+            current.applied = current.applied.max(self.refused()?);
         }
         let decision = match decide(write, &current) {
             Ok(decision) => decision,
@@ -190,26 +195,35 @@ impl<'c> Statements<'c> {
         found.optional().map_err(failure::of)
     }
 
-    /// Removes up to `most` tombstones from before `before_micros` that keep nothing out any more: an
-    /// older put of a journal could still come, and would bring the record back.
+    /// The furthest sequence of a journal whose row is gone: no write up to there is applied any more.
+    fn refused(&mut self) -> Result<Sequence> {
+        let refused: i64 = self.refused.query_row([], |row| row.get(0)).map_err(failure::of)?;
+        Ok(Sequence::new(u64::try_from(refused).unwrap_or(0)))
+    }
+
+    /// Removes up to `most` tombstones from before `before_micros`, and of a journal's deletions those
+    /// that are settled. An older put of the journal may still come from a flusher that was taken for
+    /// dead; from now on none up to there is applied.
     pub(super) fn collect_tombstones(
         &self,
         most: usize,
         before_micros: i64,
         settled: Sequence,
     ) -> rusqlite::Result<()> {
-        self.connection
-            .prepare_cached(
-                "DELETE FROM records WHERE rowid IN (SELECT rowid FROM records
-                 WHERE deleted = 1 AND updated_at <= ?1 AND seq <= ?3
-                 ORDER BY updated_at LIMIT ?2)",
-            )?
-            .execute(params![
-                before_micros,
-                i64::try_from(most).unwrap_or(i64::MAX),
-                i64::try_from(settled.get()).unwrap_or(0)
-            ])
-            .map(drop)
+        const COLLECT: &str = "DELETE FROM records WHERE rowid IN (SELECT rowid FROM records
+             WHERE deleted = 1 AND updated_at <= ?1 AND seq <= ?3 ORDER BY updated_at LIMIT ?2)
+             RETURNING seq";
+        const REFUSE: &str = "INSERT INTO meta (name, value) VALUES ('settled', ?1)
+             ON CONFLICT (name) DO UPDATE SET value = max(value, excluded.value)";
+        let most = i64::try_from(most).unwrap_or(i64::MAX);
+        let settled = i64::try_from(settled.get()).unwrap_or(0);
+        let mut collect = self.connection.prepare_cached(COLLECT)?;
+        let gone = collect.query_map(params![before_micros, most, settled], |row| row.get(0))?;
+        let gone = gone.collect::<rusqlite::Result<Vec<i64>>>()?.into_iter().max();
+        if let Some(furthest) = gone.filter(|sequence| *sequence > 0) {
+            self.connection.prepare_cached(REFUSE)?.execute([furthest])?;
+        }
+        Ok(())
     }
 
     fn run(&self, statement: &str) -> Result<()> {

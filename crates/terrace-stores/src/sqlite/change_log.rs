@@ -5,10 +5,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use terrace_core::{
-    BoxFuture, ChangeLog, Changes, Deadline, LogPosition, Logged, Position, PositionLost, Result,
+    BoxFuture, ChangeLog, Changes, Deadline, LogPosition, Position, PositionLost, Result,
 };
 
-use super::job::ReadJob;
+use super::job::{Part, ReadJob};
 use super::shared::Shared;
 
 /// How often a follower that waits looks for what other processes have written to the file.
@@ -40,18 +40,6 @@ pub struct SqliteChangeLog {
 struct Copy {
     began_at: u64,
     position: u64,
-}
-
-/// Part of the log out of one snapshot.
-#[derive(Debug)]
-pub(super) struct Part {
-    /// The latest version that was drawn.
-    pub(super) head: u64,
-    /// The latest tombstone that was collected.
-    pub(super) floor: u64,
-    pub(super) changes: Vec<Logged>,
-    /// Whether there is more after these.
-    pub(super) more: bool,
 }
 
 impl SqliteChangeLog {

@@ -10,7 +10,7 @@ use terrace_core::{
 };
 
 use super::failure;
-use super::job::{ReadJob, Task};
+use super::job::{Follow, ReadJob, Step, Task};
 use super::shared::Shared;
 
 /// Follows a change log into a [`SqliteStore`](super::SqliteStore); from
@@ -71,47 +71,24 @@ fn bytes_of(change: &Logged) -> usize {
     change.key.as_str().len() + value
 }
 
-/// What a follower hands to the writer.
-#[derive(Debug)]
-pub(super) struct Follow {
-    source: Arc<str>,
-    step: Step,
-}
-
-#[derive(Debug)]
-enum Step {
-    Apply(Batch),
-    BeginAnew(String),
-}
-
-impl Follow {
-    /// How many tombstones it brings.
-    pub(super) fn deletions(&self) -> usize {
-        match &self.step {
-            Step::Apply(batch) => batch.changes.iter().filter(|it| it.record.is_none()).count(),
-            Step::BeginAnew(_) => 0,
+/// Does it within the transaction that is open; answers the highest version that it wrote.
+pub(super) fn perform(follow: &Follow, connection: &Connection, to: &Target) -> Result<Version> {
+    as_is(connection, |connection, counter| match &follow.step {
+        Step::Apply(batch) => {
+            let highest = apply(connection, &follow.source, batch, to.now_micros)?;
+            let reached = signed(batch.to.position.offset)?;
+            let mirrors = to.is_replica && !batch.more;
+            Ok((highest, if mirrors { counter.max(reached) } else { counter }))
         }
-    }
-
-    /// Does it within the transaction that is open; answers the highest version that it wrote.
-    pub(super) fn perform(&self, connection: &Connection, to: &Target) -> Result<Version> {
-        as_is(connection, |connection, counter| match &self.step {
-            Step::Apply(batch) => {
-                let highest = apply(connection, &self.source, batch, to.now_micros)?;
-                let reached = signed(batch.to.position.offset)?;
-                let mirrors = to.is_replica && !batch.more;
-                Ok((highest, if mirrors { counter.max(reached) } else { counter }))
+        Step::BeginAnew(log) => {
+            // The log of a file holds all of its records, so nothing is to be copied first.
+            keep(connection, &follow.source, &Checkpoint::beginning(log.as_str()))?;
+            if to.is_replica {
+                run(connection, "DELETE FROM records")?;
             }
-            Step::BeginAnew(log) => {
-                // The log of a file holds all of its records, so nothing is to be copied first.
-                keep(connection, &self.source, &Checkpoint::beginning(log.as_str()))?;
-                if to.is_replica {
-                    run(connection, "DELETE FROM records")?;
-                }
-                Ok((Version::NONE, if to.is_replica { 0 } else { counter }))
-            }
-        })
-    }
+            Ok((Version::NONE, if to.is_replica { 0 } else { counter }))
+        }
+    })
 }
 
 /// Changes rows that keep the versions they bring. The work is given the counter of versions, and
@@ -206,7 +183,7 @@ fn name(source: &str) -> String {
 }
 
 fn counter(connection: &Connection) -> Result<i64> {
-    let mut ask = connection.prepare_cached(super::reader::COUNTER).map_err(failure::of)?;
+    let mut ask = connection.prepare_cached(super::schema::COUNTER).map_err(failure::of)?;
     ask.query_row([], |row| row.get(0)).map_err(failure::of)
 }
 

@@ -3,12 +3,10 @@
 use std::sync::Arc;
 
 use terrace_core::{
-    Checkpoint, Error, Idempotency, Key, Page, Position, Read, Receipt, Result, Scan, Write,
+    Batch, Checkpoint, Error, Idempotency, Key, Logged, Page, Position, Read, Receipt, Result,
+    Scan, Write,
 };
 use tokio::sync::oneshot;
-
-use super::change_log::Part;
-use super::follow::Follow;
 
 /// Where an answer goes; closed when the caller is gone.
 pub(super) type Reply<T> = oneshot::Sender<Result<T>>;
@@ -65,4 +63,39 @@ pub(super) enum Task {
         epoch: Option<u64>,
     },
     Follow(Follow),
+}
+
+/// What a follower hands to the writer.
+#[derive(Debug)]
+pub(super) struct Follow {
+    pub(super) source: Arc<str>,
+    pub(super) step: Step,
+}
+
+#[derive(Debug)]
+pub(super) enum Step {
+    Apply(Batch),
+    BeginAnew(String),
+}
+
+impl Follow {
+    /// How many tombstones it brings.
+    pub(super) fn deletions(&self) -> usize {
+        match &self.step {
+            Step::Apply(batch) => batch.changes.iter().filter(|it| it.record.is_none()).count(),
+            Step::BeginAnew(_) => 0,
+        }
+    }
+}
+
+/// Part of the log out of one snapshot.
+#[derive(Debug)]
+pub(super) struct Part {
+    /// The latest version that was drawn.
+    pub(super) head: u64,
+    /// The latest tombstone that was collected.
+    pub(super) floor: u64,
+    pub(super) changes: Vec<Logged>,
+    /// Whether there is more after these.
+    pub(super) more: bool,
 }

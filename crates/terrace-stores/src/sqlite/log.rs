@@ -1,31 +1,34 @@
 //! The change log of a file: the table `commands`, filled by triggers in the writing transaction.
 
+mod trim;
+
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
 use rusqlite::{Connection, OptionalExtension, Row};
 use terrace_core::{
-    BoxFuture, ChangeLog, Changes, Deadline, Histories, Key, LogPosition, Logged, Position,
-    PositionLost, Record, Result, Runtime, Timestamp, Value, Version, history,
+    BoxFuture, ChangeLog, Changes, Deadline, Key, LogPosition, Logged, Position, PositionLost,
+    Record, Result, Runtime, Task, Timestamp, Value, Version, history,
 };
-use tokio::sync::watch;
 
 use super::failure;
 use super::lane::Lane;
-use super::options::SqliteOptions;
+use super::shared::Shared;
+use crate::walks;
+use trim::TrimLog;
 
-/// The committed changes of one SQLite file, every one of them, in the order of their commits.
+/// The committed changes of one SQLite file, in the order of their commits. Leaves out superseded changes
+/// that are older than a week and that no follower has yet to see.
 ///
 /// A file has one writer at a time, so the order of numbers is that of commits: `epoch` is 0 and
 /// `offset` the version that was written. Woken by the store of this process; what other programs
 /// change in the file is seen within half a second.
 pub struct SqliteLog {
-    lane: Lane,
+    lane: Arc<Lane>,
     name: Arc<str>,
-    histories: Arc<Histories>,
-    committed: watch::Sender<u64>,
-    runtime: Runtime,
+    shared: Arc<Shared>,
+    _trim: Task,
 }
 
 /// The highest number that was drawn, by the counter or by a row that came with its own.
@@ -68,13 +71,11 @@ pub(super) fn install(connection: &mut Connection, runtime: &Runtime) -> Result<
 }
 
 impl SqliteLog {
-    pub(super) fn open(
-        options: &SqliteOptions,
-        (name, histories): (Arc<str>, Arc<Histories>),
-        committed: watch::Sender<u64>,
-        runtime: Runtime,
-    ) -> Result<Self> {
-        Ok(Self { lane: Lane::start(options, "sqlite-log")?, name, histories, committed, runtime })
+    pub(super) fn open(name: Arc<str>, shared: Arc<Shared>) -> Result<Self> {
+        let lane = Arc::new(Lane::start(&shared.options, "sqlite-log")?);
+        let trim = TrimLog::new(Arc::clone(&lane), Arc::clone(&shared));
+        let trim = walks::start(&shared.runtime, trim);
+        Ok(Self { lane, name, shared, _trim: trim })
     }
 
     async fn last(&self) -> Result<u64> {
@@ -92,7 +93,7 @@ impl SqliteLog {
 
 impl ChangeLog for SqliteLog {
     fn name(&self) -> Arc<str> {
-        history::log_in(&self.name, &self.histories.name())
+        history::log_in(&self.name, &self.shared.histories.name())
     }
 
     fn place_of(&self, position: Position) -> LogPosition {
@@ -113,15 +114,25 @@ impl ChangeLog for SqliteLog {
     fn wait(&self, position: LogPosition, deadline: Deadline) -> BoxFuture<'_, Result<()>> {
         Box::pin(async move {
             loop {
-                let mut committed = self.committed.subscribe();
-                let now = self.runtime.now();
+                let mut committed = self.shared.committed.subscribe();
+                let now = self.shared.runtime.now();
                 if self.last().await? > position.offset || deadline.passed(now) {
                     return Ok(());
                 }
                 let look = deadline.min(Deadline::at(now + LOOK));
-                let _looked_at_again = self.runtime.within(look, committed.changed()).await;
+                let _looked_at_again = self.shared.runtime.within(look, committed.changed()).await;
             }
         })
+    }
+
+    fn keep_for<'a>(
+        &'a self,
+        follower: &'a str,
+        position: LogPosition,
+    ) -> BoxFuture<'a, Result<()>> {
+        let (follower, now) = (follower.to_owned(), self.shared.runtime.wall().as_microsecond());
+        let noted = move |it: &mut Connection| trim::keep_for(it, &follower, position, now);
+        Box::pin(self.lane.run(noted))
     }
 
     fn head(&self) -> BoxFuture<'_, Result<LogPosition>> {

@@ -232,6 +232,6 @@ impl Follower for Projecting {
 
 impl fmt::Display for Projecting {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.model.fmt(f)
+        write!(f, "sqlite {}", self.model.queries.path().display())
     }
 }

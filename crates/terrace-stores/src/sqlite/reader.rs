@@ -11,10 +11,11 @@ use terrace_core::{
     Scan, Standing, Timestamp, Value, Version, history,
 };
 
-use super::change_log::Part;
-use super::job::ReadJob;
-use super::shared::{Role, Shared};
-use super::{connect, failure, follow, shard};
+use super::job::{Part, ReadJob};
+use super::schema::{COUNTER, LATEST};
+use super::shared::Shared;
+use super::vitals::Role;
+use super::{connect, failure, follow, schema};
 
 const LOOKUP: &str =
     "SELECT value, version, created_at, updated_at, deleted FROM records WHERE key = ?1";
@@ -25,14 +26,6 @@ const SCAN: &str = "SELECT value, version, created_at, updated_at, deleted, key 
 
 /// The most bytes of keys and values in one page; a page that would be larger ends early.
 const MAX_PAGE_BYTES: usize = 16 * 1024 * 1024;
-
-/// How far a replica has followed.
-pub(super) const COUNTER: &str = "SELECT value FROM meta WHERE name = 'version'";
-
-/// The latest version there is: a row that was copied in by hand may be ahead of the counter.
-pub(super) const LATEST: &str =
-    "SELECT max(value, coalesce((SELECT max(version) FROM records), 0)) FROM meta
-    WHERE name = 'version'";
 
 const LOG: &str = "SELECT value, version, created_at, updated_at, deleted, key FROM records
     WHERE version > ?1 ORDER BY version";
@@ -47,7 +40,7 @@ pub(super) fn run_shared(shared: &Shared, connection: &Connection) {
     };
     let (mut jobs, most) = (Vec::new(), Load::parts(shared.options.max_read_batch));
     while shared.reads.wait_and_take(&mut jobs, most) {
-        shared.vitals.measured(shared, Role::Reader, || reader.serve(&mut jobs));
+        shared.vitals.measured(&shared.runtime, Role::Reader, || reader.serve(&mut jobs));
     }
 }
 
@@ -55,7 +48,7 @@ pub(super) fn run_shared(shared: &Shared, connection: &Connection) {
 pub(super) fn run_per_request(shared: &Shared) {
     let mut jobs = Vec::new();
     while shared.reads.wait_and_take(&mut jobs, Load::parts(1)) {
-        shared.vitals.measured(shared, Role::Reader, || {
+        shared.vitals.measured(&shared.runtime, Role::Reader, || {
             let connection = match connect::another(&shared.options) {
                 Ok(connection) => connection,
                 Err(error) => return refuse(shared, &mut jobs, &error),
@@ -147,7 +140,7 @@ impl<'c> Reader<'c> {
     fn check(&self, epoch: Option<u64>) -> Result<()> {
         match epoch {
             None => Ok(()),
-            Some(epoch) => shard::check(self.connection, epoch),
+            Some(epoch) => schema::check_epoch(self.connection, epoch),
         }
     }
 

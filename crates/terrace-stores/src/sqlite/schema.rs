@@ -5,9 +5,11 @@ use std::sync::Arc;
 use std::time::UNIX_EPOCH;
 
 use rusqlite::{Connection, OptionalExtension, TransactionBehavior};
+use terrace_core::shard::moved;
 use terrace_core::{Error, Result, Runtime, Standing};
 
-use super::{SqliteOptions, failure};
+use super::failure;
+use super::options::SqliteOptions;
 
 /// `PRAGMA application_id`: "Terr" in ASCII.
 const APPLICATION: i32 = 0x5465_7272;
@@ -177,4 +179,21 @@ fn ask<T: rusqlite::types::FromSql>(connection: &Connection, question: &str) -> 
     connection
         .query_row(question, [], |row| row.get(0))
         .map_err(|error| failure::of(error).during("open"))
+}
+
+/// How far a replica has followed.
+pub(super) const COUNTER: &str = "SELECT value FROM meta WHERE name = 'version'";
+
+/// The latest version there is: a row that was copied in by hand may be ahead of the counter.
+pub(super) const LATEST: &str =
+    "SELECT max(value, coalesce((SELECT max(version) FROM records), 0)) FROM meta
+    WHERE name = 'version'";
+
+/// Fails unless the shard's epoch is this one, in the transaction that is open.
+pub(super) fn check_epoch(connection: &Connection, epoch: u64) -> Result<()> {
+    let ask = "SELECT value FROM meta WHERE name = 'shard_epoch'";
+    let mut ask = connection.prepare_cached(ask).map_err(failure::of)?;
+    let found: Option<i64> = ask.query_row([], |row| row.get(0)).optional().map_err(failure::of)?;
+    let same = found.is_some_and(|found| u64::try_from(found) == Ok(epoch));
+    if same { Ok(()) } else { Err(moved()) }
 }

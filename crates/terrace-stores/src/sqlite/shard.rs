@@ -16,7 +16,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use rusqlite::{Connection, OptionalExtension, TransactionBehavior, params};
-use terrace_core::shard::{RequestResult, Reserved, moved};
+use terrace_core::shard::{RequestResult, Reserved};
 use terrace_core::{
     BoxFuture, ChangeLog, Error, ErrorKind, Follower, Generations, Inspection, Key, Page, Read,
     ReadOptions, Receipt, Result, Rows, Runtime, Scan, Shard, ShardState, SlotSet, Store, Version,
@@ -24,17 +24,8 @@ use terrace_core::{
 };
 
 use super::follow::{self, keep_counter};
-use super::reader::LATEST;
+use super::schema::{LATEST, check_epoch};
 use super::{SqliteOptions, SqliteStore, connect, failure};
-
-/// Fails unless the shard's epoch is this one, in the transaction that is open.
-pub(super) fn check(connection: &Connection, epoch: u64) -> Result<()> {
-    let ask = "SELECT value FROM meta WHERE name = 'shard_epoch'";
-    let mut ask = connection.prepare_cached(ask).map_err(failure::of)?;
-    let found: Option<i64> = ask.query_row([], |row| row.get(0)).optional().map_err(failure::of)?;
-    let same = found.is_some_and(|found| u64::try_from(found) == Ok(epoch));
-    if same { Ok(()) } else { Err(moved()) }
-}
 
 /// A [`SqliteStore`] that is one shard of several.
 #[derive(Clone)]
@@ -104,7 +95,7 @@ impl Inner {
 
     fn change(&self, from: u64, to: &ShardState, floor: Version) -> Result<Version> {
         self.transact(|connection| {
-            check(connection, from)?;
+            check_epoch(connection, from)?;
             keep_state(connection, to)?;
             let latest: i64 =
                 connection.query_row(LATEST, [], |row| row.get(0)).map_err(failure::of)?;

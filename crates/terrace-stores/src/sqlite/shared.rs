@@ -14,9 +14,10 @@ use tokio::sync::{oneshot, watch};
 
 use super::connect::Engine;
 use super::failure;
-use super::health::{FileIdentity, Vitals};
 use super::job::{ReadJob, Reply, Task, WriteJob};
 use super::options::SqliteOptions;
+use super::vitals::{FileIdentity, Role, Vitals};
+use crate::held::Held;
 
 /// How long a client is asked to wait when a queue is full.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
@@ -31,6 +32,8 @@ pub(super) struct Shared {
     pub(super) histories: Arc<Histories>,
     /// The name of the change log, if the file keeps one.
     pub(super) log: Option<Arc<str>>,
+    /// Whether followers hold back what the log would remove.
+    pub(super) held: Held,
     /// Raised by each COMMIT.
     pub(super) committed: watch::Sender<u64>,
     pub(super) engine: Engine,
@@ -121,13 +124,6 @@ impl Shared {
         self.reads.close();
         self.writes.close();
     }
-}
-
-/// What a thread does.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Role {
-    Reader,
-    Writer,
 }
 
 /// Starts a thread whose end, in good order or by a panic, is noticed by all who wait for it.

@@ -16,13 +16,14 @@ use tokio::sync::watch;
 
 use super::change_log::SqliteChangeLog;
 use super::follow::SqliteFollower;
-use super::health::{FileIdentity, Vitals};
 use super::job::{ReadJob, Task};
 use super::lane::Lane;
 use super::log::SqliteLog;
 use super::options::{Connections, SqliteOptions};
-use super::shared::{Role, Shared, start};
+use super::shared::{Shared, start};
+use super::vitals::{FileIdentity, Role, Vitals};
 use super::{connect, failure, health, reader, schema, writer};
+use crate::held::Held;
 
 /// Records in one SQLite file; see the [module](super) for the file and its promises.
 ///
@@ -78,6 +79,7 @@ impl SqliteStore {
         let shared = Arc::new(Shared {
             histories: Arc::new(Histories::new(standing)),
             log,
+            held: Held::default(),
             committed: watch::Sender::new(0),
             durability,
             file: FileIdentity::of(&options.path),
@@ -131,20 +133,19 @@ impl SqliteStore {
     /// # Errors
     /// `Unavailable` when the file cannot be opened once more.
     pub fn log(&self) -> Result<Option<SqliteLog>> {
-        let Some(name) = self.shared.log.clone() else { return Ok(None) };
-        let Shared { options, committed, runtime, .. } = &*self.shared;
-        let name = (name, self.histories());
-        SqliteLog::open(options, name, committed.clone(), runtime.clone()).map(Some)
+        let name = self.shared.log.clone();
+        name.map(|name| SqliteLog::open(name, Arc::clone(&self.shared))).transpose()
     }
 
-    /// The furthest place in a journal that any record carries: one walk over the table on the calling
+    /// The furthest place in a journal that any record carries or carried: one walk over the table on the calling
     /// thread, for the start of a journal that is new.
     ///
     /// # Errors
     /// As [`SqliteStore::open`].
     pub fn furthest(&self) -> Result<Sequence> {
         let connection = connect::another(&self.shared.options)?;
-        let furthest = "SELECT coalesce(max(seq), 0) FROM records";
+        let furthest = "SELECT max((SELECT ifnull(max(seq), 0) FROM records),
+             (SELECT ifnull(max(value), 0) FROM meta WHERE name = 'settled'))";
         let furthest: i64 =
             connection.query_row(furthest, [], |row| row.get(0)).map_err(failure::of)?;
         Ok(Sequence::new(u64::try_from(furthest).unwrap_or(0)))

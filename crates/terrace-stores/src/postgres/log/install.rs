@@ -6,7 +6,7 @@ use std::time::Duration;
 use terrace_core::{Error, ErrorKind, Result, Runtime};
 use tokio_postgres::{Client, Transaction};
 
-use super::super::migrate::{failed, lock, run};
+use super::super::altering::{failed, lock, run};
 
 /// What a log holds at its beginning.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -139,7 +139,7 @@ fn removal(schema: &str) -> String {
         text.push_str(&format!("DROP FUNCTION IF EXISTS {schema}.commands_{name}();"));
     }
     text.push_str(&format!(
-        "DROP TABLE IF EXISTS {schema}.commands; DELETE FROM {schema}.meta WHERE name = 'log'"
+        "DROP TABLE IF EXISTS {schema}.commands; DELETE FROM {schema}.meta WHERE name ~ '^log( |$)'"
     ));
     text
 }

@@ -8,7 +8,7 @@ use tokio_postgres::Client;
 use tokio_postgres::types::Type;
 
 use super::super::sqlstate::{Stage, explain};
-use super::super::work::Worker;
+use super::super::worker::Worker;
 use super::install::{CHANNEL, WAITING};
 
 /// Keeps a session of its own, made when somebody waits and made again after it was lost.

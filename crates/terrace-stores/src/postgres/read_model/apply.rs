@@ -6,7 +6,7 @@ use terrace_core::read_model::{Folded, Projection, fold};
 use terrace_core::{Batch, Key, Timestamp};
 use tokio_postgres::types::Type;
 
-use super::super::connect::{Connection, Repeated};
+use super::super::connection::{Connection, Repeated};
 use super::super::work::{Failure, Progress, Work};
 use super::steps::{LOCK, LOCK_NEXT, SHARE, Statement, Typed, locked};
 use super::tables::{name, suffix};

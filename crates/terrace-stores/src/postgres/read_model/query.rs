@@ -7,13 +7,13 @@ use terrace_core::read_model::{Activity, Counted, Parked, Row, Rows};
 use terrace_core::{Checkpoint, Key, LogPosition, Record, Timestamp, Value};
 use tokio_postgres::types::Type;
 
-use super::super::connect::Connection;
+use super::super::connection::Connection;
 use super::super::inspect::COUNT;
 use super::super::read::version;
 use super::super::statements::Moment;
 use super::super::work::{Failure, Progress, Work, corrupt, not_allowed};
 use super::apply::signed;
-use super::search::words;
+use super::tables::words;
 
 fn unsigned(row: &tokio_postgres::Row, column: usize) -> Result<u64, Failure> {
     Ok(u64::try_from(row.try_get::<_, i64>(column).map_err(corrupt)?).unwrap_or(0))

@@ -4,7 +4,7 @@ use terrace_core::read_model::{Difference, Projection};
 use tokio_postgres::Row;
 use tokio_postgres::types::Type;
 
-use super::super::connect::Connection;
+use super::super::connection::Connection;
 use super::super::work::{Failure, Progress, Work, corrupt};
 use super::steps::{LOCK, LOCK_NEXT, LOCK_SEARCH};
 use super::tables::{self, DROP_NEXT, EMPTY, NEXT, SEARCH, SWAP};
@@ -63,12 +63,15 @@ pub(super) struct Finish {
     pub(super) swap: bool,
 }
 
-/// Everything but reads, which are no changes of the log.
+/// Everything but reads, which are no changes of the log. Commands that the log no longer has are counted
+/// by the live side alone; it forgets none before a week.
 const COMPARE: &str = "WITH compared AS ( \
        SELECT coalesce(a.key, b.key) AS key, \
-         (a.value, a.version, a.created_at, a.updated_at, a.deleted, a.write_count) \
-           IS DISTINCT FROM \
-         (b.value, b.version, b.created_at, b.updated_at, b.deleted, b.write_count) AS differs \
+         (a.value, a.version, a.created_at, a.updated_at, a.deleted) IS DISTINCT FROM \
+         (b.value, b.version, b.created_at, b.updated_at, b.deleted) \
+         OR a.write_count < b.write_count \
+         OR a.write_count > b.write_count AND NOT EXISTS (SELECT 1 FROM activity \
+           WHERE minute < extract(epoch FROM now()) / 60 - 7 * 24 * 60) AS differs \
        FROM records a FULL JOIN records_next b ON a.key = b.key) \
      SELECT count(*), count(*) FILTER (WHERE differs), \
        ARRAY(SELECT key FROM compared WHERE differs ORDER BY key LIMIT 10) FROM compared";

@@ -11,21 +11,14 @@ use terrace_core::read_model::fold;
 use terrace_core::{Batch, BoxFuture, Checkpoint, Deadline, Follower, Result};
 use tokio_postgres::types::Type;
 
-use super::super::connect::Connection;
-use super::super::work::{Failure, Progress, Work, Worker};
+use super::super::connection::Connection;
+use super::super::work::{Failure, Progress, Work};
+use super::super::worker::Worker;
 use super::apply::signed;
 use super::query::FindCheckpoint;
 use super::rebuild::Begin;
 use super::steps::{LOCK_SEARCH, Statement, Typed, locked};
-use super::tables::SEARCH;
-
-/// The searched words of a row. The text is bounded, for the index refuses entries above 1 MiB.
-macro_rules! words {
-    ($key:literal, $value:literal) => {
-        concat!("to_tsvector('simple'::regconfig, ", $key, " || ' ' || left(", $value, ", 100000))")
-    };
-}
-pub(super) use words;
+use super::tables::{SEARCH, words};
 
 /// Indexes the words of what the log says.
 #[derive(Clone)]
@@ -54,7 +47,7 @@ impl Follower for SearchIndex {
 
 impl fmt::Display for SearchIndex {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("postgres search index")
+        self.0.pool.connector().fmt(f)
     }
 }
 

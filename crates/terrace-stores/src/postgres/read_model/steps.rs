@@ -4,7 +4,7 @@ use futures_util::future::join4;
 use tokio_postgres::Row;
 use tokio_postgres::types::{ToSql, Type};
 
-use super::super::connect::{Connection, Repeated};
+use super::super::connection::{Connection, Repeated};
 use super::super::work::{Failure, Progress};
 
 /// A parameter and its type.

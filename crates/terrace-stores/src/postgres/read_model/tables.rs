@@ -4,7 +4,15 @@ use terrace_core::Result;
 use terrace_core::read_model::Projection;
 use tokio_postgres::Client;
 
-use super::super::migrate::{failed, lock, run};
+use super::super::altering::{failed, lock, run};
+
+/// The searched words of a row. The text is bounded, for the index refuses entries above 1 MiB.
+macro_rules! words {
+    ($key:literal, $value:literal) => {
+        concat!("to_tsvector('simple'::regconfig, ", $key, " || ' ' || left(", $value, ", 100000))")
+    };
+}
+pub(super) use words;
 
 /// The search index's row in the table of checkpoints.
 pub(super) const SEARCH: &str = "search";

@@ -6,7 +6,7 @@ use terrace_core::{
 use tokio_postgres::Row;
 use tokio_postgres::types::Type;
 
-use super::super::connect::Connection;
+use super::super::connection::Connection;
 use super::super::read::version;
 use super::super::statements::Moment;
 use super::{Inner, LOCK, refused};

@@ -7,8 +7,9 @@ use rusqlite::{Connection, params};
 use terrace_core::shard::RequestResult;
 use terrace_core::{Batch, BoxFuture, Checkpoint, Follower, Key, PositionLost, Result, SlotSet};
 
+use super::super::schema::check_epoch;
 use super::super::{failure, follow};
-use super::{Inner, check};
+use super::Inner;
 
 /// Takes another shard's rows over.
 pub(super) struct Taker {
@@ -20,7 +21,7 @@ pub(super) struct Taker {
 impl Taker {
     fn transact(&self, work: impl FnOnce(&Connection) -> Result<()>) -> Result<()> {
         self.inner.transact_as_is(|connection| {
-            check(connection, self.epoch)?;
+            check_epoch(connection, self.epoch)?;
             work(connection)
         })
     }
@@ -99,7 +100,7 @@ impl Inner {
             return Ok(());
         }
         self.transact(|connection| {
-            check(connection, epoch)?;
+            check_epoch(connection, epoch)?;
             let mut keep = connection.prepare_cached(KEEP).map_err(failure::of)?;
             for it in results {
                 keep.execute(params![it.key, it.fingerprint, it.result, it.at_micros])
@@ -111,7 +112,7 @@ impl Inner {
 
     pub(super) fn forget(&self, epoch: u64, keys: &[Key]) -> Result<()> {
         self.transact_as_is(|connection| {
-            check(connection, epoch)?;
+            check_epoch(connection, epoch)?;
             let forget = "DELETE FROM records WHERE key = ?1";
             let mut forget = connection.prepare_cached(forget).map_err(failure::of)?;
             for key in keys {

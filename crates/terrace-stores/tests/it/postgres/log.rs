@@ -353,23 +353,6 @@ async fn a_log_of_another_server_is_begun_anew() {
     assert_eq!(told(&changes), expected(&[("a", Some("1"))]));
 }
 
-#[tokio::test]
-async fn trimming_leaves_the_latest_change_of_each_key() {
-    let (store, log) = logged(&testing::fresh_database()).await;
-    for round in 0..5 {
-        for name in ["a", "b"] {
-            store.put(key(name), value(&round.to_string())).await.expect("a put");
-        }
-    }
-    let (_, end) = follow(&log, LogPosition::default(), 100).await;
-    store.put(key("a"), value("last")).await.expect("a put");
-    assert_eq!(log.trim(end, 3).await.expect("trimmed"), 3);
-    assert_eq!(log.trim(end, 100).await.expect("trimmed"), 5);
-    let (changes, _) = follow(&log, LogPosition::default(), 100).await;
-    let left = expected(&[("a", Some("4")), ("b", Some("4")), ("a", Some("last"))]);
-    assert_eq!(told(&changes), left);
-}
-
 /// Writers of all kinds, some slow, beside a follower: it sees each acknowledged change exactly once.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_follower_of_many_writers_misses_nothing_and_repeats_nothing() {

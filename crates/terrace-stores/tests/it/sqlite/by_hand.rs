@@ -4,7 +4,10 @@ use std::time::Duration;
 
 use terrace_core::Generations as _;
 use terrace_core::testkit::{key, value};
-use terrace_core::{ErrorKind, Outcome, ReadOptions, Scan, Store, StoreExt, Version};
+use terrace_core::{
+    ErrorKind, Outcome, Place, Precondition, ReadOptions, Scan, Sequence, Store, StoreExt, Version,
+    Write, WriteOptions,
+};
 
 use super::{Database, Hands};
 
@@ -125,4 +128,29 @@ async fn tombstones_stay_a_week_and_are_collected_by_later_deletes() {
     delete("c").await;
     assert_eq!(rows(), 1);
     assert!(store.put(key("a"), value("back")).await.unwrap().version > old.version);
+}
+
+/// A flusher that was taken for dead comes back after everything about the key is gone.
+#[tokio::test]
+async fn a_write_that_a_journal_has_settled_comes_too_late_for_ever() {
+    let database = Database::new();
+    let store = database.open();
+    let write = async |write: Write, sequence, settled| {
+        let (sequence, settled) = (Sequence::new(sequence), Sequence::new(settled));
+        let write = write.when(Precondition::After(Place { sequence, settled }));
+        store.write(vec![write], &WriteOptions::default()).await.unwrap()[0].outcome
+    };
+    let rows = || {
+        let count = "SELECT count(*) FROM records WHERE deleted = 1";
+        database.by_hand().query_row(count, [], |row| row.get::<_, i64>(0)).unwrap()
+    };
+    write(Write::delete(key("a")), 500, 0).await;
+    write(Write::delete(key("b")), 501, 499).await;
+    assert_eq!(rows(), 2, "an older write of `a` may wait");
+    write(Write::delete(key("c")), 502, 500).await;
+    assert_eq!(rows(), 2, "`a` is gone, `b` and `c` are not settled");
+    let late = write(Write::put(key("a"), value("late")), 499, 498).await;
+    assert_eq!(late, Outcome::PreconditionFailed);
+    assert_eq!(write(Write::put(key("a"), value("new")), 503, 500).await, Outcome::Created);
+    assert_eq!(store.furthest().unwrap(), Sequence::new(503));
 }

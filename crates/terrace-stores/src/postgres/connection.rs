@@ -1,0 +1,242 @@
+//! One session with the server: what is known of it, and how statements are sent.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::time::Instant;
+
+use terrace_core::{Durability, Generation, Position, Task};
+use tokio::sync::OnceCell;
+use tokio_postgres::types::{ToSql, Type};
+use tokio_postgres::{Client, Row, Statement};
+
+use super::snapshot::{self, Transaction};
+use super::statements::{Dialect, Parameter, Sql, Statements};
+
+/// How safe a commit is, as the server's settings were when they were looked at last.
+#[derive(Debug, Default)]
+pub(super) struct Promised(AtomicU8);
+
+impl Promised {
+    pub(super) fn is(&self, durability: Durability) {
+        self.0.store(durability as u8, Ordering::Release);
+    }
+
+    pub(super) fn get(&self) -> Durability {
+        match self.0.load(Ordering::Acquire) {
+            0 => Durability::Accepted,
+            1 => Durability::Journaled,
+            2 => Durability::Committed,
+            _ => Durability::Replicated,
+        }
+    }
+}
+
+/// See [`Connection::repeat`].
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Repeated {
+    /// Reads a change log.
+    ReadLog,
+    /// Applies a batch to a read model.
+    Project,
+}
+
+/// One session. Dropping it says goodbye to the server in the background.
+pub(super) struct Connection {
+    client: Client,
+    task: Option<Task>,
+    statements: Statements,
+    pub(super) dialect: Dialect,
+    /// Statements that are prepared when they are first run; see [`Connection::repeat`].
+    repeated: [OnceCell<Statement>; 2],
+    durability: Arc<Promised>,
+    /// The history that it was found to be of, and answers for.
+    pub(super) history: Arc<str>,
+    /// The generation that was in force when the session began: restarts of the server are those.
+    pub(super) generation: Generation,
+    /// Whether the server was a replica when the session began.
+    pub(super) is_replica: bool,
+    /// The number of the server's process that serves it.
+    pub(super) backend: i32,
+    /// Which run of the server this is a session with.
+    pub(super) life: u64,
+    pub(super) expires_at: Option<Instant>,
+}
+
+impl Connection {
+    /// A session of which nothing is known, and that has nothing prepared.
+    pub(super) fn new(
+        client: Client,
+        task: Task,
+        dialect: Dialect,
+        durability: Arc<Promised>,
+    ) -> Self {
+        Self {
+            client,
+            task: Some(task),
+            statements: Statements::Unprepared,
+            dialect,
+            repeated: Default::default(),
+            durability,
+            history: "".into(),
+            generation: Generation::default(),
+            is_replica: false,
+            backend: 0,
+            life: 0,
+            expires_at: None,
+        }
+    }
+
+    /// The position of a transaction of this session.
+    pub(super) fn position(&self, Transaction(number): Transaction) -> Position {
+        snapshot::position(number, self.generation)
+    }
+
+    /// See [`Statements::run`].
+    pub(super) fn run<'a>(
+        &'a self,
+        sql: Sql,
+        parameters: &'a [Parameter<'a>],
+    ) -> impl Future<Output = Result<Vec<Row>, tokio_postgres::Error>> + Send + 'a {
+        self.statements.run((&self.client, self.dialect), sql, parameters)
+    }
+
+    /// Rows of a read model by distinct keys; see [`Statements::read_rows`].
+    pub(super) async fn read_rows(&self, keys: &[&str]) -> Result<Vec<Row>, tokio_postgres::Error> {
+        self.statements.read_rows(&self.client, keys).await
+    }
+
+    /// As [`Connection::ask`], for a statement that is run again and again: it is prepared the first
+    /// time. One of a kind has one text.
+    pub(super) async fn repeat(
+        &self,
+        kind: Repeated,
+        text: &str,
+        parameters: &[(&(dyn ToSql + Sync), Type)],
+    ) -> Result<Vec<Row>, tokio_postgres::Error> {
+        self.prepare_for(kind, text, parameters).await?;
+        self.run_prepared(kind, parameters).await
+    }
+
+    /// Dialect what [`Connection::run_prepared`] runs, unless it is.
+    pub(super) async fn prepare_for(
+        &self,
+        kind: Repeated,
+        text: &str,
+        parameters: &[(&(dyn ToSql + Sync), Type)],
+    ) -> Result<(), tokio_postgres::Error> {
+        let types = parameters.iter().map(|(_, kind)| kind.clone()).collect::<Vec<_>>();
+        let prepare = || self.client.prepare_typed(text, &types);
+        self.repeated[kind as usize].get_or_try_init(prepare).await.map(drop)
+    }
+
+    /// Sends, when first polled, what [`Connection::prepare_for`] prepared; nothing else.
+    pub(super) async fn run_prepared(
+        &self,
+        kind: Repeated,
+        parameters: &[(&(dyn ToSql + Sync), Type)],
+    ) -> Result<Vec<Row>, tokio_postgres::Error> {
+        let Some(statement) = self.repeated[kind as usize].get() else { return Ok(Vec::new()) };
+        let values = parameters.iter().map(|(value, _)| *value).collect::<Vec<_>>();
+        self.client.query(statement, &values).await
+    }
+
+    /// Runs a statement that is not prepared: text, types and parameters leave at once.
+    pub(super) async fn ask(
+        &self,
+        text: &str,
+        parameters: &[(&(dyn ToSql + Sync), Type)],
+    ) -> Result<Vec<Row>, tokio_postgres::Error> {
+        self.client.query_typed(text, parameters).await
+    }
+
+    /// Runs commands without parameters; like [`Connection::run`] it sends when first polled.
+    pub(super) async fn command(&self, text: &str) -> Result<(), tokio_postgres::Error> {
+        self.client.batch_execute(text).await
+    }
+
+    /// Dialect what it runs for requests.
+    pub(super) async fn prepare(&mut self) -> Result<(), tokio_postgres::Error> {
+        self.statements = Statements::prepare(&self.client, self.dialect).await?;
+        Ok(())
+    }
+
+    /// Forgets plans that a change of the tables has made invalid.
+    pub(super) async fn prepare_again(&mut self) -> Result<(), tokio_postgres::Error> {
+        self.repeated = Default::default();
+        if !matches!(self.statements, Statements::Unprepared) {
+            self.prepare().await?;
+        }
+        Ok(())
+    }
+
+    /// How safe a commit is.
+    pub(super) fn durability(&self) -> Durability {
+        self.durability.get()
+    }
+
+    /// For statements that are not of requests.
+    pub(super) fn driver(&self) -> &Client {
+        &self.client
+    }
+
+    pub(super) fn client(&mut self) -> &mut Client {
+        &mut self.client
+    }
+
+    pub(super) fn is_closed(&self) -> bool {
+        self.client.is_closed()
+    }
+
+    pub(super) fn is_usable(&self, now: Instant) -> bool {
+        !self.client.is_closed() && self.expires_at.is_none_or(|end| now < end)
+    }
+
+    /// Ends it at once, with whatever it was doing.
+    pub(super) fn abandon(mut self) {
+        drop(self.task.take());
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        // The session's task sends the goodbye once it sees the client gone, then ends.
+        if let Some(task) = self.task.take() {
+            task.detach();
+        }
+    }
+}
+
+/// What `COMMIT` means under these settings (PostgreSQL manual, 20.5.1 "Settings" of write-ahead
+/// log): only `on` and `remote_apply` wait for the disk of a standby.
+pub(super) fn durability(fsync: bool, synchronous_commit: &str, standbys: bool) -> Durability {
+    match synchronous_commit {
+        _ if !fsync => Durability::Accepted,
+        "on" | "remote_apply" if standbys => Durability::Replicated,
+        "on" | "remote_apply" | "remote_write" | "local" => Durability::Committed,
+        _ => Durability::Accepted,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_more_durability_is_claimed_than_the_settings_give() {
+        for (fsync, commit, standbys, expected) in [
+            (true, "on", false, Durability::Committed),
+            (true, "on", true, Durability::Replicated),
+            (true, "remote_apply", true, Durability::Replicated),
+            (true, "remote_write", true, Durability::Committed),
+            (true, "local", true, Durability::Committed),
+            (true, "off", true, Durability::Accepted),
+            (false, "on", true, Durability::Accepted),
+        ] {
+            assert_eq!(
+                durability(fsync, commit, standbys),
+                expected,
+                "{fsync} {commit} {standbys}"
+            );
+        }
+    }
+}
