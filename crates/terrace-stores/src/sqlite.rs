@@ -30,6 +30,7 @@ mod apply;
 mod change_log;
 pub(crate) mod connect;
 pub(crate) mod failure;
+pub(crate) mod file_identity;
 mod follow;
 mod health;
 mod idempotency;

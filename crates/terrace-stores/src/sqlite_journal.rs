@@ -36,6 +36,7 @@ use tokio::sync::{Notify, oneshot};
 
 use self::worker::{Job, Work};
 use crate::journal;
+use crate::sqlite::file_identity::FileIdentity;
 
 /// How to keep a journal in one SQLite file.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -77,6 +78,7 @@ pub(crate) struct Shared {
     options: SqliteJournalOptions,
     runtime: Runtime,
     durability: Durability,
+    file: FileIdentity,
     jobs: Line<Job>,
     arrived: Notify,
     /// When each entry was claimed in this process.
@@ -97,11 +99,13 @@ impl SqliteJournal {
     pub fn open(mut options: SqliteJournalOptions, runtime: Runtime) -> Result<Self> {
         options.path = file::prepare(&options.path)?;
         let (connection, durability) = file::open(&options, &runtime)?;
+        let file = FileIdentity::of(&options.path);
         let shared = Arc::new(Shared {
             jobs: Line::new(Self::WAITING, 0),
             arrived: Notify::new(),
             claimed: Mutex::default(),
             durability,
+            file,
             options,
             runtime,
         });

@@ -4,6 +4,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use terrace_core::Sequence;
+
 use super::Shared;
 use crate::flusher::Acceptor as _;
 
@@ -11,6 +13,10 @@ use crate::flusher::Acceptor as _;
 pub(super) fn keep_forgetting(shared: &Arc<Shared>) {
     let (weak, runtime) = (Arc::downgrade(shared), shared.runtime.clone());
     let mut settled = shared.horizon.settled.subscribe();
+    // What was settled before this instance began is to be forgotten, too.
+    if settled.borrow().1 > Sequence::NONE {
+        settled.mark_changed();
+    }
     let work = async move {
         while settled.changed().await.is_ok() {
             let (epoch, applied) = *settled.borrow_and_update();

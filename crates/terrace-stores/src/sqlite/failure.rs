@@ -96,11 +96,3 @@ pub(super) fn replica() -> Error {
         "the database is a replica and takes no writes; write to its primary",
     )
 }
-
-/// The error for writes into a file that is no longer at its path.
-pub(crate) fn gone() -> Error {
-    Error::new(
-        ErrorKind::Unavailable,
-        "the database file was moved, deleted or replaced; put it back and restart Terrace",
-    )
-}

@@ -2,13 +2,13 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::time::UNIX_EPOCH;
 
 use rusqlite::{Connection, OptionalExtension, TransactionBehavior};
 use terrace_core::shard::moved;
 use terrace_core::{Error, Result, Runtime, Standing};
 
 use super::failure;
+use super::file_identity::FileIdentity;
 use super::options::SqliteOptions;
 
 /// `PRAGMA application_id`: "Terr" in ASCII.
@@ -81,11 +81,12 @@ pub(super) fn migrate(
 fn history(connection: &Connection, path: &Path, runtime: &Runtime) -> Result<Standing> {
     const RAISE: &str = "UPDATE meta SET value = max(value + 1048576, ?1) WHERE name = 'version'";
     let known = text(connection, "history")?;
-    let identity = identity(path);
+    let identity = FileIdentity::of(path);
+    let identity = identity.text();
     let past = text(connection, "past")?.unwrap_or_default();
     let mut past = past.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
     let name = match (known, text(connection, "identity")?) {
-        (Some(known), kept) if kept.is_none() || kept == identity => {
+        (Some(known), kept) if kept.is_none() || kept.as_deref() == identity => {
             // One that an earlier Terrace named had no number.
             if known.contains('.') { known } else { format!("{known}.1") }
         }
@@ -106,28 +107,10 @@ fn history(connection: &Connection, path: &Path, runtime: &Runtime) -> Result<St
     keep(connection, "history", &name)?;
     keep(connection, "past", &past.join(" "))?;
     if let Some(identity) = identity {
-        keep(connection, "identity", &identity)?;
+        keep(connection, "identity", identity)?;
     }
     let past = past.into_iter().map(Arc::from).collect();
     Ok(Standing { past, ..Standing::of(name) })
-}
-
-/// What is not copied with a file: its number and when it was made.
-fn identity(path: &Path) -> Option<String> {
-    let file = std::fs::metadata(path).ok()?;
-    let made = file.created().ok().and_then(|at| at.duration_since(UNIX_EPOCH).ok());
-    let made = made.map_or(0, |since| since.as_nanos());
-    Some(format!("{}-{made}", number(&file)))
-}
-
-#[cfg(unix)]
-fn number(file: &std::fs::Metadata) -> u64 {
-    std::os::unix::fs::MetadataExt::ino(file)
-}
-
-#[cfg(not(unix))]
-fn number(_: &std::fs::Metadata) -> u64 {
-    0
 }
 
 fn text(connection: &Connection, name: &str) -> Result<Option<String>> {

@@ -14,9 +14,10 @@ use tokio::sync::{oneshot, watch};
 
 use super::connect::Engine;
 use super::failure;
+use super::file_identity::FileIdentity;
 use super::job::{ReadJob, Reply, Task, WriteJob};
 use super::options::SqliteOptions;
-use super::vitals::{FileIdentity, Role, Vitals};
+use super::vitals::{Role, Vitals};
 use crate::held::Held;
 
 /// How long a client is asked to wait when a queue is full.

@@ -15,13 +15,14 @@ use terrace_core::{Change, Precondition, node};
 use tokio::sync::watch;
 
 use super::change_log::SqliteChangeLog;
+use super::file_identity::FileIdentity;
 use super::follow::SqliteFollower;
 use super::job::{ReadJob, Task};
 use super::lane::Lane;
 use super::log::SqliteLog;
 use super::options::{Connections, SqliteOptions};
 use super::shared::{Shared, start};
-use super::vitals::{FileIdentity, Role, Vitals};
+use super::vitals::{Role, Vitals};
 use super::{connect, failure, health, reader, schema, writer};
 use crate::held::Held;
 

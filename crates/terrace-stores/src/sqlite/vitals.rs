@@ -1,6 +1,5 @@
 //! What the store counts, and how it notices that it does not go on.
 
-use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -134,40 +133,6 @@ impl Drop for Busy<'_> {
             self.vitals.group_since.store(0, Relaxed);
         }
     }
-}
-
-/// Which file was opened, to notice when its path leads elsewhere.
-#[derive(Debug)]
-pub(super) struct FileIdentity {
-    path: PathBuf,
-    opened: Option<(u64, u64)>,
-}
-
-impl FileIdentity {
-    pub(super) fn of(path: &Path) -> Self {
-        Self { path: path.to_owned(), opened: identity(path) }
-    }
-
-    /// Whether the path still leads to the file that was opened. One `stat`.
-    pub(super) fn is_there(&self) -> bool {
-        let found = identity(&self.path);
-        found.is_some() && found == self.opened
-    }
-
-    pub(super) fn bytes(&self) -> u64 {
-        std::fs::metadata(&self.path).map_or(0, |file| file.len())
-    }
-}
-
-#[cfg(unix)]
-fn identity(path: &Path) -> Option<(u64, u64)> {
-    use std::os::unix::fs::MetadataExt;
-    std::fs::metadata(path).ok().map(|file| (file.dev(), file.ino()))
-}
-
-#[cfg(not(unix))]
-fn identity(path: &Path) -> Option<(u64, u64)> {
-    std::fs::metadata(path).ok().map(|_| (0, 0))
 }
 
 fn saturated(time: Duration) -> u64 {

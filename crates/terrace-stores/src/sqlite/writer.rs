@@ -67,8 +67,8 @@ impl<'c> Writer<'c> {
     /// Applies the jobs that wait in one transaction, with those that arrive meanwhile up to `most`,
     /// and answers them after its COMMIT.
     fn commit_next(&mut self, most: usize) {
-        if !self.shared.file.is_there() {
-            return refuse_next(self.shared, most, &failure::gone());
+        if let Err(gone) = self.shared.file.check("database") {
+            return refuse_next(self.shared, most, &gone);
         }
         if let Err(error) = self.statements.begin() {
             return refuse_next(self.shared, most, &failure::of(error));

@@ -6,6 +6,7 @@ use rusqlite::{Connection, TransactionBehavior};
 use terrace_core::{Durability, Error, Result, Runtime};
 
 use super::SqliteJournalOptions;
+use crate::sqlite::file_identity::FileIdentity;
 use crate::sqlite::{connect, failure};
 
 /// `PRAGMA application_id`: "TerJ" in ASCII.
@@ -53,6 +54,7 @@ pub(super) fn open(
     let synchronous: i64 =
         connection.pragma_query_value(None, "synchronous", |row| row.get(0)).map_err(failed)?;
     migrate(&mut connection, runtime)?;
+    begin_if_another(&mut connection, &options.path, runtime)?;
     drop(turn);
     let flushed = synchronous >= 2 && mode == "wal";
     Ok((connection, if flushed { Durability::Journaled } else { Durability::Accepted }))
@@ -85,5 +87,23 @@ fn migrate(connection: &mut Connection, runtime: &Runtime) -> Result<()> {
     transaction.execute("INSERT INTO meta VALUES (1, ?1, 0, 0, 0)", epoch).map_err(failed)?;
     transaction.pragma_update(None, "application_id", APPLICATION).map_err(failed)?;
     transaction.pragma_update(None, "user_version", VERSION).map_err(failed)?;
+    transaction.commit().map_err(failed)
+}
+
+/// A copy, or a backup that was put in place, begins a life of its own: it may lack what the other
+/// has accepted, so tokens of that are lost.
+fn begin_if_another(connection: &mut Connection, path: &Path, runtime: &Runtime) -> Result<()> {
+    let failed = |error| failure::of(error).during("open the journal");
+    let transaction =
+        connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(failed)?;
+    if FileIdentity::of(path).takes_the_place_of_another(&transaction)? {
+        let epoch = [runtime.wall().as_microsecond()];
+        transaction.execute("UPDATE meta SET epoch = max(epoch + 1, ?1)", epoch).map_err(failed)?;
+        tracing::warn!(
+            path = %path.display(),
+            "the journal's file is a copy of another: a new life of the journal begins, and tokens of \
+             the other are lost here"
+        );
+    }
     transaction.commit().map_err(failed)
 }

@@ -60,14 +60,19 @@ fn look(shared: &Shared, connection: &Connection, job: Job) {
         Work::Claim { writes, reply } => drop(reply.send(steps.claim(writes))),
         Work::Peek { after, writes, reply } => drop(reply.send(steps.peek(after, writes))),
         Work::Dead { after, limit, reply } => drop(reply.send(steps.dead(after, limit))),
-        Work::Settle { reply, .. } => drop(reply.send(steps.progress())),
+        Work::Settle { reply, .. } => {
+            let progress = shared.file.check("journal's").and_then(|()| steps.progress());
+            drop(reply.send(progress));
+        }
         _ => {}
     }
 }
 
 fn transact(shared: &Shared, connection: &Connection, jobs: Vec<Job>) {
     let steps = Steps { shared, connection };
-    if let Err(error) = steps.run("BEGIN IMMEDIATE") {
+    // What is committed to a file without a name is gone with this process.
+    let begun = shared.file.check("journal's").and_then(|()| steps.run("BEGIN IMMEDIATE"));
+    if let Err(error) = begun {
         return jobs.into_iter().for_each(|job| refuse(job, error.clone()));
     }
     let arrives =

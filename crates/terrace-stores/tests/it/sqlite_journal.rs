@@ -79,3 +79,39 @@ async fn another_programs_file_is_refused() {
     let refused = SqliteJournal::open(SqliteJournalOptions::new(&path), Runtime::system());
     assert_eq!(refused.expect_err("not ours").kind(), ErrorKind::InvalidInput);
 }
+
+/// A file that is put in the place of the open one has nothing of what would be accepted into that.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_is_accepted_into_a_file_that_was_replaced() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("journal.sqlite");
+    let journal = open(&path);
+    journal.append(vec![put("a")]).await.expect("an append");
+    let backup = directory.path().join("backup.sqlite");
+    std::fs::copy(&path, &backup).unwrap();
+    std::fs::rename(&backup, &path).unwrap();
+    let refused = journal.append(vec![put("b")]).await.expect_err("the file is another");
+    assert_eq!(refused.kind(), ErrorKind::Unavailable);
+    assert!(refused.message().contains("put it back"), "{refused}");
+    assert_eq!(journal.inspect().await.status, terrace_core::Status::Down);
+}
+
+/// A backup has not all that was accepted, so what tokens of it say is lost.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_backup_that_is_put_in_place_begins_a_life() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("journal.sqlite");
+    let journal = open(&path);
+    let first = journal.append(vec![put("a")]).await.expect("an append");
+    journal.close().await.expect("an end");
+    let backup = directory.path().join("backup.sqlite");
+    std::fs::copy(&path, &backup).unwrap();
+    let same = open(&path);
+    assert_eq!(same.append(vec![put("b")]).await.expect("an append").epoch, first.epoch);
+    same.close().await.expect("an end");
+    std::fs::rename(&backup, &path).unwrap();
+    let restored = open(&path);
+    let progress = restored.progress().await.expect("progress");
+    assert!(progress.epoch > first.epoch && progress.writes == 1, "{progress:?}");
+    assert_eq!(restored.end_of(first.epoch).await.expect("an answer"), None);
+}

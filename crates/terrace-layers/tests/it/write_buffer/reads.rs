@@ -186,3 +186,20 @@ async fn without_the_database_what_waits_is_still_read() {
             .is_err()
     );
 }
+
+/// All that was ever written is applied, and nobody has written since: nothing tells of news.
+#[tokio::test(start_paused = true)]
+async fn an_instance_that_begins_idle_reads_strongly_and_writes_through() {
+    let runtime = Runtime::system();
+    let (inner, journal) = (Arc::new(MemoryStore::default()), journal(&runtime));
+    let first = open(inner.clone(), &journal, WriteBufferOptions::default()).await;
+    first.put(key("a"), value("1")).await.unwrap();
+    let strong = ReadOptions::strong(Deadline::NEVER);
+    assert_eq!(text(&first, "a", &strong).await.unwrap(), is("1"), "it is applied");
+    drop(first);
+    let second = open(inner, &journal, WriteBufferOptions::default()).await;
+    assert_eq!(text(&second, "a", &strong).await.unwrap(), is("1"));
+    let write = Write::put(key("a"), value("2"));
+    let receipts = second.write(vec![write], &committed()).await.unwrap();
+    assert_eq!(one(receipts).unwrap().outcome, Outcome::Replaced);
+}
