@@ -145,11 +145,20 @@ impl Link {
     }
 
     pub(super) async fn progress(&self) -> Result<Progress> {
-        let command = self.script(&self.scripts.progress);
-        let answer = self.call(&self.scripts.progress, &command, Sent::Harmless).await?;
-        let progress = progress_of(answer)?;
+        let mut progress = self.ask_progress().await?;
+        let furthest = self.furthest();
+        if progress.epoch == 0 && furthest > Sequence::NONE {
+            // It was here and is gone, as after `FLUSHALL`: a new life begins above it.
+            self.raise(furthest).await?;
+            progress = self.ask_progress().await?;
+        }
         self.note(progress.last);
         Ok(progress)
+    }
+
+    async fn ask_progress(&self) -> Result<Progress> {
+        let command = self.script(&self.scripts.progress);
+        progress_of(self.call(&self.scripts.progress, &command, Sent::Harmless).await?)
     }
 
     pub(super) async fn peek(&self, after: Sequence, writes: usize) -> Result<Vec<JournalEntry>> {

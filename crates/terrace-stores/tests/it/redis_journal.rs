@@ -141,6 +141,22 @@ async fn a_lost_journal_is_another_and_goes_on_above() {
     assert_eq!(names(&claim_all(&journal).await), ["b"]);
 }
 
+/// Who asks how far a lost journal has come hears of a new life, also when nobody writes.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lost_journal_is_noticed_without_a_write() {
+    let (server, _directory) = server(Persistence::None).await;
+    let (one, two) = (connect(options(server.url())).await, connect(options(server.url())).await);
+    let before = one.append(vec![put("a")]).await.expect("an append");
+    assert_eq!(two.progress().await.expect("progress").epoch, before.epoch);
+    let client = ::redis::Client::open(server.url()).unwrap();
+    let mut by_hand = client.get_multiplexed_async_connection().await.unwrap();
+    let _: () = ::redis::cmd("FLUSHALL").query_async(&mut by_hand).await.unwrap();
+    let after = two.progress().await.expect("progress");
+    assert!(after.epoch > before.epoch && after.writes == 0, "{after:?}");
+    assert_eq!(one.progress().await.expect("progress").epoch, after.epoch, "the same for all");
+    assert_eq!(one.append(vec![put("b")]).await.expect("an append").epoch, after.epoch);
+}
+
 /// A server takes over that is behind in all: in what it has, and in its clock.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_server_that_is_behind_goes_on_above_what_callers_know() {

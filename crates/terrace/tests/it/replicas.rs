@@ -68,7 +68,7 @@ async fn in_service(router: &dyn Store) -> usize {
     let tree = router.inspect().await;
     let tree = tree.find("replica-router").expect("a router");
     let serves = |part: &&terrace_core::Inspection| {
-        part.name == "replica" && part.status == terrace_core::Status::Healthy
+        part.kind == terrace_core::PartKind::Replica && part.status == terrace_core::Status::Healthy
     };
     tree.children.iter().filter(serves).count()
 }
