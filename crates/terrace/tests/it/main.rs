@@ -19,6 +19,9 @@ mod program;
 )]
 mod replicas;
 
+#[expect(clippy::expect_used, reason = "a test fails by panicking")]
+mod settings;
+
 mod routes {
     mod server;
 
