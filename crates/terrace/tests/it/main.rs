@@ -19,7 +19,6 @@ mod program;
 )]
 mod replicas;
 
-#[expect(clippy::expect_used, reason = "a test fails by panicking")]
 mod settings;
 
 mod routes {
