@@ -49,7 +49,7 @@ impl PostgresOptions {
 /// A running private PostgreSQL server; cheap to clone, ends when the last clone is dropped.
 ///
 /// It accepts the role `terrace` with a password (SCRAM-SHA-256) on 127.0.0.1 and nobody else.
-/// Dropping the last clone blocks until the server has ended; [`stop`](Self::stop) does not block.
+/// Dropping the last clone blocks until the server has ended; [`stop`](PrivateServer::stop) does not block.
 /// The async methods need a tokio runtime. A future of this type that is dropped does not stop what
 /// it began; a start that nobody awaits any more ends in a stopped server.
 #[derive(Debug, Clone)]

@@ -23,7 +23,7 @@
 //! and up to 100 ms.
 //!
 //! **Not for ever.** A change that a later one of its key has superseded is removed after a week, once
-//! every follower has gone past it; see [`trim`].
+//! every follower has gone past it; see `log/trim.rs`.
 //!
 //! **Not covered.** Commits that the server forgets: under `synchronous_commit = off`, or when a standby
 //! that lagged is promoted, followers have seen what is no more, and may skip what gets the same
