@@ -24,19 +24,22 @@ impl Shared {
         let two = draw(&table.replicas, random >> 21, another).unwrap_or(one);
         let chosen = if self.outstanding(two) < self.outstanding(one) { two } else { one };
         let other = |number: usize| number != chosen && fits(number);
-        // Of the reads that come at once after a rest, one is let through.
-        if !self.members[chosen].breaker.admits() && !self.all_rest(table) {
-            return draw(&table.replicas, random >> 42, other);
-        }
         // One that comes back hands on what is beyond its share.
         #[expect(clippy::cast_precision_loss, reason = "11 bits fit an f64")]
         let ticket = (random >> 53) as f64 / 2048.0;
         let share = |number: usize| table.seats[number].as_ref().map_or(1.0, |it| it.share(now));
-        if ticket < share(chosen) {
+        let full = |number| other(number) && share(number) >= 1.0;
+        let chosen = match ticket < share(chosen) {
+            true => chosen,
+            false => draw(&table.replicas, random >> 42, full).unwrap_or(chosen),
+        };
+        // Last, for whoever is admitted as a probe is asked. Of the reads that come at once after a
+        // rest the others go where no probe is needed.
+        if self.members[chosen].breaker.admits() || self.all_rest(table) {
             return Some(chosen);
         }
-        let full = |number| other(number) && share(number) >= 1.0;
-        draw(&table.replicas, random >> 42, full).or(Some(chosen))
+        let closed = |number: usize| number != chosen && fits(number) && self.is_closed(number);
+        draw(&table.replicas, random >> 42, closed)
     }
 
     /// Whether some replica grants the wish.
@@ -55,6 +58,11 @@ impl Shared {
     /// Its reads have failed a moment ago.
     fn rests(&self, number: usize) -> bool {
         self.members[number].breaker.state() == BreakerState::Open
+    }
+
+    /// Its reads have not failed lately.
+    fn is_closed(&self, number: usize) -> bool {
+        self.members[number].breaker.state() == BreakerState::Closed
     }
 
     /// Then none does: a replica that fails some reads is better than none.

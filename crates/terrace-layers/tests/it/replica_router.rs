@@ -248,6 +248,36 @@ async fn a_failing_replica_costs_no_read_and_rests() {
     }
 }
 
+/// Also while the only other one comes back and hands on most of its reads.
+#[tokio::test(start_paused = true)]
+async fn after_a_rest_one_read_tries_whether_a_replica_works() {
+    let servers = Servers::new(3);
+    let router = servers.router().await;
+    servers.fail(1, true);
+    for _ in 0..64 {
+        origin(&router, &ReadOptions::default()).await.unwrap();
+    }
+    assert_eq!(router.inspect().await.children[1].number("breaker_opened"), Some(1));
+    servers.silence(2, true);
+    pass(SECOND).await;
+    servers.silence(2, false);
+    servers.fail(1, false);
+    servers.hold(1);
+    pass(2 * SECOND).await;
+    let before = servers.asked(1);
+    let how = ReadOptions::default();
+    let reads = (0..50).map(|_| origin(&router, &how)).collect::<Vec<_>>();
+    let reads = futures_util::future::join_all(reads);
+    let look = async {
+        pass(SECOND / 10).await;
+        assert_eq!(servers.asked(1) - before, 1);
+        servers.release(1);
+    };
+    let (answers, ()) = tokio::join!(reads, look);
+    assert!(answers.iter().all(Result::is_ok));
+    assert_eq!(router.inspect().await.children[1].number("breaker_probes"), Some(1));
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_silent_replica_is_out_within_a_second() {
     let servers = Servers::new(3);
