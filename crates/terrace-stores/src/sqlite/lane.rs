@@ -76,7 +76,9 @@ impl Lane {
     /// Takes no more and waits for what was accepted.
     pub(super) fn close(&self) {
         self.jobs.close();
-        if let Some(thread) = self.thread().take() {
+        // Not under the lock: whoever is refused meanwhile looks there.
+        let thread = self.thread().take();
+        if let Some(thread) = thread {
             let _its_panic_was_told = thread.join();
         }
     }

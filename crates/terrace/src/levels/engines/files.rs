@@ -40,6 +40,12 @@ impl Files {
         self.directory.join(format!("l{}{name}.sqlite", of.level))
     }
 
+    /// Whether the journal is a file, too; else a broker has it.
+    fn keeps_the_journal(&self, of: &Engines) -> bool {
+        let config = &of.config.journal;
+        config.engine == "sqlite" || (config.engine == "auto" && config.url.is_empty())
+    }
+
     /// One file that is written, and files that follow its change log.
     async fn replicate(&self, of: &Engines) -> Result<Replicated> {
         let primary = SqliteOptions::new(self.path(of, ""));
@@ -145,17 +151,23 @@ impl EngineMode for Files {
         history: &'a str,
     ) -> BoxFuture<'a, Result<Arc<dyn Journal>>> {
         Box::pin(async move {
-            let config = &of.config.journal;
-            match config.engine.as_str() {
-                "auto" if config.url.is_empty() => journal(&self.directory, of),
-                "sqlite" => journal(&self.directory, of),
-                _ => of.broker_journal(history, &config.url).await,
+            match self.keeps_the_journal(of) {
+                true => journal(&self.directory, of),
+                false => of.broker_journal(history, &of.config.journal.url).await,
             }
         })
     }
 
-    fn history<'a>(&'a self, _: &'a Engines) -> BoxFuture<'a, Result<Arc<str>>> {
-        Box::pin(async { Ok("".into()) })
+    /// A journal in a file needs no name, and who serves the database may go on.
+    fn history<'a>(&'a self, of: &'a Engines) -> BoxFuture<'a, Result<Arc<str>>> {
+        Box::pin(async {
+            if self.keeps_the_journal(of) {
+                return Ok("".into());
+            }
+            let database = self.database(of, Connections::PerRequest).await?;
+            database.store.close().await?;
+            Ok(database.history)
+        })
     }
 
     fn commands<'a>(&'a self, of: &'a Engines) -> BoxFuture<'a, Result<CommandSide>> {

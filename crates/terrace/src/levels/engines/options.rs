@@ -22,12 +22,10 @@ impl Engines {
                 ..PoolOptions::default()
             }),
         };
-        let mut options = PostgresOptions {
-            source,
-            // Nobody waits longer for its answer.
-            statement_timeout: millis(self.config.server.request_timeout_ms),
-            ..PostgresOptions::new(url)
-        };
+        let mut options = PostgresOptions { source, ..PostgresOptions::new(url) };
+        // No request waits longer for its answer; work beside the requests is not cut shorter for it.
+        let longest = millis(self.config.server.request_timeout_ms);
+        options.statement_timeout = options.statement_timeout.max(longest);
         if self.shared {
             options.schema = format!("terrace_l{}", self.level);
         }

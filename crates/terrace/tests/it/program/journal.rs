@@ -278,3 +278,23 @@ async fn a_poison_write_is_set_aside_shown_and_tried_again() {
     program.becomes("healthy").await;
     assert!(program.terminate().await.success());
 }
+
+/// The command beside a level whose records are in a file and whose journal is on a broker sees that one.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_command_sees_the_journal_that_is_served() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let (files, broker) = (directory.path().join("files"), directory.path().join("journal"));
+    let journal = RedisServer::start(RedisOptions::new(broker)).await.expect("Redis starts");
+    let url = journal.url();
+    let environment = [("JOURNAL_URL", url.as_str()), ("TERRACE_JOURNAL_FLUSHER", "apart")];
+    let stores = super::Stores::Embedded(&files);
+    let program = Program::serve_with(6, &stores, &[], &environment).await;
+    assert!(program.write("waits", "1").await);
+    let mut command = terrace(&["journal", "--json", "--stores", "embedded", "--data-dir"]);
+    let output = command.arg(&files).arg("status").envs(environment).output().await;
+    let output = output.expect("the program runs");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let status: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    assert_eq!(status["writes"], 1, "{status}");
+    assert!(program.terminate().await.success());
+}
