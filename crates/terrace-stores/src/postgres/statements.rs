@@ -240,6 +240,7 @@ macro_rules! settled {
         "(SELECT coalesce(max(value::bigint), 0) FROM meta WHERE name = 'settled')"
     };
 }
+pub(super) use settled;
 
 const TRANSACTION: &str = concat!(
     "SELECT pg_current_xact_id(), ",

@@ -12,7 +12,8 @@
 //! put from before the deletion. The put is settled by then, since others applied it. So before a row
 //! goes that a journal has deleted, `settled` in `meta` is raised to its sequence: no write up to there
 //! is applied any more, whatever its row has. The row goes with the next walk, an hour later, since a
-//! statement looks into the snapshot with which it began.
+//! statement looks into the snapshot with which it began. It goes only from a database that has this in
+//! its own `meta`: a server that was promoted, or restored, may not, and then is told again.
 //!
 //! The walk goes over all rows by key, a page a second, and rests for an hour after the last one. It
 //! needs no index: one by time would end the heap-only updates of all rows, and one more costs writers
@@ -26,6 +27,7 @@ use terrace_core::Result;
 use tokio_postgres::types::{ToSql, Type};
 
 use super::connection::Connection;
+use super::statements::settled;
 use super::work::{Failure, Progress, Work, corrupt};
 use super::worker::Worker;
 use crate::walks::Walk;
@@ -65,7 +67,7 @@ impl Walk for Tombstones {
             self.after = last;
             return Ok(false);
         }
-        if self.waiting > self.refused {
+        if self.waiting > 0 {
             self.worker.tend(&Refuse(self.waiting)).await?;
             self.refused = self.waiting;
         }
@@ -95,12 +97,15 @@ impl Work for Collect<'_> {
         progress: &Progress,
     ) -> Result<Self::Answer, Failure> {
         // The rows are locked in the order of their keys, and looked at again behind the lock.
-        const TEXT: &str = "WITH page AS MATERIALIZED ( \
+        const TEXT: &str = concat!(
+            "WITH page AS MATERIALIZED ( \
                SELECT key, seq, deleted AND updated_at < now() - $2 * interval '1 second' AS old \
                FROM records WHERE key > $1 ORDER BY key LIMIT 1000), \
              old AS MATERIALIZED (SELECT r.key FROM records r \
                WHERE r.key = ANY (ARRAY(SELECT key FROM page WHERE old AND seq <= $3)) \
-                 AND r.deleted AND r.seq <= $3 \
+                 AND r.deleted AND r.seq <= $3 AND r.seq <= ",
+            settled!(),
+            " \
                  AND r.updated_at < now() - $2 * interval '1 second' \
                  AND r.version <= (SELECT last_value FROM records_version) \
                  AND NOT (to_regclass('shard') IS NOT NULL \
@@ -108,7 +113,8 @@ impl Work for Collect<'_> {
                ORDER BY r.key FOR UPDATE OF r SKIP LOCKED), \
              gone AS (DELETE FROM records WHERE key = ANY (ARRAY(SELECT key FROM old))) \
              SELECT CASE WHEN count(*) = 1000 THEN max(key) END, \
-               coalesce(max(seq) FILTER (WHERE old AND seq <= $4), 0) FROM page";
+               coalesce(max(seq) FILTER (WHERE old AND seq <= $4), 0) FROM page"
+        );
         /// No time is further back than what a `timestamptz` holds.
         const LONGEST: i64 = 1000 * 366 * 24 * 60 * 60;
         progress.commits();
@@ -136,7 +142,9 @@ impl Work for Refuse {
     const OPERATION: &'static str = "note what a journal has settled";
 
     async fn run(&self, connection: &Connection, progress: &Progress) -> Result<(), Failure> {
-        const TEXT: &str = "INSERT INTO meta AS m VALUES ('settled', $1::text) \
+        // Durable whatever the settings are: rows go that nobody would miss otherwise.
+        const TEXT: &str = "INSERT INTO meta AS m (name, value) SELECT 'settled', $1::text \
+             WHERE set_config('synchronous_commit', 'local', true) IS NOT NULL \
              ON CONFLICT (name) DO UPDATE SET value = excluded.value \
              WHERE m.value::bigint < excluded.value::bigint";
         progress.commits();
@@ -258,6 +266,23 @@ mod tests {
             write(placed(Write::put(key("k1"), value("new")), 503, 500)).await,
             Outcome::Created
         );
+    }
+
+    /// As on a server that was promoted without it.
+    #[tokio::test]
+    async fn a_database_that_was_not_told_keeps_its_rows_and_is_told_again() {
+        let fresh = Fresh::new(false).await;
+        fresh.tombstones(3, WEEK, 500).await;
+        fresh.store.worker.settled.store(500, Ordering::Relaxed);
+        let mut tombstones = fresh.tombstones_walk();
+        let walk = async |tombstones: &mut Tombstones| {
+            while !tombstones.page().await.unwrap() {}
+            fresh.left().await
+        };
+        assert_eq!(walk(&mut tombstones).await, 3);
+        fresh.hand.command("DELETE FROM meta WHERE name = 'settled'").await.unwrap();
+        assert_eq!(walk(&mut tombstones).await, 3, "nothing else would keep a late put out");
+        assert_eq!(walk(&mut tombstones).await, 0);
     }
 
     /// A journal that is lost as a whole goes on above what the rows that are gone had.
