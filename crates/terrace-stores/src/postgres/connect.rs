@@ -179,25 +179,27 @@ impl Connector {
 
     /// Finds the history that the session is of; tables that are missing are made.
     pub(super) async fn recognise(&self, connection: &mut Connection) -> Result<()> {
-        let asked = self.runtime.now();
+        let (asked, known) = (self.runtime.now(), self.histories.standing());
         let found = history::look(connection.driver()).await;
-        self.settle(connection, found, asked).await
+        self.settle(connection, found, (asked, &known)).await
     }
 
+    /// What was known is from before the session was opened: one that was on its way to a server while
+    /// another took that one's place leads to no way back.
     async fn settle(
         &self,
         connection: &mut Connection,
         found: Answered<Look>,
-        asked: Instant,
+        (asked, known): (Instant, &Standing),
     ) -> Result<()> {
-        let (client, known) = (connection.client(), self.histories.standing());
+        let client = connection.client();
         let settled = match found {
             Err(error) if history::is_missing(&error) && !self.read_only => {
                 migrate::migrate(client, &self.schema).await?;
-                history::settle(client, &self.schema, &known).await
+                history::settle(client, &self.schema, known).await
             }
             Err(error) => Err(failed(error)),
-            Ok(found) => history::settle_found(client, &self.schema, &known, found).await,
+            Ok(found) => history::settle_found(client, &self.schema, known, found).await,
         };
         let (standing, look) = settled.map_err(|error| error.with("hosts", &*self.hosts))?;
         connection.history = Arc::clone(&standing.history);
@@ -205,6 +207,10 @@ impl Connector {
         connection.is_replica = look.is_replica;
         if !look.is_replica {
             self.heard(&look, standing, asked);
+            if !self.histories.has(&connection.history) {
+                let message = "another server has taken this one's place just now; try again";
+                return Err(Error::new(ErrorKind::Unavailable, message));
+            }
         }
         Ok(())
     }
@@ -232,6 +238,7 @@ impl Connector {
 
     /// A session for one request.
     pub(super) async fn open_for_request(&self) -> Result<Connection> {
+        let known = self.histories.standing();
         let mut connection = self.open().await?;
         let deadline = Deadline::at(self.runtime.now() + self.patience);
         let ready = async {
@@ -242,7 +249,7 @@ impl Connector {
             let (client, look) = (connection.driver(), history::look(connection.driver()));
             let (settings, found) = futures_util::future::join(settings(client), look).await;
             self.accept(&mut connection, settings)?;
-            self.settle(&mut connection, found, asked).await
+            self.settle(&mut connection, found, (asked, &known)).await
         };
         // Boxed: it is large, and part of every request's future.
         let ready = self.runtime.within(deadline, Box::pin(ready)).await;
