@@ -9,10 +9,10 @@
 //! `log follower <name>` has the transaction and since when the follower has been there.
 //!
 //! **A follower that stands still** holds the log back: after a week with a warning and a degraded
-//! health, after 30 days no longer. Its note is removed, the next walk goes past it, and
-//! `log trimmed` has the last transaction that lost a change. Who comes back without a note from at or
-//! before that transaction is told that its position is lost. There is an hour between two walks, so
-//! nobody who was told before that all is there still reads.
+//! health, after 30 days no longer: its note becomes `log left <name>`, and it is told that its position
+//! is lost, until it begins anew. Whoever was told a moment before that all is there may still read, so
+//! walks go past such a note when it is an hour old. `log trimmed` has the last transaction that lost a
+//! change: who comes without any note from at or before it is told the same.
 //!
 //! **What supersedes.** There is no index by key, for that would cost each writer. A later change is
 //! found in the same page of the walk, or in `records`: a row with a higher version, written below the
@@ -75,7 +75,10 @@ const TRIM: &str = concat!(
     "WITH below AS MATERIALIZED ( \
        SELECT least(min(split_part(value, ' ', 1)::xid8), \
          pg_snapshot_xmin(pg_current_snapshot())) AS transaction \
-       FROM meta WHERE name LIKE 'log follower %'), \
+       FROM meta WHERE CASE \
+         WHEN name LIKE 'log left %' THEN \
+           to_timestamp(split_part(value, ' ', 2)::bigint) > now() - interval '1 hour' \
+         ELSE name LIKE 'log follower %' END), \
      goes_on AS MATERIALIZED (SELECT coalesce(( \
        SELECT time FROM commands WHERE transaction >= (SELECT transaction FROM below) \
        ORDER BY transaction, version LIMIT 1) > now() - ",
@@ -143,18 +146,21 @@ struct StandingFollowers;
 
 const STANDING: &str = concat!(
     "WITH standing AS MATERIALIZED ( \
-       SELECT f.name, f.since < now() - interval '30 days' AS lost FROM ( \
-         SELECT name, split_part(value, ' ', 1)::xid8 AS at, \
-           to_timestamp(split_part(value, ' ', 2)::bigint) AS since \
-         FROM meta WHERE name LIKE 'log follower %') AS f \
-       WHERE f.since < now() - ",
-    kept!(),
-    " AND (SELECT c.time FROM commands c WHERE c.transaction > f.at \
-         ORDER BY c.transaction, c.version LIMIT 1) < now() - ",
+       SELECT name, at, greatest(since, next) < now() - interval '30 days' AS lost FROM ( \
+         SELECT substr(name, 14) AS name, split_part(value, ' ', 1) AS at, \
+           to_timestamp(split_part(value, ' ', 2)::bigint) AS since, \
+           (SELECT c.time FROM commands c WHERE c.transaction > split_part(value, ' ', 1)::xid8 \
+             ORDER BY c.transaction, c.version LIMIT 1) AS next \
+         FROM meta WHERE name LIKE 'log follower %') AS follower \
+       WHERE next IS NOT NULL AND greatest(since, next) < now() - ",
     kept!(),
     "), \
-     gone AS (DELETE FROM meta WHERE name IN (SELECT name FROM standing WHERE lost)) \
-     SELECT substr(name, 14), lost FROM standing ORDER BY name"
+     gone AS (DELETE FROM meta \
+       WHERE name IN (SELECT 'log follower ' || name FROM standing WHERE lost)), \
+     left_behind AS (INSERT INTO meta (name, value) \
+       SELECT 'log left ' || name, at || ' ' || extract(epoch FROM now())::bigint \
+       FROM standing WHERE lost ON CONFLICT (name) DO UPDATE SET value = excluded.value) \
+     SELECT name, lost FROM standing ORDER BY name"
 );
 
 impl Work for StandingFollowers {
@@ -182,12 +188,15 @@ pub(super) struct KeepFor<'a> {
 
 /// A note keeps all that comes after it, and so after any later place; the beginning needs only what
 /// there is.
-const KEEP_FOR: &str = "INSERT INTO meta AS m (name, value) \
-     SELECT $1, $2 || ' ' || extract(epoch FROM now())::bigint \
+const KEEP_FOR: &str = "WITH begins AS (DELETE FROM meta \
+       WHERE name = 'log left ' || $1 AND $2 = '0') \
+     INSERT INTO meta AS m (name, value) \
+     SELECT 'log follower ' || $1, $2 || ' ' || extract(epoch FROM now())::bigint \
      WHERE $2 = '0' \
-       OR $2::xid8 > coalesce((SELECT value::xid8 FROM meta WHERE name = 'log trimmed'), '0') \
-       OR EXISTS (SELECT 1 FROM meta \
-         WHERE name = $1 AND split_part(value, ' ', 1)::xid8 <= $2::xid8) \
+       OR NOT EXISTS (SELECT 1 FROM meta WHERE name = 'log left ' || $1) AND ( \
+         $2::xid8 > coalesce((SELECT value::xid8 FROM meta WHERE name = 'log trimmed'), '0') \
+         OR EXISTS (SELECT 1 FROM meta WHERE name = 'log follower ' || $1 \
+           AND split_part(value, ' ', 1)::xid8 <= $2::xid8)) \
      ON CONFLICT (name) DO UPDATE SET value = CASE \
        WHEN split_part(m.value, ' ', 1) = $2 THEN m.value ELSE excluded.value END \
      RETURNING 1";
@@ -198,11 +207,10 @@ impl Work for KeepFor<'_> {
     const OPERATION: &'static str = "note a follower of the change log";
 
     async fn run(&self, connection: &Connection, progress: &Progress) -> Result<(), Failure> {
-        let name = format!("log follower {}", self.follower);
         let transaction = self.position.epoch.to_string();
         progress.commits();
         let parameters: [(&(dyn tokio_postgres::types::ToSql + Sync), Type); 2] =
-            [(&name, Type::TEXT), (&transaction, Type::TEXT)];
+            [(&self.follower, Type::TEXT), (&transaction, Type::TEXT)];
         match connection.ask(KEEP_FOR, &parameters).await?.is_empty() {
             false => Ok(()),
             true => Err(Failure::Refused(PositionLost::error(
@@ -376,10 +384,34 @@ mod tests {
         // To be there still, at the same place, is not to move.
         fresh.log.keep_for("parked", all[0].position).await.unwrap();
         assert_eq!(stood(31).await.status, Status::Healthy, "it is left behind");
-        assert_eq!(fresh.left().await, "aaab", "it may be reading just now");
-        fresh.walk().await;
-        assert_eq!(fresh.left().await, "ab");
         let late = fresh.log.keep_for("parked", all[0].position).await.unwrap_err();
         assert!(PositionLost::caused(&late));
+        // Walks of several instances follow each other at any time.
+        fresh.walk().await;
+        assert_eq!(fresh.left().await, "aaab", "it was told a moment ago that all is there");
+        let later = "UPDATE meta SET value = split_part(value, ' ', 1) || ' ' || \
+             extract(epoch FROM now())::bigint - 3601 WHERE name = 'log left parked'";
+        fresh.hand.command(later).await.unwrap();
+        fresh.walk().await;
+        assert_eq!(fresh.left().await, "ab");
+        fresh.log.keep_for("parked", LogPosition::default()).await.expect("it begins anew");
+    }
+
+    /// The log was quiet: it has waited for the follower since the next change only.
+    #[tokio::test]
+    async fn a_quiet_time_is_no_standing_still() {
+        let fresh = Fresh::new().await;
+        fresh.put(&["a", "a"]).await;
+        let end = fresh.all().await[1].position;
+        fresh.log.keep_for("idle", end).await.unwrap();
+        fresh.put(&["a", "a"]).await;
+        fresh.age(8).await;
+        let long_ago = "UPDATE meta SET value = split_part(value, ' ', 1) || ' 0' \
+             WHERE name = 'log follower idle'";
+        fresh.hand.command(long_ago).await.unwrap();
+        fresh.walk().await;
+        let tree = fresh.store.inspect().await;
+        assert_eq!(tree.status, Status::Degraded, "it is told of first");
+        fresh.log.keep_for("idle", end).await.expect("the log waits for it");
     }
 }

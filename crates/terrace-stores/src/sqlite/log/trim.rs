@@ -7,8 +7,9 @@
 //! Each follower tells the log once a minute how far it is ([`terrace_core::ChangeLog::keep_for`]).
 //! That is noted in `meta`: `log follower <name>` has the position and since when the follower has been
 //! there. One that stands still holds the log back, after a week with a warning and a degraded health.
-//! After 30 days its note is removed, the next walk goes past it, and `log trimmed` has the last
-//! position that was removed: who comes back without a note from before it has lost its place.
+//! After 30 days its note becomes `log left <name>`, it is told that its position is lost, and walks go
+//! past it when the note is an hour old. `log trimmed` has the last position that was removed: who comes
+//! without any note from before it is told the same.
 
 use std::sync::Arc;
 
@@ -27,6 +28,9 @@ const KEPT_MICROS: i64 = 7 * DAY_MICROS;
 
 /// How long a follower may stand still before the log goes on without it.
 const WAITED_FOR_MICROS: i64 = 30 * DAY_MICROS;
+
+/// So long after it was told that all is there a follower may read.
+const READING_MICROS: i64 = DAY_MICROS / 24;
 
 /// How many changes are looked at in one transaction, for which writers wait.
 const PAGE: i64 = 1000;
@@ -75,10 +79,14 @@ fn begin(connection: &mut Connection) -> Result<Transaction<'_>> {
     connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(failure::of)
 }
 
-fn noted(connection: &Connection) -> Result<Vec<Noted>> {
-    let text = "SELECT substr(name, 14), value FROM meta WHERE name LIKE 'log follower %'";
+/// What the names of the notes of followers begin with, and of those that were left behind.
+const FOLLOWER: &str = "log follower ";
+const LEFT: &str = "log left ";
+
+fn noted(connection: &Connection, prefix: &str) -> Result<Vec<Noted>> {
+    let text = "SELECT substr(name, length(?1) + 1), value FROM meta WHERE name LIKE ?1 || '%'";
     let mut statement = connection.prepare_cached(text).map_err(failure::of)?;
-    let rows = statement.query_map([], |row| Ok((row.get(0)?, row.get::<_, String>(1)?)));
+    let rows = statement.query_map([prefix], |row| Ok((row.get(0)?, row.get::<_, String>(1)?)));
     let rows = rows.and_then(Iterator::collect::<Result<Vec<_>, _>>).map_err(failure::of)?;
     let noted = |(name, value): (String, String)| {
         let (position, since) = value.split_once(' ').unwrap_or_default();
@@ -118,7 +126,11 @@ fn page(connection: &mut Connection, after: i64, now: i64) -> Result<Option<i64>
     const LAST: &str = "SELECT position FROM commands WHERE position > ?1 AND position < ?2
          ORDER BY position LIMIT 1 OFFSET ?3";
     let transaction = begin(connection)?;
-    let below = noted(&transaction)?.into_iter().map(|it| it.position).min().unwrap_or(i64::MAX);
+    let mut followers = noted(&transaction, FOLLOWER)?;
+    // One that was left behind a moment ago may still read what it was told is there.
+    let fresh = |it: &Noted| it.since > now.saturating_sub(READING_MICROS);
+    followers.extend(noted(&transaction, LEFT)?.into_iter().filter(fresh));
+    let below = followers.into_iter().map(|it| it.position).min().unwrap_or(i64::MAX);
     let old = now.saturating_sub(KEPT_MICROS);
     let goes_on = time_from(&transaction, below)?.is_none_or(|time| time >= old);
     let last = transaction.query_row(LAST, params![after, below, PAGE - 1], |row| row.get(0));
@@ -140,13 +152,14 @@ fn standing(connection: &mut Connection, now: i64) -> Result<Vec<(String, bool)>
     let transaction = begin(connection)?;
     let old = now.saturating_sub(KEPT_MICROS);
     let mut standing = Vec::new();
-    for Noted { name, position, since } in noted(&transaction)? {
-        let next = time_from(&transaction, position.saturating_add(1))?;
-        if since < old && next.is_some_and(|time| time < old) {
-            let lost = since < now.saturating_sub(WAITED_FOR_MICROS);
+    for Noted { name, position, since } in noted(&transaction, FOLLOWER)? {
+        let Some(next) = time_from(&transaction, position.saturating_add(1))? else { continue };
+        let stands_since = since.max(next);
+        if stands_since < old {
+            let lost = stands_since < now.saturating_sub(WAITED_FOR_MICROS);
             if lost {
-                let forget = "DELETE FROM meta WHERE name = 'log follower ' || ?1";
-                transaction.execute(forget, [&name]).map_err(failure::of)?;
+                forget(&transaction, FOLLOWER, &name)?;
+                keep(&transaction, &format!("{LEFT}{name}"), format!("{position} {now}"))?;
             }
             standing.push((name, lost));
         }
@@ -165,19 +178,26 @@ pub(super) fn keep_for(
 ) -> Result<()> {
     let position = i64::try_from(position.offset).unwrap_or(i64::MAX);
     let transaction = begin(connection)?;
-    let known = noted(&transaction)?.into_iter().find(|it| it.name == follower);
+    let is_left = noted(&transaction, LEFT)?.iter().any(|it| it.name == follower);
+    let known = noted(&transaction, FOLLOWER)?.into_iter().find(|it| it.name == follower);
     if known.as_ref().is_some_and(|known| known.position == position) {
         return Ok(());
     }
     let kept = known.is_some_and(|known| known.position <= position);
-    if position > 0 && !kept && position < trimmed(&transaction)? {
+    if position > 0 && (is_left || !kept && position < trimmed(&transaction)?) {
         return Err(PositionLost::error(
             "the change log no longer keeps what comes after this position: its follower had not \
              moved for 30 days",
         ));
     }
-    keep(&transaction, &format!("log follower {follower}"), format!("{position} {now}"))?;
+    forget(&transaction, LEFT, follower)?;
+    keep(&transaction, &format!("{FOLLOWER}{follower}"), format!("{position} {now}"))?;
     transaction.commit().map_err(failure::of_commit)
+}
+
+fn forget(connection: &Connection, prefix: &str, name: &str) -> Result<()> {
+    let text = "DELETE FROM meta WHERE name = ?1 || ?2";
+    connection.execute(text, [prefix, name]).map(drop).map_err(failure::of)
 }
 
 fn keep(connection: &Connection, name: &str, value: impl rusqlite::ToSql) -> Result<()> {
@@ -306,7 +326,6 @@ mod tests {
                     "INSERT OR REPLACE INTO meta VALUES ('log follower parked', '{parked} {since}')"
                 ))
                 .await;
-            fresh.log.keep_for("parked", all[0].position).await.unwrap();
             fresh.walk().await;
             fresh.store.inspect().await
         };
@@ -316,10 +335,16 @@ mod tests {
         assert!(held.note.contains("parked"), "{}", held.note);
         assert_eq!(fresh.left().await, "aaab");
         assert_eq!(stood(31).await.status, Status::Healthy, "it is left behind");
-        assert_eq!(fresh.left().await, "aaab", "it may be reading just now");
-        fresh.walk().await;
-        assert_eq!(fresh.left().await, "ab");
         let late = fresh.log.keep_for("parked", all[0].position).await.unwrap_err();
         assert!(PositionLost::caused(&late));
+        fresh.walk().await;
+        assert_eq!(fresh.left().await, "aaab", "it was told a moment ago that all is there");
+        let parked = all[0].position.offset;
+        fresh
+            .by_hand(format!("UPDATE meta SET value = '{parked} 0' WHERE name = 'log left parked'"))
+            .await;
+        fresh.walk().await;
+        assert_eq!(fresh.left().await, "ab");
+        fresh.log.keep_for("parked", LogPosition::default()).await.expect("it begins anew");
     }
 }
