@@ -98,8 +98,7 @@ impl SqliteJournal {
     /// [`ErrorKind::Unavailable`] when it cannot be opened for writing.
     pub fn open(mut options: SqliteJournalOptions, runtime: Runtime) -> Result<Self> {
         options.path = file::prepare(&options.path)?;
-        let (connection, durability) = file::open(&options, &runtime)?;
-        let file = FileIdentity::of(&options.path);
+        let (connection, file, durability) = file::open(&options, &runtime)?;
         let shared = Arc::new(Shared {
             jobs: Line::new(Self::WAITING, 0),
             arrived: Notify::new(),

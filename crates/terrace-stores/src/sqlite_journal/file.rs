@@ -36,10 +36,11 @@ pub(super) fn prepare(path: &Path) -> Result<PathBuf> {
 pub(super) fn open(
     options: &SqliteJournalOptions,
     runtime: &Runtime,
-) -> Result<(Connection, Durability)> {
+) -> Result<(Connection, FileIdentity, Durability)> {
     let failed = |error| failure::of(error).during("open the journal");
     let turn = connect::turn(&options.path);
     let mut connection = Connection::open(&options.path).map_err(failed)?;
+    let file = FileIdentity::of(&options.path);
     connection.busy_timeout(options.busy_timeout).map_err(failed)?;
     let mode: String = connection
         .pragma_update_and_check(None, "journal_mode", "WAL", |row| row.get(0))
@@ -54,10 +55,12 @@ pub(super) fn open(
     let synchronous: i64 =
         connection.pragma_query_value(None, "synchronous", |row| row.get(0)).map_err(failed)?;
     migrate(&mut connection, runtime)?;
-    begin_if_another(&mut connection, &options.path, runtime)?;
+    begin_if_another(&mut connection, &file, &options.path, runtime)?;
+
     drop(turn);
     let flushed = synchronous >= 2 && mode == "wal";
-    Ok((connection, if flushed { Durability::Journaled } else { Durability::Accepted }))
+    let durability = if flushed { Durability::Journaled } else { Durability::Accepted };
+    Ok((connection, file, durability))
 }
 
 fn migrate(connection: &mut Connection, runtime: &Runtime) -> Result<()> {
@@ -92,11 +95,16 @@ fn migrate(connection: &mut Connection, runtime: &Runtime) -> Result<()> {
 
 /// A copy, or a backup that was put in place, begins a life of its own: it may lack what the other
 /// has accepted, so tokens of that are lost.
-fn begin_if_another(connection: &mut Connection, path: &Path, runtime: &Runtime) -> Result<()> {
+fn begin_if_another(
+    connection: &mut Connection,
+    file: &FileIdentity,
+    path: &Path,
+    runtime: &Runtime,
+) -> Result<()> {
     let failed = |error| failure::of(error).during("open the journal");
     let transaction =
         connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(failed)?;
-    if FileIdentity::of(path).takes_the_place_of_another(&transaction)? {
+    if file.takes_the_place_of_another(&transaction)? {
         let epoch = [runtime.wall().as_microsecond()];
         transaction.execute("UPDATE meta SET epoch = max(epoch + 1, ?1)", epoch).map_err(failed)?;
         tracing::warn!(

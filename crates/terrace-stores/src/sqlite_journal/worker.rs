@@ -7,7 +7,7 @@ use terrace_core::{
 
 use super::steps::Steps;
 use super::{Reply, Shared};
-use crate::journal::Packed;
+use crate::journal::{Packed, outcome_unknown};
 use crate::sqlite::failure;
 
 /// Jobs of one transaction.
@@ -79,7 +79,8 @@ fn transact(shared: &Shared, connection: &Connection, jobs: Vec<Job>) {
         jobs.iter().any(|job| matches!(job.work, Work::Append { .. } | Work::Retry { .. }));
     let answers: Vec<Answer> = jobs.into_iter().map(|job| step(&steps, job)).collect();
     let failed = match connection.execute_batch("COMMIT") {
-        Ok(()) => None,
+        // It may have been moved meanwhile.
+        Ok(()) => shared.file.check("journal's").err().map(|_| outcome_unknown()),
         Err(error) => {
             let failed = failure::of_commit(error);
             if !connection.is_autocommit() {
