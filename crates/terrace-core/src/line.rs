@@ -12,7 +12,7 @@ use tokio::sync::Notify;
 /// ([`Batcher`](crate::Batcher)), or by threads, which sleep meanwhile.
 #[derive(Debug)]
 pub struct Line<J> {
-    state: Mutex<State<J>>,
+    state: Mutex<LineState<J>>,
     /// For threads.
     arrived: Condvar,
     /// The last lane has ended.
@@ -55,7 +55,7 @@ pub struct LineCounts {
 }
 
 #[derive(Debug)]
-struct State<J> {
+struct LineState<J> {
     /// `None` where a caller went away.
     jobs: VecDeque<Option<(Load, J)>>,
     /// The number of the first place; whoever has a smaller one was taken.
@@ -65,7 +65,7 @@ struct State<J> {
     counts: LineCounts,
 }
 
-impl<J> State<J> {
+impl<J> LineState<J> {
     fn drain(&mut self, into: &mut Vec<J>, most: Load) {
         let mut taken = Load::default();
         while let Some(next) = self.jobs.front() {
@@ -119,7 +119,7 @@ impl<J> Line<J> {
     /// Holds no more than `limit`, but for a single job that is larger; asks for up to so many lanes,
     /// none where threads empty it.
     pub fn new(limit: Load, lanes: usize) -> Self {
-        let state = State {
+        let state = LineState {
             jobs: VecDeque::new(),
             first: 0,
             sleeping: 0,
@@ -187,7 +187,7 @@ impl<J> Line<J> {
         left
     }
 
-    fn end_lane_in(&self, state: &mut State<J>) {
+    fn end_lane_in(&self, state: &mut LineState<J>) {
         state.counts.lanes -= 1;
         if state.counts.lanes == 0 {
             self.idle.notify_waiters();
@@ -208,8 +208,8 @@ impl<J> Line<J> {
 
     fn wait_in<'a>(
         &'a self,
-        mut state: MutexGuard<'a, State<J>>,
-    ) -> Option<MutexGuard<'a, State<J>>> {
+        mut state: MutexGuard<'a, LineState<J>>,
+    ) -> Option<MutexGuard<'a, LineState<J>>> {
         while state.counts.waiting.parts == 0 {
             if state.closed {
                 return None;
@@ -262,7 +262,7 @@ impl<J> Line<J> {
         self.state().counts
     }
 
-    fn state(&self) -> MutexGuard<'_, State<J>> {
+    fn state(&self) -> MutexGuard<'_, LineState<J>> {
         // Every change of the state is complete when a panic could happen, so poison means nothing.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -8,7 +8,7 @@ use terrace_core::{
     BoxFuture, ChangeLog, Changes, Deadline, LogPosition, Position, PositionLost, Result,
 };
 
-use super::job::{Part, ReadJob};
+use super::job::{LogPart, ReadJob};
 use super::shared::Shared;
 
 /// How often a follower that waits looks for what other processes have written to the file.
@@ -47,7 +47,7 @@ impl SqliteChangeLog {
         Self { shared, copy: Mutex::new(None) }
     }
 
-    async fn part(&self, after: u64, limit: usize) -> Result<Part> {
+    async fn part(&self, after: u64, limit: usize) -> Result<LogPart> {
         let ask = |reply| ReadJob::Log { after, limit, reply };
         let part = self.shared.ask(ask, 0, Deadline::NEVER).await;
         part.map_err(|error| error.during("read the change log"))
@@ -70,7 +70,7 @@ impl SqliteChangeLog {
     }
 
     /// Whether nothing is missing after this position, and notes how far the follower now is.
-    fn is_complete(&self, after: u64, part: &Part, reached: u64) -> bool {
+    fn is_complete(&self, after: u64, part: &LogPart, reached: u64) -> bool {
         let mut copy = self.copy.lock().unwrap_or_else(PoisonError::into_inner);
         if after == 0 {
             *copy = Some(Copy { began_at: part.head, position: 0 });

@@ -29,7 +29,7 @@ pub(super) enum ReadJob {
         reply: Reply<Page>,
     },
     /// The change log after a version.
-    Log { after: u64, limit: usize, reply: Reply<Part> },
+    Log { after: u64, limit: usize, reply: Reply<LogPart> },
     /// How far this file has followed a source.
     Checkpoint { source: Arc<str>, reply: Reply<Checkpoint> },
 }
@@ -90,7 +90,7 @@ impl Follow {
 
 /// Part of the log out of one snapshot.
 #[derive(Debug)]
-pub(super) struct Part {
+pub(super) struct LogPart {
     /// The latest version that was drawn.
     pub(super) head: u64,
     /// The latest tombstone that was collected.

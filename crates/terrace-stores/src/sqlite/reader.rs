@@ -11,10 +11,10 @@ use terrace_core::{
     Scan, Standing, Timestamp, Value, Version, history,
 };
 
-use super::job::{Part, ReadJob};
+use super::job::{LogPart, ReadJob};
 use super::schema::{COUNTER, LATEST};
 use super::shared::Shared;
-use super::vitals::Role;
+use super::vitals::ThreadRole;
 use super::{connect, failure, follow, schema};
 
 const LOOKUP: &str =
@@ -40,7 +40,7 @@ pub(super) fn run_shared(shared: &Shared, connection: &Connection) {
     };
     let (mut jobs, most) = (Vec::new(), Load::parts(shared.options.max_read_batch));
     while shared.reads.wait_and_take(&mut jobs, most) {
-        shared.vitals.measured(&shared.runtime, Role::Reader, || reader.serve(&mut jobs));
+        shared.vitals.measured(&shared.runtime, ThreadRole::Reader, || reader.serve(&mut jobs));
     }
 }
 
@@ -48,7 +48,7 @@ pub(super) fn run_shared(shared: &Shared, connection: &Connection) {
 pub(super) fn run_per_request(shared: &Shared) {
     let mut jobs = Vec::new();
     while shared.reads.wait_and_take(&mut jobs, Load::parts(1)) {
-        shared.vitals.measured(&shared.runtime, Role::Reader, || {
+        shared.vitals.measured(&shared.runtime, ThreadRole::Reader, || {
             let connection = match connect::another(&shared.options) {
                 Ok(connection) => connection,
                 Err(error) => return refuse(shared, &mut jobs, &error),
@@ -199,9 +199,9 @@ impl<'c> Reader<'c> {
     }
 
     /// The changes after a version: at most so many, but all that have the same version.
-    fn log(&self, after: u64, limit: usize) -> Result<Part> {
+    fn log(&self, after: u64, limit: usize) -> Result<LogPart> {
         let (head, floor) = (self.reached()?, self.number(FLOOR)?);
-        let mut part = Part { head, floor, changes: Vec::new(), more: false };
+        let mut part = LogPart { head, floor, changes: Vec::new(), more: false };
         let from = i64::try_from(after).unwrap_or(i64::MAX);
         let mut statement = self.connection.prepare_cached(LOG).map_err(failure::of)?;
         let mut rows = statement.query([from]).map_err(failure::of)?;

@@ -17,7 +17,7 @@ use super::failure;
 use super::file_identity::FileIdentity;
 use super::job::{ReadJob, Reply, Task, WriteJob};
 use super::options::SqliteOptions;
-use super::vitals::{Role, Vitals};
+use super::vitals::{ThreadRole, Vitals};
 use crate::held::Held;
 
 /// How long a client is asked to wait when a queue is full.
@@ -130,12 +130,12 @@ impl Shared {
 /// Starts a thread whose end, in good order or by a panic, is noticed by all who wait for it.
 pub(super) fn start(
     shared: &Arc<Shared>,
-    role: Role,
+    role: ThreadRole,
     work: impl FnOnce(&Shared) + Send + 'static,
 ) -> io::Result<thread::JoinHandle<()>> {
     let name = match role {
-        Role::Reader => "sqlite-reader",
-        Role::Writer => "sqlite-writer",
+        ThreadRole::Reader => "sqlite-reader",
+        ThreadRole::Writer => "sqlite-writer",
     };
     // Counted before it runs, and uncounted by the drop also when it cannot be started.
     shared.living.send_modify(|living| *living += 1);
@@ -147,7 +147,7 @@ pub(super) fn start(
 /// Says that a thread has ended, however it ended, so that nobody waits for it without end.
 struct Ending {
     shared: Arc<Shared>,
-    role: Role,
+    role: ThreadRole,
 }
 
 impl Drop for Ending {
@@ -155,14 +155,14 @@ impl Drop for Ending {
         let left = self.shared.vitals.ended(self.role);
         if left == 0 {
             match self.role {
-                Role::Reader => {
+                ThreadRole::Reader => {
                     self.shared
                         .reads
                         .abandon()
                         .into_iter()
                         .for_each(|job| job.refuse(failure::dead()));
                 }
-                Role::Writer => {
+                ThreadRole::Writer => {
                     let left = self.shared.writes.abandon();
                     left.into_iter().for_each(|job| drop(job.reply.send(Err(failure::dead()))));
                 }

@@ -22,7 +22,7 @@ use super::lane::Lane;
 use super::log::SqliteLog;
 use super::options::{Connections, SqliteOptions};
 use super::shared::{Shared, start};
-use super::vitals::{Role, Vitals};
+use super::vitals::{ThreadRole, Vitals};
 use super::{connect, failure, health, reader, schema, writer};
 use crate::held::Held;
 
@@ -166,18 +166,18 @@ impl SqliteStore {
         let mut threads = Vec::new();
         for _ in 0..connections.readers() {
             threads.push(match connections {
-                Connections::PerRequest => start(&self.shared, Role::Reader, |shared| {
+                Connections::PerRequest => start(&self.shared, ThreadRole::Reader, |shared| {
                     reader::run_per_request(shared);
                 }),
                 Connections::Shared { .. } => {
                     let connection = connect::another(&self.shared.options)?;
-                    start(&self.shared, Role::Reader, move |shared| {
+                    start(&self.shared, ThreadRole::Reader, move |shared| {
                         reader::run_shared(shared, &connection);
                     })
                 }
             });
         }
-        threads.push(start(&self.shared, Role::Writer, move |shared| match connections {
+        threads.push(start(&self.shared, ThreadRole::Writer, move |shared| match connections {
             Connections::PerRequest => writer::run_per_request(shared, &connection),
             Connections::Shared { .. } => writer::run_shared(shared, &connection),
         }));

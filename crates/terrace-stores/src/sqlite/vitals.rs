@@ -11,7 +11,7 @@ const STALLED_AFTER: Duration = Duration::from_secs(10);
 
 /// What a thread does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Role {
+pub(super) enum ThreadRole {
     Reader,
     Writer,
 }
@@ -53,27 +53,32 @@ impl Vitals {
         }
     }
 
-    pub(super) fn started(&self, role: Role) {
+    pub(super) fn started(&self, role: ThreadRole) {
         self.threads(role).fetch_add(1, Relaxed);
     }
 
     /// Counts a thread that ended and answers how many of its role are left.
-    pub(super) fn ended(&self, role: Role) -> usize {
+    pub(super) fn ended(&self, role: ThreadRole) -> usize {
         self.threads(role).fetch_sub(1, Relaxed).saturating_sub(1)
     }
 
-    fn threads(&self, role: Role) -> &AtomicUsize {
+    fn threads(&self, role: ThreadRole) -> &AtomicUsize {
         match role {
-            Role::Reader => &self.readers,
-            Role::Writer => &self.writers,
+            ThreadRole::Reader => &self.readers,
+            ThreadRole::Writer => &self.writers,
         }
     }
 
     /// Runs a thread's work on one batch, counted as use of its connection.
-    pub(super) fn measured<T>(&self, runtime: &Runtime, role: Role, work: impl FnOnce() -> T) -> T {
+    pub(super) fn measured<T>(
+        &self,
+        runtime: &Runtime,
+        role: ThreadRole,
+        work: impl FnOnce() -> T,
+    ) -> T {
         let began = runtime.now();
         self.busy.fetch_add(1, Relaxed);
-        if role == Role::Writer {
+        if role == ThreadRole::Writer {
             self.group_since.store(self.micros(began).max(1), Relaxed);
         }
         // Undone also by a panic, or the pool would seem in use for ever.
@@ -123,13 +128,13 @@ impl Vitals {
 
 struct Busy<'a> {
     vitals: &'a Vitals,
-    role: Role,
+    role: ThreadRole,
 }
 
 impl Drop for Busy<'_> {
     fn drop(&mut self) {
         self.vitals.busy.fetch_sub(1, Relaxed);
-        if self.role == Role::Writer {
+        if self.role == ThreadRole::Writer {
             self.vitals.group_since.store(0, Relaxed);
         }
     }

@@ -11,7 +11,7 @@ use super::apply::{Moment, Statements};
 use super::idempotency::{self, Results};
 use super::job::{Task, WriteJob};
 use super::shared::Shared;
-use super::vitals::Role;
+use super::vitals::ThreadRole;
 use super::{connect, failure};
 
 /// Expired rows removed for each new one, so that collecting keeps up and is never a long pause.
@@ -23,7 +23,9 @@ pub(super) fn run_shared(shared: &Shared, connection: &Connection) {
         Ok(mut writer) => {
             while shared.writes.wait() {
                 let most = shared.options.max_group;
-                shared.vitals.measured(&shared.runtime, Role::Writer, || writer.commit_next(most));
+                shared
+                    .vitals
+                    .measured(&shared.runtime, ThreadRole::Writer, || writer.commit_next(most));
             }
         }
         Err(error) => return tracing::error!(%error, "the SQLite writer cannot start"),
@@ -35,7 +37,7 @@ pub(super) fn run_shared(shared: &Shared, connection: &Connection) {
 /// stays open meanwhile, or each close would be the last one and would end the log with it.
 pub(super) fn run_per_request(shared: &Shared, anchor: &Connection) {
     while shared.writes.wait() {
-        shared.vitals.measured(&shared.runtime, Role::Writer, || {
+        shared.vitals.measured(&shared.runtime, ThreadRole::Writer, || {
             let connection = match connect::another(&shared.options) {
                 Ok(connection) => connection,
                 Err(error) => return refuse_next(shared, 1, &error),

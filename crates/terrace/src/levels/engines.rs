@@ -101,12 +101,12 @@ pub(super) struct Database {
     /// Its own name, kept in it: what is cached under this name belongs to it.
     pub(super) history: Arc<str>,
     /// What it is, for questions that only its own engine answers.
-    rows: Rows,
+    rows: RecordsEngine,
 }
 
 /// The engine of a [`Database`].
 #[derive(Debug)]
-enum Rows {
+enum RecordsEngine {
     Sqlite(Arc<SqliteStore>),
     Postgres(Arc<PostgresStore>),
 }
@@ -115,28 +115,28 @@ impl Database {
     fn sqlite(store: SqliteStore) -> Self {
         let store = Arc::new(store);
         let history = store.history();
-        Self { store: Arc::clone(&store) as _, history, rows: Rows::Sqlite(store) }
+        Self { store: Arc::clone(&store) as _, history, rows: RecordsEngine::Sqlite(store) }
     }
 
     fn postgres(store: PostgresStore) -> Self {
         let store = Arc::new(store);
         let history = store.history();
-        Self { store: Arc::clone(&store) as _, history, rows: Rows::Postgres(store) }
+        Self { store: Arc::clone(&store) as _, history, rows: RecordsEngine::Postgres(store) }
     }
 
     /// What caches must know of it.
     pub(super) fn generations(&self) -> Arc<dyn Generations> {
         match &self.rows {
-            Rows::Sqlite(store) => Arc::clone(store) as _,
-            Rows::Postgres(store) => Arc::clone(store) as _,
+            RecordsEngine::Sqlite(store) => Arc::clone(store) as _,
+            RecordsEngine::Postgres(store) => Arc::clone(store) as _,
         }
     }
 
     /// The highest place of a journal that a row carries.
     async fn furthest(&self) -> Result<Sequence> {
         match &self.rows {
-            Rows::Sqlite(store) => store.furthest(),
-            Rows::Postgres(store) => store.furthest().await,
+            RecordsEngine::Sqlite(store) => store.furthest(),
+            RecordsEngine::Postgres(store) => store.furthest().await,
         }
     }
 }
