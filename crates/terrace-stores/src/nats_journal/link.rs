@@ -34,6 +34,8 @@ pub(super) struct Link {
     pub(super) lowest: AtomicU64,
     /// The number of the last message, and since when this process has known it.
     pub(super) newest: std::sync::Mutex<(u64, Instant)>,
+    /// The number of the first message and of the last delivery, and since when they are so.
+    standing: std::sync::Mutex<((u64, u64), Instant)>,
     /// Entries that this process has claimed.
     pub(super) claimed: std::sync::Mutex<HashMap<Sequence, Claimed>>,
     pub(super) held_writes: AtomicU64,
@@ -80,10 +82,12 @@ impl Link {
         let mut context = jetstream::new(client.clone());
         context.set_timeout(options.command_timeout);
         let newest = std::sync::Mutex::new((0, runtime.now()));
+        let standing = std::sync::Mutex::new(((0, 0), runtime.now()));
         Ok(Self {
             options,
             runtime,
             newest,
+            standing,
             client,
             context,
             streams: OnceCell::new(),
@@ -163,7 +167,8 @@ impl Link {
 
     /// Nothing is ready, and yet something waits. A server that was killed may bring back messages that
     /// were settled, where its consumer has passed: nobody would get them again. A consumer that begins
-    /// anew delivers them, and the rows tell that they have come as far.
+    /// anew delivers them, and the rows tell that they have come as far. So does one that says that it
+    /// delivers, and has delivered nothing for three takeovers.
     pub(super) async fn deliver_again(&self) -> Result<()> {
         let Streams { entries, consumer, .. } = self.streams().await?;
         let state = self.timed(entries.get_info()).await?.map_err(failed)?.state;
@@ -171,7 +176,9 @@ impl Link {
         if let Ok(passed) = self.timed(consumer.get_info()).await? {
             let comes = passed.num_pending > 0 || passed.num_ack_pending > 0;
             let floor = passed.ack_floor.stream_sequence;
-            if comes || state.messages == 0 || state.first_sequence > floor {
+            let is_right = comes || state.messages == 0 || state.first_sequence > floor;
+            let now = (state.first_sequence, passed.delivered.consumer_sequence);
+            if is_right && (state.messages == 0 || !self.stands_still(now)) {
                 return Ok(());
             }
         }
@@ -180,10 +187,22 @@ impl Link {
             "NATS does not deliver messages of the journal that are there, as after a crash: they are \
              delivered anew, and what was applied stays as it is"
         );
+        *self.standing.lock().unwrap_or_else(PoisonError::into_inner) =
+            ((0, 0), self.runtime.now());
         // Another instance may have been faster.
         let _gone = self.timed(entries.delete_consumer(CONSUMER)).await?;
         self.timed(entries.create_consumer(self.consumer())).await?.map_err(failed)?;
         Ok(())
+    }
+
+    /// Whether the first message and the last delivery are those of three takeovers ago.
+    fn stands_still(&self, found: (u64, u64)) -> bool {
+        let now = self.runtime.now();
+        let mut standing = self.standing.lock().unwrap_or_else(PoisonError::into_inner);
+        if standing.0 != found {
+            *standing = (found, now);
+        }
+        now.saturating_duration_since(standing.1) > self.options.takeover * 3
     }
 
     /// How safe an append is, asked anew.

@@ -9,9 +9,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use futures_util::future::join_all;
+use futures_util::{StreamExt as _, TryStreamExt as _};
 use terrace_core::testkit::journal_contract::{LIMITS, TAKEOVER, claim_all, request};
 use terrace_core::testkit::{JournalFixture, key, value};
-use terrace_core::{Append, Durability, Journal, Runtime, Sequence, Settled, Status, Write};
+use terrace_core::{
+    Append, Deadline, Durability, Journal, Runtime, Sequence, Settled, Status, Write,
+};
 use terrace_lab::{NatsOptions, NatsServer, testing};
 use terrace_stores::{NatsJournal, NatsJournalOptions};
 
@@ -73,6 +76,58 @@ async fn appends_of_two_instances_have_one_order() {
     assert_eq!(one.peek(Sequence::NONE, 100).await.expect("a peek").len(), 20);
 }
 
+async fn by_hand(url: &str) -> async_nats::jetstream::Context {
+    let server: async_nats::ServerAddr = url.parse().expect("a URL");
+    let named = async_nats::ConnectOptions::new().user_and_password(
+        server.username().expect("a user").to_owned(),
+        server.password().expect("a password").to_owned(),
+    );
+    async_nats::jetstream::new(named.connect(server).await.expect("a connection"))
+}
+
+/// A consumer that says that somebody has the entry, and delivers nothing, as was seen after a crash of
+/// the server.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_not_delivered_for_long_is_delivered_anew() {
+    use async_nats::jetstream::AckKind;
+    use async_nats::jetstream::consumer::PullConsumer;
+
+    let url = testing::nats().url();
+    let options = options(url.clone());
+    let journal = connect(options.clone()).await;
+    journal.append(vec![put("a")]).await.expect("an append");
+    let stream = by_hand(&url).await.get_stream(&options.namespace).await.expect("the stream");
+    let names: Vec<_> = stream.consumer_names().try_collect().await.expect("its consumers");
+    let consumer: PullConsumer = stream.get_consumer(&names[0]).await.expect("its consumer");
+    let mut batch = consumer.fetch().max_messages(1).messages().await.expect("a batch");
+    let taken = batch.next().await.expect("a message").expect("a message");
+    let holds = async {
+        loop {
+            // It has it, and goes on to say so.
+            let _gone = taken.ack_with(AckKind::Progress).await;
+            Runtime::system().sleep(TAKEOVER / 4).await;
+        }
+    };
+    // As a flusher asks.
+    let claims = async {
+        for _ in 0..40 {
+            let soon = Deadline::at(Runtime::system().now() + TAKEOVER / 2);
+            let claimed = journal.claim(100, soon).await.expect("a claim");
+            if !claimed.is_empty() {
+                return claimed;
+            }
+        }
+        Vec::new()
+    };
+    let claimed = tokio::select! {
+        claimed = claims => claimed,
+        () = holds => unreachable!("it never lets go"),
+    };
+    assert_eq!(claimed.len(), 1);
+    let done = claimed.iter().map(Settled::of).collect();
+    assert_eq!(journal.settle(done).await.expect("a settlement").writes, 0);
+}
+
 /// A stream that is removed and made anew under the same name numbers its messages alike.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn claims_of_a_lost_stream_settle_nothing_of_the_next() {
@@ -82,13 +137,7 @@ async fn claims_of_a_lost_stream_settle_nothing_of_the_next() {
     one.append(vec![put("lost")]).await.expect("an append");
     let claimed = claim_all(&one).await;
     assert_eq!(claimed.len(), 1);
-    let server: async_nats::ServerAddr = url.parse().expect("a URL");
-    let named = async_nats::ConnectOptions::new().user_and_password(
-        server.username().expect("a user").to_owned(),
-        server.password().expect("a password").to_owned(),
-    );
-    let client = named.connect(server).await.expect("a connection");
-    let context = async_nats::jetstream::new(client);
+    let context = by_hand(&url).await;
     context.delete_stream(&options.namespace).await.expect("the stream is there");
     let two = connect(options).await;
     let appended = two.append(vec![put("next")]).await.expect("an append");
