@@ -6,7 +6,7 @@ use terrace_lab::{FaultProxy, Persistence, RedisOptions, RedisServer};
 use super::engines::redis;
 use super::field::Field;
 use super::replaced_memory::{password, spare, takes_over};
-use super::{WATCH, pause, until};
+use super::{SLACK, WATCH, pause, until};
 
 #[derive(Clone, Copy, Debug)]
 enum Lost {
@@ -59,7 +59,7 @@ async fn tokens_of(how: Lost) {
             .await;
     }
     // A server that goes on running is looked at twice a second.
-    pause(WATCH).await;
+    pause(WATCH + SLACK).await;
     for instance in [&a, &b] {
         let read = instance.client.read("lost").after(&lost).send().await;
         assert_eq!(read.status, 503, "{how:?}: {read}");
