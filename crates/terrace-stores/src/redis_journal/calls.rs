@@ -145,6 +145,8 @@ impl Link {
     }
 
     pub(super) async fn progress(&self) -> Result<Progress> {
+        // Also where nobody appends: a memory that was replaced begins a life of the journal.
+        self.keep_looking().await;
         let mut progress = self.ask_progress().await?;
         let furthest = self.furthest();
         if progress.epoch == 0 && furthest > Sequence::NONE {

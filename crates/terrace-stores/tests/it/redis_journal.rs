@@ -157,6 +157,47 @@ async fn a_lost_journal_is_noticed_without_a_write() {
     assert_eq!(one.append(vec![put("b")]).await.expect("an append").epoch, after.epoch);
 }
 
+/// The memory of a server is replaced while it runs: a life begins, also when nobody appends.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_replaced_memory_is_noticed_without_a_write() {
+    let ((server, _one), (copy, _two)) =
+        (server(Persistence::None).await, server(Persistence::None).await);
+    let journal = connect(options(server.url())).await;
+    let before = journal.append(vec![put("a")]).await.expect("an append");
+    let password = |url: &str| url["redis://:".len()..].split('@').next().unwrap().to_owned();
+    let (from, to) = (copy.url(), server.url());
+    let hand = async |url: &str| {
+        let client = ::redis::Client::open(url).unwrap();
+        client.get_multiplexed_async_connection().await.unwrap()
+    };
+    let (mut copy_hand, mut hand_of) = (hand(&from).await, hand(&to).await);
+    // The copy has all of it, so that nothing but the memory is another.
+    for (at, of, url, port) in
+        [(&mut copy_hand, "slave", &to, server.port()), (&mut hand_of, "slave", &from, copy.port())]
+    {
+        let set = ["SET", "masterauth", &password(url)];
+        let _: () = ::redis::cmd("CONFIG").arg(&set).query_async(at).await.unwrap();
+        let follow = ["127.0.0.1".to_owned(), port.to_string()];
+        let _: () = ::redis::cmd("REPLICAOF").arg(&follow).query_async(at).await.unwrap();
+        loop {
+            let state: ::redis::Value = ::redis::cmd("ROLE").query_async(at).await.unwrap();
+            let state = format!("{state:?}");
+            if state.contains(of) && state.contains("\"connected\"") {
+                break;
+            }
+            Runtime::system().sleep(Duration::from_millis(5)).await;
+        }
+        let _: () = ::redis::cmd("REPLICAOF").arg(&["NO", "ONE"]).query_async(at).await.unwrap();
+    }
+    for _ in 0..400 {
+        if journal.progress().await.is_ok_and(|progress| progress.epoch > before.epoch) {
+            return;
+        }
+        Runtime::system().sleep(Duration::from_millis(10)).await;
+    }
+    panic!("nobody notices");
+}
+
 /// A server takes over that is behind in all: in what it has, and in its clock.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_server_that_is_behind_goes_on_above_what_callers_know() {
