@@ -66,6 +66,13 @@ pub struct Settings {
     pub timeout_ms: u64,
     /// Whether connections send the last token they got.
     pub tokens: bool,
+    /// The round trip to databases of the local mode, in milliseconds; none when nothing was put
+    /// between them and the levels.
+    #[serde(default)]
+    pub database_rtt_ms: f64,
+    /// The same to caches and brokers.
+    #[serde(default)]
+    pub cache_rtt_ms: f64,
 }
 
 /// One target's figures.

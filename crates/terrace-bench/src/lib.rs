@@ -8,7 +8,6 @@
 //! it. Every value names its write ([`value`]), every answer is judged ([`ledger`]), every request of
 //! an open loop has an intended start from which its latency counts ([`feed`]).
 
-pub mod alarm;
 pub mod answer;
 pub mod api;
 pub mod claims;

@@ -12,7 +12,6 @@ use rand::SeedableRng as _;
 use rand::rngs::Xoshiro256PlusPlus;
 use terrace_core::Runtime;
 
-use crate::alarm::Alarm;
 use crate::api::Api;
 use crate::client::{Manners, Tcp};
 use crate::feed::Loop;
@@ -25,6 +24,7 @@ use crate::run::{Target, Watch};
 use crate::tally::{Findings, Tally, Tick};
 use crate::worker::{TICK, Worker};
 use crate::workload::Operation;
+use terrace_lab::Alarm;
 
 /// The hit ratio of warm-up windows counts as flat within this.
 const FLAT: f64 = 0.01;
@@ -465,6 +465,8 @@ impl Settings {
             threads: 1,
             timeout_ms: u64::try_from(timeout.as_millis()).unwrap_or(1000),
             tokens: false,
+            database_rtt_ms: 0.0,
+            cache_rtt_ms: 0.0,
         }
     }
 }

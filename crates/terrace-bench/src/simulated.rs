@@ -14,7 +14,6 @@ use terrace_core::Runtime;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream};
 use tokio::sync::mpsc;
 
-use crate::alarm::Alarm;
 use crate::answer;
 use crate::api::Api;
 use crate::client::{Connect, Manners};
@@ -24,6 +23,7 @@ use crate::ledger::Ledger;
 use crate::tally::Tally;
 use crate::worker::Worker;
 use crate::workload::{Operation, ValueBytes, Workload};
+use terrace_lab::Alarm;
 
 /// How the server treats a request that comes in at this time after the start.
 type Delay = fn(Duration) -> Duration;

@@ -12,7 +12,6 @@ use rand::SeedableRng as _;
 use rand::rngs::Xoshiro256PlusPlus;
 use terrace_core::Runtime;
 
-use crate::alarm::Alarm;
 use crate::api::Api;
 use crate::client::{Client, Connect, Manners, Shared};
 use crate::feed::{Draw, Feed, Loop};
@@ -20,6 +19,7 @@ use crate::keys::Picker;
 use crate::ledger::Ledger;
 use crate::tally::{Tally, Tick, micros};
 use crate::workload::Workload;
+use terrace_lab::Alarm;
 
 /// How often a worker tells how far it is.
 pub const TICK: Duration = Duration::from_millis(200);

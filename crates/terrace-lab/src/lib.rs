@@ -18,12 +18,14 @@
 //! ```
 //!
 //! A [`FaultProxy`] stands between a client and a server, and cuts, holds, delays or drops what they
-//! send each other.
+//! send each other. A [`Distance`] puts round trips of other networks between them.
 //!
 //! As root a server runs under an unprivileged account, as PostgreSQL demands: the owner of the
 //! directory where that is not root, else `postgres`, else `nobody`.
 
 mod account;
+mod alarm;
+mod distance;
 mod error;
 mod home;
 mod nats;
@@ -38,6 +40,8 @@ mod supervisor;
 pub mod testing;
 mod wait;
 
+pub use alarm::Alarm;
+pub use distance::Distance;
 pub use error::{LabError, LabErrorKind};
 pub use nats::{NatsOptions, NatsServer};
 pub use postgres::{PostgresOptions, PostgresServer};

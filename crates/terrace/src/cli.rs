@@ -18,6 +18,7 @@ mod screen;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 
@@ -136,6 +137,12 @@ struct Settings {
     /// Leave out the far cache of levels 3 and 4.
     #[arg(long)]
     no_cache: bool,
+    /// Local mode: keep databases so far away, such as 2ms [default: 0].
+    #[arg(long, value_name = "TIME", value_parser = time)]
+    database_rtt: Option<Duration>,
+    /// Local mode: keep caches and brokers so far away, such as 0.3ms [default: 0].
+    #[arg(long, value_name = "TIME", value_parser = time)]
+    cache_rtt: Option<Duration>,
     /// Address to listen on [default: 127.0.0.1].
     #[arg(long, value_name = "ADDRESS")]
     host: Option<String>,
@@ -154,6 +161,9 @@ impl Settings {
         let directory = self.data_dir.as_ref().map(|path| path.to_string_lossy().into_owned());
         flag("--data-dir", "stores.data_dir", directory);
         flag("--no-cache", "cache.enabled", self.no_cache.then(|| false.to_string()));
+        let micros = |time: Duration| time.as_micros().to_string();
+        flag("--database-rtt", "distance.database_us", self.database_rtt.map(micros));
+        flag("--cache-rtt", "distance.cache_us", self.cache_rtt.map(micros));
         flag("--host", "server.host", self.host.clone());
         flag("--port-base", "server.port_base", self.port_base.map(|port| port.to_string()));
         let environment = std::env::vars_os().filter_map(|(name, value)| {
@@ -233,4 +243,18 @@ fn known(number: u8) -> Result<&'static Level, Failure> {
     level(number).ok_or_else(|| {
         Failure::usage(format!("there is no level {number} yet; choose from {}", numbers()))
     })
+}
+
+/// A time on the command line: `10`, `10s`, `0.3ms`, `300us`, `2m`.
+fn time(text: &str) -> Result<Duration, String> {
+    let units = [("us", 1e-6), ("ms", 0.001), ("s", 1.0), ("m", 60.0)];
+    let (number, unit) = units
+        .into_iter()
+        .find_map(|(unit, seconds)| Some((text.strip_suffix(unit)?, seconds)))
+        .unwrap_or((text, 1.0));
+    let seconds = number.trim().parse::<f64>().map_err(|_| "give a time such as 10s or 2m")?;
+    match (0.0..=86_400.0).contains(&seconds) {
+        true => Ok(Duration::from_secs_f64(seconds * unit)),
+        false => Err("give a time of at most a day".into()),
+    }
 }

@@ -36,6 +36,8 @@ pub struct Config {
     pub replicas: ReplicasConfig,
     /// The journal of accepted writes.
     pub journal: JournalConfig,
+    /// How far the private servers of the local mode are.
+    pub distance: DistanceConfig,
     /// What is logged.
     pub log: LogConfig,
 }
@@ -173,6 +175,16 @@ impl Default for CacheConfig {
     }
 }
 
+/// Round trips that the local mode puts between this process and its private servers.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct DistanceConfig {
+    /// To a database, in microseconds. Default 0: it is on this machine.
+    pub database_us: u64,
+    /// To a cache or a broker, in microseconds. Default 0.
+    pub cache_us: u64,
+}
+
 /// What is logged.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -220,7 +232,12 @@ impl Config {
     /// # Errors
     /// The first setting that cannot work, and what would.
     pub fn check(&self) -> Result<(), ConfigError> {
-        self.mode()?;
+        if self.mode()? != Mode::Local && self.distance != DistanceConfig::default() {
+            return Err(ConfigError::new(
+                "distance is kept from private servers only; use --stores local, or leave out \
+                 --database-rtt, --cache-rtt and [distance]",
+            ));
+        }
         let positive = [
             ("server.request_timeout_ms", self.server.request_timeout_ms),
             ("server.max_connections", self.server.max_connections as u64),

@@ -114,10 +114,14 @@ pub(super) fn settings(report: &Report, summaries: &[Summary]) -> Markup {
     }
 }
 
-fn facts(report: &Report) -> [(&'static str, String); 13] {
+fn facts(report: &Report) -> [(&'static str, String); 14] {
     let settings = &report.settings;
     let machine = &report.machine;
     let seconds = |seconds: f64| format!("{seconds} s");
+    let far = |what: &str, millis: f64| match millis {
+        0.0 => format!("{what} on this machine"),
+        millis => format!("{what} {millis} ms away"),
+    };
     let open = settings.rate.map_or("half of what the closed loop reached".into(), |rate| {
         format!("{}/s", thousands(rate))
     });
@@ -148,6 +152,14 @@ fn facts(report: &Report) -> [(&'static str, String); 13] {
         ("Warm-up", format!("until the hit ratio is flat, at most {}", seconds(settings.warmup_s))),
         ("Timeout", format!("{} ms", settings.timeout_ms)),
         ("Tokens sent back", if settings.tokens { "yes".into() } else { "no".into() }),
+        (
+            "Round trips",
+            format!(
+                "{}, {}",
+                far("databases", settings.database_rtt_ms),
+                far("caches", settings.cache_rtt_ms)
+            ),
+        ),
         ("Generator", format!("{} thread(s), seed {}", settings.threads, settings.seed)),
         (
             "Machine",

@@ -92,6 +92,8 @@ fn report() -> Report {
             seed: 1,
             threads: 1,
             timeout_ms: 5_000,
+            database_rtt_ms: 2.0,
+            cache_rtt_ms: 0.0,
             tokens: false,
         },
         targets: vec![target(0, 500.0), target(2, 25_000.0)],

@@ -4,12 +4,15 @@
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
 
+use terrace_core::Runtime;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::net::tcp::{ReadHalf, WriteHalf};
 use tokio::sync::{mpsc, watch};
-use tokio::time::Instant;
+
+use crate::alarm::Alarm;
 
 use super::evidence::{Counter, Counters};
 use super::{Faults, Flow, Lane, reset};
@@ -41,6 +44,14 @@ pub(super) async fn serve(
         return reset(&client);
     };
     let _ = (client.set_nodelay(true), server.set_nodelay(true));
+    let runtime = Runtime::system();
+    let handshake = {
+        let now = faults.borrow();
+        now.requests.delay + now.responses.delay
+    };
+    if !handshake.is_zero() {
+        Alarm::fine(runtime.clone()).at(runtime.now() + handshake).await;
+    }
     let has_lost_bytes = AtomicBool::new(false);
     let opening = Mutex::new(Vec::new());
     let ended_by_itself = {
@@ -118,9 +129,10 @@ impl LaneOfConnection<'_> {
         mut chunks: mpsc::Receiver<Chunk>,
         mut to: WriteHalf<'_>,
     ) -> io::Result<()> {
+        let alarm = Alarm::fine(Runtime::system());
         while let Some(Chunk { due, bytes }) = chunks.recv().await {
             if let Some(due) = due {
-                tokio::time::sleep_until(due).await;
+                alarm.at(due).await;
             }
             if self.is_opening {
                 self.remember(&bytes);
@@ -171,20 +183,20 @@ fn has(opening: &Mutex<Vec<u8>>, sent: &[u8]) -> bool {
     !sent.is_empty() && opening.windows(sent.len()).any(|part| part == sent)
 }
 
-#[expect(clippy::disallowed_methods, reason = "a proxy carries real traffic in real time")]
 async fn read(
     mut from: ReadHalf<'_>,
     chunks: mpsc::Sender<Chunk>,
     choose: fn(&Faults) -> Lane,
     faults: watch::Receiver<Faults>,
 ) -> io::Result<()> {
+    let runtime = Runtime::system();
     loop {
         let mut bytes = Vec::with_capacity(CHUNK_BYTES);
         if from.read_buf(&mut bytes).await? == 0 {
             return Ok(());
         }
         let delay = choose(&faults.borrow()).delay;
-        let due = (!delay.is_zero()).then(|| Instant::now() + delay);
+        let due = (!delay.is_zero()).then(|| runtime.now() + delay);
         if chunks.send(Chunk { due, bytes }).await.is_err() {
             return Ok(()); // the writer failed and ends the connection
         }

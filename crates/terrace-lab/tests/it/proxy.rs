@@ -4,7 +4,7 @@
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use terrace_lab::{Direction, Evidence, FaultProxy};
+use terrace_lab::{Direction, Distance, Evidence, FaultProxy};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 
@@ -176,4 +176,26 @@ async fn a_url_of_the_upstream_becomes_one_of_the_proxy() {
     let mut socket = TcpStream::connect(proxy.address()).await.expect("a connection");
     assert_is_reset(&mut socket).await;
     assert_eq!(proxy.evidence().unreachable, 1);
+}
+
+#[tokio::test]
+async fn a_distance_is_waited_for_at_each_question_and_at_the_connection() {
+    const ROUND_TRIP: Duration = Duration::from_micros(700);
+    let server = terrace_lab::testing::redis();
+    let distance = Distance::begin().expect("a distance");
+    let far = distance.to(server, &server.url(), ROUND_TRIP).await.expect("a URL");
+    let near = distance.to(server, &server.url(), Duration::ZERO).await.expect("a URL");
+    assert_eq!(near, server.url());
+    let address = far.rsplit_once('@').expect("an address").1;
+    let begun = Instant::now();
+    let mut socket = TcpStream::connect(address.trim_end_matches('/')).await.expect("a connection");
+    for questions in 1..=5 {
+        send(&mut socket, b"PING\r\n").await;
+        assert_gets(&mut socket, b"-NOAUTH").await;
+        let mut rest = [0; 256];
+        let read = socket.read(&mut rest).await.expect("the rest");
+        assert!(rest[..read].ends_with(b"\r\n"));
+        let taken = begun.elapsed();
+        assert!(taken >= ROUND_TRIP * (questions + 1), "{taken:?} for {questions} questions");
+    }
 }

@@ -140,7 +140,7 @@ fn start(arguments: &Arguments, stop: &AtomicBool) -> Result<Vec<started::Starte
         if stop.load(Ordering::Relaxed) {
             break;
         }
-        running.push(started::start(level, mode, name, &arguments.data_dir, port)?);
+        running.push(started::start(level, mode, name, arguments, port)?);
     }
     Ok(running)
 }

@@ -9,7 +9,7 @@ use terrace_bench::figures::Settings;
 use terrace_bench::keys::Distribution;
 use terrace_bench::workload::{ValueBytes, Workload, hint};
 
-use super::super::Failure;
+use super::super::{Failure, time};
 use crate::config::Mode;
 
 /// Connections of an open loop: enough that a server's stall and not their number is what waits.
@@ -38,6 +38,12 @@ pub(in crate::cli) struct Arguments {
     /// seed (70 % reads, 30 % writes), ycsb-a to ycsb-f, or a TOML file.
     #[arg(long, value_name = "NAME|FILE", default_value = "seed")]
     pub(super) workload: String,
+    /// Local mode: how far databases are [default: 1ms; 0 for none].
+    #[arg(long, value_name = "TIME", value_parser = time, conflicts_with = "url")]
+    pub(super) database_rtt: Option<Duration>,
+    /// Local mode: how far caches and brokers are [default: 0.3ms, or none without the other].
+    #[arg(long, value_name = "TIME", value_parser = time, conflicts_with = "url")]
+    pub(super) cache_rtt: Option<Duration>,
     /// Keys that are loaded before.
     #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..=50_000_000))]
     pub(super) keys: u32,
@@ -116,6 +122,12 @@ impl Arguments {
                 "--connections goes from 1 to 100000, --threads from 1 to 256",
             ));
         }
+        let is_far = self.database_rtt.or(self.cache_rtt).is_some_and(|time| !time.is_zero());
+        if is_far && !self.stores.contains(&Mode::Local) {
+            return Err(Failure::usage(
+                "only private servers are kept at a distance; add --stores local",
+            ));
+        }
         if self.duration.is_zero() || self.timeout.is_zero() {
             return Err(Failure::usage("--duration and --timeout must be longer than nothing"));
         }
@@ -135,7 +147,21 @@ impl Arguments {
             threads: self.threads,
             timeout_ms: u64::try_from(self.timeout.as_millis()).unwrap_or(u64::MAX),
             tokens: self.tokens,
+            database_rtt_ms: self.distance().0.as_secs_f64() * 1e3,
+            cache_rtt_ms: self.distance().1.as_secs_f64() * 1e3,
         })
+    }
+
+    /// How far databases and caches of the local mode are: what is usual between machines of one
+    /// place, unless somebody says otherwise.
+    pub(super) fn distance(&self) -> (Duration, Duration) {
+        const USUAL: (Duration, Duration) = (Duration::from_millis(1), Duration::from_micros(300));
+        if !self.stores.contains(&Mode::Local) {
+            return (Duration::ZERO, Duration::ZERO);
+        }
+        let database = self.database_rtt.unwrap_or(USUAL.0);
+        let near = self.cache_rtt.is_none() && database.is_zero();
+        (database, if near { database } else { self.cache_rtt.unwrap_or(USUAL.1) })
     }
 
     /// `--header`, taken apart.
@@ -191,19 +217,5 @@ fn arrivals(text: &str) -> Result<Arrivals, String> {
         "poisson" => Ok(Arrivals::Poisson),
         "constant" => Ok(Arrivals::Constant),
         _ => Err(format!("unknown{}", hint(text, ["poisson", "constant"].into_iter()))),
-    }
-}
-
-/// `10`, `10s`, `250ms`, `2m`.
-fn time(text: &str) -> Result<Duration, String> {
-    let units = [("ms", 0.001), ("s", 1.0), ("m", 60.0)];
-    let (number, unit) = units
-        .into_iter()
-        .find_map(|(unit, seconds)| Some((text.strip_suffix(unit)?, seconds)))
-        .unwrap_or((text, 1.0));
-    let seconds = number.trim().parse::<f64>().map_err(|_| "give a time such as 10s or 2m")?;
-    match (0.0..=86_400.0).contains(&seconds) {
-        true => Ok(Duration::from_secs_f64(seconds * unit)),
-        false => Err("give a time of at most a day".into()),
     }
 }

@@ -14,6 +14,7 @@ use tempfile::TempDir;
 use terrace_bench::run::Target;
 
 use super::super::Failure;
+use super::Arguments;
 use crate::config::Mode;
 use crate::levels::Level;
 
@@ -47,16 +48,22 @@ pub(super) fn start(
     level: &'static Level,
     mode: Mode,
     name: String,
-    below: &Path,
+    arguments: &Arguments,
     port: u16,
 ) -> Result<Started, Failure> {
-    let data = folder(below)?;
+    let data = folder(&arguments.data_dir)?;
     let failed = |error: std::io::Error| Failure::failed(format!("{name} cannot start: {error}"));
     let errors = data.path().join("errors.log");
+    let (database, cache) = match mode {
+        Mode::Local => arguments.distance(),
+        Mode::Embedded | Mode::Servers => Default::default(),
+    };
     let mut child = Command::new(std::env::current_exe().map_err(failed)?)
         .arg("serve")
         .arg(level.number.to_string())
         .args(["--port", &port.to_string(), "--stores", mode.as_str(), "--host", "127.0.0.1"])
+        .args(["--database-rtt", &format!("{}us", database.as_micros())])
+        .args(["--cache-rtt", &format!("{}us", cache.as_micros())])
         .arg("--data-dir")
         .arg(data.path().join("data"))
         .stdin(Stdio::null())

@@ -9,14 +9,14 @@ use std::{fs, io};
 
 use terrace_core::{BoxFuture, Error, ErrorKind, Result};
 use terrace_lab::{
-    Persistence, PostgresOptions as LabOptions, PostgresServer, PrivateServer, RedisOptions,
-    RedisServer,
+    Distance, Persistence, PostgresOptions as LabOptions, PostgresServer, PrivateServer,
+    RedisOptions, RedisServer,
 };
 use terrace_stores::PostgresOptions;
 
 use super::urls::{ByUrl, Whereabouts};
 use super::{Engines, from_lab, no_directory};
-use crate::config::Config;
+use crate::config::{Config, DistanceConfig};
 
 /// The directory of all private servers, and those that run.
 #[derive(Debug)]
@@ -24,6 +24,10 @@ pub(super) struct Private {
     database: String,
     cache: String,
     directory: PathBuf,
+    /// What keeps them away, and how far databases, caches and brokers are.
+    distance: Option<Distance>,
+    database_rtt: Duration,
+    cache_rtt: Duration,
     /// Whether another process runs them.
     beside: bool,
     /// In the order of their starts.
@@ -36,10 +40,13 @@ pub(super) struct Private {
 /// What is missing on this machine, and the next step.
 pub(super) async fn start(config: &Config, cached: bool) -> Result<ByUrl<Private>> {
     let mut private = Private::of(config, false);
+    if config.distance != DistanceConfig::default() {
+        private.distance = Some(Distance::begin().map_err(from_lab)?);
+    }
     let directory = private.directory.clone();
     fs::create_dir_all(&directory).map_err(|error| no_directory(&directory, error))?;
     let postgres = private.postgres(LabOptions::new(directory.join("postgres"))).await?;
-    private.database = postgres.create_database("terrace").await.map_err(from_lab)?;
+    private.database = private.create(&postgres).await?;
     if cached {
         private.cache = private.redis(RedisOptions::new(directory.join("redis"))).await?;
     }
@@ -53,9 +60,36 @@ pub(super) fn beside(config: &Config) -> ByUrl<Private> {
 
 impl Private {
     fn of(config: &Config, beside: bool) -> Self {
-        let directory = config.stores.data_dir.join("local");
-        let (database, cache) = (String::new(), String::new());
-        Self { database, cache, directory, beside, running: Mutex::default() }
+        let micros = Duration::from_micros;
+        Self {
+            database: String::new(),
+            cache: String::new(),
+            directory: config.stores.data_dir.join("local"),
+            distance: None,
+            database_rtt: micros(config.distance.database_us),
+            cache_rtt: micros(config.distance.cache_us),
+            beside,
+            running: Mutex::default(),
+        }
+    }
+
+    /// The URL of a server as this process is to reach it.
+    async fn reach(
+        &self,
+        server: &PrivateServer,
+        url: String,
+        round_trip: Duration,
+    ) -> Result<String> {
+        match &self.distance {
+            Some(distance) => distance.to(server, &url, round_trip).await.map_err(from_lab),
+            None => Ok(url),
+        }
+    }
+
+    /// Makes the database of a server; answers its URL.
+    async fn create(&self, server: &PostgresServer) -> Result<String> {
+        let url = server.create_database("terrace").await.map_err(from_lab)?;
+        self.reach(server, url, self.database_rtt).await
     }
 
     async fn postgres(&self, options: LabOptions) -> Result<PostgresServer> {
@@ -68,7 +102,7 @@ impl Private {
     async fn redis(&self, options: RedisOptions) -> Result<String> {
         let server = RedisServer::start(options).await.map_err(from_lab)?;
         self.keep(&server);
-        Ok(server.url())
+        self.reach(&server, server.url(), self.cache_rtt).await
     }
 
     #[cfg(feature = "nats")]
@@ -76,7 +110,7 @@ impl Private {
         let options = terrace_lab::NatsOptions::new(self.place(of, "-nats"));
         let server = terrace_lab::NatsServer::start(options).await.map_err(from_lab)?;
         self.keep(&server);
-        Ok(server.url())
+        self.reach(&server, server.url(), self.cache_rtt).await
     }
 
     /// Without it no journal in NATS is made that would need the URL.
@@ -108,12 +142,13 @@ impl Private {
             LabOptions { settings: settings.clone(), ..LabOptions::new(place) }
         };
         let primary = self.postgres(options("primary")).await?;
-        let mut urls = vec![primary.create_database("terrace").await.map_err(from_lab)?];
+        let mut urls = vec![self.create(&primary).await?];
         for number in 1..=of.config.replicas.count {
             let name = format!("replica_{number}");
             let started = primary.start_standby(&name, options(&name)).await.map_err(from_lab)?;
             self.keep(&started);
-            urls.push(started.database_url("terrace"));
+            let url = started.database_url("terrace");
+            urls.push(self.reach(&started, url, self.database_rtt).await?);
         }
         Ok(urls)
     }
@@ -127,7 +162,7 @@ impl Private {
         let server = self.postgres(LabOptions::new(&home)).await?;
         let url = server.create_database("terrace").await.map_err(from_lab)?;
         tell(&home, &url)?;
-        Ok(url)
+        self.reach(&server, url, self.database_rtt).await
     }
 
     /// Starts the servers that a command beside this process waits for.

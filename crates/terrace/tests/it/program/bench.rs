@@ -82,6 +82,30 @@ async fn every_workload_is_answered_rightly() {
     program.terminate().await;
 }
 
+#[tokio::test]
+async fn what_a_cache_is_worth_shows_at_a_distance() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let arguments =
+        ["1", "2", "--stores", "local", "--database-rtt", "20ms", "--cache-rtt", "0.2ms"];
+    let arguments: Vec<_> = arguments.into_iter().chain(["--repeat", "1"]).chain(SHORT).collect();
+    let (exit, _, progress, figures) = bench(folder.path(), &arguments).await;
+    assert_eq!(exit, Some(0), "{progress}");
+    assert_eq!(figures["settings"]["database_rtt_ms"], 20.0);
+    assert_eq!(figures["settings"]["cache_rtt_ms"], 0.2);
+    let targets = figures["targets"].as_array().expect("targets");
+    let median = |at: usize| {
+        assert_eq!(sound(&targets[at]), 2);
+        targets[at]["phases"][1]["operations"]["read"]["p50"].as_f64().expect("a latency")
+    };
+    // Every read of level 1 crosses the distance; most of level 2 do not.
+    let (all, cached) = (median(0), median(1));
+    assert!(all >= 20.0 && cached < 20.0, "{all} ms, {cached} ms");
+    let page = std::fs::read_to_string(folder.path().join("terrace-bench.html")).expect("a page");
+    assert!(page.contains("databases 20 ms away, caches 0.2 ms away"));
+    let (exit, _, told, _) = bench(folder.path(), &["1", "--database-rtt", "2ms"]).await;
+    assert!(exit == Some(2) && told.contains("--stores local"), "{told}");
+}
+
 /// A server with the documents' API alone, as a few lines of any language would make it.
 async fn another_server() -> (String, tokio::task::JoinHandle<()>) {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
