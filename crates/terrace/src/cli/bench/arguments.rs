@@ -164,6 +164,16 @@ impl Arguments {
         (database, if near { database } else { self.cache_rtt.unwrap_or(USUAL.1) })
     }
 
+    /// The same for a level of this mode.
+    pub(super) fn distance_of(&self, mode: Mode) -> Vec<String> {
+        let (database, cache) = match mode {
+            Mode::Local => self.distance(),
+            Mode::Embedded | Mode::Servers => return Vec::new(),
+        };
+        let far = |flag: &str, time: Duration| [flag.to_owned(), format!("{}us", time.as_micros())];
+        [far("--database-rtt", database), far("--cache-rtt", cache)].concat()
+    }
+
     /// `--header`, taken apart.
     pub(super) fn headers(&self) -> Result<Vec<(String, String)>, Failure> {
         let apart = |header: &String| {

@@ -54,16 +54,11 @@ pub(super) fn start(
     let data = folder(&arguments.data_dir)?;
     let failed = |error: std::io::Error| Failure::failed(format!("{name} cannot start: {error}"));
     let errors = data.path().join("errors.log");
-    let (database, cache) = match mode {
-        Mode::Local => arguments.distance(),
-        Mode::Embedded | Mode::Servers => Default::default(),
-    };
     let mut child = Command::new(std::env::current_exe().map_err(failed)?)
         .arg("serve")
         .arg(level.number.to_string())
         .args(["--port", &port.to_string(), "--stores", mode.as_str(), "--host", "127.0.0.1"])
-        .args(["--database-rtt", &format!("{}us", database.as_micros())])
-        .args(["--cache-rtt", &format!("{}us", cache.as_micros())])
+        .args(arguments.distance_of(mode))
         .arg("--data-dir")
         .arg(data.path().join("data"))
         .stdin(Stdio::null())
