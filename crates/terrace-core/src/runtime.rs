@@ -4,6 +4,8 @@
 //! [`Runtime`] they were built with. In production that is [`Runtime::system`]; in a simulation the
 //! same code runs on a seeded generator and a paused clock, and a seed replays a run.
 
+mod kept;
+
 use std::fmt;
 use std::future::Future;
 use std::hash::{BuildHasher, RandomState};
@@ -16,6 +18,7 @@ use std::time::{Duration, Instant};
 use futures_util::future::BoxFuture;
 use jiff::Timestamp;
 
+use self::kept::Kept;
 use crate::{Error, ErrorKind, Result};
 
 /// Where "now" comes from.
@@ -92,12 +95,13 @@ pub struct Runtime {
     clock: Arc<dyn Clock>,
     rng: Arc<dyn Rng>,
     spawn: Arc<dyn Spawn>,
+    kept: Arc<Kept>,
 }
 
 impl Runtime {
     /// The given parts.
     pub fn new(clock: Arc<dyn Clock>, rng: Arc<dyn Rng>, spawn: Arc<dyn Spawn>) -> Self {
-        Self { clock, rng, spawn }
+        Self { clock, rng, spawn, kept: Arc::default() }
     }
 
     /// The machine's clock, numbers seeded by the system, and tokio. Its timers and background work
@@ -145,7 +149,8 @@ impl Runtime {
         time.mul_f64((1.0 + share * (2.0 * unit - 1.0)).max(0.0))
     }
 
-    /// See [`Spawn::spawn`].
+    /// See [`Spawn::spawn`]. For work that ends by itself; see [`keep`](Self::keep) for work that must
+    /// not.
     pub fn spawn(
         &self,
         name: &'static str,

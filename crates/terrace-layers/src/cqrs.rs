@@ -129,10 +129,13 @@ impl Cqrs {
         let flushes = {
             let (reads, model) = (Arc::clone(&reads), Arc::clone(&model));
             let (clock, period) = (runtime.clone(), options.flush);
-            runtime.spawn("read counts", async move {
-                loop {
-                    clock.sleep(period).await;
-                    reads.flush(&*model).await;
+            runtime.keep("read counts", move || {
+                let (reads, model, clock) = (Arc::clone(&reads), Arc::clone(&model), clock.clone());
+                async move {
+                    loop {
+                        clock.sleep(period).await;
+                        reads.flush(&*model).await;
+                    }
                 }
             })
         };

@@ -140,7 +140,10 @@ impl Flusher {
             troubled: AtomicBool::new(false),
         });
         let this = Arc::clone(&shared);
-        let task = runtime.spawn("flusher", async move { this.run().await });
+        let task = runtime.keep("flusher", move || {
+            let this = Arc::clone(&this);
+            async move { this.run().await }
+        });
         Self { shared, task: Mutex::new(Some(task)) }
     }
 
@@ -180,7 +183,8 @@ impl Flusher {
 }
 
 impl FlushLoop {
-    async fn run(&self) {
+    /// Never ends. What it holds open is still the journal's, which hands it out again.
+    async fn run(&self) -> Result<()> {
         let mut awaited = self.acceptor.awaited();
         let mut open = Open::default();
         loop {

@@ -115,12 +115,18 @@ impl Follow {
     pub fn start(self) -> Following {
         let follow = Arc::new(self);
         let run = Arc::clone(&follow);
-        let task = follow.runtime.spawn(follow.name, async move { run.run().await });
+        let task = follow.runtime.keep(follow.name, move || {
+            let run = Arc::clone(&run);
+            async move { run.run().await }
+        });
         Following { follow, task: Mutex::new(Some(task)) }
     }
 
     /// Follows without end. Cancellation safe: a batch is applied whole or not at all.
-    pub async fn run(&self) {
+    ///
+    /// # Errors
+    /// None: what fails is tried again.
+    pub async fn run(&self) -> Result<()> {
         let mut run = self.begin();
         let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(3));
         loop {

@@ -12,6 +12,7 @@ use terrace_core::{
     MemoryCache, MemoryCacheOptions, Offer, Origin, Page, Read, ReadOptions, Receipt, Result,
     Runtime, Scan, Status, Store, Task, Unit, Version, Write, WriteOptions,
 };
+use tokio::sync::watch;
 
 use crate::cache_aside::{is_young, written};
 use feed::Feed;
@@ -175,10 +176,19 @@ impl NearCache {
             flushes: AtomicU64::new(0),
             gaps: AtomicU64::new(0),
         });
-        let listener = Feed::new(Arc::clone(&near), runtime.clone(), options.heartbeat_bound);
+        let (listens, forgets) = (Arc::clone(&near), Arc::clone(&near));
+        let changes = near.generations.changes();
+        let (clock, bound) = (runtime.clone(), options.heartbeat_bound);
         let tasks = vec![
-            runtime.spawn("near-cache feed", listener.listen(feed.subscribe())),
-            runtime.spawn("near-cache generations", forget_generations(Arc::clone(&near))),
+            runtime.keep("near-cache feed", move || {
+                // Of what was missed since the last subscription nothing tells.
+                listens.distrust("the feed of invalidations is not connected yet");
+                Feed::new(Arc::clone(&listens), clock.clone(), bound).listen(feed.subscribe())
+            }),
+            // Started again, it hears of all that was raised since the first start.
+            runtime.keep("near-cache generations", move || {
+                forget_generations(Arc::clone(&forgets), changes.clone())
+            }),
         ];
         Self { inner, near, runtime, tasks: Mutex::new(tasks) }
     }
@@ -261,11 +271,11 @@ impl NearCache {
 
 /// Forgets everything with each new generation or history: entries and leases from before count for
 /// nothing. So a hit needs no look at them.
-async fn forget_generations(near: Arc<Near>) {
-    let mut changes = near.generations.changes();
+async fn forget_generations(near: Arc<Near>, mut changes: watch::Receiver<u64>) -> Result<()> {
     while changes.changed().await.is_ok() {
         near.flush();
     }
+    Ok(())
 }
 
 /// A write that has begun; its keys are in doubt when it is dropped before its end.

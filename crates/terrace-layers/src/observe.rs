@@ -25,7 +25,8 @@ use crate::histogram::Histogram;
 /// One line is logged when the inner store begins to fail (the first `Unavailable`,
 /// `OutcomeUnknown`, `Corrupt` or `Internal`), and one when it works again, that is, at the first
 /// success after 5 s without a failure: a store that serves some keys and fails others does not
-/// fill the log. Never a line a request. Each call is a span at debug level.
+/// fill the log. Never a line a request. Each call is a span at debug level. What the runtime keeps
+/// going in the background and has failed lately ([`Runtime::failures`]) is a part that degrades.
 ///
 /// **Defaults.** No options.
 ///
@@ -242,6 +243,10 @@ impl Store for Observe {
             }
             for (name, count) in ORIGINS.iter().zip(&self.origins) {
                 tree = tree.counter(name, count.load(Relaxed));
+            }
+            // Degrades: answers are right without it, and somebody should look.
+            for failure in self.runtime.failures() {
+                tree = tree.helped_by(failure);
             }
             let now = self.runtime.now();
             let spread = |operation: &Operation| operation.times.spread(now);

@@ -222,8 +222,8 @@ impl ReplicaRouter {
             join_all((0..count).map(|number| shared.look(number))).await;
         }
         let watches = (0..count).map(|number| {
-            let work = watch::run(Arc::clone(&shared), number);
-            shared.runtime.spawn("replica watch", work)
+            let router = Arc::clone(&shared);
+            shared.runtime.keep("replica watch", move || watch::run(Arc::clone(&router), number))
         });
         let watches = Mutex::new(watches.collect());
         Self { shared, watches, replicators: Vec::new() }

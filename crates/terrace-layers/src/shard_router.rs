@@ -143,9 +143,10 @@ impl ShardRouter {
             generations: watch::Sender::new(0),
         });
         shared.tell_generations(shared.map.load().views());
+        let (maps, raised) = (Arc::downgrade(&shared), Arc::downgrade(&shared));
         let tasks = [
-            runtime.spawn("shard map", keep_fresh(Arc::downgrade(&shared))),
-            runtime.spawn("shard generations", generations::pass_on(Arc::downgrade(&shared))),
+            runtime.keep("shard map", move || keep_fresh(maps.clone())),
+            runtime.keep("shard generations", move || generations::pass_on(raised.clone())),
         ];
         Ok(Self { shared, _tasks: tasks })
     }
@@ -166,15 +167,15 @@ impl ShardRouter {
 }
 
 /// Learns of new shards and of the end of failures, also when nobody asks for anything.
-async fn keep_fresh(shared: std::sync::Weak<Shared>) {
+async fn keep_fresh(shared: std::sync::Weak<Shared>) -> Result<()> {
     loop {
         let Some((runtime, pause)) =
             shared.upgrade().map(|shared| (shared.runtime.clone(), shared.options.refresh))
         else {
-            return;
+            return Ok(());
         };
         runtime.sleep(runtime.jitter(pause, 0.2)).await;
-        let Some(shared) = shared.upgrade() else { return };
+        let Some(shared) = shared.upgrade() else { return Ok(()) };
         let opener = Arc::clone(&shared.directory.lock().await.opener);
         opener.tend().await;
         let before = shared.map.load_full();

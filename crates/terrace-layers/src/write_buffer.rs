@@ -15,7 +15,7 @@ use std::time::Duration;
 use terrace_core::{
     BatchLimits, Batcher, BoxFuture, Deadline, Error, ErrorKind, Generations, Inspection, Journal,
     JournalEntry, Key, Load, Page, Precondition, Progress, Read, ReadOptions, Receipt, Result,
-    Runtime, Scan, Sequence, Status, Store, Unit, Write, WriteOptions,
+    Runtime, Scan, Sequence, Status, Store, Task, Unit, Write, WriteOptions,
 };
 
 use self::appends::Appends;
@@ -100,6 +100,8 @@ pub struct WriteBuffer {
     appends: Arc<Batcher<Appends>>,
     flusher: Option<Flusher>,
     closed: AtomicBool,
+    // End with the layer.
+    _background: [Task; 2],
 }
 
 /// What reads, writes and background work have in common.
@@ -192,12 +194,12 @@ impl WriteBuffer {
         };
         let appends = Appends { shared: Arc::clone(&shared) };
         let appends = Batcher::new(appends, limits, runtime.clone());
-        background::keep_polling(&shared);
-        background::keep_forgetting(&shared);
+        let background = [background::keep_polling(&shared), background::keep_forgetting(&shared)];
         let flusher = options
             .flusher
             .map(|options| Flusher::start(journal, inner, options, runtime, horizon));
-        Self { shared, appends, flusher, closed: AtomicBool::new(false) }
+        let closed = AtomicBool::new(false);
+        Self { shared, appends, flusher, closed, _background: background }
     }
 
     fn check_open(&self) -> Result<()> {

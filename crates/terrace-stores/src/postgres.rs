@@ -248,33 +248,36 @@ fn connector(options: &PostgresOptions, dialect: Dialect, runtime: &Runtime) -> 
 /// Keeps the pool filled with young connections and, where there are records, removes old idempotency
 /// keys.
 fn upkeep(worker: Worker, of_records: bool) -> Task {
+    let runtime = worker.runtime.clone();
+    runtime.keep("postgres upkeep", move || tend(worker.clone(), of_records))
+}
+
+async fn tend(worker: Worker, of_records: bool) -> Result<()> {
     const TEND: Duration = Duration::from_secs(1);
     const FORGET_EVERY: u32 = 60;
-    let runtime = worker.runtime.clone();
-    runtime.spawn("postgres upkeep", async move {
-        let (mut round, mut behind) = (0_u32, false);
-        let mut failing = false;
-        while !worker.pool.is_closed() {
-            worker.runtime.sleep(TEND).await;
-            round = round.wrapping_add(1);
-            let mut tended = worker.pool.tend().await;
-            let due = of_records && (behind || round.is_multiple_of(FORGET_EVERY));
-            if due && worker.takes_writes() && tended.is_ok() {
-                tended = idempotency::forget_old(&worker).await.map(|more| behind = more);
-            }
-            match tended {
-                Err(error) if !failing => {
-                    failing = true;
-                    tracing::warn!(%error, "PostgreSQL's pool or old requests cannot be tended");
-                }
-                Ok(()) if failing => {
-                    failing = false;
-                    tracing::info!("PostgreSQL's pool and old requests are tended again");
-                }
-                _ => {}
-            }
+    let (mut round, mut behind) = (0_u32, false);
+    let mut failing = false;
+    while !worker.pool.is_closed() {
+        worker.runtime.sleep(TEND).await;
+        round = round.wrapping_add(1);
+        let mut tended = worker.pool.tend().await;
+        let due = of_records && (behind || round.is_multiple_of(FORGET_EVERY));
+        if due && worker.takes_writes() && tended.is_ok() {
+            tended = idempotency::forget_old(&worker).await.map(|more| behind = more);
         }
-    })
+        match tended {
+            Err(error) if !failing => {
+                failing = true;
+                tracing::warn!(%error, "PostgreSQL's pool or old requests cannot be tended");
+            }
+            Ok(()) if failing => {
+                failing = false;
+                tracing::info!("PostgreSQL's pool and old requests are tended again");
+            }
+            _ => {}
+        }
+    }
+    Ok(())
 }
 
 impl PostgresStore {

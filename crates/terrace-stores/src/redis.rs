@@ -140,13 +140,15 @@ impl Shared {
     fn start(self: &Arc<Self>) -> Vec<Task> {
         let (keeps, beats) = (Arc::clone(self), Arc::clone(self));
         vec![
-            self.spawn("redis-connection", async move { keeps.link.keep().await }),
-            self.spawn("redis-heartbeat", async move { beats.beat_forever().await }),
+            self.runtime().keep("redis-connection", move || {
+                let keeps = Arc::clone(&keeps);
+                async move { keeps.link.keep().await }
+            }),
+            self.runtime().keep("redis-heartbeat", move || {
+                let beats = Arc::clone(&beats);
+                async move { beats.beat_forever().await }
+            }),
         ]
-    }
-
-    fn spawn(&self, name: &'static str, work: impl Future<Output = ()> + Send + 'static) -> Task {
-        self.runtime().spawn(name, work)
     }
 }
 

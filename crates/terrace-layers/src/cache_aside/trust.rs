@@ -94,21 +94,25 @@ impl Shared {
         }
         // Holds no part of the store while it waits, so it ends when the store is dropped.
         let (weak, runtime) = (Arc::downgrade(self), self.runtime.clone());
-        let work = async move {
-            let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(5));
-            loop {
-                backoff.wait(&runtime).await;
-                let Some(shared) = weak.upgrade() else { return };
-                if shared.settle_debt().await.is_ok() {
-                    shared.trust.paying.store(false, Ordering::Release);
-                    // A debt of just now found somebody who was at it.
-                    if !shared.trust.is_owed() || shared.trust.paying.swap(true, Ordering::AcqRel) {
-                        return;
+        let work = move || {
+            let (weak, runtime) = (weak.clone(), runtime.clone());
+            async move {
+                let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(5));
+                loop {
+                    backoff.wait(&runtime).await;
+                    let Some(shared) = weak.upgrade() else { return Ok(()) };
+                    if shared.settle_debt().await.is_ok() {
+                        let trust = &shared.trust;
+                        trust.paying.store(false, Ordering::Release);
+                        // A debt of just now found somebody who was at it.
+                        if !trust.is_owed() || trust.paying.swap(true, Ordering::AcqRel) {
+                            return Ok(());
+                        }
                     }
                 }
             }
         };
-        self.runtime.spawn("cache-aside raise", work).detach();
+        self.runtime.keep("cache-aside raise", work).detach();
     }
 
     /// Raises the generation of every database if that is owed.

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use futures_util::StreamExt as _;
 use futures_util::stream::BoxStream;
-use terrace_core::{Deadline, Notice, Runtime};
+use terrace_core::{Deadline, Error, ErrorKind, Notice, Result, Runtime};
 
 use super::Near;
 
@@ -28,7 +28,9 @@ impl Feed {
         Self { near, runtime, bound, connected: false, heard: None, latest: None }
     }
 
-    pub(super) async fn listen(mut self, mut notices: BoxStream<'static, Notice>) {
+    /// # Errors
+    /// When the feed has ended.
+    pub(super) async fn listen(mut self, mut notices: BoxStream<'static, Notice>) -> Result<()> {
         loop {
             // Silence is noticed once; after that there is nothing left to lose by waiting.
             let silent = self.heard.map(|heard| Deadline::at(heard + self.bound));
@@ -36,8 +38,9 @@ impl Feed {
             match self.runtime.within(deadline, notices.next()).await {
                 Some(Some(notice)) => self.hear(notice),
                 Some(None) => {
-                    self.near.distrust("the feed of invalidations has ended");
-                    return;
+                    let message = "the feed of invalidations has ended";
+                    self.near.distrust(message);
+                    return Err(Error::new(ErrorKind::Unavailable, message));
                 }
                 None => {
                     self.heard = None;

@@ -13,7 +13,7 @@ use super::table::Table;
 const PAUSE: Duration = Duration::from_millis(5);
 
 /// Watches one server, until it is dropped.
-pub(super) async fn run(router: Arc<Shared>, number: usize) {
+pub(super) async fn run(router: Arc<Shared>, number: usize) -> Result<()> {
     loop {
         router.runtime.sleep(PAUSE).await;
         tokio::select! {

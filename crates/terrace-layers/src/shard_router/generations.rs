@@ -74,9 +74,9 @@ impl super::Shared {
 
 /// Passes on what shards hear by themselves; those that come later are watched from the next look at
 /// the map on.
-pub(super) async fn pass_on(shared: Weak<super::Shared>) {
+pub(super) async fn pass_on(shared: Weak<super::Shared>) -> Result<()> {
     loop {
-        let Some(router) = shared.upgrade() else { return };
+        let Some(router) = shared.upgrade() else { return Ok(()) };
         let map = router.map.load_full();
         let changes = map.views().map(|view| view.generations.changes()).collect::<Vec<_>>();
         router.tell_generations(map.views());

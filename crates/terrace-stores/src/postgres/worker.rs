@@ -261,12 +261,16 @@ impl Worker {
 pub(super) fn watch(worker: Worker) -> Task {
     const LOOK: Duration = Duration::from_millis(250);
     let runtime = worker.runtime.clone();
-    runtime.spawn("postgres history", async move {
-        while !worker.pool.is_closed() {
-            worker.runtime.sleep(LOOK).await;
-            if let Err(error) = worker.look().await {
-                tracing::debug!(%error, "PostgreSQL does not say which history is in force");
+    runtime.keep("postgres history", move || {
+        let worker = worker.clone();
+        async move {
+            while !worker.pool.is_closed() {
+                worker.runtime.sleep(LOOK).await;
+                if let Err(error) = worker.look().await {
+                    tracing::debug!(%error, "PostgreSQL does not say which history is in force");
+                }
             }
+            Ok(())
         }
     })
 }

@@ -109,7 +109,7 @@ impl Shared {
     }
 
     /// Beats for as long as it is polled.
-    pub(super) async fn beat_forever(&self) {
+    pub(super) async fn beat_forever(&self) -> Result<()> {
         loop {
             self.runtime().sleep(self.options.heartbeat).await;
             // Without a connection there is nothing to say; the silence says it.

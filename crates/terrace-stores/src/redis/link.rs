@@ -208,7 +208,7 @@ impl Link {
     }
 
     /// Keeps a connection live for as long as it is polled.
-    pub(super) async fn keep(&self) {
+    pub(super) async fn keep(&self) -> Result<()> {
         let mut backoff = Backoff::new(self.options.backoff, self.options.backoff_limit);
         loop {
             match self.connect().await {

@@ -9,7 +9,7 @@ use std::task::{Context, Poll};
 use futures_util::StreamExt as _;
 use futures_util::stream::Stream;
 use redis::aio::PubSub;
-use terrace_core::{Backoff, Deadline, Lease, Notice, Task};
+use terrace_core::{Backoff, Deadline, Lease, Notice, Result, Task};
 use tokio::sync::mpsc;
 
 use super::Shared;
@@ -52,8 +52,9 @@ impl Subscription {
         let (sender, notices) = mpsc::channel(WAITING);
         let listener = Listener::new(shared);
         let listens = Arc::clone(shared);
-        let task = shared.spawn("redis-subscription", async move {
-            listens.listen_forever(&sender).await;
+        let task = shared.runtime().keep("redis-subscription", move || {
+            let (listens, sender) = (Arc::clone(&listens), sender.clone());
+            async move { listens.listen_forever(&sender).await }
         });
         Self { notices, _task: task, _listener: listener }
     }
@@ -68,7 +69,7 @@ impl Stream for Subscription {
 }
 
 impl Shared {
-    async fn listen_forever(&self, sender: &mpsc::Sender<Notice>) {
+    async fn listen_forever(&self, sender: &mpsc::Sender<Notice>) -> Result<()> {
         let mut backoff = Backoff::new(self.options.backoff, self.options.backoff_limit);
         while !sender.is_closed() {
             match self.link.listen(&self.names.channel).await {
@@ -80,7 +81,7 @@ impl Shared {
                     };
                     tracing::debug!(why, "the invalidations from Redis were interrupted");
                     if sender.send(Notice::Disconnected).await.is_err() {
-                        return;
+                        return Ok(());
                     }
                 }
                 Err(down) => {
@@ -88,10 +89,12 @@ impl Shared {
                 }
             }
             if self.link.down() == Some(Down::Closed) {
-                return sender.closed().await;
+                sender.closed().await;
+                return Ok(());
             }
             backoff.wait(self.runtime()).await;
         }
+        Ok(())
     }
 
     /// Passes messages on until the connection is of no more use, and says why it is not.

@@ -178,13 +178,10 @@ impl Session {
         listener: TcpListener,
         servers: &Servers,
     ) -> Result<Option<Running>, Failure> {
-        let engines = Engines::new(
-            level.number,
-            self.shared,
-            Arc::clone(&self.config),
-            servers,
-            self.runtime.clone(),
-        );
+        // Of work in the background that fails, each level tells its own.
+        let runtime = self.runtime.apart();
+        let config = Arc::clone(&self.config);
+        let engines = Engines::new(level.number, self.shared, config, servers, runtime.clone());
         let Some(built) = self.unless_stopped((level.build)(&engines)).await else {
             return Ok(None);
         };
@@ -199,19 +196,19 @@ impl Session {
             faces,
             whole: Arc::clone(&whole),
             limits: limits(&self.config),
-            runtime: self.runtime.clone(),
+            runtime: runtime.clone(),
         };
         let mut stop = self.stop.clone();
-        let server = self.runtime.spawn("http", async move {
+        let server = runtime.spawn("http", async move {
             let stopped = async move {
                 let _ = stop.wait_for(|stop| *stop).await;
             };
             serve_http(listener, service, stopped).await;
         });
-        let watch = self.runtime.spawn(
-            "health watch",
-            watch_health(level.number, Arc::clone(&whole), self.runtime.clone()),
-        );
+        let (watched, clock) = (Arc::clone(&whole), runtime.clone());
+        let watch = runtime.keep("health watch", move || {
+            watch_health(level.number, Arc::clone(&watched), clock.clone())
+        });
         Ok(Some(Running { level, address, whole, server, _watch: watch }))
     }
 
@@ -312,7 +309,11 @@ fn url(address: SocketAddr) -> String {
 }
 
 /// One log line for each change of a level's health.
-async fn watch_health(level: u8, whole: Arc<dyn Whole>, runtime: Runtime) {
+async fn watch_health(
+    level: u8,
+    whole: Arc<dyn Whole>,
+    runtime: Runtime,
+) -> terrace_core::Result<()> {
     let mut last = Status::Healthy;
     loop {
         // First a pause: what is not connected yet at the start is no change.

@@ -81,12 +81,17 @@ pub async fn serve(
     let slots = Arc::new(Semaphore::new(total));
     let (life, watcher) = watch::channel(Life::Serving);
 
-    tokio::select! {
-        biased;
-        () = shutdown => {}
-        () = accept(&listener, &app, &slots, &watcher) => {}
-    }
-    drop(listener);
+    let accepting = {
+        let (listener, app, slots) = (Arc::new(listener), Arc::clone(&app), Arc::clone(&slots));
+        let all = (listener, Arc::clone(&app), slots, watcher);
+        app.runtime.keep("http accept", move || {
+            let (listener, app, slots, life) = all.clone();
+            async move { accept(&listener, &app, &slots, &life).await }
+        })
+    };
+    shutdown.await;
+    // Nobody else has the listener, which is closed with it.
+    accepting.stop().await;
     app.draining.store(true, Ordering::Relaxed);
     life.send_replace(Life::Draining);
     let until = Deadline::at(app.runtime.now() + app.limits.drain_time);
@@ -117,12 +122,12 @@ async fn accept(
     app: &Arc<App>,
     slots: &Arc<Semaphore>,
     life: &watch::Receiver<Life>,
-) {
+) -> Result<()> {
     let limits = Arc::new(app.limits.clone());
     let mut failing = false;
     loop {
         // The semaphore is never closed.
-        let Ok(slot) = Arc::clone(slots).acquire_owned().await else { return };
+        let Ok(slot) = Arc::clone(slots).acquire_owned().await else { return Ok(()) };
         let stream = match listener.accept().await {
             Ok((stream, _)) => stream,
             Err(error) if is_of_one_connection(&error) => continue,

@@ -1,5 +1,7 @@
 //! The stacks, pinned.
 
+mod defects;
+
 use std::sync::Arc;
 
 use terrace_core::{ReadOptions, Runtime, Status, Store, StoreExt, testkit};

@@ -6,6 +6,7 @@ mod cqrs;
 mod crash;
 mod instances;
 mod journal;
+mod output;
 mod reshard;
 mod usage;
 
@@ -71,11 +72,16 @@ impl Program {
         arguments: &[&str],
         environment: &[(&str, &str)],
     ) -> Self {
-        let level = level.to_string();
-        let port = free_port().to_string();
-        let mut command = terrace(&["serve", &level, "--port", &port]);
+        let mut command = terrace(&["serve", &level.to_string()]);
         stores.tell(&mut command);
         command.args(arguments).envs(environment.iter().copied());
+        Self::start(command).await
+    }
+
+    /// Starts a `terrace serve` that lacks nothing but its port, and waits until it says that it serves.
+    async fn start(mut command: Command) -> Self {
+        let port = free_port().to_string();
+        command.args(["--port", &port]);
         let mut child = command.stdout(Stdio::piped()).spawn().expect("the program starts");
         let mut lines = BufReader::new(child.stdout.take().expect("a pipe")).lines();
         while let Some(line) = lines.next_line().await.expect("text") {

@@ -69,9 +69,9 @@ async fn simulate(seed: u64, wrong: bool) -> Result<(), String> {
             // Instances come, two at a time at most, and are killed wherever they are.
             6 | 7 if tasks.len() < 4 => {
                 let projector = projector(&log, &model, wrong, &runtime);
-                tasks.push(runtime.spawn("projector", async move { projector.run().await }));
+                tasks.push(runtime.spawn("projector", async move { drop(projector.run().await) }));
                 let relay = relay(&log, &stream, &runtime);
-                tasks.push(runtime.spawn("relay", async move { relay.run().await }));
+                tasks.push(runtime.spawn("relay", async move { drop(relay.run().await) }));
             }
             8 if !tasks.is_empty() => {
                 let which = usize::try_from(runtime.random()).unwrap_or(0) % tasks.len();

@@ -19,6 +19,7 @@ pub(super) fn health(operations: &Arc<Operations>) -> Endpoint {
     let mut answer = vec![
         ("status", STATUSES.schema("Degraded means that answers are right and may be slower.")),
         ("layer", Shape::Text.schema("The level.")),
+        ("reason?", Shape::Text.schema("Why it is not healthy, where that is known.")),
     ];
     let fields = operations.fields.iter().copied().flatten();
     answer.extend(fields.map(Field::described));
@@ -59,6 +60,10 @@ async fn say_health(operations: &Operations, call: &mut Call) -> Answer {
         Status::Down => (StatusCode::SERVICE_UNAVAILABLE, "unhealthy"),
     };
     let answer = Object::with_capacity(128).field("status", status).field("layer", call.app.name);
+    let answer = match tree.reason() {
+        none if none.is_empty() => answer,
+        why => answer.field("reason", &why),
+    };
     let fields = operations.fields.iter();
     let answer = fields.fold(answer, |answer, fields| Field::write_all(fields, &tree, answer));
     let mut reply = reply::json(answer);

@@ -74,7 +74,7 @@ async fn writes_with_a_kill(
     }
 }
 
-async fn drained(program: &Program) {
+pub(super) async fn drained(program: &Program) {
     let end = tokio::time::Instant::now() + std::time::Duration::from_secs(120);
     loop {
         let sent = program.client.get(format!("{}/stats", program.url)).send().await;
