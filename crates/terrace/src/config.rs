@@ -3,8 +3,10 @@
 //! Defaults < `terrace.toml` < environment < command line. [`sources`] merges them and remembers
 //! where each value came from; unknown keys are refused with the nearest known one.
 
+mod bounds;
 mod levels;
 mod redact;
+mod service_links;
 pub mod sources;
 
 use std::path::PathBuf;
@@ -222,69 +224,9 @@ impl Config {
             }
             "auto" => Ok(Mode::Servers),
             other => Err(ConfigError::new(format!(
-                "stores.mode is {other:?}; it must be embedded, local, servers or auto"
+                "stores.mode is {other:?}; it must be auto, embedded, local or servers"
             ))),
         }
-    }
-
-    /// Checks what the types cannot.
-    ///
-    /// # Errors
-    /// The first setting that cannot work, and what would.
-    pub fn check(&self) -> Result<(), ConfigError> {
-        if self.mode()? != Mode::Local && self.distance != DistanceConfig::default() {
-            return Err(ConfigError::new(
-                "distance is kept from private servers only; use --stores local, or leave out \
-                 --database-rtt, --cache-rtt and [distance]",
-            ));
-        }
-        let positive = [
-            ("server.request_timeout_ms", self.server.request_timeout_ms),
-            ("server.max_connections", self.server.max_connections as u64),
-            ("server.max_body_bytes", self.server.max_body_bytes as u64),
-            ("database.pool_max", self.database.pool_max as u64),
-            ("database.acquire_timeout_ms", self.database.acquire_timeout_ms),
-            ("shards.count", self.shards.count.into()),
-            ("replicas.count", u64::from(self.replicas.count)),
-            ("cache.ttl_seconds", self.cache.ttl_seconds),
-            ("cache.command_timeout_ms", self.cache.command_timeout_ms),
-            ("cache.near_ttl_seconds", self.cache.near_ttl_seconds),
-            ("cqrs.stream_max_events", self.cqrs.stream_max_events),
-            ("journal.max_writes", self.journal.max_writes),
-            ("journal.max_bytes", self.journal.max_bytes),
-            ("journal.takeover_seconds", self.journal.takeover_seconds),
-        ];
-        if let Some((name, _)) = positive.iter().find(|(_, value)| *value == 0) {
-            return Err(ConfigError::new(format!("{name} is 0; it must be at least 1")));
-        }
-        if self.database.pool_min > self.database.pool_max {
-            return Err(ConfigError::new(format!(
-                "database.pool_min is {} and database.pool_max is {}; the minimum must not be above \
-                 the maximum",
-                self.database.pool_min, self.database.pool_max
-            )));
-        }
-        if self.server.port_base > u16::MAX - 10 {
-            return Err(ConfigError::new(
-                "server.port_base leaves no room for level 10; take less",
-            ));
-        }
-        let named = |letter: char| letter.is_ascii_alphanumeric() || "-_".contains(letter);
-        if self.stores.namespace.is_empty() || !self.stores.namespace.chars().all(named) {
-            return Err(ConfigError::new(
-                "stores.namespace must be letters, digits, - and _, as Redis and NATS both take them",
-            ));
-        }
-        if !["auto", "sqlite", "redis", "nats"].contains(&self.journal.engine.as_str()) {
-            return Err(ConfigError::new("journal.engine must be auto, sqlite, redis or nats"));
-        }
-        if !["inside", "apart"].contains(&self.journal.flusher.as_str()) {
-            return Err(ConfigError::new("journal.flusher must be inside or apart"));
-        }
-        if !["text", "json"].contains(&self.log.format.as_str()) {
-            return Err(ConfigError::new("log.format must be text or json"));
-        }
-        Ok(())
     }
 }
 

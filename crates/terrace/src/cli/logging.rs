@@ -9,10 +9,11 @@ use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 
 use super::Failure;
-use crate::config::LogConfig;
+use crate::config::Loaded;
 
 /// Starts logging. Values, secrets and passwords are never among the fields.
-pub(super) fn start(config: &LogConfig) -> Result<(), Failure> {
+pub(super) fn start(loaded: &Loaded) -> Result<(), Failure> {
+    let config = &loaded.config.log;
     let filter = EnvFilter::try_new(&config.level).map_err(|error| {
         Failure::usage(format!("log.level is not a filter: {error}; try info or debug"))
     })?;
@@ -27,7 +28,12 @@ pub(super) fn start(config: &LogConfig) -> Result<(), Failure> {
         "json" => lines.json().finish().with(filter_fn(is_fit)).try_init(),
         _ => lines.finish().with(filter_fn(is_fit)).try_init(),
     };
-    started.map_err(|error| Failure::failed(format!("logging cannot start: {error}")))
+    started.map_err(|error| Failure::failed(format!("logging cannot start: {error}")))?;
+    if !loaded.ignored.is_empty() {
+        let variables = loaded.ignored.join(" ");
+        tracing::info!(variables, "links to services of Kubernetes are ignored");
+    }
+    Ok(())
 }
 
 /// Below info only Terrace itself speaks, whatever `log.level` says: drivers write what they send

@@ -51,7 +51,7 @@ pub(super) fn reshard(
         return Err(Failure::usage(format!("level {} has no shards; level 4 has", level.number)));
     }
     let mode = loaded.config.mode()?;
-    logging::start(&loaded.config.log)?;
+    logging::start(&loaded)?;
     let tokio = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
     let tokio = tokio.map_err(|error| Failure::failed(format!("no threads: {error}")))?;
     let outcome = tokio.block_on(run(level, &work, dry_run, loaded, mode));

@@ -38,7 +38,7 @@ pub(super) fn serve(
 
 fn run(plan: Vec<(&'static Level, u16)>, loaded: Loaded, up: bool) -> Result<(), Failure> {
     let mode = loaded.config.mode()?;
-    logging::start(&loaded.config.log)?;
+    logging::start(&loaded)?;
     let tokio = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(workers(&loaded.config))
         .enable_all()
@@ -68,7 +68,7 @@ fn workers(config: &Config) -> usize {
 /// Runs the flusher of level 6 until a stop is asked for.
 pub(super) fn flush(loaded: Loaded) -> Result<(), Failure> {
     let mode = loaded.config.mode()?;
-    logging::start(&loaded.config.log)?;
+    logging::start(&loaded)?;
     with_engines(loaded.config, mode, |engines, stop| {
         Box::pin(super::flush::until_stopped(engines, stop))
     })

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use toml::{Table, Value};
 
-use super::{Config, redacted};
+use super::{Config, DistanceConfig, Mode, bounds, redacted, service_links};
 
 /// Names of the environment that the described system uses, and the settings they stand for.
 /// `TERRACE_<SECTION>_<KEY>` works for every setting.
@@ -44,6 +44,8 @@ pub struct Loaded {
     pub config: Config,
     /// For each `section.key`: its value as text, without passwords, and its source.
     pub sources: BTreeMap<String, (String, String)>,
+    /// Variables of the environment that look like settings and are links to services of Kubernetes.
+    pub ignored: Vec<String>,
 }
 
 /// What is wrong with the settings, and what would be right.
@@ -89,6 +91,7 @@ pub fn load(
 struct Merged {
     values: Table,
     sources: BTreeMap<String, String>,
+    ignored: Vec<String>,
 }
 
 impl Merged {
@@ -102,7 +105,7 @@ impl Merged {
                 sources.insert(format!("{section}.{key}"), "default".to_owned());
             }
         }
-        Ok(Self { values, sources })
+        Ok(Self { values, sources, ignored: Vec::new() })
     }
 
     fn add_file(&mut self, path: &Path) -> Result<(), ConfigError> {
@@ -133,7 +136,7 @@ impl Merged {
         &mut self,
         environment: impl Iterator<Item = (String, String)>,
     ) -> Result<(), ConfigError> {
-        let mut named: Vec<_> = environment.filter(|(_, text)| !text.is_empty()).collect();
+        let mut named: Vec<_> = environment.filter(|(_, text)| !text.trim().is_empty()).collect();
         // Terrace's own names come last: they win over the general ones.
         named.sort_by_key(|(name, _)| (name.starts_with("TERRACE_"), name.clone()));
         self.add_shards(&mut named)?;
@@ -147,6 +150,10 @@ impl Merged {
                 },
                 (None, None) => continue,
             };
+            if !self.sources.contains_key(&path) && service_links::is_one(&name, text.trim()) {
+                self.ignored.push(name);
+                continue;
+            }
             self.set_text(&path, &text, format!("environment, {name}"))?;
         }
         Ok(())
@@ -186,9 +193,8 @@ impl Merged {
             .and_then(|(section, key)| self.values.get(section).and_then(|keys| keys.get(key)));
         let value = match default {
             Some(Value::Integer(_)) => text.trim().parse().map(Value::Integer).map_err(|_| {
-                ConfigError::new(format!(
-                    "{path} ({source}) is {text:?}; it must be a whole number"
-                ))
+                let must = bounds::number(path);
+                ConfigError::new(format!("{path} ({source}) is {text:?}; it must be {must}"))
             })?,
             Some(Value::Boolean(_)) => text.trim().parse().map(Value::Boolean).map_err(|_| {
                 ConfigError::new(format!("{path} ({source}) is {text:?}; it must be true or false"))
@@ -203,6 +209,7 @@ impl Merged {
     }
 
     fn set(&mut self, path: &str, value: Value, source: String) -> Result<(), ConfigError> {
+        let value = trimmed(value);
         let place = path
             .split_once('.')
             .and_then(|(section, key)| self.values.get_mut(section)?.as_table_mut()?.get_mut(key));
@@ -216,6 +223,10 @@ impl Merged {
                 kind(place),
                 kind(&value)
             )));
+        }
+        if let Some(must) = bounds::broken_by(path, &value) {
+            let message = format!("{path} ({source}) is {value}; it must be {must}");
+            return Err(ConfigError::new(message));
         }
         *place = value;
         self.sources.insert(path.to_owned(), source);
@@ -243,7 +254,7 @@ impl Merged {
     }
 
     fn finish(self) -> Result<Loaded, ConfigError> {
-        let mut sources = BTreeMap::new();
+        let mut sources = BTreeMap::<_, (String, String)>::new();
         for (path, source) in self.sources {
             let value = path
                 .split_once('.')
@@ -259,10 +270,33 @@ impl Merged {
             sources.insert(path, (value.unwrap_or_default(), source));
         }
         let config: Config = self.values.try_into().map_err(|error: toml::de::Error| {
-            ConfigError::new(format!("a setting is out of range: {}", error.message()))
+            ConfigError::new(format!("the settings cannot be read: {}", error.message()))
         })?;
-        config.check()?;
-        Ok(Loaded { config, sources })
+        if config.mode()? != Mode::Local && config.distance != DistanceConfig::default() {
+            return Err(ConfigError::new(
+                "distance is kept from private servers only; use --stores local, or leave out \
+                 --database-rtt, --cache-rtt and [distance]",
+            ));
+        }
+        if config.database.pool_min > config.database.pool_max {
+            let [least, most] = ["database.pool_min", "database.pool_max"].map(|path| {
+                let (value, source) = &sources[path];
+                format!("{path} ({source}) is {value}")
+            });
+            return Err(ConfigError::new(format!(
+                "{least}, and {most}; the minimum must not be above the maximum"
+            )));
+        }
+        Ok(Loaded { config, sources, ignored: self.ignored })
+    }
+}
+
+/// No text means the spaces around it; a line's end comes with secrets that are read from files.
+fn trimmed(value: Value) -> Value {
+    match value {
+        Value::String(text) => Value::String(text.trim().to_owned()),
+        Value::Array(items) => Value::Array(items.into_iter().map(trimmed).collect()),
+        other => other,
     }
 }
 
@@ -334,12 +368,12 @@ mod tests {
             (with(&[], Some("[sever]\nport_base = 1")), "did you mean server.port_base?"),
             (with(&[], Some("port_base = 1")), "outside a section"),
             (with(&[], Some("[server]\nport_base = \"x\"")), "must be a whole number"),
-            (with(&[], Some("[server]\nport_base = 70000")), "out of range"),
+            (with(&[], Some("[server]\nport_base = 70000")), "from 0 to 65525"),
             (with(&[], Some("[server\n")), "not valid TOML"),
             (with(&[("TERRACE_CACHE_TTL", "1")], None), "did you mean cache.ttl_seconds?"),
             (with(&[("CACHE_TTL", "soon")], None), "must be a whole number"),
-            (with(&[("CACHE_TTL", "0")], None), "at least 1"),
-            (with(&[("TERRACE_STORES_MODE", "docker")], None), "embedded, local, servers"),
+            (with(&[("CACHE_TTL", "0")], None), "from 1 to"),
+            (with(&[("TERRACE_STORES_MODE", "docker")], None), "embedded, local or servers"),
             (with(&[("DB_POOL_MIN_SIZE", "20")], None), "must not be above"),
         ];
         for (answer, wanted) in cases {

@@ -80,3 +80,97 @@ async fn one_directory_serves_one_process() {
     assert!(error.contains("in use") && error.contains("--data-dir"), "{error}");
     assert!(first.terminate().await.success());
 }
+
+/// What is read from a file, and not from the environment.
+async fn with_file(text: &str) -> (Option<i32>, String) {
+    let directory = tempfile::tempdir().expect("a directory");
+    std::fs::write(directory.path().join("terrace.toml"), text).expect("a file");
+    let mut command = terrace(&["config"]);
+    let output = command.current_dir(directory.path()).output().await.expect("it runs");
+    (output.status.code(), String::from_utf8(output.stderr).expect("text"))
+}
+
+#[tokio::test]
+async fn what_is_out_of_range_is_told_with_its_bounds_and_where_it_stands() {
+    let files = [
+        ("[server]\nport_base = 70000", "server.port_base", "70000", "from 0 to 65525"),
+        ("[database]\npool_max = -1", "database.pool_max", "-1", "from 1 to 10000"),
+        ("[cache]\nttl_seconds = 0", "cache.ttl_seconds", "0", "from 1 to 315360000"),
+        ("[log]\nformat = \"xml\"", "log.format", "\"xml\"", "text or json"),
+        ("[stores]\nnamespace = \"a b\"", "stores.namespace", "\"a b\"", "letters"),
+    ];
+    for (text, setting, value, bounds) in files {
+        let (exit, error) = with_file(text).await;
+        assert_eq!(exit, Some(2), "{error}");
+        for part in [setting, value, bounds, "terrace.toml"] {
+            assert!(error.contains(part), "{error:?} should say {part:?}");
+        }
+    }
+    let variables = [
+        ("CACHE_TTL", "99999999999999999999", "cache.ttl_seconds", "from 1 to 315360000"),
+        ("TERRACE_SERVER_REQUEST_TIMEOUT_MS", "9223372036854775807", "server.", "to 86400000"),
+        ("TERRACE_JOURNAL_REPLICAS", "0", "journal.replicas", "from 1 to 5"),
+        ("TERRACE_STORES_MODE", "docker", "stores.mode", "auto, embedded, local or servers"),
+    ];
+    for (name, value, setting, bounds) in variables {
+        let (exit, _, error) = run(&["config"], &[(name, value)]).await;
+        assert_eq!(exit, Some(2), "{error}");
+        for part in [setting, value, bounds, name] {
+            assert!(error.contains(part), "{error:?} should say {part:?}");
+        }
+    }
+    let (exit, _, error) = run(&["config", "--port-base", "65530"], &[]).await;
+    assert!(exit == Some(2) && error.contains("--port-base) is 65530"), "{error}");
+}
+
+#[tokio::test]
+async fn links_to_services_of_kubernetes_are_no_settings() {
+    let links = [
+        ("TERRACE_PORT", "tcp://10.96.0.7:8000"),
+        ("TERRACE_SERVICE_HOST", "10.96.0.7"),
+        ("TERRACE_SERVICE_PORT", "8000"),
+        ("TERRACE_SERVICE_PORT_HTTP", "8000"),
+        ("TERRACE_PORT_8000_TCP", "tcp://10.96.0.7:8000"),
+        ("TERRACE_PORT_8000_TCP_ADDR", "10.96.0.7"),
+        ("TERRACE_PORT_8000_TCP_PORT", "8000"),
+        ("TERRACE_PORT_8000_TCP_PROTO", "tcp"),
+        // A service "terrace-cache".
+        ("TERRACE_CACHE_PORT", "tcp://[fd00::7]:6379"),
+        ("TERRACE_CACHE_SERVICE_HOST", "fd00::7"),
+        ("TERRACE_CACHE_SERVICE_PORT", "6379"),
+    ];
+    let directory = tempfile::tempdir().expect("a directory");
+    let stores = super::Stores::Embedded(directory.path());
+    let program = super::Program::serve_with(1, &stores, &[], &links).await;
+    assert!(program.terminate().await.success());
+    let typos = [
+        ("TERRACE_PORT", "8000"),
+        ("TERRACE_SERVER_PORT", "8000"),
+        ("TERRACE_SERVICE_HOST", "localhost"),
+        ("TERRACE_PORT_8000", "tcp://10.96.0.7:8000"),
+    ];
+    for (name, value) in typos {
+        let (exit, _, error) = run(&["config"], &[(name, value)]).await;
+        assert!(exit == Some(2) && error.contains("there is no setting"), "{name}: {error}");
+    }
+}
+
+#[tokio::test]
+async fn a_line_end_after_a_secret_is_no_part_of_it() {
+    let database = terrace_lab::testing::fresh_database();
+    let redis = terrace_lab::testing::redis().url();
+    let (database, redis) = (format!("{database}\n"), format!(" {redis}\r\n"));
+    let environment = [("JOURNAL_URL", redis.as_str())];
+    let stores = super::Stores::Servers { database: &database, cache: &redis };
+    let program = super::Program::serve_with(6, &stores, &[], &environment).await;
+    assert!(program.write("a", "1").await);
+    assert!(program.terminate().await.success());
+    let urls =
+        terrace::config::sources::DOCUMENTED_NAMES.iter().filter(|(_, it)| it.contains("url"));
+    let shard = [("SHARD_0_URL", "shards.urls")];
+    for (name, setting) in urls.chain(&shard) {
+        let (_, settings, error) = run(&["config", "--json"], &[(name, "postgres://h/d\n")]).await;
+        let all: serde_json::Value = serde_json::from_str(&settings).expect(&error);
+        assert_eq!(all[setting]["value"], "postgres://h/d", "{name}");
+    }
+}
