@@ -75,6 +75,7 @@ mod message;
 pub mod mutants;
 mod names;
 mod options;
+pub(crate) mod refusal;
 mod scripts;
 mod stream;
 mod subscription;

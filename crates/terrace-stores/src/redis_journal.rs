@@ -105,11 +105,10 @@ impl Journal for RedisJournal {
             let tree = Inspection::of(PartKind::Journal, "redis-journal")
                 .text("address", &self.link.address)
                 .text("namespace", &self.link.options.namespace);
-            let looked = self.link.look_at_settings().await;
+            let looked = self.link.look().await;
             let tree = self.link.breaker.show(tree);
             if let Err(error) = looked {
-                let why = format!("the journal cannot be reached: {}", error.message());
-                return tree.status(Status::Down, why);
+                return tree.status(Status::Down, error.message().to_owned());
             }
             let durability = self.link.durability();
             let tree = tree.text("durability", durability).gauge(

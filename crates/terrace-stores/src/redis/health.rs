@@ -59,7 +59,7 @@ impl Shared {
             .sum::<usize>();
         let mut inspection = Inspection::of(PartKind::Cache, "redis");
         match (self.link.down(), keys) {
-            (Some(down), _) => inspection = inspection.status(Status::Down, down.note()),
+            (Some(down), _) => inspection = inspection.status(Status::Down, down.note(&self.names)),
             (None, Some(keys)) => inspection = inspection.gauge("keys", keys, Unit::Count),
             (None, None) => {
                 let note = "did not say its size; nothing to do unless it lasts";

@@ -16,6 +16,7 @@ use super::entry::{epoch_digits, parse_epoch};
 use super::failure::Down;
 use super::names::Names;
 use super::options::RedisCacheOptions;
+use super::refusal::Refusal;
 use super::scripts::{Scripts, call, call_of};
 
 /// How many requests may wait for the driver before callers wait; its default of 50 makes them wait
@@ -195,7 +196,7 @@ impl Link {
                 *self.previous() = Some(String::new());
             }
             drop(place);
-            tracing::debug!(state = down.note(), "the cache in Redis was lost");
+            tracing::debug!(state = down.note(&self.names), "the cache in Redis was lost");
             self.lost.notify_one();
         }
     }
@@ -223,7 +224,8 @@ impl Link {
                 }
                 Err(down) => {
                     if self.down.send_replace(Some(down)) != Some(down) {
-                        tracing::debug!(state = down.note(), "the cache in Redis is not available");
+                        let state = down.note(&self.names);
+                        tracing::warn!(state, "the cache in Redis is not available");
                     }
                 }
             }
@@ -261,7 +263,7 @@ impl Link {
         if field(&info, "redis_version").is_some_and(is_too_old) {
             return Err(Down::TooOld);
         }
-        let run_id = identity(&info).ok_or(Down::Refused)?;
+        let run_id = identity(&info).ok_or(Down::Refused(Refusal::Other))?;
         let run_id = self.identity(&run_id).to_owned();
         self.scripts.load(&mut connection).await.map_err(|error| Down::of(&error))?;
         let (clock, born) = (ServerClock::default(), AtomicU64::new(u64::MAX));
@@ -270,7 +272,9 @@ impl Link {
         // told the previous one of its writes.
         let anew = self.previous().as_ref().is_some_and(|previous| *previous != live.run_id);
         self.check_epoch(&live, anew).await.map_err(|error| Down::of(&error))?;
-        self.beat(&live, "").await.map_err(|error| Down::of(&error))?;
+        // Its user must be allowed what others rely on.
+        let channel = if self.options.announce { self.names.channel.as_str() } else { "" };
+        self.beat(&live, channel).await.map_err(|error| Down::of(&error))?;
         Ok(live)
     }
 

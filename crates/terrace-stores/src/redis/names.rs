@@ -41,6 +41,12 @@ impl Names {
         })
     }
 
+    /// What all keys match, as an `ACL` has it.
+    pub(super) fn pattern(&self) -> String {
+        let (begin, _) = self.epoch.rsplit_once(':').unwrap_or_default();
+        format!("{begin}:*")
+    }
+
     /// Adds the name of a key's entry to a command, without a string in between.
     pub(super) fn write_entry(&self, command: &mut Cmd, key: &Key) {
         let mut argument = command.writer_for_next_arg();

@@ -1,5 +1,6 @@
 //! Events on a Redis stream, for others.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::time::Duration;
 
@@ -10,6 +11,8 @@ use terrace_core::{
     Result, Runtime,
 };
 use tokio::sync::Mutex;
+
+use super::refusal::{Needs, Refusal};
 
 /// How to publish on a Redis stream.
 #[derive(Clone)]
@@ -71,7 +74,10 @@ struct Published {
 /// The last id, also of a stream whose entries are gone, and the version in its entry, if that is there.
 const LAST: &str = r"
 local info = redis.pcall('XINFO', 'STREAM', KEYS[1])
-if info.err then return {'0-0', ''} end
+if info.err then
+    if string.find(info.err, 'no such key', 1, true) then return {'0-0', ''} end
+    return info
+end
 local id, version = '0-0', ''
 for i = 1, #info, 2 do
     if info[i] == 'last-generated-id' then id = info[i + 1] end
@@ -131,7 +137,13 @@ impl RedisStream {
             Some(Ok(answer)) => Ok(answer),
             Some(Err(error)) => {
                 let error: redis::RedisError = error;
-                let message = "the broker cannot be reached or refuses; events wait in the log";
+                let message = match Refusal::of(&error) {
+                    Some(refusal) => {
+                        let says = refusal.says(self.needs());
+                        format!("the broker {says}; events wait in the log").into()
+                    }
+                    None => Cow::from("the broker cannot be reached; events wait in the log"),
+                };
                 Err(Error::new(ErrorKind::Unavailable, message).caused_by(error))
             }
             None => {
@@ -139,6 +151,12 @@ impl RedisStream {
                 Err(Error::new(ErrorKind::Unavailable, message))
             }
         }
+    }
+
+    fn needs(&self) -> Needs<'_> {
+        let commands =
+            "WATCH, UNWATCH, MULTI, EXEC, EVALSHA, EVAL, SCRIPT, XADD, XINFO and XREVRANGE";
+        Needs { keys: &self.options.key, channel: "", commands }
     }
 
     async fn end(&self, connection: &mut MultiplexedConnection) -> RedisResult<End> {

@@ -85,7 +85,10 @@ impl Shared {
                     }
                 }
                 Err(down) => {
-                    tracing::debug!(state = down.note(), "cannot listen to invalidations");
+                    tracing::debug!(
+                        state = down.note(&self.names),
+                        "cannot listen to invalidations"
+                    );
                 }
             }
             if self.link.down() == Some(Down::Closed) {

@@ -194,6 +194,12 @@ impl Link {
         self.call(&self.scripts.raise, &command, Sent::Harmless).await.map(drop)
     }
 
+    /// Learns how Redis is set up, and whether it takes writes.
+    pub(super) async fn look(&self) -> Result<()> {
+        self.look_at_settings().await?;
+        self.raise(self.furthest()).await
+    }
+
     /// Where an earlier life ended.
     pub(super) async fn end_of(&self, epoch: u64) -> Result<Option<Sequence>> {
         let mut command = redis::cmd("HGET");

@@ -15,6 +15,7 @@ use tokio::sync::Mutex;
 
 use super::options::RedisJournalOptions;
 use crate::journal::{self, DurabilityLook};
+use crate::redis::refusal::{Needs, Refusal};
 
 /// The consumer group of all flushers.
 pub(super) const GROUP: &str = "flushers";
@@ -162,10 +163,8 @@ impl Link {
             }
             failed => {
                 self.breaker.failed();
-                Err(match failed {
-                    Some(Err(error)) => unreachable().caused_by(error),
-                    _ => unreachable(),
-                })
+                let lost = failed.and_then(Result::err).map_or(Lost::Silent, Lost::Said);
+                Err(self.failed(lost, Sent::Harmless))
             }
         }
     }
@@ -185,7 +184,9 @@ impl Link {
         make.arg("CREATE").arg(&self.keys[0]).arg(GROUP).arg("0").arg("MKSTREAM");
         match self.timed(make.query_async::<Value>(live)).await {
             Err(Lost::Said(error)) if error.code() == Some("BUSYGROUP") => Ok(()),
-            Err(lost) => Err(lost.into_error(Sent::Harmless)),
+            // Where it is missing, the next claim makes it; what waits can be read, and settled.
+            Err(lost) if lost.refusal().is_some_and(Refusal::is_of_writes) => Ok(()),
+            Err(lost) => Err(self.failed(lost, Sent::Harmless)),
             Ok(_) => Ok(()),
         }
     }
@@ -197,8 +198,8 @@ impl Link {
         let info = match self.timed(ask.query_async::<String>(live)).await {
             Ok(info) => info,
             // Not every user may ask.
-            Err(Lost::Said(error)) if !error.is_io_error() => return Ok(()),
-            Err(lost) => return Err(lost.into_error(Sent::Harmless)),
+            Err(lost) if lost.refusal() == Some(Refusal::Command) => return Ok(()),
+            Err(lost) => return Err(self.failed(lost, Sent::Harmless)),
         };
         let of = |name: &str| {
             let line = info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
@@ -210,7 +211,7 @@ impl Link {
         }
         enter.arg(of("run_id")).arg(of("master_replid"));
         let entered = self.timed(enter.invoke_async::<u64>(live)).await;
-        entered.map(drop).map_err(|lost| lost.into_error(Sent::Harmless))
+        entered.map(drop).map_err(|lost| self.failed(lost, Sent::Harmless))
     }
 
     async fn learn_settings(&self, live: &mut MultiplexedConnection) -> Result<()> {
@@ -222,8 +223,8 @@ impl Link {
             Ok(settings) if is_flushed(&settings) => Durability::Journaled,
             Ok(_) => Durability::Accepted,
             // Not every user may ask.
-            Err(Lost::Said(error)) if !error.is_io_error() => Durability::Accepted,
-            Err(lost) => return Err(lost.into_error(Sent::Harmless)),
+            Err(lost) if lost.refusal() == Some(Refusal::Command) => Durability::Accepted,
+            Err(lost) => return Err(self.failed(lost, Sent::Harmless)),
         };
         self.settings.note(begun, durability);
         Ok(())
@@ -265,13 +266,13 @@ impl Link {
                 Err(Lost::Said(error)) if is_unknown_script(&error) && !loaded => {
                     loaded = true;
                     let load = script.load_async(&mut live);
-                    self.timed(load).await.map_err(|lost| lost.into_error(Sent::Harmless))?;
+                    self.timed(load).await.map_err(|lost| self.failed(lost, Sent::Harmless))?;
                 }
                 Err(lost) => {
                     if lost.ends_connection() {
                         self.lose().await;
                     }
-                    return Err(lost.into_error(sent));
+                    return Err(self.failed(lost, sent));
                 }
             }
         }
@@ -304,7 +305,7 @@ impl Link {
         if lost.ends_connection() {
             *place = None;
         }
-        Err(lost.into_error(Sent::Harmless))
+        Err(self.failed(lost, Sent::Harmless))
     }
 
     async fn timed<T>(&self, work: impl Future<Output = RedisResult<T>>) -> Result<T, Lost> {
@@ -313,6 +314,30 @@ impl Link {
             Some(answer) => answer.map_err(Lost::Said),
             None => Err(Lost::Silent),
         }
+    }
+
+    /// The error for a call without an answer.
+    fn failed(&self, lost: Lost, sent: Sent) -> Error {
+        let error = match (lost.refusal(), sent) {
+            // What the server refused it has not done: each script writes its first key last or first
+            // of all, and a refusal comes with the first write.
+            (Some(refusal), _) => self.refused(refusal),
+            (None, Sent::Appends) => journal::outcome_unknown(),
+            (None, Sent::Harmless) => unreachable(),
+        };
+        match lost {
+            Lost::Said(cause) => error.caused_by(cause),
+            Lost::Silent => error,
+        }
+    }
+
+    fn refused(&self, refusal: Refusal) -> Error {
+        const COMMANDS: &str = "EVALSHA, SCRIPT, INFO, CONFIG|GET, TIME, GET, SET, HGET, HSET, HMGET, \
+                                HDEL, HEXISTS, HINCRBY, ZADD, ZREM, ZRANGE, ZCARD and all of @stream";
+        let keys = format!("{{{}}}:*", self.options.namespace);
+        let says = refusal.says(Needs { keys: &keys, channel: "", commands: COMMANDS });
+        let message = format!("the journal's Redis {says}; nothing was changed");
+        Error::new(ErrorKind::Unavailable, message)
     }
 }
 
@@ -324,33 +349,19 @@ enum Lost {
 }
 
 impl Lost {
-    fn ends_connection(&self) -> bool {
+    /// Nothing where the server has not said a word.
+    fn refusal(&self) -> Option<Refusal> {
         match self {
-            Self::Silent => true,
-            Self::Said(error) => {
-                let moved = Kind::Server(ServerErrorKind::ReadOnly);
-                !matches!(error.kind(), Kind::Server(_)) || error.kind() == moved
-            }
+            Self::Said(error) => Refusal::of(error),
+            Self::Silent => None,
         }
     }
 
-    fn into_error(self, sent: Sent) -> Error {
-        // What the server refused it has not done: each script writes its first key last or first of
-        // all, and a refusal comes with the first write.
-        let refused = matches!(&self, Self::Said(error) if matches!(error.kind(), Kind::Server(_)));
-        let error = match sent {
-            Sent::Appends if !refused => journal::outcome_unknown(),
-            _ if refused => Error::new(
-                ErrorKind::Unavailable,
-                "the journal refuses writes, and nothing was changed; look for MISCONF, OOM or \
-                 READONLY in the log of Redis",
-            ),
-            _ => unreachable(),
-        };
-        match self {
-            Self::Said(cause) => error.caused_by(cause),
-            Self::Silent => error,
-        }
+    /// One that was refused for what is asked is as good as before; another server, or another memory
+    /// of it, may be the right one.
+    fn ends_connection(&self) -> bool {
+        use Refusal::{Cluster, Credentials, Loading, Replica};
+        matches!(self.refusal(), None | Some(Cluster | Credentials | Loading | Replica))
     }
 }
 

@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "helpers of tests are tests")]
 
+mod refusals;
+
 use std::sync::Arc;
 use std::time::Duration;
 

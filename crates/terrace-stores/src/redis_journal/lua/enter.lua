@@ -5,6 +5,8 @@
 -- so there nobody knows where the old life ended.
 local known = redis.call('HMGET', KEYS[2], 'epoch', 'process', 'memory', 'ms', 'n')
 if known[2] == ARGV[1] and known[3] == ARGV[2] then return 0 end
+-- A write that needs no memory: behind it, those below are done also when that is full.
+redis.call('HDEL', KEYS[2], '')
 if known[1] and known[2] then
     local time = redis.call('TIME')
     local epoch = math.max(time[1] * 1000000 + time[2], tonumber(known[1]) + 1)

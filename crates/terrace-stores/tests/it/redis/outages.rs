@@ -194,3 +194,23 @@ async fn a_server_that_refuses_writes_is_not_read() {
     // Whoever could not say so may be gone by now.
     assert_eq!(hit(&other, &key).await, None);
 }
+
+/// The missing right, and the pattern that grants it.
+#[tokio::test]
+async fn a_user_without_rights_is_told_which() {
+    let private = Private::start().await;
+    for (rights, says) in [
+        ("+@all ~other:* &*", "grant `~{terrace}:*`"),
+        ("+@all ~{terrace}:* resetchannels", "grant `&{terrace}:invalidations`"),
+        ("-@all ~{terrace}:* &*", "grant MGET, GET"),
+    ] {
+        let set = format!("ACL SETUSER teller reset on >secret {rights}");
+        private.by_hand::<()>(&set).await;
+        let address = private.server.url().split_once('@').unwrap().1.to_owned();
+        let url = format!("redis://teller:secret@{address}");
+        let cache = cache(RedisCacheOptions { url, announce: true, ..private.options() }).await;
+        let tree = cache.inspect().await;
+        assert_eq!(tree.status, Status::Down, "{rights}");
+        assert!(tree.note.contains(says), "{rights}: {}", tree.note);
+    }
+}

@@ -185,3 +185,20 @@ async fn who_has_published_goes_on_from_where_the_log_was() {
     assert!(this.apply(&next(&to)).await.expect("an answer"));
     assert!(!this.apply(&next(&to)).await.expect("an answer"), "once");
 }
+
+#[tokio::test]
+async fn a_broker_that_refuses_says_why() {
+    let private = super::Private::start().await;
+    let options = RedisStreamOptions::new(private.server.url(), "events");
+    let full = stream(&options);
+    private.by_hand::<()>("CONFIG SET maxmemory 1").await;
+    let refused = publish(&full, LogPosition::default(), &events(1..=2)).await.unwrap_err();
+    assert!(refused.message().contains("OOM"), "{refused}");
+    private.by_hand::<()>("CONFIG SET maxmemory 0").await;
+    assert!(publish(&full, LogPosition::default(), &events(1..=2)).await.expect("an answer"));
+    private.by_hand::<()>("ACL SETUSER teller reset on >secret +@all ~other").await;
+    let address = private.server.url().split_once('@').unwrap().1.to_owned();
+    let options = RedisStreamOptions::new(format!("redis://teller:secret@{address}"), "events");
+    let refused = stream(&options).checkpoint().await.unwrap_err();
+    assert!(refused.message().contains("grant `~events`"), "{refused}");
+}
