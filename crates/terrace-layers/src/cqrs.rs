@@ -360,11 +360,19 @@ impl Store for Cqrs {
                 .counter("events_published", self.accepted.load(Relaxed))
                 .counter("command_side_reads", self.fallbacks.load(Relaxed))
                 .counter("uncounted_reads", self.reads.uncounted());
-            let (command, model) =
-                futures_util::future::join(self.command.store.inspect(), self.model.inspect())
-                    .await;
-            let tree =
-                tree.needs(command).helped_by(model).helped_by(self.projector.follow().inspect());
+            let (command, model, answers) = futures_util::future::join3(
+                self.command.store.inspect(),
+                self.model.inspect(),
+                self.query(&[], &ReadOptions::default()),
+            )
+            .await;
+            // Without the one nothing is written, without the other nothing is asked beyond records by
+            // key; only where both fail a read, too, there is nothing left to do.
+            let tree = match answers {
+                Ok(Some(_)) => tree.helped_by(command),
+                _ => tree.needs(command),
+            };
+            let tree = tree.helped_by(model).helped_by(self.projector.follow().inspect());
             self.others.iter().fold(tree, |tree, one| tree.helped_by(one.follow().inspect()))
         })
     }

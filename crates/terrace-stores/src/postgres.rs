@@ -380,7 +380,7 @@ impl Store for PostgresStore {
 
     fn inspect(&self) -> BoxFuture<'_, Inspection> {
         Box::pin(async move {
-            let health = self.health.ask(&self.worker).await;
+            let health = self.health.of_records(&self.worker).await;
             let well = health.0 != Status::Down;
             let durability = self.worker.pool.connector().durability();
             let tree = inspect::tree(&self.worker, &self.schema, durability, health);

@@ -2,15 +2,17 @@
 
 use std::time::{Duration, Instant};
 
-use terrace_core::{Deadline, Durability, ErrorKind, Inspection, PartKind, Status, Unit};
+use terrace_core::{Deadline, Durability, ErrorKind, Inspection, PartKind, Result, Status, Unit};
 use tokio::sync::Mutex;
 
 use super::connection::Connection;
-use super::read::Ping;
+use super::read::ReadNothing;
 use super::work::{Failure, Progress, Work, corrupt};
 use super::worker::Worker;
+use super::write::WriteNothing;
 
-/// Asks the server whether it answers, and remembers it for a while, so that asking often is cheap.
+/// Asks what requests ask, of no rows, and remembers the answer for a while, so that asking often is
+/// cheap.
 #[derive(Debug, Default)]
 pub(super) struct Health {
     last: Mutex<Option<(Instant, Status, String)>>,
@@ -21,8 +23,22 @@ impl Health {
     /// An inspection must be done within a second.
     const WITHIN: Duration = Duration::from_millis(900);
 
+    /// Of a database of records.
+    pub(super) async fn of_records(&self, worker: &Worker) -> (Status, String) {
+        let writes = async |deadline| match worker.takes_writes() {
+            true => worker.perform(&WriteNothing, deadline).await,
+            false => Ok(()),
+        };
+        self.ask(worker, &ReadNothing, writes).await
+    }
+
     /// Callers that come while the server is being asked share the answer.
-    pub(super) async fn ask(&self, worker: &Worker) -> (Status, String) {
+    pub(super) async fn ask<W: Work>(
+        &self,
+        worker: &Worker,
+        read: &W,
+        write: impl AsyncFnOnce(Deadline) -> Result<()>,
+    ) -> (Status, String) {
         if worker.pool.is_closed() {
             return (Status::Down, "closed".to_owned());
         }
@@ -34,8 +50,11 @@ impl Health {
             {
                 return (*status, note.clone());
             }
-            let answer = match worker.perform(&Ping, deadline).await {
-                Ok(()) => (Status::Healthy, String::new()),
+            let answer = match worker.perform(read, deadline).await {
+                Ok(_) => match write(deadline).await {
+                    Ok(()) => (Status::Healthy, String::new()),
+                    Err(error) => (Status::Degraded, format!("writes fail: {}", error.message())),
+                },
                 Err(error) if error.kind() == ErrorKind::Overloaded => {
                     (Status::Degraded, error.message().to_owned())
                 }

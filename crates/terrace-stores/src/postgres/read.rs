@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::future::join3;
+use futures_util::future::{join, join3};
 use terrace_core::{
     Error, ErrorKind, Generation, Key, Origin, Page, Position, Proof, Read, Record, Scan, Token,
     Value, Version,
@@ -14,7 +14,8 @@ use tokio_postgres::Row;
 use super::connection::Connection;
 use super::history;
 use super::snapshot::Snapshot;
-use super::statements::{Moment, Parameter, Sql};
+use super::sqlstate::under_no_epoch;
+use super::statements::{Moment, NO_EPOCH, Parameter, Sql};
 use super::work::{Failure, Progress, Work, corrupt, not_allowed};
 
 /// Versions are drawn from a sequence that starts at 1.
@@ -235,16 +236,22 @@ fn newest(rows: &[Row], after: Seen) -> Result<Position, Failure> {
     Ok(shown)
 }
 
-/// Whether the server answers.
-pub(super) struct Ping;
+/// What reads need, of no key: the table and the right to read it, and the history in force.
+pub(super) struct ReadNothing;
 
-impl Work for Ping {
+impl Work for ReadNothing {
     type Answer = ();
 
     const OPERATION: &'static str = "inspect";
 
     async fn run(&self, connection: &Connection, _: &Progress) -> Result<(), Failure> {
-        Ok(connection.command("SELECT 1").await?)
+        let (none, history): ([&str; 0], _) = ([], &*connection.history);
+        let parameters: [Parameter<'_>; 3] = [&none.as_slice(), &history, &NO_EPOCH];
+        let of_history: [Parameter<'_>; 1] = [&history];
+        let rows = connection.run(Sql::Read, &parameters);
+        let (rows, seen) = join(rows, connection.run(Sql::Seen, &of_history)).await;
+        under_no_epoch(rows)?;
+        Seen::of(seen?.first().ok_or(Failure::AnotherHistory)?, 0, connection).map(drop)
     }
 }
 

@@ -133,7 +133,8 @@ impl ReadModel for PostgresReadModel {
 
     fn inspect(&self) -> BoxFuture<'_, Inspection> {
         Box::pin(async move {
-            let health = self.health.ask(&self.worker).await;
+            let read = query::ReadRows(&[]);
+            let health = self.health.ask(&self.worker, &read, async |_| Ok(())).await;
             let well = health.0 != Status::Down;
             let durability = self.worker.pool.connector().durability();
             let mut tree = inspect::tree(&self.worker, &self.schema, durability, health);

@@ -98,6 +98,17 @@ pub(super) fn because(explained: Error, error: tokio_postgres::Error) -> Error {
 /// What `shard_look` and `shard_enter` raise under another epoch.
 pub(super) const MOVED: &str = "TR001";
 
+/// What came of work under [`NO_EPOCH`](super::statements::NO_EPOCH): a shard refuses it when all
+/// that it needs is there.
+pub(super) fn under_no_epoch(
+    done: Result<Vec<tokio_postgres::Row>, tokio_postgres::Error>,
+) -> Result<(), tokio_postgres::Error> {
+    match done {
+        Err(error) if error.code().is_some_and(|code| code.code() == MOVED) => Ok(()),
+        done => done.map(drop),
+    }
+}
+
 const MOVED_MESSAGE: &str =
     "what lives on this shard has changed, and nothing was applied; try again";
 

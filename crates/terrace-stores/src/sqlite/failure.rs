@@ -44,9 +44,23 @@ pub(crate) fn of(error: rusqlite::Error) -> Error {
             ErrorKind::Corrupt,
             "the database has lost its version counter; restore the file from a backup",
         ),
+        _ if is_missing(&error) => (
+            ErrorKind::Unavailable,
+            "Terrace's tables are missing from the database; restore the file from a backup",
+        ),
         _ => (ErrorKind::Internal, "SQLite refused a statement; see the log for the reason"),
     };
     Error::new(kind, message).caused_by(error)
+}
+
+/// Whether a statement names a table or a column that somebody has removed. SQLite has no code for it.
+fn is_missing(error: &rusqlite::Error) -> bool {
+    let text = match error {
+        rusqlite::Error::SqliteFailure(_, Some(text)) => text,
+        rusqlite::Error::SqlInputError { msg, .. } => msg,
+        _ => return false,
+    };
+    ["no such table", "no such column"].iter().any(|missing| text.starts_with(missing))
 }
 
 /// The error for a COMMIT that failed.

@@ -1,14 +1,19 @@
 //! How well the store does, as it says itself.
 
 use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
 
-use terrace_core::{Inspection, PartKind, Status, Unit};
+use terrace_core::{Deadline, ErrorKind, Inspection, PartKind, Status, Unit};
 
+use super::job::ReadJob;
 use super::options::Connections;
 use super::shared::Shared;
 
+/// An inspection must be done within a second.
+const WITHIN: Duration = Duration::from_millis(900);
+
 /// The inspection of a store.
-pub(super) fn inspect(shared: &Shared) -> Inspection {
+pub(super) async fn inspect(shared: &Shared) -> Inspection {
     let vitals = &shared.vitals;
     let connections = match shared.options.connections {
         Connections::PerRequest => "one for each request",
@@ -25,7 +30,13 @@ pub(super) fn inspect(shared: &Shared) -> Inspection {
         .counter("commits", vitals.commits.load(Relaxed))
         .counter("errors", vitals.errors.load(Relaxed))
         .gauge("file", shared.file.bytes(), Unit::Bytes);
-    let (status, note) = judge(shared);
+    let (mut status, mut note) = judge(shared);
+    if status != Status::Down {
+        let asked = ask(shared).await;
+        if asked.0 > status {
+            (status, note) = asked;
+        }
+    }
     shared.held.told(tree.status(status, note)).needs(pool(shared))
 }
 
@@ -41,6 +52,20 @@ fn pool(shared: &Shared) -> Inspection {
         .counter("usage_ms", vitals.usage_micros.load(Relaxed) / 1000)
 }
 
+/// What requests meet: asks what they ask, of no key.
+async fn ask(shared: &Shared) -> (Status, String) {
+    let deadline = Deadline::at(shared.runtime.now() + WITHIN);
+    match shared.ask(|reply| ReadJob::Nothing { reply }, 0, deadline).await {
+        Ok(Ok(())) => (Status::Healthy, String::new()),
+        Ok(Err(error)) => (Status::Degraded, format!("writes fail: {}", error.message())),
+        Err(error) if error.kind() == ErrorKind::Overloaded => {
+            (Status::Degraded, error.message().to_owned())
+        }
+        Err(error) => (Status::Down, error.message().to_owned()),
+    }
+}
+
+/// What is known without asking.
 fn judge(shared: &Shared) -> (Status, String) {
     let vitals = &shared.vitals;
     let (readers, writers) = (vitals.readers.load(Relaxed), vitals.writers.load(Relaxed));

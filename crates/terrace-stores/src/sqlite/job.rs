@@ -32,6 +32,8 @@ pub(super) enum ReadJob {
     Log { after: u64, limit: usize, reply: Reply<LogPart> },
     /// How far this file has followed a source.
     Checkpoint { source: Arc<str>, reply: Reply<Checkpoint> },
+    /// What requests need, of no key: whether records can be read, and within, whether written.
+    Nothing { reply: Reply<Result<()>> },
 }
 
 impl ReadJob {
@@ -42,6 +44,7 @@ impl ReadJob {
             Self::Scan { reply, .. } => drop(reply.send(Err(error))),
             Self::Log { reply, .. } => drop(reply.send(Err(error))),
             Self::Checkpoint { reply, .. } => drop(reply.send(Err(error))),
+            Self::Nothing { reply } => drop(reply.send(Err(error))),
         }
     }
 }

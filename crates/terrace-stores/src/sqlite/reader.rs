@@ -11,6 +11,7 @@ use terrace_core::{
     Scan, Standing, Timestamp, Value, Version, history,
 };
 
+use super::apply::Statements;
 use super::job::{LogPart, ReadJob};
 use super::schema::{COUNTER, LATEST};
 use super::shared::Shared;
@@ -113,9 +114,22 @@ impl<'c> Reader<'c> {
                 ReadJob::Checkpoint { source, reply } => {
                     let _ = reply.send(follow::checkpoint(self.connection, &source));
                 }
+                ReadJob::Nothing { reply } => {
+                    let found = self.lookup.exists([""]).map_err(failure::of);
+                    let _ = reply.send(found.map(|_| self.could_write()));
+                }
             }
         }
         self.end();
+    }
+
+    /// Whether statements that write can be made, with all that the triggers of the tables need.
+    fn could_write(&self) -> Result<()> {
+        if self.shared.is_replica() {
+            return Ok(());
+        }
+        let made = Statements::prepare(self.connection, self.shared.log.is_some());
+        made.map(drop).map_err(failure::of)
     }
 
     fn end(&mut self) {

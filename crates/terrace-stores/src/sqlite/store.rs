@@ -338,7 +338,7 @@ impl Store for SqliteStore {
 
     fn inspect(&self) -> BoxFuture<'_, Inspection> {
         Box::pin(async move {
-            let tree = health::inspect(&self.shared);
+            let tree = health::inspect(&self.shared).await;
             let Some(lane) = &self.counting else { return tree };
             let counted = lane.run(|connection| {
                 let text = "SELECT count(*) FROM records WHERE deleted = 0";

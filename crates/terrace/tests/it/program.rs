@@ -4,6 +4,7 @@ mod bench;
 mod caches;
 mod cqrs;
 mod crash;
+mod health;
 mod instances;
 mod journal;
 mod output;

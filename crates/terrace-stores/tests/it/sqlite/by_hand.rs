@@ -5,9 +5,11 @@ use std::time::Duration;
 use terrace_core::Generations as _;
 use terrace_core::testkit::{key, value};
 use terrace_core::{
-    ErrorKind, Outcome, Place, Precondition, ReadOptions, Scan, Sequence, Store, StoreExt, Version,
-    Write, WriteOptions,
+    ErrorKind, Outcome, Place, Precondition, ReadOptions, Scan, Sequence, Status, Store, StoreExt,
+    Version, Write, WriteOptions,
 };
+
+use terrace_stores::sqlite::{Connections, SqliteOptions};
 
 use super::{Database, Hands};
 
@@ -153,4 +155,27 @@ async fn a_write_that_a_journal_has_settled_comes_too_late_for_ever() {
     assert_eq!(late, Outcome::PreconditionFailed);
     assert_eq!(write(Write::put(key("a"), value("new")), 503, 500).await, Outcome::Created);
     assert_eq!(store.furthest().unwrap(), Sequence::new(503));
+}
+
+#[tokio::test]
+async fn health_follows_what_requests_meet() {
+    for connections in [Connections::PerRequest, Connections::default()] {
+        let database = Database::new();
+        let options = SqliteOptions { change_log: true, connections, ..database.options() };
+        let store = database.open_with(options);
+        store.put(key("a"), value("1")).await.unwrap();
+        assert_eq!(store.inspect().await.status, Status::Healthy);
+        let hand = database.by_hand();
+        hand.execute("ALTER TABLE commands RENAME TO gone", []).unwrap();
+        hand.execute("CREATE TRIGGER x AFTER INSERT ON records BEGIN DELETE FROM nowhere; END", [])
+            .unwrap();
+        assert_eq!(store.inspect().await.status, Status::Degraded);
+        let error = store.put(key("b"), value("1")).await.expect_err("no table");
+        assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
+        assert!(store.get(&key("a")).await.is_ok());
+        hand.execute("DROP TABLE records", []).unwrap();
+        let error = store.get(&key("a")).await.expect_err("no table");
+        assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
+        assert_eq!(store.inspect().await.status, Status::Down);
+    }
 }

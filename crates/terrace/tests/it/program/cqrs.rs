@@ -130,7 +130,7 @@ fn kill(program: &Program) {
 }
 
 /// What `psql` answers: a line a row, columns parted by tabs.
-async fn sql(database: &str, text: &str) -> Vec<Vec<String>> {
+pub(super) async fn sql(database: &str, text: &str) -> Vec<Vec<String>> {
     let psql = terrace_lab::find_program("postgres").expect("PostgreSQL").with_file_name("psql");
     let mut command = tokio::process::Command::new(psql);
     command.args(["--no-psqlrc", "--quiet", "-At", "-F", "\t", "-v", "ON_ERROR_STOP=1"]);
