@@ -117,6 +117,14 @@ impl Error {
         Self::new(ErrorKind::InvalidInput, message)
     }
 
+    /// Puts before the message where it was found.
+    #[must_use]
+    pub fn within(mut self, place: impl fmt::Display) -> Self {
+        let message = format!("{place}: {}", self.0.message);
+        self.inner().message = message.into();
+        self
+    }
+
     /// Names the operation that failed, unless something nearer to the failure already did.
     #[must_use]
     pub fn during(mut self, operation: &'static str) -> Self {

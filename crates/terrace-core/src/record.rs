@@ -62,6 +62,15 @@ impl Version {
     /// Newer than every version a database gives; marks a write whose outcome is unknown.
     pub const UNKNOWN: Self = Self(u64::MAX);
 
+    /// What every database draws stays below this, so that it is exact as a number of JSON.
+    const END: i64 = 1 << 53;
+
+    /// The version in a row; `None` for a number that no database draws and only a person can have
+    /// set.
+    pub const fn of_row(number: i64) -> Option<Self> {
+        if 0 < number && number < Self::END { Some(Self(number.unsigned_abs())) } else { None }
+    }
+
     /// A version as the database counted it.
     pub const fn new(number: u64) -> Self {
         Self(number)

@@ -97,7 +97,7 @@ async fn sequence_is_behind(client: &Client) -> Result<bool, tokio_postgres::Err
     const SHARE: &str = "SELECT least(100, 100 * 16777216.0 / \
          greatest(pg_relation_size(to_regclass('records')), 1))::real";
     const BEHIND: &str = "SELECT EXISTS (SELECT 1 FROM records TABLESAMPLE SYSTEM ($1::real) \
-         WHERE version > (SELECT last_value FROM records_version))";
+         WHERE version > (SELECT last_value FROM records_version) AND version < 9007199254740992)";
     let share = client.query_one(SHARE, &[]).await?.get::<_, Option<f32>>(0);
     match share {
         Some(share) => Ok(client.query_one(BEHIND, &[&share]).await?.get(0)),
@@ -111,7 +111,8 @@ async fn raise_sequence(transaction: &Transaction<'_>) -> Result<()> {
         transaction,
         "LOCK TABLE records IN EXCLUSIVE MODE; \
          SELECT setval('records_version', newest) \
-         FROM (SELECT max(version) AS newest FROM records) AS r, records_version AS s \
+         FROM (SELECT max(version) AS newest FROM records WHERE version < 9007199254740992) AS r, \
+           records_version AS s \
          WHERE newest >= s.last_value",
     )
     .await

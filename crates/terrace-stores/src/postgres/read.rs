@@ -143,11 +143,14 @@ fn incomplete() -> Failure {
 
 fn answer(key: &Key, row: &Row, seen: Seen, history: &Arc<str>) -> Result<Read, Failure> {
     let (mut record, mut number, mut shown) = (None, Version::NONE, Position::NONE);
-    if let Some(version) = row.try_get::<_, Option<i64>>(1).map_err(corrupt)? {
-        number = self::version(version);
+    // Only where there is no row, this is null.
+    if let Some(deleted) = row.try_get::<_, Option<bool>>(2).map_err(corrupt)? {
+        let version = row.try_get::<_, Option<i64>>(1).map_err(corrupt)?;
+        number = self::version(version.unwrap_or(0));
         shown = seen.written_by(row, 6)?;
-        if !row.try_get::<_, bool>(2).map_err(corrupt)? {
-            record = Some(self::record(key.clone(), number, row, 3)?);
+        if !deleted {
+            let found = self::record(key.clone(), version, row, 3);
+            record = Some(found.map_err(|failure| failure.in_row(key.as_str()))?);
         }
     }
     let proof = seen.proof(history, shown);
@@ -198,9 +201,11 @@ impl Work for ScanPage<'_> {
             None => Token::default(),
         };
         let records = rows.iter().map(|row| {
-            let key = Key::new(row.try_get::<_, &str>(0).map_err(corrupt)?).map_err(not_allowed)?;
-            let version = version(row.try_get(1).map_err(corrupt)?);
-            record(key, version, row, 2)
+            let name = row.try_get::<_, &str>(0).map_err(corrupt)?;
+            let key = Key::new(name).map_err(not_allowed);
+            let version = row.try_get(1).map_err(corrupt)?;
+            let record = key.and_then(|key| record(key, version, row, 2));
+            record.map_err(|failure| failure.in_row(name))
         });
         let records = records.collect::<Result<Vec<_>, Failure>>()?;
         let mut left = usize::try_from(MAX_PAGE_BYTES).unwrap_or(usize::MAX);
@@ -255,8 +260,16 @@ impl Work for ReadNothing {
     }
 }
 
+/// A version that no database draws, as only people write it.
+fn made_up() -> Failure {
+    let message = "its version is none that a database draws; set it to nextval('records_version'), \
+                   or write the record anew";
+    Failure::Refused(Error::new(ErrorKind::Corrupt, message))
+}
+
 /// The record whose `created_at`, `updated_at` and `value` begin at `column`.
-fn record(key: Key, version: Version, row: &Row, column: usize) -> Result<Record, Failure> {
+fn record(key: Key, version: Option<i64>, row: &Row, column: usize) -> Result<Record, Failure> {
+    let version = version.and_then(Version::of_row).ok_or_else(made_up)?;
     let Moment(created_at) = row.try_get(column).map_err(corrupt)?;
     let Moment(updated_at) = row.try_get(column + 1).map_err(corrupt)?;
     let value = row.try_get::<_, &str>(column + 2).map_err(corrupt)?;

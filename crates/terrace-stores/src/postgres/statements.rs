@@ -279,9 +279,17 @@ macro_rules! scan {
 
 const SCAN: &str = scan!("");
 
+/// A version past that of the row, which a person may have set. What no database draws does not count,
+/// see [`terrace_core::Version::of_row`].
+macro_rules! successor {
+    () => {
+        "greatest(nextval('records_version'), \
+         CASE WHEN r.version < 9007199254740992 THEN r.version + 1 END)"
+    };
+}
+
 /// The version of a replaced row is drawn while the row is locked: `excluded.version` was
-/// drawn before, and a faster writer may have a later one. It is past that of the row, too,
-/// which a person may have set. A replaced row's time is past both of its times, so only a
+/// drawn before, and a faster writer may have a later one. A replaced row's time is past both of its times, so only a
 /// new record has `created_at = updated_at`.
 macro_rules! put {
     ($only:literal) => {
@@ -291,8 +299,9 @@ macro_rules! put {
             $only,
             generation!("$3"),
             " IS NOT NULL \
-     ON CONFLICT (key) DO UPDATE SET value = excluded.value, \
-     version = greatest(nextval('records_version'), r.version + 1), deleted = false, \
+     ON CONFLICT (key) DO UPDATE SET value = excluded.value, version = ",
+            successor!(),
+            ", deleted = false, \
      updated_at = greatest(now(), r.updated_at + interval '1 microsecond', \
        r.created_at + interval '1 microsecond'), \
      created_at = CASE WHEN r.deleted THEN \
@@ -334,8 +343,9 @@ const PLACE: &str = concat!(
     generation!("$5"),
     " IS NOT NULL AND (SELECT set_config('synchronous_commit', CASE s WHEN 'off' THEN 'local' \
          ELSE s END, true) FROM current_setting('synchronous_commit') AS s) IS NOT NULL \
-     ON CONFLICT (key) DO UPDATE SET value = excluded.value, seq = excluded.seq, \
-     version = greatest(nextval('records_version'), r.version + 1), deleted = excluded.deleted, \
+     ON CONFLICT (key) DO UPDATE SET value = excluded.value, seq = excluded.seq, version = ",
+    successor!(),
+    ", deleted = excluded.deleted, \
      updated_at = greatest(excluded.updated_at, r.updated_at + interval '1 microsecond', \
        r.created_at + interval '1 microsecond'), \
      created_at = CASE WHEN r.deleted THEN \

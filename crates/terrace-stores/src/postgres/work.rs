@@ -6,6 +6,7 @@ use terrace_core::{Error, ErrorKind, Result};
 
 use super::connection::Connection;
 use super::sqlstate::{Stage, explain, is_unknown};
+use crate::row::in_row;
 
 /// One piece of work on one connection, which can be done again from its beginning.
 pub(super) trait Work: Sync {
@@ -71,6 +72,14 @@ pub(super) enum Failure {
 }
 
 impl Failure {
+    /// Names the row in which something is damaged.
+    pub(super) fn in_row(self, key: &str) -> Self {
+        match self {
+            Self::Refused(error) => Self::Refused(in_row(error, key)),
+            other => other,
+        }
+    }
+
     /// Whether the work may have been done all the same, or may be still.
     pub(super) fn leaves_doubt(&self, stage: Stage) -> bool {
         match self {

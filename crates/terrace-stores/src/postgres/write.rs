@@ -385,7 +385,11 @@ fn state<'a>(
 ) -> Result<Plan<'a>, Failure> {
     let row = |row: &'_ Row| -> Result<Current, tokio_postgres::Error> {
         Ok(Current {
-            version: version(row.try_get(1)?),
+            // Over a version that a person made up the next one of all is new.
+            version: row
+                .try_get::<_, Option<i64>>(1)?
+                .and_then(Version::of_row)
+                .unwrap_or_default(),
             live: !row.try_get::<_, bool>(2)?,
             applied: sequence(row, 3)?,
         })

@@ -182,12 +182,12 @@ impl<'c> Statements<'c> {
     }
 
     fn find(&mut self, write: &Write) -> Result<Option<Found>> {
-        let number = |number: i64| u64::try_from(number).unwrap_or(0);
         let found = self.find.query_row([write.key.as_str()], |row| {
             let current = Current {
-                version: Version::new(number(row.get(1)?)),
+                // Over a version that a person made up the next one of all is new.
+                version: Version::of_row(row.get(1)?).unwrap_or(Version::NONE),
                 live: row.get::<_, i64>(2)? == 0,
-                applied: Sequence::new(number(row.get(4)?)),
+                applied: Sequence::new(u64::try_from(row.get::<_, i64>(4)?).unwrap_or(0)),
             };
             let (row, created_at, updated_at) = (row.get(0)?, row.get(3)?, row.get(5)?);
             Ok(Found { row, current, created_at, updated_at })

@@ -88,9 +88,10 @@ pub(crate) fn outcome_unknown() -> Error {
 pub(crate) fn corrupt(column: &'static str) -> Error {
     Error::new(
         ErrorKind::Corrupt,
-        "a row holds what no record can hold; correct it by hand or delete it",
+        format!(
+            "the column `{column}` holds what no record can hold; correct it or delete the row"
+        ),
     )
-    .with("column", column)
 }
 
 /// The error for calls after `close`.

@@ -15,6 +15,7 @@ use terrace_core::{
 use super::failure;
 use super::lane::Lane;
 use super::shared::Shared;
+use crate::row::in_row;
 use crate::walks;
 use trim::TrimLog;
 
@@ -47,19 +48,20 @@ pub(super) fn install(connection: &mut Connection, runtime: &Runtime) -> Result<
     let transaction = connection
         .transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)
         .map_err(failed)?;
+    transaction.execute_batch(include_str!("log.sql")).map_err(failed)?;
     let name = "SELECT value FROM meta WHERE name = 'log'";
     let known = transaction.query_row(name, [], |row| row.get::<_, String>(0)).optional();
     if let Some(name) = known.map_err(failed)? {
+        transaction.commit().map_err(failed)?;
         return Ok(Arc::from(name));
     }
-    transaction.execute_batch(include_str!("log.sql")).map_err(failed)?;
     transaction
         .execute_batch(
             "INSERT INTO commands (position, type, key, value, version, created_at, time)
              SELECT row_number() OVER (ORDER BY version)
                  + (SELECT value FROM meta WHERE name = 'version'),
                  'RecordCreated', key, value, version, created_at, updated_at
-             FROM records WHERE deleted = 0 AND version > 0;",
+             FROM records WHERE deleted = 0 AND version BETWEEN 1 AND 9007199254740991;",
         )
         .map_err(failed)?;
     let name = format!("log-{:012x}", runtime.random() >> 16);
@@ -175,12 +177,15 @@ fn page(connection: &mut Connection, position: LogPosition, limit: usize) -> Res
 
 fn logged(row: &Row<'_>) -> Result<Logged> {
     let get = |column| row.get::<_, i64>(column).map_err(failure::of);
-    let key = Key::new(row.get::<_, String>(2).map_err(failure::of)?)?;
+    let name = row.get::<_, String>(2).map_err(failure::of)?;
+    let bad = |column| in_row(failure::corrupt(column), &name);
+    let key = Key::new(&name).map_err(|_| bad("key"))?;
     let version = Version::new(unsigned(get(3)?)?);
     let record = match get(1)? {
         0 => Some(Record {
             key: key.clone(),
-            value: Value::new(row.get::<_, String>(6).map_err(failure::of)?)?,
+            value: Value::new(row.get::<_, String>(6).map_err(failure::of)?)
+                .map_err(|_| bad("value"))?,
             version,
             created_at: moment(get(4)?),
             updated_at: moment(get(5)?),

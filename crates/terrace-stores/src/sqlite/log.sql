@@ -13,8 +13,13 @@ CREATE TABLE IF NOT EXISTS commands (
     time          INTEGER NOT NULL
 ) STRICT;
 
-CREATE TRIGGER IF NOT EXISTS commands_inserted AFTER INSERT ON records
+-- Made anew at each start: an earlier Terrace logged versions that none can follow, from 2^53 on.
+DROP TRIGGER IF EXISTS commands_inserted;
+DROP TRIGGER IF EXISTS commands_updated;
+
+CREATE TRIGGER commands_inserted AFTER INSERT ON records
     WHEN NEW.version > (SELECT value FROM meta WHERE name = 'version')
+        AND NEW.version < 9007199254740992
 BEGIN
     INSERT INTO commands (position, type, key, value, version, created_at, time)
     VALUES (max(NEW.version, (SELECT ifnull(max(position), 0) + 1 FROM commands)),
@@ -23,9 +28,10 @@ BEGIN
         NEW.version, NEW.created_at, NEW.updated_at);
 END;
 
-CREATE TRIGGER IF NOT EXISTS commands_updated AFTER UPDATE ON records
+CREATE TRIGGER commands_updated AFTER UPDATE ON records
     WHEN NEW.version <> OLD.version
         AND NEW.version >= (SELECT value FROM meta WHERE name = 'version')
+        AND NEW.version < 9007199254740992
 BEGIN
     INSERT INTO commands (position, type, key, value, version, created_at, time)
     VALUES (max(NEW.version, (SELECT ifnull(max(position), 0) + 1 FROM commands)),

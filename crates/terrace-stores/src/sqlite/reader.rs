@@ -17,6 +17,7 @@ use super::schema::{COUNTER, LATEST};
 use super::shared::Shared;
 use super::vitals::ThreadRole;
 use super::{connect, failure, follow, schema};
+use crate::row::in_row;
 
 const LOOKUP: &str =
     "SELECT value, version, created_at, updated_at, deleted FROM records WHERE key = ?1";
@@ -28,8 +29,9 @@ const SCAN: &str = "SELECT value, version, created_at, updated_at, deleted, key 
 /// The most bytes of keys and values in one page; a page that would be larger ends early.
 const MAX_PAGE_BYTES: usize = 16 * 1024 * 1024;
 
+/// Without rows that a person gave a version which none can follow.
 const LOG: &str = "SELECT value, version, created_at, updated_at, deleted, key FROM records
-    WHERE version > ?1 ORDER BY version";
+    WHERE version > ?1 AND version < 9007199254740992 ORDER BY version";
 
 const FLOOR: &str = "SELECT value FROM meta WHERE name = 'floor'";
 
@@ -167,7 +169,10 @@ impl<'c> Reader<'c> {
         let mut rows = self.lookup.query([key.as_str()]).map_err(failure::of)?;
         let (record, version) = match rows.next().map_err(failure::of)? {
             None => (None, Version::NONE),
-            Some(row) => decode(row, || Ok(key.clone()))?,
+            Some(row) => {
+                let found = decode(row, || Ok(key.clone()));
+                found.map_err(|error| in_row(error, key.as_str()))?
+            }
         };
         let proof = seen.proof(version);
         Ok(Read {
@@ -200,8 +205,9 @@ impl<'c> Reader<'c> {
                 more = true;
                 break;
             }
-            let key = || Key::new(text(row, 5, "key")?).map_err(|_| failure::corrupt("key"));
-            if let (Some(record), _) = decode(row, key)? {
+            let name = text(row, 5, "key")?;
+            let key = || Key::new(name).map_err(|_| failure::corrupt("key"));
+            if let (Some(record), _) = decode(row, key).map_err(|error| in_row(error, name))? {
                 bytes += record.key.as_str().len() + record.value.as_str().len();
                 records.push(record);
             }
@@ -221,8 +227,10 @@ impl<'c> Reader<'c> {
         let mut rows = statement.query([from]).map_err(failure::of)?;
         let (mut bytes, mut last) = (0, None);
         while let Some(row) = rows.next().map_err(failure::of)? {
-            let key = Key::new(text(row, 5, "key")?).map_err(|_| failure::corrupt("key"))?;
-            let (record, version) = decode(row, || Ok(key.clone()))?;
+            let name = text(row, 5, "key")?;
+            let key = Key::new(name).map_err(|_| in_row(failure::corrupt("key"), name))?;
+            let found = decode(row, || Ok(key.clone()));
+            let (record, version) = found.map_err(|error| in_row(error, name))?;
             let full = part.changes.len() >= limit || bytes >= MAX_PAGE_BYTES;
             if full && last != Some(version) {
                 part.more = true;
@@ -289,11 +297,11 @@ pub(super) fn decode(
     row: &Row<'_>,
     key: impl FnOnce() -> Result<Key>,
 ) -> Result<(Option<Record>, Version)> {
-    let version = u64::try_from(number(row, 1, "version")?);
-    let version = Version::new(version.map_err(|_| failure::corrupt("version"))?);
+    let version = Version::of_row(number(row, 1, "version")?);
     if number(row, 4, "deleted")? != 0 {
-        return Ok((None, version));
+        return Ok((None, version.unwrap_or(Version::NONE)));
     }
+    let version = version.ok_or_else(|| failure::corrupt("version"))?;
     let time = |index, column| {
         Timestamp::from_microsecond(number(row, index, column)?)
             .map_err(|_| failure::corrupt(column))

@@ -19,6 +19,7 @@ const STEPS: &[&str] = &[
     include_str!("schema.sql"),
     include_str!("change_log.sql"),
     include_str!("schema_places.sql"),
+    include_str!("schema_versions.sql"),
 ];
 
 /// Refuses a file that is not Terrace's, before anything in it is changed.
@@ -167,9 +168,10 @@ fn ask<T: rusqlite::types::FromSql>(connection: &Connection, question: &str) -> 
 /// How far a replica has followed.
 pub(super) const COUNTER: &str = "SELECT value FROM meta WHERE name = 'version'";
 
-/// The latest version there is: a row that was copied in by hand may be ahead of the counter.
-pub(super) const LATEST: &str =
-    "SELECT max(value, coalesce((SELECT max(version) FROM records), 0)) FROM meta
+/// The latest version there is: a row that was copied in by hand may be ahead of the counter. What no
+/// database draws does not count, see [`terrace_core::Version::of_row`].
+pub(super) const LATEST: &str = "SELECT max(value,
+    coalesce((SELECT max(version) FROM records WHERE version < 9007199254740992), 0)) FROM meta
     WHERE name = 'version'";
 
 /// Fails unless the shard's epoch is this one, in the transaction that is open.

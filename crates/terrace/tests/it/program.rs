@@ -1,6 +1,7 @@
 //! The program as people run it: started, killed, started again, misused.
 
 mod bench;
+mod by_hand;
 mod caches;
 mod cqrs;
 mod crash;

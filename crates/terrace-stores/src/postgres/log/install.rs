@@ -115,7 +115,7 @@ fn triggers(schema: &str) -> String {
         CREATE TRIGGER commands_3_deleted AFTER DELETE {on} REFERENCING OLD TABLE AS gone {gone}
         CREATE TRIGGER commands_4_truncated BEFORE TRUNCATE {on} {truncated}
         CREATE TRIGGER commands_5_by_hand BEFORE UPDATE {on} FOR EACH ROW
-            WHEN (NEW.version <= OLD.version) EXECUTE FUNCTION {schema}.commands_by_hand();
+            WHEN (NEW.version <= OLD.version AND OLD.version < 9007199254740992) EXECUTE FUNCTION {schema}.commands_by_hand();
         CREATE TRIGGER commands_6_renamed AFTER UPDATE {on} FOR EACH ROW
             WHEN (NEW.key <> OLD.key AND NOT OLD.deleted)
             EXECUTE FUNCTION {schema}.commands_renamed();",

@@ -146,8 +146,9 @@ fn counted(key: Key, row: &tokio_postgres::Row, column: usize) -> Result<Row, Fa
 
 fn all(rows: &[tokio_postgres::Row]) -> Result<Vec<Row>, Failure> {
     let row = |row| {
-        let key = tokio_postgres::Row::try_get::<_, &str>(row, 0).map_err(corrupt)?;
-        counted(Key::new(key).map_err(not_allowed)?, row, 1)
+        let name = tokio_postgres::Row::try_get::<_, &str>(row, 0).map_err(corrupt)?;
+        let key = Key::new(name).map_err(not_allowed);
+        key.and_then(|key| counted(key, row, 1)).map_err(|failure| failure.in_row(name))
     };
     rows.iter().map(row).collect()
 }

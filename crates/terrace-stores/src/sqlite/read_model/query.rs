@@ -13,6 +13,7 @@ use super::super::failure;
 use super::super::log::{moment, unsigned};
 use super::super::reader::successor;
 use super::change::checkpoint;
+use crate::row::in_row;
 
 const COLUMNS: &str = "r.key, r.value, r.version, r.created_at, r.updated_at, r.deleted, \
      r.read_count, r.write_count";
@@ -22,11 +23,14 @@ const MAX_PAGE_BYTES: usize = 16 * 1024 * 1024;
 
 fn row(found: &rusqlite::Row<'_>) -> Result<Row> {
     let get = |column| found.get::<_, i64>(column).map_err(failure::of);
-    let version = Version::new(unsigned(get(2)?)?);
+    let text = |column| found.get::<_, String>(column).map_err(failure::of);
+    let name = text(0)?;
+    let bad = |column| in_row(failure::corrupt(column), &name);
+    let version = Version::new(u64::try_from(get(2)?).map_err(|_| bad("version"))?);
     let record = match get(5)? {
         0 => Some(Record {
-            key: Key::new(found.get::<_, String>(0).map_err(failure::of)?)?,
-            value: Value::new(found.get::<_, String>(1).map_err(failure::of)?)?,
+            key: Key::new(&name).map_err(|_| bad("key"))?,
+            value: Value::new(text(1)?).map_err(|_| bad("value"))?,
             version,
             created_at: moment(get(3)?),
             updated_at: moment(get(4)?),

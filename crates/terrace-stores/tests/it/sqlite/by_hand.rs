@@ -9,7 +9,7 @@ use terrace_core::{
     Version, Write, WriteOptions,
 };
 
-use terrace_stores::sqlite::{Connections, SqliteOptions};
+use terrace_stores::sqlite::{Connections, SqliteOptions, SqliteStore};
 
 use super::{Database, Hands};
 
@@ -155,6 +155,60 @@ async fn a_write_that_a_journal_has_settled_comes_too_late_for_ever() {
     assert_eq!(late, Outcome::PreconditionFailed);
     assert_eq!(write(Write::put(key("a"), value("new")), 503, 500).await, Outcome::Created);
     assert_eq!(store.furthest().unwrap(), Sequence::new(503));
+}
+
+#[tokio::test]
+async fn the_error_of_a_list_names_the_row() {
+    let database = Database::new();
+    let store = database.open();
+    store.put(key("good"), value("x")).await.unwrap();
+    let hand = database.by_hand();
+    for number in [0, -7, i64::MAX, 1 << 53] {
+        hand.execute("INSERT INTO records (key, value) VALUES ('hand', 'v')", []).unwrap();
+        hand.execute("UPDATE records SET version = ?1 WHERE key = 'hand'", [number]).unwrap();
+        let listed = store.scan(&Scan::prefix(""), &ReadOptions::default()).await;
+        let error = listed.expect_err("no version");
+        assert_eq!(error.kind(), ErrorKind::Corrupt);
+        assert!(error.message().contains("\"hand\""), "{number}: {error}");
+        let error = store.get(&key("hand")).await.expect_err("no version");
+        assert!(error.message().contains("\"hand\""), "{number}: {error}");
+        // Whoever writes it anew mends it.
+        let mended = store.put(key("hand"), value("x")).await.unwrap();
+        let record = store.get(&key("hand")).await.unwrap().unwrap();
+        assert_eq!((mended.outcome, mended.version), (Outcome::Replaced, record.version));
+        store.delete(key("hand")).await.unwrap();
+        hand.execute("DELETE FROM records WHERE key = 'hand'", []).unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_row_with_the_highest_version_stops_no_other() {
+    for change_log in [false, true] {
+        let database = Database::new();
+        let options = || SqliteOptions { change_log, ..database.options() };
+        let store = database.open_with(options());
+        let before = store.put(key("a"), value("1")).await.unwrap();
+        let hand = database.by_hand();
+        let insert = "INSERT INTO records (key, value, version) VALUES ('highest', 'v', ?1)";
+        hand.execute(insert, [i64::MAX]).unwrap();
+        let mut last = before.version;
+        let mut puts = async |store: &SqliteStore| {
+            let receipt = store.put(key("a"), value("2")).await.unwrap();
+            assert!(receipt.version > last && receipt.version.get() < 1 << 40);
+            last = receipt.version;
+        };
+        puts(&store).await;
+        hand.execute("INSERT INTO records (key, value) VALUES ('hand', 'v')", []).unwrap();
+        hand.execute("UPDATE records SET value = 'w' WHERE key = 'hand'", []).unwrap();
+        hand.execute("DELETE FROM records WHERE key = 'hand'", []).unwrap();
+        puts(&store).await;
+        store.close().await.unwrap();
+        let store = database.open_with(options());
+        puts(&store).await;
+        let mended = store.put(key("highest"), value("x")).await.unwrap();
+        let record = store.get(&key("highest")).await.unwrap().unwrap();
+        assert_eq!((mended.outcome, mended.version), (Outcome::Replaced, record.version));
+    }
 }
 
 #[tokio::test]
