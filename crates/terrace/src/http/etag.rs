@@ -33,8 +33,12 @@ pub(crate) struct Conditions {
 enum Tags {
     /// Any record at all.
     Any,
-    /// One of these. Tags that Terrace never gave match nothing and are left out.
-    Of(Vec<Version>),
+    /// One of these.
+    Of {
+        given: Vec<Version>,
+        /// Whether there are tags that Terrace never gave. They match nothing.
+        others: bool,
+    },
 }
 
 impl Conditions {
@@ -72,7 +76,9 @@ impl Conditions {
         match (&self.if_match, &self.if_none_match) {
             (None, None) => Some(Precondition::None),
             (None, Some(Tags::Any)) => Some(Precondition::Absent),
-            (Some(Tags::Of(tags)), None) if tags.len() == 1 => Some(Precondition::Version(tags[0])),
+            (Some(Tags::Of { given, .. }), None) if given.len() == 1 => {
+                Some(Precondition::Version(given[0]))
+            }
             _ => None,
         }
     }
@@ -99,6 +105,11 @@ impl Conditions {
     pub(crate) fn is_expected(&self, current: Option<&Record>) -> bool {
         self.match_holds(current.map(|record| record.version))
             && current.is_none_or(|record| !is_later(record, self.unmodified_since))
+    }
+
+    /// Whether `If-Match` has tags that Terrace never gave: a proxy may have made them of its own.
+    pub(crate) fn has_other_tags(&self) -> bool {
+        matches!(self.if_match, Some(Tags::Of { others: true, .. }))
     }
 
     /// Whether `If-None-Match` or `If-Modified-Since` says that the client does not have this.
@@ -138,7 +149,7 @@ impl Tags {
         current.is_some_and(|version| match self {
             Self::Any => true,
             // A record that waits in a journal has no version yet, and so no tag.
-            Self::Of(tags) => version != Version::NONE && tags.contains(&version),
+            Self::Of { given, .. } => version != Version::NONE && given.contains(&version),
         })
     }
 }
@@ -167,7 +178,11 @@ fn tags(headers: &HeaderMap, name: &HeaderName, weak: bool) -> Result<Option<Tag
         }
     }
     // A list of nothing asks nothing that anybody can have meant.
-    if count == 0 { Err(wrong()) } else { Ok(Some(Tags::Of(found))) }
+    if count == 0 {
+        return Err(wrong());
+    }
+    let others = found.len() < count;
+    Ok(Some(Tags::Of { given: found, others }))
 }
 
 /// One tag of a list, without its quotes.

@@ -74,7 +74,7 @@ async fn get(records: &Records, call: &mut Call) -> Answer {
     let read = records.read_one(&key, &how).await?;
     if !conditions.is_expected(read.record.as_ref()) {
         let current = read.record.as_ref().map(|record| record.version);
-        return Err(proven(failed(current), &read));
+        return Err(proven(failed(&conditions, current), &read));
     }
     let Some(record) = &read.record else { return Err(proven(missing(), &read)) };
     let reply = if conditions.is_news(record) {
@@ -92,8 +92,16 @@ pub(super) fn missing() -> Problem {
 }
 
 /// The problem of conditions that do not hold; says what is current.
-pub(super) fn failed(current: Option<terrace_core::Version>) -> Problem {
+pub(super) fn failed(conditions: &Conditions, current: Option<Version>) -> Problem {
     match current {
+        Some(version) if conditions.has_other_tags() => {
+            let detail = format!(
+                "If-Match has an ETag that Terrace never gave, as a proxy that compresses answers \
+                 makes it (W/\"{version}\", \"{version}-gzip\"); the record has \"{version}\": send that, \
+                 and let the proxy leave ETags as they are"
+            );
+            Problem::new(Kind::PreconditionFailed, detail).header(ETAG, etag(version))
+        }
         Some(version) => {
             let detail = format!("the record has version {version}; read it and decide anew");
             Problem::new(Kind::PreconditionFailed, detail).header(ETAG, etag(version))

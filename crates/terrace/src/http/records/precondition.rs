@@ -31,7 +31,8 @@ pub(super) async fn apply(
 ) -> Result<Receipt, Problem> {
     let conditions = Conditions::of(&call.parts.headers)?;
     if let Some(precondition) = conditions.as_precondition() {
-        return settled(records.write_one(call, write.when(precondition), how).await?);
+        let receipt = records.write_one(call, write.when(precondition), how).await?;
+        return settled(&conditions, receipt);
     }
     // With an idempotency key the first outcome stands, so there is only one try.
     let tries = if how.idempotency.is_some() { 1 } else { TRIES };
@@ -39,13 +40,13 @@ pub(super) async fn apply(
         let read = current(records, &write.key, how).await?;
         let Some(precondition) = conditions.pin(read.record.as_ref()) else {
             let version = read.record.as_ref().map(|record| record.version);
-            return refused(records, call, write, how, version).await;
+            return refused(records, call, write, how, (&conditions, version)).await;
         };
         let receipt = records.write_one(call, write.clone().when(precondition), how).await?;
         if receipt.outcome != Outcome::PreconditionFailed
             || !conditions.hold_again(current_version(&receipt))
         {
-            return settled(receipt);
+            return settled(&conditions, receipt);
         }
     }
     Err(overtaken(how))
@@ -64,21 +65,21 @@ async fn refused(
     call: &Call,
     write: Write,
     how: &WriteOptions,
-    current: Option<Version>,
+    (conditions, current): (&Conditions, Option<Version>),
 ) -> Result<Receipt, Problem> {
     if how.idempotency.is_none() {
-        return Err(failed(current));
+        return Err(failed(conditions, current));
     }
     let never = Precondition::Version(Version::UNKNOWN);
-    settled(records.write_one(call, write.when(never), how).await?)
+    settled(conditions, records.write_one(call, write.when(never), how).await?)
 }
 
-fn settled(receipt: Receipt) -> Result<Receipt, Problem> {
+fn settled(conditions: &Conditions, receipt: Receipt) -> Result<Receipt, Problem> {
     if receipt.outcome != Outcome::PreconditionFailed {
         return Ok(receipt);
     }
     let current = current_version(&receipt);
-    Err(failed(current).with_origin(receipt.origin).with_token(&receipt.token))
+    Err(failed(conditions, current).with_origin(receipt.origin).with_token(&receipt.token))
 }
 
 fn current_version(receipt: &Receipt) -> Option<Version> {

@@ -220,3 +220,25 @@ async fn lists_come_in_pages() {
         server.get(&format!("/v1/records?{query}")).await.problem(422, "invalid-input");
     }
 }
+
+#[tokio::test]
+async fn an_etag_that_a_proxy_has_changed_is_named() {
+    let server = Server::start();
+    put(&server, "a", &[], "x").await;
+    for tag in ["W/\"1\"", "\"1-gzip\"", "\"1;br\"", "\"7\", W/\"1\""] {
+        for key in ["", "once"] {
+            let mut headers = vec![("if-match", tag)];
+            headers.extend((!key.is_empty()).then_some(("idempotency-key", tag)));
+            let reply = put(&server, "a", &headers, "y").await;
+            let detail = reply.problem(412, "precondition-failed");
+            assert!(detail.contains("proxy") && detail.contains("\"1\""), "{tag}: {detail}");
+            assert_eq!(reply.header("etag"), Some("\"1\""));
+        }
+        let read = with(&server, "GET", &[("if-match", tag)]).await;
+        assert!(read.problem(412, "precondition-failed").contains("proxy"));
+    }
+    let other = put(&server, "a", &[("if-match", "\"7\"")], "y").await;
+    assert!(!other.problem(412, "precondition-failed").contains("proxy"));
+    // For a comparison of what is the same but for its form, a weak one will do.
+    assert_eq!(with(&server, "GET", &[("if-none-match", "W/\"1\"")]).await.status, 304);
+}
