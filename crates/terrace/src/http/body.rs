@@ -11,12 +11,12 @@ use super::problem::{Kind, Problem};
 
 /// How much of a body that nobody wants is read, so that the client gets to see the answer: closing
 /// a connection with unread bytes resets it, and the reset can overtake the answer.
-const DISCARDED_BYTES: usize = 8 * 1024 * 1024;
+pub(crate) const DISCARDED_BYTES: usize = 8 * 1024 * 1024;
 
 /// Reads the JSON body of a request.
 ///
 /// # Errors
-/// 415 when it is not declared as JSON, 413 when it is too large, 408 when it takes too long, 422
+/// 415 when it is not declared as JSON or is compressed, 413 when it is too large, 408 when it takes too long, 422
 /// when it breaks off.
 pub(crate) async fn read(
     body: &mut Option<Incoming>,
@@ -25,6 +25,7 @@ pub(crate) async fn read(
     runtime: &Runtime,
 ) -> Result<Bytes, Problem> {
     check_content_type(headers)?;
+    check_content_encoding(headers)?;
     let Some(stream) = body.as_mut() else { return Ok(Bytes::new()) };
     let limit = limits.body_bytes;
     // A declared length decides before a byte is read.
@@ -115,6 +116,17 @@ fn check_content_type(headers: &HeaderMap) -> Result<(), Problem> {
          (curl: -H 'content-type: application/json')"
     );
     Err(Problem::new(Kind::UnsupportedMediaType, detail))
+}
+
+/// Compressed bodies are not taken: their size says nothing of what they grow to.
+fn check_content_encoding(headers: &HeaderMap) -> Result<(), Problem> {
+    let mut sent = headers.get_all(header::CONTENT_ENCODING).iter();
+    if sent.all(|coding| coding.as_bytes().trim_ascii().eq_ignore_ascii_case(b"identity")) {
+        return Ok(());
+    }
+    let detail = "the body is compressed, as Content-Encoding says; send it as it is";
+    let refused = Problem::new(Kind::UnsupportedMediaType, detail);
+    Err(refused.header(header::ACCEPT_ENCODING, header::HeaderValue::from_static("identity")))
 }
 
 fn is_json(content_type: &[u8]) -> bool {

@@ -23,6 +23,8 @@ pub(crate) fn object<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, Proble
         let place = error.valid_up_to();
         Problem::invalid(format!("the body is not UTF-8 from byte {place} on; send UTF-8"))
     })?;
+    // RFC 8259, section 8.1: who reads may ignore a byte order mark.
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     // Checked before the parser sees it: its own message would repeat what was sent.
     match text.trim_ascii_start().as_bytes().first() {
         Some(b'{') => {}

@@ -109,6 +109,22 @@ async fn only_json_is_taken() {
 }
 
 #[tokio::test]
+async fn a_body_may_begin_with_a_byte_order_mark_and_may_not_be_compressed() {
+    let server = Server::start();
+    let body = "\u{feff}{\"key\":\"a\",\"value\":\"x\"}";
+    assert_eq!(server.call("POST", "/write", &[JSON], body).await.status, 200);
+    let plain = [JSON, ("content-encoding", "identity")];
+    assert_eq!(server.call("POST", "/write", &plain, body).await.status, 200);
+    for coding in ["gzip", "br", "identity, gzip"] {
+        let packed = [JSON, ("content-encoding", coding)];
+        let reply = server.call("POST", "/write", &packed, body).await;
+        let detail = reply.problem(415, "unsupported-media-type");
+        assert!(detail.contains("Content-Encoding"), "{detail}");
+        assert_eq!(reply.header("accept-encoding"), Some("identity"));
+    }
+}
+
+#[tokio::test]
 async fn what_is_too_large_is_refused() {
     let limits = Limits { body_bytes: 1000, value_bytes: 100, ..Limits::default() };
     let server = Server::limited(limits);
