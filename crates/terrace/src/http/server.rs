@@ -208,11 +208,13 @@ where
 }
 
 /// HTTP/1.1 as strict as the library has it. Its header timer is off: [`Watched`] has a better one.
+/// A client that closes its sending side after its request gets the answer. So one that goes away
+/// is not told from it, and its request is ended by its deadline.
 /// The number of headers stays at the library's 100, which it keeps on the stack.
 fn protocol(limits: &Limits) -> http1::Builder {
     let mut builder = http1::Builder::new();
     let buffer = (2 * limits.header_bytes + limits.uri_bytes).max(8 * 1024);
-    builder.keep_alive(true).half_close(false).header_read_timeout(None).max_buf_size(buffer);
+    builder.keep_alive(true).half_close(true).header_read_timeout(None).max_buf_size(buffer);
     builder
 }
 

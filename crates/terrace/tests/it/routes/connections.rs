@@ -154,14 +154,34 @@ async fn stopping_cuts_what_does_not_end() {
 }
 
 #[tokio::test]
-async fn a_client_that_goes_away_takes_its_read_along() {
+async fn a_client_that_closes_its_sending_side_gets_the_answer() {
     let (store, mut hand) = Scripted::new();
     let server = Server::over(store);
     let mut client = server.connect().await;
     client.request("GET", "/read/a", &[], "").await;
-    let mut call = hand.read().await;
-    drop(client);
-    call.abandoned().await;
+    client.ends_sending().await;
+    let call = hand.read().await;
+    call.found(&[("a", "one", 7)]);
+    assert_eq!(client.reply_to("GET").await.json()["value"], "one");
+    assert_eq!(client.closed().await, b"");
+    let mut client = server.connect().await;
+    let body = r#"{"key":"a","value":"one"}"#;
+    client.request("POST", "/write", &[("content-type", "application/json")], body).await;
+    client.ends_sending().await;
+    hand.write().await.answer(Err(terrace_core::Error::invalid("seen")));
+    client.reply_to("POST").await.problem(422, "invalid-input");
+    assert_eq!(client.closed().await, b"");
+}
+
+#[tokio::test]
+async fn a_body_that_breaks_off_is_told_at_once() {
+    let server = Server::start();
+    let mut client = server.connect().await;
+    let headers = [("content-type", "application/json"), ("content-length", "100")];
+    client.request("POST", "/write", &headers, "").await;
+    client.write("{\"key\"").await;
+    client.ends_sending().await;
+    assert!(client.reply_to("POST").await.problem(422, "invalid-input").contains("broke off"));
 }
 
 #[tokio::test]

@@ -171,6 +171,11 @@ impl Client {
         self.0.get_mut().write_all(bytes.as_ref()).await.unwrap();
     }
 
+    /// Closes its sending side, as programs do that send one request.
+    pub(super) async fn ends_sending(&mut self) {
+        self.0.get_mut().shutdown().await.unwrap();
+    }
+
     pub(super) async fn request(
         &mut self,
         method: &str,
