@@ -30,6 +30,7 @@ mod path;
 mod problem;
 mod queries;
 mod records;
+mod refusals;
 mod reply;
 mod request_id;
 mod routes;

@@ -4,10 +4,11 @@ use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
+use bytes::Bytes;
 use futures_util::FutureExt as _;
-use hyper::Request;
 use hyper::body::Incoming;
-use hyper::header::CONTENT_LENGTH;
+use hyper::header::{CONNECTION, CONTENT_LENGTH, DATE, HOST, HeaderMap, HeaderValue};
+use hyper::{Request, Version};
 use terrace_core::Runtime;
 
 use super::call::Call;
@@ -17,7 +18,7 @@ use super::problem::{Kind, Problem};
 use super::reply::{Answer, Reply};
 use super::request_id::{RequestIds, X_REQUEST_ID};
 use super::routes::Routes;
-use super::{Limits, Service, body, openapi, operations};
+use super::{Limits, Service, body, http_date, openapi, operations};
 
 /// The service, ready to answer.
 #[derive(Debug)]
@@ -80,6 +81,28 @@ impl App {
         reply
     }
 
+    /// The last answer of a connection on which something came that is no request, as it is sent.
+    pub(super) fn refusal(&self, problem: Problem) -> Bytes {
+        let id = self.ids.of(&HeaderMap::new());
+        let mut reply = problem.into_response(&id);
+        let length = HeaderValue::from(reply.body().len());
+        let date = http_date::write(self.runtime.wall());
+        let headers = reply.headers_mut();
+        headers.insert(X_REQUEST_ID, id.into_header());
+        headers.insert(CONTENT_LENGTH, length);
+        headers.insert(CONNECTION, body::CLOSE);
+        date.and_then(|date| headers.insert(DATE, date));
+        let mut bytes = format!("HTTP/1.1 {}\r\n", reply.status()).into_bytes();
+        for (name, value) in reply.headers() {
+            for part in [name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"] {
+                bytes.extend_from_slice(part);
+            }
+        }
+        bytes.extend_from_slice(b"\r\n");
+        bytes.extend_from_slice(reply.body());
+        bytes.into()
+    }
+
     /// The chain without what no request may do without.
     pub(super) async fn run(&self, call: &mut Call) -> Answer {
         self.check_head(call)?;
@@ -87,8 +110,7 @@ impl App {
         Next::new(&self.middleware, handler).run(call).await
     }
 
-    /// Limits that can be told with a problem document. Far larger requests are refused by the HTTP
-    /// parser, without one.
+    /// What is wrong with a head that the HTTP library has read; others see [`App::refusal`].
     fn check_head(&self, call: &Call) -> Result<(), Problem> {
         let uri = &call.parts.uri;
         let length = uri.path().len() + uri.query().map_or(0, str::len);
@@ -104,6 +126,15 @@ impl App {
         if length > limit {
             let detail = format!("the headers are longer than {limit} bytes; send fewer");
             return Err(Problem::new(Kind::HeadersTooLarge, detail));
+        }
+        // RFC 9112, section 3.2: whoever reads another of two hosts would be led elsewhere.
+        let mut hosts = call.parts.headers.get_all(HOST).iter();
+        if hosts.next().is_none() && call.parts.version == Version::HTTP_11 {
+            let detail = "the header Host is missing; send the name of the server in it";
+            return Err(Problem::new(Kind::MalformedRequest, detail));
+        }
+        if hosts.next().is_some() {
+            return Err(Problem::new(Kind::MalformedRequest, "Host is there twice; send it once"));
         }
         if call.parts.headers.get_all(CONTENT_LENGTH).iter().nth(1).is_some() {
             return Err(Problem::invalid("Content-Length is there twice; send it once"));

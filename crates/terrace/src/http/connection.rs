@@ -56,6 +56,11 @@ impl Stage {
         self.0.store(Self::ANSWERED, Ordering::Relaxed);
     }
 
+    /// Whether a request is under way, its answer included.
+    pub(crate) fn has_request(&self) -> bool {
+        matches!(self.get(), Self::BUSY | Self::ANSWERED)
+    }
+
     fn get(&self) -> u8 {
         self.0.load(Ordering::Relaxed)
     }

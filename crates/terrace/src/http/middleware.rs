@@ -104,7 +104,8 @@ mod tests {
         };
         let steps = vec![step("first", false), step("second", refuses)];
         let app = Arc::new(App::new(service).behind(steps));
-        let (parts, ()) = Request::get("/read/a").body(()).expect("a request").into_parts();
+        let (parts, ()) =
+            Request::get("/read/a").header("host", "a").body(()).expect("a request").into_parts();
         let mut call = Call { app: Arc::clone(&app), parts, body: None };
         let answer = app.run(&mut call).await;
         let log = log.lock().unwrap_or_else(PoisonError::into_inner).clone();

@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 use std::time::Duration;
 
+use bytes::Bytes;
 use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
 use hyper::{Response, StatusCode};
 use terrace_core::{Error, ErrorKind};
@@ -15,6 +16,7 @@ use super::request_id::RequestId;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
     InvalidInput,
+    MalformedRequest,
     UnknownPath,
     RecordMissing,
     MethodNotAllowed,
@@ -37,8 +39,9 @@ pub(crate) enum Kind {
 
 impl Kind {
     /// Every kind, in the order in which the documentation lists them.
-    pub(crate) const ALL: [Self; 19] = [
+    pub(crate) const ALL: [Self; 20] = [
         Self::InvalidInput,
+        Self::MalformedRequest,
         Self::UnknownPath,
         Self::RecordMissing,
         Self::MethodNotAllowed,
@@ -64,6 +67,7 @@ impl Kind {
         use StatusCode as S;
         match self {
             Self::InvalidInput => (S::UNPROCESSABLE_ENTITY, "invalid-input", "Invalid input"),
+            Self::MalformedRequest => (S::BAD_REQUEST, "malformed-request", "Malformed request"),
             Self::UnknownPath => (S::NOT_FOUND, "unknown-path", "Unknown path"),
             Self::RecordMissing => (S::NOT_FOUND, "record-missing", "No such record"),
             Self::MethodNotAllowed => {
@@ -76,7 +80,7 @@ impl Kind {
             Self::BodyTooLarge => (S::PAYLOAD_TOO_LARGE, "body-too-large", "Body too large"),
             Self::UriTooLong => (S::URI_TOO_LONG, "uri-too-long", "URI too long"),
             Self::UnsupportedMediaType => {
-                (S::UNSUPPORTED_MEDIA_TYPE, "unsupported-media-type", "The body is not JSON")
+                (S::UNSUPPORTED_MEDIA_TYPE, "unsupported-media-type", "The body is not plain JSON")
             }
             Self::HeadersTooLarge => (
                 S::REQUEST_HEADER_FIELDS_TOO_LARGE,
@@ -103,6 +107,9 @@ impl Kind {
     pub(crate) fn advice(self) -> &'static str {
         match self {
             Self::InvalidInput => "Change what `detail` names; the same request fails again.",
+            Self::MalformedRequest => {
+                "Send HTTP/1.1 with one `Host`; the connection may be closed."
+            }
             Self::UnknownPath => {
                 "Look the path up in /openapi.json; write a slash in a key as %2F."
             }
@@ -112,7 +119,9 @@ impl Kind {
             Self::PreconditionFailed => "Read the record again, decide anew, send its new ETag.",
             Self::BodyTooLarge => "Send less at once.",
             Self::UriTooLong => "A key has at most 255 characters.",
-            Self::UnsupportedMediaType => "Send JSON with `Content-Type: application/json`.",
+            Self::UnsupportedMediaType => {
+                "Send JSON with `Content-Type: application/json`, not compressed."
+            }
             Self::HeadersTooLarge => "Send fewer or shorter headers.",
             Self::Unauthenticated => "Send a valid API key.",
             Self::Forbidden => "This key may not do this; ask for another.",
@@ -195,6 +204,11 @@ impl Problem {
 
     /// The answer.
     pub(crate) fn into_reply(self, id: &RequestId) -> Reply {
+        self.into_response(id).map(full)
+    }
+
+    /// The answer with the bytes of its body.
+    pub(crate) fn into_response(self, id: &RequestId) -> Response<Bytes> {
         let inner = *self.0;
         inner.log(id);
         let (status, slug, title) = inner.kind.facts();
@@ -205,7 +219,7 @@ impl Problem {
             .field("detail", &*inner.detail)
             .field("request_id", id.as_str())
             .finish();
-        let mut reply = Response::new(full(body));
+        let mut reply = Response::new(body);
         *reply.status_mut() = status;
         *reply.headers_mut() = inner.headers;
         let headers = reply.headers_mut();

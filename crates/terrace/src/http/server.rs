@@ -20,6 +20,7 @@ use tokio::sync::{Semaphore, watch};
 
 use super::app::App;
 use super::connection::Watched;
+use super::refusals::Refusing;
 use super::{Limits, Service};
 
 /// Connections that wait to be accepted; the kernel may allow fewer.
@@ -177,6 +178,7 @@ where
             Ok::<_, Infallible>(reply)
         }
     });
+    let stream = Refusing::new(stream, Arc::clone(&stage), Arc::clone(&app));
     let mut connection =
         pin!(protocol(&app.limits).serve_connection(TokioIo::new(stream), service));
 

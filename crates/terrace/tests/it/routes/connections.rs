@@ -185,6 +185,62 @@ async fn a_body_that_breaks_off_is_told_at_once() {
 }
 
 #[tokio::test]
+async fn what_is_no_request_gets_a_problem_document() {
+    let server = Server::start();
+    let many = "x-many: 1\r\n".repeat(150);
+    let long = format!("x-long: {}\r\n", "x".repeat(200_000));
+    let cases = [
+        ("nonsense\r\n\r\n".to_owned(), 400, "malformed-request"),
+        ("GET /a b HTTP/1.1\r\nhost: t\r\n\r\n".to_owned(), 400, "malformed-request"),
+        ("GET / HTTP/7.7\r\nhost: t\r\n\r\n".to_owned(), 400, "malformed-request"),
+        ("GET / HTTP/1.1\r\nhost: t\r\nno colon\r\n\r\n".to_owned(), 400, "malformed-request"),
+        (
+            "POST /write HTTP/1.1\r\nhost: t\r\ncontent-length: x\r\n\r\n".to_owned(),
+            400,
+            "malformed-request",
+        ),
+        (format!("GET / HTTP/1.1\r\nhost: t\r\n{many}\r\n"), 431, "headers-too-large"),
+        (format!("GET / HTTP/1.1\r\nhost: t\r\n{long}\r\n"), 431, "headers-too-large"),
+        (format!("GET /{} HTTP/1.1\r\nhost: t\r\n\r\n", "x".repeat(70_000)), 414, "uri-too-long"),
+    ];
+    for (request, status, slug) in cases {
+        // Alone, and after a good request on the same connection.
+        for before in [false, true] {
+            let mut client = server.connect().await;
+            if before {
+                client.request("GET", "/livez", &[], "").await;
+                assert_eq!(client.reply_to("GET").await.status, 200);
+            }
+            client.write(&request).await;
+            let reply = client.reply_to("GET").await;
+            reply.problem(status, slug);
+            assert_eq!(reply.header("connection"), Some("close"));
+            assert!(reply.header("date").is_some());
+            assert_eq!(client.closed().await, b"");
+        }
+    }
+    // The answers before it are not touched.
+    let mut client = server.connect().await;
+    client.write("GET /livez HTTP/1.1\r\nhost: t\r\n\r\nnonsense\r\n\r\n").await;
+    assert_eq!(client.reply_to("GET").await.status, 200);
+    client.reply_to("GET").await.problem(400, "malformed-request");
+}
+
+#[tokio::test]
+async fn a_request_names_one_host() {
+    let server = Server::start();
+    for hosts in ["", "host: a\r\nhost: a\r\n"] {
+        let mut client = server.connect().await;
+        client.write(format!("GET /livez HTTP/1.1\r\n{hosts}\r\n")).await;
+        let detail = client.reply_to("GET").await.problem(400, "malformed-request");
+        assert!(detail.contains("Host"), "{detail}");
+    }
+    let mut old = server.connect().await;
+    old.write("GET /livez HTTP/1.0\r\n\r\n").await;
+    assert_eq!(old.reply_to("GET").await.status, 200);
+}
+
+#[tokio::test]
 async fn a_port_in_use_is_told() {
     let listener = bind(([127, 0, 0, 1], 0).into()).unwrap();
     let error = bind(listener.local_addr().unwrap()).unwrap_err();
