@@ -248,19 +248,19 @@ impl Standing {
         lineage(&self.history) == lineage(&other.history)
     }
 
-    /// Whether a token is of a later life of this database than was heard of: of the same lineage, and
-    /// neither this history nor a past one. So is one of a journal whose writes may wait for it: only
-    /// who reads the journal knows of them.
+    /// Whether a token is of a life of these data that was not heard of: of the same origin, and neither
+    /// this history nor a past one. It may be a later one, or one that a restore has left no trace of.
+    /// So is one of a journal whose writes may wait for it: only who reads the journal knows of them.
     pub fn is_behind(&self, asked: &Token) -> bool {
-        let mine = lineage(&self.history);
-        let later = |name: &Arc<str>| {
-            *name != self.history && lineage(name) == mine && !self.past.contains(name)
+        let mine = origin(&self.history);
+        let unknown = |name: &Arc<str>| {
+            *name != self.history && origin(name) == mine && !self.past.contains(name)
         };
         let waits = |name: &str| {
             let life = name.strip_prefix(JOURNAL_OF).and_then(|rest| rest.rsplit_once(':'));
-            life.is_some_and(|(lineage, _)| lineage == mine)
+            life.is_some_and(|(lineage, _)| origin(lineage) == mine)
         };
-        asked.marks().any(|(name, _)| later(name) || waits(name))
+        asked.marks().any(|(name, _)| unknown(name) || waits(name))
     }
 
     fn is_proved(&self, asked: &Token, through: Position) -> bool {
@@ -280,6 +280,20 @@ impl Standing {
 pub fn lineage(history: &str) -> &str {
     history.rsplit_once('.').map_or(history, |(lineage, _)| lineage)
 }
+
+/// The first lineage of the data, which a copy keeps, too: the backup that is put back a second time
+/// does not know what was done in between, but it knows of what data that was.
+pub fn origin(history: &str) -> &str {
+    let lineage = lineage(history);
+    lineage.rsplit_once(COPY_OF).map_or(lineage, |(_, origin)| origin)
+}
+
+/// What ends the first part of a new lineage for data that had this history.
+pub fn copy_of(history: &str) -> String {
+    format!("{COPY_OF}{}", origin(history))
+}
+
+const COPY_OF: &str = "-of-";
 
 const JOURNAL_OF: &str = "journal-of-";
 
@@ -354,6 +368,20 @@ mod tests {
         both.merge(&asks("db.2", 1));
         assert!(!known.admits(&proof("db.2", 3, 7), Some(&both)), "one of the two is lost");
         assert!(known.check(&both).is_err() && known.check(&asks("db.2", 1)).is_ok());
+    }
+
+    #[test]
+    fn what_is_of_the_same_data_and_not_known_is_not_satisfied() {
+        let copy = format!("db2{}.1", copy_of("db1.7"));
+        assert_eq!((origin(&copy), origin("db1.7"), lineage(&copy)), ("db1", "db1", "db2-of-db1"));
+        assert_eq!(copy_of(&copy), "-of-db1", "of the first, not of the copy");
+        let standing = Standing { past: vec!["db1.7".into()], ..Standing::of(copy.as_str()) };
+        let is_behind = |name: &str| standing.is_behind(&Token::of(name, Position::new(1)));
+        assert!(is_behind("db3-of-db1.1"), "another copy, which is gone");
+        assert!(is_behind("db1.8") && is_behind("db2-of-db1.2"));
+        assert!(is_behind("journal-of-db1:3") && is_behind("journal-of-db2-of-db1:3"));
+        assert!(!is_behind(&copy) && !is_behind("another.1") && !is_behind("journal-of-another:3"));
+        assert!(!is_behind("db1.7") && standing.has_lost(&Token::of("db1.7", Position::new(1))));
     }
 
     #[test]

@@ -9,7 +9,8 @@
 //!
 //! A name is `pg-<lineage>.<number>`. In the same database on the same server, or on one that was
 //! promoted, the number goes on, with something random, for two standbys may be promoted beside each
-//! other; a copy has a lineage of its own. What waits for a database by its lineage, as a journal does,
+//! other; a copy has a lineage of its own, `pg-<lineage>-of-<the first one>`, by which tokens of other
+//! copies are known to be of these data. What waits for a database by its lineage, as a journal does,
 //! survives a failover and is not taken over by a clone. A physical copy that was made a server of its
 //! own cannot be told from a failover; [`renew`] begins a lineage.
 //!
@@ -31,6 +32,7 @@
 
 use std::sync::Arc;
 
+use terrace_core::history::copy_of;
 use terrace_core::{Error, ErrorKind, Generation, Result, Standing};
 use tokio_postgres::error::SqlState;
 use tokio_postgres::types::Type;
@@ -324,7 +326,7 @@ async fn begin(
            WHERE identity IS NOT NULL RETURNING generation) \
          INSERT INTO terrace_history (name, generation, identity, started, lossy, records) \
          SELECT coalesce($1 || '-' || left(md5(gen_random_uuid()::text), 6), \
-             'pg-' || left(replace(gen_random_uuid()::text, '-', ''), 12) || '.1'), \
+             'pg-' || left(replace(gen_random_uuid()::text, '-', ''), 12) || $5 || '.1'), \
            coalesce((SELECT max(generation) FROM old), 0) + 1, $2, $3, $4, \
            pg_relation_filenode(to_regclass('records')) \
          RETURNING name, generation";
@@ -334,8 +336,9 @@ async fn begin(
         run(transaction, ABOVE).await?;
         run(transaction, NOW).await?;
     }
-    let parameters: [&(dyn tokio_postgres::types::ToSql + Sync); 4] =
-        [&name, &found.identity(), &found.run, &!found.is_durable()];
+    let copy_of = found.kept.as_ref().map(|(old, _, _)| copy_of(old)).unwrap_or_default();
+    let parameters: [&(dyn tokio_postgres::types::ToSql + Sync); 5] =
+        [&name, &found.identity(), &found.run, &!found.is_durable(), &copy_of];
     let row = transaction.query_one(BEGIN, &parameters).await.map_err(failed)?;
     let (name, generation) = (row.get::<_, &str>(0), self::generation(row.get(1)));
     if let Some((old, _, _)) = &found.kept {

@@ -4,6 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use rusqlite::{Connection, OptionalExtension, TransactionBehavior};
+use terrace_core::history::copy_of;
 use terrace_core::shard::moved;
 use terrace_core::{Error, Result, Runtime, Standing};
 
@@ -92,6 +93,7 @@ fn history(connection: &Connection, path: &Path, runtime: &Runtime) -> Result<St
             if known.contains('.') { known } else { format!("{known}.1") }
         }
         (known, _) => {
+            let copy_of = known.as_deref().map(copy_of).unwrap_or_default();
             if let Some(known) = known {
                 tracing::warn!(
                     path = %path.display(),
@@ -102,7 +104,7 @@ fn history(connection: &Connection, path: &Path, runtime: &Runtime) -> Result<St
                 let micros = runtime.wall().as_microsecond();
                 connection.execute(RAISE, [micros]).map_err(failure::of)?;
             }
-            format!("sqlite-{:012x}.1", runtime.random() >> 16)
+            format!("sqlite-{:012x}{copy_of}.1", runtime.random() >> 16)
         }
     };
     keep(connection, "history", &name)?;

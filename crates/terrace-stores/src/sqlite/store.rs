@@ -198,6 +198,9 @@ impl SqliteStore {
     fn asked(&self, how: &ReadOptions) -> Result<Option<Position>> {
         let Some(token) = &how.token else { return Ok(None) };
         self.shared.histories.check(token)?;
+        if self.shared.histories.is_behind(token) {
+            return Err(terrace_core::history::behind());
+        }
         Ok(token.position(&self.history()))
     }
 

@@ -1,4 +1,4 @@
-//! Redis comes back with its old memory, or was away for one instance alone (issue, number 1).
+//! Redis comes back with its old memory, or was away for one instance alone.
 //!
 //! A Redis that was away for all instances costs no staleness. One that was away for the writer
 //! alone costs every other instance at most [`WATCH`]. At level 5 a near cache may lag by [`WATCH`].

@@ -1,4 +1,4 @@
-//! Instances whose wall clock is wrong (issue, number 13, and the first of 19).
+//! Instances whose wall clock is wrong.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! A clone of the database on the same Redis: staging, made from production (issue, number 15).
+//! A clone of the database on the same Redis: staging, made from production.
 
 use std::time::Duration;
 

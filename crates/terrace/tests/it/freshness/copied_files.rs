@@ -58,3 +58,48 @@ async fn tokens_of_the_original_are_refused_at_level_3() {
 async fn tokens_of_the_original_are_refused_at_level_5() {
     tokens_of_the_original_are_refused(5).await;
 }
+
+/// The same backup is put in place twice: the second time nothing tells of what was done since the first.
+async fn a_backup_put_in_place_twice(level: u8) {
+    let directory = tempfile::tempdir().expect("a directory");
+    let (files, backup) = (directory.path().join("files"), directory.path().join("backup"));
+    let history = History::start(Runtime::system());
+    let (program, client) = serve("first", level, &files, &history).await;
+    assert!(client.write("k", "kept").wait().send().await.is_acknowledged());
+    assert!(program.terminate().await.success());
+    std::fs::rename(&files, &backup).expect("a backup");
+    let mut lost = Vec::new();
+    for life in ["second", "third"] {
+        let _there_is_none_at_first = std::fs::remove_dir_all(&files);
+        let copy = std::process::Command::new("cp").arg("-a").args([&backup, &files]).status();
+        assert!(copy.expect("cp").success());
+        let (program, client) = serve(life, level, &files, &history).await;
+        until("it shows the backup", async || {
+            client.read("k").send().await.found.as_deref() == Some("kept")
+        })
+        .await;
+        for token in &lost {
+            let read = client.read("k").after(token).send().await;
+            assert_eq!(read.status, 503, "a token of what is lost was satisfied: {read}");
+        }
+        let write = client.write("k", life).wait().send().await;
+        assert!(write.is_acknowledged(), "{write}");
+        lost.push(write);
+        assert!(program.terminate().await.success());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_backup_put_in_place_twice_at_level_1() {
+    a_backup_put_in_place_twice(1).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_backup_put_in_place_twice_at_level_3() {
+    a_backup_put_in_place_twice(3).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_backup_put_in_place_twice_at_level_7() {
+    a_backup_put_in_place_twice(7).await;
+}

@@ -1,4 +1,4 @@
-//! A failover that loses acknowledged writes, with both hosts in one URL (issue, numbers 2 and 4).
+//! A failover that loses acknowledged writes, with both hosts in one URL.
 //!
 //! PostgreSQL promises no more than that with an asynchronous standby. What is lost must be lost for
 //! everybody: no cache shows it, no token of it is satisfied, no version of it is given out again.
@@ -180,7 +180,7 @@ async fn caches_forget_what_is_lost_at_level_2() {
     caches_forget(2, Address::OfBoth).await;
 }
 
-/// The promotion of level 3 (issue, number 4).
+/// The promotion of level 3.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn caches_forget_what_is_lost_at_level_3() {
     caches_forget(3, Address::OfBoth).await;

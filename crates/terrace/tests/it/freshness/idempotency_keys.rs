@@ -1,4 +1,4 @@
-//! An `Idempotency-Key` fits one request, wherever the records live (issue, number 8).
+//! An `Idempotency-Key` fits one request, wherever the records live.
 
 use terrace_prove::checkers::idempotency;
 

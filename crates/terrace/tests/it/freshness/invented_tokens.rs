@@ -1,4 +1,4 @@
-//! One client's token does not reach others (issue, number 14).
+//! One client's token does not reach others.
 
 use terrace_core::{Position, Token};
 use terrace_prove::Client;

@@ -1,5 +1,4 @@
-//! Level 6: a flusher that is cut from the cache, and a journal that is down (issue, numbers 6 and
-//! 10).
+//! Level 6: a flusher that is cut from the cache, and a journal that is down.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! A write of unknown outcome lands after every doubt about it has ended (issue, number 12).
+//! A write of unknown outcome lands after every doubt about it has ended.
 
 use std::time::Duration;
 

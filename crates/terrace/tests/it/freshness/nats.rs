@@ -1,4 +1,4 @@
-//! Level 6 on NATS while answers of the journal are lost (issue, number 11): what was acknowledged
+//! Level 6 on NATS while answers of the journal are lost: what was acknowledged
 //! is seen through the instance that took it, applied or not.
 
 use std::sync::Arc;

@@ -1,4 +1,4 @@
-//! Redis serves reads and refuses writes (issue, number 17): no invalidation can be carried.
+//! Redis serves reads and refuses writes: no invalidation can be carried.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! A dump is restored over the database (issue, number 2): what was written since is lost, for
+//! A dump is restored over the database: what was written since is lost, for
 //! caches, tokens and versions, too.
 
 use terrace_prove::Outcome;
@@ -119,6 +119,62 @@ async fn between_runs_of_level_2() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn between_runs_of_level_5() {
     a_restored_dump(5, true).await;
+}
+
+/// The same dump is put into a database made anew, and again: the second one has no trace of what was
+/// done in the first.
+async fn a_dump_restored_twice(level: u8) {
+    let mut field = Field::new(level).await;
+    let journal = if level == 6 { Some(field.journal().await) } else { None };
+    let journal = journal.as_ref().map(|server| ("JOURNAL_URL", server.url()));
+    let environment: Vec<_> = journal.iter().map(|(name, url)| (*name, url.as_str())).collect();
+    let first = field.instance_with("first", &field.database, &environment).await;
+    assert!(first.client.write(LEFT, "kept").wait().send().await.is_acknowledged());
+    assert!(first.program.terminate().await.success());
+    let dump = dump(&field).await;
+    let mut lost = Vec::new();
+    for life in ["second", "third"] {
+        field.database = terrace_lab::testing::fresh_database();
+        restore(&field, &dump).await;
+        let instance = field.instance_with(life, &field.database, &environment).await;
+        let read = instance.client.read(LEFT).send().await;
+        assert_eq!(read.found.as_deref(), Some("kept"), "{read}");
+        for token in &lost {
+            for request in [instance.client.read(LEFT), instance.client.read(LEFT).strong()] {
+                let read = request.after(token).send().await;
+                assert_eq!(read.status, 503, "a token of what is lost was satisfied: {read}");
+            }
+        }
+        let write = instance.client.write(LEFT, life).wait().send().await;
+        assert!(write.is_acknowledged(), "{write}");
+        let read = instance.client.read(LEFT).after(&write).send().await;
+        assert_eq!(read.found.as_deref(), Some(life), "{read}");
+        lost.push(write);
+        if level == 6 {
+            lost.push(instance.client.write("waits", life).send().await);
+        }
+        assert!(instance.program.terminate().await.success());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn twice_at_level_1() {
+    a_dump_restored_twice(1).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn twice_at_level_5() {
+    a_dump_restored_twice(5).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn twice_at_level_6() {
+    a_dump_restored_twice(6).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn twice_at_level_7() {
+    a_dump_restored_twice(7).await;
 }
 
 /// `If-Match` on a version from before the restore meets nothing that was written after it.

@@ -1,4 +1,4 @@
-//! Settings of engines that change while instances run (issue, number 16): answers say within a
+//! Settings of engines that change while instances run: answers say within a
 //! second how durable a write really is.
 
 use terrace_lab::testing::replicated;

@@ -1,5 +1,4 @@
-//! Level 3: a writer cut from Redis, lists while replay is paused, two primaries (issue, numbers 5,
-//! 9 and 7).
+//! Level 3: a writer cut from Redis, lists while replay is paused, two primaries.
 
 use std::time::Duration;
 

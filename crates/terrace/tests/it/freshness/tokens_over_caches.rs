@@ -1,4 +1,4 @@
-//! A token protects over caches, too (issue, number 3).
+//! A token protects over caches, too.
 //!
 //! The write of K1 has its version and is slow to commit; K2 is written after it and acknowledged
 //! before it. A read of K1 with K2's token rightly loads the old K1. When K1 is acknowledged, what
