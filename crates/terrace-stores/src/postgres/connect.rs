@@ -1,7 +1,9 @@
 //! Sessions with the server: how they begin, what they know, how they end.
 
 use std::fmt;
+use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use futures_util::StreamExt as _;
@@ -14,7 +16,7 @@ use tokio_postgres::{AsyncMessage, Client, Config, Row};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 use super::altering::failed;
-use super::connection::{Connection, Promised, durability};
+use super::connection::{Connection, Promised, durability, is_committed_alone};
 use super::history::{self, Look};
 use super::migrate;
 use super::options::Target;
@@ -114,7 +116,7 @@ impl Connector {
         // Boxed: it is large, rare, and part of every request's future.
         let connect = Box::pin(self.config.connect(self.tls.clone()));
         let opened = self.runtime.within(deadline, connect).await;
-        let (client, session) = match opened {
+        let (client, mut session) = match opened {
             Some(Ok(opened)) => opened,
             Some(Err(error)) => {
                 let error = explain(error, Stage::Connecting).with("hosts", &*self.hosts);
@@ -122,12 +124,26 @@ impl Connector {
             }
             None => return Err(self.too_slow()),
         };
+        let alone = Arc::new(AtomicBool::new(false));
+        let noted = Arc::clone(&alone);
         let task = self.runtime.spawn("postgres session", async move {
-            if let Err(error) = session.await {
-                tracing::debug!(%error, "a session with PostgreSQL ended");
+            // Notices come before the answer that they are about.
+            let mut messages = pin!(poll_fn(|context| session.poll_message(context)));
+            while let Some(message) = messages.next().await {
+                match message {
+                    Ok(AsyncMessage::Notice(notice)) if is_committed_alone(&notice) => {
+                        noted.store(true, Ordering::Release);
+                    }
+                    Ok(_) => {}
+                    Err(error) => {
+                        tracing::debug!(%error, "a session with PostgreSQL ended");
+                        return;
+                    }
+                }
             }
         });
-        Ok(Connection::new(client, task, self.dialect, Arc::clone(&self.durability)))
+        let durability = (Arc::clone(&self.durability), alone);
+        Ok(Connection::new(client, task, self.dialect, durability))
     }
 
     /// A session that tells of notifications, and when it has ended, by raising a number.
@@ -141,7 +157,7 @@ impl Connector {
         })?;
         let task = self.runtime.spawn("postgres listener", async move {
             let messages = poll_fn(|context| session.poll_message(context));
-            let mut messages = std::pin::pin!(messages);
+            let mut messages = pin!(messages);
             while let Some(Ok(message)) = messages.next().await {
                 if matches!(message, AsyncMessage::Notification(_)) {
                     heard.send_modify(|number| *number += 1);

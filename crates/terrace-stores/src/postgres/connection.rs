@@ -1,11 +1,12 @@
 //! One session with the server: what is known of it, and how statements are sent.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::time::Instant;
 
 use terrace_core::{Durability, Generation, Position, Task};
 use tokio::sync::OnceCell;
+use tokio_postgres::error::DbError;
 use tokio_postgres::types::{ToSql, Type};
 use tokio_postgres::{Client, Row, Statement};
 
@@ -48,7 +49,9 @@ pub(super) struct Connection {
     pub(super) dialect: Dialect,
     /// Statements that are prepared when they are first run; see [`Connection::repeat`].
     repeated: [OnceCell<Statement>; 2],
-    durability: Arc<Promised>,
+    /// As it was looked at last, and whether a commit since [`Connection::committed`] was told of as one
+    /// that no standby has confirmed.
+    durability: (Arc<Promised>, Arc<AtomicBool>),
     /// The history that it was found to be of, and answers for.
     pub(super) history: Arc<str>,
     /// The generation that was in force when the session began: restarts of the server are those.
@@ -68,7 +71,7 @@ impl Connection {
         client: Client,
         task: Task,
         dialect: Dialect,
-        durability: Arc<Promised>,
+        durability: (Arc<Promised>, Arc<AtomicBool>),
     ) -> Self {
         Self {
             client,
@@ -169,9 +172,25 @@ impl Connection {
         Ok(())
     }
 
-    /// How safe a commit is.
+    /// How safe a commit is to be.
     pub(super) fn durability(&self) -> Durability {
-        self.durability.get()
+        self.durability.0.get()
+    }
+
+    /// How safe the commits are that were just answered. Where they were to wait for a standby, somebody
+    /// may have let them go on without: by ending the wait, of which the server warns, or by taking the
+    /// setting back, which has to be asked for.
+    pub(super) async fn committed(&self) -> Durability {
+        const STILL: &str = "SELECT current_setting('synchronous_standby_names') <> ''";
+        let (promised, alone) = &self.durability;
+        let durability = promised.get();
+        let alone = alone.swap(false, Ordering::AcqRel);
+        if durability < Durability::Replicated {
+            return durability;
+        }
+        let still = self.ask(STILL, &[]).await;
+        let still = still.is_ok_and(|rows| rows.first().is_some_and(|row| row.get(0)));
+        if still && !alone { durability } else { Durability::Committed }
     }
 
     /// For statements that are not of requests.
@@ -204,6 +223,12 @@ impl Drop for Connection {
             task.detach();
         }
     }
+}
+
+/// Whether a notice says that a commit did not wait for its standbys to the end: the server's function
+/// is named in it, whatever language it speaks.
+pub(super) fn is_committed_alone(notice: &DbError) -> bool {
+    notice.routine() == Some("SyncRepWaitForLSN")
 }
 
 /// What `COMMIT` means under these settings (PostgreSQL manual, 20.5.1 "Settings" of write-ahead

@@ -108,7 +108,7 @@ impl Remembered {
     }
 
     /// As they were answered the first time, with a token of the transaction that found them: what
-    /// it could see holds what they wrote.
+    /// it could see holds what they wrote. Whether a standby has it by now, nobody has waited for.
     pub(super) fn receipts(
         self,
         connection: &Connection,
@@ -119,7 +119,7 @@ impl Remembered {
         let receipt = |Done { outcome, version, durability, transaction }| Receipt {
             outcome,
             version,
-            durability,
+            durability: durability.min(Durability::Committed),
             token: token.clone(),
             origin: Origin::PRIMARY,
             event: event(outcome, version, transaction.map(Transaction)),

@@ -58,7 +58,7 @@ impl Work for WriteBatch<'_> {
                 }
             }
         };
-        let durability = connection.durability();
+        let durability = connection.committed().await;
         let position = transaction.map_or(Position::NONE, |it| connection.position(it));
         let token = Token::of(Arc::clone(&connection.history), position);
         let receipt = |(outcome, version): (Outcome, Version)| Receipt {

@@ -10,6 +10,7 @@ mod readers;
 mod cache_returns;
 mod clocks;
 mod clones;
+mod commits_alone;
 mod copied_files;
 mod crashes;
 mod failover;
