@@ -15,6 +15,7 @@ mod projections;
 mod reshard;
 mod run;
 mod screen;
+mod signals;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -175,12 +176,32 @@ impl Settings {
 
 /// Runs the command that the process was started with.
 pub fn main() -> ExitCode {
-    match execute(Cli::parse().command) {
+    let command = match Cli::try_parse() {
+        Ok(cli) => cli.command,
+        Err(told) => return tell(&told),
+    };
+    // What a server says as it starts is for people; it has served all the same.
+    let serves =
+        matches!(command, Command::Up { .. } | Command::Serve { .. } | Command::Flush { .. });
+    let done = execute(command).and_then(|()| if serves { Ok(()) } else { screen::written() });
+    match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             screen::error(&failure.text);
             ExitCode::from(failure.code)
         }
+    }
+}
+
+/// Help that was asked for, the version, or what is wrong with the arguments.
+fn tell(told: &clap::Error) -> ExitCode {
+    let printed = told.print().map_err(|error| screen::unwritten(&error));
+    match printed {
+        Err(Some(failure)) if !told.use_stderr() => {
+            screen::error(&failure.text);
+            ExitCode::from(failure.code)
+        }
+        _ => ExitCode::from(u8::try_from(told.exit_code()).unwrap_or(2)),
     }
 }
 

@@ -17,7 +17,7 @@ use terrace_bench::run::{Target, probe, run};
 
 pub(super) use arguments::Arguments;
 
-use super::{Failure, known, screen};
+use super::{Failure, known, screen, signals};
 use crate::config::Mode;
 use crate::levels::{LEVELS, Level};
 
@@ -30,7 +30,10 @@ pub(super) fn bench(arguments: &Arguments) -> Result<(), Failure> {
     for file in [Some(&arguments.report), arguments.json.as_ref()].into_iter().flatten() {
         writable(file)?;
     }
-    let stop = stop_signal()?;
+    let stop = Arc::new(AtomicBool::new(false));
+    let asked = Arc::clone(&stop);
+    // What a second one ends takes with it what it has started.
+    signals::listen(130, move || asked.store(true, Ordering::Relaxed))?;
     let mut levels = Vec::new();
     let mut targets = urls(arguments)?;
     if targets.is_empty() {
@@ -143,35 +146,6 @@ fn start(arguments: &Arguments, stop: &AtomicBool) -> Result<Vec<started::Starte
         running.push(started::start(level, mode, name, arguments, port)?);
     }
     Ok(running)
-}
-
-/// Turns true at Ctrl-C or SIGTERM; a second one ends the process, and with it what it started.
-fn stop_signal() -> Result<Arc<AtomicBool>, Failure> {
-    use tokio::signal::unix::{SignalKind, signal};
-
-    let failed = |error| Failure::failed(format!("signals cannot be heard: {error}"));
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let runtime = runtime.map_err(failed)?;
-    let _within = runtime.enter();
-    let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
-    let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
-    drop(_within);
-    let stop = Arc::new(AtomicBool::new(false));
-    let asked = Arc::clone(&stop);
-    std::thread::spawn(move || {
-        runtime.block_on(async move {
-            loop {
-                tokio::select! {
-                    _ = interrupt.recv() => {}
-                    _ = terminate.recv() => {}
-                }
-                if asked.swap(true, Ordering::Relaxed) {
-                    std::process::exit(130);
-                }
-            }
-        });
-    });
-    Ok(stop)
 }
 
 /// An earlier run.

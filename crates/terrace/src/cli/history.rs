@@ -30,7 +30,8 @@ pub(super) struct HistoryOptions {
 
 /// Connects as an instance does, and shows or renews the history.
 pub(super) fn history(options: HistoryOptions, loaded: &Loaded) -> Result<(), Failure> {
-    let url = options.url.clone().unwrap_or_else(|| loaded.config.database.url.clone());
+    let url =
+        options.url.as_deref().map(str::trim).unwrap_or(&loaded.config.database.url).to_owned();
     if url.is_empty() {
         let text = "no database is named; use --url, or set DATABASE_URL. (Files of the embedded mode \
                     are told apart by themselves.)";

@@ -8,7 +8,7 @@ use terrace_core::{BoxFuture, Runtime, Status, Task};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
-use super::{Failure, logging, screen};
+use super::{Failure, logging, screen, signals};
 use crate::config::{Config, Loaded, Mode, millis};
 use crate::http::{Limits, Service, Whole, serve as serve_http};
 use crate::levels::{Engines, Level, Servers, Stack};
@@ -330,26 +330,9 @@ async fn watch_health(
     }
 }
 
-/// Turns true at SIGTERM or Ctrl-C; a second one ends the process at once.
+/// Turns true when a stop is asked for.
 fn stop_signal() -> Result<watch::Receiver<bool>, Failure> {
-    use tokio::signal::unix::{SignalKind, signal};
-
-    let failed = |error| Failure::failed(format!("signals cannot be heard: {error}"));
-    let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
-    let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
     let (sender, receiver) = watch::channel(false);
-    let listen = async move {
-        loop {
-            tokio::select! {
-                _ = terminate.recv() => {}
-                _ = interrupt.recv() => {}
-            }
-            if sender.send_replace(true) {
-                tracing::warn!("stopping at once");
-                std::process::exit(1);
-            }
-        }
-    };
-    Runtime::system().spawn("signals", listen).detach();
+    signals::listen(1, move || drop(sender.send_replace(true)))?;
     Ok(receiver)
 }

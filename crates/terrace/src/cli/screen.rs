@@ -1,32 +1,50 @@
 //! What reaches the terminal: the only place that prints.
 
-use std::io::{IsTerminal, Write as _};
+use std::io::{self, ErrorKind, IsTerminal, Write as _};
+use std::sync::OnceLock;
 
 use comfy_table::{Attribute, Cell, ContentArrangement, Table, presets};
 
-/// Prints a line for the person, or the program, that asked.
+use super::Failure;
+
+/// Why a line could not be printed, the first time.
+static LOST: OnceLock<io::Error> = OnceLock::new();
+
+/// Prints a line for the person, or the program, that asked. Whether it could is told by [`written`].
 pub(super) fn line(text: &str) {
-    // A closed pipe (`terrace config | head`) is no failure.
-    let _ = writeln!(std::io::stdout(), "{text}");
+    if let Err(error) = writeln!(io::stdout(), "{text}") {
+        let _the_first_is_told = LOST.set(error);
+    }
+}
+
+/// Whether all lines were printed.
+pub(super) fn written() -> Result<(), Failure> {
+    match io::stdout().flush().err().as_ref().or(LOST.get()).and_then(unwritten) {
+        Some(failure) => Err(failure),
+        None => Ok(()),
+    }
+}
+
+/// What became of output that met this error. A closed pipe (`terrace config | head`) is no failure.
+pub(super) fn unwritten(error: &io::Error) -> Option<Failure> {
+    let message = format!("the output cannot be written: {error}");
+    (error.kind() != ErrorKind::BrokenPipe).then(|| Failure::failed(message))
 }
 
 /// Tells how far a command is, where its result is not mixed with it.
 pub(super) fn progress(text: &str) {
-    let _ = writeln!(std::io::stderr(), "{text}");
+    let _ = writeln!(io::stderr(), "{text}");
 }
 
 /// Prints why the command failed.
 pub(super) fn error(text: &str) {
-    let _ = writeln!(
-        std::io::stderr(),
-        "{} {text}",
-        paint("31;1", "error:", std::io::stderr().is_terminal())
-    );
+    let _ =
+        writeln!(io::stderr(), "{} {text}", paint("31;1", "error:", io::stderr().is_terminal()));
 }
 
 /// Text that stands out on a terminal, and plain text elsewhere.
 pub(super) fn bold(text: &str) -> String {
-    paint("1", text, std::io::stdout().is_terminal())
+    paint("1", text, io::stdout().is_terminal())
 }
 
 fn paint(code: &str, text: &str, terminal: bool) -> String {

@@ -10,6 +10,7 @@ mod instances;
 mod journal;
 mod output;
 mod reshard;
+mod signals;
 mod usage;
 
 use std::path::Path;
@@ -155,12 +156,26 @@ impl Program {
     }
 
     /// SIGTERM, and the wait for the exit.
-    pub(crate) async fn terminate(mut self) -> ExitStatus {
-        let pid = self.child.id().expect("it runs").to_string();
-        let status = std::process::Command::new("kill").args(["-TERM", &pid]).status();
-        assert!(status.expect("kill runs").success());
+    pub(crate) async fn terminate(self) -> ExitStatus {
+        self.end_by("TERM").await
+    }
+
+    /// A signal, and the wait for the exit.
+    async fn end_by(mut self, signal: &str) -> ExitStatus {
+        self.signal(signal);
         self.child.wait().await.expect("it ends")
     }
+
+    fn signal(&self, signal: &str) {
+        send(signal, self.pid());
+    }
+}
+
+/// Sends a signal to a process that runs.
+fn send(signal: &str, process: u32) {
+    let arguments = ["-s", signal, &process.to_string()];
+    let status = std::process::Command::new("kill").args(arguments).status();
+    assert!(status.expect("kill runs").success());
 }
 
 fn free_port() -> u16 {

@@ -33,3 +33,55 @@ async fn log_lines_that_cannot_be_written_stop_nothing() {
         assert_eq!(program.terminate().await.code(), Some(0), "{what}");
     }
 }
+
+#[tokio::test]
+async fn a_command_whose_output_is_lost_fails_and_one_that_nobody_reads_is_silent() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let commands: [&[&str]; 11] = [
+        &["--help"],
+        &["help", "serve"],
+        &["--version"],
+        &["config"],
+        &["config", "--json"],
+        &["explain", "1"],
+        &["explain", "1", "--json"],
+        &["doctor"],
+        &["doctor", "--json"],
+        &["journal", "status"],
+        &["projections", "status", "--json"],
+    ];
+    for arguments in commands {
+        for (what, output) in nowhere() {
+            let mut command = terrace(arguments);
+            command.current_dir(directory.path()).stdout(output).stderr(Stdio::piped());
+            let ended = command.spawn().expect("it starts").wait_with_output().await;
+            let ended = ended.expect("it ends");
+            let error = String::from_utf8(ended.stderr).expect("text");
+            match what {
+                "a full disk" => {
+                    assert_eq!(ended.status.code(), Some(1), "{arguments:?}: {error}");
+                    assert!(error.contains("output cannot be written"), "{arguments:?}: {error}");
+                }
+                _ => assert_eq!((ended.status.code(), &*error), (Some(0), ""), "{arguments:?}"),
+            }
+        }
+    }
+}
+
+/// What a server says as it starts is for people; it serves without.
+#[tokio::test]
+async fn a_server_whose_greeting_is_lost_serves() {
+    for (what, output) in nowhere() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let port = super::free_port();
+        let mut command = terrace(&["serve", "1", "--port", &port.to_string(), "--data-dir"]);
+        let child = command.arg(directory.path()).stdout(output).spawn().expect("it starts");
+        let (url, client) = (format!("http://127.0.0.1:{port}"), reqwest::Client::new());
+        while client.get(format!("{url}/livez")).send().await.is_err() {
+            tokio::task::yield_now().await;
+        }
+        let program = Program { child, url, client };
+        assert!(program.write("a", "1").await);
+        assert_eq!(program.terminate().await.code(), Some(0), "{what}");
+    }
+}
