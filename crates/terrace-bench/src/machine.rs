@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::time::Duration;
 
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::time::{ClockId, clock_gettime};
 use nix::unistd::{SysconfVar, sysconf};
 use serde::{Deserialize, Serialize};
@@ -42,6 +43,28 @@ impl Machine {
             system: after(&read("/etc/os-release"), "PRETTY_NAME", '='),
         }
     }
+}
+
+/// Lets this process, and those that it starts, open so many files, as far as the system allows.
+///
+/// # Errors
+/// How many it may open, where that is fewer.
+pub fn allow_open_files(wanted: u64) -> Result<(), u64> {
+    let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) else { return Ok(()) };
+    if soft >= wanted {
+        return Ok(());
+    }
+    let raised = setrlimit(Resource::RLIMIT_NOFILE, hard, hard);
+    let allowed = raised.map_or(soft, |()| hard);
+    if allowed >= wanted { Ok(()) } else { Err(allowed) }
+}
+
+/// How many connections one address of this machine can have to one port of another; nothing where the
+/// system does not say.
+pub fn ports_of_connections() -> Option<usize> {
+    let range = fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").ok()?;
+    let mut ends = range.split_whitespace().filter_map(|end| end.parse::<usize>().ok());
+    Some(ends.next_back()?.saturating_sub(ends.next()?) + 1)
 }
 
 /// CPU time by program name.

@@ -2,11 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::net::{SocketAddr, ToSocketAddrs as _};
+use std::pin::pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use futures_util::future::{Either, select};
 use hdrhistogram::Histogram;
 use rand::SeedableRng as _;
 use rand::rngs::Xoshiro256PlusPlus;
@@ -22,7 +24,7 @@ use crate::machine::{Cores, CpuTimes, cpu_times, own_cpu, since, thread_cpu};
 use crate::prepare::{Abilities, Preparation};
 use crate::run::{Target, Watch};
 use crate::tally::{Findings, Tally, Tick};
-use crate::worker::{TICK, Worker};
+use crate::worker::{TICK, Worker, stopped};
 use crate::workload::Operation;
 use terrace_lab::Alarm;
 
@@ -108,7 +110,13 @@ impl<'a> Session<'a> {
             timeout: Duration::from_millis(self.settings.timeout_ms),
             stop: self.stop,
         };
-        in_runtime(work(&preparation))?
+        in_runtime(async {
+            let stopped = pin!(stopped(self.stop, preparation.runtime));
+            match select(stopped, pin!(work(&preparation))).await {
+                Either::Left(_) => Err("it was cut short".to_owned()),
+                Either::Right((done, _)) => done,
+            }
+        })?
     }
 
     /// Puts load on until two windows in a row had the same hit ratio, or for the time allowed.
@@ -239,11 +247,12 @@ impl<'a> Session<'a> {
     }
 }
 
-/// Runs on this thread alone.
+/// Runs on this thread alone. Without tokio's budget of a task: all connections of a worker are one task,
+/// and thousands of them would use it up before the clock or a stop is looked at.
 fn in_runtime<T>(work: impl Future<Output = T>) -> Result<T, String> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|error| format!("no runtime can be started: {error}"))?;
-    Ok(runtime.block_on(work))
+    Ok(runtime.block_on(tokio::task::unconstrained(work)))
 }
 
 /// Counters at the beginning of a phase.

@@ -49,8 +49,8 @@ pub trait Watch: Sync {
 ///
 /// # Errors
 /// What is wrong with it, for people.
-pub fn probe(target: &Target, timeout: Duration) -> Result<(), String> {
-    Session::open(target, &Settings::for_probe(timeout), &AtomicBool::new(false)).map(|_| ())
+pub fn probe(target: &Target, timeout: Duration, stop: &AtomicBool) -> Result<(), String> {
+    Session::open(target, &Settings::for_probe(timeout), stop).map(|_| ())
 }
 
 /// Measures all targets. A target that fails keeps what was measured of it; `stop` ends the run.

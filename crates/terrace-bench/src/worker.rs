@@ -61,6 +61,13 @@ pub struct Worker<'a, C> {
     pub alarm: Alarm,
 }
 
+/// Returns within a tick of a stop.
+pub(crate) async fn stopped(stop: &AtomicBool, runtime: &Runtime) {
+    while !stop.load(Ordering::Relaxed) {
+        runtime.sleep(TICK).await;
+    }
+}
+
 impl<C: Connect> Worker<'_, C> {
     /// Runs the phase; `tell` hears of every tick. Answers what was counted, and the writes so far.
     pub async fn run(self, mut tell: impl FnMut(Tick)) -> (Tally, u64) {
@@ -82,8 +89,11 @@ impl<C: Connect> Worker<'_, C> {
             sequence: &sequence,
         };
         let mut clients: Vec<_> = (0..self.connections).map(|_| Client::new(&shared)).collect();
-        let connect: FuturesUnordered<_> = clients.iter_mut().map(Client::connect).collect();
-        connect.collect::<()>().await;
+        {
+            let connect: FuturesUnordered<_> = clients.iter_mut().map(Client::connect).collect();
+            let stopped = stopped(self.stop, &self.runtime);
+            select(pin!(stopped), pin!(connect.collect::<()>())).await;
+        }
         let started = self.runtime.now();
         let work: FuturesUnordered<_> = clients.iter_mut().map(Client::run).collect();
         let schedule = self.offer(&feed, &tally, started);
@@ -97,7 +107,7 @@ impl<C: Connect> Worker<'_, C> {
             }
         };
         // What is in flight at a stop is dropped; its writes stay open in the ledger, for ever.
-        let _ = select(pin!(work), pin!(ticks)).await;
+        let _ = select(pin!(ticks), pin!(work)).await;
         let elapsed = self.runtime.now() - started;
         drop(clients);
         let mut tally = tally.take();

@@ -1,6 +1,7 @@
 //! `terrace bench`: which level do I need?
 
 mod arguments;
+mod limits;
 mod progress;
 mod references;
 mod started;
@@ -34,6 +35,7 @@ pub(super) fn bench(arguments: &Arguments) -> Result<(), Failure> {
     let asked = Arc::clone(&stop);
     // What a second one ends takes with it what it has started.
     signals::listen(130, move || asked.store(true, Ordering::Relaxed))?;
+    limits::check(&settings)?;
     let mut levels = Vec::new();
     let mut targets = urls(arguments)?;
     if targets.is_empty() {
@@ -46,7 +48,7 @@ pub(super) fn bench(arguments: &Arguments) -> Result<(), Failure> {
     // A server that is not there is a mistake of whoever named it.
     if !arguments.url.is_empty() {
         for target in &targets {
-            probe(target, arguments.timeout)
+            probe(target, arguments.timeout, &stop)
                 .map_err(|why| Failure::usage(format!("{}: {why}", target.name)))?;
         }
     }
@@ -68,10 +70,15 @@ pub(super) fn bench(arguments: &Arguments) -> Result<(), Failure> {
     }
     table::print(&report, comparison.as_ref());
     screen::line(&format!("Report: {}", arguments.report.display()));
-    let all_failed = report.targets.iter().all(|target| target.phases.is_empty());
-    match all_failed && !report.cut_short {
-        true => Err(Failure::failed("nothing could be measured")),
-        false => Ok(()),
+    let troubles = report
+        .targets
+        .iter()
+        .filter_map(|target| target.trouble.as_ref().map(|why| format!("{}: {why}", target.name)));
+    match troubles.collect::<Vec<_>>() {
+        some if !some.is_empty() && !report.cut_short => {
+            Err(Failure::failed(format!("not all could be measured: {}", some.join("; "))))
+        }
+        _ => Ok(()),
     }
 }
 
@@ -143,7 +150,7 @@ fn start(arguments: &Arguments, stop: &AtomicBool) -> Result<Vec<started::Starte
         if stop.load(Ordering::Relaxed) {
             break;
         }
-        running.push(started::start(level, mode, name, arguments, port)?);
+        running.extend(started::start(level, mode, name, arguments, port, stop)?);
     }
     Ok(running)
 }

@@ -13,7 +13,7 @@ pub(super) async fn until_stopped(
     let started = flusher(&engines).await.map_err(|error| run::fatal(&error))?;
     let FlusherApart { flusher, journal, store } = started;
     screen::line("Applying what level 6 accepts. Ctrl-C stops.");
-    // The sender lives as long as the process.
+    // The sender has told before it is gone.
     let _ = stop.wait_for(|stop| *stop).await;
     flusher.stop().await;
     if let Ok(progress) = journal.progress().await {

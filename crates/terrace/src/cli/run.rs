@@ -163,7 +163,7 @@ impl Session {
         }
         if outcome.is_ok() && !*self.stop.borrow() {
             self.announce(&running);
-            // The sender lives as long as the process.
+            // The sender has told before it is gone.
             let _ = self.stop.wait_for(|stop| *stop).await;
             tracing::info!("stopping: requests in flight are finished first");
         }
@@ -333,6 +333,8 @@ async fn watch_health(
 /// Turns true when a stop is asked for.
 fn stop_signal() -> Result<watch::Receiver<bool>, Failure> {
     let (sender, receiver) = watch::channel(false);
-    signals::listen(1, move || drop(sender.send_replace(true)))?;
+    signals::listen(1, move || {
+        sender.send_replace(true);
+    })?;
     Ok(receiver)
 }

@@ -1,6 +1,7 @@
 //! The program as people run it: started, killed, started again, misused.
 
 mod bench;
+mod bench_ends;
 mod by_hand;
 mod caches;
 mod cqrs;
@@ -164,6 +165,11 @@ impl Program {
     async fn end_by(mut self, signal: &str) -> ExitStatus {
         self.signal(signal);
         self.child.wait().await.expect("it ends")
+    }
+
+    /// How many files and sockets it has open.
+    fn open_files(&self) -> usize {
+        std::fs::read_dir(format!("/proc/{}/fd", self.pid())).map_or(0, Iterator::count)
     }
 
     fn signal(&self, signal: &str) {

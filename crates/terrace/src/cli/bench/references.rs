@@ -3,11 +3,15 @@
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use serde_json::Value;
 use terrace_bench::figures::Reference;
 
 use super::super::Failure;
+
+/// How soon a stop is heard while the script runs.
+const LOOK: Duration = Duration::from_millis(200);
 
 /// The script, in the checkout around the working directory or around this program.
 pub(super) fn script() -> Result<PathBuf, Failure> {
@@ -28,15 +32,27 @@ pub(super) fn rows(script: &Path, stop: &AtomicBool) -> Result<Vec<Reference>, F
     let failed = |why: String| Failure::failed(format!("scripts/ratios: {why}"));
     let figures = tempfile::NamedTempFile::new().map_err(|error| failed(error.to_string()))?;
     let own = std::env::current_exe().map_err(|error| failed(error.to_string()))?;
-    let ended = Command::new(script)
+    let mut script = Command::new(script)
         .arg("--json")
         .arg(figures.path())
         .arg("--terrace")
         .arg(own)
         .stdin(Stdio::null())
         .stdout(Stdio::null())
-        .status();
-    let ended = ended.map_err(|error| failed(error.to_string()))?;
+        .spawn()
+        .map_err(|error| failed(error.to_string()))?;
+    let ended = loop {
+        if let Some(ended) = script.try_wait().map_err(|error| failed(error.to_string()))? {
+            break ended;
+        }
+        if stop.load(Ordering::Relaxed) {
+            // Asked, and not killed: it ends what it has started.
+            let _ = Command::new("kill").arg(script.id().to_string()).status();
+            let _ = script.wait();
+            return Ok(Vec::new());
+        }
+        std::thread::park_timeout(LOOK);
+    };
     if stop.load(Ordering::Relaxed) {
         return Ok(Vec::new());
     }

@@ -4,11 +4,15 @@
 //! the shell ends the level and removes its data.
 
 use std::fs::File;
-use std::io::{BufRead as _, BufReader};
+use std::io::{BufRead, BufReader};
 use std::net::TcpListener;
 use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 use std::process::{Child, ChildStdout, Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::thread;
+use std::time::Duration;
 
 use tempfile::TempDir;
 use terrace_bench::run::Target;
@@ -38,19 +42,18 @@ pub(super) struct Started {
     pub(super) target: Target,
     level: Child,
     watch: Child,
-    // Read to its end by nobody: what is said after the start fits into the pipe.
-    _said: BufReader<ChildStdout>,
     _data: TempDir,
 }
 
-/// Starts a level and waits until it serves.
+/// Starts a level and waits until it serves; `None` when a stop came first.
 pub(super) fn start(
     level: &'static Level,
     mode: Mode,
     name: String,
     arguments: &Arguments,
     port: u16,
-) -> Result<Started, Failure> {
+    stop: &AtomicBool,
+) -> Result<Option<Started>, Failure> {
     let data = folder(&arguments.data_dir)?;
     let failed = |error: std::io::Error| Failure::failed(format!("{name} cannot start: {error}"));
     let errors = data.path().join("errors.log");
@@ -86,41 +89,59 @@ pub(super) fn start(
         }
     };
     let said = child.stdout.take().map(BufReader::new);
-    let mut said = said.ok_or_else(|| Failure::failed("the level has no output"))?;
-    let address = address(&mut said);
-    let authority = address.clone().unwrap_or_default();
     let target = Target {
         name,
         title: level.title.to_owned(),
         level: Some(level.number),
         stores: Some(mode.as_str().to_owned()),
-        authority,
+        authority: String::new(),
         headers: Vec::new(),
         pids: vec![child.id()],
         may_lag: may_lag(level.number),
     };
-    let started = Started { target, level: child, watch, _said: said, _data: data };
-    match address {
-        Some(_) => Ok(started),
-        None => {
+    let mut started = Started { target, level: child, watch, _data: data };
+    let name = &started.target.name;
+    match address(said, stop).map_err(|why| Failure::failed(format!("{name}: {why}")))? {
+        None => Ok(None),
+        Some(Some(address)) => {
+            started.target.authority = address;
+            Ok(Some(started))
+        }
+        Some(None) => {
             let log = std::fs::read_to_string(&errors).unwrap_or_default();
             let why = log.lines().rev().find(|line| line.contains("error:")).or(log.lines().last());
             let why = why.unwrap_or("it ended without a word").trim_start_matches("error: ");
-            Err(Failure::failed(format!("{} cannot start: {why}", started.target.name)))
+            Err(Failure::failed(format!("{name} cannot start: {why}")))
         }
     }
 }
 
-/// The address in the table that `serve` prints.
-fn address(said: &mut BufReader<ChildStdout>) -> Option<String> {
-    let mut line = String::new();
-    while said.read_line(&mut line).ok()? > 0 {
-        if let Some((_, url)) = line.split_once("http://") {
-            return url.split_whitespace().next().map(str::to_owned);
+/// The address in the table that `serve` prints, if it does; `None` when a stop came first.
+fn address(
+    said: Option<BufReader<ChildStdout>>,
+    stop: &AtomicBool,
+) -> std::io::Result<Option<Option<String>>> {
+    const LOOK: Duration = Duration::from_millis(200);
+    let (tell, told) = mpsc::channel();
+    // A read of a pipe hears of no stop. It ends with the level.
+    let read = move || {
+        let lines = said.into_iter().flat_map(BufRead::lines).map_while(Result::ok);
+        let urls = lines.filter_map(|line| {
+            let (_, url) = line.split_once("http://")?;
+            url.split_whitespace().next().map(str::to_owned)
+        });
+        // Once the address is taken nobody listens, and what is said further is of no interest.
+        urls.for_each(|url| drop(tell.send(url)));
+    };
+    thread::Builder::new().name("level".into()).spawn(read)?;
+    loop {
+        match told.recv_timeout(LOOK) {
+            Ok(address) => return Ok(Some(Some(address))),
+            Err(RecvTimeoutError::Disconnected) => return Ok(Some(None)),
+            Err(RecvTimeoutError::Timeout) if stop.load(Ordering::Relaxed) => return Ok(None),
+            Err(RecvTimeoutError::Timeout) => {}
         }
-        line.clear();
     }
-    None
 }
 
 /// Levels whose reads may show a little less than was acknowledged, unless a token says otherwise:

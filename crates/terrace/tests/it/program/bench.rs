@@ -8,7 +8,7 @@ use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, Buf
 
 use super::{Program, Stores, free_port, terrace};
 
-const SHORT: [&str; 6] = ["--duration", "500ms", "--warmup", "1s", "--keys", "300"];
+pub(super) const SHORT: [&str; 6] = ["--duration", "500ms", "--warmup", "1s", "--keys", "300"];
 
 /// Runs `terrace bench` in a folder: exit code, output, errors, the figures.
 async fn bench(folder: &Path, arguments: &[&str]) -> (Option<i32>, String, String, Value) {
