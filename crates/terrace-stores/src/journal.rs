@@ -1,6 +1,6 @@
 //! What the journals of all engines share: how requests are packed into entries, and their bytes.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use terrace_core::{
@@ -13,42 +13,78 @@ const FORMAT: u8 = 1;
 const PUT: u8 = 0;
 const DELETE: u8 = 1;
 
-/// The durability that the engine's settings gave at the last look.
+/// What the engine's settings were at the last look.
 ///
 /// People change settings while an engine runs, so a look counts for a second. Without one as young as
-/// that nothing is claimed.
+/// that no durability is claimed.
 #[derive(Debug, Default)]
-pub(crate) struct DurabilityLook(Mutex<Option<(Instant, Durability)>>);
+pub(crate) struct SettingsLook(Mutex<Option<Looked>>);
 
-impl DurabilityLook {
+#[derive(Clone, Debug)]
+struct Looked {
+    begun: Instant,
+    durability: Durability,
+    /// How accepted writes may be lost, and what to do.
+    loses: Option<String>,
+}
+
+impl SettingsLook {
     /// How long a look counts, from its beginning.
     const COUNTS_FOR: Duration = Duration::from_secs(1);
 
     /// Whether it is time to look again.
     pub(crate) fn is_due(&self, now: Instant) -> bool {
-        self.age(now).is_none_or(|(age, _)| age >= Self::COUNTS_FOR / 2)
+        self.age(now).is_none_or(|age| age >= Self::COUNTS_FOR / 2)
+    }
+
+    /// Whether there was a look that counts.
+    pub(crate) fn counts(&self, now: Instant) -> bool {
+        self.age(now).is_some_and(|age| age <= Self::COUNTS_FOR)
     }
 
     /// Notes what was found by a look that began at this time.
-    pub(crate) fn note(&self, begun: Instant, durability: Durability) {
-        let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if last.is_none_or(|(other, _)| other <= begun) {
-            *last = Some((begun, durability));
+    pub(crate) fn note(&self, begun: Instant, durability: Durability, loses: Option<String>) {
+        let mut last = self.last();
+        if last.as_ref().is_some_and(|other| other.begun > begun) {
+            return;
+        }
+        let before = last.replace(Looked { begun, durability, loses: loses.clone() });
+        drop(last);
+        if before.as_ref().is_some_and(|before| before.durability > durability) {
+            tracing::warn!(durability = %durability.as_str(), "the journal's engine keeps less than it did");
+        }
+        match (loses, before.and_then(|before| before.loses)) {
+            (Some(loses), before) if before.as_ref() != Some(&loses) => tracing::error!("{loses}"),
+            (None, Some(_)) => tracing::info!("the journal's engine keeps what is accepted again"),
+            _ => {}
         }
     }
 
     /// What an append that is answered now may claim.
     pub(crate) fn durability(&self, now: Instant) -> Durability {
-        match self.age(now) {
-            Some((age, durability)) if age <= Self::COUNTS_FOR => durability,
+        match &*self.last() {
+            Some(last) if self::age(last, now) <= Self::COUNTS_FOR => last.durability,
             _ => Durability::Accepted,
         }
     }
 
-    fn age(&self, now: Instant) -> Option<(Duration, Durability)> {
-        let last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        last.map(|(begun, durability)| (now.saturating_duration_since(begun), durability))
+    /// How accepted writes may be lost, and what to do, as the last look has found.
+    pub(crate) fn loses(&self) -> Option<String> {
+        self.last().as_ref()?.loses.clone()
     }
+
+    fn age(&self, now: Instant) -> Option<Duration> {
+        self.last().as_ref().map(|last| age(last, now))
+    }
+
+    fn last(&self) -> MutexGuard<'_, Option<Looked>> {
+        // Every change is complete when a panic could happen, so poison means nothing.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn age(looked: &Looked, now: Instant) -> Duration {
+    now.saturating_duration_since(looked.begun)
 }
 
 /// Requests that become one entry.
@@ -252,17 +288,18 @@ mod tests {
 
     #[test]
     fn a_look_at_the_settings_counts_for_a_second() {
-        let (look, now) = (DurabilityLook::default(), terrace_core::Runtime::system().now());
+        let (look, now) = (SettingsLook::default(), terrace_core::Runtime::system().now());
         let after = |millis| now + Duration::from_millis(millis);
         assert!(look.is_due(now));
         assert_eq!(look.durability(now), Durability::Accepted, "nobody has looked");
-        look.note(now, Durability::Journaled);
+        look.note(now, Durability::Journaled, None);
         assert!(!look.is_due(after(499)) && look.is_due(after(500)));
         assert_eq!(look.durability(after(1000)), Durability::Journaled);
         assert_eq!(look.durability(after(1001)), Durability::Accepted);
-        look.note(after(600), Durability::Accepted);
-        look.note(after(500), Durability::Journaled);
+        look.note(after(600), Durability::Accepted, None);
+        look.note(after(500), Durability::Journaled, Some("late".into()));
         assert_eq!(look.durability(after(700)), Durability::Accepted, "an older look came late");
+        assert_eq!(look.loses(), None);
     }
 
     #[test]

@@ -14,11 +14,16 @@
 //! JetStream answers when its leader has written to the file, and flushes every two minutes: a
 //! `kill -9` loses nothing, a power loss may. Appends say `journaled` only where the stream has three
 //! replicas or more, else `accepted`.
+//!
+//! Every half second NATS is asked how the streams are set up. One that is gone is made again: another
+//! life of the journal. While somebody has set one to lose what it keeps (an age, a limit that drops the
+//! oldest), nothing is accepted.
 
 mod calls;
 mod link;
 mod publish;
 mod reads;
+mod streams;
 
 use std::fmt;
 use std::sync::Arc;
@@ -127,12 +132,10 @@ impl Journal for NatsJournal {
         Box::pin(async move {
             let tree = Inspection::of(PartKind::Journal, "nats-journal")
                 .text("namespace", &self.link.options.namespace);
-            match self.link.look().await {
+            let looked = self.link.look().await;
+            match looked.and_then(|durability| self.link.check_settings().map(|()| durability)) {
                 Ok(durability) => tree.text("durability", durability),
-                Err(error) => {
-                    let why = format!("the journal cannot be reached: {}", error.message());
-                    tree.status(Status::Down, why)
-                }
+                Err(error) => tree.status(Status::Down, error.message().to_owned()),
             }
         })
     }

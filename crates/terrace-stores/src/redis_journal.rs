@@ -19,7 +19,8 @@
 //! appends every half second; a look counts for a second. Appends
 //! say `journaled` when the append-only file is flushed before each answer (`appendonly yes`,
 //! `appendfsync always`, `no-appendfsync-on-rewrite no`) and nothing may be evicted; else, and where
-//! Redis does not tell, they say `accepted`. Give the journal a Redis of its own: with `always` each
+//! Redis does not tell, they say `accepted`. Where it may evict, the journal is degraded: what was
+//! accepted may go. A stream that is gone with what waited in it begins a new life of the journal. Give the journal a Redis of its own: with `always` each
 //! flush stops its one thread, and a cache's `maxmemory-policy` would evict accepted writes.
 
 mod calls;
@@ -116,11 +117,10 @@ impl Journal for RedisJournal {
                 self.link.reconnects(),
                 Unit::Count,
             );
-            if durability < terrace_core::Durability::Journaled {
-                // Not a fault, but a choice that its user should know.
-                tracing::debug!("Redis may lose accepted writes; set appendfsync always");
+            match self.link.loses() {
+                Some(loses) => tree.status(Status::Degraded, loses),
+                None => tree,
             }
-            tree
         })
     }
 

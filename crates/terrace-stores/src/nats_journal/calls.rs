@@ -16,9 +16,13 @@ use super::publish::{FINGERPRINT, REQUEST, framed};
 use super::reads::entry_of;
 use crate::journal::encode;
 
+/// What an answer may take beyond the time for which the server waits.
+const GRACE: Duration = Duration::from_secs(1);
+
 impl Link {
     pub(super) async fn claim(&self, writes: usize, wait: Deadline) -> Result<Vec<JournalEntry>> {
         self.check()?;
+        self.keep_looking().await;
         let consumer = &self.streams().await?.consumer;
         // Before the messages: what comes of a later stream is taken for the older one's, and comes
         // again after the time of a takeover.
@@ -44,7 +48,11 @@ impl Link {
             // One: a larger batch would wait until it is full.
             let next = consumer.batch().max_messages(1).expires(patience).messages();
             let mut next = self.timed(next).await?.map_err(failed)?;
-            while let Some(message) = self.timed(next.next()).await? {
+            // A consumer that is removed meanwhile says nothing more; the next claim makes it again.
+            let limit = Deadline::at(self.runtime.now() + patience + GRACE);
+            while let Some(message) =
+                self.runtime.within(limit, next.next()).await.ok_or_else(unreachable)?
+            {
                 entries.extend(self.take(epoch, message.map_err(broken)?)?);
             }
             if !entries.is_empty() {

@@ -4,30 +4,27 @@ use std::collections::HashMap;
 use std::error::Error as StdError;
 use std::sync::PoisonError;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use async_nats::connection::State as Connected;
-use async_nats::jetstream::consumer::{AckPolicy, Consumer, pull};
-use async_nats::jetstream::stream::{Config, DiscardPolicy, RetentionPolicy, StorageType, Stream};
 use async_nats::jetstream::{self, message::Acker};
 use async_nats::{Client, ConnectOptions, ServerAddr};
-use terrace_core::{
-    Deadline, Durability, Error, ErrorKind, Idempotency, Result, Runtime, Sequence,
-};
+use terrace_core::{Deadline, Durability, Error, ErrorKind, Result, Runtime, Sequence};
 use tokio::sync::{Mutex, OnceCell};
 
 use super::NatsJournalOptions;
-use crate::journal::{DurabilityLook, closed};
+use super::streams::Streams;
+use crate::journal::{SettingsLook, closed};
 
 /// The one consumer, of all flushers.
-const CONSUMER: &str = "flushers";
+pub(super) const CONSUMER: &str = "flushers";
 
 pub(super) struct Link {
     pub(super) options: NatsJournalOptions,
     pub(super) runtime: Runtime,
     pub(super) client: Client,
     pub(super) context: jetstream::Context,
-    streams: OnceCell<Streams>,
+    pub(super) streams: OnceCell<Streams>,
     /// The end of the stream as it was seen last; held while something is appended.
     pub(super) end: Mutex<Option<End>>,
     /// Below it this process gives nothing out.
@@ -40,15 +37,8 @@ pub(super) struct Link {
     pub(super) claimed: std::sync::Mutex<HashMap<Sequence, Claimed>>,
     pub(super) held_writes: AtomicU64,
     pub(super) held_bytes: AtomicU64,
-    settings: DurabilityLook,
+    settings: SettingsLook,
     closed: AtomicBool,
-}
-
-pub(super) struct Streams {
-    pub(super) entries: Stream,
-    pub(super) kept: Stream,
-    pub(super) requests: Stream,
-    pub(super) consumer: Consumer<pull::Config>,
 }
 
 /// The end of the stream of entries.
@@ -96,7 +86,7 @@ impl Link {
             claimed: std::sync::Mutex::default(),
             held_writes: AtomicU64::new(0),
             held_bytes: AtomicU64::new(0),
-            settings: DurabilityLook::default(),
+            settings: SettingsLook::default(),
             closed: AtomicBool::new(false),
         })
     }
@@ -123,46 +113,6 @@ impl Link {
         }
         let make = Box::pin(self.streams.get_or_try_init(|| self.make()));
         self.timed(make).await?
-    }
-
-    async fn make(&self) -> Result<Streams> {
-        const DAY: Duration = Idempotency::KEPT_FOR;
-        let name = &self.options.namespace;
-        let config = |name: String| Config {
-            subjects: vec![format!("{name}.>")],
-            name,
-            storage: StorageType::File,
-            num_replicas: self.options.replicas.max(1),
-            ..Config::default()
-        };
-        let entries = Config {
-            retention: RetentionPolicy::WorkQueue,
-            discard: DiscardPolicy::New,
-            duplicate_window: DAY,
-            ..config(name.clone())
-        };
-        let kept = Config { max_messages_per_subject: 1, ..config(format!("{name}_kept")) };
-        let requests = Config {
-            max_messages_per_subject: 1,
-            max_age: DAY,
-            ..config(format!("{name}_requests"))
-        };
-        let entries = self.context.get_or_create_stream(entries).await.map_err(failed)?;
-        let kept = self.context.get_or_create_stream(kept).await.map_err(failed)?;
-        let requests = self.context.get_or_create_stream(requests).await.map_err(failed)?;
-        let made = entries.get_or_create_consumer(CONSUMER, self.consumer());
-        let consumer = made.await.map_err(failed)?;
-        Ok(Streams { entries, kept, requests, consumer })
-    }
-
-    fn consumer(&self) -> pull::Config {
-        pull::Config {
-            durable_name: Some(CONSUMER.to_owned()),
-            ack_policy: AckPolicy::Explicit,
-            ack_wait: self.options.takeover,
-            max_ack_pending: 100_000,
-            ..pull::Config::default()
-        }
     }
 
     /// Nothing is ready, and yet something waits. A server that was killed may bring back messages that
@@ -205,18 +155,37 @@ impl Link {
         now.saturating_duration_since(standing.1) > self.options.takeover * 3
     }
 
-    /// How safe an append is, asked anew.
+    /// How safe an append is, asked anew. What somebody has removed is made again.
     pub(super) async fn look(&self) -> Result<Durability> {
         self.check()?;
-        let streams = self.streams().await?;
         let begun = self.runtime.now();
-        let info = self.timed(streams.entries.get_info()).await?.map_err(failed)?;
-        let durability = match info.config.num_replicas {
+        let made = Box::pin(self.make());
+        let made = self.timed(made).await??;
+        let durability = match made.entries.cached_info().config.num_replicas {
             0..3 => Durability::Accepted,
             _ => Durability::Journaled,
         };
-        self.settings.note(begun, durability);
+        self.settings.note(begun, durability, self.loses(&made));
         Ok(durability)
+    }
+
+    /// Makes sure that nothing is accepted that the streams would lose.
+    ///
+    /// # Errors
+    /// `Unavailable`, which tells the settings.
+    pub(super) fn check_settings(&self) -> Result<()> {
+        match self.settings.loses() {
+            Some(loses) => Err(Error::new(ErrorKind::Unavailable, loses)),
+            None => Ok(()),
+        }
+    }
+
+    /// Looks before an append, unless a look counts.
+    pub(super) async fn have_looked(&self) -> Result<()> {
+        if !self.settings.counts(self.runtime.now()) {
+            self.look().await?;
+        }
+        self.check_settings()
     }
 
     /// Asks again, where the last look is older than half the time that it counts.
@@ -224,7 +193,7 @@ impl Link {
         if self.settings.is_due(self.runtime.now())
             && let Err(error) = self.look().await
         {
-            tracing::debug!(%error, "NATS does not say how its stream is set up");
+            tracing::debug!(%error, "NATS does not say how its streams are set up");
         }
     }
 

@@ -26,6 +26,7 @@ enum Published {
 
 impl Link {
     pub(super) async fn append(&self, requests: &[Append]) -> Result<Appended> {
+        self.have_looked().await?;
         let ((), appended) = join(self.keep_looking(), self.append_all(requests)).await;
         Ok(Appended { durability: self.durability(), ..appended? })
     }

@@ -27,6 +27,8 @@ impl Link {
         };
         let lowest = Sequence::new(self.lowest.load(Ordering::Relaxed));
         let last = there.max(self.floor().await?.0).max(lowest);
+        // The floor may be removed by hand.
+        self.lowest.fetch_max(last.get(), Ordering::Relaxed);
         Ok(End { epoch: epoch_of(&info), number: info.state.last_sequence, last })
     }
 
@@ -97,6 +99,7 @@ impl Link {
 
     pub(super) async fn progress(&self) -> Result<Progress> {
         self.check()?;
+        self.keep_looking().await;
         let streams = self.streams().await?;
         // First: what is gone of what is known now was settled.
         let end = self.find_end().await?;

@@ -14,7 +14,7 @@ use terrace_core::{
 use tokio::sync::Mutex;
 
 use super::options::RedisJournalOptions;
-use crate::journal::{self, DurabilityLook};
+use crate::journal::{self, SettingsLook};
 use crate::redis::refusal::{Needs, Refusal};
 
 /// The consumer group of all flushers.
@@ -53,7 +53,7 @@ pub(super) struct Link {
     pub(super) keys: [String; 5],
     pub(super) consumer: String,
     pub(super) scripts: Scripts,
-    settings: DurabilityLook,
+    settings: SettingsLook,
     client: Client,
     main: Mutex<Place>,
     blocking: Mutex<Place>,
@@ -91,7 +91,7 @@ impl Link {
                 raise: with(include_str!("lua/raise.lua")),
                 enter: with(include_str!("lua/enter.lua")),
             },
-            settings: DurabilityLook::default(),
+            settings: SettingsLook::default(),
             client,
             main: Mutex::default(),
             blocking: Mutex::default(),
@@ -120,6 +120,11 @@ impl Link {
 
     pub(super) fn durability(&self) -> Durability {
         self.settings.durability(self.runtime.now())
+    }
+
+    /// How accepted writes may be lost, and what to do.
+    pub(super) fn loses(&self) -> Option<String> {
+        self.settings.loses()
     }
 
     pub(super) async fn close(&self) {
@@ -219,14 +224,19 @@ impl Link {
         let mut ask = redis::cmd("CONFIG");
         ask.arg("GET").arg("appendonly").arg("appendfsync").arg("no-appendfsync-on-rewrite");
         ask.arg("maxmemory").arg("maxmemory-policy");
+        let mut evicts = false;
         let durability = match self.timed(ask.query_async::<Vec<String>>(live)).await {
-            Ok(settings) if is_flushed(&settings) => Durability::Journaled,
-            Ok(_) => Durability::Accepted,
+            Ok(settings) => {
+                evicts = self::evicts(&settings);
+                if is_flushed(&settings) { Durability::Journaled } else { Durability::Accepted }
+            }
             // Not every user may ask.
             Err(lost) if lost.refusal() == Some(Refusal::Command) => Durability::Accepted,
             Err(lost) => return Err(self.failed(lost, Sent::Harmless)),
         };
-        self.settings.note(begun, durability);
+        let loses = "the journal's Redis may evict accepted writes when its memory is full; give the \
+                     journal a Redis of its own (JOURNAL_URL), or set its maxmemory-policy to noeviction";
+        self.settings.note(begun, durability, evicts.then(|| loses.to_owned()));
         Ok(())
     }
 
@@ -383,6 +393,14 @@ fn is_flushed(settings: &[String]) -> bool {
         && is("appendfsync", "always")
         && is("no-appendfsync-on-rewrite", "no")
         && (is("maxmemory", "0") || is("maxmemory-policy", "noeviction"))
+}
+
+/// Whether a full memory makes room of what was accepted.
+fn evicts(settings: &[String]) -> bool {
+    let is_other = |name: &str, than: &str| {
+        settings.chunks_exact(2).any(|pair| pair[0] == name && pair[1] != than)
+    };
+    is_other("maxmemory", "0") && is_other("maxmemory-policy", "noeviction")
 }
 
 #[cfg(test)]

@@ -143,6 +143,50 @@ async fn a_lost_journal_is_another_and_goes_on_above() {
     assert_eq!(names(&claim_all(&journal).await), ["b"]);
 }
 
+/// The stream alone is removed, as a memory that is full evicts it: what waited is told as lost, and what
+/// is accepted next is applied.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_removed_stream_begins_a_life_and_is_made_again() {
+    let (server, _directory) = server(Persistence::None).await;
+    let (journal, flusher) =
+        (connect(options(server.url())).await, connect(options(server.url())).await);
+    let before = journal.append(vec![put("a"), put("b")]).await.expect("an append");
+    let client = ::redis::Client::open(server.url()).unwrap();
+    let mut by_hand = client.get_multiplexed_async_connection().await.unwrap();
+    let mut remove = async |key: &str| {
+        let _: () = ::redis::cmd("DEL").arg(key).query_async(&mut by_hand).await.unwrap();
+    };
+    remove("{terrace-journal}:stream").await;
+    let lost = flusher.progress().await.expect("progress");
+    assert!(lost.epoch > before.epoch && lost.writes == 0, "{lost:?}");
+    assert_eq!(journal.end_of(before.epoch).await.expect("an answer"), None, "nobody knows");
+    // The other way round: what waits is there, and not counted any more.
+    journal.append(vec![put("c"), put("d")]).await.expect("an append");
+    remove("{terrace-journal}:meta").await;
+    let claimed = claim_all(&flusher).await;
+    assert_eq!(names(&claimed), ["c", "d"]);
+    let done = claimed.iter().map(Settled::of).collect();
+    assert_eq!(flusher.settle(done).await.expect("a settlement").writes, 0);
+    let last = journal.append(vec![put("e")]).await.expect("an append");
+    assert!(last.last > before.last);
+    assert_eq!(names(&claim_all(&flusher).await), ["e"]);
+}
+
+/// A memory that makes room of what was accepted is no place for a journal.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_may_evict_is_told() {
+    let (server, _directory) = server(Persistence::None).await;
+    let journal = connect(options(server.url())).await;
+    assert_eq!(journal.inspect().await.status, Status::Healthy);
+    let client = ::redis::Client::open(server.url()).unwrap();
+    let mut by_hand = client.get_multiplexed_async_connection().await.unwrap();
+    let set = ["SET", "maxmemory", "100mb", "maxmemory-policy", "allkeys-lru"];
+    let _: () = ::redis::cmd("CONFIG").arg(&set).query_async(&mut by_hand).await.unwrap();
+    let tree = journal.inspect().await;
+    assert_eq!(tree.status, Status::Degraded);
+    assert!(tree.note.contains("noeviction"), "{}", tree.note);
+}
+
 /// Who asks how far a lost journal has come hears of a new life, also when nobody writes.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_lost_journal_is_noticed_without_a_write() {

@@ -6,7 +6,19 @@ local function now()
     return time[1] * 1000 + math.floor(time[2] / 1000)
 end
 
+-- A stream that is gone, evicted or removed, with what waited in it: a new life begins, without the end
+-- of the old one, for nobody knows what of it was applied.
+local function find_loss()
+    local writes = tonumber(redis.call('HGET', KEYS[2], 'writes') or '0')
+    if writes <= 0 or redis.call('XLEN', KEYS[1]) > 0 then return end
+    local time = redis.call('TIME')
+    local epoch = math.max(time[1] * 1000000 + time[2],
+        tonumber(redis.call('HGET', KEYS[2], 'epoch') or '0') + 1)
+    redis.call('HSET', KEYS[2], 'epoch', string.format('%.0f', epoch), 'writes', '0', 'bytes', '0')
+end
+
 local function progress()
+    find_loss()
     local known = redis.call('HMGET', KEYS[2], 'epoch', 'ms', 'n', 'writes', 'bytes')
     local oldest = redis.call('XRANGE', KEYS[1], '-', '+', 'COUNT', 1)
     local dead = redis.call('ZRANGE', KEYS[4], 0, 0)
@@ -33,6 +45,7 @@ end
 -- The last sequence, and a name for this journal: when it was made. A new one begins in the next
 -- millisecond, above whatever one that was lost just now gave out.
 local function last()
+    find_loss()
     local known = redis.call('HMGET', KEYS[2], 'ms', 'n', 'epoch')
     if known[3] then return tonumber(known[1]), tonumber(known[2]), known[3] end
     local time = redis.call('TIME')

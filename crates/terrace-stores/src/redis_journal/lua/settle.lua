@@ -18,8 +18,9 @@ while at <= #ARGV do
     end
     at = at + 5 + 2 * dead
 end
-if writes > 0 then
-    redis.call('HINCRBY', KEYS[2], 'writes', string.format('%.0f', -writes))
-    redis.call('HINCRBY', KEYS[2], 'bytes', string.format('%.0f', -bytes))
+-- Of what is counted in `meta`, which may have been removed by hand.
+for name, gone in pairs({writes = writes, bytes = bytes}) do
+    local left = tonumber(redis.call('HGET', KEYS[2], name) or '0') - gone
+    if gone > 0 then redis.call('HSET', KEYS[2], name, string.format('%.0f', math.max(left, 0))) end
 end
 return progress()
