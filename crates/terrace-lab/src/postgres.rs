@@ -95,6 +95,11 @@ impl PostgresServer {
         Ok(Self { server, engine })
     }
 
+    /// The role that it accepts, and its password.
+    pub(crate) fn login(&self) -> (&'static str, &str) {
+        (USER, self.engine.password.reveal())
+    }
+
     /// The URL of the database `postgres`, with the password; stays the same over restarts.
     #[must_use]
     pub fn url(&self) -> String {

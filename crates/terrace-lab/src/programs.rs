@@ -176,6 +176,8 @@ fn how_to_install(name: &str) -> String {
         "install Redis (`apt-get install redis-server`, or `brew install redis`)".to_owned()
     } else if name == "nats-server" {
         "install NATS (`apt-get install nats-server`, or `brew install nats-server`)".to_owned()
+    } else if name == "pgbouncer" {
+        "install PgBouncer (`apt-get install pgbouncer`, or `brew install pgbouncer`)".to_owned()
     } else {
         format!("install it, or put its directory on PATH: {name}")
     }

@@ -11,7 +11,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::error::{LabError, Result};
 use crate::home::random_name;
-use crate::{NatsOptions, NatsServer, PostgresOptions, PostgresServer, RedisOptions, RedisServer};
+use crate::{
+    NatsOptions, NatsServer, PgBouncer, PostgresOptions, PostgresServer, RedisOptions, RedisServer,
+};
 
 /// The shared PostgreSQL, with durable settings and room for 300 connections.
 ///
@@ -83,6 +85,16 @@ pub fn fresh_database() -> String {
     static NEXT: AtomicU64 = AtomicU64::new(1);
     let name = format!("test_{}", NEXT.fetch_add(1, Ordering::Relaxed));
     or_fail(postgres().create_database_blocking(&name))
+}
+
+/// A PgBouncer of one test's own before [`postgres`], with settings such as `pool_mode`.
+///
+/// # Panics
+/// When PgBouncer cannot be started; the message says what to do.
+#[must_use]
+pub fn pgbouncer(settings: &[(&str, &str)]) -> PgBouncer {
+    let directory = or_fail(temporary_directory("pgbouncer"));
+    or_fail(PgBouncer::start_blocking(directory, postgres(), settings))
 }
 
 /// The shared Redis, without persistence.
