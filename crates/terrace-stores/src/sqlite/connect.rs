@@ -80,9 +80,14 @@ pub(super) fn first(options: &SqliteOptions) -> Result<(Connection, Engine)> {
     Ok((connection, Engine { journal_mode, synchronous }))
 }
 
-/// The first connection to a file that is no store of records: made when it is missing.
-pub(super) fn plain(options: &SqliteOptions) -> Result<Connection> {
+/// The first connection to a file that is no store of records: made when it is missing, refused by
+/// `examine` before it is changed.
+pub(super) fn plain(
+    options: &SqliteOptions,
+    examine: impl FnOnce(&Connection) -> Result<()>,
+) -> Result<Connection> {
     let connection = connect(options, OpenFlags::SQLITE_OPEN_CREATE)?;
+    examine(&connection)?;
     let failed = |error| failure::of(error).during("open");
     connection.pragma_update_and_check(None, "journal_mode", "WAL", |_| Ok(())).map_err(failed)?;
     set_up(&connection, options).map_err(failed)?;

@@ -44,10 +44,7 @@ pub(crate) fn of(error: rusqlite::Error) -> Error {
             ErrorKind::Corrupt,
             "the database has lost its version counter; restore the file from a backup",
         ),
-        _ if is_missing(&error) => (
-            ErrorKind::Unavailable,
-            "Terrace's tables are missing from the database; restore the file from a backup",
-        ),
+        _ if is_missing(&error) => (ErrorKind::Unavailable, LOST_TABLE),
         _ => (ErrorKind::Internal, "SQLite refused a statement; see the log for the reason"),
     };
     Error::new(kind, message).caused_by(error)
@@ -61,6 +58,14 @@ fn is_missing(error: &rusqlite::Error) -> bool {
         _ => return false,
     };
     ["no such table", "no such column"].iter().any(|missing| text.starts_with(missing))
+}
+
+const LOST_TABLE: &str = "the file has lost a table of Terrace's; stop Terrace and restore the file from \
+                          a backup, or move it away to begin anew";
+
+/// The error for a file that is Terrace's and lacks a table.
+pub(crate) fn lost_table() -> Error {
+    Error::new(ErrorKind::Unavailable, LOST_TABLE)
 }
 
 /// The error for a COMMIT that failed.

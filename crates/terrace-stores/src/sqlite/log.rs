@@ -14,6 +14,7 @@ use terrace_core::{
 
 use super::failure;
 use super::lane::Lane;
+use super::schema;
 use super::shared::Shared;
 use crate::row::in_row;
 use crate::walks;
@@ -48,10 +49,20 @@ pub(super) fn install(connection: &mut Connection, runtime: &Runtime) -> Result<
     let transaction = connection
         .transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)
         .map_err(failed)?;
+    let lost = schema::lost(&transaction, &["commands"])?.is_some();
     transaction.execute_batch(include_str!("log.sql")).map_err(failed)?;
     let name = "SELECT value FROM meta WHERE name = 'log'";
     let known = transaction.query_row(name, [], |row| row.get::<_, String>(0)).optional();
-    if let Some(name) = known.map_err(failed)? {
+    let known = match known.map_err(failed)? {
+        Some(name) if !lost => Some(name),
+        Some(_) => {
+            let forget = "DELETE FROM meta WHERE name = 'log' OR name LIKE 'log %'";
+            transaction.execute_batch(forget).map_err(failed)?;
+            None
+        }
+        None => None,
+    };
+    if let Some(name) = known {
         transaction.commit().map_err(failed)?;
         return Ok(Arc::from(name));
     }

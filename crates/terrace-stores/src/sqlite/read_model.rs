@@ -2,6 +2,7 @@
 
 mod change;
 mod query;
+mod tables;
 
 use std::fmt;
 use std::sync::Arc;
@@ -40,9 +41,8 @@ impl SqliteReadModel {
         options.synchronous = Synchronous::Normal;
         options.path = connect::prepare_path(&options.path)?;
         let turn = connect::turn(&options.path);
-        let first = connect::plain(&options)?;
-        let made = first.execute_batch(include_str!("read_model/schema.sql"));
-        made.map_err(|error| failure::of(error).during("open"))?;
+        let mut first = connect::plain(&options, tables::examine)?;
+        tables::make(&mut first)?;
         drop(turn);
         let changes = Arc::new(Lane::start(&options, "sqlite-project")?);
         let queries = Arc::new(Lane::start(&options, "sqlite-query")?);

@@ -23,17 +23,16 @@ const STEPS: &[&str] = &[
     include_str!("schema_versions.sql"),
 ];
 
+/// What every file of records has.
+const TABLES: [&str; 3] = ["records", "meta", "idempotency"];
+
 /// Refuses a file that is not Terrace's, before anything in it is changed.
 pub(super) fn examine(connection: &Connection) -> Result<()> {
-    let tables = "SELECT count(*) FROM sqlite_schema WHERE name NOT LIKE 'sqlite\\_%' ESCAPE '\\'";
-    let tables: i64 = ask(connection, tables)?;
-    if tables == 0 {
+    if is_empty(connection)? {
         return Ok(());
     }
     if ask::<i32>(connection, "PRAGMA application_id")? != APPLICATION {
-        return Err(Error::invalid(
-            "the file is a SQLite database of another program; give Terrace a file of its own",
-        ));
+        return Err(foreign());
     }
     let found = version(connection)?;
     if found > STEPS.len() {
@@ -43,7 +42,38 @@ pub(super) fn examine(connection: &Connection) -> Result<()> {
         .with("found", found.to_string())
         .with("known", STEPS.len().to_string()));
     }
-    Ok(())
+    match lost(connection, &TABLES)? {
+        Some(table) => Err(failure::lost_table().with("table", table)),
+        None => Ok(()),
+    }
+}
+
+/// The error for a file with tables that Terrace did not make.
+pub(super) fn foreign() -> Error {
+    Error::invalid(
+        "the file is a SQLite database of another program; give Terrace a file of its own",
+    )
+}
+
+/// Whether the file has no table yet.
+pub(super) fn is_empty(connection: &Connection) -> Result<bool> {
+    let tables = "SELECT count(*) FROM sqlite_schema WHERE name NOT LIKE 'sqlite\\_%' ESCAPE '\\'";
+    Ok(ask::<i64>(connection, tables)? == 0)
+}
+
+/// The first of these tables that is not in the file.
+pub(super) fn lost(
+    connection: &Connection,
+    tables: &[&'static str],
+) -> Result<Option<&'static str>> {
+    for table in tables {
+        let there = "SELECT count(*) FROM sqlite_schema WHERE type = 'table' AND name = ?1";
+        let there = connection.query_row(there, [table], |row| row.get::<_, i64>(0));
+        if there.map_err(|error| failure::of(error).during("open"))? == 0 {
+            return Ok(Some(table));
+        }
+    }
+    Ok(None)
 }
 
 /// Applies the steps that are missing, all or none, and answers the history that is in force.
@@ -57,7 +87,8 @@ pub(super) fn migrate(
         connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(failed)?;
     // Once more under the lock: another process may have come first.
     examine(&transaction)?;
-    let found = version(&transaction)?;
+    // One whose tables were all dropped has kept its version.
+    let found = if is_empty(&transaction)? { 0 } else { version(&transaction)? };
     for step in STEPS.iter().skip(found) {
         transaction.execute_batch(step).map_err(failed)?;
     }
@@ -161,7 +192,10 @@ fn version(connection: &Connection) -> Result<usize> {
     usize::try_from(version).map_err(|_| failure::corrupt("user_version"))
 }
 
-fn ask<T: rusqlite::types::FromSql>(connection: &Connection, question: &str) -> Result<T> {
+pub(super) fn ask<T: rusqlite::types::FromSql>(
+    connection: &Connection,
+    question: &str,
+) -> Result<T> {
     connection
         .query_row(question, [], |row| row.get(0))
         .map_err(|error| failure::of(error).during("open"))

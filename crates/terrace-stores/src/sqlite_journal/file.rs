@@ -42,6 +42,7 @@ pub(super) fn open(
     let mut connection = Connection::open(&options.path).map_err(failed)?;
     let file = FileIdentity::of(&options.path);
     connection.busy_timeout(options.busy_timeout).map_err(failed)?;
+    examine(&connection)?;
     let mode: String = connection
         .pragma_update_and_check(None, "journal_mode", "WAL", |row| row.get(0))
         .map_err(failed)?;
@@ -63,27 +64,33 @@ pub(super) fn open(
     Ok((connection, file, durability))
 }
 
+/// Whether the file is a journal already; refuses one that is something else, before it is changed.
+fn examine(connection: &Connection) -> Result<bool> {
+    let failed = |error| failure::of(error).during("open the journal");
+    let ask = |name: &str| {
+        connection.pragma_query_value(None, name, |row| row.get::<_, i32>(0)).map_err(failed)
+    };
+    let tables: i64 = connection
+        .query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))
+        .map_err(failed)?;
+    match (tables, ask("application_id")?, ask("user_version")?) {
+        (0, _, _) => Ok(false),
+        (_, APPLICATION, VERSION) => Ok(true),
+        (_, APPLICATION, _) => {
+            Err(Error::invalid("the journal was written by a newer Terrace; use that one"))
+        }
+        _ => Err(Error::invalid(
+            "the file is no journal of Terrace; give the journal a file of its own",
+        )),
+    }
+}
+
 fn migrate(connection: &mut Connection, runtime: &Runtime) -> Result<()> {
     let failed = |error| failure::of(error).during("open the journal");
     let transaction =
         connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(failed)?;
-    let ask = |name: &str| {
-        transaction.pragma_query_value(None, name, |row| row.get::<_, i32>(0)).map_err(failed)
-    };
-    let tables: i64 = transaction
-        .query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))
-        .map_err(failed)?;
-    match (tables, ask("application_id")?, ask("user_version")?) {
-        (0, _, _) => {}
-        (_, APPLICATION, VERSION) => return Ok(()),
-        (_, APPLICATION, _) => {
-            return Err(Error::invalid("the journal was written by a newer Terrace; use that one"));
-        }
-        _ => {
-            return Err(Error::invalid(
-                "the file is no journal of Terrace; give the journal a file of its own",
-            ));
-        }
+    if examine(&transaction)? {
+        return Ok(());
     }
     transaction.execute_batch(TABLES).map_err(failed)?;
     let epoch = [runtime.wall().as_microsecond()];

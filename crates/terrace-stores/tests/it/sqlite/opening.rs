@@ -1,8 +1,10 @@
 //! What is opened, what is refused, and what is found again.
 
+use terrace_core::read_model::Projection;
 use terrace_core::testkit::{key, value};
-use terrace_core::{Durability, ErrorKind, Runtime, Status, Store, StoreExt};
+use terrace_core::{Durability, ErrorKind, ReadModel as _, Runtime, Status, Store, StoreExt};
 use terrace_stores::sqlite::{SqliteOptions, SqliteStore, Synchronous};
+use terrace_stores::{SqliteJournal, SqliteJournalOptions, SqliteReadModel};
 
 use super::{Database, inspected};
 
@@ -83,6 +85,110 @@ fn a_database_of_another_program_is_refused_and_left_alone() {
     assert_eq!(error.kind(), ErrorKind::InvalidInput);
     assert!(error.message().contains("another program"), "{error}");
     assert!(std::fs::read(database.path()).unwrap() == before);
+}
+
+/// Other programs have tables of these names, too.
+#[test]
+fn no_file_of_another_program_becomes_a_read_model_or_a_journal() {
+    let database = Database::new();
+    let foreign = "CREATE TABLE activity (minute, what); CREATE TABLE records (key, value);
+        CREATE TABLE projection (name, source); CREATE TABLE meta (name, value);
+        INSERT INTO activity VALUES (1, 'x')";
+    database.by_hand().execute_batch(foreign).unwrap();
+    let before = std::fs::read(database.path()).unwrap();
+    let journal = SqliteJournalOptions::new(database.path());
+    for refused in [
+        SqliteReadModel::open(database.options(), Runtime::system()).map(drop),
+        SqliteJournal::open(journal, Runtime::system()).map(drop),
+        SqliteStore::open(database.options(), Runtime::system()).map(drop),
+    ] {
+        let error = refused.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InvalidInput, "{error}");
+        assert!(error.message().contains("a file of its own"), "{error}");
+        assert!(std::fs::read(database.path()).unwrap() == before, "it is left alone");
+    }
+}
+
+/// A table that somebody has dropped: restore the file, or move it away, as the message says.
+#[tokio::test]
+async fn what_is_advised_for_a_lost_table_works() {
+    for table in ["records", "meta", "idempotency"] {
+        let database = Database::new();
+        let store = database.open();
+        store.put(key("a"), value("1")).await.unwrap();
+        store.close().await.unwrap();
+        let backup = database.directory.path().join("backup");
+        std::fs::copy(database.path(), &backup).unwrap();
+        let store = database.open();
+        database.by_hand().execute_batch(&format!("DROP TABLE {table}")).unwrap();
+        if table != "idempotency" {
+            let error = store.put(key("a"), value("2")).await.unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
+            assert!(error.message().contains("restore the file"), "{error}");
+        }
+        drop(store);
+        let error = refusal(database.options());
+        assert!(error.message().contains("restore the file"), "{table}: {error}");
+        std::fs::rename(database.path(), database.directory.path().join("lost")).unwrap();
+        let store = database.open();
+        assert_eq!(store.get(&key("a")).await.unwrap(), None, "it begins anew");
+        store.close().await.unwrap();
+        std::fs::rename(&backup, database.path()).unwrap();
+        assert!(database.open().get(&key("a")).await.unwrap().is_some(), "it is as it was");
+    }
+}
+
+#[tokio::test]
+async fn a_log_that_was_dropped_is_begun_anew() {
+    let database = Database::new();
+    let options = || SqliteOptions { change_log: true, ..database.options() };
+    let store = database.open_with(options());
+    store.put(key("a"), value("1")).await.unwrap();
+    let name = terrace_core::ChangeLog::name(&store.log().unwrap().unwrap());
+    store.close().await.unwrap();
+    database.by_hand().execute_batch("DROP TABLE commands").unwrap();
+    let store = database.open_with(options());
+    store.put(key("b"), value("1")).await.unwrap();
+    let log = store.log().unwrap().unwrap();
+    assert_ne!(terrace_core::ChangeLog::name(&log), name, "who followed it begins anew");
+    let all = terrace_core::ChangeLog::after(&log, Default::default(), 10).await.unwrap();
+    assert_eq!(all.changes.len(), 2);
+}
+
+/// What a projection has lost it makes again from the beginning of its log.
+#[tokio::test]
+async fn a_read_model_makes_again_what_was_dropped() {
+    let database = Database::new();
+    let open = || SqliteReadModel::open(database.options(), Runtime::system()).unwrap();
+    for (table, begun_anew) in [
+        ("records", true),
+        ("parked", true),
+        ("activity", true),
+        ("projection", true),
+        ("words", false),
+    ] {
+        drop(open());
+        let hand = database.by_hand();
+        hand.execute_batch("UPDATE projection SET source = 'a-log', epoch = 7").unwrap();
+        hand.execute_batch(&format!("DROP TABLE {table}")).unwrap();
+        drop(hand);
+        let model = open();
+        let live = model.follower(Projection::Live);
+        assert_eq!(!live.checkpoint().await.unwrap().is_in("a-log"), begun_anew, "{table}");
+        live.begin_anew("another").await.unwrap();
+        model.read(&[key("a")]).await.unwrap();
+        assert!(model.search("a", 1).await.unwrap().is_empty());
+        model.close().await.unwrap();
+    }
+}
+
+/// A file of an earlier Terrace says by its tables what it is.
+#[test]
+fn an_earlier_read_model_is_opened() {
+    let database = Database::new();
+    drop(SqliteReadModel::open(database.options(), Runtime::system()).unwrap());
+    database.by_hand().pragma_update(None, "application_id", 0).unwrap();
+    drop(SqliteReadModel::open(database.options(), Runtime::system()).unwrap());
 }
 
 #[test]
