@@ -34,6 +34,7 @@ mod pool;
 mod read;
 mod read_model;
 mod report;
+mod setup;
 mod shard;
 mod snapshot;
 mod sqlstate;
@@ -102,8 +103,10 @@ impl PostgresStore {
     pub async fn connect(options: PostgresOptions, runtime: Runtime) -> Result<Self> {
         // Whoever makes tables needs a server that takes writes.
         let connector = connector(&options, options.dialect(), &runtime)?;
-        let mut first = connector.open().await?;
-        connector.examine(&mut first).await?;
+        let mut first = connector.open_first().await?;
+        if !first.takes_writes {
+            tracing::warn!(hosts = connector.hosts(), "{}", sqlstate::READ_ONLY);
+        }
         let migrated = migrate::migrate(first.client(), &options.schema).await;
         migrated.map_err(|error| error.with("hosts", connector.hosts()))?;
         connector.recognise(&mut first).await?;
@@ -131,6 +134,15 @@ impl PostgresStore {
         let options = PostgresOptions { member: true, ..options };
         let connector = connector(&options, options.dialect(), &runtime)?;
         Self::assemble(options, connector, runtime)
+    }
+
+    /// Asks the server whether it can be worked with.
+    ///
+    /// # Errors
+    /// [`ErrorKind::InvalidInput`] for one that cannot be used as it is; [`ErrorKind::Unavailable`] for
+    /// one that is down.
+    pub async fn examine(&self) -> Result<()> {
+        self.worker.pool.connector().open_first().await.map(drop)
     }
 
     fn assemble(options: PostgresOptions, connector: Connector, runtime: Runtime) -> Result<Self> {
@@ -240,9 +252,8 @@ fn connector(options: &PostgresOptions, dialect: Dialect, runtime: &Runtime) -> 
         ConnectionSource::Pooled(pool) => pool.max_lifetime,
         ConnectionSource::PerRequest { .. } => Duration::MAX,
     };
-    let (target, timeout) = (options.target()?, options.connect_timeout);
     let of = (options.schema.clone(), options.member);
-    Connector::new(target, runtime.clone(), timeout, max_lifetime, dialect, of)
+    Connector::new(options.target()?, runtime.clone(), max_lifetime, dialect, of)
 }
 
 /// Keeps the pool filled with young connections and, where there are records, removes old idempotency

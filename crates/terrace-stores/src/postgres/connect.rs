@@ -12,6 +12,7 @@ use terrace_core::{
     Deadline, Durability, Error, ErrorKind, Histories, Result, Runtime, Standing, Task,
 };
 use tokio::sync::watch;
+use tokio_postgres::tls::MakeTlsConnect;
 use tokio_postgres::{AsyncMessage, Client, Config, Row};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
@@ -20,6 +21,7 @@ use super::connection::{Connection, Promised, durability, is_committed_alone};
 use super::history::{self, Look};
 use super::migrate;
 use super::options::Target;
+use super::setup::{self, Settings};
 use super::sqlstate::{Stage, explain};
 use super::statements::Dialect;
 use super::tls;
@@ -30,6 +32,7 @@ const OLDEST: i32 = 15;
 /// Opens sessions.
 pub(super) struct Connector {
     config: Config,
+    settings: Settings,
     tls: MakeRustlsConnect,
     runtime: Runtime,
     hosts: String,
@@ -52,19 +55,19 @@ impl Connector {
     pub(super) fn new(
         target: Target,
         runtime: Runtime,
-        connect_timeout: Duration,
         max_lifetime: Duration,
         dialect: Dialect,
         (schema, read_only): (String, bool),
     ) -> Result<Self> {
         let tls = MakeRustlsConnect::new(tls::client(&target)?);
         let hosts = u32::try_from(target.config.get_hosts().len()).unwrap_or(u32::MAX);
-        let patience = connect_timeout.saturating_mul(hosts);
-        let Target { config, hosts, .. } = target;
+        let patience = target.connect_timeout.saturating_mul(hosts);
+        let Target { config, settings, hosts, .. } = target;
         let histories = Arc::new(Histories::new(Standing::of("")));
         let durability = Arc::default();
         Ok(Self {
             config,
+            settings,
             tls,
             runtime,
             hosts,
@@ -110,20 +113,35 @@ impl Connector {
         self.patience * 2
     }
 
-    /// A session without prepared statements, that knows nothing of the history.
+    /// A session without prepared statements, that knows nothing of the history, with a server that can be
+    /// worked with.
     pub(super) async fn open(&self) -> Result<Connection> {
+        let mut connection = self.dial().await?;
         let deadline = Deadline::at(self.runtime.now() + self.patience);
-        // Boxed: it is large, rare, and part of every request's future.
-        let connect = Box::pin(self.config.connect(self.tls.clone()));
-        let opened = self.runtime.within(deadline, connect).await;
-        let (client, mut session) = match opened {
-            Some(Ok(opened)) => opened,
-            Some(Err(error)) => {
-                let error = explain(error, Stage::Connecting).with("hosts", &*self.hosts);
-                return Err(error.during("connect"));
-            }
-            None => return Err(self.too_slow()),
+        let asked = self.runtime.within(deadline, self.examine(&connection)).await;
+        self.accept(&mut connection, asked.ok_or_else(|| self.too_slow())?).await?;
+        Ok(connection)
+    }
+
+    /// As [`Connector::open`], for the first session: a second one, beside it, shows whether each has a
+    /// session of the server to itself.
+    pub(super) async fn open_first(&self) -> Result<Connection> {
+        let first = self.open().await?;
+        let found = match self.open().await {
+            Ok(_second) => setup::find(first.driver(), &first.mark).await,
+            Err(error) => Err(error),
         };
+        match found {
+            Ok(()) => Ok(first),
+            Err(error) => {
+                setup::undo(first.driver()).await;
+                Err(error.with("hosts", &*self.hosts))
+            }
+        }
+    }
+
+    async fn dial(&self) -> Result<Connection> {
+        let (client, mut session) = self.connect().await?;
         let alone = Arc::new(AtomicBool::new(false));
         let noted = Arc::clone(&alone);
         let task = self.runtime.spawn("postgres session", async move {
@@ -143,18 +161,24 @@ impl Connector {
             }
         });
         let durability = (Arc::clone(&self.durability), alone);
-        Ok(Connection::new(client, task, self.dialect, durability))
+        let mut connection = Connection::new(client, task, self.dialect, durability);
+        connection.mark = self.mark();
+        Ok(connection)
+    }
+
+    async fn connect(&self) -> Result<(Client, Session)> {
+        let deadline = Deadline::at(self.runtime.now() + self.patience);
+        // Boxed: it is large, rare, and part of every request's future.
+        let connect = Box::pin(self.config.connect(self.tls.clone()));
+        let opened = self.runtime.within(deadline, connect).await;
+        opened.ok_or_else(|| self.too_slow())?.map_err(|error| {
+            explain(error, Stage::Connecting).with("hosts", &*self.hosts).during("connect")
+        })
     }
 
     /// A session that tells of notifications, and when it has ended, by raising a number.
     pub(super) async fn listen(&self, heard: watch::Sender<u64>) -> Result<(Client, Task)> {
-        let deadline = Deadline::at(self.runtime.now() + self.patience);
-        let connect = Box::pin(self.config.connect(self.tls.clone()));
-        let opened = self.runtime.within(deadline, connect).await;
-        let opened = opened.ok_or_else(|| self.too_slow())?;
-        let (client, mut session) = opened.map_err(|error| {
-            explain(error, Stage::Connecting).with("hosts", &*self.hosts).during("connect")
-        })?;
+        let (client, mut session) = self.connect().await?;
         let task = self.runtime.spawn("postgres listener", async move {
             let messages = poll_fn(|context| session.poll_message(context));
             let mut messages = pin!(messages);
@@ -165,28 +189,46 @@ impl Connector {
             }
             heard.send_modify(|number| *number += 1);
         });
+        self.settings.check(self.settings.apply(&client, &self.mark()).await)?;
         Ok((client, task))
     }
 
-    /// Whether the server can be worked with.
-    pub(super) async fn examine(&self, connection: &mut Connection) -> Result<()> {
-        let settings = settings(connection.driver()).await;
-        self.accept(connection, settings)
+    fn mark(&self) -> String {
+        format!("{:016x}", self.runtime.random())
     }
 
-    fn accept(&self, connection: &mut Connection, settings: Answered<Vec<Row>>) -> Result<()> {
-        let rows = settings.map_err(|error| explain(error, Stage::Connecting).during("connect"))?;
+    /// Sets the session up, and asks what the server is.
+    async fn examine(&self, connection: &Connection) -> Examined {
+        let client = connection.driver();
+        let applied = self.settings.apply(client, &connection.mark);
+        futures_util::future::join(applied, server(client)).await
+    }
+
+    /// Whether the session can be worked with.
+    async fn accept(&self, connection: &mut Connection, examined: Examined) -> Result<()> {
+        let (applied, server) = examined;
+        if let Err(error) = self.settings.check(applied) {
+            setup::undo(connection.driver()).await;
+            return Err(error.with("hosts", &*self.hosts));
+        }
+        let rows = server.map_err(|error| explain(error, Stage::Connecting).during("connect"))?;
         let row = rows.first().ok_or_else(|| Error::new(ErrorKind::Internal, "no settings"))?;
         let version = row.get::<_, i32>(0) / 10_000;
         if version < OLDEST {
             let old = Error::invalid("the PostgreSQL server is too old; use version 15 or later");
             return Err(old.with("version", version.to_string()).with("hosts", &*self.hosts));
         }
-        if row.get(1) && !self.read_only {
+        let encoding: &str = row.get(8);
+        if encoding != "UTF8" {
+            return Err(encoded(encoding).with("hosts", &*self.hosts));
+        }
+        connection.is_replica = row.get(1);
+        if connection.is_replica && !self.read_only {
             let message = "the PostgreSQL server is read-only; name the primary in the URL, or all \
                            hosts with target_session_attrs=read-write";
             return Err(Error::new(ErrorKind::Unavailable, message).with("hosts", &*self.hosts));
         }
+        connection.takes_writes = !row.get::<_, bool>(7);
         connection.life = row.get::<_, i64>(2).unsigned_abs();
         connection.backend = row.get(3);
         self.durability.is(durability(row.get(4), row.get(5), row.get(6)));
@@ -208,8 +250,10 @@ impl Connector {
         found: Answered<Look>,
         (asked, known): (Instant, &Standing),
     ) -> Result<()> {
+        let is_replica = connection.is_replica;
         let client = connection.client();
         let settled = match found {
+            Err(error) if history::is_missing(&error) && is_replica => Err(history::not_received()),
             Err(error) if history::is_missing(&error) && !self.read_only => {
                 migrate::migrate(client, &self.schema).await?;
                 history::settle(client, &self.schema, known).await
@@ -254,17 +298,29 @@ impl Connector {
 
     /// A session for one request.
     pub(super) async fn open_for_request(&self) -> Result<Connection> {
+        let opened = self.ready().await;
+        opened.map_err(|error| match error.kind() {
+            // What is wrong with the server is no mistake of the request.
+            ErrorKind::InvalidInput => error.into_kind(ErrorKind::Unavailable),
+            _ => error,
+        })
+    }
+
+    /// All that must be known is asked at once.
+    async fn ready(&self) -> Result<Connection> {
         let known = self.histories.standing();
-        let mut connection = self.open().await?;
+        let mut connection = self.dial().await?;
         let deadline = Deadline::at(self.runtime.now() + self.patience);
         let ready = async {
             if self.dialect == Dialect::ReadModel {
-                return self.examine(&mut connection).await;
+                let examined = self.examine(&connection).await;
+                return self.accept(&mut connection, examined).await;
             }
             let asked = self.runtime.now();
-            let (client, look) = (connection.driver(), history::look(connection.driver()));
-            let (settings, found) = futures_util::future::join(settings(client), look).await;
-            self.accept(&mut connection, settings)?;
+            let look = history::look(connection.driver());
+            let examine = self.examine(&connection);
+            let (examined, found) = futures_util::future::join(examine, look).await;
+            self.accept(&mut connection, examined).await?;
             self.settle(&mut connection, found, (asked, &known)).await
         };
         // Boxed: it is large, and part of every request's future.
@@ -296,16 +352,34 @@ impl fmt::Display for Connector {
 
 type Answered<T> = Result<T, tokio_postgres::Error>;
 
+/// The driver's side of a session.
+type Session = tokio_postgres::Connection<
+    tokio_postgres::Socket,
+    <MakeRustlsConnect as MakeTlsConnect<tokio_postgres::Socket>>::Stream,
+>;
+
+/// How setting a session up ended, and what the server is.
+type Examined = (Answered<Vec<Row>>, Answered<Vec<Row>>);
+
 /// What [`Connector::accept`] looks at.
-async fn settings(client: &Client) -> Answered<Vec<Row>> {
-    const SETTINGS: &str = concat!(
+async fn server(client: &Client) -> Answered<Vec<Row>> {
+    const SERVER: &str = concat!(
         "SELECT current_setting('server_version_num')::int, \
-           current_setting('transaction_read_only') = 'on', \
+           pg_is_in_recovery(), \
            (extract(epoch FROM pg_postmaster_start_time()) * 1000000)::bigint, \
            pg_backend_pid(), ",
-        history::safety!()
+        history::safety!(),
+        ", current_setting('transaction_read_only') = 'on', current_setting('server_encoding')"
     );
-    client.query_typed(SETTINGS, &[]).await
+    client.query_typed(SERVER, &[]).await
+}
+
+/// Keys and values are Unicode.
+fn encoded(encoding: &str) -> Error {
+    Error::invalid(format!(
+        "the database's encoding is {encoding}, which does not have every key and value; make another \
+         with createdb --encoding=UTF8 --template=template0, and name it in the URL"
+    ))
 }
 
 const CANCEL_WITHIN: Duration = Duration::from_secs(1);

@@ -58,6 +58,10 @@ pub(super) struct Connection {
     pub(super) generation: Generation,
     /// Whether the server was a replica when the session began.
     pub(super) is_replica: bool,
+    /// Whether transactions of the session may write, unless the server is a replica.
+    pub(super) takes_writes: bool,
+    /// What it left in the server's session; see [`super::setup`].
+    pub(super) mark: String,
     /// The number of the server's process that serves it.
     pub(super) backend: i32,
     /// Which run of the server this is a session with.
@@ -83,6 +87,8 @@ impl Connection {
             history: "".into(),
             generation: Generation::default(),
             is_replica: false,
+            takes_writes: true,
+            mark: String::new(),
             backend: 0,
             life: 0,
             expires_at: None,

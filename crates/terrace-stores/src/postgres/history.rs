@@ -247,9 +247,7 @@ pub(super) async fn settle_found(
         return Ok((standing, found));
     }
     if found.is_replica {
-        let message =
-            "the replica has not received Terrace's tables from its primary yet; try again";
-        return Err(Error::new(ErrorKind::Unavailable, message));
+        return Err(not_received());
     }
     let transaction = client.transaction().await.map_err(failed)?;
     lock(&transaction, schema).await?;
@@ -352,6 +350,12 @@ async fn begin(
     let mut past = found.past();
     past.extend(found.kept.iter().map(|(name, _, _)| Arc::from(name.as_str())));
     Ok(Standing { history: name.into(), generation, past })
+}
+
+/// The error of a replica on which the tables are not as its primary has them.
+pub(super) fn not_received() -> Error {
+    let message = "the replica has not received Terrace's tables from its primary yet; try again";
+    Error::new(ErrorKind::Unavailable, message)
 }
 
 /// Whether an error says that the table is missing, or is of an earlier Terrace.

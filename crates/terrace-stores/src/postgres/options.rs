@@ -8,8 +8,9 @@ use terrace_core::{Error, Result};
 use tokio_postgres::Config;
 use tokio_postgres::config::{Host, SslMode, TargetSessionAttrs};
 
+use super::setup::Settings;
 use super::statements::Dialect;
-use super::url::{Parameters, split};
+use super::url::{Parameters, parse};
 
 /// How to reach a PostgreSQL database (15 or later) and how to use it.
 #[derive(Clone)]
@@ -18,8 +19,9 @@ pub struct PostgresOptions {
     ///
     /// Parameters: `sslmode` (`disable`, `prefer`, `require`, `verify-full`; default `prefer`, which
     /// like `require` encrypts without asking who answers), `sslrootcert` (a PEM file that replaces
-    /// the machine's authorities and makes `require` verify, too), `target_session_attrs`
-    /// (`read-write` when there are several hosts) and those of tokio-postgres.
+    /// the machine's authorities and makes `require` verify, too), `options` (`-c name=value` of
+    /// settings that Terrace does not set itself), `target_session_attrs` (`read-write` when there are
+    /// several hosts) and those of tokio-postgres, which go before the options here. Others are refused.
     pub url: String,
     /// The schema that holds the tables, created when missing; lower case letters, digits and `_`.
     /// Default `public`.
@@ -139,42 +141,52 @@ impl PostgresOptions {
     /// Checks everything that can be checked without a server.
     pub(super) fn target(&self) -> Result<Target> {
         self.check()?;
-        let (url, parameters) = split(&self.url)?;
-        let mut config: Config = url.parse().map_err(|_driver_text_may_hold_the_url| {
-            Error::invalid(
-                "the PostgreSQL URL cannot be read; write postgres://user:password@host:port/database",
-            )
-        })?;
+        let (mut config, parameters) = parse(&self.url)?;
         if config.get_hosts().is_empty() {
             return Err(Error::invalid(
                 "the PostgreSQL URL names no host; write postgres://user:password@host:port/database",
             ));
         }
-        let Parameters { ssl_mode, verify, root_certificates } = parameters;
-        config
-            .ssl_mode(ssl_mode)
-            .application_name(&self.application_name)
-            .connect_timeout(self.connect_timeout)
-            .keepalives(true)
-            .keepalives_idle(self.keepalives_idle)
-            .tcp_user_timeout(self.tcp_user_timeout);
-        let settings = self.session_settings(config.get_options());
-        config.options(settings);
+        config.ssl_mode(parameters.ssl_mode);
+        if !parameters.has("application_name") {
+            config.application_name(&self.application_name);
+        }
+        if !parameters.has("connect_timeout") {
+            config.connect_timeout(self.connect_timeout);
+        }
+        if !parameters.has("keepalives_idle") {
+            config.keepalives_idle(self.keepalives_idle);
+        }
+        if !parameters.has("tcp_user_timeout") {
+            config.tcp_user_timeout(self.tcp_user_timeout);
+        }
         if config.get_hosts().len() > 1 {
+            let attributes = config.get_target_session_attrs();
+            if parameters.has("target_session_attrs") && attributes != TargetSessionAttrs::ReadWrite
+            {
+                return Err(Error::invalid(
+                    "of several hosts in the PostgreSQL URL Terrace uses the one that takes writes; \
+                     set target_session_attrs=read-write, or remove it",
+                ));
+            }
             config.target_session_attrs(TargetSessionAttrs::ReadWrite);
         }
+        let settings = self.session_settings(&parameters.settings)?;
+        let connect_timeout = config.get_connect_timeout().copied().unwrap_or(self.connect_timeout);
         let hosts = addresses(&config);
-        Ok(Target { config, ssl_mode, verify, root_certificates, hosts })
+        let Parameters { ssl_mode, verify, root_certificates, .. } = parameters;
+        Ok(Target { config, settings, connect_timeout, ssl_mode, verify, root_certificates, hosts })
     }
 
     fn check(&self) -> Result<()> {
         let named = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_';
         let digit_first = self.schema.starts_with(|first: char| first.is_ascii_digit());
-        let fits = (1..=63).contains(&self.schema.len()) && !digit_first;
+        let is_reserved = self.schema.starts_with("pg_");
+        let fits = (1..=63).contains(&self.schema.len()) && !digit_first && !is_reserved;
         if !fits || !self.schema.bytes().all(named) {
             return Err(Error::invalid(
                 "the schema's name must have 1 to 63 lower case letters, digits and `_`, and not \
-                 begin with a digit",
+                 begin with a digit or `pg_`; set database.schema",
             ));
         }
         let sized = match &self.source {
@@ -189,31 +201,42 @@ impl PostgresOptions {
         Ok(())
     }
 
-    /// Settings that travel in the first message of a connection and cost no round trip.
+    /// What is set for each session: what the URL asks for, and what the store stands on.
     ///
     /// Every statement of the store reads by its primary key, but the planner sees tables that were
     /// never analysed and arrays of unknown length, and would keep a plan for a small table when the
     /// table has grown; so it is told.
-    fn session_settings(&self, asked: Option<&str>) -> String {
-        let mut text = asked.map(|asked| format!("{asked} ")).unwrap_or_default();
+    fn session_settings(&self, asked: &[(String, String)]) -> Result<Settings> {
         let timeout = self.statement_timeout.as_millis();
         let idle = (self.statement_timeout * 2).as_millis();
-        for (name, value) in [
+        let own = [
             ("search_path", self.schema.as_str()),
             ("statement_timeout", &timeout.to_string()),
             ("idle_in_transaction_session_timeout", &idle.to_string()),
             // Later statements of a transaction must see what was committed while it waited for a lock.
-            ("default_transaction_isolation", "read\\ committed"),
+            ("default_transaction_isolation", "read committed"),
+            // A policy would hide rows in silence; so it is an error.
+            ("row_security", "off"),
+            ("client_encoding", "UTF8"),
             ("plan_cache_mode", "force_generic_plan"),
             ("enable_seqscan", "off"),
             ("enable_hashjoin", "off"),
             ("enable_mergejoin", "off"),
             ("jit", "off"),
             ("client_min_messages", "warning"),
-        ] {
-            text.push_str(&format!("-c {name}={value} "));
+        ];
+        let mut settings = Settings { asked: asked.len(), ..Settings::default() };
+        for (name, value) in asked {
+            if own.iter().any(|(own, _)| own == name) {
+                return Err(Error::invalid(format!(
+                    "the `options` of the PostgreSQL URL set {name}, which Terrace sets itself; remove \
+                     it (the schema is named by database.schema)"
+                )));
+            }
+            settings.push(name, value);
         }
-        text
+        own.into_iter().for_each(|(name, value)| settings.push(name, value));
+        Ok(settings)
     }
 }
 
@@ -232,6 +255,10 @@ impl fmt::Debug for PostgresOptions {
 /// Options that were checked.
 pub(super) struct Target {
     pub(super) config: Config,
+    /// See [`PostgresOptions::session_settings`].
+    pub(super) settings: Settings,
+    /// The longest that one host may take to accept a connection.
+    pub(super) connect_timeout: Duration,
     pub(super) ssl_mode: SslMode,
     /// Whether the server's certificate must be valid for its name.
     pub(super) verify: bool,
@@ -267,6 +294,21 @@ mod tests {
     }
 
     #[test]
+    fn what_the_url_says_goes_before_the_options() {
+        let more = "application_name=mine&connect_timeout=7&keepalives_idle=9&tcp_user_timeout=11";
+        let target = PostgresOptions::new(format!("postgres://a/db?{more}&keepalives=0"));
+        let Target { config, connect_timeout, .. } = target.target().expect("options");
+        assert_eq!(config.get_application_name(), Some("mine"));
+        assert_eq!(connect_timeout, Duration::from_secs(7));
+        assert_eq!(config.get_keepalives_idle(), Duration::from_secs(9));
+        assert_eq!(config.get_tcp_user_timeout(), Some(&Duration::from_secs(11)));
+        assert!(!config.get_keepalives());
+        let two = "postgres://a,b/db?target_session_attrs=any";
+        let error = PostgresOptions::new(two).target().map(drop).expect_err("not what is done");
+        assert!(error.to_string().contains("target_session_attrs"), "{error}");
+    }
+
+    #[test]
     fn no_text_shows_the_password() {
         let options = PostgresOptions::new("postgres://u:secret@a:99999/db");
         assert!(!format!("{options:?}").contains("secret"));
@@ -276,7 +318,7 @@ mod tests {
 
     #[test]
     fn names_that_would_need_quotes_are_refused() {
-        for schema in ["", "Upper", "a b", "x;drop", "1st"] {
+        for schema in ["", "Upper", "a b", "x;drop", "1st", "pg_own"] {
             let options =
                 PostgresOptions { schema: schema.into(), ..PostgresOptions::new("postgres://a/b") };
             assert!(options.target().is_err(), "{schema}");

@@ -47,8 +47,7 @@ impl PostgresReadModel {
     /// As [`PostgresStore::connect`](super::PostgresStore::connect).
     pub async fn connect(options: PostgresOptions, runtime: Runtime) -> Result<Self> {
         let connector = super::connector(&options, Dialect::ReadModel, &runtime)?;
-        let mut first = connector.open().await?;
-        connector.examine(&mut first).await?;
+        let mut first = connector.open_first().await?;
         tables::make(first.client(), &options.schema).await?;
         drop(first);
         let pool = Pool::new(connector, &options.source, runtime.clone())?;

@@ -34,8 +34,7 @@ impl PostgresStore {
                UNION ALL SELECT prepared FROM pg_prepared_xacts) AS open)";
         let options = PostgresOptions { member: true, ..options };
         let connector = connector(&options, Dialect::ReadModel, &runtime)?;
-        let mut connection = connector.open().await?;
-        connector.examine(&mut connection).await?;
+        let connection = connector.open_first().await?;
         let rows = connection.ask(REPORT, &[]).await;
         let rows = rows.map_err(|error| explain(error, Stage::Harmless).during("doctor"))?;
         let row = rows.first().ok_or_else(|| Error::new(ErrorKind::Internal, "no report"))?;

@@ -67,6 +67,10 @@ pub(super) fn is_unknown(error: &tokio_postgres::Error, stage: Stage) -> bool {
 /// The error that a caller sees. What the server said goes into the source, without contents of rows.
 pub(super) fn explain(error: tokio_postgres::Error, stage: Stage) -> Error {
     let (kind, message) = match error.as_db_error() {
+        // Of many reasons for the code the one that only the server's routine tells.
+        Some(refused) if refused.routine() == Some("check_enable_rls") => {
+            (ErrorKind::Unavailable, HIDDEN)
+        }
         Some(refused) => refusal(refused.code(), is_fatal(refused), stage),
         None if stage == Stage::Committing => (ErrorKind::OutcomeUnknown, UNKNOWN),
         None if stage == Stage::Connecting => unreachable_because(&error),
@@ -94,6 +98,21 @@ pub(super) fn because(explained: Error, error: tokio_postgres::Error) -> Error {
         None => explained.caused_by(error),
     }
 }
+
+/// The error of a write on a replica.
+pub(super) fn replica(error: tokio_postgres::Error) -> Error {
+    let message = "the server takes no writes; name the primary in the URL, or all hosts with \
+                   target_session_attrs=read-write";
+    because(Error::new(ErrorKind::Unavailable, message), error)
+}
+
+const HIDDEN: &str = "row-level security is in force on a table of Terrace's and would hide rows; turn \
+     it off with ALTER TABLE ... DISABLE ROW LEVEL SECURITY, or give the database's user BYPASSRLS";
+
+/// What keeps a server that is no replica from taking writes.
+pub(super) const READ_ONLY: &str = "the database or its user is read-only by default, so there are no \
+     writes; set default_transaction_read_only = off for both (ALTER DATABASE, ALTER ROLE), or in the \
+     server's settings";
 
 /// What `shard_look` and `shard_enter` raise under another epoch.
 pub(super) const MOVED: &str = "TR001";
@@ -140,11 +159,7 @@ fn refusal(code: &SqlState, fatal: bool, stage: Stage) -> (ErrorKind, &'static s
         SqlState::DISK_FULL => {
             (Unavailable, "the database's disk is full; free space, then try again")
         }
-        SqlState::READ_ONLY_SQL_TRANSACTION => (
-            Unavailable,
-            "the server takes no writes; name the primary in the URL, or all hosts with \
-             target_session_attrs=read-write",
-        ),
+        SqlState::READ_ONLY_SQL_TRANSACTION => (Unavailable, READ_ONLY),
         SqlState::T_R_DEADLOCK_DETECTED | SqlState::T_R_SERIALIZATION_FAILURE => {
             (Overloaded, OUTRUN)
         }
@@ -165,8 +180,9 @@ fn refusal(code: &SqlState, fatal: bool, stage: Stage) -> (ErrorKind, &'static s
         ),
         SqlState::INSUFFICIENT_PRIVILEGE => (
             Unavailable,
-            "the database's user may not use Terrace's tables; grant it SELECT, INSERT, UPDATE and \
-             DELETE on them and on the sequence SELECT, USAGE and UPDATE, or CREATE on the schema",
+            "the database's user may not use Terrace's tables; grant it SELECT, INSERT, UPDATE, \
+             DELETE and TRUNCATE on them and on the sequence SELECT, USAGE and UPDATE; to make them it \
+             needs CREATE on the schema, or on the database for a schema that is missing",
         ),
         SqlState::INVALID_PASSWORD | SqlState::INVALID_AUTHORIZATION_SPECIFICATION => {
             (Unavailable, "the database refused the user or the password; correct them in the URL")
@@ -205,7 +221,8 @@ fn unreachable_because(error: &tokio_postgres::Error) -> (ErrorKind, &'static st
             if failed.kind() == io::ErrorKind::PermissionDenied {
                 return (
                     ErrorKind::Unavailable,
-                    "no host of the URL takes writes; check that the primary is among them",
+                    "no host of the URL takes writes; check that the primary is among them, and that \
+                     default_transaction_read_only is off for the database and its user",
                 );
             }
             if let Some(tls) = failed.get_ref().and_then(|it| it.downcast_ref::<rustls::Error>()) {

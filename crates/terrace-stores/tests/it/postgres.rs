@@ -10,8 +10,10 @@ mod log;
 mod members;
 mod migrations;
 mod pool;
+mod poolers;
 mod promotions;
 mod reads;
+mod refusals;
 mod shard;
 mod writes;
 

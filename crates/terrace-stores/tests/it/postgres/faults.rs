@@ -8,7 +8,7 @@ use terrace_lab::{PostgresServer, testing};
 use terrace_stores::postgres::ConnectionSource;
 use terrace_stores::{PostgresOptions, PostgresStore};
 
-use super::{connect, key, session, value, within};
+use super::{key, session, value, within};
 
 async fn refused(url: &str) -> String {
     let options = PostgresOptions::new(url);
@@ -39,28 +39,6 @@ async fn each_mistake_in_the_url_has_its_own_answer() {
     assert!(down.contains("cannot be reached") && down.contains(&free.to_string()), "{down}");
     let encrypted = refused(&format!("{good}?sslmode=require")).await;
     assert!(encrypted.contains("cannot be reached"), "{encrypted}");
-}
-
-#[tokio::test]
-async fn a_server_that_takes_no_writes_is_refused_and_named_so_while_running() {
-    let url = testing::fresh_database();
-    let store = connect(&url, ConnectionSource::pooled(1, 1)).await;
-    let hand = session(&url).await;
-    let name = hand.query_one("SELECT current_database()::text", &[]).await.expect("a name");
-    let name = name.get::<_, String>(0);
-    let command = format!("ALTER DATABASE {name} SET default_transaction_read_only = on");
-    hand.batch_execute(&command).await.expect("read-only");
-    assert!(refused(&url).await.contains("read-only"));
-    let terminate = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity \
-                     WHERE application_name = 'terrace' AND datname = current_database()";
-    hand.batch_execute(terminate).await.expect("terminated");
-    let error = store.get(&key("a")).await.expect_err("not the primary, so perhaps behind");
-    assert!(error.to_string().contains("read-only"), "{error}");
-    let error = store.put(key("a"), value("1")).await.expect_err("read-only");
-    assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
-    let command = format!("ALTER DATABASE {name} RESET default_transaction_read_only");
-    hand.batch_execute(&command).await.expect("writable");
-    store.put(key("a"), value("1")).await.expect("a put");
 }
 
 #[tokio::test]

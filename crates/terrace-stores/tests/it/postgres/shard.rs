@@ -59,9 +59,7 @@ async fn a_writer_behind_a_fence_sees_it_under_any_isolation() {
     let url = testing::fresh_database();
     let hand = session(&url).await;
     set(&hand, "default_transaction_isolation = 'repeatable read'").await;
-    let asked = "options=-c%20default_transaction_isolation%3Drepeatable%5C%20read";
-    let mark = if url.contains('?') { '&' } else { '?' };
-    let shard = over(format!("{url}{mark}{asked}")).await;
+    let shard = over(url.clone()).await;
     let (release, held) = tokio::sync::oneshot::channel::<()>();
     let (begun, ready) = tokio::sync::oneshot::channel::<()>();
     let quiet = Box::pin(async {

@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use terrace_core::{Error, Node, Result, Store};
+use futures_util::future::join_all;
+use terrace_core::{Error, ErrorKind, Node, Result, Store};
 use terrace_layers::{
     Coalesce, CoalesceOptions, ConcurrencyLimit, ConcurrencyLimitOptions, Member, ReplicaRouter,
     ReplicaRouterOptions,
@@ -43,8 +44,15 @@ impl Engines {
                 Some(store) => store,
                 None => PostgresStore::member(options(url), self.runtime.clone())?,
             };
-            members.push(self.member(Arc::new(member)));
+            members.push(Arc::new(member));
         }
+        // One that is down may come; one that can never be used is a mistake of the settings.
+        let examined = join_all(members.iter().map(|member| member.examine())).await;
+        let wrong = |error: &Error| error.kind() == ErrorKind::InvalidInput;
+        if let Some(error) = examined.into_iter().filter_map(Result::err).find(wrong) {
+            return Err(error);
+        }
+        let members = members.into_iter().map(|member| self.member(member)).collect();
         let router = self.router(&history, members).await;
         Ok(Replicated { router, history })
     }
