@@ -39,6 +39,8 @@ mod shard;
 mod snapshot;
 mod sqlstate;
 mod statements;
+mod tables;
+mod take_over;
 mod tls;
 mod tombstones;
 mod url;

@@ -128,6 +128,10 @@ impl Default for StoresConfig {
 pub struct DatabaseConfig {
     /// `postgres://user:password@host:port/name`, several hosts separated by commas. Default none.
     pub url: String,
+    /// The schema of the tables, made when it is missing: lower case letters, digits and `_`. With
+    /// several levels in one database it is what the names of their schemas begin with. Default
+    /// `public` (`terrace` for those of several levels).
+    pub schema: String,
     /// Connections kept open even when idle. Default 2.
     pub pool_min: usize,
     /// At most this many connections. Default 10.
@@ -138,7 +142,13 @@ pub struct DatabaseConfig {
 
 impl Default for DatabaseConfig {
     fn default() -> Self {
-        Self { url: String::new(), pool_min: 2, pool_max: 10, acquire_timeout_ms: 2_000 }
+        Self {
+            url: String::new(),
+            schema: "public".into(),
+            pool_min: 2,
+            pool_max: 10,
+            acquire_timeout_ms: 2_000,
+        }
     }
 }
 

@@ -2,8 +2,9 @@
 
 use terrace_core::{Error, Result};
 use tokio_postgres::Transaction;
+use tokio_postgres::error::SqlState;
 
-use super::sqlstate::{Stage, explain};
+use super::sqlstate::{Stage, because, explain};
 
 /// Waits for the others, who alter tables of the same schema, until the transaction ends.
 pub(super) async fn lock(transaction: &Transaction<'_>, schema: &str) -> Result<()> {
@@ -20,5 +21,21 @@ pub(super) async fn run(transaction: &Transaction<'_>, commands: &str) -> Result
 }
 
 pub(super) fn failed(error: tokio_postgres::Error) -> Error {
-    explain(error, Stage::Harmless).during("migrate")
+    const TAKEN: [&SqlState; 4] = [
+        &SqlState::DUPLICATE_TABLE,
+        &SqlState::DUPLICATE_OBJECT,
+        &SqlState::DUPLICATE_FUNCTION,
+        &SqlState::INVALID_FUNCTION_DEFINITION,
+    ];
+    match error.as_db_error() {
+        Some(said) if TAKEN.contains(&said.code()) => {
+            let message = format!(
+                "something in the schema has a name that Terrace needs: {}; rename it, or name another \
+                 schema with database.schema",
+                said.message()
+            );
+            because(Error::invalid(message), error).during("migrate")
+        }
+        _ => explain(error, Stage::Harmless).during("migrate"),
+    }
 }

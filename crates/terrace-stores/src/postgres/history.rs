@@ -60,7 +60,7 @@ pub(super) const TABLE: &str = "CREATE TABLE IF NOT EXISTS terrace_history (
 macro_rules! safety {
     () => {
         "current_setting('fsync') = 'on' AND (SELECT bool_and(relpersistence = 'p') FROM pg_class \
-           WHERE oid IN (to_regclass('records'), to_regclass('idempotency'), \
+           WHERE oid IN (to_regclass('records'), to_regclass('terrace_idempotency'), \
              to_regclass('commands'))) IS NOT FALSE, \
          current_setting('synchronous_commit'), current_setting('synchronous_standby_names') <> ''"
     };
@@ -301,7 +301,7 @@ async fn go_on(transaction: &Transaction<'_>, found: &Look) -> Result<Standing> 
 /// Begins the first history of tables that had none, in the lineage of an earlier Terrace's if there
 /// was one.
 pub(super) async fn begin_first(transaction: &Transaction<'_>) -> Result<()> {
-    const EARLIER: &str = "SELECT value || '.1' FROM meta WHERE name = 'history'";
+    const EARLIER: &str = "SELECT value || '.1' FROM terrace_meta WHERE name = 'history'";
     let found = look(transaction.client()).await.map_err(failed)?;
     if found.kept.is_none() {
         let name = transaction.query_opt(EARLIER, &[]).await.map_err(failed)?;

@@ -50,7 +50,7 @@ use tokio_postgres::Row;
 use tokio_postgres::types::{ToSql, Type};
 
 pub use install::LogBegin;
-pub(super) use install::{change, current};
+pub(super) use install::{change, current, end_of_triggers};
 use listener::Listener;
 use trim::KeepFor;
 pub(super) use trim::TrimLog;

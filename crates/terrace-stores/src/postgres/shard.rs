@@ -1,9 +1,9 @@
 //! A PostgreSQL database that is one of several shards.
 //!
-//! The table `shard` has one row: the epoch, and what the shard says of itself. Two functions look at
-//! it. `shard_look` is called by reads and is stable, so it sees what the read's own snapshot sees: a
+//! The table `terrace_shard` has one row: the epoch, and what the shard says of itself. Two functions look at
+//! it. `terrace_shard_look` is called by reads and is stable, so it sees what the read's own snapshot sees: a
 //! read that is let in has begun before the shard gave anything up, and answers from that moment.
-//! `shard_enter` is called by writes: it takes an advisory lock, shared, which it keeps until the
+//! `terrace_shard_enter` is called by writes: it takes an advisory lock, shared, which it keeps until the
 //! transaction has ended, and then looks in a new snapshot. Who changes the row takes the lock
 //! alone: it waits for the writers that were let in, and those behind it see the new epoch. A
 //! reader therefore costs nobody a lock, and a writer none that two writers compete for.
@@ -28,49 +28,71 @@ use super::altering::{failed, lock, run};
 use super::connection::Connection;
 use super::inspect::CountRecords;
 use super::sqlstate::{Stage, explain};
+use super::tables::{self, Table};
 use super::{LogBegin, PostgresOptions, PostgresStore};
 
-/// The class of the advisory lock of writers and changes; the object is the table `shard`.
+/// The class of the advisory lock of writers and changes; the object is the table.
 const LOCK: i32 = 1_952_805_492;
 /// The class of the advisory lock of who moves slots.
 const MOVING: i32 = 1_952_805_493;
 
+const TABLES: [Table; 2] = [
+    Table::new("terrace_shard", &["one", "epoch", "state"]).formerly("shard"),
+    Table::new("terrace_shard_followed", &["source", "follow"]).formerly("shard_followed"),
+];
+
 /// Makes what is missing.
 pub(super) async fn install(client: &mut Client, schema: &str) -> Result<()> {
-    let known = "SELECT to_regproc('shard_enter') IS NOT NULL";
-    if client.query_one(known, &[]).await.map_err(failed)?.get(0) {
+    let known = "SELECT to_regproc('terrace_shard_look') IS NOT NULL \
+         AND to_regproc('terrace_shard_enter') IS NOT NULL";
+    let complete = tables::complete(client, &TABLES).await?.into_iter().all(|complete| complete);
+    if complete && client.query_one(known, &[]).await.map_err(failed)?.get(0) {
         return Ok(());
     }
     let transaction = client.transaction().await.map_err(failed)?;
     lock(&transaction, schema).await?;
+    if tables::rename(&transaction, &TABLES).await? {
+        let earlier = "DROP FUNCTION IF EXISTS shard_look(bigint), shard_enter(bigint)";
+        run(&transaction, earlier).await?;
+    }
+    tables::complete(transaction.client(), &TABLES).await?;
     run(
         &transaction,
         &format!(
-            "CREATE TABLE IF NOT EXISTS shard (
+            "CREATE TABLE IF NOT EXISTS terrace_shard (
                 one boolean PRIMARY KEY DEFAULT true CHECK (one),
                 epoch bigint NOT NULL,
                 state text NOT NULL
             );
-            CREATE TABLE IF NOT EXISTS shard_followed (source text PRIMARY KEY, follow text NOT NULL);
-            CREATE OR REPLACE FUNCTION shard_look(asked bigint) RETURNS boolean
+            CREATE TABLE IF NOT EXISTS terrace_shard_followed (
+                source text PRIMARY KEY,
+                follow text NOT NULL
+            );
+            CREATE OR REPLACE FUNCTION terrace_shard_look(asked bigint) RETURNS boolean
             LANGUAGE plpgsql STABLE AS $$ BEGIN
-                IF (SELECT epoch FROM {schema}.shard) IS DISTINCT FROM asked THEN
+                IF (SELECT epoch FROM \"{schema}\".terrace_shard) IS DISTINCT FROM asked THEN
                     RAISE EXCEPTION 'moved' USING ERRCODE = 'TR001';
                 END IF;
                 RETURN true;
             END $$;
-            CREATE OR REPLACE FUNCTION shard_enter(asked bigint) RETURNS boolean
+            CREATE OR REPLACE FUNCTION terrace_shard_enter(asked bigint) RETURNS boolean
             LANGUAGE plpgsql VOLATILE AS $$ BEGIN
-                PERFORM pg_advisory_xact_lock_shared({LOCK}, '{schema}.shard'::regclass::oid::int);
-                IF (SELECT epoch FROM {schema}.shard) IS DISTINCT FROM asked THEN
+                PERFORM pg_advisory_xact_lock_shared({LOCK}, {TABLE}::int);
+                IF (SELECT epoch FROM \"{schema}\".terrace_shard) IS DISTINCT FROM asked THEN
                     RAISE EXCEPTION 'moved' USING ERRCODE = 'TR001';
                 END IF;
                 RETURN true;
-            END $$"
+            END $$",
+            TABLE = number_of_table(schema),
         ),
     )
     .await?;
     transaction.commit().await.map_err(failed)
+}
+
+/// The number of the table, for locks.
+fn number_of_table(schema: &str) -> String {
+    format!("'\"{schema}\".terrace_shard'::regclass::oid")
 }
 
 /// A [`PostgresStore`] that is one shard of several.

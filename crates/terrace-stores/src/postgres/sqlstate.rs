@@ -114,7 +114,7 @@ pub(super) const READ_ONLY: &str = "the database or its user is read-only by def
      writes; set default_transaction_read_only = off for both (ALTER DATABASE, ALTER ROLE), or in the \
      server's settings";
 
-/// What `shard_look` and `shard_enter` raise under another epoch.
+/// What `terrace_shard_look` and `terrace_shard_enter` raise under another epoch.
 pub(super) const MOVED: &str = "TR001";
 
 /// What came of work under [`NO_EPOCH`](super::statements::NO_EPOCH): a shard refuses it when all

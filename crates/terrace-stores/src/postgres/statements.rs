@@ -122,21 +122,21 @@ impl Sql {
             // Claim and result are committed together. A claim without a result was made when BEGIN had
             // failed, and belongs to nobody.
             Self::Claim => {
-                "INSERT INTO idempotency AS i (key, fingerprint) VALUES ($1, $2) \
+                "INSERT INTO terrace_idempotency AS i (key, fingerprint) VALUES ($1, $2) \
                  ON CONFLICT (key) DO UPDATE \
                  SET fingerprint = excluded.fingerprint, result = NULL, created_at = now() \
                  WHERE i.created_at < now() - interval '24 hours' OR i.result IS NULL \
                  RETURNING true"
             }
-            Self::Recall => "SELECT fingerprint, result FROM idempotency WHERE key = $1",
-            Self::Remember => "UPDATE idempotency SET result = $2 WHERE key = $1",
+            Self::Recall => "SELECT fingerprint, result FROM terrace_idempotency WHERE key = $1",
+            Self::Remember => "UPDATE terrace_idempotency SET result = $2 WHERE key = $1",
             Self::Forget => {
-                "WITH gone AS (DELETE FROM idempotency WHERE key IN (SELECT key FROM idempotency \
+                "WITH gone AS (DELETE FROM terrace_idempotency WHERE key IN (SELECT key FROM terrace_idempotency \
                    WHERE created_at < now() - interval '24 hours' ORDER BY created_at LIMIT $1 \
                    FOR UPDATE SKIP LOCKED) RETURNING 1) \
                  SELECT count(*) FROM gone"
             }
-            Self::Enter => "SELECT shard_enter($1)",
+            Self::Enter => "SELECT terrace_shard_enter($1)",
         }
     }
 
@@ -237,7 +237,7 @@ const SEEN: &str =
 /// [`super::tombstones`].
 macro_rules! settled {
     () => {
-        "(SELECT coalesce(max(value::bigint), 0) FROM meta WHERE name = 'settled')"
+        "(SELECT coalesce(max(value::bigint), 0) FROM terrace_meta WHERE name = 'settled')"
     };
 }
 pub(super) use settled;
@@ -315,18 +315,20 @@ macro_rules! put {
 
 const PUT: &str = put!("");
 
-/// The same under an epoch. `shard_enter` is volatile: it takes its lock, and then looks in a snapshot
+/// The same under an epoch. `terrace_shard_enter` is volatile: it takes its lock, and then looks in a snapshot
 /// of its own.
-const EPOCH_PUT: &str = put!("(SELECT shard_enter($4)) AND ");
+const EPOCH_PUT: &str = put!("(SELECT terrace_shard_enter($4)) AND ");
 
 /// A sub-select without a column of the query is worked out once, before the first row is looked for.
-/// `shard_look` is stable, so it looks in the snapshot of the statement; it is called to raise only:
+/// `terrace_shard_look` is stable, so it looks in the snapshot of the statement; it is called to raise only:
 /// a call costs about three times what looking costs.
-const EPOCH_READ: &str =
-    read!(" WHERE CASE WHEN (SELECT epoch FROM shard) = $3 THEN true ELSE shard_look($3) END");
+const EPOCH_READ: &str = read!(
+    " WHERE CASE WHEN (SELECT epoch FROM terrace_shard) = $3 THEN true ELSE terrace_shard_look($3) END"
+);
 
-const EPOCH_SCAN: &str =
-    scan!("AND CASE WHEN (SELECT epoch FROM shard) = $6 THEN true ELSE shard_look($6) END ");
+const EPOCH_SCAN: &str = scan!(
+    "AND CASE WHEN (SELECT epoch FROM terrace_shard) = $6 THEN true ELSE terrace_shard_look($6) END "
+);
 
 /// As [`PUT`], for writes of a journal: a row that has come as far is left alone and not answered. A
 /// deletion without a record leaves a row, too, with `created_at = updated_at`.
@@ -430,8 +432,8 @@ impl Statements {
 /// parked: one snapshot.
 const READ_ROWS: &str = "SELECT p.source, p.epoch, p.place, u.i, k.key IS NOT NULL, \
        r.version, r.deleted, r.created_at, r.updated_at, r.value, r.read_count, r.write_count \
-     FROM projection p LEFT JOIN unnest($1::text[]) WITH ORDINALITY AS u(k, i) ON true \
-     LEFT JOIN records r ON r.key = u.k LEFT JOIN parked k ON k.key = u.k \
+     FROM terrace_projection p LEFT JOIN unnest($1::text[]) WITH ORDINALITY AS u(k, i) ON true \
+     LEFT JOIN records r ON r.key = u.k LEFT JOIN terrace_parked k ON k.key = u.k \
      WHERE p.name = 'live'";
 
 impl Statements {

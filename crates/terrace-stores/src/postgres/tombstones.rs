@@ -10,10 +10,10 @@
 //!
 //! **Writes that come too late.** However late, a flusher that was taken for dead may come back with a
 //! put from before the deletion. The put is settled by then, since others applied it. So before a row
-//! goes that a journal has deleted, `settled` in `meta` is raised to its sequence: no write up to there
+//! goes that a journal has deleted, `settled` in `terrace_meta` is raised to its sequence: no write up to there
 //! is applied any more, whatever its row has. The row goes with the next walk, an hour later, since a
 //! statement looks into the snapshot with which it began. It goes only from a database that has this in
-//! its own `meta`: a server that was promoted, or restored, may not, and then is told again.
+//! its own `terrace_meta`: a server that was promoted, or restored, may not, and then is told again.
 //!
 //! The walk goes over all rows by key, a page a second, and rests for an hour after the last one. It
 //! needs no index: one by time would end the heap-only updates of all rows, and one more costs writers
@@ -108,8 +108,8 @@ impl Work for Collect<'_> {
             " \
                  AND r.updated_at < now() - $2 * interval '1 second' \
                  AND r.version <= (SELECT last_value FROM records_version) \
-                 AND NOT (to_regclass('shard') IS NOT NULL \
-                   AND EXISTS (SELECT 1 FROM meta WHERE name = 'log')) \
+                 AND NOT (to_regclass('terrace_shard') IS NOT NULL \
+                   AND EXISTS (SELECT 1 FROM terrace_meta WHERE name = 'log')) \
                ORDER BY r.key FOR UPDATE OF r SKIP LOCKED), \
              gone AS (DELETE FROM records WHERE key = ANY (ARRAY(SELECT key FROM old))) \
              SELECT CASE WHEN count(*) = 1000 THEN max(key) END, \
@@ -143,7 +143,7 @@ impl Work for Refuse {
 
     async fn run(&self, connection: &Connection, progress: &Progress) -> Result<(), Failure> {
         // Durable whatever the settings are: rows go that nobody would miss otherwise.
-        const TEXT: &str = "INSERT INTO meta AS m (name, value) SELECT 'settled', $1::text \
+        const TEXT: &str = "INSERT INTO terrace_meta AS m (name, value) SELECT 'settled', $1::text \
              WHERE set_config('synchronous_commit', 'local', true) IS NOT NULL \
              ON CONFLICT (name) DO UPDATE SET value = excluded.value \
              WHERE m.value::bigint < excluded.value::bigint";
@@ -280,7 +280,7 @@ mod tests {
             fresh.left().await
         };
         assert_eq!(walk(&mut tombstones).await, 3);
-        fresh.hand.command("DELETE FROM meta WHERE name = 'settled'").await.unwrap();
+        fresh.hand.command("DELETE FROM terrace_meta WHERE name = 'settled'").await.unwrap();
         assert_eq!(walk(&mut tombstones).await, 3, "nothing else would keep a late put out");
         assert_eq!(walk(&mut tombstones).await, 0);
     }

@@ -4,7 +4,9 @@
 
 mod by_hand;
 mod cancellation;
+mod dropped;
 mod faults;
+mod foreign;
 mod histories;
 mod log;
 mod members;
@@ -14,7 +16,9 @@ mod poolers;
 mod promotions;
 mod reads;
 mod refusals;
+mod rights;
 mod shard;
+mod upgrade;
 mod writes;
 
 use std::sync::Arc;

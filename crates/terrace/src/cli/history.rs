@@ -15,9 +15,9 @@ pub(super) struct HistoryOptions {
     /// DATABASE_URL].
     #[arg(long)]
     url: Option<String>,
-    /// The schema of its tables.
-    #[arg(long, default_value = "public")]
-    schema: String,
+    /// The schema of its tables [default: database.schema].
+    #[arg(long)]
+    schema: Option<String>,
     /// Begin a new lineage: for a physical copy (pg_basebackup, a disk snapshot) that becomes a database
     /// of its own, or is put back in place. Run it before anything is served from it; instances that
     /// run need a restart.
@@ -39,7 +39,8 @@ pub(super) fn history(options: HistoryOptions, loaded: &Loaded) -> Result<(), Fa
     }
     run::block_on(async move {
         let failed = |error: Error| run::fatal(&error);
-        let database = PostgresOptions { schema: options.schema, ..PostgresOptions::new(url) };
+        let schema = options.schema.unwrap_or_else(|| loaded.config.database.schema.clone());
+        let database = PostgresOptions { schema, ..PostgresOptions::new(url) };
         let store = PostgresStore::connect(database, Runtime::system()).await.map_err(failed)?;
         if options.renew {
             store.renew_history().await.map_err(failed)?;

@@ -3,7 +3,7 @@
 //!
 //! Every scenario asserts that its fault happened. `TERRACE_FULL_COUNTS=1` repeats each ten times.
 
-mod engines;
+pub(crate) mod engines;
 mod field;
 mod readers;
 
@@ -52,7 +52,7 @@ fn rounds() -> usize {
 }
 
 /// Waits for what real programs bring about; fails after half a minute.
-async fn until(what: &str, mut is_so: impl AsyncFnMut() -> bool) {
+pub(crate) async fn until(what: &str, mut is_so: impl AsyncFnMut() -> bool) {
     let within = tokio::time::Instant::now() + Duration::from_secs(30);
     while !is_so().await {
         assert!(tokio::time::Instant::now() < within, "not within 30 s: {what}");

@@ -6,6 +6,7 @@ mod by_hand;
 mod caches;
 mod cqrs;
 mod crash;
+mod databases;
 mod health;
 mod instances;
 mod journal;

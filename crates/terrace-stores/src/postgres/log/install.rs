@@ -7,6 +7,7 @@ use terrace_core::{Error, ErrorKind, Result, Runtime};
 use tokio_postgres::{Client, Transaction};
 
 use super::super::altering::{failed, lock, run};
+use super::super::tables::{self, Table};
 
 /// What a log holds at its beginning.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,6 +24,11 @@ pub(super) const WAITING: i32 = 1_952_805_491;
 /// What the notifications' channel begins with; the table's number follows.
 pub(super) const CHANNEL: &str = "terrace_commands_";
 
+const COMMANDS: Table = Table::new(
+    "commands",
+    &["id", "transaction", "version", "type", "key", "value", "created_at", "time"],
+);
+
 /// Rows are found in the order of commits by transaction and version; nothing is looked up by key.
 fn table(schema: &str) -> String {
     format!(
@@ -38,6 +44,11 @@ fn table(schema: &str) -> String {
         );
         CREATE INDEX commands_order ON {schema}.commands (transaction, version);"
     )
+}
+
+/// A schema may have the name of a key word.
+fn quoted(schema: &str) -> String {
+    format!("\"{schema}\"")
 }
 
 /// The tail of each function: tells who waits, after the change was logged.
@@ -129,26 +140,35 @@ fn triggers(schema: &str) -> String {
 /// everybody else queues.
 const NOT_LONG: &str = "SET LOCAL lock_timeout = '400ms'";
 
+/// Ends the log of a table of records that is made anew; the next start begins another.
+pub(in super::super) fn end_of_triggers() -> String {
+    let names = ["1_inserted", "2_updated", "3_deleted", "4_truncated", "5_by_hand", "6_renamed"];
+    let drop = |name| format!("DROP TRIGGER IF EXISTS commands_{name} ON records;");
+    names.map(drop).concat()
+}
+
 /// Removes all of it, whatever is there of it.
 fn removal(schema: &str) -> String {
-    let mut text = String::new();
-    for name in ["1_inserted", "2_updated", "3_deleted", "4_truncated", "5_by_hand", "6_renamed"] {
-        text.push_str(&format!("DROP TRIGGER IF EXISTS commands_{name} ON {schema}.records;"));
-    }
+    let mut text = end_of_triggers();
     for name in ["changed", "gone", "truncated", "renamed", "by_hand"] {
         text.push_str(&format!("DROP FUNCTION IF EXISTS {schema}.commands_{name}();"));
     }
     text.push_str(&format!(
-        "DROP TABLE IF EXISTS {schema}.commands; DELETE FROM {schema}.meta WHERE name ~ '^log( |$)'"
+        "DROP TABLE IF EXISTS {schema}.commands;
+        DELETE FROM {schema}.terrace_meta WHERE name ~ '^log( |$)'"
     ));
     text
 }
 
-/// The name of the log, if there is one whose transactions this server has counted.
+/// The name of the log, if all of it is there and this server has counted its transactions.
 pub(in super::super) async fn current(
     client: &Client,
 ) -> Result<Option<Arc<str>>, tokio_postgres::Error> {
-    const NAME: &str = "SELECT value FROM meta WHERE name = 'log'";
+    // The triggers go with the table of records when that is made again.
+    const NAME: &str = "SELECT value FROM terrace_meta WHERE name = 'log' \
+         AND to_regclass('commands') IS NOT NULL \
+         AND (SELECT count(*) FROM pg_trigger WHERE tgrelid = to_regclass('records') \
+           AND tgname ~ '^commands_[1-6]_') = 6";
     const AHEAD: &str = "SELECT EXISTS (SELECT 1 FROM commands \
          WHERE transaction >= pg_snapshot_xmax(pg_current_snapshot()))";
     let Some(row) = client.query_opt(NAME, &[]).await? else { return Ok(None) };
@@ -203,13 +223,15 @@ async fn install(client: &mut Client, schema: &str, begin: LogBegin) -> Result<A
         return Ok(name);
     }
     make(&transaction, schema, begin).await?;
-    let name = "SELECT value FROM meta WHERE name = 'log'";
+    let name = "SELECT value FROM terrace_meta WHERE name = 'log'";
     let name = transaction.query_one(name, &[]).await.map_err(failed)?;
     transaction.commit().await.map_err(failed)?;
     Ok(Arc::from(name.get::<_, &str>(0)))
 }
 
 async fn make(transaction: &Transaction<'_>, schema: &str, begin: LogBegin) -> Result<()> {
+    let schema = &quoted(schema);
+    tables::complete(transaction.client(), &[COMMANDS]).await?;
     run(transaction, NOT_LONG).await?;
     run(transaction, &removal(schema)).await?;
     run(transaction, &table(schema)).await?;
@@ -217,7 +239,7 @@ async fn make(transaction: &Transaction<'_>, schema: &str, begin: LogBegin) -> R
     run(transaction, &triggers(schema)).await?;
     run(
         transaction,
-        "INSERT INTO meta VALUES \
+        "INSERT INTO terrace_meta VALUES \
          ('log', 'log-' || left(replace(gen_random_uuid()::text, '-', ''), 12))",
     )
     .await?;
@@ -237,6 +259,7 @@ async fn remove(client: &mut Client, schema: &str) -> Result<()> {
     let transaction = client.transaction().await.map_err(failed)?;
     lock(&transaction, schema).await?;
     run(&transaction, NOT_LONG).await?;
-    run(&transaction, &removal(schema)).await?;
+    tables::complete(transaction.client(), &[COMMANDS]).await?;
+    run(&transaction, &removal(&quoted(schema))).await?;
     transaction.commit().await.map_err(failed)
 }

@@ -5,7 +5,7 @@
 //! follower has come to: the end of an event stream names one of its changes.
 //!
 //! **Followers** keep their checkpoints elsewhere, so each tells the log once a minute how far it is
-//! ([`terrace_core::ChangeLog::keep_for`]). The log notes that in `meta`, beside its name:
+//! ([`terrace_core::ChangeLog::keep_for`]). The log notes that in `terrace_meta`, beside its name:
 //! `log follower <name>` has the transaction and since when the follower has been there.
 //!
 //! **A follower that stands still** holds the log back: after a week with a warning and a degraded
@@ -75,7 +75,7 @@ const TRIM: &str = concat!(
     "WITH below AS MATERIALIZED ( \
        SELECT least(min(split_part(value, ' ', 1)::xid8), \
          pg_snapshot_xmin(pg_current_snapshot())) AS transaction \
-       FROM meta WHERE CASE \
+       FROM terrace_meta WHERE CASE \
          WHEN name LIKE 'log left %' THEN \
            to_timestamp(split_part(value, ' ', 2)::bigint) > now() - interval '1 hour' \
          ELSE name LIKE 'log follower %' END), \
@@ -99,7 +99,7 @@ const TRIM: &str = concat!(
          ELSE r.version > p.version \
            AND age(r.xmin) > age((SELECT transaction FROM below)::xid) END))) \
        RETURNING transaction), \
-     trimmed AS (INSERT INTO meta AS m (name, value) \
+     trimmed AS (INSERT INTO terrace_meta AS m (name, value) \
        SELECT 'log trimmed', max(transaction)::text FROM gone HAVING count(*) > 0 \
        ON CONFLICT (name) DO UPDATE \
        SET value = greatest(m.value::xid8, excluded.value::xid8)::text) \
@@ -123,7 +123,7 @@ impl Work for TrimPage {
         progress.in_transaction(true);
         // A follower notes its position before the page is looked at, or looks itself after it.
         let (begun, page, committed) = futures_util::future::join3(
-            connection.command("BEGIN; LOCK TABLE meta IN EXCLUSIVE MODE"),
+            connection.command("BEGIN; LOCK TABLE terrace_meta IN EXCLUSIVE MODE"),
             connection.ask(TRIM, &[(&epoch, Type::TEXT), (&offset, Type::INT8)]),
             connection.command("COMMIT"),
         )
@@ -151,13 +151,13 @@ const STANDING: &str = concat!(
            to_timestamp(split_part(value, ' ', 2)::bigint) AS since, \
            (SELECT c.time FROM commands c WHERE c.transaction > split_part(value, ' ', 1)::xid8 \
              ORDER BY c.transaction, c.version LIMIT 1) AS next \
-         FROM meta WHERE name LIKE 'log follower %') AS follower \
+         FROM terrace_meta WHERE name LIKE 'log follower %') AS follower \
        WHERE next IS NOT NULL AND greatest(since, next) < now() - ",
     kept!(),
     "), \
-     gone AS (DELETE FROM meta \
+     gone AS (DELETE FROM terrace_meta \
        WHERE name IN (SELECT 'log follower ' || name FROM standing WHERE lost)), \
-     left_behind AS (INSERT INTO meta (name, value) \
+     left_behind AS (INSERT INTO terrace_meta (name, value) \
        SELECT 'log left ' || name, at || ' ' || extract(epoch FROM now())::bigint \
        FROM standing WHERE lost ON CONFLICT (name) DO UPDATE SET value = excluded.value) \
      SELECT name, lost FROM standing ORDER BY name"
@@ -188,14 +188,14 @@ pub(super) struct KeepFor<'a> {
 
 /// A note keeps all that comes after it, and so after any later place; the beginning needs only what
 /// there is.
-const KEEP_FOR: &str = "WITH begins AS (DELETE FROM meta \
+const KEEP_FOR: &str = "WITH begins AS (DELETE FROM terrace_meta \
        WHERE name = 'log left ' || $1 AND $2 = '0') \
-     INSERT INTO meta AS m (name, value) \
+     INSERT INTO terrace_meta AS m (name, value) \
      SELECT 'log follower ' || $1, $2 || ' ' || extract(epoch FROM now())::bigint \
      WHERE $2 = '0' \
-       OR NOT EXISTS (SELECT 1 FROM meta WHERE name = 'log left ' || $1) AND ( \
-         $2::xid8 > coalesce((SELECT value::xid8 FROM meta WHERE name = 'log trimmed'), '0') \
-         OR EXISTS (SELECT 1 FROM meta WHERE name = 'log follower ' || $1 \
+       OR NOT EXISTS (SELECT 1 FROM terrace_meta WHERE name = 'log left ' || $1) AND ( \
+         $2::xid8 > coalesce((SELECT value::xid8 FROM terrace_meta WHERE name = 'log trimmed'), '0') \
+         OR EXISTS (SELECT 1 FROM terrace_meta WHERE name = 'log follower ' || $1 \
            AND split_part(value, ' ', 1)::xid8 <= $2::xid8)) \
      ON CONFLICT (name) DO UPDATE SET value = CASE \
        WHEN split_part(m.value, ' ', 1) = $2 THEN m.value ELSE excluded.value END \
@@ -367,7 +367,7 @@ mod tests {
         let stood = async |days: i64| {
             fresh.age(u32::try_from(days).unwrap()).await;
             let text = format!(
-                "UPDATE meta SET value = split_part(value, ' ', 1) || ' ' || \
+                "UPDATE terrace_meta SET value = split_part(value, ' ', 1) || ' ' || \
                  extract(epoch FROM now())::bigint - {days} * 86400 \
                  WHERE name = 'log follower parked'"
             );
@@ -389,7 +389,7 @@ mod tests {
         // Walks of several instances follow each other at any time.
         fresh.walk().await;
         assert_eq!(fresh.left().await, "aaab", "it was told a moment ago that all is there");
-        let later = "UPDATE meta SET value = split_part(value, ' ', 1) || ' ' || \
+        let later = "UPDATE terrace_meta SET value = split_part(value, ' ', 1) || ' ' || \
              extract(epoch FROM now())::bigint - 3601 WHERE name = 'log left parked'";
         fresh.hand.command(later).await.unwrap();
         fresh.walk().await;
@@ -406,7 +406,7 @@ mod tests {
         fresh.log.keep_for("idle", end).await.unwrap();
         fresh.put(&["a", "a"]).await;
         fresh.age(8).await;
-        let long_ago = "UPDATE meta SET value = split_part(value, ' ', 1) || ' 0' \
+        let long_ago = "UPDATE terrace_meta SET value = split_part(value, ' ', 1) || ' 0' \
              WHERE name = 'log follower idle'";
         fresh.hand.command(long_ago).await.unwrap();
         fresh.walk().await;

@@ -9,7 +9,7 @@ use tokio_postgres::types::Type;
 use super::super::connection::{Connection, Repeated};
 use super::super::work::{Failure, Progress, Work};
 use super::steps::{LOCK, LOCK_NEXT, SHARE, Statement, Typed, locked};
-use super::tables::{name, suffix};
+use super::tables::{self, name, suffix};
 
 /// One batch.
 pub(super) struct Apply<'a> {
@@ -73,10 +73,10 @@ const UPSERT: &str = "ON CONFLICT (key) DO UPDATE SET \
 
 /// All of it hangs on `moved`: without the checkpoint there is no input.
 fn text(of: Projection) -> String {
-    let (end, name) = (suffix(of), name(of));
+    let (end, records, name) = (suffix(of), tables::records(of), name(of));
     format!(
         "WITH moved AS ( \
-           UPDATE projection SET epoch = $1, place = $2 \
+           UPDATE terrace_projection SET epoch = $1, place = $2 \
            WHERE name = '{name}' AND source = $3 AND epoch = $4 AND place = $5 \
              AND (paused_until IS NULL OR paused_until < clock_timestamp()) RETURNING 1), \
          input AS ( \
@@ -86,10 +86,10 @@ fn text(of: Projection) -> String {
              $11::boolean[], $12::bigint[], $13::text[], $14::bigint[], $15::bigint[]) \
              AS u(k, v, n, c, u, d, w, r, e, p)), \
          stopped AS ( \
-           INSERT INTO parked{end} AS r \
+           INSERT INTO terrace_parked{end} AS r \
              (key, epoch, place, commands, reason, value, version, created_at, updated_at, deleted) \
            SELECT i.k, i.e, i.p, i.w, coalesce(i.r, ''), i.v, i.n, i.c, i.u, i.d FROM input i \
-           WHERE i.r IS NOT NULL OR EXISTS (SELECT 1 FROM parked{end} p WHERE p.key = i.k) \
+           WHERE i.r IS NOT NULL OR EXISTS (SELECT 1 FROM terrace_parked{end} p WHERE p.key = i.k) \
            ON CONFLICT (key) DO UPDATE SET commands = r.commands + excluded.commands, \
              value = CASE WHEN excluded.version > r.version THEN excluded.value ELSE r.value END, \
              created_at = CASE WHEN excluded.version > r.version \
@@ -100,13 +100,13 @@ fn text(of: Projection) -> String {
                THEN excluded.deleted ELSE r.deleted END, \
              version = greatest(excluded.version, r.version)), \
          put AS ( \
-           INSERT INTO records{end} AS r \
+           INSERT INTO {records} AS r \
              (key, value, version, created_at, updated_at, deleted, write_count) \
            SELECT i.k, i.v, i.n, i.c, i.u, i.d, i.w FROM input i \
-           WHERE i.r IS NULL AND NOT EXISTS (SELECT 1 FROM parked{end} p WHERE p.key = i.k) \
+           WHERE i.r IS NULL AND NOT EXISTS (SELECT 1 FROM terrace_parked{end} p WHERE p.key = i.k) \
            {UPSERT}), \
          counted AS ( \
-           INSERT INTO activity{end} AS a (minute, writes) \
+           INSERT INTO terrace_activity{end} AS a (minute, writes) \
            SELECT u.m, u.w FROM moved, unnest($16::bigint[], $17::bigint[]) AS u(m, w) \
            ON CONFLICT (minute) DO UPDATE SET writes = a.writes + excluded.writes) \
          SELECT count(*) FROM moved"
@@ -188,7 +188,7 @@ impl Work for Retry<'_> {
 
     async fn run(&self, connection: &Connection, progress: &Progress) -> Result<bool, Failure> {
         let text = format!(
-            "WITH gone AS (DELETE FROM parked WHERE key = $1 RETURNING *), \
+            "WITH gone AS (DELETE FROM terrace_parked WHERE key = $1 RETURNING *), \
              put AS (INSERT INTO records AS r \
                  (key, value, version, created_at, updated_at, deleted, write_count) \
                SELECT key, value, version, created_at, updated_at, deleted, commands FROM gone \

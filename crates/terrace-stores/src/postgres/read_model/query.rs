@@ -32,7 +32,7 @@ impl Work for FindCheckpoint {
     const OPERATION: &'static str = "find the checkpoint";
 
     async fn run(&self, connection: &Connection, _: &Progress) -> Result<Checkpoint, Failure> {
-        const TEXT: &str = "SELECT source, epoch, place FROM projection WHERE name = $1";
+        const TEXT: &str = "SELECT source, epoch, place FROM terrace_projection WHERE name = $1";
         let rows = connection.ask(TEXT, &[(&self.0, Type::TEXT)]).await?;
         let found = rows.first().map(|row| {
             let log = row.try_get::<_, String>(0).map_err(corrupt)?;
@@ -55,7 +55,7 @@ impl Work for Hold<'_> {
     const OPERATION: &'static str = "lease the projection";
 
     async fn run(&self, connection: &Connection, _: &Progress) -> Result<bool, Failure> {
-        const TEXT: &str = "UPDATE projection p SET owner = $1, pid = pg_backend_pid(), \
+        const TEXT: &str = "UPDATE terrace_projection p SET owner = $1, pid = pg_backend_pid(), \
                session_begun = (SELECT backend_start FROM pg_stat_activity \
                  WHERE pid = pg_backend_pid()), \
                leased_until = clock_timestamp() + $2 * interval '1 millisecond' \
@@ -79,7 +79,7 @@ impl Work for Pause {
     const OPERATION: &'static str = "pause the projection";
 
     async fn run(&self, connection: &Connection, _: &Progress) -> Result<(), Failure> {
-        const TEXT: &str = "UPDATE projection \
+        const TEXT: &str = "UPDATE terrace_projection \
              SET paused_until = clock_timestamp() + $1 * interval '1 millisecond' \
              WHERE name = 'live'";
         let time = i64::try_from(self.0.as_millis()).unwrap_or(i64::MAX);
@@ -172,7 +172,7 @@ impl Work for Search<'_> {
         let now = words!("r.key", "r.value");
         let text = format!(
             "SELECT {COLUMNS} FROM (SELECT r.*, ts_rank(w.words, q) AS rank \
-               FROM words w JOIN records r ON r.key = w.key, plainto_tsquery('simple', $1) AS q \
+               FROM terrace_words w JOIN records r ON r.key = w.key, plainto_tsquery('simple', $1) AS q \
                WHERE w.words @@ q AND NOT r.deleted \
                  AND (w.version = r.version OR {now} @@ q)) AS found \
              ORDER BY rank DESC, key LIMIT $2"
@@ -217,7 +217,7 @@ impl Work for ByTime {
     const OPERATION: &'static str = "tell the activity";
 
     async fn run(&self, connection: &Connection, _: &Progress) -> Result<Vec<Activity>, Failure> {
-        const TEXT: &str = "SELECT minute / $1 * $1, sum(writes)::bigint FROM activity \
+        const TEXT: &str = "SELECT minute / $1 * $1, sum(writes)::bigint FROM terrace_activity \
              GROUP BY 1 ORDER BY 1 DESC LIMIT $2";
         let minutes = signed((self.bucket.as_secs() / 60).max(1));
         let limit = signed(self.limit as u64);
@@ -240,7 +240,7 @@ impl Work for ParkedKeys {
     const OPERATION: &'static str = "list parked keys";
 
     async fn run(&self, connection: &Connection, _: &Progress) -> Result<Vec<Parked>, Failure> {
-        const TEXT: &str = "SELECT key, epoch, place, commands, reason FROM parked \
+        const TEXT: &str = "SELECT key, epoch, place, commands, reason FROM terrace_parked \
              ORDER BY epoch, place, key LIMIT $1";
         let rows = connection.ask(TEXT, &[(&signed(self.0 as u64), Type::INT8)]).await?;
         let parked = |row: &tokio_postgres::Row| {
@@ -262,7 +262,7 @@ impl Work for Counts {
     const OPERATION: &'static str = "count";
 
     async fn run(&self, connection: &Connection, _: &Progress) -> Result<(u64, u64), Failure> {
-        let text = format!("SELECT ({COUNT}), (SELECT count(*) FROM parked)");
+        let text = format!("SELECT ({COUNT}), (SELECT count(*) FROM terrace_parked)");
         let rows = connection.ask(&text, &[]).await?;
         match rows.first() {
             Some(row) => Ok((unsigned(row, 0)?, unsigned(row, 1)?)),

@@ -21,10 +21,10 @@ impl Work for Begin<'_> {
     const OPERATION: &'static str = "begin a projection";
 
     async fn run(&self, connection: &Connection, progress: &Progress) -> Result<(), Failure> {
-        const START: &str = "UPDATE projection SET source = $2, epoch = 0, place = 0, \
+        const START: &str = "UPDATE terrace_projection SET source = $2, epoch = 0, place = 0, \
              paused_until = NULL WHERE name = $1";
         let (lock, tables) = match self.name {
-            SEARCH => (LOCK_SEARCH, "TRUNCATE words"),
+            SEARCH => (LOCK_SEARCH, "TRUNCATE terrace_words"),
             name if name == tables::name(Projection::Next) => (LOCK_NEXT, NEXT),
             _ => (LOCK, EMPTY),
         };
@@ -70,13 +70,13 @@ const COMPARE: &str = "WITH compared AS ( \
          (a.value, a.version, a.created_at, a.updated_at, a.deleted) IS DISTINCT FROM \
          (b.value, b.version, b.created_at, b.updated_at, b.deleted) \
          OR a.write_count < b.write_count \
-         OR a.write_count > b.write_count AND NOT EXISTS (SELECT 1 FROM activity \
+         OR a.write_count > b.write_count AND NOT EXISTS (SELECT 1 FROM terrace_activity \
            WHERE minute < extract(epoch FROM now()) / 60 - 7 * 24 * 60) AS differs \
-       FROM records a FULL JOIN records_next b ON a.key = b.key) \
+       FROM records a FULL JOIN terrace_records_next b ON a.key = b.key) \
      SELECT count(*), count(*) FILTER (WHERE differs), \
        ARRAY(SELECT key FROM compared WHERE differs ORDER BY key LIMIT 10) FROM compared";
 
-const READS: &str = "UPDATE records_next n SET read_count = r.read_count FROM records r \
+const READS: &str = "UPDATE terrace_records_next n SET read_count = r.read_count FROM records r \
      WHERE r.key = n.key AND r.read_count > 0";
 
 impl Work for Finish {
@@ -102,11 +102,12 @@ impl Finish {
         connection: &Connection,
     ) -> Result<Option<Difference>, Failure> {
         const SAME: &str = "SELECT a.source = b.source AND a.epoch = b.epoch AND a.place = b.place \
-             FROM projection a, projection b WHERE a.name = 'live' AND b.name = 'next'";
-        const GO_ON: &str = "UPDATE projection SET paused_until = NULL WHERE name = 'live'; \
-             UPDATE projection SET source = '', epoch = 0, place = 0 WHERE name = 'next'";
+             FROM terrace_projection a, terrace_projection b WHERE a.name = 'live' AND b.name = 'next'";
+        const GO_ON: &str = "UPDATE terrace_projection SET paused_until = NULL WHERE name = 'live'; \
+             UPDATE terrace_projection SET source = '', epoch = 0, place = 0 WHERE name = 'next'";
         /// The search index is made anew, too; it answers meanwhile.
-        const INDEX: &str = "UPDATE projection SET epoch = 0, place = 0 WHERE name = 'search'";
+        const INDEX: &str =
+            "UPDATE terrace_projection SET epoch = 0, place = 0 WHERE name = 'search'";
         // Readers queue behind a swap that waits for one of them.
         const NOT_LONG: &str = "SET LOCAL lock_timeout = '400ms'";
         // The store's sessions are told to look rows up one by one; here all are compared. The reads

@@ -69,10 +69,10 @@ impl Work for Index<'_> {
     async fn run(&self, connection: &Connection, progress: &Progress) -> Result<bool, Failure> {
         const TEXT: &str = concat!(
             "WITH moved AS ( \
-               UPDATE projection SET epoch = $1, place = $2 \
+               UPDATE terrace_projection SET epoch = $1, place = $2 \
                WHERE name = 'search' AND source = $3 AND epoch = $4 AND place = $5 RETURNING 1), \
              indexed AS ( \
-               INSERT INTO words AS w (key, version, words) \
+               INSERT INTO terrace_words AS w (key, version, words) \
                SELECT u.k, u.n, CASE WHEN u.v IS NULL THEN '' ELSE ",
             words!("u.k", "u.v"),
             " END FROM moved, unnest($6::text[], $7::text[], $8::bigint[]) AS u(k, v, n) \

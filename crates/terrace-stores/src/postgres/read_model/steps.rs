@@ -22,10 +22,12 @@ pub(super) enum Statement<'a> {
 }
 
 /// How the checkpoint's row is held meanwhile.
-pub(super) const LOCK: &str = "SELECT 1 FROM projection WHERE name = 'live' FOR UPDATE";
-pub(super) const SHARE: &str = "SELECT 1 FROM projection WHERE name = 'live' FOR SHARE";
-pub(super) const LOCK_NEXT: &str = "SELECT 1 FROM projection WHERE name = 'next' FOR UPDATE";
-pub(super) const LOCK_SEARCH: &str = "SELECT 1 FROM projection WHERE name = 'search' FOR UPDATE";
+pub(super) const LOCK: &str = "SELECT 1 FROM terrace_projection WHERE name = 'live' FOR UPDATE";
+pub(super) const SHARE: &str = "SELECT 1 FROM terrace_projection WHERE name = 'live' FOR SHARE";
+pub(super) const LOCK_NEXT: &str =
+    "SELECT 1 FROM terrace_projection WHERE name = 'next' FOR UPDATE";
+pub(super) const LOCK_SEARCH: &str =
+    "SELECT 1 FROM terrace_projection WHERE name = 'search' FOR UPDATE";
 
 /// Locks, does, commits; each statement has a snapshot of its own, from after the lock. Answers the
 /// rows of the statement.

@@ -5,12 +5,12 @@ use terrace_core::{Error, ErrorKind, Result, ShardState, Version};
 use tokio_postgres::Client;
 
 use super::super::sqlstate::{Stage, explain};
-use super::{Inner, LOCK, MOVING, refused, signed};
+use super::{Inner, LOCK, MOVING, number_of_table, refused, signed};
 
 impl Inner {
     pub(super) async fn state(&self) -> Result<Option<ShardState>> {
         let (mut session, mut place) = self.take_session().await?;
-        let found = session.client().query_typed("SELECT state FROM shard", &[]).await;
+        let found = session.client().query_typed("SELECT state FROM terrace_shard", &[]).await;
         let found = found.map_err(refused)?;
         *place = Some(session);
         found.first().map(|row| parsed(row.get(0))).transpose()
@@ -18,12 +18,13 @@ impl Inner {
 
     pub(super) async fn found(&self, state: ShardState) -> Result<ShardState> {
         const FOUND: &str =
-            "INSERT INTO shard (epoch, state) VALUES ($1, $2) ON CONFLICT (one) DO NOTHING";
+            "INSERT INTO terrace_shard (epoch, state) VALUES ($1, $2) ON CONFLICT (one) DO NOTHING";
         let (mut session, mut place) = self.take_session().await?;
         let (epoch, text) = (signed(state.epoch), text(&state)?);
         let client = session.client();
         client.execute(FOUND, &[&epoch, &text]).await.map_err(refused)?;
-        let found = client.query_one("SELECT state FROM shard", &[]).await.map_err(refused)?;
+        let found =
+            client.query_one("SELECT state FROM terrace_shard", &[]).await.map_err(refused)?;
         *place = Some(session);
         parsed(found.get(0))
     }
@@ -46,10 +47,8 @@ impl Inner {
     /// An advisory lock of a session that lives as long as what is answered.
     pub(super) async fn reserve(&self) -> Result<Reserved> {
         let mut session = self.open().await?;
-        let reserve = format!(
-            "SELECT pg_try_advisory_lock({MOVING}, '{}.shard'::regclass::oid::int)",
-            self.schema
-        );
+        let table = number_of_table(&self.schema);
+        let reserve = format!("SELECT pg_try_advisory_lock({MOVING}, {table}::int)");
         let reserved = session.client().query_one(&reserve, &[]).await.map_err(refused)?;
         if !reserved.get::<_, bool>(0) {
             let message = "another terrace reshard is at work; wait for its end";
@@ -73,12 +72,12 @@ async fn change(
     let durable = "SELECT set_config('synchronous_commit', 'on', true) \
          WHERE current_setting('synchronous_commit') = 'off'";
     transaction.batch_execute(durable).await.map_err(refused)?;
-    let alone =
-        format!("SELECT pg_advisory_xact_lock({LOCK}, '{schema}.shard'::regclass::oid::int)");
+    let alone = format!("SELECT pg_advisory_xact_lock({LOCK}, {}::int)", number_of_table(schema));
     transaction.batch_execute(&alone).await.map_err(refused)?;
-    let update = "UPDATE shard SET epoch = $2, state = $3 WHERE epoch = $1";
+    let update = "UPDATE terrace_shard SET epoch = $2, state = $3 WHERE epoch = $1";
     let (before, after, text) = (signed(from), signed(to.epoch), text(to)?);
-    let known = transaction.query_opt("SELECT state FROM shard", &[]).await.map_err(refused)?;
+    let known =
+        transaction.query_opt("SELECT state FROM terrace_shard", &[]).await.map_err(refused)?;
     let known = known.map(|row| parsed(row.get(0))).transpose()?;
     let changed = transaction.execute(update, &[&before, &after, &text]).await.map_err(refused)?;
     if changed != 1 {
@@ -103,7 +102,8 @@ async fn change(
 
 fn parsed(text: &str) -> Result<ShardState> {
     serde_json::from_str(text).map_err(|error| {
-        let message = "what the table `shard` holds cannot be read; restore it from a backup";
+        let message =
+            "what the table `terrace_shard` holds cannot be read; restore it from a backup";
         Error::new(ErrorKind::Corrupt, message).caused_by(error)
     })
 }

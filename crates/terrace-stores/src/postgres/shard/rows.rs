@@ -9,7 +9,7 @@ use tokio_postgres::types::Type;
 use super::super::connection::Connection;
 use super::super::read::version;
 use super::super::statements::Moment;
-use super::{Inner, LOCK, refused};
+use super::{Inner, LOCK, number_of_table, refused};
 
 /// How many rows are asked for at once, and about how many bytes of values at most.
 const PAGE: i64 = 1000;
@@ -27,10 +27,8 @@ impl Inner {
             return Ok(Box::new(Snapshot { session, after, ended: false }));
         };
         let mut alone = self.open().await?;
-        let lock = format!(
-            "BEGIN; SELECT pg_advisory_xact_lock({LOCK}, '{}.shard'::regclass::oid::int)",
-            self.schema
-        );
+        let table = number_of_table(&self.schema);
+        let lock = format!("BEGIN; SELECT pg_advisory_xact_lock({LOCK}, {table}::int)");
         alone.client().batch_execute(&lock).await.map_err(refused)?;
         quiet.await?;
         begin(&mut session).await?;
@@ -42,7 +40,8 @@ impl Inner {
 
 /// Takes the snapshot: that is done by the first statement which reads.
 async fn begin(session: &mut Connection) -> Result<()> {
-    const BEGIN: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SELECT 1 FROM shard";
+    const BEGIN: &str =
+        "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SELECT 1 FROM terrace_shard";
     session.client().batch_execute(BEGIN).await.map_err(refused)
 }
 

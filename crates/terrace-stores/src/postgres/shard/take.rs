@@ -24,12 +24,12 @@ const UPSERT: &str = "INSERT INTO records AS r (key, value, version, created_at,
        deleted = excluded.deleted \
      WHERE r.version < excluded.version";
 
-const FOLLOWED: &str = "SELECT follow FROM shard_followed WHERE source = $1";
+const FOLLOWED: &str = "SELECT follow FROM terrace_shard_followed WHERE source = $1";
 
-const KEEP_FOLLOW: &str = "INSERT INTO shard_followed VALUES ($1, $2) \
+const KEEP_FOLLOW: &str = "INSERT INTO terrace_shard_followed VALUES ($1, $2) \
      ON CONFLICT (source) DO UPDATE SET follow = excluded.follow";
 
-const KEEP_RESULTS: &str = "INSERT INTO idempotency AS i (key, fingerprint, result, created_at) \
+const KEEP_RESULTS: &str = "INSERT INTO terrace_idempotency AS i (key, fingerprint, result, created_at) \
      SELECT u.k, u.f, u.r, 'epoch'::timestamptz + u.t * interval '1 microsecond' \
      FROM unnest($1::text[], $2::bytea[], $3::text[], $4::bigint[]) AS u(k, f, r, t) \
      ON CONFLICT (key) DO UPDATE SET fingerprint = excluded.fingerprint, \
@@ -38,7 +38,7 @@ const KEEP_RESULTS: &str = "INSERT INTO idempotency AS i (key, fingerprint, resu
 
 const RESULTS: &str = "SELECT key, fingerprint, result, \
        (extract(epoch FROM created_at) * 1000000)::bigint \
-     FROM idempotency WHERE key >= $1 AND key < $2 AND result IS NOT NULL";
+     FROM terrace_idempotency WHERE key >= $1 AND key < $2 AND result IS NOT NULL";
 
 impl Inner {
     async fn checkpoint(&self, source: &str) -> Result<Checkpoint> {
@@ -66,7 +66,11 @@ impl Inner {
 
     pub(super) async fn forget_followed(&self) -> Result<()> {
         let (mut session, mut place) = self.take_session().await?;
-        session.client().batch_execute("DELETE FROM shard_followed").await.map_err(refused)?;
+        session
+            .client()
+            .batch_execute("DELETE FROM terrace_shard_followed")
+            .await
+            .map_err(refused)?;
         *place = Some(session);
         Ok(())
     }
@@ -124,7 +128,10 @@ impl Inner {
 }
 
 async fn enter(transaction: &tokio_postgres::Transaction<'_>, epoch: u64) -> Result<()> {
-    transaction.execute("SELECT shard_enter($1)", &[&signed(epoch)]).await.map_err(refused)?;
+    transaction
+        .execute("SELECT terrace_shard_enter($1)", &[&signed(epoch)])
+        .await
+        .map_err(refused)?;
     Ok(())
 }
 

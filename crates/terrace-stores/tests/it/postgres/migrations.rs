@@ -42,7 +42,9 @@ async fn newer_tables_are_refused_and_known_ones_need_no_rights() {
     let url = testing::fresh_database();
     drop(connect(&url, ConnectionSource::pooled(0, 1)).await);
     let hand = session(&url).await;
-    hand.batch_execute("UPDATE meta SET value = '999' WHERE name = 'schema'").await.expect("meta");
+    hand.batch_execute("UPDATE terrace_meta SET value = '999' WHERE name = 'schema'")
+        .await
+        .expect("meta");
     let error = PostgresStore::connect(options(&url, "public"), Runtime::system()).await;
     let error = error.expect_err("newer");
     assert_eq!(error.kind(), ErrorKind::InvalidInput);
@@ -115,7 +117,8 @@ async fn a_table_that_cannot_be_used_is_refused_and_left_alone() {
         let error = PostgresStore::connect(options(&url, "public"), Runtime::system()).await;
         let error = error.expect_err(table);
         assert!(error.message().contains("another schema") || table.contains("('')"), "{error}");
-        let left = hand.query_one("SELECT to_regclass('meta') IS NULL", &[]).await.expect("a row");
+        let left =
+            hand.query_one("SELECT to_regclass('terrace_meta') IS NULL", &[]).await.expect("a row");
         assert!(left.get::<_, bool>(0), "nothing was made");
     }
 }

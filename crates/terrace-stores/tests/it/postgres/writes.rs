@@ -149,7 +149,7 @@ async fn a_request_that_was_refused_can_be_sent_again() {
     let again = store.write(batch(), &how).await.expect("again");
     assert_eq!((again[0].outcome, again[0].version), (first[0].outcome, first[0].version));
 
-    hand.batch_execute("UPDATE idempotency SET created_at = now() - interval '25 hours'")
+    hand.batch_execute("UPDATE terrace_idempotency SET created_at = now() - interval '25 hours'")
         .await
         .expect("a day later");
     let again = store.write(batch(), &how).await.expect("a day later");
@@ -190,7 +190,7 @@ async fn superseded_puts_come_after_what_was_committed_before_them() {
 async fn an_orphaned_claim_is_taken_over() {
     let url = terrace_lab::testing::fresh_database();
     let store = super::connect(&url, ConnectionSource::pooled(1, 1)).await;
-    let orphan = "INSERT INTO idempotency (key, fingerprint) VALUES ('once', '')";
+    let orphan = "INSERT INTO terrace_idempotency (key, fingerprint) VALUES ('once', '')";
     super::session(&url).await.batch_execute(orphan).await.expect("a claim");
     let how = WriteOptions {
         idempotency: Some(Arc::new(Idempotency::new("once", [1; 32]).expect("a key"))),

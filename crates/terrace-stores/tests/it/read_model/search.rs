@@ -82,7 +82,7 @@ async fn a_rebuild_repairs_the_index() {
     let sides = super::postgres_at(url.clone()).await;
     written(&sides, "Ada Lovelace").await;
     let hand = crate::postgres::session(&url).await;
-    hand.batch_execute("UPDATE side.words SET words = ''").await.expect("it");
+    hand.batch_execute("UPDATE side.terrace_words SET words = ''").await.expect("it");
     assert!(found(&*sides.model, "lovelace").await.is_empty());
     super::suite::rebuild(&sides, true).await;
     sides.projector().await;
@@ -129,7 +129,7 @@ async fn one_instance_has_the_lease_until_its_session_ends() {
     assert!(!second.hold(LONG).await.expect("an answer"));
     assert!(first.hold(LONG).await.expect("kept"));
     let hand = crate::postgres::session(&url).await;
-    let kill = "SELECT pg_terminate_backend(pid) FROM side.projection WHERE name = 'live'";
+    let kill = "SELECT pg_terminate_backend(pid) FROM side.terrace_projection WHERE name = 'live'";
     hand.execute(kill, &[]).await.expect("killed");
     // It is gone a moment after it was told to.
     while !second.hold(LONG).await.expect("an answer") {}

@@ -22,19 +22,28 @@ impl Engines {
                 ..PoolOptions::default()
             }),
         };
-        let mut options = PostgresOptions { source, ..PostgresOptions::new(url) };
+        let schema = config.schema.clone();
+        let mut options = PostgresOptions { source, schema, ..PostgresOptions::new(url) };
         // No request waits longer for its answer; work beside the requests is not cut shorter for it.
         let longest = millis(self.config.server.request_timeout_ms);
         options.statement_timeout = options.statement_timeout.max(longest);
         if self.shared {
-            options.schema = format!("terrace_l{}", self.level);
+            options.schema = format!("{}_l{}", self.schemas(), self.level);
         }
         options
     }
 
+    /// What the names of schemas begin with where there are several.
+    pub(super) fn schemas(&self) -> &str {
+        match self.config.database.schema.as_str() {
+            "public" => "terrace",
+            named => named,
+        }
+    }
+
     /// The same for a database that is one shard's alone.
     pub(super) fn in_default_schema(&self, url: &str) -> PostgresOptions {
-        let schema = PostgresOptions::new("").schema;
+        let schema = self.config.database.schema.clone();
         PostgresOptions { schema, ..self.postgres_options(url, Connections::Pooled) }
     }
 

@@ -81,7 +81,7 @@ impl Whereabouts for Named {
         address: &'a str,
     ) -> BoxFuture<'a, Result<Option<PostgresOptions>>> {
         let options = address.strip_prefix("schema:").map(|number| PostgresOptions {
-            schema: format!("terrace_l{}_shard_{number}", of.level),
+            schema: format!("{}_l{}_shard_{number}", of.schemas(), of.level),
             ..of.postgres_options(&self.database, Connections::Pooled)
         });
         Box::pin(async { Ok(options) })

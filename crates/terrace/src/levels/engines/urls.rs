@@ -139,7 +139,7 @@ impl<W: Whereabouts> ByUrl<W> {
             // A database of its own has plain names.
             (true, false) => options.schema.clone(),
             (_, true) => format!("{}_read", options.schema),
-            (false, false) => "terrace_read".to_owned(),
+            (false, false) => format!("{}_read", of.schemas()),
         };
         let options = PostgresOptions { schema, ..options };
         Ok(Arc::new(PostgresReadModel::connect(options, of.runtime.clone()).await?))

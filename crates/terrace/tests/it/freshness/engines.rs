@@ -5,7 +5,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::process::Command;
 
 /// Runs a statement on the database of a URL; the answer as rows of columns, separated by `|`.
-pub(super) async fn sql(url: &str, statement: &str) -> String {
+pub(crate) async fn sql(url: &str, statement: &str) -> String {
     let said = postgres_program("psql", &["-X", "-A", "-t", "-q", "-v", "ON_ERROR_STOP=1"])
         .args(["-c", statement, url])
         .output()

@@ -60,7 +60,7 @@ async fn copied(field: &Field, hand: Hand) -> String {
                 .to_owned()
         }
         Hand::DataOnly => {
-            let tables = "TRUNCATE records, terrace_history, meta, idempotency;";
+            let tables = "TRUNCATE records, terrace_history, terrace_meta, terrace_idempotency;";
             format!("{tables}\n{}", dump(field, &["--data-only"]).await)
         }
         Hand::RecordsOnly => {

@@ -173,7 +173,7 @@ async fn check(program: &Program, seen: &Acknowledged, database: &str, cache: &s
     }
     assert!(published(database, cache).await == ids, "each event is published once, in order");
     // The search index follows, also where a killed instance had left it.
-    let behind = "SELECT r.key FROM terrace_read.records r LEFT JOIN terrace_read.words w \
+    let behind = "SELECT r.key FROM terrace_read.records r LEFT JOIN terrace_read.terrace_words w \
                     ON w.key = r.key AND w.version = r.version \
                   WHERE w.words IS DISTINCT FROM CASE WHEN r.deleted THEN '' \
                     ELSE to_tsvector('simple', r.key || ' ' || r.value) END";
