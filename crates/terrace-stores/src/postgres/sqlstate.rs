@@ -99,10 +99,11 @@ pub(super) fn because(explained: Error, error: tokio_postgres::Error) -> Error {
     }
 }
 
-/// The error of a write on a replica.
-pub(super) fn replica(error: tokio_postgres::Error) -> Error {
-    let message = "the server takes no writes; name the primary in the URL, or all hosts with \
-                   target_session_attrs=read-write";
+/// The error of a write in a session that is read-only.
+pub(super) fn takes_no_writes(error: tokio_postgres::Error, is_replica: bool) -> Error {
+    const REPLICA: &str = "the server takes no writes; name the primary in the URL, or all hosts with \
+                           target_session_attrs=read-write";
+    let message = if is_replica { REPLICA } else { READ_ONLY };
     because(Error::new(ErrorKind::Unavailable, message), error)
 }
 

@@ -12,7 +12,9 @@ use super::doubts::{Doubts, Ended};
 use super::history::{LookAgain, Raise};
 use super::member::{self, Member};
 use super::pool::{Lease, Pool, closed};
-use super::sqlstate::{Remedy, Stage, explain, outcome_unknown, outrun, remedy, replica, survives};
+use super::sqlstate::{
+    Remedy, Stage, explain, outcome_unknown, outrun, remedy, survives, takes_no_writes,
+};
 use super::work::{Failure, Progress, Work, another_history};
 
 /// A try that came to nothing.
@@ -137,10 +139,7 @@ impl Worker {
                 Remedy::LookUpHosts => {
                     lease.unsettle();
                     self.pool.forget_idle();
-                    return Err(match lease.is_replica {
-                        true => replica(error),
-                        false => explain(error, stage),
-                    });
+                    return Err(takes_no_writes(error, lease.is_replica));
                 }
                 _ if overtaken => return Err(outrun(error)),
                 _ => return Err(explain(error, stage)),
