@@ -13,7 +13,7 @@ use super::super::read::version;
 use super::super::statements::Moment;
 use super::super::work::{Failure, Progress, Work, corrupt, not_allowed};
 use super::apply::signed;
-use super::tables::words;
+use super::tables::{ROWS, words};
 
 fn unsigned(row: &tokio_postgres::Row, column: usize) -> Result<u64, Failure> {
     Ok(u64::try_from(row.try_get::<_, i64>(column).map_err(corrupt)?).unwrap_or(0))
@@ -38,7 +38,14 @@ impl Work for FindCheckpoint {
             let log = row.try_get::<_, String>(0).map_err(corrupt)?;
             Ok(Checkpoint::beginning(log).at(position(row, 1)?))
         });
-        found.unwrap_or_else(|| Ok(Checkpoint::default()))
+        match found {
+            Some(found) => found,
+            // Somebody has emptied the table: it begins anew.
+            None => {
+                connection.command(ROWS).await?;
+                Ok(Checkpoint::default())
+            }
+        }
     }
 }
 
@@ -66,6 +73,10 @@ impl Work for Hold<'_> {
              RETURNING 1";
         let time = i64::try_from(self.time.as_millis()).unwrap_or(i64::MAX);
         let rows = connection.ask(TEXT, &[(&self.owner, Type::TEXT), (&time, Type::INT8)]).await?;
+        if rows.is_empty() {
+            // Another instance has it, or the row is gone: then the next call takes it.
+            connection.command(ROWS).await?;
+        }
         Ok(!rows.is_empty())
     }
 }

@@ -54,7 +54,27 @@ const CHECKPOINTS: &str = "CREATE TABLE IF NOT EXISTS terrace_projection (
     );
     ALTER TABLE terrace_projection ADD COLUMN IF NOT EXISTS pid integer,
         ADD COLUMN IF NOT EXISTS session_begun timestamptz, DROP COLUMN IF EXISTS words_behind;
-    INSERT INTO terrace_projection (name) VALUES ('live'), ('next'), ('search') ON CONFLICT DO NOTHING;";
+";
+
+/// The rows of the checkpoints, which somebody may have removed.
+pub(super) const ROWS: &str = "INSERT INTO terrace_projection (name) \
+     VALUES ('live'), ('next'), ('search') ON CONFLICT DO NOTHING";
+
+/// Who empties a table by hand takes its checkpoint along: it is filled again.
+const EMPTIED: &str = "CREATE OR REPLACE FUNCTION terrace_emptied() RETURNS trigger
+    LANGUAGE plpgsql AS $function$ BEGIN
+        EXECUTE format('UPDATE %I.terrace_projection SET source = '''', epoch = 0, place = 0 \
+WHERE name = %L', TG_TABLE_SCHEMA, TG_ARGV[0]);
+        RETURN NULL;
+    END $function$;
+    CREATE OR REPLACE TRIGGER terrace_emptied BEFORE TRUNCATE ON records
+        EXECUTE FUNCTION terrace_emptied('live');
+    CREATE OR REPLACE TRIGGER terrace_emptied BEFORE TRUNCATE ON terrace_parked
+        EXECUTE FUNCTION terrace_emptied('live');
+    CREATE OR REPLACE TRIGGER terrace_emptied BEFORE TRUNCATE ON terrace_activity
+        EXECUTE FUNCTION terrace_emptied('live');
+    CREATE OR REPLACE TRIGGER terrace_emptied BEFORE TRUNCATE ON terrace_words
+        EXECUTE FUNCTION terrace_emptied('search');";
 
 /// One fifth of each page is left free, so that a changed row stays in its page.
 const RECORDS: &str = "CREATE TABLE IF NOT EXISTS records (
@@ -134,10 +154,15 @@ const PARKED_COLUMNS: &[&str] = &[
 
 /// Makes what is missing. A user without the right to make anything can start where nothing is.
 pub(super) async fn make(client: &mut Client, schema: &str) -> Result<()> {
-    const ROWS: &str = "SELECT count(*) = 3 FROM terrace_projection \
-         WHERE name IN ('live', 'next', 'search')";
+    // The triggers are younger than the tables: who owns those makes them.
+    const WHOLE: &str = "SELECT count(*) = 3 AND ( \
+           to_regprocedure('terrace_emptied()') IS NOT NULL \
+           OR NOT has_schema_privilege(current_schema(), 'CREATE') \
+           OR NOT EXISTS (SELECT FROM pg_class WHERE oid = 'records'::regclass \
+             AND pg_has_role(relowner, 'USAGE'))) \
+         FROM terrace_projection WHERE name IN ('live', 'next', 'search')";
     let complete = tables::complete(client, &TABLES).await?.into_iter().all(|complete| complete);
-    if complete && client.query_one(ROWS, &[]).await.map_err(failed)?.get(0) {
+    if complete && client.query_one(WHOLE, &[]).await.map_err(failed)?.get(0) {
         return Ok(());
     }
     let transaction = client.transaction().await.map_err(failed)?;
@@ -154,7 +179,7 @@ pub(super) async fn make(client: &mut Client, schema: &str) -> Result<()> {
     const LOST: &str = "SELECT to_regclass('records') IS NULL OR to_regclass('terrace_parked') IS NULL \
          OR to_regclass('terrace_activity') IS NULL, to_regclass('terrace_words') IS NULL";
     let lost = transaction.query_one(LOST, &[]).await.map_err(failed)?;
-    for table in [CHECKPOINTS, RECORDS, WORDS, PARKED, ACTIVITY] {
+    for table in [CHECKPOINTS, ROWS, RECORDS, WORDS, PARKED, ACTIVITY, EMPTIED] {
         run(&transaction, table).await?;
     }
     for (lost, name) in [(lost.get::<_, bool>(0), "live"), (lost.get(1), SEARCH)] {
@@ -172,7 +197,13 @@ pub(super) const NEXT: &str = "DROP TABLE IF EXISTS
         terrace_records_next, terrace_parked_next, terrace_activity_next;
     CREATE TABLE terrace_records_next (LIKE records INCLUDING ALL) WITH (fillfactor = 80);
     CREATE TABLE terrace_parked_next (LIKE terrace_parked INCLUDING ALL);
-    CREATE TABLE terrace_activity_next (LIKE terrace_activity INCLUDING ALL);";
+    CREATE TABLE terrace_activity_next (LIKE terrace_activity INCLUDING ALL);
+    CREATE TRIGGER terrace_emptied BEFORE TRUNCATE ON terrace_records_next
+        EXECUTE FUNCTION terrace_emptied('live');
+    CREATE TRIGGER terrace_emptied BEFORE TRUNCATE ON terrace_parked_next
+        EXECUTE FUNCTION terrace_emptied('live');
+    CREATE TRIGGER terrace_emptied BEFORE TRUNCATE ON terrace_activity_next
+        EXECUTE FUNCTION terrace_emptied('live');";
 
 /// Empties the live tables.
 pub(super) const EMPTY: &str = "TRUNCATE records, terrace_parked, terrace_activity";
