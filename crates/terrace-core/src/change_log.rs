@@ -12,10 +12,12 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use serde::{Deserialize, Serialize};
 
+use crate::read_model::Difference;
 use crate::{Deadline, Error, ErrorKind, Key, Position, Record, Result, Version};
 
 /// A place in one named log. Never compared with a version, nor with a place in another log.
@@ -102,6 +104,28 @@ pub trait ChangeLog: fmt::Debug + fmt::Display + Send + Sync + 'static {
     /// As [`ChangeLog::after`].
     fn head(&self) -> BoxFuture<'_, Result<LogPosition>>;
 
+    /// What was committed after a position and cannot be read yet, because somebody who is slow to end
+    /// may still come before it. `None` where nothing is, and for a log that holds nothing back.
+    ///
+    /// # Errors
+    /// As [`ChangeLog::after`].
+    fn held_back(&self, position: LogPosition) -> BoxFuture<'_, Result<Option<HeldBack>>> {
+        let _nothing_after = position;
+        Box::pin(async { Ok(None) })
+    }
+
+    /// Finds the keys whose record is not what their latest change in this log says, as after somebody
+    /// has changed records past it; with `mend` what the records are is logged as a change.
+    ///
+    /// A log that nobody can go past finds nothing, and has compared nothing.
+    ///
+    /// # Errors
+    /// As [`ChangeLog::after`].
+    fn compare_with_records(&self, mend: bool) -> BoxFuture<'_, Result<Difference>> {
+        let _nothing_to_mend = mend;
+        Box::pin(async { Ok(Difference::default()) })
+    }
+
     /// Where a follower is that has applied every change of the writes at or before a position of the
     /// database's history.
     fn place_of(&self, position: Position) -> LogPosition;
@@ -125,6 +149,17 @@ pub struct Changes {
     /// that of another. So only with `false` it has seen everything up to `position`, and may
     /// answer whoever asks for that.
     pub more: bool,
+}
+
+/// Changes that are committed and cannot be read yet.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct HeldBack {
+    /// How many they are; of many, a lower bound.
+    pub changes: u64,
+    /// How long the oldest of them has waited.
+    pub waited: Duration,
+    /// Who holds them back, for people; empty when nobody knows.
+    pub by: String,
 }
 
 /// One committed change of one key.

@@ -66,7 +66,7 @@ pub use backoff::Backoff;
 pub use batcher::{BatchCounts, BatchItem, BatchLimits, Batcher, Merge};
 pub use breaker::{Breaker, BreakerState};
 pub use cache::{Cache, Entry, Invalidations, Lease, Lookup, Notice, Offer};
-pub use change_log::{ChangeLog, Changes, LogPosition, Logged, PositionLost};
+pub use change_log::{ChangeLog, Changes, HeldBack, LogPosition, Logged, PositionLost};
 pub use decide::{Current, Decision, decide};
 pub use error::{Error, ErrorKind, Result};
 pub use follower::{Batch, Checkpoint, Follower, LeaderLease};

@@ -194,6 +194,9 @@ impl Follow {
                 if self.runtime.now() >= look {
                     // The follower may have lost its end, or another instance has moved it.
                     run.checkpoint = None;
+                    // And what was committed may be held back.
+                    let held = self.log.held_back(position).await?;
+                    self.progress.is_held_back(held, self.runtime.now());
                 }
             }
         }

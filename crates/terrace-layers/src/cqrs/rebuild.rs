@@ -17,7 +17,9 @@ use crate::live_copy::{Cutover, cut_over};
 const PAUSE: Duration = Duration::from_secs(10);
 
 /// Builds the read model anew beside the one that answers, compares both at one position, and lets the
-/// new one answer from then on when `swap` says so.
+/// new one answer from then on when `swap` says so. The log itself is compared with the records first:
+/// what was changed past it is counted as different, and logged when `swap` says so, so that every
+/// follower hears of it.
 ///
 /// # Errors
 /// What stopped it; the old one goes on answering.
@@ -28,13 +30,26 @@ pub async fn rebuild(
     options: FollowOptions,
     runtime: Runtime,
 ) -> Result<Difference> {
+    let unlogged = log.compare_with_records(swap).await?;
     let (live, next) = (model.follower(Projection::Live), model.follower(Projection::Next));
     next.begin_anew(&log.name()).await?;
     let bounded = Arc::new(UpTo { log, end: Mutex::default() });
     let follow = Follow::new("rebuild", Arc::clone(&bounded) as _, next, options, runtime.clone());
     let mut sides = Sides { model, live, bounded, follow, swap, found: None };
     cut_over(&mut sides, PAUSE, 20, &runtime).await?;
-    sides.found.ok_or_else(|| stopped("another rebuild has just ended"))
+    let found = sides.found.ok_or_else(|| stopped("another rebuild has just ended"))?;
+    Ok(together(unlogged, found))
+}
+
+/// What two comparisons found: of the log with the records, and of the read models.
+fn together(log: Difference, models: Difference) -> Difference {
+    const EXAMPLES: usize = 10;
+    let mut examples = [log.examples, models.examples].concat();
+    examples.sort_unstable();
+    examples.dedup();
+    examples.truncate(EXAMPLES);
+    let differing = log.differing + models.differing;
+    Difference { keys: models.keys.max(log.keys), differing, examples }
 }
 
 fn stopped(why: &'static str) -> Error {

@@ -4,8 +4,9 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use terrace_core::read_model::Difference;
 use terrace_core::{
-    BoxFuture, ChangeLog, Changes, Deadline, LogPosition, Logged, Position, Result,
+    BoxFuture, ChangeLog, Changes, Deadline, HeldBack, LogPosition, Logged, Position, Result,
 };
 
 /// Keeps the last changes that were read. They are all that lies between two positions, so a follower
@@ -149,6 +150,14 @@ impl ChangeLog for SharedLog {
 
     fn head(&self) -> BoxFuture<'_, Result<LogPosition>> {
         self.log.head()
+    }
+
+    fn held_back(&self, position: LogPosition) -> BoxFuture<'_, Result<Option<HeldBack>>> {
+        self.log.held_back(position)
+    }
+
+    fn compare_with_records(&self, mend: bool) -> BoxFuture<'_, Result<Difference>> {
+        self.log.compare_with_records(mend)
     }
 }
 

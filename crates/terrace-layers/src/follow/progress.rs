@@ -4,7 +4,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use terrace_core::{Batch, Error, Inspection, LogPosition, PartKind, Status, Timestamp, Unit};
+use terrace_core::{
+    Batch, Error, HeldBack, Inspection, LogPosition, PartKind, Status, Timestamp, Unit,
+};
 use tokio::sync::watch;
 
 use crate::histogram::Histogram;
@@ -19,9 +21,14 @@ pub(super) struct FollowProgress {
     /// From the oldest change of a batch to its effect.
     lags: Histogram,
     trouble: Mutex<Option<String>>,
+    /// What the log held back when it was asked, and when that was.
+    held_back: Mutex<Option<(HeldBack, Instant)>>,
 }
 
 impl FollowProgress {
+    /// How long committed changes may be held back before somebody should end that.
+    const HELD_BACK_FOR: Duration = Duration::from_secs(10);
+
     pub(super) fn new(now: Instant) -> Self {
         Self {
             reached: watch::Sender::default(),
@@ -30,6 +37,7 @@ impl FollowProgress {
             batches: AtomicU64::new(0),
             lags: Histogram::new(now),
             trouble: Mutex::default(),
+            held_back: Mutex::default(),
         }
     }
 
@@ -64,6 +72,7 @@ impl FollowProgress {
         self.changes.fetch_add(batch.changes.len() as u64, Relaxed);
         self.batches.fetch_add(1, Relaxed);
         self.reach(batch.to.position);
+        self.is_held_back(None, now);
         let written = batch.changes.iter().filter_map(|change| change.record.as_ref());
         let Some(oldest) = written.map(|record| record.updated_at).min() else { return };
         let lag = Duration::try_from(began.duration_since(oldest)).unwrap_or_default();
@@ -85,6 +94,18 @@ impl FollowProgress {
         }
     }
 
+    pub(super) fn is_held_back(&self, held: Option<HeldBack>, now: Instant) {
+        let mut known = self.held_back.lock().unwrap_or_else(PoisonError::into_inner);
+        *known = held.map(|held| (held, now));
+    }
+
+    /// How long the oldest change that is committed and not applied has waited, and who holds it back.
+    fn behind(&self, now: Instant) -> (Duration, String) {
+        let known = self.held_back.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some((held, at)) = &*known else { return Default::default() };
+        (held.waited + now.saturating_duration_since(*at), held.by.clone())
+    }
+
     pub(super) fn inspect(&self, name: &'static str, now: Instant) -> Inspection {
         let tree = Inspection::of(PartKind::Follower, name)
             .fact("leads", self.leads.load(Relaxed))
@@ -92,8 +113,19 @@ impl FollowProgress {
             .counter("changes", self.changes.load(Relaxed))
             .counter("batches", self.batches.load(Relaxed))
             .histogram("lag", self.lags.spread(now), Unit::Micros);
+        let (behind, by) = self.behind(now);
+        let micros = u64::try_from(behind.as_micros()).unwrap_or(u64::MAX);
+        let tree = tree.gauge("behind", micros, Unit::Micros);
         match &*self.trouble.lock().unwrap_or_else(PoisonError::into_inner) {
             Some(trouble) => tree.status(Status::Degraded, trouble.clone()),
+            None if behind >= Self::HELD_BACK_FOR => {
+                let note = format!(
+                    "what was committed {} s ago is held back by a transaction that stays open; end \
+                     it: {by}",
+                    behind.as_secs()
+                );
+                tree.status(Status::Degraded, note)
+            }
             None => tree,
         }
     }

@@ -30,9 +30,11 @@
 //! numbers; they begin anew then.
 //!
 //! **Not logged**: what sessions do with `session_replication_role = replica`, or after somebody has
-//! disabled the triggers. The log does not outlive its server: where transactions are counted anew, as
+//! disabled the triggers, until the log is compared with the records; see `log/compare.rs`. The log does not outlive its server: where transactions are counted anew, as
 //! after a restore of a dump, it is begun anew under another name at the next start.
 
+mod compare;
+mod held_back;
 mod install;
 mod listener;
 mod trim;
@@ -42,13 +44,17 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
+use terrace_core::read_model::Difference;
 use terrace_core::{
-    BoxFuture, ChangeLog, Changes, Deadline, Error, ErrorKind, Key, LogPosition, Logged, Position,
-    PositionLost, Record, Result, Value, history,
+    BoxFuture, ChangeLog, Changes, Deadline, Error, ErrorKind, HeldBack, Key, LogPosition, Logged,
+    Position, PositionLost, Record, Result, Value, history,
 };
 use tokio_postgres::Row;
 use tokio_postgres::types::{ToSql, Type};
 
+use compare::CompareWithRecords;
+pub(super) use compare::difference;
+use held_back::FindHeldBack;
 pub use install::LogBegin;
 pub(super) use install::{change, current, end_of_triggers};
 use listener::Listener;
@@ -160,6 +166,20 @@ impl ChangeLog for PostgresLog {
 
     fn head(&self) -> BoxFuture<'_, Result<LogPosition>> {
         Box::pin(async move { self.worker.perform(&Head, self.patience()).await })
+    }
+
+    fn held_back(&self, position: LogPosition) -> BoxFuture<'_, Result<Option<HeldBack>>> {
+        Box::pin(async move { self.worker.perform(&FindHeldBack(position), self.patience()).await })
+    }
+
+    fn compare_with_records(&self, mend: bool) -> BoxFuture<'_, Result<Difference>> {
+        /// Two tables are compared row by row.
+        const PATIENCE: Duration = Duration::from_secs(10 * 60);
+        Box::pin(async move {
+            let worker = Worker { patience: PATIENCE, ..self.worker.clone() };
+            let deadline = Deadline::at(worker.runtime.now() + PATIENCE);
+            worker.perform(&CompareWithRecords { mend }, deadline).await
+        })
     }
 
     fn place_of(&self, position: Position) -> LogPosition {

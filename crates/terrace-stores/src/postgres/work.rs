@@ -121,3 +121,22 @@ pub(super) fn not_allowed(error: Error) -> Failure {
     let message = "a stored key or value is longer than Terrace allows; correct or delete the row";
     Failure::Refused(Error::new(ErrorKind::Corrupt, message).caused_by(error))
 }
+
+/// Commits, or rolls back what has failed.
+pub(super) async fn end_transaction<T>(
+    connection: &Connection,
+    progress: &Progress,
+    done: Result<T, Failure>,
+) -> Result<T, Failure> {
+    let last = if done.is_ok() { "COMMIT" } else { "ROLLBACK" };
+    if done.is_ok() {
+        progress.commits();
+    }
+    let ended = connection.command(last).await;
+    if ended.is_ok() {
+        progress.in_transaction(false);
+    }
+    let answer = done?;
+    ended?;
+    Ok(answer)
+}

@@ -81,7 +81,9 @@ async fn status(side: &QuerySide, json: bool) -> Result<(), Failure> {
     let reached = if live.is_in(&side.log.name()) { live.position } else { Default::default() };
     let head = side.log.head().await.map_err(|error| failed(&error))?;
     let page = side.log.after(reached, MOST).await.map_err(|error| failed(&error))?;
-    let waiting = page.changes.len();
+    let held = side.log.held_back(page.position).await.map_err(|error| failed(&error))?;
+    let held = held.unwrap_or_default();
+    let waiting = page.changes.len() + usize::try_from(held.changes).unwrap_or(MOST);
     let parked = side.model.parked(MOST).await.map_err(|error| failed(&error))?;
     if json {
         let parked = parked.iter().map(|one| {
@@ -91,15 +93,19 @@ async fn status(side: &QuerySide, json: bool) -> Result<(), Failure> {
         let parked = parked.collect::<Vec<_>>();
         screen::line(
             &serde_json::json!({"log": &*side.log.name(), "projected": reached.to_string(),
-                "head": head.to_string(), "waiting": waiting, "parked": parked})
+                "head": head.to_string(), "waiting": waiting, "held_back": held.changes,
+                "held_back_by": held.by, "parked": parked})
             .to_string(),
         );
         return Ok(());
     }
     screen::line(&format!("log        {}", side.log.name()));
     screen::line(&format!("projected  {reached}"));
-    let most = if waiting == MOST { " or more" } else { "" };
+    let most = if waiting >= MOST { " or more" } else { "" };
     screen::line(&format!("waiting    {waiting}{most} events"));
+    if held.changes > 0 {
+        screen::line(&format!("held back  for {} s by {}", held.waited.as_secs(), held.by));
+    }
     screen::line(&format!("parked     {} keys", parked.len()));
     if !parked.is_empty() {
         screen::line("");

@@ -126,6 +126,13 @@ fn projection_schema() -> Schema {
         ("parked_keys", Shape::Count.schema("Keys that are stopped.")),
         ("lag_p50_us", Shape::Count.schema(lag)),
         ("lag_p99_us", Shape::Count.schema(lag)),
+        (
+            "behind_us",
+            Shape::Count.schema(
+                "How long the oldest command has waited that is committed and held back by a \
+                 transaction that stays open; 0 when none is.",
+            ),
+        ),
     ])
     .build()
     .into()
@@ -145,7 +152,8 @@ async fn projection(whole: &dyn Whole) -> Answer {
         .field("batches", &figure("batches"))
         .field("parked_keys", &parked)
         .field("lag_p50_us", &lag.p50)
-        .field("lag_p99_us", &lag.p99);
+        .field("lag_p99_us", &lag.p99)
+        .field("behind_us", &figure("behind"));
     Ok(reply::json(answer))
 }
 

@@ -11,6 +11,7 @@ mod health;
 mod instances;
 mod journal;
 mod output;
+mod past_the_log;
 mod reshard;
 mod signals;
 mod usage;

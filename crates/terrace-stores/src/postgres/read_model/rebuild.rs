@@ -1,11 +1,11 @@
 //! A projection made anew beside the one that answers.
 
 use terrace_core::read_model::{Difference, Projection};
-use tokio_postgres::Row;
 use tokio_postgres::types::Type;
 
 use super::super::connection::Connection;
-use super::super::work::{Failure, Progress, Work, corrupt};
+use super::super::log::difference;
+use super::super::work::{Failure, Progress, Work, end_transaction};
 use super::steps::{LOCK, LOCK_NEXT, LOCK_SEARCH};
 use super::tables::{self, DROP_NEXT, EMPTY, NEXT, SEARCH, SWAP};
 
@@ -35,27 +35,8 @@ impl Work for Begin<'_> {
             connection.command(tables).await?;
             connection.ask(START, &[(&self.name, Type::TEXT), (&self.log, Type::TEXT)]).await
         };
-        end(connection, progress, done.await.map(drop).map_err(Failure::from)).await
+        end_transaction(connection, progress, done.await.map(drop).map_err(Failure::from)).await
     }
-}
-
-/// Commits, or rolls back what has failed.
-async fn end<T>(
-    connection: &Connection,
-    progress: &Progress,
-    done: Result<T, Failure>,
-) -> Result<T, Failure> {
-    let last = if done.is_ok() { "COMMIT" } else { "ROLLBACK" };
-    if done.is_ok() {
-        progress.commits();
-    }
-    let ended = connection.command(last).await;
-    if ended.is_ok() {
-        progress.in_transaction(false);
-    }
-    let answer = done?;
-    ended?;
-    Ok(answer)
 }
 
 /// Compares, and swaps.
@@ -92,7 +73,7 @@ impl Work for Finish {
         progress.in_transaction(true);
         connection.command("BEGIN").await?;
         let done = self.compare_and_swap(connection).await;
-        end(connection, progress, done).await
+        end_transaction(connection, progress, done).await
     }
 }
 
@@ -135,14 +116,4 @@ impl Finish {
         connection.command(GO_ON).await?;
         Ok(Some(difference))
     }
-}
-
-fn difference(row: Option<&Row>) -> Result<Difference, Failure> {
-    let Some(row) = row else { return Ok(Difference::default()) };
-    let count = |column| {
-        let number = row.try_get::<_, i64>(column).map_err(corrupt)?;
-        Ok::<_, Failure>(u64::try_from(number).unwrap_or(0))
-    };
-    let examples = row.try_get::<_, Vec<String>>(2).map_err(corrupt)?;
-    Ok(Difference { keys: count(0)?, differing: count(1)?, examples })
 }

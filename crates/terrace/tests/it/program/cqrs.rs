@@ -44,7 +44,7 @@ async fn use_until_gone(
 }
 
 /// The token of an acknowledged write.
-async fn write(program: &Program, key: &str, number: usize) -> Option<String> {
+pub(super) async fn write(program: &Program, key: &str, number: usize) -> Option<String> {
     let body = serde_json::json!({"key": key, "value": number.to_string()});
     let sent = program.client.post(format!("{}/write", program.url)).json(&body).send().await;
     let answer = sent.ok().filter(|answer| answer.status().is_success())?;
@@ -56,7 +56,7 @@ async fn write(program: &Program, key: &str, number: usize) -> Option<String> {
     Some(token)
 }
 
-async fn read_with(program: &Program, key: &str, token: &str) -> Option<usize> {
+pub(super) async fn read_with(program: &Program, key: &str, token: &str) -> Option<usize> {
     let request = program.client.get(format!("{}/read/{key}", program.url));
     let answer = request.header("terrace-token", token).send().await.ok()?;
     let body: Value = answer.json().await.ok()?;
