@@ -222,6 +222,12 @@ impl Connector {
         if encoding != "UTF8" {
             return Err(encoded(encoding).with("hosts", &*self.hosts));
         }
+        if row.get::<_, &str>(9) == "replica" {
+            let message = "the database or its user sets session_replication_role = replica, so no \
+                           trigger runs and changes are not logged; take it back (ALTER DATABASE or \
+                           ALTER ROLE ... RESET session_replication_role)";
+            return Err(Error::new(ErrorKind::Unavailable, message).with("hosts", &*self.hosts));
+        }
         connection.is_replica = row.get(1);
         if connection.is_replica && !self.read_only {
             let message = "the PostgreSQL server is read-only; name the primary in the URL, or all \
@@ -369,7 +375,8 @@ async fn server(client: &Client) -> Answered<Vec<Row>> {
            (extract(epoch FROM pg_postmaster_start_time()) * 1000000)::bigint, \
            pg_backend_pid(), ",
         history::safety!(),
-        ", current_setting('transaction_read_only') = 'on', current_setting('server_encoding')"
+        ", current_setting('transaction_read_only') = 'on', current_setting('server_encoding'), \
+         current_setting('session_replication_role')"
     );
     client.query_typed(SERVER, &[]).await
 }

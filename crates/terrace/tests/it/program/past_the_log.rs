@@ -149,3 +149,23 @@ async fn an_emptied_read_database_is_filled_again() {
     becomes(&database, model, "a1 b1").await;
     assert!(program.terminate().await.success());
 }
+
+/// Where triggers are switched off for everybody, no command is acknowledged that no event tells of.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn commands_are_refused_while_no_trigger_runs() {
+    let (database, program) = served().await;
+    write(&program, "k", 1).await.expect("a write");
+    let name = database.rsplit_once('/').expect("a name").1;
+    let altered = format!("ALTER DATABASE {name} SET session_replication_role = replica");
+    sql(&database, &altered).await;
+    let others = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity \
+         WHERE datname = current_database() AND pid <> pg_backend_pid()";
+    sql(&database, others).await;
+    says(&program, "session_replication_role").await;
+    assert_eq!(write(&program, "k", 2).await, None);
+    sql(&database, &format!("ALTER DATABASE {name} RESET session_replication_role")).await;
+    says(&program, "\"healthy\"").await;
+    let token = write(&program, "k", 3).await.expect("a write");
+    assert_eq!(read_with(&program, "k", &token).await, Some(3));
+    becomes(&database, "SELECT value FROM terrace_read.records WHERE key = 'k'", "3").await;
+}
