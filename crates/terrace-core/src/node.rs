@@ -45,7 +45,8 @@ pub enum Role {
 pub struct NodeState {
     /// What it takes.
     pub role: Role,
-    /// Which run of the server this is: within one, what it shows never goes back.
+    /// Which run of which server this is: within one, what it shows never goes back, and no other
+    /// server has the same. So a server is known by whatever address it is reached.
     pub life: u64,
     /// Its history and generation, as its snapshot shows them. A replica shows those of its primary as
     /// soon as it has come to where they began.

@@ -79,6 +79,9 @@ pub trait Shard: fmt::Debug + fmt::Display + Send + Sync + 'static {
     /// The right to move slots from and to this database, until it is dropped.
     fn reserve(&self) -> BoxFuture<'_, Result<Reserved>>;
 
+    /// The name of its history, which no other database has.
+    fn history(&self) -> Arc<str>;
+
     /// What caches must know of this database.
     fn generations(&self) -> Arc<dyn Generations>;
 

@@ -240,6 +240,10 @@ impl Shard for MemoryShard {
         })
     }
 
+    fn history(&self) -> Arc<str> {
+        format!("memory-{:x}", Arc::as_ptr(&self.inner).addr()).into()
+    }
+
     fn generations(&self) -> Arc<dyn Generations> {
         Arc::clone(&self.inner.store) as _
     }

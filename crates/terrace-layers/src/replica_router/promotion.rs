@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use terrace_core::{NodeState, Role, Standing};
 
-use super::table::{Seat, Trouble};
+use super::table::{Seat, Trouble, is_named_before};
 
 /// Follows from what the servers have said, and from who led before.
 #[derive(Clone, Debug)]
@@ -81,7 +81,8 @@ impl Lead {
     fn primaries<'a>(&self, seats: &'a [Option<Seat>]) -> impl Iterator<Item = (usize, &'a Seat)> {
         let all = seats.iter().enumerate();
         let heard = all.filter_map(|(number, seat)| Some((number, seat.as_ref()?)));
-        heard.filter(|(number, Seat { state, .. })| {
+        let each = heard.filter(|(number, _)| !is_named_before(seats, *number));
+        each.filter(|(number, Seat { state, .. })| {
             let became = || {
                 self.primary == Some(*number)
                     && state.standing.past.contains(&self.standing.history)

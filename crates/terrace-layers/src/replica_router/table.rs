@@ -48,6 +48,8 @@ pub(super) enum Trouble {
     Foreign,
     /// Another claims the same timeline.
     Rival,
+    /// It is one of the others, by another address.
+    Twice,
 }
 
 impl Seat {
@@ -57,6 +59,19 @@ impl Seat {
     pub(super) fn is_silent(&self) -> bool {
         self.silences >= Self::SILENCES
     }
+
+    fn is_same_server(&self, other: &Self) -> bool {
+        let (one, other) = (&self.state, &other.state);
+        (one.life, one.role) == (other.life, other.role)
+            && one.standing.history == other.standing.history
+    }
+}
+
+/// Whether a server answers by the address of an earlier one, too; it counts as that one alone.
+pub(super) fn is_named_before(seats: &[Option<Seat>], number: usize) -> bool {
+    let Some(seat) = &seats[number] else { return false };
+    let mut before = seats[..number].iter().flatten();
+    before.any(|other| !other.is_silent() && other.is_same_server(seat))
 }
 
 impl Table {
@@ -115,11 +130,16 @@ impl Table {
     pub(super) fn conclude(&mut self, now: Instant) {
         self.version += 1;
         self.replicas.clear();
+        let twice: Box<[_]> =
+            (0..self.seats.len()).map(|number| is_named_before(&self.seats, number)).collect();
         for (number, seat) in self.seats.iter_mut().enumerate() {
             let Some(seat) = seat else { continue };
             let trouble = match seat.is_silent() {
                 true => Some(Trouble::Silent),
-                false => self.lead.refuses(&seat.state),
+                false => {
+                    let refused = self.lead.refuses(&seat.state);
+                    refused.or_else(|| twice[number].then_some(Trouble::Twice))
+                }
             };
             if seat.trouble.is_some() && trouble.is_none() {
                 seat.returned = Some(now);
@@ -151,6 +171,10 @@ impl Table {
             Trouble::Foreign => "it has the records of another database; correct its URL",
             Trouble::Rival => {
                 "it takes writes, and so does another on the same timeline; demote one of them"
+            }
+            Trouble::Twice => {
+                "it is the same server as another one of the settings and counts once; correct its \
+                 URL, or take it out"
             }
         })
     }

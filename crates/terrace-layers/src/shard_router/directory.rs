@@ -191,6 +191,7 @@ impl Directory {
             // Who is missing now may have been founded with others.
             return Err(failed);
         }
+        self.check_each_once()?;
         let addresses = self.nodes.iter().map(|node| node.address.clone());
         let members = addresses.zip(0..).map(|(address, number)| Member { number, address });
         let first = ShardState {
@@ -223,6 +224,20 @@ impl Directory {
         }
     }
 
+    /// Before anything is written: each shard is a database of its own, whatever it is called.
+    fn check_each_once(&self) -> Result<()> {
+        let mut seen = BTreeMap::new();
+        for node in &self.nodes {
+            let Some(shard) = &node.shard else { continue };
+            if let Some(other) = seen.insert(shard.history(), &node.address) {
+                let message = "two shards are the same database; give each one of its own";
+                let error = Error::invalid(message).with("shard", host(&node.address).to_owned());
+                return Err(error.with("and", host(other).to_owned()));
+            }
+        }
+        Ok(())
+    }
+
     async fn make_shard(&self, index: usize, like: ShardState) -> Result<ShardState> {
         let number = u16::try_from(index).unwrap_or(u16::MAX);
         let count = u16::try_from(like.members.len()).unwrap_or(u16::MAX);
@@ -248,8 +263,12 @@ fn foreign(address: &str) -> Error {
     let error = Error::invalid(
         "a database is a shard of another set, or named twice; correct the addresses of the shards",
     );
-    let host = address.rsplit_once('@').map_or(address, |(_, host)| host);
-    error.with("shard", host.to_owned())
+    error.with("shard", host(address).to_owned())
+}
+
+/// An address without a user and a password.
+fn host(address: &str) -> &str {
+    address.rsplit_once('@').map_or(address, |(_, host)| host)
 }
 
 impl Node {

@@ -220,6 +220,10 @@ impl Shard for PostgresShard {
         Box::pin(self.inner.reserve())
     }
 
+    fn history(&self) -> Arc<str> {
+        self.inner.store.history()
+    }
+
     fn generations(&self) -> Arc<dyn Generations> {
         Arc::clone(&self.inner.store) as _
     }

@@ -243,6 +243,10 @@ impl Shard for SqliteShard {
         Box::pin(async { self.inner.reserve() })
     }
 
+    fn history(&self) -> Arc<str> {
+        self.inner.store.history()
+    }
+
     fn generations(&self) -> Arc<dyn Generations> {
         Arc::clone(&self.inner.store) as _
     }

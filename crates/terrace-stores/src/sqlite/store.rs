@@ -253,8 +253,8 @@ impl Node for SqliteStore {
                 if self.shared.is_replica() { node::Role::Replica } else { node::Role::Primary };
             Ok(NodeState {
                 role,
-                // The file is opened once in the life of this value.
-                life: 1,
+                // The file is opened once in the life of this value, and no other value has its place.
+                life: Arc::as_ptr(&self.shared).addr() as u64,
                 standing: (*self.shared.histories.standing()).clone(),
                 timeline: 1,
                 position: Position::new(reached),

@@ -14,6 +14,7 @@ mod output;
 mod past_the_log;
 mod reshard;
 mod signals;
+mod twice;
 mod usage;
 
 use std::path::Path;

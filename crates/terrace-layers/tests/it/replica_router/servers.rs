@@ -152,7 +152,7 @@ impl Server {
     fn new(number: usize, memory: Option<Arc<MemoryStore>>) -> Self {
         let state = NodeState {
             role: if number == 0 { Role::Primary } else { Role::Replica },
-            life: 1,
+            life: 1 + number as u64,
             standing: life(1),
             timeline: 1,
             position: Position::new(100),

@@ -77,7 +77,7 @@ async fn check(mode: Mode, config: Config, levels: &[(u8, &[&'static str])]) {
         let told = loop {
             // Some work has something to do only after a write.
             writes += 1;
-            let value = testkit::value(&format!("{writes}"));
+            let value = testkit::value(format!("{writes}"));
             store.put(testkit::key("a"), value).await.expect("a write");
             let tree = stack.whole.inspect().await;
             let reason = tree.reason();
