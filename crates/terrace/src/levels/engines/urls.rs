@@ -129,10 +129,13 @@ impl<W: Whereabouts> ByUrl<W> {
 
     async fn open_read_model(&self, of: &Engines) -> Result<Arc<dyn ReadModel>> {
         let config = &of.config.cqrs;
-        let (url, own) = match (config.read_url.as_str(), config.write_url.as_str()) {
-            ("", "") => (self.0.database(), false),
-            ("", url) => (url, false),
-            (url, _) => (url, true),
+        let write = match config.write_url.as_str() {
+            "" => self.0.database(),
+            url => url,
+        };
+        let (url, own) = match config.read_url.as_str() {
+            "" => (write, false),
+            url => (url, url != write),
         };
         let options = of.postgres_options(url, Connections::Pooled);
         let schema = match (own, of.shared) {
@@ -142,7 +145,14 @@ impl<W: Whereabouts> ByUrl<W> {
             (false, false) => format!("{}_read", of.schemas()),
         };
         let options = PostgresOptions { schema, ..options };
-        Ok(Arc::new(PostgresReadModel::connect(options, of.runtime.clone()).await?))
+        let connected = PostgresReadModel::connect(options, of.runtime.clone()).await;
+        // By another host name it cannot be seen here that it is the same one.
+        let hint = "leave READ_DB_URL out where it names the database for commands";
+        let explained = connected.map_err(|error| match own && !error.is_retryable() {
+            true => error.with("hint", hint),
+            false => error,
+        });
+        Ok(Arc::new(explained?))
     }
 }
 

@@ -47,3 +47,22 @@ async fn a_database_that_is_named_as_two_shards_is_refused_and_left_as_it_was() 
     assert!(program.write("a", "1").await);
     assert!(program.terminate().await.success());
 }
+
+#[tokio::test]
+async fn one_database_for_commands_and_for_queries_keeps_them_apart() {
+    let (database, redis) = (testing::fresh_database(), testing::redis().url());
+    let stores = Stores::Servers { database: "", cache: &redis };
+    let named = [("WRITE_DB_URL", database.as_str()), ("READ_DB_URL", database.as_str())];
+    let program = Program::serve_with(7, &stores, &[], &named).await;
+    assert!(program.write("a", "1").await);
+    while program.read("a").await != Ok(Some("1".into())) {
+        tokio::task::yield_now().await;
+    }
+    program.becomes("healthy").await;
+    assert!(program.terminate().await.success());
+    let mut command = terrace(&["serve", "7", "--port", "0"]);
+    command.env("WRITE_DB_URL", &database).env("READ_DB_URL", otherwise(&database));
+    let output = command.env("REDIS_URL", &redis).output().await.expect("it runs");
+    let error = String::from_utf8(output.stderr).expect("text");
+    assert!(output.status.code() == Some(1) && error.contains("leave READ_DB_URL out"), "{error}");
+}
