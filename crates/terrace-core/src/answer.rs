@@ -336,11 +336,21 @@ pub struct Page {
 }
 
 impl Page {
-    /// The page of up to `limit` records out of one more than that, which shows whether there is
-    /// another page.
+    /// A page that has so many bytes of values ends, though there are more records.
+    pub const MAX_BYTES: usize = 16 * 1024 * 1024;
+
+    /// The page of up to `limit` records, and [`Page::MAX_BYTES`], out of one more than that, which
+    /// shows whether there is another page.
     pub fn cut(mut records: Vec<Record>, limit: usize, origin: Origin) -> Self {
-        let more = records.len() > limit;
-        records.truncate(limit);
+        let mut bytes = 0;
+        let fitting = records.iter().take(limit).take_while(|record| {
+            let fits = bytes < Self::MAX_BYTES;
+            bytes += record.value.as_str().len();
+            fits
+        });
+        let fitting = fitting.count();
+        let more = records.len() > fitting;
+        records.truncate(fitting);
         let next = if more { records.last().map(|record| record.key.clone()) } else { None };
         Self { records, next, origin, age: Duration::ZERO, token: Token::default() }
     }

@@ -20,7 +20,7 @@ use std::time::Duration;
 use futures_util::future::BoxFuture;
 use futures_util::stream::BoxStream;
 
-use crate::{Inspection, Key, Proof, Record, Result, Version};
+use crate::{Budget, Inspection, Key, Proof, Record, Result, Version};
 
 /// A cache of records whose fills are ordered by version. See the [module](self) for the rules.
 ///
@@ -29,8 +29,9 @@ use crate::{Inspection, Key, Proof, Record, Result, Version};
 /// cache for those keys until it was repeated. All futures may be dropped at any point; a dropped
 /// `invalidate` counts as failed.
 pub trait Cache: fmt::Debug + fmt::Display + Send + Sync + 'static {
-    /// Looks keys up; one answer a key, in the order asked.
-    fn get<'a>(&'a self, keys: &'a [Key]) -> BoxFuture<'a, Result<Vec<Lookup>>>;
+    /// Looks keys up; one answer a key, in the order asked. What does not fit into the budget is not
+    /// loaded: it is no hit.
+    fn get<'a>(&'a self, keys: &'a [Key], budget: Budget) -> BoxFuture<'a, Result<Vec<Lookup>>>;
 
     /// The lease that a miss of this key would answer now, for whoever cannot use what was hit; `None`
     /// when the cache cannot be reached.
@@ -72,6 +73,13 @@ pub struct Entry {
     pub proof: Proof,
     /// How long ago it was loaded from a database, when it was put in or taken out.
     pub age: Duration,
+}
+
+impl Entry {
+    /// The bytes of its value.
+    pub fn value_bytes(&self) -> usize {
+        self.record.as_ref().map_or(0, |record| record.value.as_str().len())
+    }
 }
 
 /// The answer of [`Cache::get`] for one key.

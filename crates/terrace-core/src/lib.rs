@@ -89,5 +89,5 @@ pub use read_model::ReadModel;
 pub use record::{Record, Value, Version};
 pub use runtime::{Clock, Deadline, Rng, Runtime, Spawn, Task};
 pub use shard::{Member, Move, Plan, Rows, SLOTS, Shard, ShardState, Slot, SlotSet};
-pub use store::{Consistency, ReadOptions, Store, StoreExt, WriteOptions, one};
+pub use store::{Budget, Consistency, ReadOptions, Store, StoreExt, WriteOptions, one};
 pub use token::Token;

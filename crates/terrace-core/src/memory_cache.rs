@@ -17,8 +17,8 @@ use quick_cache::sync::Cache as Slots;
 use quick_cache::{DefaultHashBuilder, OptionsBuilder};
 
 use crate::{
-    BoxFuture, Cache, Inspection, Invalidations, Key, Lease, Lookup, Notice, Offer, PartKind,
-    Result, Runtime, Unit, Version,
+    BoxFuture, Budget, Cache, Inspection, Invalidations, Key, Lease, Lookup, Notice, Offer,
+    PartKind, Result, Runtime, Unit, Version,
 };
 use notices::Notices;
 use slot::{Content, Evicted, Guard, OnEvict, Slot, Weigh};
@@ -304,10 +304,20 @@ impl fmt::Display for MemoryCache {
 
 #[deny(clippy::missing_trait_methods)]
 impl Cache for MemoryCache {
-    fn get<'a>(&'a self, keys: &'a [Key]) -> BoxFuture<'a, Result<Vec<Lookup>>> {
+    fn get<'a>(
+        &'a self,
+        keys: &'a [Key],
+        mut budget: Budget,
+    ) -> BoxFuture<'a, Result<Vec<Lookup>>> {
         Box::pin(async move {
             let now = self.runtime.now();
-            Ok(keys.iter().map(|key| self.lookup_at(key, now)).collect())
+            let lookup = |key| match self.lookup_at(key, now) {
+                Lookup::Hit(entry) if budget.spend(entry.value_bytes()).is_err() => {
+                    Lookup::Written { lease: self.lease_now(key), version: entry.version }
+                }
+                lookup => lookup,
+            };
+            Ok(keys.iter().map(lookup).collect())
         })
     }
 

@@ -154,14 +154,23 @@ impl MemoryStore {
             Some(after) => Bound::Excluded(after.clone()),
             None => Bound::Unbounded,
         };
-        let records = state
+        let (mut records, mut bytes, mut more) = (Vec::new(), 0, false);
+        let found = state
             .rows
             .range((from, Bound::Unbounded))
             .filter(|(key, _)| key.as_str().starts_with(&scan.prefix))
-            .filter_map(|(key, row)| row.record(key))
-            .take(scan.limit + 1)
-            .collect();
-        Ok(Page::cut(records, scan.limit, Origin::PRIMARY).proving(state.token()))
+            .filter_map(|(key, row)| row.record(key));
+        for record in found {
+            more = records.len() == scan.limit || bytes >= Page::MAX_BYTES;
+            if more {
+                break;
+            }
+            bytes += record.value.as_str().len();
+            records.push(record);
+        }
+        let next = records.last().filter(|_| more).map(|record: &Record| record.key.clone());
+        let (origin, age, token) = (Origin::PRIMARY, Duration::ZERO, state.token());
+        Ok(Page { records, next, origin, age, token })
     }
 }
 
@@ -338,7 +347,13 @@ impl Store for MemoryStore {
             how.deadline.check(self.runtime.now())?;
             let state = self.open("read")?;
             self.check(&state, how)?;
-            Ok(keys.iter().map(|key| state.answer(key)).collect())
+            let mut budget = how.budget;
+            let answer = |key| {
+                let read = state.answer(key);
+                budget.spend(read.record.as_ref().map_or(0, |it| it.value.as_str().len()))?;
+                Ok(read)
+            };
+            keys.iter().map(answer).collect()
         })
     }
 

@@ -9,8 +9,8 @@ use futures_util::future::BoxFuture;
 use jiff::Timestamp;
 
 use crate::{
-    Checkpoint, Follower, Inspection, Key, LeaderLease, LogPosition, Logged, Page, Record, Result,
-    Scan, Version,
+    Budget, Checkpoint, Follower, Inspection, Key, LeaderLease, LogPosition, Logged, Page, Record,
+    Result, Scan, Version,
 };
 
 /// Records as the query side keeps them, with what the command side does not answer: counts, full
@@ -26,11 +26,12 @@ pub trait ReadModel: fmt::Debug + fmt::Display + Send + Sync + 'static {
     /// Lets one of several instances project, where several may.
     fn lease(&self) -> Option<Arc<dyn LeaderLease>>;
 
-    /// One row a key in the order asked, and the checkpoint, out of one snapshot.
+    /// One row a key in the order asked, and the checkpoint, out of one snapshot. More values than the
+    /// budget holds are refused before they are loaded.
     ///
     /// # Errors
     /// As [`Follower::checkpoint`].
-    fn read<'a>(&'a self, keys: &'a [Key]) -> BoxFuture<'a, Result<Rows>>;
+    fn read<'a>(&'a self, keys: &'a [Key], budget: Budget) -> BoxFuture<'a, Result<Rows>>;
 
     /// As [`Store::scan`](crate::Store::scan).
     ///

@@ -1,5 +1,6 @@
 //! The contract: five methods, batches first, one error type.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,7 +22,8 @@ use crate::{
 /// caches) happens all the same.
 pub trait Store: fmt::Debug + fmt::Display + Send + Sync + 'static {
     /// Answers one [`Read`] a key, in the order asked; a missing key has no record and is no error.
-    /// A key may be asked for twice; no keys, no answers.
+    /// A key may be asked for twice; no keys, no answers. More values than the [`Budget`] holds are
+    /// refused before they are loaded.
     ///
     /// # Errors
     /// Every kind but `OutcomeUnknown`. An error stands for all keys of the batch.
@@ -44,7 +46,8 @@ pub trait Store: fmt::Debug + fmt::Display + Send + Sync + 'static {
         how: &'a WriteOptions,
     ) -> BoxFuture<'a, Result<Vec<Receipt>>>;
 
-    /// Answers the records after a cursor in byte order of their keys.
+    /// Answers the records after a cursor in byte order of their keys. A page ends early where its
+    /// values reach [`Page::MAX_BYTES`].
     ///
     /// # Errors
     /// As [`Store::read`].
@@ -74,6 +77,65 @@ pub enum Consistency {
     MaxStale(Duration),
 }
 
+/// How many bytes of values the answer of one read may have; the default sets no limit.
+///
+/// A store stops where they are more, before it loads them: what is refused costs no memory. A limit is
+/// at least [`Value::MAX_BYTES`], so the read of one key is always answered.
+///
+/// ```
+/// # use terrace_core::{Budget, Value};
+/// let budget = Budget::bytes(16 * Value::MAX_BYTES);
+/// assert!(budget.holds(16) && !budget.holds(17));
+/// assert!(Budget::default().holds(1000));
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Budget {
+    limit: usize,
+    left: usize,
+}
+
+impl Default for Budget {
+    fn default() -> Self {
+        Self { limit: usize::MAX, left: usize::MAX }
+    }
+}
+
+impl Budget {
+    /// At most so many bytes of values.
+    pub const fn bytes(limit: usize) -> Self {
+        let limit = if limit < Value::MAX_BYTES { Value::MAX_BYTES } else { limit };
+        Self { limit, left: limit }
+    }
+
+    /// Whether it holds so many values, however large they are.
+    pub const fn holds(self, values: usize) -> bool {
+        values <= self.left / Value::MAX_BYTES
+    }
+
+    /// How many bytes are left.
+    pub const fn left(self) -> usize {
+        self.left
+    }
+
+    /// Takes the bytes of a value off.
+    ///
+    /// # Errors
+    /// [`Budget::exceeded`] when they are more than is left.
+    pub fn spend(&mut self, bytes: usize) -> Result<()> {
+        self.left = self.left.checked_sub(bytes).ok_or_else(|| self.exceeded())?;
+        Ok(())
+    }
+
+    /// The error of a read whose answer would be too large.
+    pub fn exceeded(&self) -> Error {
+        Error::invalid(format!(
+            "the values of these keys have more than {} bytes together, and an answer holds no more; \
+             ask for fewer keys at once",
+            self.limit
+        ))
+    }
+}
+
 /// How to read. The default asks for nothing and waits without end.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ReadOptions {
@@ -83,12 +145,29 @@ pub struct ReadOptions {
     pub token: Option<Token>,
     /// The moment by which there must be an answer.
     pub deadline: Deadline,
+    /// How large the answer of [`Store::read`] may be; pages have their own bound.
+    pub budget: Budget,
 }
 
 impl ReadOptions {
     /// A strong read by this deadline.
     pub fn strong(deadline: Deadline) -> Self {
-        Self { consistency: Consistency::Strong, token: None, deadline }
+        Self { consistency: Consistency::Strong, deadline, ..Self::default() }
+    }
+
+    /// The same for what is left to read, when these answers are there.
+    ///
+    /// # Errors
+    /// [`Budget::exceeded`] when they are too large already.
+    pub fn after<'r>(&self, answers: impl IntoIterator<Item = &'r Read>) -> Result<Cow<'_, Self>> {
+        if self.budget == Budget::default() {
+            return Ok(Cow::Borrowed(self));
+        }
+        let mut budget = self.budget;
+        for record in answers.into_iter().filter_map(|read| read.record.as_ref()) {
+            budget.spend(record.value.as_str().len())?;
+        }
+        Ok(Cow::Owned(Self { budget, ..self.clone() }))
     }
 
     /// Whether the client asked for nothing beyond what the level promises.

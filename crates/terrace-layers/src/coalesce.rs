@@ -24,7 +24,8 @@ use self::merge::{Reads, Writes};
 /// joins only a batch that has not been sent. So what answers it was looked up after it began, and
 /// merging keeps linearizability: joining a batch under way would not, because that may have been
 /// answered from before a write that the caller has seen acknowledged. Every other read, a read of
-/// more than [`max_read_keys`](CoalesceOptions::max_read_keys), and every scan go straight through.
+/// more than [`max_read_keys`](CoalesceOptions::max_read_keys) or than its budget holds in any case, and every
+/// scan go straight through.
 ///
 /// **On write.** Writes are merged in the order of arrival, each caller's own batch whole, and all
 /// are acknowledged after the inner store has acknowledged the merged batch. Two batches under way
@@ -154,7 +155,9 @@ impl Coalesce {
 
     /// The queue of reads like this one, if they are merged.
     fn queue(&self, keys: &[Key], how: &ReadOptions) -> Option<&Arc<Batcher<Reads>>> {
-        if how.token.is_some() || keys.is_empty() || keys.len() > self.options.max_read_keys {
+        // A batch has no budget, so it takes in what every budget of its calls holds anyway.
+        let fits = keys.len() <= self.options.max_read_keys && how.budget.holds(keys.len());
+        if how.token.is_some() || keys.is_empty() || !fits {
             return None;
         }
         match how.consistency {

@@ -216,7 +216,8 @@ impl Cqrs {
         let Ok(mut asked) = self.asked(how) else { return Ok(None) };
         let budget = self.budget(how);
         for round in 0.. {
-            let Some(rows) = self.runtime.within(budget, self.model.read(keys)).await else {
+            let Some(rows) = self.runtime.within(budget, self.model.read(keys, how.budget)).await
+            else {
                 return Ok(None);
             };
             let rows = rows?;

@@ -216,6 +216,7 @@ impl NearCache {
                 Err(lease) => return Box::pin(self.load(keys, how, hits, lease, now)).await,
             }
         }
+        how.after(&hits)?;
         Ok(hits)
     }
 
@@ -238,7 +239,8 @@ impl NearCache {
             .filter(|(_, found)| found.is_err())
             .map(|(key, _)| key.clone())
             .collect();
-        let loaded = self.inner.read(&missing, how).await?;
+        let rest = how.after(found.iter().flatten())?;
+        let loaded = self.inner.read(&missing, &rest).await?;
         let in_time = self.runtime.now() - begun <= Self::MAX_LOAD;
         let mut loaded = missing.into_iter().zip(loaded);
         let mut answers = Vec::with_capacity(keys.len());

@@ -298,7 +298,7 @@ impl PostgresStore {
         if keys.is_empty() {
             return self.nothing(how.deadline).map(|()| Vec::new());
         }
-        let work = ReadKeys { keys, asked: how.token.as_ref(), epoch };
+        let work = ReadKeys { keys, asked: how.token.as_ref(), epoch, budget: how.budget };
         let reads = self.worker.perform(&work, how.deadline).await?;
         self.check(how).await.map(|()| reads)
     }

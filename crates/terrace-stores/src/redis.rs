@@ -89,8 +89,8 @@ use futures_util::StreamExt as _;
 use futures_util::future::BoxFuture;
 use futures_util::stream::BoxStream;
 use terrace_core::{
-    Cache, Error, Inspection, Invalidations, Key, Lease, Lookup, Notice, Offer, Result, Runtime,
-    Task, Version,
+    Budget, Cache, Error, Inspection, Invalidations, Key, Lease, Lookup, Notice, Offer, Result,
+    Runtime, Task, Version,
 };
 
 use batches::Batches;
@@ -198,8 +198,8 @@ impl RedisCache {
 }
 
 impl Cache for RedisCache {
-    fn get<'a>(&'a self, keys: &'a [Key]) -> BoxFuture<'a, Result<Vec<Lookup>>> {
-        Box::pin(self.counted("cache get", self.shared.lookup(keys)))
+    fn get<'a>(&'a self, keys: &'a [Key], budget: Budget) -> BoxFuture<'a, Result<Vec<Lookup>>> {
+        Box::pin(self.counted("cache get", self.shared.lookup(keys, budget)))
     }
 
     fn lease(&self, _: &Key) -> Option<Lease> {

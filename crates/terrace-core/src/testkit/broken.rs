@@ -6,8 +6,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use crate::{
-    BoxFuture, Cache, Entry, Inspection, Key, Lease, Lookup, Offer, Page, Read, ReadOptions,
-    Receipt, Result, Scan, Store, Version, Write, WriteOptions,
+    BoxFuture, Budget, Cache, Entry, Inspection, Key, Lease, Lookup, Offer, Page, Read,
+    ReadOptions, Receipt, Result, Scan, Store, Version, Write, WriteOptions,
 };
 
 /// What is wrong with a [`BrokenStore`].
@@ -115,10 +115,10 @@ impl BrokenCache {
 }
 
 impl Cache for BrokenCache {
-    fn get<'a>(&'a self, keys: &'a [Key]) -> BoxFuture<'a, Result<Vec<Lookup>>> {
+    fn get<'a>(&'a self, keys: &'a [Key], budget: Budget) -> BoxFuture<'a, Result<Vec<Lookup>>> {
         Box::pin(async move {
             if self.flaw != CacheFlaw::Naive {
-                return self.inner.get(keys).await;
+                return self.inner.get(keys, budget).await;
             }
             let entries = self.entries();
             let found = keys.iter().map(|key| match entries.get(key) {

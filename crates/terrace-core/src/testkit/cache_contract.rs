@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use crate::testkit::{key, value};
 use crate::{
-    Cache, Entry, Generation, Key, Lease, Lookup, Offer, Position, Proof, Record, Timestamp,
-    Version,
+    Budget, Cache, Entry, Generation, Key, Lease, Lookup, Offer, Position, Proof, Record,
+    Timestamp, Value, Version,
 };
 
 /// Makes one test of each property of the [`Cache`] contract, in a module `cache_contract`.
@@ -31,6 +31,7 @@ macro_rules! cache_contract {
                 an_invalidation_of_the_past_changes_nothing,
                 a_clear_forgets_entries_and_leases,
                 many_keys_are_one_call,
+                what_does_not_fit_is_no_hit,
             }
         }
     };
@@ -56,7 +57,7 @@ pub fn entry(name: &Key, text: Option<&str>, version: u64) -> Entry {
 }
 
 async fn get(cache: &dyn Cache, key: &Key) -> Lookup {
-    let mut answers = cache.get(std::slice::from_ref(key)).await.expect("a get");
+    let mut answers = cache.get(std::slice::from_ref(key), Budget::default()).await.expect("a get");
     assert_eq!(answers.len(), 1);
     answers.remove(0)
 }
@@ -204,7 +205,7 @@ pub async fn a_clear_forgets_entries_and_leases(cache: Arc<dyn Cache>) {
 /// Answers stand in the order of the keys, and many keys are filled and emptied at once.
 pub async fn many_keys_are_one_call(cache: Arc<dyn Cache>) {
     let keys: Vec<_> = (0..300).map(|number| key(format!("many{number}"))).collect();
-    let answers = cache.get(&keys).await.expect("a get");
+    let answers = cache.get(&keys, Budget::default()).await.expect("a get");
     let offers = keys
         .iter()
         .zip(answers)
@@ -220,7 +221,7 @@ pub async fn many_keys_are_one_call(cache: Arc<dyn Cache>) {
         keys.iter().skip(1).step_by(2).map(|key| (key.clone(), Version::new(2))).collect();
     cache.invalidate(&written).await.expect("an invalidation");
     for (number, (key, answer)) in
-        keys.iter().zip(cache.get(&keys).await.expect("a get")).enumerate()
+        keys.iter().zip(cache.get(&keys, Budget::default()).await.expect("a get")).enumerate()
     {
         match answer {
             Lookup::Hit(entry) if number % 2 == 0 => {
@@ -230,5 +231,23 @@ pub async fn many_keys_are_one_call(cache: Arc<dyn Cache>) {
             other => panic!("{key}: {other:?}"),
         }
     }
-    assert_eq!(cache.get(&[]).await.expect("a get"), []);
+    assert_eq!(cache.get(&[], Budget::default()).await.expect("a get"), []);
+}
+
+/// Of entries that are more than the budget together some are hit, and the others can be loaded.
+pub async fn what_does_not_fit_is_no_hit(cache: Arc<dyn Cache>) {
+    let large = "x".repeat(Value::MAX_BYTES);
+    let keys: Vec<_> = (0..5).map(|number| key(format!("large{number}"))).collect();
+    for key in &keys {
+        let lease = lease(&*cache, key).await;
+        fill(&*cache, lease, key, Some(&large), 1).await;
+    }
+    let hits = async |budget| {
+        let answers = cache.get(&keys, budget).await.expect("a get");
+        assert_eq!(answers.len(), 5);
+        answers.iter().filter(|answer| matches!(answer, Lookup::Hit(_))).count()
+    };
+    assert_eq!(hits(Budget::default()).await, 5);
+    assert!(hits(Budget::bytes(3 * Value::MAX_BYTES)).await <= 3);
+    assert_eq!(hits(Budget::bytes(6 * Value::MAX_BYTES)).await, 5);
 }

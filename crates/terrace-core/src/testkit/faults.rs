@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::{
-    BoxFuture, Cache, Error, ErrorKind, Inspection, Key, Lease, Lookup, Offer, Page, Read,
+    BoxFuture, Budget, Cache, Error, ErrorKind, Inspection, Key, Lease, Lookup, Offer, Page, Read,
     ReadOptions, Receipt, Result, Runtime, Scan, Store, Version, Write, WriteOptions,
 };
 
@@ -157,8 +157,8 @@ impl fmt::Display for FaultyCache {
 
 #[deny(clippy::missing_trait_methods)]
 impl Cache for FaultyCache {
-    fn get<'a>(&'a self, keys: &'a [Key]) -> BoxFuture<'a, Result<Vec<Lookup>>> {
-        Box::pin(self.faults.apply(self.inner.get(keys)))
+    fn get<'a>(&'a self, keys: &'a [Key], budget: Budget) -> BoxFuture<'a, Result<Vec<Lookup>>> {
+        Box::pin(self.faults.apply(self.inner.get(keys, budget)))
     }
 
     fn lease(&self, key: &Key) -> Option<Lease> {

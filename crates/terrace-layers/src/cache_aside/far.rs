@@ -11,7 +11,7 @@ use futures_util::FutureExt as _;
 use futures_util::future::Shared;
 use terrace_core::{
     Backoff, BoxFuture, Breaker, BreakerState, Cache, Deadline, Error, ErrorKind, Inspection, Key,
-    Lease, Lookup, Offer, Result, Runtime, Version,
+    Lease, Lookup, Offer, ReadOptions, Result, Runtime, Version,
 };
 
 #[derive(Debug)]
@@ -72,24 +72,24 @@ impl Far {
     }
 
     /// What the cache has of each key, or nothing when it has no say now.
-    pub(super) async fn get(&self, keys: &[Key], deadline: Deadline) -> Option<Vec<Lookup>> {
+    pub(super) async fn get(&self, keys: &[Key], how: &ReadOptions) -> Option<Vec<Lookup>> {
         if !self.breaker.admits() {
             return None;
         }
-        let lookups = self.look_up(keys, deadline).await.ok()?;
+        let lookups = self.look_up(keys, how).await.ok()?;
         (lookups.len() == keys.len()).then_some(lookups)
     }
 
-    async fn look_up(&self, keys: &[Key], deadline: Deadline) -> Result<Vec<Lookup>> {
-        let mut work = self.cache.get(keys);
+    async fn look_up(&self, keys: &[Key], how: &ReadOptions) -> Result<Vec<Lookup>> {
+        let mut work = self.cache.get(keys, how.budget);
         // What is ready at once needs no watch.
         let first = poll_fn(|context| Poll::Ready(work.as_mut().poll(context)));
         if let Poll::Ready(result) = first.await {
             return self.noted(result);
         }
         let watch = self.watch();
-        if deadline.passed(watch.ends) {
-            return self.call(self.timeout, deadline, work).await;
+        if how.deadline.passed(watch.ends) {
+            return self.call(self.timeout, how.deadline, work).await;
         }
         tokio::select! {
             biased;

@@ -40,7 +40,7 @@ impl Shared {
         if self.trust.is_owed() {
             self.pay();
         } else {
-            lookups = self.far.get(keys, how.deadline).await;
+            lookups = self.far.get(keys, how).await;
         }
         let Some(mut lookups) = lookups else {
             self.bypassed.fetch_add(keys.len() as u64, Ordering::Relaxed);
@@ -125,10 +125,15 @@ impl Shared {
         });
         let (missing, written): (Vec<Key>, Vec<Version>) = missing.unzip();
         self.hits.fetch_add((keys.len() - missing.len()) as u64, Ordering::Relaxed);
+        let hits = found.iter().filter_map(|found| match found {
+            Found::Hit(read) => Some(read),
+            Found::Missing(_) | Found::Written(..) => None,
+        });
+        let rest = how.after(hits)?;
         let (mut loaded, mut sound) = (Vec::new(), true);
         if !missing.is_empty() {
             self.misses.fetch_add(missing.len() as u64, Ordering::Relaxed);
-            (loaded, sound) = self.load(&missing, &written, how).await?;
+            (loaded, sound) = self.load(&missing, &written, &rest).await?;
         }
         let mut loaded = missing.into_iter().zip(loaded);
         let mut offers = Vec::new();

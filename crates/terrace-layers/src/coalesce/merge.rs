@@ -31,7 +31,8 @@ impl Merge for Reads {
         deadline: Deadline,
     ) -> BoxFuture<'a, Result<Vec<Vec<Read>>>> {
         Box::pin(async move {
-            let how = ReadOptions { consistency: self.consistency, token: None, deadline };
+            let consistency = self.consistency;
+            let how = ReadOptions { consistency, deadline, ..ReadOptions::default() };
             if let [only] = batch {
                 return Ok(vec![self.inner.read(&only.parts, &how).await?]);
             }

@@ -49,6 +49,7 @@ impl Shared {
                         for (place, read) in places.into_iter().zip(reads) {
                             answers[place] = Some(read);
                         }
+                        how.after(answers.iter().flatten())?;
                     }
                     Err(error) if error.kind() == ErrorKind::Moved => left.extend(places),
                     Err(error) => return Err(error),

@@ -114,6 +114,15 @@ impl Connection {
         self.statements.read_rows(&self.client, keys).await
     }
 
+    /// The same within so many bytes of values; see [`Statements::read_rows_within`].
+    pub(super) async fn read_rows_within(
+        &self,
+        keys: &[&str],
+        bytes: i64,
+    ) -> Result<Vec<Row>, tokio_postgres::Error> {
+        Statements::read_rows_within(&self.client, keys, bytes).await
+    }
+
     /// As [`Connection::ask`], for a statement that is run again and again: it is prepared the first
     /// time. One of a kind has one text.
     pub(super) async fn repeat(

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use futures_util::future::{join, join3};
 use terrace_core::{
-    Error, ErrorKind, Generation, Key, Origin, Page, Position, Proof, Read, Record, Scan, Token,
-    Value, Version,
+    Budget, Error, ErrorKind, Generation, Key, Origin, Page, Position, Proof, Read, Record, Scan,
+    Token, Value, Version,
 };
 use tokio_postgres::Row;
 
@@ -84,6 +84,7 @@ pub(super) struct ReadKeys<'a> {
     pub(super) asked: Option<&'a Token>,
     /// The epoch under which the keys are looked for, on a shard.
     pub(super) epoch: i64,
+    pub(super) budget: Budget,
 }
 
 impl Work for ReadKeys<'_> {
@@ -104,8 +105,17 @@ impl Work for ReadKeys<'_> {
         };
         let asked = self.keys.iter().map(place_of).collect::<Vec<_>>();
         let keys = distinct.iter().map(|key| key.as_str()).collect::<Vec<_>>();
-        let parameters: [Parameter<'_>; 3] = [&keys, &&*connection.history, &self.epoch];
-        let rows = connection.run(Sql::Read, &parameters).await?;
+        let history = &*connection.history;
+        let rows = if self.budget.holds(keys.len()) {
+            let parameters: [Parameter<'_>; 3] = [&keys, &history, &self.epoch];
+            connection.run(Sql::Read, &parameters).await?
+        } else {
+            let left = i64::try_from(self.budget.left()).unwrap_or(i64::MAX);
+            let parameters: [Parameter<'_>; 4] = [&keys, &history, &left, &self.epoch];
+            let rows = connection.run(Sql::ReadWithin, &parameters).await?;
+            within(self.budget, &rows, TOTAL)?;
+            rows
+        };
         let place = |row: &Row| -> Result<usize, Failure> {
             let place = row.try_get::<_, i64>(0).map_err(corrupt)?;
             Ok(usize::try_from(place).unwrap_or(0).wrapping_sub(1))
@@ -119,10 +129,11 @@ impl Work for ReadKeys<'_> {
         let seen = seen.ok_or(Failure::AnotherHistory)?;
         seen.check(self.asked, &connection.history)?;
         let mut found = vec![None; distinct.len()];
-        for row in &rows {
-            let place = place(row)?;
+        // Each row goes when it is copied: values may be large.
+        for row in rows {
+            let place = place(&row)?;
             if let (Some(key), Some(answer)) = (distinct.get(place), found.get_mut(place)) {
-                *answer = Some(self::answer(key, row, seen, &connection.history)?);
+                *answer = Some(self::answer(key, &row, seen, &connection.history)?);
             }
         }
         let found = found.into_iter().collect::<Option<Vec<_>>>().ok_or_else(incomplete)?;
@@ -135,6 +146,18 @@ impl Work for ReadKeys<'_> {
 
 /// Where [`Sql::Read`] says with the first key what the snapshot proves.
 const SEEN: usize = 7;
+/// Where [`Sql::ReadWithin`] says how many bytes all values have.
+const TOTAL: usize = 10;
+
+/// Refuses rows whose values were left out because they are more than the budget together.
+pub(super) fn within(budget: Budget, rows: &[Row], total: usize) -> Result<(), Failure> {
+    let Some(row) = rows.first() else { return Ok(()) };
+    let bytes = row.try_get::<_, Option<i64>>(total).map_err(corrupt)?.unwrap_or(0);
+    match usize::try_from(bytes).is_ok_and(|bytes| bytes <= budget.left()) {
+        true => Ok(()),
+        false => Err(Failure::Refused(budget.exceeded())),
+    }
+}
 
 fn incomplete() -> Failure {
     let message = "the database did not answer every key; try again";
@@ -164,8 +187,8 @@ fn answer(key: &Key, row: &Row, seen: Seen, history: &Arc<str>) -> Result<Read, 
     })
 }
 
-/// The most bytes of values in one page; a page that would be larger ends early.
-const MAX_PAGE_BYTES: i64 = 16 * 1024 * 1024;
+/// [`Page::MAX_BYTES`], as a parameter.
+pub(super) const MAX_PAGE_BYTES: i64 = Page::MAX_BYTES.cast_signed() as i64;
 
 /// Records in the order of their keys.
 pub(super) struct ScanPage<'a> {
@@ -208,14 +231,7 @@ impl Work for ScanPage<'_> {
             record.map_err(|failure| failure.in_row(name))
         });
         let records = records.collect::<Result<Vec<_>, Failure>>()?;
-        let mut left = usize::try_from(MAX_PAGE_BYTES).unwrap_or(usize::MAX);
-        let fitting = records.iter().take_while(|record| {
-            let fits = left > 0;
-            left = left.saturating_sub(record.value.as_str().len());
-            fits
-        });
-        let limit = scan.limit.min(fitting.count().max(1));
-        Ok(Page::cut(records, limit, Origin::PRIMARY).proving(token))
+        Ok(Page::cut(records, scan.limit, Origin::PRIMARY).proving(token))
     }
 }
 

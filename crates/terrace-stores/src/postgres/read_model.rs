@@ -13,8 +13,8 @@ use std::time::Duration;
 
 use terrace_core::read_model::{Activity, Counted, Difference, Parked, Projection, Row, Rows};
 use terrace_core::{
-    Batch, BoxFuture, Checkpoint, Deadline, Follower, Inspection, Key, LeaderLease, Origin, Page,
-    PartKind, ReadModel, Result, Runtime, Scan, Status, Task, Unit,
+    Batch, BoxFuture, Budget, Checkpoint, Deadline, Follower, Inspection, Key, LeaderLease, Origin,
+    Page, PartKind, ReadModel, Result, Runtime, Scan, Status, Task, Unit,
 };
 
 use super::inspect::{self, Health};
@@ -81,8 +81,8 @@ impl ReadModel for PostgresReadModel {
         Some(Arc::new(Leading { worker: self.worker.clone(), owner }))
     }
 
-    fn read<'a>(&'a self, keys: &'a [Key]) -> BoxFuture<'a, Result<Rows>> {
-        Box::pin(async move { self.perform(&query::ReadRows(keys)).await })
+    fn read<'a>(&'a self, keys: &'a [Key], budget: Budget) -> BoxFuture<'a, Result<Rows>> {
+        Box::pin(async move { self.perform(&query::ReadRows { keys, budget }).await })
     }
 
     fn scan<'a>(&'a self, scan: &'a Scan) -> BoxFuture<'a, Result<Page>> {
@@ -132,7 +132,7 @@ impl ReadModel for PostgresReadModel {
 
     fn inspect(&self) -> BoxFuture<'_, Inspection> {
         Box::pin(async move {
-            let read = query::ReadRows(&[]);
+            let read = query::ReadRows { keys: &[], budget: Budget::default() };
             let health = self.health.ask(&self.worker, &read, async |_| Ok(())).await;
             let well = health.0 != Status::Down;
             let durability = self.worker.pool.connector().durability();

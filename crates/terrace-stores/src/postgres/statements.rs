@@ -13,6 +13,9 @@ pub(super) enum Sql {
     /// Every key's place in the parameter with its record, if there is one, and with the first key
     /// what the snapshot proves of this history. On a shard under an epoch, the last parameter.
     Read,
+    /// The same within a budget, the parameter before the last: beside each row the bytes of all values,
+    /// which are left out when they are more.
+    ReadWithin,
     /// What a snapshot proves of this history.
     Seen,
     /// Records after a key, from a key, below a key, at most so many, and of so many bytes: one more
@@ -65,8 +68,9 @@ macro_rules! generation {
 
 impl Sql {
     /// The last one is for shards.
-    const ALL: [Self; 18] = [
+    const ALL: [Self; 19] = [
         Self::Read,
+        Self::ReadWithin,
         Self::Seen,
         Self::Scan,
         Self::State,
@@ -89,9 +93,11 @@ impl Sql {
     fn text(self, dialect: Dialect) -> &'static str {
         match self {
             Self::Read if dialect == Dialect::Shard => EPOCH_READ,
+            Self::ReadWithin if dialect == Dialect::Shard => EPOCH_READ_WITHIN,
             Self::Scan if dialect == Dialect::Shard => EPOCH_SCAN,
             Self::Put if dialect == Dialect::Shard => EPOCH_PUT,
             Self::Read => READ,
+            Self::ReadWithin => READ_WITHIN,
             Self::Seen => SEEN,
             Self::Scan => SCAN,
             Self::State => STATE,
@@ -143,7 +149,7 @@ impl Sql {
     fn types(self, dialect: Dialect) -> &'static [Type] {
         let types = self.all_types();
         match self {
-            Self::Read | Self::Scan | Self::Put if dialect != Dialect::Shard => {
+            Self::Read | Self::ReadWithin | Self::Scan | Self::Put if dialect != Dialect::Shard => {
                 &types[..types.len() - 1]
             }
             _ => types,
@@ -155,6 +161,7 @@ impl Sql {
         match self {
             Self::Placed | Self::Lock | Self::Reserve => &[Type::TEXT_ARRAY],
             Self::Read => &[Type::TEXT_ARRAY, Type::TEXT, Type::INT8],
+            Self::ReadWithin => &[Type::TEXT_ARRAY, Type::TEXT, Type::INT8, Type::INT8],
             Self::Seen | Self::Transaction => &[Type::TEXT],
             Self::Scan => &[Type::TEXT, Type::TEXT, Type::TEXT, Type::INT8, Type::INT8, Type::INT8],
             Self::State => &[],
@@ -222,6 +229,29 @@ macro_rules! read {
 }
 
 const READ: &str = read!("");
+
+/// The sizes are known without reading large values.
+macro_rules! read_within {
+    ($where:literal) => {
+        concat!(
+            "SELECT i, version, deleted, created_at, updated_at, \
+               CASE WHEN total <= $3 THEN value END, writer, snapshot, generation, is_replica, total \
+             FROM (SELECT u.i, r.version, r.deleted, r.created_at, r.updated_at, r.value, \
+                 r.xmin AS writer, \
+                 CASE WHEN u.i = 1 THEN pg_current_snapshot() END AS snapshot, \
+                 CASE WHEN u.i = 1 THEN ",
+            generation!("$2"),
+            " END AS generation, CASE WHEN u.i = 1 THEN pg_is_in_recovery() END AS is_replica, \
+                 (sum(octet_length(r.value)) FILTER (WHERE NOT r.deleted) OVER ())::bigint AS total \
+               FROM unnest($1::text[]) WITH ORDINALITY AS u(k, i) \
+               LEFT JOIN records r ON r.key = u.k",
+            $where,
+            ") AS found"
+        )
+    };
+}
+
+const READ_WITHIN: &str = read_within!("");
 
 /// Which run of the server this is, where its log ends or its replay stands, and what it shows. What a
 /// replay counts as done was visible before.
@@ -324,6 +354,10 @@ const EPOCH_PUT: &str = put!("(SELECT terrace_shard_enter($4)) AND ");
 /// a call costs about three times what looking costs.
 const EPOCH_READ: &str = read!(
     " WHERE CASE WHEN (SELECT epoch FROM terrace_shard) = $3 THEN true ELSE terrace_shard_look($3) END"
+);
+
+const EPOCH_READ_WITHIN: &str = read_within!(
+    " WHERE CASE WHEN (SELECT epoch FROM terrace_shard) = $4 THEN true ELSE terrace_shard_look($4) END"
 );
 
 const EPOCH_SCAN: &str = scan!(
@@ -436,7 +470,29 @@ const READ_ROWS: &str = "SELECT p.source, p.epoch, p.place, u.i, k.key IS NOT NU
      LEFT JOIN records r ON r.key = u.k LEFT JOIN terrace_parked k ON k.key = u.k \
      WHERE p.name = 'live'";
 
+/// The same within a budget: the bytes of all values beside each row, which are left out when they are
+/// more.
+const READ_ROWS_WITHIN: &str = "SELECT source, epoch, place, i, parked, version, deleted, created_at, \
+       updated_at, CASE WHEN total <= $2 THEN value END, read_count, write_count, total \
+     FROM (SELECT p.source, p.epoch, p.place, u.i, k.key IS NOT NULL AS parked, r.version, r.deleted, \
+         r.created_at, r.updated_at, r.value, r.read_count, r.write_count, \
+         (sum(octet_length(r.value)) FILTER (WHERE NOT r.deleted) OVER ())::bigint AS total \
+       FROM terrace_projection p LEFT JOIN unnest($1::text[]) WITH ORDINALITY AS u(k, i) ON true \
+       LEFT JOIN records r ON r.key = u.k LEFT JOIN terrace_parked k ON k.key = u.k \
+       WHERE p.name = 'live') AS found";
+
 impl Statements {
+    /// See [`READ_ROWS_WITHIN`].
+    pub(super) async fn read_rows_within(
+        client: &Client,
+        keys: &[&str],
+        bytes: i64,
+    ) -> Result<Vec<Row>, tokio_postgres::Error> {
+        let parameters: [(Parameter<'_>, Type); 2] =
+            [(&keys, Type::TEXT_ARRAY), (&bytes, Type::INT8)];
+        client.query_typed(READ_ROWS_WITHIN, &parameters).await
+    }
+
     /// See [`READ_ROWS`].
     pub(super) async fn read_rows(
         &self,

@@ -1,10 +1,11 @@
 //! Reads: the epoch and the entries in one atomic `MGET`.
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use redis::{Cmd, RedisError, RedisResult, Value};
-use terrace_core::{BoxFuture, Key, Lease, Lookup, Result, Timestamp};
+use terrace_core::{BoxFuture, Budget, Key, Lease, Lookup, Result, Timestamp, Version};
 
 use super::Shared;
 use super::batches::{CHUNK, Question};
@@ -49,8 +50,8 @@ impl Question for Key {
 
 impl Shared {
     /// Looks keys up: one together with others' in a batch, several in as few commands as they
-    /// need.
-    pub(super) async fn lookup(&self, keys: &[Key]) -> Result<Vec<Lookup>> {
+    /// need. Where they are more than the budget none is loaded, and nobody knows what was written.
+    pub(super) async fn lookup(&self, keys: &[Key], budget: Budget) -> Result<Vec<Lookup>> {
         if let [key] = keys {
             let Found { epoch, lease, value, now } = self.ask(&self.reads, key.clone()).await?;
             return Ok(vec![self.judge(key, &value, &epoch, lease, now)]);
@@ -59,6 +60,11 @@ impl Shared {
             return Ok(Vec::new());
         }
         let live = self.link.live()?;
+        if !budget.holds(keys.len()) && !self.fit(&live, keys, budget).await? {
+            let Fetched { lease, .. } = self.link.ask(&live, self.fetch(&live, &[])).await?;
+            keys.iter().for_each(|_| self.counters.miss());
+            return Ok(vec![Lookup::Written { lease, version: Version::UNKNOWN }; keys.len()]);
+        }
         let chunks = keys.chunks(CHUNK).map(|chunk| self.fetch(&live, chunk));
         let fetched = self.link.ask(&live, futures_util::future::try_join_all(chunks)).await?;
         let now = timestamp(live.clock.at(self.runtime().now()));
@@ -68,6 +74,20 @@ impl Shared {
             lookups.extend(found.map(|(key, value)| self.judge(key, &value, &epoch, lease, now)));
         }
         Ok(lookups)
+    }
+
+    /// Whether the entries of these keys are within the budget.
+    async fn fit(&self, live: &Arc<Live>, keys: &[Key], mut budget: Budget) -> Result<bool> {
+        let mut lengths = redis::pipe();
+        for key in keys {
+            let mut length = redis::cmd("STRLEN");
+            self.names.write_entry(&mut length, key);
+            lengths.add_command(length);
+        }
+        let mut connection = live.connection.clone();
+        let lengths = lengths.query_async::<Vec<usize>>(&mut connection);
+        let lengths = self.link.ask(live, lengths).await?;
+        Ok(lengths.into_iter().all(|length| budget.spend(length).is_ok()))
     }
 
     /// For how long the server's memory has been whole, as far as this instance has heard.

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use terrace_core::{
-    Batch, Checkpoint, Error, Idempotency, Key, Logged, Page, Position, Read, Receipt, Result,
-    Scan, Write,
+    Batch, Budget, Checkpoint, Error, Idempotency, Key, Logged, Page, Position, Read, Receipt,
+    Result, Scan, Write,
 };
 use tokio::sync::oneshot;
 
@@ -19,6 +19,7 @@ pub(super) enum ReadJob {
         /// The epoch of the shard under which they are looked for.
         epoch: Option<u64>,
         asked: Option<Position>,
+        budget: Budget,
         reply: Reply<Vec<Read>>,
     },
     Scan {

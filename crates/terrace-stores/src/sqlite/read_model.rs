@@ -11,7 +11,7 @@ use std::time::Duration;
 use rusqlite::{Connection, TransactionBehavior};
 use terrace_core::read_model::{Activity, Counted, Difference, Parked, Projection, Row, Rows};
 use terrace_core::{
-    Batch, BoxFuture, Checkpoint, Follower, Inspection, Key, LeaderLease, Page, PartKind,
+    Batch, BoxFuture, Budget, Checkpoint, Follower, Inspection, Key, LeaderLease, Page, PartKind,
     ReadModel, Result, Runtime, Scan, Status, Unit,
 };
 
@@ -100,9 +100,9 @@ impl ReadModel for SqliteReadModel {
         None
     }
 
-    fn read<'a>(&'a self, keys: &'a [Key]) -> BoxFuture<'a, Result<Rows>> {
+    fn read<'a>(&'a self, keys: &'a [Key], budget: Budget) -> BoxFuture<'a, Result<Rows>> {
         let keys = keys.to_vec();
-        Box::pin(async move { self.query("read", move |it| query::rows(it, &keys)).await })
+        Box::pin(async move { self.query("read", move |it| query::rows(it, &keys, budget)).await })
     }
 
     fn scan<'a>(&'a self, scan: &'a Scan) -> BoxFuture<'a, Result<Page>> {

@@ -7,8 +7,8 @@ use std::time::Duration;
 use rusqlite::types::ValueRef;
 use rusqlite::{Connection, Row, Statement};
 use terrace_core::{
-    Error, Key, Load, LogPosition, Logged, Origin, Page, Position, Proof, Read, Record, Result,
-    Scan, Standing, Timestamp, Value, Version, history,
+    Budget, Error, Key, Load, LogPosition, Logged, Origin, Page, Position, Proof, Read, Record,
+    Result, Scan, Standing, Timestamp, Value, Version, history,
 };
 
 use super::apply::Statements;
@@ -25,9 +25,6 @@ const LOOKUP: &str =
 /// Both bounds may be empty: every key sorts after the empty text and before the empty blob.
 const SCAN: &str = "SELECT value, version, created_at, updated_at, deleted, key FROM records
     WHERE key >= ?1 AND key < ?2 AND deleted = 0 ORDER BY key";
-
-/// The most bytes of keys and values in one page; a page that would be larger ends early.
-const MAX_PAGE_BYTES: usize = 16 * 1024 * 1024;
 
 /// Without rows that a person gave a version which none can follow.
 const LOG: &str = "SELECT value, version, created_at, updated_at, deleted, key FROM records
@@ -100,8 +97,9 @@ impl<'c> Reader<'c> {
         let seen = Seen { standing, reached };
         for job in jobs.drain(..) {
             match job {
-                ReadJob::Keys { keys, epoch, asked, reply } => {
-                    let answer = self.check(epoch).and_then(|()| self.keys(&keys, asked, &seen));
+                ReadJob::Keys { keys, epoch, asked, budget, reply } => {
+                    let answer = self.check(epoch).and_then(|()| self.require(asked, &seen));
+                    let answer = answer.and_then(|()| self.keys(&keys, budget, &seen));
                     self.count(&answer, keys.len());
                     let _ = reply.send(answer);
                 }
@@ -160,12 +158,11 @@ impl<'c> Reader<'c> {
         }
     }
 
-    fn keys(&mut self, keys: &[Key], asked: Option<Position>, seen: &Seen) -> Result<Vec<Read>> {
-        self.require(asked, seen)?;
-        keys.iter().map(|key| self.one(key, seen)).collect()
+    fn keys(&mut self, keys: &[Key], mut budget: Budget, seen: &Seen) -> Result<Vec<Read>> {
+        keys.iter().map(|key| self.one(key, &mut budget, seen)).collect()
     }
 
-    fn one(&mut self, key: &Key, seen: &Seen) -> Result<Read> {
+    fn one(&mut self, key: &Key, budget: &mut Budget, seen: &Seen) -> Result<Read> {
         let mut rows = self.lookup.query([key.as_str()]).map_err(failure::of)?;
         let (record, version) = match rows.next().map_err(failure::of)? {
             None => (None, Version::NONE),
@@ -174,6 +171,7 @@ impl<'c> Reader<'c> {
                 found.map_err(|error| in_row(error, key.as_str()))?
             }
         };
+        budget.spend(record.as_ref().map_or(0, |it: &Record| it.value.as_str().len()))?;
         let proof = seen.proof(version);
         Ok(Read {
             record,
@@ -201,7 +199,7 @@ impl<'c> Reader<'c> {
         let mut records = Vec::new();
         let (mut bytes, mut more) = (0, false);
         while let Some(row) = rows.next().map_err(failure::of)? {
-            if records.len() == limit || bytes >= MAX_PAGE_BYTES {
+            if records.len() == limit || bytes >= Page::MAX_BYTES {
                 more = true;
                 break;
             }
@@ -231,7 +229,7 @@ impl<'c> Reader<'c> {
             let key = Key::new(name).map_err(|_| in_row(failure::corrupt("key"), name))?;
             let found = decode(row, || Ok(key.clone()));
             let (record, version) = found.map_err(|error| in_row(error, name))?;
-            let full = part.changes.len() >= limit || bytes >= MAX_PAGE_BYTES;
+            let full = part.changes.len() >= limit || bytes >= Page::MAX_BYTES;
             if full && last != Some(version) {
                 part.more = true;
                 break;

@@ -211,9 +211,9 @@ impl SqliteStore {
         epoch: Option<u64>,
     ) -> Result<Vec<Read>> {
         let bytes = keys.iter().map(|key| key.as_str().len()).sum();
-        let (keys, asked) = (keys.to_vec(), self.asked(how)?);
+        let (keys, asked, budget) = (keys.to_vec(), self.asked(how)?, how.budget);
         self.shared
-            .ask(|reply| ReadJob::Keys { keys, epoch, asked, reply }, bytes, how.deadline)
+            .ask(|reply| ReadJob::Keys { keys, epoch, asked, budget, reply }, bytes, how.deadline)
             .await
     }
 

@@ -15,6 +15,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ::redis::aio::MultiplexedConnection;
+use terrace_core::Budget;
 use terrace_core::testkit::{CacheFixture, cache_contract};
 use terrace_core::{Cache, Deadline, Key, Lease, Lookup, Offer, Runtime, Version};
 use terrace_lab::{RedisOptions, RedisServer, testing};
@@ -94,7 +95,7 @@ async fn by_hand<T: ::redis::FromRedisValue>(url: &str, words: &str) -> T {
 }
 
 async fn get(cache: &RedisCache, key: &Key) -> Lookup {
-    cache.get(std::slice::from_ref(key)).await.expect("a get").remove(0)
+    cache.get(std::slice::from_ref(key), Budget::default()).await.expect("a get").remove(0)
 }
 
 /// The version that is hit.
@@ -137,6 +138,8 @@ async fn until<F: Future<Output = bool>>(what: &str, mut done: impl FnMut() -> F
 
 /// Waits until a cache answers.
 async fn live(cache: &RedisCache) {
-    until("a connection", || async { cache.get(&[Key::new("probe").unwrap()]).await.is_ok() })
-        .await;
+    until("a connection", || async {
+        cache.get(&[Key::new("probe").unwrap()], Budget::default()).await.is_ok()
+    })
+    .await;
 }

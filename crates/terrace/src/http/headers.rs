@@ -32,7 +32,7 @@ pub(crate) fn read_options(
         None => Consistency::Default,
         Some(text) => consistency(text)?,
     };
-    Ok(ReadOptions { consistency, token: token(headers)?, deadline })
+    Ok(ReadOptions { consistency, token: token(headers)?, deadline, ..ReadOptions::default() })
 }
 
 /// What the client has seen, by all of its tokens.

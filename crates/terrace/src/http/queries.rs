@@ -34,7 +34,10 @@ pub(crate) fn endpoints(queries: &Arc<dyn Queries>, whole: &Arc<dyn Whole>) -> V
             Box::pin(search(queries, call))
         })
         .summary(GROUP, "Find records by words")
-        .description("Records whose key or value has all the words, the best first.")
+        .description(
+            "Records whose key or value has all the words, the best first. Fewer than `limit` \
+             where their values reach 16 MiB.",
+        )
         .parameter(ParameterIn::Query, "q", Shape::Text, "The words.")
         .parameter(ParameterIn::Query, "limit", Shape::Count, limit)
         .problems(PROBLEMS)

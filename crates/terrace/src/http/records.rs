@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use hyper::StatusCode;
-use terrace_core::{Key, Receipt, Value};
+use terrace_core::{Budget, Key, Page, Receipt, Value};
 
 mod batch_read;
 mod batch_write;
@@ -42,9 +42,9 @@ const GROUP: &str = "Records";
 /// The most keys or writes of one batch.
 const MAX_BATCH: usize = 1000;
 
-/// The most bytes of values in one answer: 1000 records may have a gigabyte of them, and an answer
-/// is built in memory.
-const MAX_ANSWER_BYTES: usize = 16 * 1024 * 1024;
+/// How much the answer of a batch of reads holds: 1000 records may have a gigabyte of values, and an
+/// answer is built in memory.
+const ANSWER: Budget = Budget::bytes(Page::MAX_BYTES);
 
 /// Reads a value within the configured limit.
 ///

@@ -10,6 +10,7 @@ mod databases;
 mod health;
 mod instances;
 mod journal;
+mod memory;
 mod output;
 mod past_the_log;
 mod reshard;

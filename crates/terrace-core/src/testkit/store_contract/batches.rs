@@ -4,7 +4,10 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use crate::testkit::{key, value};
-use crate::{Outcome, ReadOptions, Store, StoreExt, Version, Write, WriteOptions};
+use crate::{
+    Budget, Consistency, ErrorKind, Outcome, ReadOptions, Store, StoreExt, Value, Version, Write,
+    WriteOptions,
+};
 
 /// Answers stand in the order of the keys, a key asked twice is answered twice.
 pub async fn answers_come_in_the_order_asked(store: Arc<dyn Store>) {
@@ -81,4 +84,30 @@ pub async fn a_batch_of_a_thousand_is_one_batch(store: Arc<dyn Store>) {
         assert_eq!((&record.key, record.value.as_str()), (key, key.as_str()));
         assert_eq!(record.version, receipt.version);
     }
+}
+
+/// More values than the budget holds are refused; a key that is asked for alone never is.
+pub async fn a_read_stops_at_its_budget(store: Arc<dyn Store>) {
+    let large = value("x".repeat(Value::MAX_BYTES));
+    let keys: Vec<_> = (0..5).map(|number| key(format!("large{number}"))).collect();
+    for key in &keys {
+        store.put(key.clone(), large.clone()).await.expect("a write");
+    }
+    let within = |mebibytes| {
+        let budget = Budget::bytes(mebibytes * Value::MAX_BYTES);
+        ReadOptions { consistency: Consistency::Strong, budget, ..ReadOptions::default() }
+    };
+    // Twice: what the first reads have left in caches counts, too.
+    for consistency in [Consistency::Strong, Consistency::Default, Consistency::Default] {
+        let how = |mebibytes| ReadOptions { consistency, ..within(mebibytes) };
+        let error = store.read(&keys, &how(4)).await.expect_err("too much");
+        assert_eq!(error.kind(), ErrorKind::InvalidInput);
+        assert!(error.message().contains("fewer keys"), "{error}");
+        for (count, mebibytes) in [(5, 5), (4, 4), (1, 0)] {
+            let reads = store.read(&keys[..count], &how(mebibytes)).await.expect("a read");
+            assert!(reads.iter().all(|read| read.record.is_some()), "{count}");
+        }
+    }
+    let many: Vec<_> = (0..200).map(|number| key(format!("none{number}"))).collect();
+    assert_eq!(store.read(&many, &within(1)).await.expect("a read").len(), 200);
 }

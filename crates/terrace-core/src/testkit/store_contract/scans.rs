@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::testkit::{key, value};
-use crate::{Key, ReadOptions, Scan, Store, StoreExt, Write, WriteOptions};
+use crate::{Key, Page, ReadOptions, Scan, Store, StoreExt, Value, Write, WriteOptions};
 
 async fn load(store: &dyn Store, names: &[&str]) {
     let batch = names.iter().map(|name| Write::put(key(name), value(name))).collect();
@@ -80,4 +80,18 @@ pub async fn a_scan_takes_a_prefix_literally(store: Arc<dyn Store>) {
     }
     let longest = "z".repeat(Key::MAX_CHARS);
     assert_eq!(all(&*store, &longest, 3).await, Vec::<String>::new());
+}
+
+/// A page of large values ends early, and who follows the cursors gets all of them.
+pub async fn a_page_ends_where_its_values_are_many_bytes(store: Arc<dyn Store>) {
+    let large = value("x".repeat(Value::MAX_BYTES));
+    let names: Vec<_> = (0..20).map(|number| format!("large{number:02}")).collect();
+    for name in &names {
+        store.put(key(name), large.clone()).await.expect("a write");
+    }
+    let scan = Scan { limit: 100, ..Scan::prefix("large") };
+    let page = store.scan(&scan, &ReadOptions::default()).await.expect("a scan");
+    let bytes = page.records.iter().map(|record| record.value.as_str().len()).sum::<usize>();
+    assert!(page.next.is_some() && bytes <= Page::MAX_BYTES + Value::MAX_BYTES, "{bytes}");
+    assert_eq!(all(&*store, "large", 100).await, names);
 }

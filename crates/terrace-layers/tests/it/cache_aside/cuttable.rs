@@ -7,7 +7,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use terrace_core::{
-    BoxFuture, Cache, Error, ErrorKind, Inspection, Key, Lease, Lookup, Offer, Result, Version,
+    BoxFuture, Budget, Cache, Error, ErrorKind, Inspection, Key, Lease, Lookup, Offer, Result,
+    Version,
 };
 
 /// How the connection is.
@@ -59,8 +60,8 @@ impl fmt::Display for Cuttable {
 }
 
 impl Cache for Cuttable {
-    fn get<'a>(&'a self, keys: &'a [Key]) -> BoxFuture<'a, Result<Vec<Lookup>>> {
-        Box::pin(self.pass(self.inner.get(keys)))
+    fn get<'a>(&'a self, keys: &'a [Key], budget: Budget) -> BoxFuture<'a, Result<Vec<Lookup>>> {
+        Box::pin(self.pass(self.inner.get(keys, budget)))
     }
 
     fn lease(&self, key: &Key) -> Option<Lease> {

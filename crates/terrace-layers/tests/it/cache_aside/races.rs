@@ -2,8 +2,8 @@
 
 use futures_util::StreamExt as _;
 use terrace_core::{
-    ErrorKind, Invalidations as _, MemoryStore, Notice, Outcome, Place, Precondition, Sequence,
-    Write, WriteOptions,
+    Budget, ErrorKind, Invalidations as _, MemoryStore, Notice, Outcome, Place, Precondition,
+    Sequence, Write, WriteOptions,
 };
 
 use super::*;
@@ -22,7 +22,7 @@ async fn reader_held_until_after_a_write(cache: Arc<dyn Cache>) -> Option<u64> {
         held.found(&[("race", "1", 1)]);
     });
     assert_eq!(old.unwrap().unwrap().version, Version::new(1), "it began before the write");
-    match cache.get(&[key]).await.unwrap().remove(0) {
+    match cache.get(&[key], Budget::default()).await.unwrap().remove(0) {
         Lookup::Hit(entry) => Some(entry.version.get()),
         _ => None,
     }

@@ -5,6 +5,7 @@ use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
+use terrace_core::Budget;
 use terrace_core::read_model::{
     Activity, Counted, Difference, Folded, Parked, Projection, Row, Rows, fold,
 };
@@ -381,14 +382,17 @@ impl ReadModel for MemoryModel {
         Some(Arc::new(Leading { shared: Arc::clone(&self.shared), owner }))
     }
 
-    fn read<'a>(&'a self, keys: &'a [Key]) -> BoxFuture<'a, Result<Rows>> {
+    fn read<'a>(&'a self, keys: &'a [Key], mut budget: Budget) -> BoxFuture<'a, Result<Rows>> {
         Box::pin(self.shared.changing(move |model| {
             let table = model.tables.entry(false).or_default();
             let row = |key: &Key| {
                 let row = table.rows.get(key).cloned().unwrap_or_default();
                 Row { parked: table.parked.contains_key(key), ..row }
             };
-            let rows = keys.iter().map(row).collect();
+            let rows = keys.iter().map(row).collect::<Vec<_>>();
+            for record in rows.iter().filter_map(|row| row.record.as_ref()) {
+                budget.spend(record.value.as_str().len())?;
+            }
             Ok(Rows { rows, checkpoint: table.checkpoint.clone() })
         }))
     }

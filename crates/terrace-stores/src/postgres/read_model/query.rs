@@ -4,12 +4,12 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use terrace_core::read_model::{Activity, Counted, Parked, Row, Rows};
-use terrace_core::{Checkpoint, Key, LogPosition, Record, Timestamp, Value};
+use terrace_core::{Budget, Checkpoint, Key, LogPosition, Record, Timestamp, Value};
 use tokio_postgres::types::Type;
 
 use super::super::connection::Connection;
 use super::super::inspect::COUNT;
-use super::super::read::version;
+use super::super::read::{MAX_PAGE_BYTES, version, within};
 use super::super::statements::Moment;
 use super::super::work::{Failure, Progress, Work, corrupt, not_allowed};
 use super::apply::signed;
@@ -99,8 +99,14 @@ impl Work for Pause {
     }
 }
 
+/// Where a read within a budget says how many bytes all values have.
+const TOTAL: usize = 12;
+
 /// Rows by keys.
-pub(super) struct ReadRows<'a>(pub(super) &'a [Key]);
+pub(super) struct ReadRows<'a> {
+    pub(super) keys: &'a [Key],
+    pub(super) budget: Budget,
+}
 
 impl Work for ReadRows<'_> {
     type Answer = Rows;
@@ -108,9 +114,9 @@ impl Work for ReadRows<'_> {
     const OPERATION: &'static str = "read";
 
     async fn run(&self, connection: &Connection, _: &Progress) -> Result<Rows, Failure> {
-        let mut distinct = Vec::with_capacity(self.0.len());
-        let mut places = HashMap::with_capacity(self.0.len());
-        let asked = self.0.iter().map(|key| {
+        let mut distinct = Vec::with_capacity(self.keys.len());
+        let mut places = HashMap::with_capacity(self.keys.len());
+        let asked = self.keys.iter().map(|key| {
             *places.entry(key).or_insert_with(|| {
                 distinct.push(key);
                 distinct.len() - 1
@@ -118,10 +124,19 @@ impl Work for ReadRows<'_> {
         });
         let asked = asked.collect::<Vec<_>>();
         let keys = distinct.iter().map(|key| key.as_str()).collect::<Vec<_>>();
-        let found = connection.read_rows(&keys).await?;
+        let found = if self.budget.holds(keys.len()) {
+            connection.read_rows(&keys).await?
+        } else {
+            let left = i64::try_from(self.budget.left()).unwrap_or(i64::MAX);
+            let found = connection.read_rows_within(&keys, left).await?;
+            within(self.budget, &found, TOTAL)?;
+            found
+        };
         let mut rows = vec![Row::default(); distinct.len()];
         let mut answer = Rows::default();
-        for row in &found {
+        // Each row goes when it is copied: values may be large.
+        for row in found {
+            let row = &row;
             row.try_get::<_, &str>(0).map_err(corrupt)?.clone_into(&mut answer.checkpoint.log);
             answer.checkpoint.position = position(row, 1)?;
             let Some(place) = row.try_get::<_, Option<i64>>(3).map_err(corrupt)? else { continue };
@@ -133,7 +148,10 @@ impl Work for ReadRows<'_> {
                 }
             }
         }
-        answer.rows = asked.into_iter().map(|place| rows[place].clone()).collect();
+        answer.rows = match asked.len() == rows.len() {
+            true => rows,
+            false => asked.into_iter().map(|place| rows[place].clone()).collect(),
+        };
         Ok(answer)
     }
 }
@@ -167,6 +185,17 @@ fn all(rows: &[tokio_postgres::Row]) -> Result<Vec<Row>, Failure> {
 const COLUMNS: &str =
     "key, version, deleted, created_at, updated_at, value, read_count, write_count";
 
+/// These rows in this order, as far as their values are within a page, but one at least. The sizes are
+/// known without reading large values.
+fn page(rows: &str, order: &str) -> String {
+    format!(
+        "SELECT {COLUMNS} FROM (SELECT *, sum(octet_length(value)) OVER (ORDER BY {order} \
+             ROWS BETWEEN UNBOUNDED PRECEDING AND CURRENT ROW) AS bytes, \
+             row_number() OVER (ORDER BY {order}) AS number FROM ({rows}) AS found) AS page \
+         WHERE bytes <= {MAX_PAGE_BYTES} OR number = 1 ORDER BY number"
+    )
+}
+
 /// Records with all these words.
 pub(super) struct Search<'a> {
     pub(super) words: &'a str,
@@ -181,13 +210,13 @@ impl Work for Search<'_> {
     async fn run(&self, connection: &Connection, _: &Progress) -> Result<Vec<Row>, Failure> {
         // By the words that a row has now, whatever is indexed.
         let now = words!("r.key", "r.value");
-        let text = format!(
-            "SELECT {COLUMNS} FROM (SELECT r.*, ts_rank(w.words, q) AS rank \
-               FROM terrace_words w JOIN records r ON r.key = w.key, plainto_tsquery('simple', $1) AS q \
-               WHERE w.words @@ q AND NOT r.deleted \
-                 AND (w.version = r.version OR {now} @@ q)) AS found \
-             ORDER BY rank DESC, key LIMIT $2"
+        let rows = format!(
+            "SELECT r.*, ts_rank(w.words, q) AS rank \
+             FROM terrace_words w JOIN records r ON r.key = w.key, plainto_tsquery('simple', $1) AS q \
+             WHERE w.words @@ q AND NOT r.deleted \
+               AND (w.version = r.version OR {now} @@ q) ORDER BY rank DESC, key LIMIT $2"
         );
+        let text = page(&rows, "rank DESC, key");
         let limit = signed(self.limit as u64);
         all(&connection.ask(&text, &[(&self.words, Type::TEXT), (&limit, Type::INT8)]).await?)
     }
@@ -209,9 +238,9 @@ impl Work for Top {
             Counted::Reads => "read_count",
             Counted::Writes => "write_count",
         };
-        let text = format!(
-            "SELECT {COLUMNS} FROM records WHERE NOT deleted ORDER BY {column} DESC, key LIMIT $1"
-        );
+        let order = format!("{column} DESC, key");
+        let rows = format!("SELECT * FROM records WHERE NOT deleted ORDER BY {order} LIMIT $1");
+        let text = page(&rows, &order);
         all(&connection.ask(&text, &[(&signed(self.limit as u64), Type::INT8)]).await?)
     }
 }

@@ -6,7 +6,7 @@ use rusqlite::types::Value as Sql;
 use rusqlite::{Connection, OptionalExtension, params};
 use terrace_core::read_model::{Activity, Counted, Parked, Projection, Row, Rows};
 use terrace_core::{
-    Key, LogPosition, Origin, Page, Record, Result, Scan, Timestamp, Value, Version,
+    Budget, Key, LogPosition, Origin, Page, Record, Result, Scan, Timestamp, Value, Version,
 };
 
 use super::super::failure;
@@ -17,9 +17,6 @@ use crate::row::in_row;
 
 const COLUMNS: &str = "r.key, r.value, r.version, r.created_at, r.updated_at, r.deleted, \
      r.read_count, r.write_count";
-
-/// The most bytes of values in one page.
-const MAX_PAGE_BYTES: usize = 16 * 1024 * 1024;
 
 fn row(found: &rusqlite::Row<'_>) -> Result<Row> {
     let get = |column| found.get::<_, i64>(column).map_err(failure::of);
@@ -50,7 +47,7 @@ fn all(it: &Connection, text: &str, parameters: impl rusqlite::Params) -> Result
     let mut statement = it.prepare_cached(text).map_err(failure::of)?;
     let mut found = statement.query(parameters).map_err(failure::of)?;
     let (mut rows, mut bytes) = (Vec::new(), 0);
-    while bytes < MAX_PAGE_BYTES
+    while bytes < Page::MAX_BYTES
         && let Some(next) = found.next().map_err(failure::of)?
     {
         let row = row(next)?;
@@ -64,7 +61,7 @@ fn signed(number: usize) -> i64 {
     i64::try_from(number).unwrap_or(i64::MAX)
 }
 
-pub(super) fn rows(it: &Connection, keys: &[Key]) -> Result<Rows> {
+pub(super) fn rows(it: &Connection, keys: &[Key], mut budget: Budget) -> Result<Rows> {
     let checkpoint = checkpoint(it, Projection::Live)?;
     let text = format!("SELECT {COLUMNS} FROM records r WHERE r.key = ?1");
     let mut lookup = it.prepare_cached(&text).map_err(failure::of)?;
@@ -74,6 +71,7 @@ pub(super) fn rows(it: &Connection, keys: &[Key]) -> Result<Rows> {
     for key in keys {
         let found = lookup.query_row([key.as_str()], |found| Ok(row(found))).optional();
         let mut row = found.map_err(failure::of)?.transpose()?.unwrap_or_default();
+        budget.spend(row.record.as_ref().map_or(0, |record| record.value.as_str().len()))?;
         row.parked = stopped.exists([key.as_str()]).map_err(failure::of)?;
         rows.push(row);
     }
@@ -92,7 +90,7 @@ pub(super) fn page(it: &Connection, scan: &Scan) -> Result<Page> {
     let rows = all(it, &text, params![after, scan.prefix, limit, end])?;
     let bytes = |row: &Row| row.record.as_ref().map_or(0, |record| record.value.as_str().len());
     // A page that the bytes have ended may have others after it.
-    let cut = rows.iter().map(bytes).sum::<usize>() >= MAX_PAGE_BYTES;
+    let cut = rows.iter().map(bytes).sum::<usize>() >= Page::MAX_BYTES;
     let limit = if cut { rows.len().saturating_sub(1).clamp(1, scan.limit) } else { scan.limit };
     let records = rows.into_iter().filter_map(|row| row.record).collect();
     Ok(Page::cut(records, limit, Origin::READ_MODEL))

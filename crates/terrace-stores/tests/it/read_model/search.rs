@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use terrace_core::Budget;
 use terrace_core::read_model::{Projection, Row};
 use terrace_core::testkit::{key, value};
 use terrace_core::{LogPosition, ReadModel, Runtime, StoreExt};
@@ -113,7 +114,7 @@ async fn earlier_tables_are_taken_over() {
     .await
     .expect("tables");
     let model = another(&url).await;
-    let row = model.read(&[key("user:1")]).await.expect("rows").rows.remove(0);
+    let row = model.read(&[key("user:1")], Budget::default()).await.expect("rows").rows.remove(0);
     assert!(row.record.is_some());
     let index = model.search_index().expect("an index");
     let checkpoint = index.checkpoint().await.expect("a checkpoint");

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use terrace_core::Budget;
 use terrace_core::read_model::{Counted, Projection, Row};
 use terrace_core::testkit::{key, value};
 use terrace_core::{
@@ -75,7 +76,7 @@ impl Sides {
     }
 
     async fn row(&self, name: &str) -> Row {
-        self.model.read(&[key(name)]).await.expect("rows").rows.remove(0)
+        self.model.read(&[key(name)], Budget::default()).await.expect("rows").rows.remove(0)
     }
 
     pub(super) fn projector(&self) -> terrace_core::BoxFuture<'_, ()> {
@@ -109,7 +110,7 @@ pub(super) async fn what_is_written_is_projected_with_its_counts(sides: Sides) {
     assert_eq!((text(&c), c.writes), (Some("5"), 3), "each command of a batch counts");
     assert_eq!(sides.row("nobody").await, Row::default());
     let keys = [key("a"), key("nobody"), key("a")];
-    let rows = sides.model.read(&keys).await.expect("rows");
+    let rows = sides.model.read(&keys, Budget::default()).await.expect("rows");
     assert_eq!(rows.rows, [a.clone(), Row::default(), a]);
     assert!(rows.checkpoint.is_in(&sides.log.name()));
     let page = sides.model.scan(&Scan::prefix("")).await.expect("a page");

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use futures_util::FutureExt as _;
 use futures_util::future::join_all;
+use terrace_core::Budget;
 use terrace_core::testkit::{cache_contract, key};
 use terrace_core::{Cache, Lookup, Offer, Version};
 use terrace_stores::RedisCacheOptions;
@@ -186,7 +187,7 @@ async fn single_reads_that_leave_together_get_their_own_answers() {
     assert!(hits.into_iter().eq((1..=500).map(Some)));
     // A caller that leaves takes nobody's answer away.
     for key in &keys {
-        let _ = cache.get(std::slice::from_ref(key)).now_or_never();
+        let _ = cache.get(std::slice::from_ref(key), Budget::default()).now_or_never();
     }
     assert_eq!(hit(&cache, &keys[7]).await, Some(8));
     let inspection = cache.inspect().await;

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use futures_util::FutureExt as _;
+use terrace_core::Budget;
 use terrace_core::testkit::key;
 use terrace_core::{Cache, ErrorKind, Runtime, Status, Version};
 use terrace_stores::{RedisCache, RedisCacheOptions};
@@ -10,7 +11,7 @@ use terrace_stores::{RedisCache, RedisCacheOptions};
 use super::{Private, cache, fill, hit, lease, live, offer, until};
 
 async fn get_kind(cache: &RedisCache) -> ErrorKind {
-    cache.get(&[key("a")]).await.expect_err("no connection").kind()
+    cache.get(&[key("a")], Budget::default()).await.expect_err("no connection").kind()
 }
 
 #[tokio::test]
@@ -112,7 +113,7 @@ async fn a_refused_password_is_said_and_tried_again() {
     let inspection = cache.inspect().await;
     assert_eq!(inspection.status, Status::Down);
     assert!(inspection.note.contains("refuses the user name or password"), "{}", inspection.note);
-    let error = cache.get(&[key("a")]).await.unwrap_err();
+    let error = cache.get(&[key("a")], Budget::default()).await.unwrap_err();
     assert!(!format!("{error:?} {cache:?} {inspection:?}").contains(secret));
     private.by_hand::<()>(&format!("ACL SETUSER {user} on >{secret} ~* &* +@all")).await;
     live(&cache).await;
@@ -153,7 +154,7 @@ async fn a_closed_cache_says_so() {
     assert_eq!(cache.to_string(), "redis");
     cache.close().await.unwrap();
     cache.close().await.unwrap();
-    let error = cache.get(&[key("a")]).await.unwrap_err();
+    let error = cache.get(&[key("a")], Budget::default()).await.unwrap_err();
     assert_eq!((error.kind(), error.message()), (ErrorKind::Unavailable, "the cache is closed"));
     assert!(cache.clear().await.is_err());
     assert_eq!(cache.inspect().await.status, Status::Down);
@@ -185,8 +186,10 @@ async fn a_server_that_refuses_writes_is_not_read() {
     // As after a snapshot that failed.
     private.by_hand::<()>("CONFIG SET min-replicas-to-write 1").await;
     assert!(one.invalidate(&[(key.clone(), Version::new(2))]).await.is_err());
-    until("the end of reads", || async { other.get(std::slice::from_ref(&key)).await.is_err() })
-        .await;
+    until("the end of reads", || async {
+        other.get(std::slice::from_ref(&key), Budget::default()).await.is_err()
+    })
+    .await;
     let note = other.inspect().await.note;
     assert!(note.contains("refuses writes"), "{note}");
     private.by_hand::<()>("CONFIG SET min-replicas-to-write 0").await;

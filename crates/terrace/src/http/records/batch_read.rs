@@ -10,7 +10,7 @@ use serde_json::json;
 use terrace_core::{Error, ErrorKind, Key, Origin, Read, ReadOptions, Token};
 use utoipa::openapi::schema::{AdditionalProperties, OneOfBuilder};
 
-use super::{GROUP, MAX_ANSWER_BYTES, MAX_BATCH, Records, record_schema};
+use super::{ANSWER, GROUP, MAX_BATCH, Records, record_schema};
 use crate::http::Shards;
 use crate::http::call::Call;
 use crate::http::endpoint::Endpoint;
@@ -69,7 +69,7 @@ async fn read(records: &Records, call: &mut Call) -> Answer {
             Key::new(text).map_err(|error| Problem::from(error).within(&place))
         })
         .collect::<Result<Vec<_>, _>>()?;
-    let how = call.read_options()?;
+    let how = ReadOptions { budget: ANSWER, ..call.read_options()? };
     let (asked, places) = once_each(&keys);
     let reads = match &records.shards {
         None => records.read(&asked, &how).await?.into_iter().map(Some).collect(),
@@ -80,7 +80,8 @@ async fn read(records: &Records, call: &mut Call) -> Answer {
     let found = places.iter().map(|place| reads.get(*place)).collect::<Option<Vec<_>>>();
     let found =
         found.ok_or_else(|| Error::new(ErrorKind::Internal, "a store broke its contract"))?;
-    check_size(&found)?;
+    // Shards were asked apart, and a key may be asked for many times.
+    how.after(found.iter().filter_map(|read| read.as_ref()))?;
     let answers = keys.iter().zip(found);
     let answer = Object::with_capacity(192 * keys.len()).objects(
         "records",
@@ -142,19 +143,6 @@ fn once_each(keys: &[Key]) -> (Vec<Key>, Vec<usize>) {
     });
     let places = places.collect();
     (asked, places)
-}
-
-fn check_size(reads: &[&Option<Read>]) -> Result<(), Problem> {
-    let records = reads.iter().filter_map(|read| read.as_ref()?.record.as_ref());
-    let bytes = records.map(|record| record.value.as_str().len()).sum::<usize>();
-    if bytes <= MAX_ANSWER_BYTES {
-        return Ok(());
-    }
-    let detail = format!(
-        "the values of these keys have {bytes} bytes together, and an answer holds at most \
-         {MAX_ANSWER_BYTES}; ask for fewer keys at once"
-    );
-    Err(Problem::invalid(detail))
 }
 
 /// A batch has one origin: of all that answered, the one furthest from the client.

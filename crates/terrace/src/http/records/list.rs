@@ -7,7 +7,7 @@ use hyper::{Method, StatusCode};
 use terrace_core::{Page, Record, Scan};
 use utoipa::openapi::path::ParameterIn;
 
-use super::{GROUP, MAX_ANSWER_BYTES, Records, record_schema};
+use super::{GROUP, Records, record_schema};
 use crate::http::call::Call;
 use crate::http::endpoint::Endpoint;
 use crate::http::json::Object;
@@ -59,7 +59,7 @@ fn bounded(mut page: Page) -> Page {
     let mut bytes = 0;
     let fit = page.records.iter().take_while(|record| {
         bytes += record.value.as_str().len();
-        bytes <= MAX_ANSWER_BYTES
+        bytes <= Page::MAX_BYTES
     });
     // At least one, so that whoever follows the cursors gets on.
     let fit = fit.count().max(1);

@@ -1,8 +1,7 @@
 //! Applies one write under the conditions of a request.
 
 use terrace_core::{
-    Consistency, Key, Outcome, Precondition, Read, ReadOptions, Receipt, Version, Write,
-    WriteOptions,
+    Key, Outcome, Precondition, Read, ReadOptions, Receipt, Version, Write, WriteOptions,
 };
 
 use super::Records;
@@ -53,9 +52,7 @@ pub(super) async fn apply(
 }
 
 async fn current(records: &Records, key: &Key, how: &WriteOptions) -> Result<Read, Problem> {
-    let strong =
-        ReadOptions { consistency: Consistency::Strong, token: None, deadline: how.deadline };
-    records.read_one(key, &strong).await
+    records.read_one(key, &ReadOptions::strong(how.deadline)).await
 }
 
 /// The conditions do not hold. A repeated request must still get its first result, which only the

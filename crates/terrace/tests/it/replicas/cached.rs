@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use terrace_core::Budget;
 use terrace_core::testkit::{BrokenCache, CacheFlaw, key, value};
 use terrace_core::{
     Cache, Key, Lookup, MemoryCache, MemoryCacheOptions, Origin, ReadOptions, Runtime,
@@ -56,7 +57,13 @@ impl Behind {
     }
 
     async fn cached(&self) -> Option<String> {
-        match self.cache.get(std::slice::from_ref(&self.name)).await.expect("a lookup").remove(0) {
+        match self
+            .cache
+            .get(std::slice::from_ref(&self.name), Budget::default())
+            .await
+            .expect("a lookup")
+            .remove(0)
+        {
             Lookup::Hit(entry) => entry.record.map(|record| record.value.as_str().to_owned()),
             Lookup::Miss(_) | Lookup::Written { .. } => None,
         }

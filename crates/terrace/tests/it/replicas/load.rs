@@ -134,6 +134,7 @@ impl Session {
             consistency: Consistency::Default,
             token: Some(self.token.clone()),
             deadline: Deadline::NEVER,
+            ..ReadOptions::default()
         };
         let Ok(read) = self.load.store.get_read(&name(number), &how).await else {
             self.load.failed.fetch_add(1, Ordering::SeqCst);
