@@ -48,6 +48,7 @@ mod line;
 mod memory_cache;
 mod memory_store;
 pub mod node;
+pub mod opaque;
 pub mod read_model;
 mod record;
 mod runtime;

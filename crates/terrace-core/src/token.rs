@@ -4,10 +4,7 @@ use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
 
-use base64::Engine as _;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-
-use crate::{Error, Position, Result};
+use crate::{Error, Position, Result, opaque};
 
 /// Proof of what a client has seen: for each history a position that a later read must have reached.
 ///
@@ -35,8 +32,8 @@ pub struct Token {
 }
 
 impl Token {
-    /// The format's version, the first byte of the text form.
-    const FORMAT: u8 = 2;
+    /// The format's version, with which the text form begins.
+    const FORMAT: &str = "t3";
     /// A client can send any text; more histories than this are refused. A batch over as many shards
     /// as one cluster can have answers fewer.
     const MAX_MARKS: usize = 1024;
@@ -90,41 +87,23 @@ impl Token {
         }
     }
 
-    /// The bytes of a token: a version byte and, for each history, its name and position.
-    fn to_bytes(&self) -> Vec<u8> {
-        let mut bytes = Vec::with_capacity(64);
-        bytes.push(Self::FORMAT);
-        for (name, position) in self.marks() {
-            let name = &name.as_bytes()[..name.len().min(255)];
-            #[expect(clippy::cast_possible_truncation, reason = "cut to 255 bytes above")]
-            bytes.push(name.len() as u8);
-            bytes.extend_from_slice(name);
-            put_varint(&mut bytes, position.get());
-        }
-        bytes
-    }
-
-    /// Reads what [`Token::to_bytes`] gave.
-    fn from_bytes(bytes: &[u8]) -> Result<Self> {
-        let (&format, mut rest) = bytes.split_first().ok_or_else(wrong)?;
-        if format != Self::FORMAT {
-            return Err(wrong());
-        }
-        let mut token = Self::default();
-        for _ in 0..=Self::MAX_MARKS {
-            let Some((&length, tail)) = rest.split_first() else { return Ok(token) };
-            let (name, tail) = tail.split_at_checked(usize::from(length)).ok_or_else(wrong)?;
-            let name = std::str::from_utf8(name).map_err(|_| wrong())?;
-            let (position, tail) = take_varint(tail).ok_or_else(wrong)?;
-            token.merge(&Self::of(name, Position::new(position)));
-            rest = tail;
-        }
-        Err(wrong())
-    }
-
-    /// Base64url, as clients get it.
+    /// The text form, as clients get it: the format's version, and for each history its escaped name and
+    /// position; [`Token::pattern`] describes it.
     pub fn to_text(&self) -> String {
-        URL_SAFE_NO_PAD.encode(self.to_bytes())
+        let mut text = String::with_capacity(64);
+        text.push_str(Self::FORMAT);
+        for (name, position) in self.marks() {
+            text.push('~');
+            opaque::escape(name, &mut text);
+            text.push('~');
+            text.push_str(&position.get().to_string());
+        }
+        text
+    }
+
+    /// The text forms that are taken, as a regular expression.
+    pub fn pattern() -> String {
+        format!("^{}(~{}{{1,255}}~[0-9]{{1,20}}){{0,1024}}$", Self::FORMAT, opaque::PATTERN)
     }
 }
 
@@ -139,34 +118,31 @@ impl FromStr for Token {
     type Err = Error;
 
     fn from_str(text: &str) -> Result<Self> {
-        let bytes = URL_SAFE_NO_PAD.decode(text).map_err(|_| wrong())?;
-        Self::from_bytes(&bytes)
+        let marks = text.strip_prefix(Self::FORMAT).ok_or_else(wrong)?;
+        let mut token = Self::default();
+        let mut parts = marks.split('~');
+        // What is before the first mark: nothing.
+        if parts.next() != Some("") {
+            return Err(wrong());
+        }
+        for _ in 0..Self::MAX_MARKS {
+            let Some(name) = parts.next() else { return Ok(token) };
+            let name = opaque::unescape(name).filter(|name| !name.is_empty()).ok_or_else(wrong)?;
+            let position = parts.next().and_then(position).ok_or_else(wrong)?;
+            token.merge(&Self::of(name, position));
+        }
+        if parts.next().is_none() { Ok(token) } else { Err(wrong()) }
     }
+}
+
+/// Up to twenty digits. A number beyond all positions is the last of them: nobody has come so far.
+fn position(text: &str) -> Option<Position> {
+    let digits = (1..=20).contains(&text.len()) && text.bytes().all(|it| it.is_ascii_digit());
+    digits.then(|| Position::new(text.parse().unwrap_or(u64::MAX)))
 }
 
 fn wrong() -> Error {
     Error::invalid("token is not one that Terrace gave; send it back unchanged")
-}
-
-/// LEB128, as in DWARF and protobuf: seven bits a byte, low bits first.
-fn put_varint(bytes: &mut Vec<u8>, mut number: u64) {
-    while number >= 0x80 {
-        bytes.push((number & 0x7f) as u8 | 0x80);
-        number >>= 7;
-    }
-    bytes.push((number & 0x7f) as u8);
-}
-
-fn take_varint(bytes: &[u8]) -> Option<(u64, &[u8])> {
-    let mut number = 0u64;
-    for (index, &byte) in bytes.iter().take(10).enumerate() {
-        let bits = u64::from(byte & 0x7f);
-        number |= bits.checked_shl(7 * u32::try_from(index).ok()?)?;
-        if byte < 0x80 {
-            return Some((number, &bytes[index + 1..]));
-        }
-    }
-    None
 }
 
 #[cfg(test)]
@@ -178,7 +154,7 @@ mod tests {
     use super::*;
 
     fn tokens() -> impl Strategy<Value = Token> {
-        proptest::collection::vec(("[a-z:0-9-]{1,12}", any::<u64>()), 0..6).prop_map(|marks| {
+        proptest::collection::vec(("[a-z:0-9/é_~-]{1,12}", any::<u64>()), 0..6).prop_map(|marks| {
             let mut token = Token::default();
             for (name, position) in marks {
                 token.merge(&Token::of(name, Position::new(position)));
@@ -210,7 +186,16 @@ mod tests {
         }
 
         #[test]
-        fn any_text_is_parsed_or_refused(text in "[A-Za-z0-9_-]{0,80}") {
+        fn what_the_pattern_describes_is_taken(
+            text in proptest::string::string_regex(
+                Token::pattern().replace("1024", "4").trim_matches(['^', '$'])
+            ).unwrap()
+        ) {
+            prop_assert!(text.parse::<Token>().is_ok());
+        }
+
+        #[test]
+        fn any_text_is_parsed_or_refused(text in "t3[~A-Za-z0-9_-]{0,80}") {
             let _ = text.parse::<Token>();
         }
     }

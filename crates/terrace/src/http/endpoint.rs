@@ -12,7 +12,7 @@ use utoipa::openapi::{Required, path};
 use super::call::Call;
 use super::problem::Kind;
 use super::reply::Answer;
-use super::schema::Shape;
+use super::schema::{HEADER, Shape};
 
 /// What runs for a request.
 pub(crate) trait Handle: Send + Sync {
@@ -107,17 +107,30 @@ impl Endpoint {
         self
     }
 
+    /// A query parameter that it cannot do without.
+    pub(crate) fn needs(mut self, name: &'static str, shape: Shape, meaning: &'static str) -> Self {
+        let place = ParameterIn::Query;
+        self.parameters.push(parameter(place, name, shape, meaning, Required::True));
+        self
+    }
+
     /// The headers that every read understands.
     pub(crate) fn reads(self) -> Self {
-        self.parameter(ParameterIn::Header, "Terrace-Consistency", Shape::Text, CONSISTENCY)
-            .parameter(ParameterIn::Header, "Terrace-Token", Shape::Text, TOKEN)
-            .problems(&[Kind::Overloaded, Kind::Unavailable, Kind::DeadlineExceeded])
+        self.parameter(ParameterIn::Header, "Terrace-Consistency", FRESHNESS, CONSISTENCY)
+            .parameter(ParameterIn::Header, "Terrace-Token", Shape::Token, TOKEN)
+            .problems(&[
+                Kind::InvalidInput,
+                Kind::Overloaded,
+                Kind::Unavailable,
+                Kind::DeadlineExceeded,
+            ])
     }
 
     /// The headers that every write understands.
     pub(crate) fn writes(self) -> Self {
-        self.parameter(ParameterIn::Header, "Idempotency-Key", Shape::Text, IDEMPOTENCY)
-            .parameter(ParameterIn::Header, "Prefer", Shape::Text, PREFER)
+        self.parameter(ParameterIn::Header, "Idempotency-Key", REQUEST, IDEMPOTENCY)
+            .parameter(ParameterIn::Header, "Terrace-Token", Shape::Token, SEEN)
+            .parameter(ParameterIn::Header, "Prefer", HEADER, PREFER)
             .problems(&[
                 Kind::InvalidInput,
                 Kind::Overloaded,
@@ -181,6 +194,11 @@ impl Endpoint {
     }
 }
 
+/// Spaces at the ends do not count.
+const REQUEST: Shape = Shape::Form("^[!-~]([ -~]{0,253}[!-~])?$");
+const FRESHNESS: Shape = Shape::Form("^(strong|default|max-stale=[0-9]{1,19})$");
+
+const SEEN: &str = "The `Terrace-Token` of an earlier answer: that of this one asks for both.";
 const KEY: &str = "The record's name, percent-encoded; a slash is written as `%2F`.";
 const CONSISTENCY: &str = "How fresh the answer must be: `default` is what the level promises, \
      `strong` sees every write acknowledged before, `max-stale=<milliseconds>` allows that age.";

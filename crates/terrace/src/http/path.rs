@@ -3,10 +3,8 @@
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 
-use base64::Engine as _;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use percent_encoding::percent_decode_str;
-use terrace_core::{Key, Scan};
+use terrace_core::{Key, Scan, opaque};
 
 use super::problem::Problem;
 
@@ -38,7 +36,7 @@ pub(crate) fn scan(query: Option<&str>) -> Result<Scan, Problem> {
         match name {
             "prefix" => scan.prefix = prefix(&decode("prefix", &value)?)?,
             "cursor" if value.is_empty() => {}
-            "cursor" => scan.after = Some(read_cursor(&value)?),
+            "cursor" => scan.after = Some(read_cursor(&decode("cursor", &value)?)?),
             "limit" => scan.limit = limit(&value)?,
             _ => {
                 return Err(Problem::invalid(
@@ -78,22 +76,22 @@ pub(crate) fn query(
 
 /// The opaque text that stands for "after this key".
 pub(crate) fn cursor(after: &Key) -> String {
-    let mut bytes = Vec::with_capacity(after.as_str().len() + 1);
-    bytes.push(CURSOR_FORMAT);
-    bytes.extend_from_slice(after.as_str().as_bytes());
-    URL_SAFE_NO_PAD.encode(bytes)
+    let mut text = CURSOR_FORMAT.to_owned();
+    opaque::escape(after.as_str(), &mut text);
+    text
 }
 
-/// The first byte of a cursor, so that its format can change.
-const CURSOR_FORMAT: u8 = 1;
+/// The cursors that are taken, as a regular expression.
+pub(crate) fn cursors() -> String {
+    format!("^{CURSOR_FORMAT}{}{{1,{}}}$", opaque::PATTERN, Key::MAX_CHARS)
+}
+
+/// What a cursor begins with, so that its format can change.
+const CURSOR_FORMAT: &str = "c2";
 
 fn read_cursor(text: &str) -> Result<Key, Problem> {
-    let key = URL_SAFE_NO_PAD.decode(text).ok().and_then(|bytes| {
-        let (&format, key) = bytes.split_first()?;
-        let key = str::from_utf8(key).ok().filter(|_| format == CURSOR_FORMAT)?;
-        Key::new(key).ok()
-    });
-    key.ok_or_else(|| {
+    let key = text.strip_prefix(CURSOR_FORMAT).and_then(opaque::unescape);
+    key.and_then(|key| Key::new(key).ok()).ok_or_else(|| {
         Problem::invalid("cursor is not one that Terrace gave; send next_cursor back unchanged")
     })
 }

@@ -28,7 +28,7 @@ pub(crate) fn endpoints(queries: &Arc<dyn Queries>, whole: &Arc<dyn Whole>) -> V
     let records = || object(&[("records", array(row_schema(), 0, MAX_LIMIT))]).build();
     let buckets = object(&[("from", Shape::Time.schema("")), ("writes", Shape::Count.schema(""))]);
     let buckets = object(&[("buckets", array(buckets.build().into(), 0, MAX_LIMIT))]);
-    let limit = "At most so many, 1 to 1000; 20.";
+    let limit = "At most so many; 20.";
     vec![
         Endpoint::new(queries, Method::GET, "/v1/search", |queries, call| {
             Box::pin(search(queries, call))
@@ -38,16 +38,16 @@ pub(crate) fn endpoints(queries: &Arc<dyn Queries>, whole: &Arc<dyn Whole>) -> V
             "Records whose key or value has all the words, the best first. Fewer than `limit` \
              where their values reach 16 MiB.",
         )
-        .parameter(ParameterIn::Query, "q", Shape::Text, "The words.")
-        .parameter(ParameterIn::Query, "limit", Shape::Count, limit)
+        .needs("q", WORDS, "The words; at most 1024 bytes.")
+        .parameter(ParameterIn::Query, "limit", Shape::UpTo(MAX_LIMIT), limit)
         .problems(PROBLEMS)
         .answers(StatusCode::OK, "What was found.", records(), &[]),
         Endpoint::new(queries, Method::GET, "/v1/top", |queries, call| {
             Box::pin(top(queries, call))
         })
         .summary(GROUP, "Find the records most read or written")
-        .parameter(ParameterIn::Query, "by", Shape::Word(&["reads", "writes"]), "Which count.")
-        .parameter(ParameterIn::Query, "limit", Shape::Count, limit)
+        .needs("by", Shape::Word(&["reads", "writes"]), "Which count.")
+        .parameter(ParameterIn::Query, "limit", Shape::UpTo(MAX_LIMIT), limit)
         .problems(PROBLEMS)
         .answers(StatusCode::OK, "The records, the highest first.", records(), &[]),
         Endpoint::new(queries, Method::GET, "/v1/activity", |queries, call| {
@@ -58,10 +58,10 @@ pub(crate) fn endpoints(queries: &Arc<dyn Queries>, whole: &Arc<dyn Whole>) -> V
         .parameter(
             ParameterIn::Query,
             "bucket",
-            Shape::Text,
+            BUCKET,
             "The length: `1m` (the default), `15m`, `2h`, `1d`.",
         )
-        .parameter(ParameterIn::Query, "limit", Shape::Count, limit)
+        .parameter(ParameterIn::Query, "limit", Shape::UpTo(MAX_LIMIT), limit)
         .problems(PROBLEMS)
         .answers(StatusCode::OK, "The buckets.", buckets.build(), &[]),
         Endpoint::new(whole, Method::GET, "/v1/projection", |whole, _| Box::pin(projection(whole)))
@@ -69,6 +69,18 @@ pub(crate) fn endpoints(queries: &Arc<dyn Queries>, whole: &Arc<dyn Whole>) -> V
             .answers(StatusCode::OK, "As this instance sees it.", projection_schema(), &[]),
     ]
 }
+
+/// Something that is no space, without NUL. A character has up to four bytes.
+const WORDS: Shape =
+    Shape::Short("^[^\\u0000]*[^\\s\\u0000\\u0085\\ufeff][^\\u0000]*$", MAX_WORDS / 4);
+
+/// Up to 366 days.
+const BUCKET: Shape = Shape::Form(
+    "^([1-9][0-9]{0,4}m|[1-9][0-9]{0,2}h|([1-9][0-9]?|[12][0-9][0-9]|3[0-5][0-9]|36[0-6])d)$",
+);
+
+/// The most bytes of the words of a search.
+const MAX_WORDS: usize = 1024;
 
 const PROBLEMS: &[Kind] =
     &[Kind::InvalidInput, Kind::Overloaded, Kind::Unavailable, Kind::DeadlineExceeded];
@@ -91,7 +103,7 @@ async fn search(queries: &dyn Queries, call: &mut Call) -> Answer {
     let query = path::query(call.parts.uri.query(), &["q", "limit"])?;
     let words = query.get("q").filter(|words| !words.trim().is_empty());
     let words = words.ok_or_else(|| Problem::invalid("q is missing; give the words to find"))?;
-    if words.len() > 1024 {
+    if words.len() > MAX_WORDS {
         return Err(Problem::invalid("q is longer than 1024 bytes; give fewer words"));
     }
     let limit = limit(query.get("limit"))?;

@@ -86,7 +86,7 @@ pub(crate) trait WithHeaders: Sized {
         if token.is_empty() {
             return self;
         }
-        // Base64url is always a valid header value, and the text is taken over without a copy.
+        // Its characters are always valid in a header, and the text is taken over without a copy.
         match HeaderValue::from_maybe_shared(Bytes::from(token.to_text())) {
             Ok(value) => self.with(TERRACE_TOKEN, value),
             Err(_) => self,

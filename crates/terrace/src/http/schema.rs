@@ -7,7 +7,10 @@ use utoipa::openapi::schema::{
     ArrayBuilder, KnownFormat, ObjectBuilder, Schema, SchemaFormat, SchemaType, Type,
 };
 
+use terrace_core::Token;
+
 use super::json::Object;
+use super::path;
 
 /// What a field can hold.
 #[derive(Clone, Copy, Debug)]
@@ -38,6 +41,18 @@ pub(crate) enum Shape {
     Key,
     /// The content of a record.
     Value,
+    /// What a key may begin with.
+    Prefix,
+    /// Where a page ended.
+    Cursor,
+    /// What a client has seen.
+    Token,
+    /// A whole number from 1 on.
+    UpTo(usize),
+    /// Text in this form.
+    Form(&'static str),
+    /// Text in this form, of at most so many characters.
+    Short(&'static str, usize),
 }
 
 impl Shape {
@@ -74,11 +89,30 @@ impl Shape {
                 .schema_type(Type::String)
                 .max_length(Some(terrace_core::Value::MAX_BYTES))
                 .pattern(Some(NO_NUL)),
+            Self::Prefix => object
+                .schema_type(Type::String)
+                .max_length(Some(terrace_core::Key::MAX_CHARS))
+                .pattern(Some(NO_NUL)),
+            Self::Cursor => object.schema_type(Type::String).pattern(Some(path::cursors())),
+            Self::Token => object.schema_type(Type::String).pattern(Some(Token::pattern())),
+            Self::UpTo(most) => {
+                object.schema_type(Type::Integer).minimum(Some(1)).maximum(Some(most))
+            }
+            Self::Form(pattern) => object.schema_type(Type::String).pattern(Some(pattern)),
+            Self::Short(pattern, most) => {
+                object.schema_type(Type::String).pattern(Some(pattern)).max_length(Some(most))
+            }
         };
         let meaning = (!meaning.is_empty()).then_some(meaning);
         object.description(meaning).build().into()
     }
 }
+
+/// Whatever a header may have.
+pub(crate) const HEADER: Shape = Shape::Form("^[ -~]*$");
+/// `*` or a list of entity tags.
+pub(crate) const ETAGS: Shape =
+    Shape::Form("^(\\*|(W/)?\"[!#-~]*\"( ?, ?(W/)?\"[!#-~]*\"){0,99})$");
 
 /// Text without the character that PostgreSQL cannot keep.
 const NO_NUL: &str = "^[^\\u0000]*$";

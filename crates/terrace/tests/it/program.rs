@@ -11,6 +11,7 @@ mod health;
 mod instances;
 mod journal;
 mod memory;
+mod openapi;
 mod output;
 mod past_the_log;
 mod reshard;

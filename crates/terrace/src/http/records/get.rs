@@ -15,7 +15,7 @@ use crate::http::http_date;
 use crate::http::json::Object;
 use crate::http::problem::{Kind, Problem};
 use crate::http::reply::{self, Answer, Reply, WithHeaders};
-use crate::http::schema::Shape;
+use crate::http::schema::{ETAGS, HEADER};
 
 /// A cache of the web may keep an answer, but asks each time whether it still holds, which costs a
 /// 304 without a body. Anything laxer would take back what the levels promise.
@@ -37,22 +37,22 @@ pub(super) fn endpoint(records: &Arc<Records>) -> Endpoint {
     .parameter(
         ParameterIn::Header,
         "If-None-Match",
-        Shape::Text,
+        ETAGS,
         "ETags that the client has; 304 when one is current.",
     )
     .parameter(
         ParameterIn::Header,
         "If-Match",
-        Shape::Text,
+        ETAGS,
         "ETags that the client expects; 412 when none is current.",
     )
     .parameter(
         ParameterIn::Header,
         "If-Modified-Since",
-        Shape::Text,
+        HEADER,
         "Without If-None-Match: 304 when the record was not written after this second.",
     )
-    .parameter(ParameterIn::Header, "If-Unmodified-Since", Shape::Text, UNMODIFIED_SINCE)
+    .parameter(ParameterIn::Header, "If-Unmodified-Since", HEADER, UNMODIFIED_SINCE)
     .answers(StatusCode::OK, "The record.", record_schema(), HEADERS)
     .described(Described {
         status: StatusCode::NOT_MODIFIED,

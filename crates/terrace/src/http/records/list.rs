@@ -16,12 +16,13 @@ use crate::http::problem::Kind;
 use crate::http::reply::{self, Answer, WithHeaders as _};
 use crate::http::schema::{Shape, array, object};
 
+const LIMIT: Shape = Shape::UpTo(Scan::MAX_LIMIT);
 const HEADERS: &[&str] = &["Age", "Terrace-Origin", "Terrace-Token"];
 
 pub(super) fn endpoint(records: &Arc<Records>) -> Endpoint {
     let answer = object(&[
         ("records", array(record_schema(), 0, Scan::MAX_LIMIT)),
-        ("next_cursor?", Shape::Text.schema("The cursor of the next page; absent on the last.")),
+        ("next_cursor?", Shape::Cursor.schema("The cursor of the next page; absent on the last.")),
     ]);
     Endpoint::new(records, Method::GET, "/v1/records", |records, call| {
         Box::pin(list(records, call))
@@ -31,9 +32,9 @@ pub(super) fn endpoint(records: &Arc<Records>) -> Endpoint {
         "By key, in the order of their bytes. A page ends early, with `next_cursor`, when its \
              values reach 16 MiB.",
     )
-    .parameter(ParameterIn::Query, "prefix", Shape::Text, "Only keys that begin with this.")
-    .parameter(ParameterIn::Query, "cursor", Shape::Text, "`next_cursor` of the page before.")
-    .parameter(ParameterIn::Query, "limit", Shape::Count, "At most so many, 1 to 1000; 100.")
+    .parameter(ParameterIn::Query, "prefix", Shape::Prefix, "Only keys that begin with this.")
+    .parameter(ParameterIn::Query, "cursor", Shape::Cursor, "`next_cursor` of the page before.")
+    .parameter(ParameterIn::Query, "limit", LIMIT, "At most so many; 100.")
     .reads()
     .problems(&[Kind::InvalidInput])
     .answers(StatusCode::OK, "One page.", answer.build(), HEADERS)

@@ -18,7 +18,7 @@ use crate::http::fields::{self, Raw};
 use crate::http::json::Object;
 use crate::http::problem::Kind;
 use crate::http::reply::{self, Answer, WithHeaders as _};
-use crate::http::schema::{Shape, object};
+use crate::http::schema::{ETAGS, HEADER, Shape, object};
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -62,16 +62,16 @@ pub(super) fn conditional(endpoint: Endpoint) -> Endpoint {
         .parameter(
             ParameterIn::Header,
             "If-Match",
-            Shape::Text,
+            ETAGS,
             "Write only if the record has one of these ETags, or with `*` if there is a record.",
         )
         .parameter(
             ParameterIn::Header,
             "If-None-Match",
-            Shape::Text,
+            ETAGS,
             "Write only if the record has none of these ETags, or with `*` if there is no record.",
         )
-        .parameter(ParameterIn::Header, "If-Unmodified-Since", Shape::Text, UNMODIFIED_SINCE)
+        .parameter(ParameterIn::Header, "If-Unmodified-Since", HEADER, UNMODIFIED_SINCE)
         .problems(&[Kind::PreconditionFailed])
 }
 
