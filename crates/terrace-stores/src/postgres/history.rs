@@ -82,7 +82,8 @@ macro_rules! look {
             safety!(),
             ", h.started, h.lossy, \
                concat_ws('/', extract(epoch FROM pg_postmaster_start_time()), \
-                 (SELECT extract(epoch FROM stats_reset) FROM pg_stat_bgwriter)) \
+                 (SELECT extract(epoch FROM stats_reset) FROM pg_stat_bgwriter)), \
+               current_setting('transaction_read_only') = 'on' \
              FROM pg_database d LEFT JOIN terrace_history h ON h.identity IS NOT NULL \
              WHERE d.datname = current_database()"
         )
@@ -110,6 +111,8 @@ pub(super) struct Look {
     /// Which run of the server the row in force knows, and which this is.
     kept_run: Option<String>,
     run: String,
+    /// Whether transactions may write nothing now.
+    reads_only: bool,
     /// Whether the row in force says that a crash may take acknowledged writes back.
     lossy: bool,
     past: Vec<String>,
@@ -133,6 +136,7 @@ impl Look {
             kept_run: row.try_get(10)?,
             lossy: row.try_get::<_, Option<bool>>(11)?.unwrap_or_default(),
             run: row.try_get(12)?,
+            reads_only: row.try_get(13)?,
         })
     }
 
@@ -184,7 +188,7 @@ impl Look {
 
     /// Whether it has yet to be noted, for the next run, that this one may lose acknowledged writes.
     fn is_newly_lossy(&self) -> bool {
-        !self.is_replica && !self.lossy && !self.is_durable()
+        !self.reads_only && !self.lossy && !self.is_durable()
     }
 
     /// Whether this is another run of the same server.

@@ -17,9 +17,9 @@ use std::sync::Arc;
 
 use terrace_core::shard::{RequestResult, Reserved};
 use terrace_core::{
-    BoxFuture, ChangeLog, Deadline, Follower, Generations, Inspection, Key, Page, Read,
-    ReadOptions, Receipt, Result, Rows, Runtime, Scan, Shard, ShardState, SlotSet, Store, Version,
-    Write, WriteOptions,
+    BoxFuture, ChangeLog, Deadline, Error, ErrorKind, Follower, Generations, Inspection, Key, Page,
+    Read, ReadOptions, Receipt, Result, Rows, Runtime, Scan, Shard, ShardState, SlotSet, Store,
+    Version, Write, WriteOptions,
 };
 use tokio::sync::Mutex;
 use tokio_postgres::Client;
@@ -27,7 +27,7 @@ use tokio_postgres::Client;
 use super::altering::{failed, lock, run};
 use super::connection::Connection;
 use super::inspect::CountRecords;
-use super::sqlstate::{Stage, explain};
+use super::sqlstate::{LOST_SHARD, Stage, explain};
 use super::tables::{self, Table};
 use super::{LogBegin, PostgresOptions, PostgresStore};
 
@@ -45,9 +45,15 @@ const TABLES: [Table; 2] = [
 pub(super) async fn install(client: &mut Client, schema: &str) -> Result<()> {
     let known = "SELECT to_regproc('terrace_shard_look') IS NOT NULL \
          AND to_regproc('terrace_shard_enter') IS NOT NULL";
-    let complete = tables::complete(client, &TABLES).await?.into_iter().all(|complete| complete);
-    if complete && client.query_one(known, &[]).await.map_err(failed)?.get(0) {
-        return Ok(());
+    let complete = tables::complete(client, &TABLES).await?;
+    let known: bool = client.query_one(known, &[]).await.map_err(failed)?.get(0);
+    match complete[..] {
+        [true, true] if known => return Ok(()),
+        // Made anew it would be a shard that owns nothing, whatever its records are.
+        [false, _] if known => {
+            return Err(Error::new(ErrorKind::Unavailable, LOST_SHARD).during("migrate"));
+        }
+        _ => {}
     }
     let transaction = client.transaction().await.map_err(failed)?;
     lock(&transaction, schema).await?;

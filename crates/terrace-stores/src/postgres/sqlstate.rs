@@ -67,9 +67,15 @@ pub(super) fn is_unknown(error: &tokio_postgres::Error, stage: Stage) -> bool {
 /// The error that a caller sees. What the server said goes into the source, without contents of rows.
 pub(super) fn explain(error: tokio_postgres::Error, stage: Stage) -> Error {
     let (kind, message) = match error.as_db_error() {
-        // Of many reasons for the code the one that only the server's routine tells.
+        // Of many reasons for a code those that only the routine, or the name of a table, tells.
         Some(refused) if refused.routine() == Some("check_enable_rls") => {
             (ErrorKind::Unavailable, HIDDEN)
+        }
+        Some(refused)
+            if *refused.code() == SqlState::UNDEFINED_TABLE
+                && refused.message().contains("terrace_shard\"") =>
+        {
+            (ErrorKind::Unavailable, LOST_SHARD)
         }
         Some(refused) => refusal(refused.code(), is_fatal(refused), stage),
         None if stage == Stage::Committing => (ErrorKind::OutcomeUnknown, UNKNOWN),
@@ -106,6 +112,10 @@ pub(super) fn takes_no_writes(error: tokio_postgres::Error, is_replica: bool) ->
     let message = if is_replica { REPLICA } else { READ_ONLY };
     because(Error::new(ErrorKind::Unavailable, message), error)
 }
+
+/// What nobody can make anew.
+pub(super) const LOST_SHARD: &str = "the shard has lost the table `terrace_shard`, which says what it \
+     owns; restore that table from a backup";
 
 const HIDDEN: &str = "row-level security is in force on a table of Terrace's and would hide rows; turn \
      it off with ALTER TABLE ... DISABLE ROW LEVEL SECURITY, or give the database's user BYPASSRLS";

@@ -96,19 +96,27 @@ async fn a_shard_that_has_lost_what_it_owns_says_so() {
     };
     let shard = open().await;
     shard.found(ShardState { epoch: 1, ..ShardState::default() }).await.expect("founded");
-    hand.batch_execute("DROP TABLE terrace_shard, terrace_shard_followed").await.expect("gone");
+    let lose = "CREATE TABLE backup AS SELECT * FROM terrace_shard; \
+                DROP TABLE terrace_shard, terrace_shard_followed";
+    hand.batch_execute(lose).await.expect("gone");
+    let options = PostgresOptions { change_log: false, ..options(&url) };
+    let restarted = PostgresShard::connect(options, Runtime::system()).await;
     for error in [
         shard.state().await.map(drop).expect_err("no table"),
         shard.at(1).get(&key("a")).await.map(drop).expect_err("no table"),
         shard.at(1).put(key("a"), value("1")).await.map(drop).expect_err("no table"),
+        restarted.map(drop).expect_err("it would own nothing"),
     ] {
         assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
-        assert!(error.message().contains("restart Terrace"), "{error}");
+        assert!(error.message().contains("restore that table"), "{error}");
     }
+    // The advice.
+    let restore = "CREATE TABLE terrace_shard (LIKE backup, PRIMARY KEY (one)); \
+                   INSERT INTO terrace_shard SELECT * FROM backup";
+    hand.batch_execute(restore).await.expect("restored");
     let shard = open().await;
-    assert_eq!(shard.state().await.expect("an answer"), None, "it owns nothing");
-    let error = shard.at(1).get(&key("a")).await.expect_err("under no epoch");
-    assert_eq!(error.kind(), ErrorKind::Moved, "{error}");
+    assert_eq!(shard.state().await.expect("an answer").expect("it is one").epoch, 1);
+    shard.at(1).put(key("a"), value("1")).await.expect("a put");
 }
 
 /// What a projection has lost it makes again from the beginning of its log.

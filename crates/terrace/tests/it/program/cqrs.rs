@@ -200,7 +200,8 @@ async fn rows(database: &str, text: &str) -> BTreeMap<String, (i64, i64, String)
 
 /// The ids on the stream.
 async fn published(database: &str, cache: &str) -> Vec<String> {
-    let log = sql(database, "SELECT value FROM public.meta WHERE name = 'log'").await.concat();
+    let log =
+        sql(database, "SELECT value FROM public.terrace_meta WHERE name = 'log'").await.concat();
     let lineage = "SELECT split_part(name, '.', 1) FROM public.terrace_history \
          WHERE identity IS NOT NULL";
     let lineage = sql(database, lineage).await.concat().concat();
