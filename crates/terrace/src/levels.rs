@@ -23,6 +23,7 @@ use terrace_core::{BoxFuture, Result};
 use crate::config::Config;
 use crate::http::{Documents, Face, Whole};
 
+pub(crate) use engines::broker_name;
 pub use engines::{Engines, QuerySide, Servers, ShardEngines};
 pub use l6_write_buffering::{FlusherApart, flusher, journal};
 

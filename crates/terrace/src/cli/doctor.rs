@@ -1,5 +1,7 @@
 //! `terrace doctor`: what this machine has and lacks.
 
+mod brokers;
+
 use std::time::Duration;
 
 use serde_json::json;
@@ -33,7 +35,7 @@ pub(super) fn doctor(loaded: &Loaded, as_json: bool) -> Result<(), Failure> {
     }));
     findings.extend(ports(loaded));
     findings.extend(urls(loaded));
-    findings.extend(database(loaded)?);
+    findings.extend(servers(loaded)?);
     if as_json {
         let all: Vec<_> = findings
             .iter()
@@ -79,19 +81,24 @@ fn ports(loaded: &Loaded) -> impl Iterator<Item = Finding> {
     })
 }
 
-/// What the database lets Terrace notice, if there is one.
-fn database(loaded: &Loaded) -> Result<Vec<Finding>, Failure> {
+/// What the database lets Terrace notice, and what the brokers let it do, if there are such.
+fn servers(loaded: &Loaded) -> Result<Vec<Finding>, Failure> {
     let url = &loaded.config.database.url;
-    if url.is_empty() || loaded.config.mode() != Ok(Mode::Servers) {
+    if loaded.config.mode() != Ok(Mode::Servers) {
         return Ok(Vec::new());
     }
     let mut findings = Vec::new();
     run::block_on(async {
-        let report = PostgresStore::report(PostgresOptions::new(url), Runtime::system()).await;
-        findings = match report {
-            Ok(report) => told(&report),
-            Err(error) => vec![finding("database", false, error.message())],
-        };
+        let mut history = None;
+        if !url.is_empty() {
+            let report = PostgresStore::report(PostgresOptions::new(url), Runtime::system()).await;
+            findings = match &report {
+                Ok(report) => told(report),
+                Err(error) => vec![finding("database", false, error.message())],
+            };
+            history = report.ok().and_then(|report| report.history);
+        }
+        findings.extend(brokers::look(&loaded.config, history.as_deref()).await);
         Ok(())
     })?;
     Ok(findings)

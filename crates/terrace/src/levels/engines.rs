@@ -33,6 +33,7 @@ use terrace_lab::LabError;
 use terrace_layers::{CommandSide, FollowOptions, Partitioner, ReplicaRouter, partitioner};
 use terrace_stores::{PostgresStore, SqliteStore};
 
+pub(crate) use broker::broker_name;
 pub use shards::ShardEngines;
 
 use super::Level;

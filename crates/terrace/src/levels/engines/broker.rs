@@ -56,7 +56,7 @@ impl Engines {
 /// The name of what a database has on a broker: its journal, its stream of events. It ends with the
 /// database's lineage, so that a copy of the database on the same broker, with the same settings, has
 /// another; and it stays over a failover.
-pub(super) fn broker_name(prefix: &str, between: char, history: &str) -> String {
+pub(crate) fn broker_name(prefix: &str, between: char, history: &str) -> String {
     format!("{prefix}{between}{}", lineage(history))
 }
 

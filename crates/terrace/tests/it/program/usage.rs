@@ -174,3 +174,38 @@ async fn a_line_end_after_a_secret_is_no_part_of_it() {
         assert_eq!(all[setting]["value"], "postgres://h/d", "{name}");
     }
 }
+
+/// What the user of Redis may not do is named, with the pattern that grants it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_doctor_names_rights_that_are_missing() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let server = terrace_lab::RedisOptions::new(directory.path().join("redis"));
+    let server = terrace_lab::RedisServer::start(server).await.expect("Redis starts");
+    let url = server.url();
+    let (login, address) = url.split_once('@').expect("a login in the URL");
+    let cli = terrace_lab::find_program("redis-server").expect("Redis");
+    let mut cli = tokio::process::Command::new(cli.with_file_name("redis-cli"));
+    cli.env("REDISCLI_AUTH", login.rsplit_once(':').expect("a password").1);
+    cli.args(["-p", &server.port().to_string(), "ACL", "SETUSER", "teller", "on", ">secret"]);
+    cli.args(["+@all", "resetchannels", "~{terrace:*"]);
+    assert!(cli.status().await.expect("redis-cli runs").success());
+    let (url, database) =
+        (format!("redis://teller:secret@{address}"), terrace_lab::testing::fresh_database());
+    let environment = [
+        ("DATABASE_URL", database.as_str()),
+        ("REDIS_URL", url.as_str()),
+        ("JOURNAL_URL", url.as_str()),
+    ];
+    let (exit, found, _) = run(&["doctor", "--json"], &environment).await;
+    assert_eq!(exit, Some(0));
+    let found: serde_json::Value = serde_json::from_str(&found).expect("JSON");
+    let says = |what: &str| {
+        let all = found["findings"].as_array().expect("findings").iter();
+        let one = all.filter(|one| one["what"] == what && one["good"] == false).next();
+        one.map(|one| one["says"].to_string()).unwrap_or_default()
+    };
+    let grants = ["`&{terrace:doctor}:invalidations`", "`~terrace:events:", "`~{terrace-journal:"];
+    for (what, grant) in ["cache", "event stream", "journal"].iter().zip(grants) {
+        assert!(says(what).contains(grant), "{what}: {found}");
+    }
+}
