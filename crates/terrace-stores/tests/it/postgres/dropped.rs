@@ -138,7 +138,7 @@ async fn each_table_of_a_read_model_is_made_again() {
         hand.batch_execute(&format!("DROP TABLE {table}")).await.expect(table);
         drop(model);
         let model = PostgresReadModel::connect(options(), Runtime::system()).await.expect(table);
-        model.read(&[key("a")]).await.expect(table);
+        model.read(&[key("a")], terrace_core::Budget::default()).await.expect(table);
         model.search("a", 1).await.expect(table);
         model.activity(std::time::Duration::from_secs(60), 1).await.expect(table);
         assert!(model.parked(1).await.expect(table).is_empty());

@@ -70,7 +70,11 @@ async fn tables_with_common_names_are_in_nobodys_way() {
         let before = picture(&hand, &NAMES).await;
         let model = PostgresReadModel::connect(options(&url), Runtime::system()).await;
         let model = model.expect("a read model");
-        assert!(model.read(&[key("a")]).await.expect("rows").rows[0].record.is_none());
+        assert!(
+            model.read(&[key("a")], terrace_core::Budget::default()).await.expect("rows").rows[0]
+                .record
+                .is_none()
+        );
         assert_eq!(picture(&hand, &NAMES).await, before);
     }
 }

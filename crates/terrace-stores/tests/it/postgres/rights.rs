@@ -67,7 +67,11 @@ async fn a_role_with_rights_on_data_alone_can_start_everything_that_exists() {
     shard.expect("a shard").at(1).put(key("a"), value("1")).await.expect("a put");
     let model = PostgresReadModel::connect(options(url, "read_side"), runtime()).await;
     let model = Arc::new(model.expect("a read model"));
-    assert!(model.read(&[key("a")]).await.expect("rows").rows[0].record.is_none());
+    assert!(
+        model.read(&[key("a")], terrace_core::Budget::default()).await.expect("rows").rows[0]
+            .record
+            .is_none()
+    );
 }
 
 /// A policy would hide rows, and Terrace would take them for missing.

@@ -176,7 +176,7 @@ async fn a_read_model_makes_again_what_was_dropped() {
         let live = model.follower(Projection::Live);
         assert_eq!(!live.checkpoint().await.unwrap().is_in("a-log"), begun_anew, "{table}");
         live.begin_anew("another").await.unwrap();
-        model.read(&[key("a")]).await.unwrap();
+        model.read(&[key("a")], terrace_core::Budget::default()).await.unwrap();
         assert!(model.search("a", 1).await.unwrap().is_empty());
         model.close().await.unwrap();
     }
