@@ -66,6 +66,13 @@ macro_rules! generation {
     };
 }
 
+// Behind the macro that it uses.
+mod reads;
+
+use reads::{
+    EPOCH_READ, EPOCH_READ_WITHIN, EPOCH_SCAN, READ, READ_ROWS, READ_ROWS_WITHIN, READ_WITHIN, SCAN,
+};
+
 impl Sql {
     /// The last one is for shards.
     const ALL: [Self; 19] = [
@@ -212,47 +219,6 @@ const UPDATE: &str = "UPDATE records r SET value = u.v, version = u.n, deleted =
          now()) AS at) AS t \
      WHERE r.key = u.k";
 
-/// What the snapshot proves stands beside the first row: a sub-select that is worked out once.
-macro_rules! read {
-    ($where:literal) => {
-        concat!(
-            "SELECT u.i, r.version, r.deleted, r.created_at, r.updated_at, r.value, r.xmin, \
-               CASE WHEN u.i = 1 THEN pg_current_snapshot() END, \
-               CASE WHEN u.i = 1 THEN ",
-            generation!("$2"),
-            " END, CASE WHEN u.i = 1 THEN pg_is_in_recovery() END \
-             FROM unnest($1::text[]) WITH ORDINALITY AS u(k, i) \
-             LEFT JOIN records r ON r.key = u.k",
-            $where
-        )
-    };
-}
-
-const READ: &str = read!("");
-
-/// The sizes are known without reading large values.
-macro_rules! read_within {
-    ($where:literal) => {
-        concat!(
-            "SELECT i, version, deleted, created_at, updated_at, \
-               CASE WHEN total <= $3 THEN value END, writer, snapshot, generation, is_replica, total \
-             FROM (SELECT u.i, r.version, r.deleted, r.created_at, r.updated_at, r.value, \
-                 r.xmin AS writer, \
-                 CASE WHEN u.i = 1 THEN pg_current_snapshot() END AS snapshot, \
-                 CASE WHEN u.i = 1 THEN ",
-            generation!("$2"),
-            " END AS generation, CASE WHEN u.i = 1 THEN pg_is_in_recovery() END AS is_replica, \
-                 (sum(octet_length(r.value)) FILTER (WHERE NOT r.deleted) OVER ())::bigint AS total \
-               FROM unnest($1::text[]) WITH ORDINALITY AS u(k, i) \
-               LEFT JOIN records r ON r.key = u.k",
-            $where,
-            ") AS found"
-        )
-    };
-}
-
-const READ_WITHIN: &str = read_within!("");
-
 /// Which run of the server this is, where its log ends or its replay stands, and what it shows. What a
 /// replay counts as done was visible before.
 const STATE: &str = "SELECT (extract(epoch FROM pg_postmaster_start_time()) * 1000000)::bigint, \
@@ -289,25 +255,6 @@ const PLACED: &str = concat!(
     settled!(),
     ") FROM unnest($1::text[]) WITH ORDINALITY AS u(k, i) LEFT JOIN records r ON r.key = u.k"
 );
-
-/// The sizes are known without reading large values.
-macro_rules! scan {
-    ($where:literal) => {
-        concat!(
-            "SELECT key, version, created_at, updated_at, value, writer FROM ( \
-               SELECT key, version, created_at, updated_at, value, writer, \
-                 sum(octet_length(value)) OVER ( \
-                   ORDER BY key ROWS BETWEEN UNBOUNDED PRECEDING AND 2 PRECEDING) AS bytes \
-               FROM (SELECT *, xmin AS writer FROM records \
-                 WHERE key > $1 AND key >= $2 AND key < $3 AND NOT deleted ",
-            $where,
-            "ORDER BY key LIMIT $4) AS page \
-             ) AS page WHERE bytes IS NULL OR bytes < $5 ORDER BY key"
-        )
-    };
-}
-
-const SCAN: &str = scan!("");
 
 /// A version past that of the row, which a person may have set. What no database draws does not count,
 /// see [`terrace_core::Version::of_row`].
@@ -348,21 +295,6 @@ const PUT: &str = put!("");
 /// The same under an epoch. `terrace_shard_enter` is volatile: it takes its lock, and then looks in a snapshot
 /// of its own.
 const EPOCH_PUT: &str = put!("(SELECT terrace_shard_enter($4)) AND ");
-
-/// A sub-select without a column of the query is worked out once, before the first row is looked for.
-/// `terrace_shard_look` is stable, so it looks in the snapshot of the statement; it is called to raise only:
-/// a call costs about three times what looking costs.
-const EPOCH_READ: &str = read!(
-    " WHERE CASE WHEN (SELECT epoch FROM terrace_shard) = $3 THEN true ELSE terrace_shard_look($3) END"
-);
-
-const EPOCH_READ_WITHIN: &str = read_within!(
-    " WHERE CASE WHEN (SELECT epoch FROM terrace_shard) = $4 THEN true ELSE terrace_shard_look($4) END"
-);
-
-const EPOCH_SCAN: &str = scan!(
-    "AND CASE WHEN (SELECT epoch FROM terrace_shard) = $6 THEN true ELSE terrace_shard_look($6) END "
-);
 
 /// As [`PUT`], for writes of a journal: a row that has come as far is left alone and not answered. A
 /// deletion without a record leaves a row, too, with `created_at = updated_at`.
@@ -461,25 +393,6 @@ impl Statements {
         }
     }
 }
-
-/// The checkpoint of a read model, and for each of distinct keys its place, its row and whether it is
-/// parked: one snapshot.
-const READ_ROWS: &str = "SELECT p.source, p.epoch, p.place, u.i, k.key IS NOT NULL, \
-       r.version, r.deleted, r.created_at, r.updated_at, r.value, r.read_count, r.write_count \
-     FROM terrace_projection p LEFT JOIN unnest($1::text[]) WITH ORDINALITY AS u(k, i) ON true \
-     LEFT JOIN records r ON r.key = u.k LEFT JOIN terrace_parked k ON k.key = u.k \
-     WHERE p.name = 'live'";
-
-/// The same within a budget: the bytes of all values beside each row, which are left out when they are
-/// more.
-const READ_ROWS_WITHIN: &str = "SELECT source, epoch, place, i, parked, version, deleted, created_at, \
-       updated_at, CASE WHEN total <= $2 THEN value END, read_count, write_count, total \
-     FROM (SELECT p.source, p.epoch, p.place, u.i, k.key IS NOT NULL AS parked, r.version, r.deleted, \
-         r.created_at, r.updated_at, r.value, r.read_count, r.write_count, \
-         (sum(octet_length(r.value)) FILTER (WHERE NOT r.deleted) OVER ())::bigint AS total \
-       FROM terrace_projection p LEFT JOIN unnest($1::text[]) WITH ORDINALITY AS u(k, i) ON true \
-       LEFT JOIN records r ON r.key = u.k LEFT JOIN terrace_parked k ON k.key = u.k \
-       WHERE p.name = 'live') AS found";
 
 impl Statements {
     /// See [`READ_ROWS_WITHIN`].
