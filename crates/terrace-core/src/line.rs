@@ -222,9 +222,8 @@ impl<J> Line<J> {
     }
 
     /// Does what waits, up to `most` at a time, until the line is closed and empty. Should `work` panic,
-    /// nothing more is accepted, and what waits is dropped.
+    /// what it has taken is dropped, and what waits is for whoever serves next.
     pub fn serve(&self, most: Load, mut work: impl FnMut(&mut Vec<J>)) {
-        let _abandons = Abandons(self);
         let mut jobs = Vec::new();
         while self.wait_and_take(&mut jobs, most) {
             work(&mut jobs);
@@ -265,15 +264,6 @@ impl<J> Line<J> {
     fn state(&self) -> MutexGuard<'_, LineState<J>> {
         // Every change of the state is complete when a panic could happen, so poison means nothing.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// Abandons a line when it is dropped.
-struct Abandons<'a, J>(&'a Line<J>);
-
-impl<J> Drop for Abandons<'_, J> {
-    fn drop(&mut self) {
-        drop(self.0.abandon());
     }
 }
 

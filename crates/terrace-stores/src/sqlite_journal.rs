@@ -111,7 +111,9 @@ impl SqliteJournal {
         let work = Arc::clone(&shared);
         let thread = std::thread::Builder::new()
             .name("sqlite-journal".to_owned())
-            .spawn(move || worker::run(&work, &connection))
+            .spawn(move || {
+                work.runtime.keep_here("sqlite-journal", || worker::run(&work, &connection));
+            })
             .map_err(|error| {
                 let message = "a thread could not be started; raise the limit on processes";
                 Error::new(ErrorKind::Unavailable, message).caused_by(error)

@@ -3,8 +3,9 @@
 use std::any::Any;
 use std::collections::BTreeMap;
 use std::future::Future;
-use std::panic::AssertUnwindSafe;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use futures_util::FutureExt as _;
@@ -59,28 +60,29 @@ impl Runtime {
     where
         W: Future<Output = Result<()>> + Send + 'static,
     {
-        let runtime = self.clone();
+        let mut keeping = Keeping::new(self, name);
         self.spawn(name, async move {
-            let mut backoff = Backoff::new(PAUSES.0, PAUSES.1);
-            let keeping = Keeping::new(&runtime.kept);
             loop {
-                let begun = runtime.now();
+                let begun = keeping.runtime.now();
                 // What makes the work may panic, too.
                 let run = AssertUnwindSafe(async { work().await });
-                let why = match run.catch_unwind().await {
-                    Ok(Ok(())) => return,
-                    Ok(Err(error)) => error.to_string(),
-                    Err(panic) => format!("it panicked: {}", words(&*panic)),
-                };
-                if runtime.now() - begun >= STEADY {
-                    backoff.reset();
-                }
-                let times = keeping.failed(name);
-                tracing::error!(task = name, why, times, "background work failed; it starts again");
-                backoff.wait(&runtime).await;
-                keeping.starts(runtime.now());
+                let Some(pause) = keeping.failed(run.catch_unwind().await, begun) else { return };
+                keeping.runtime.sleep(pause).await;
+                keeping.starts();
             }
         })
+    }
+
+    /// As [`keep`](Self::keep), for work that blocks its thread, which is the caller's.
+    pub fn keep_here(&self, name: &'static str, mut work: impl FnMut() -> Result<()>) {
+        let mut keeping = Keeping::new(self, name);
+        loop {
+            let (begun, ended) = (self.now(), catch_unwind(AssertUnwindSafe(&mut work)));
+            let Some(pause) = keeping.failed(ended, begun) else { return };
+            // A pause that somebody cuts short is a shorter pause.
+            thread::park_timeout(pause);
+            keeping.starts();
+        }
     }
 
     /// A part of the tree for each kept work that has failed lately: degraded, and why.
@@ -105,31 +107,51 @@ impl Runtime {
     }
 }
 
-/// One kept work among the failures, as long as it is kept.
+/// One kept work, and its place among the failures.
 struct Keeping {
-    kept: Arc<Kept>,
+    runtime: Runtime,
+    name: &'static str,
+    backoff: Backoff,
     number: u64,
 }
 
 impl Keeping {
-    fn new(kept: &Arc<Kept>) -> Self {
-        let mut failures = kept.failures();
-        failures.next += 1;
-        Self { number: failures.next, kept: Arc::clone(kept) }
+    fn new(runtime: &Runtime, name: &'static str) -> Self {
+        let number = {
+            let mut failures = runtime.kept.failures();
+            failures.next += 1;
+            failures.next
+        };
+        let backoff = Backoff::new(PAUSES.0, PAUSES.1);
+        Self { runtime: runtime.clone(), name, backoff, number }
     }
 
-    /// Notes a failure; how many there were.
-    fn failed(&self, task: &'static str) -> u64 {
-        let mut failures = self.kept.failures();
-        let first = Failure { task, times: 0, started: None };
-        let failure = failures.all.entry(self.number).or_insert(first);
-        failure.times += 1;
-        failure.started = None;
-        failure.times
+    /// How long to rest before a run that ended in this way is followed by another; `None` when it is done.
+    fn failed(&mut self, ended: thread::Result<Result<()>>, begun: Instant) -> Option<Duration> {
+        let why = match ended {
+            Ok(Ok(())) => return None,
+            Ok(Err(error)) => error.to_string(),
+            Err(panic) => format!("it panicked: {}", words(&*panic)),
+        };
+        if self.runtime.now() - begun >= STEADY {
+            self.backoff.reset();
+        }
+        let times = {
+            let mut failures = self.runtime.kept.failures();
+            let first = Failure { task: self.name, times: 0, started: None };
+            let failure = failures.all.entry(self.number).or_insert(first);
+            failure.times += 1;
+            failure.started = None;
+            failure.times
+        };
+        let task = self.name;
+        tracing::error!(task, why, times, "background work failed; it starts again");
+        Some(self.backoff.next_pause(&self.runtime))
     }
 
-    fn starts(&self, now: Instant) {
-        if let Some(failure) = self.kept.failures().all.get_mut(&self.number) {
+    fn starts(&self) {
+        let now = self.runtime.now();
+        if let Some(failure) = self.runtime.kept.failures().all.get_mut(&self.number) {
             failure.started = Some(now);
         }
     }
@@ -137,7 +159,7 @@ impl Keeping {
 
 impl Drop for Keeping {
     fn drop(&mut self) {
-        self.kept.failures().all.remove(&self.number);
+        self.runtime.kept.failures().all.remove(&self.number);
     }
 }
 
@@ -191,6 +213,18 @@ mod tests {
         runtime.sleep(STEADY).await;
         assert_eq!(runtime.failures(), []);
         task.stop().await;
+    }
+
+    #[test]
+    fn work_of_a_thread_starts_again_on_it() {
+        let (runtime, mut runs) = (Runtime::seeded(1), 0);
+        runtime.keep_here("work", || {
+            runs += 1;
+            assert_ne!(runs, 1, "on purpose");
+            assert_eq!(runtime.failures().len(), 1);
+            Ok(())
+        });
+        assert_eq!((runs, runtime.failures()), (2, vec![]));
     }
 
     #[tokio::test(start_paused = true)]

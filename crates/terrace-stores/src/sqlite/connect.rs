@@ -136,3 +136,11 @@ fn set_up(connection: &Connection, options: &SqliteOptions) -> rusqlite::Result<
     }
     Ok(())
 }
+
+/// Ends what work that panicked has left open, so that it is no part of what comes next.
+pub(crate) fn end_transaction(connection: &Connection) -> Result<()> {
+    match connection.is_autocommit() {
+        true => Ok(()),
+        false => connection.execute_batch("ROLLBACK").map_err(failure::of),
+    }
+}

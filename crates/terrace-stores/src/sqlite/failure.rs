@@ -104,9 +104,12 @@ pub(crate) fn closed() -> Error {
     Error::new(ErrorKind::Unavailable, "the store is closed")
 }
 
-/// The error for calls when the threads that would serve them have died.
-pub(crate) fn dead() -> Error {
-    Error::new(ErrorKind::Unavailable, "the store has stopped after a defect; restart Terrace")
+/// The error for calls that were in hand when the thread that served them met a defect, which goes on.
+pub(crate) fn dropped() -> Error {
+    Error::new(
+        ErrorKind::Unavailable,
+        "the database of this level met a defect of Terrace; try again, and report it with the log",
+    )
 }
 
 /// The error for writes into a replica.

@@ -68,12 +68,8 @@ async fn ask(shared: &Shared) -> (Status, String) {
 /// What is known without asking.
 fn judge(shared: &Shared) -> (Status, String) {
     let vitals = &shared.vitals;
-    let (readers, writers) = (vitals.readers.load(Relaxed), vitals.writers.load(Relaxed));
     if shared.closing.load(Relaxed) {
         return (Status::Down, "closed".to_owned());
-    }
-    if writers == 0 || readers == 0 {
-        return (Status::Down, "its threads ended after a defect; restart Terrace".to_owned());
     }
     if !shared.file.is_there() {
         let note = "the file was moved, deleted or replaced; put it back and restart Terrace";
@@ -81,10 +77,6 @@ fn judge(shared: &Shared) -> (Status, String) {
     }
     if vitals.stalled(shared.runtime.now()) {
         return (Status::Down, "a COMMIT does not come back; check the disk".to_owned());
-    }
-    if readers < shared.options.connections.readers() {
-        let note = "a reader thread ended after a defect; the others go on; restart Terrace";
-        return (Status::Degraded, note.to_owned());
     }
     if let Some(trouble) = vitals.trouble() {
         return (Status::Degraded, format!("the last write failed: {trouble}"));

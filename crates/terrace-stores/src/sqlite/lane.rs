@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 
 use rusqlite::Connection;
-use terrace_core::{Error, ErrorKind, Line, Load, Refused, Result};
+use terrace_core::{Error, ErrorKind, Line, Load, Refused, Result, Runtime};
 use tokio::sync::oneshot;
 
 use super::connect;
@@ -26,17 +26,22 @@ impl Lane {
     /// Jobs that may wait; one more is refused as overloaded.
     const WAITING: usize = 1024;
 
-    pub(super) fn start(options: &SqliteOptions, name: &str) -> Result<Self> {
+    pub(super) fn start(
+        options: &SqliteOptions,
+        name: &'static str,
+        runtime: Runtime,
+    ) -> Result<Self> {
         let mut connection = connect::another(options)?;
         let jobs = Arc::new(Line::<Job>::new(Load::parts(Self::WAITING), 0));
         let line = Arc::clone(&jobs);
         let work = move || {
-            line.serve(Load::parts(1), |jobs| {
-                jobs.drain(..).for_each(|job| job(&mut connection));
-                // A job that failed half way leaves no transaction to the next one.
-                if !connection.is_autocommit() {
-                    let _nothing_more_can_be_done = connection.execute_batch("ROLLBACK");
-                }
+            runtime.keep_here(name, || {
+                line.serve(Load::parts(1), |jobs| {
+                    // A job that failed half way leaves no transaction to the next one.
+                    let _the_next_one_says_so = connect::end_transaction(&connection);
+                    jobs.drain(..).for_each(|job| job(&mut connection));
+                });
+                Ok(())
             });
         };
         let thread = thread::Builder::new().name(name.to_owned()).spawn(work).map_err(|error| {
@@ -65,12 +70,9 @@ impl Lane {
                     ErrorKind::Overloaded,
                     "too much waits for this file; try again later",
                 ),
-                Refused::Closed if self.is_closed() => {
-                    Error::new(ErrorKind::Unavailable, "the store is closed")
-                }
-                Refused::Closed => failure::dead(),
+                Refused::Closed => Error::new(ErrorKind::Unavailable, "the store is closed"),
             })?;
-        answer.await.unwrap_or_else(|_| Err(failure::dead()))
+        answer.await.unwrap_or_else(|_| Err(failure::dropped()))
     }
 
     /// Takes no more and waits for what was accepted.
@@ -81,10 +83,6 @@ impl Lane {
         if let Some(thread) = thread {
             let _its_panic_was_told = thread.join();
         }
-    }
-
-    fn is_closed(&self) -> bool {
-        self.thread().is_none()
     }
 
     fn thread(&self) -> MutexGuard<'_, Option<JoinHandle<()>>> {

@@ -85,7 +85,7 @@ pub(super) fn install(connection: &mut Connection, runtime: &Runtime) -> Result<
 
 impl SqliteLog {
     pub(super) fn open(name: Arc<str>, shared: Arc<Shared>) -> Result<Self> {
-        let lane = Arc::new(Lane::start(&shared.options, "sqlite-log")?);
+        let lane = Arc::new(Lane::start(&shared.options, "sqlite-log", shared.runtime.clone())?);
         let trim = TrimLog::new(Arc::clone(&lane), Arc::clone(&shared));
         let trim = walks::start(&shared.runtime, trim);
         Ok(Self { lane, name, shared, _trim: trim })

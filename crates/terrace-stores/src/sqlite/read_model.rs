@@ -44,8 +44,8 @@ impl SqliteReadModel {
         let mut first = connect::plain(&options, tables::examine)?;
         tables::make(&mut first)?;
         drop(turn);
-        let changes = Arc::new(Lane::start(&options, "sqlite-project")?);
-        let queries = Arc::new(Lane::start(&options, "sqlite-query")?);
+        let changes = Arc::new(Lane::start(&options, "sqlite-project", runtime.clone())?);
+        let queries = Arc::new(Lane::start(&options, "sqlite-query", runtime.clone())?);
         drop(first);
         Ok(Self { changes, queries, runtime })
     }

@@ -33,19 +33,24 @@ const LOG: &str = "SELECT value, version, created_at, updated_at, deleted, key F
 const FLOOR: &str = "SELECT value FROM meta WHERE name = 'floor'";
 
 /// Serves reads on a kept connection until the queue is closed and empty.
-pub(super) fn run_shared(shared: &Shared, connection: &Connection) {
-    let mut reader = match Reader::new(shared, connection) {
-        Ok(reader) => reader,
-        Err(error) => return tracing::error!(%error, "a SQLite reader cannot start"),
-    };
+///
+/// # Errors
+/// When its statements cannot be prepared.
+pub(super) fn run_shared(shared: &Shared, connection: &Connection) -> Result<()> {
+    connect::end_transaction(connection)?;
+    let mut reader = Reader::new(shared, connection).map_err(failure::of)?;
     let (mut jobs, most) = (Vec::new(), Load::parts(shared.options.max_read_batch));
     while shared.reads.wait_and_take(&mut jobs, most) {
         shared.vitals.measured(&shared.runtime, ThreadRole::Reader, || reader.serve(&mut jobs));
     }
+    Ok(())
 }
 
 /// Serves each read on a connection that is opened for it, until the queue is closed and empty.
-pub(super) fn run_per_request(shared: &Shared) {
+///
+/// # Errors
+/// None: each read is told its own.
+pub(super) fn run_per_request(shared: &Shared) -> Result<()> {
     let mut jobs = Vec::new();
     while shared.reads.wait_and_take(&mut jobs, Load::parts(1)) {
         shared.vitals.measured(&shared.runtime, ThreadRole::Reader, || {
@@ -59,6 +64,7 @@ pub(super) fn run_per_request(shared: &Shared) {
             }
         });
     }
+    Ok(())
 }
 
 /// One connection with its prepared statements.

@@ -75,7 +75,7 @@ impl Shared {
         let _ticket = self.reads.enter(job(reply), load).map_err(|why| self.refused(why))?;
         match self.runtime.within(deadline, answer).await {
             Some(Ok(result)) => result,
-            Some(Err(_)) => Err(failure::dead()),
+            Some(Err(_)) => Err(failure::dropped()),
             None => Err(Deadline::exceeded()),
         }
     }
@@ -108,8 +108,7 @@ impl Shared {
                 "too many requests wait for the database; try again a little later",
             )
             .retry_after(RETRY_AFTER),
-            Refused::Closed if self.closing.load(Ordering::Acquire) => failure::closed(),
-            Refused::Closed => failure::dead(),
+            Refused::Closed => failure::closed(),
         }
     }
 
@@ -127,11 +126,12 @@ impl Shared {
     }
 }
 
-/// Starts a thread whose end, in good order or by a panic, is noticed by all who wait for it.
+/// Starts a thread that goes on, whatever its work meets, until the store is closed. Its end is noticed by
+/// all who wait for it.
 pub(super) fn start(
     shared: &Arc<Shared>,
     role: ThreadRole,
-    work: impl FnOnce(&Shared) + Send + 'static,
+    mut work: impl FnMut(&Shared) -> Result<()> + Send + 'static,
 ) -> io::Result<thread::JoinHandle<()>> {
     let name = match role {
         ThreadRole::Reader => "sqlite-reader",
@@ -141,7 +141,14 @@ pub(super) fn start(
     shared.living.send_modify(|living| *living += 1);
     shared.vitals.started(role);
     let ending = Ending { shared: Arc::clone(shared), role };
-    thread::Builder::new().name(name.to_owned()).spawn(move || work(&ending.shared))
+    thread::Builder::new().name(name.to_owned()).spawn(move || {
+        let (shared, mut first) = (&*ending.shared, true);
+        shared.runtime.keep_here(name, || {
+            let again = !std::mem::replace(&mut first, false);
+            // What cannot be worked off must not keep a store from closing.
+            if again && shared.closing.load(Ordering::Acquire) { Ok(()) } else { work(shared) }
+        });
+    })
 }
 
 /// Says that a thread has ended, however it ended, so that nobody waits for it without end.
@@ -160,16 +167,13 @@ impl Drop for Ending {
                         .reads
                         .abandon()
                         .into_iter()
-                        .for_each(|job| job.refuse(failure::dead()));
+                        .for_each(|job| job.refuse(failure::dropped()));
                 }
                 ThreadRole::Writer => {
                     let left = self.shared.writes.abandon();
-                    left.into_iter().for_each(|job| drop(job.reply.send(Err(failure::dead()))));
+                    left.into_iter().for_each(|job| drop(job.reply.send(Err(failure::dropped()))));
                 }
             }
-        }
-        if !self.shared.closing.load(Ordering::Acquire) {
-            tracing::error!(role = ?self.role, left, "a SQLite thread ended; restart Terrace");
         }
         self.shared.living.send_modify(|living| *living -= 1);
     }

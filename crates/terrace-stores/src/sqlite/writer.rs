@@ -18,24 +18,26 @@ use super::{connect, failure};
 const COLLECT_FACTOR: usize = 2;
 
 /// Writes on the kept connection until the line is closed and empty.
-pub(super) fn run_shared(shared: &Shared, connection: &Connection) {
-    match Writer::new(shared, connection) {
-        Ok(mut writer) => {
-            while shared.writes.wait() {
-                let most = shared.options.max_group;
-                shared
-                    .vitals
-                    .measured(&shared.runtime, ThreadRole::Writer, || writer.commit_next(most));
-            }
-        }
-        Err(error) => return tracing::error!(%error, "the SQLite writer cannot start"),
+///
+/// # Errors
+/// When its statements cannot be prepared.
+pub(super) fn run_shared(shared: &Shared, connection: &Connection) -> Result<()> {
+    connect::end_transaction(connection)?;
+    let mut writer = Writer::new(shared, connection).map_err(failure::of)?;
+    while shared.writes.wait() {
+        let most = shared.options.max_group;
+        shared.vitals.measured(&shared.runtime, ThreadRole::Writer, || writer.commit_next(most));
     }
     checkpoint(connection);
+    Ok(())
 }
 
 /// Writes each batch on a connection opened for it, until the line is closed and empty. `anchor`
 /// stays open meanwhile, or each close would be the last one and would end the log with it.
-pub(super) fn run_per_request(shared: &Shared, anchor: &Connection) {
+///
+/// # Errors
+/// None: each batch is told its own.
+pub(super) fn run_per_request(shared: &Shared, anchor: &Connection) -> Result<()> {
     while shared.writes.wait() {
         shared.vitals.measured(&shared.runtime, ThreadRole::Writer, || {
             let connection = match connect::another(&shared.options) {
@@ -49,6 +51,7 @@ pub(super) fn run_per_request(shared: &Shared, anchor: &Connection) {
         });
     }
     checkpoint(anchor);
+    Ok(())
 }
 
 struct Writer<'c> {

@@ -8,6 +8,7 @@ use terrace_core::{
 use super::steps::Steps;
 use super::{Reply, Shared};
 use crate::journal::{Packed, outcome_unknown};
+use crate::sqlite::connect::end_transaction;
 use crate::sqlite::failure;
 
 /// Jobs of one transaction.
@@ -35,7 +36,11 @@ pub(super) enum Work {
 type Answer = Box<dyn FnOnce(Option<Error>) + Send>;
 
 /// Works until the line is closed and empty.
-pub(super) fn run(shared: &Shared, connection: &Connection) {
+///
+/// # Errors
+/// When a transaction that a defect has left open cannot be ended.
+pub(super) fn run(shared: &Shared, connection: &Connection) -> Result<()> {
+    end_transaction(connection)?;
     shared.jobs.serve(Load::parts(MOST), |jobs| {
         let (reads, writes): (Vec<_>, Vec<_>) = jobs.drain(..).partition(is_read);
         if !writes.is_empty() {
@@ -44,6 +49,7 @@ pub(super) fn run(shared: &Shared, connection: &Connection) {
         reads.into_iter().for_each(|job| look(shared, connection, job));
     });
     let _ = connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()));
+    Ok(())
 }
 
 fn is_read(job: &Job) -> bool {

@@ -5,7 +5,7 @@ use std::task::Poll;
 use std::time::Duration;
 
 use terrace_core::testkit::{key, value};
-use terrace_core::{ErrorKind, Idempotency, Runtime, Status, Store, StoreExt, Write, WriteOptions};
+use terrace_core::{ErrorKind, Idempotency, Runtime, Store, StoreExt, Write, WriteOptions};
 
 use super::{Database, Hands, background, inspected, occupied, waiting};
 
@@ -121,20 +121,22 @@ async fn batches_of_dropped_futures_are_whole() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_writer_that_dies_leaves_nobody_waiting() {
+async fn a_writer_that_panics_leaves_nobody_waiting_and_goes_on() {
     let database = Database::new();
     let hands = Hands::new();
-    let store = terrace_stores::SqliteStore::open(database.options(), hands.runtime()).unwrap();
+    let runtime = hands.runtime();
+    let store = terrace_stores::SqliteStore::open(database.options(), runtime.clone()).unwrap();
     store.put(key("a"), value("1")).await.unwrap();
     hands.set(|state| state.deadly = true);
     let error = store.put(key("a"), value("2")).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::OutcomeUnknown);
-    let error = inspected(&store, |tree| tree.status == Status::Down).await;
-    assert!(error.note.contains("restart"), "{error:?}");
-    let error = store.put(key("a"), value("3")).await.unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::Unavailable);
+    hands.set(|state| state.deadly = false);
     assert_eq!(store.get(&key("a")).await.unwrap().unwrap().value.as_str(), "1");
-    assert!(store.close().await.is_err(), "what was under way was not finished");
+    store.put(key("a"), value("3")).await.unwrap();
+    assert_eq!(store.get(&key("a")).await.unwrap().unwrap().value.as_str(), "3");
+    let told = runtime.failures();
+    assert!(told.len() == 1 && told[0].note.contains("\"sqlite-writer\""), "{told:?}");
+    store.close().await.unwrap();
 }
 
 #[tokio::test]
