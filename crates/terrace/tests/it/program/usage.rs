@@ -200,8 +200,8 @@ async fn the_doctor_names_rights_that_are_missing() {
     assert_eq!(exit, Some(0));
     let found: serde_json::Value = serde_json::from_str(&found).expect("JSON");
     let says = |what: &str| {
-        let all = found["findings"].as_array().expect("findings").iter();
-        let one = all.filter(|one| one["what"] == what && one["good"] == false).next();
+        let mut all = found["findings"].as_array().expect("findings").iter();
+        let one = all.find(|one| one["what"] == what && one["good"] == false);
         one.map(|one| one["says"].to_string()).unwrap_or_default()
     };
     let grants = ["`&{terrace:doctor}:invalidations`", "`~terrace:events:", "`~{terrace-journal:"];
