@@ -11,7 +11,7 @@ use futures_util::future::BoxFuture;
 use tokio::sync::oneshot;
 use tokio::task::yield_now;
 
-use crate::{Deadline, Error, ErrorKind, Line, LineCounts, Load, Refused, Result, Runtime};
+use crate::{Deadline, Error, ErrorKind, Key, Line, LineCounts, Load, Refused, Result, Runtime};
 
 /// Calls of one kind: those that wait, and up to [`BatchLimits::lanes`] batches under way. What comes
 /// while a batch is under way forms the next one, so nothing lingers and nothing waits for a timer.
@@ -69,6 +69,11 @@ pub trait Merge: fmt::Debug + Sized + Send + Sync + 'static {
         deadline: Deadline,
     ) -> BoxFuture<'a, Result<Vec<Vec<Self::Answer>>>>;
 
+    /// Whether a call has to do with one of these keys, which are [locked](Error::locked).
+    fn is_about(_: &[Self::Part], _: &[Key]) -> bool {
+        false
+    }
+
     /// The error for a call whose deadline passed after it was sent.
     fn expired() -> Error;
 
@@ -83,7 +88,7 @@ pub struct BatchCounts {
     pub line: LineCounts,
     /// Batches sent, split ones counted again.
     pub batches: u64,
-    /// Batches that were refused whole and tried again in halves.
+    /// Batches that were refused whole and tried again in parts.
     pub splits: u64,
 }
 
@@ -139,7 +144,8 @@ impl<M: Merge> Batcher<M> {
     }
 
     /// Sends a batch and answers its items; one that is refused for what it holds is tried again in
-    /// halves, until only the item that is wrong fails.
+    /// halves, until only the item that is wrong fails. One that met a lock is tried again without the
+    /// items whose rows are locked; where nobody knows which these are, item by item.
     async fn settle(&self, batch: Vec<BatchItem<M>>) {
         let mut todo = vec![batch];
         while let Some(mut batch) = todo.pop() {
@@ -157,6 +163,10 @@ impl<M: Merge> Batcher<M> {
                         let _ = item.reply.send(Ok(answer));
                     }
                 }
+                Err(error) if batch.len() > 1 && error.locked_keys().is_some() => {
+                    self.splits.fetch_add(1, Ordering::Relaxed);
+                    todo.extend(Self::without_locked(batch, &error));
+                }
                 Err(error) if batch.len() > 1 && !error.is_retryable() => {
                     self.splits.fetch_add(1, Ordering::Relaxed);
                     tracing::debug!(%error, calls = batch.len(), "refused batch is split");
@@ -171,6 +181,22 @@ impl<M: Merge> Batcher<M> {
                 }
             }
         }
+    }
+}
+
+impl<M: Merge> Batcher<M> {
+    /// Answers the items whose rows are locked; what to send again, the last part first.
+    fn without_locked(batch: Vec<BatchItem<M>>, error: &Error) -> Vec<Vec<BatchItem<M>>> {
+        let locked = error.locked_keys().unwrap_or_default();
+        let (stopped, rest): (Vec<_>, Vec<_>) =
+            batch.into_iter().partition(|item| M::is_about(&item.parts, locked));
+        if stopped.is_empty() {
+            return rest.into_iter().rev().map(|item| vec![item]).collect();
+        }
+        for item in stopped {
+            let _ = item.reply.send(Err(error.clone()));
+        }
+        if rest.is_empty() { Vec::new() } else { vec![rest] }
     }
 }
 

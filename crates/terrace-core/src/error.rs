@@ -6,6 +6,8 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::Key;
+
 /// What every fallible call of this crate answers.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
@@ -96,6 +98,7 @@ struct Inner {
     operation: &'static str,
     context: Vec<(&'static str, String)>,
     retry_after: Option<Duration>,
+    locked: Option<Arc<[Key]>>,
     source: Option<Arc<dyn StdError + Send + Sync>>,
 }
 
@@ -108,6 +111,7 @@ impl Error {
             operation: "",
             context: Vec::new(),
             retry_after: None,
+            locked: None,
             source: None,
         }))
     }
@@ -155,6 +159,14 @@ impl Error {
         self
     }
 
+    /// Says that rows of the batch are locked by another session, and nothing was applied: those of these
+    /// keys, and a batch without them may go through; or of some that nobody can name.
+    #[must_use]
+    pub fn locked(mut self, keys: impl Into<Arc<[Key]>>) -> Self {
+        self.inner().locked = Some(keys.into());
+        self
+    }
+
     /// The same failure seen as another kind, for layers that know more than their inner store.
     #[must_use]
     pub fn into_kind(mut self, kind: ErrorKind) -> Self {
@@ -180,6 +192,16 @@ impl Error {
     /// How long to wait before the next try, when the failing part knows.
     pub fn wait(&self) -> Option<Duration> {
         self.0.retry_after
+    }
+
+    /// See [`locked`](Self::locked): the keys, if they have a name; `None` when it is another failure.
+    pub fn locked_keys(&self) -> Option<&[Key]> {
+        self.0.locked.as_deref()
+    }
+
+    /// A fact for the log, by its name.
+    pub fn fact(&self, name: &str) -> Option<&str> {
+        self.0.context.iter().find(|(known, _)| *known == name).map(|(_, value)| value.as_str())
     }
 
     /// See [`ErrorKind::is_retryable`].

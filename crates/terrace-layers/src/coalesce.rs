@@ -1,5 +1,6 @@
 //! `Coalesce`: many small calls become few large ones.
 
+mod locked;
 mod merge;
 
 use std::fmt;
@@ -10,6 +11,7 @@ use terrace_core::{
     Page, Read, ReadOptions, Receipt, Result, Runtime, Scan, Store, Unit, Write, WriteOptions,
 };
 
+use self::locked::LockedKeys;
 use self::merge::{Reads, Writes};
 
 /// Merges concurrent reads into one batched read and concurrent writes into one batched write.
@@ -38,7 +40,9 @@ use self::merge::{Reads, Writes};
 /// **On delete.** As on write.
 ///
 /// **On failure.** A merged batch that is refused for what it holds (an error that is not
-/// retryable) is tried again in halves, so that one bad write fails alone. `Unavailable`,
+/// retryable) is tried again in halves, so that one bad write fails alone. One that met rows which
+/// another session [locks](terrace_core::Error::locked) is tried again at once without them; further
+/// writes of these keys go in a lane of their own until one succeeds. Other `Unavailable`,
 /// `Overloaded`, `DeadlineExceeded` and `OutcomeUnknown` go to all its callers. A merged call has
 /// the latest deadline of its callers; each caller waits until its own. If that passes before its
 /// call was taken into a batch, the call is withdrawn and the answer is `DeadlineExceeded`; later a
@@ -81,6 +85,9 @@ pub struct Coalesce {
     reads: Arc<Batcher<Reads>>,
     strong_reads: Arc<Batcher<Reads>>,
     writes: Arc<Batcher<Writes>>,
+    /// Of keys whose rows another session holds.
+    locked_writes: Arc<Batcher<Writes>>,
+    locked: Arc<LockedKeys>,
 }
 
 /// How much is merged, and how much may wait.
@@ -144,10 +151,17 @@ impl Coalesce {
             let merge = Reads { inner: Arc::clone(&inner), consistency };
             Batcher::new(merge, reading, runtime.clone())
         };
+        let locked = Arc::<LockedKeys>::default();
+        let writes = |lanes| {
+            let merge = Writes { inner: Arc::clone(&inner), locked: Arc::clone(&locked) };
+            Batcher::new(merge, BatchLimits { lanes, ..writing }, runtime.clone())
+        };
         Self {
             reads: reads(Consistency::Default),
             strong_reads: reads(Consistency::Strong),
-            writes: Batcher::new(Writes { inner: Arc::clone(&inner) }, writing, runtime),
+            writes: writes(options.write_lanes),
+            locked_writes: writes(1),
+            locked,
             inner,
             options,
         }
@@ -200,11 +214,12 @@ impl Store for Coalesce {
         batch: Vec<Write>,
         how: &'a WriteOptions,
     ) -> BoxFuture<'a, Result<Vec<Receipt>>> {
-        if self.merges(&batch, how) {
-            Box::pin(self.writes.call(batch, how.deadline))
-        } else {
-            self.inner.write(batch, how)
+        if !self.merges(&batch, how) {
+            return self.inner.write(batch, how);
         }
+        let free = self.locked.among(&batch).is_empty();
+        let queue = if free { &self.writes } else { &self.locked_writes };
+        Box::pin(queue.call(batch, how.deadline))
     }
 
     fn scan<'a>(&'a self, scan: &'a Scan, how: &'a ReadOptions) -> BoxFuture<'a, Result<Page>> {
@@ -223,23 +238,28 @@ impl Store for Coalesce {
                 .fact("max_waiting_writes", self.options.max_waiting_writes)
                 .fact("max_waiting_bytes", self.options.max_waiting_bytes);
             let (plain, strong) = (self.reads.counts(), self.strong_reads.counts());
-            let writes = self.writes.counts();
-            let (lines, waiting) = ([plain.line, strong.line, writes.line], writes.line.waiting);
+            let (writes, locked) = (self.writes.counts(), self.locked_writes.counts());
+            let lines = [plain.line, strong.line, writes.line, locked.line];
             let sum = |figure: fn(&LineCounts) -> u64| lines.iter().map(figure).sum();
             let count = |count: usize| count as u64;
             let reading = plain.line.waiting.parts + strong.line.waiting.parts;
+            let (waiting, beside) = (writes.line.waiting, locked.line.waiting);
             tree.counter("reads", plain.line.accepted + strong.line.accepted)
                 .counter("read_batches", plain.batches + strong.batches)
-                .counter("writes", writes.line.accepted)
-                .counter("write_batches", writes.batches)
-                .counter("splits", plain.splits + strong.splits + writes.splits)
+                .counter("writes", writes.line.accepted + locked.line.accepted)
+                .counter("write_batches", writes.batches + locked.batches)
+                .counter("splits", plain.splits + strong.splits + writes.splits + locked.splits)
                 .counter("withdrawn", sum(|line| line.withdrawn))
                 .counter("rejected", sum(|line| line.rejected))
                 .gauge("waiting_keys", count(reading), Unit::Count)
-                .gauge("waiting_writes", count(waiting.parts), Unit::Count)
-                .gauge("waiting_bytes", count(waiting.bytes), Unit::Bytes)
+                .gauge("waiting_writes", count(waiting.parts + beside.parts), Unit::Count)
+                .gauge("waiting_bytes", count(waiting.bytes + beside.bytes), Unit::Bytes)
                 .gauge("reads_in_flight", count(plain.line.lanes + strong.line.lanes), Unit::Count)
-                .gauge("writes_in_flight", count(writes.line.lanes), Unit::Count)
+                .gauge(
+                    "writes_in_flight",
+                    count(writes.line.lanes + locked.line.lanes),
+                    Unit::Count,
+                )
                 .needs(self.inner.inspect().await)
         })
     }
@@ -249,6 +269,7 @@ impl Store for Coalesce {
             self.reads.close().await;
             self.strong_reads.close().await;
             self.writes.close().await;
+            self.locked_writes.close().await;
             self.inner.close().await
         })
     }

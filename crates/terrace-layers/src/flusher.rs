@@ -4,8 +4,8 @@ mod open;
 
 use std::collections::HashMap;
 use std::fmt;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use terrace_core::{
@@ -95,7 +95,8 @@ struct FlushLoop {
     splits: AtomicU64,
     retries: AtomicU64,
     dead: AtomicU64,
-    troubled: AtomicBool,
+    /// Why writes are not applied, while they are not.
+    trouble: Mutex<Option<Error>>,
 }
 
 /// What became of a batch.
@@ -137,7 +138,7 @@ impl Flusher {
             splits: AtomicU64::new(0),
             retries: AtomicU64::new(0),
             dead: AtomicU64::new(0),
-            troubled: AtomicBool::new(false),
+            trouble: Mutex::default(),
         });
         let this = Arc::clone(&shared);
         let task = runtime.keep("flusher", move || {
@@ -165,8 +166,13 @@ impl Flusher {
             .counter("splits", count(&shared.splits))
             .counter("retries", count(&shared.retries))
             .counter("dead", count(&shared.dead));
-        if shared.troubled.load(Ordering::Relaxed) {
-            let note = "accepted writes cannot be applied; trying again";
+        if let Some(error) = &*shared.trouble() {
+            let holder = error.fact("holder").map(|holder| format!(" ({holder})"));
+            let note = format!(
+                "accepted writes cannot be applied; trying again: {}{}",
+                error.message(),
+                holder.unwrap_or_default()
+            );
             return tree.status(Status::Degraded, note);
         }
         tree
@@ -183,6 +189,11 @@ impl Flusher {
 }
 
 impl FlushLoop {
+    fn trouble(&self) -> MutexGuard<'_, Option<Error>> {
+        // It is one value, so poison means nothing.
+        self.trouble.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Never ends. What it holds open is still the journal's, which hands it out again.
     async fn run(&self) -> Result<()> {
         let mut awaited = self.acceptor.awaited();
@@ -290,14 +301,14 @@ impl FlushLoop {
                         tracing::info!("accepted writes are applied again");
                     }
                     backoff.reset();
-                    self.troubled.store(false, Ordering::Relaxed);
+                    *self.trouble() = None;
                     self.applied.fetch_add(batch.len() as u64, Ordering::Relaxed);
                 }
                 Sent::Again(error) => {
                     if !std::mem::replace(&mut failing, true) {
                         tracing::warn!(%error, "accepted writes cannot be applied; trying again");
                     }
-                    self.troubled.store(true, Ordering::Relaxed);
+                    *self.trouble() = Some(error);
                     self.retries.fetch_add(1, Ordering::Relaxed);
                     todo.push(batch);
                     backoff.wait(&self.runtime).await;
@@ -323,7 +334,7 @@ impl FlushLoop {
         // What the request itself is to blame for stays so. Anything else may be the whole store's
         // trouble, as long as nothing else gets through; but there may be nothing else.
         let own_fault = error.kind() == ErrorKind::InvalidInput
-            || !self.troubled.swap(true, Ordering::Relaxed)
+            || self.trouble().replace(error.clone()).is_none()
             || (item.tries >= Flusher::TRIES * PATIENCE && self.answers(&item).await);
         if own_fault && item.tries >= Flusher::TRIES {
             tracing::error!(%error, sequence = %item.sequence, "an accepted write is set aside");

@@ -24,6 +24,7 @@ mod doubts;
 mod history;
 mod idempotency;
 mod inspect;
+mod locked;
 pub mod log;
 mod member;
 mod migrate;
@@ -150,7 +151,7 @@ impl PostgresStore {
     fn assemble(options: PostgresOptions, connector: Connector, runtime: Runtime) -> Result<Self> {
         let pool = Pool::new(connector, &options.source, runtime.clone())?;
         let member = options.member.then(Arc::default);
-        let worker = Worker::new(pool, runtime, options.statement_timeout, member);
+        let worker = Worker::new(pool, runtime, options.timeouts(), member);
         let (health, logged, held) = (Health::default(), options.change_log, Held::default());
         let tombstones = Tombstones::new(worker.clone(), options.tombstones_kept_for);
         let mut tasks = vec![

@@ -8,6 +8,9 @@ use terrace_core::{
     BatchItem, BoxFuture, Change, Consistency, Deadline, Error, ErrorKind, Key, Merge, Read,
     ReadOptions, Receipt, Result, Store, Write, WriteOptions,
 };
+
+use super::locked::LockedKeys;
+
 /// Reads of one consistency.
 #[derive(Debug)]
 pub(crate) struct Reads {
@@ -64,6 +67,7 @@ impl Merge for Reads {
 #[derive(Debug)]
 pub(crate) struct Writes {
     pub(crate) inner: Arc<dyn Store>,
+    pub(crate) locked: Arc<LockedKeys>,
 }
 
 impl Merge for Writes {
@@ -88,17 +92,21 @@ impl Merge for Writes {
             let how = WriteOptions { deadline, ..WriteOptions::default() };
             if let [only] = batch {
                 let writes = mem::take(&mut only.parts);
-                return Ok(vec![self.inner.write(writes, &how).await?]);
+                return Ok(vec![self.write(writes, &how).await?]);
             }
             let mut writes = Vec::with_capacity(weight(batch));
             // Copied, because a refused batch is split and tried again.
             writes.extend(batch.iter().flat_map(|item| &item.parts).cloned());
-            let receipts = self.inner.write(writes, &how).await?;
+            let receipts = self.write(writes, &how).await?;
             if receipts.len() != weight(batch) {
                 return Err(Self::lost());
             }
             cut(batch, receipts.into_iter()).ok_or_else(Self::lost)
         })
+    }
+
+    fn is_about(batch: &[Write], locked: &[Key]) -> bool {
+        batch.iter().any(|write| locked.contains(&write.key))
     }
 
     fn expired() -> Error {
@@ -113,6 +121,19 @@ impl Merge for Writes {
         let message = "a defect ended this write, which may or may not have been applied; read the \
                        key, or repeat with an Idempotency-Key, and report it";
         Error::new(ErrorKind::OutcomeUnknown, message).during(Self::OPERATION)
+    }
+}
+
+impl Writes {
+    /// Writes, and notes which keys are locked, and which no longer.
+    async fn write(&self, writes: Vec<Write>, how: &WriteOptions) -> Result<Vec<Receipt>> {
+        let were_locked = self.locked.among(&writes);
+        let done = self.inner.write(writes, how).await;
+        match &done {
+            Ok(_) => self.locked.remove(&were_locked),
+            Err(error) => self.locked.add(error),
+        }
+        done
     }
 }
 

@@ -1,5 +1,7 @@
 //! `Coalesce`: what is merged, what is kept apart, and who is told what when it fails.
 
+mod locked;
+
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;

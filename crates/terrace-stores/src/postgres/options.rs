@@ -33,6 +33,9 @@ pub struct PostgresOptions {
     pub source: ConnectionSource,
     /// The longest that the server works on one statement. Default 5 s.
     pub statement_timeout: Duration,
+    /// The longest that a statement waits for a row or table that another session holds, before the store
+    /// looks what holds it; zero waits as long as the statement may take. Default 1 s.
+    pub lock_timeout: Duration,
     /// The longest that one host may take to accept a connection. Default 3 s.
     pub connect_timeout: Duration,
     /// Whether this server is one of a primary and its replicas: it may take no writes now and take
@@ -119,6 +122,7 @@ impl PostgresOptions {
             shard: false,
             source: ConnectionSource::Pooled(PoolOptions::default()),
             statement_timeout: Duration::from_secs(5),
+            lock_timeout: Duration::from_secs(1),
             connect_timeout: Duration::from_secs(3),
             member: false,
             application_name: "terrace".to_owned(),
@@ -127,6 +131,11 @@ impl PostgresOptions {
             keepalives_idle: Duration::from_secs(30),
             tcp_user_timeout: Duration::from_secs(10),
         }
+    }
+
+    /// The longest that a statement works, and waits for a lock.
+    pub(super) fn timeouts(&self) -> (Duration, Duration) {
+        (self.statement_timeout, self.lock_timeout)
     }
 
     /// What kind of database its sessions are with.
@@ -208,10 +217,12 @@ impl PostgresOptions {
     /// table has grown; so it is told.
     fn session_settings(&self, asked: &[(String, String)]) -> Result<Settings> {
         let timeout = self.statement_timeout.as_millis();
+        let lock = self.lock_timeout.as_millis();
         let idle = (self.statement_timeout * 2).as_millis();
         let own = [
             ("search_path", self.schema.as_str()),
             ("statement_timeout", &timeout.to_string()),
+            ("lock_timeout", &lock.to_string()),
             ("idle_in_transaction_session_timeout", &idle.to_string()),
             // Later statements of a transaction must see what was committed while it waited for a lock.
             ("default_transaction_isolation", "read committed"),

@@ -46,12 +46,14 @@ impl PostgresReadModel {
     /// # Errors
     /// As [`PostgresStore::connect`](super::PostgresStore::connect).
     pub async fn connect(options: PostgresOptions, runtime: Runtime) -> Result<Self> {
+        // Batches of one row's changes wait for each other, and what waits loses nothing.
+        let options = PostgresOptions { lock_timeout: Duration::ZERO, ..options };
         let connector = super::connector(&options, Dialect::ReadModel, &runtime)?;
         let mut first = connector.open_first().await?;
         tables::make(first.client(), &options.schema).await?;
         drop(first);
         let pool = Pool::new(connector, &options.source, runtime.clone())?;
-        let worker = Worker::new(pool, runtime, options.statement_timeout, None);
+        let worker = Worker::new(pool, runtime, options.timeouts(), None);
         worker.pool.tend().await?;
         let upkeep = Mutex::new(Some(super::upkeep(worker.clone(), false)));
         let (schema, health) = (options.schema, Health::default());

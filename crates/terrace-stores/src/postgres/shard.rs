@@ -32,7 +32,7 @@ use super::tables::{self, Table};
 use super::{LogBegin, PostgresOptions, PostgresStore};
 
 /// The class of the advisory lock of writers and changes; the object is the table.
-const LOCK: i32 = 1_952_805_492;
+pub(super) const LOCK: i32 = 1_952_805_492;
 /// The class of the advisory lock of who moves slots.
 const MOVING: i32 = 1_952_805_493;
 

@@ -28,6 +28,8 @@ pub(super) enum Remedy {
     PrepareAgain,
     /// The session is gone and nothing was applied: do it again in another.
     Reconnect,
+    /// Another session holds what is needed, and nothing was applied: do it again while there is time.
+    Wait,
     /// The server takes no writes: every session must be looked up anew, then answer.
     LookUpHosts,
 }
@@ -53,10 +55,16 @@ fn remedy_of(code: &SqlState, fatal: bool, stage: Stage) -> Remedy {
         SqlState::FEATURE_NOT_SUPPORTED | SqlState::INVALID_SQL_STATEMENT_NAME => {
             Remedy::PrepareAgain
         }
+        SqlState::LOCK_NOT_AVAILABLE => Remedy::Wait,
         SqlState::READ_ONLY_SQL_TRANSACTION => Remedy::LookUpHosts,
         _ if fatal && stage == Stage::Harmless => Remedy::Reconnect,
         _ => Remedy::None,
     }
+}
+
+/// Whether another session held what the statement needed; nothing was applied.
+pub(super) fn is_locked(error: &tokio_postgres::Error) -> bool {
+    error.code() == Some(&SqlState::LOCK_NOT_AVAILABLE)
 }
 
 /// Whether nobody knows what became of what was sent.
@@ -174,7 +182,12 @@ fn refusal(code: &SqlState, fatal: bool, stage: Stage) -> (ErrorKind, &'static s
         SqlState::T_R_DEADLOCK_DETECTED | SqlState::T_R_SERIALIZATION_FAILURE => {
             (Overloaded, OUTRUN)
         }
-        SqlState::LOCK_NOT_AVAILABLE | SqlState::OUT_OF_MEMORY => {
+        SqlState::LOCK_NOT_AVAILABLE => (
+            Overloaded,
+            "another session has locked a table of Terrace, as a change of the schema does, and \
+             nothing was changed; try again when its transaction has ended",
+        ),
+        SqlState::OUT_OF_MEMORY => {
             (Overloaded, "the database is short of locks or memory; try again later")
         }
         SqlState::UNDEFINED_TABLE

@@ -42,6 +42,11 @@ impl Progress {
         self.committing.store(true, Ordering::Relaxed);
     }
 
+    /// The server refused what was sent, and nothing of it was applied.
+    pub(super) fn nothing_applied(&self) {
+        self.committing.store(false, Ordering::Relaxed);
+    }
+
     /// A transaction is open, or no longer.
     pub(super) fn in_transaction(&self, open: bool) {
         self.in_transaction.store(open, Ordering::Relaxed);

@@ -34,6 +34,8 @@ pub(super) struct Worker {
     /// The longest that an answer is waited for, whatever the deadline says: longer than the server
     /// works on the statements, so it acts only when the server does not answer at all.
     pub(super) patience: Duration,
+    /// The longest that a statement waits for a lock.
+    pub(super) lock_timeout: Duration,
     /// What is known of the server, when it is one of several.
     pub(super) member: Option<Arc<Member>>,
     /// The furthest [`terrace_core::Place::settled`] of a write.
@@ -49,7 +51,7 @@ impl Worker {
     pub(super) fn new(
         pool: Pool,
         runtime: Runtime,
-        statement_timeout: Duration,
+        (statement_timeout, lock_timeout): (Duration, Duration),
         member: Option<Arc<Member>>,
     ) -> Self {
         let pool = Arc::new(pool);
@@ -57,11 +59,19 @@ impl Worker {
         let patience = statement_timeout * 2 + Duration::from_secs(1);
         let apart = Arc::new(Apart::new(Arc::clone(&pool), runtime.clone(), patience));
         let (settled, doubts) = (Arc::default(), Arc::default());
-        Self { pool, runtime, patience, member, settled, doubts, apart }
+        Self { pool, runtime, patience, lock_timeout, member, settled, doubts, apart }
     }
 
     /// How often work is begun again because others were faster.
     const RACES: u32 = 10;
+
+    /// How often work is begun again because another session holds a table.
+    const WAITS: u32 = 30;
+
+    /// Whether a further try can wait for a lock and answer in time.
+    fn may_wait(&self, deadline: Deadline) -> bool {
+        !deadline.passed(self.runtime.now() + self.lock_timeout * 2)
+    }
 
     /// Does work that nobody waits for.
     pub(super) async fn tend<W: Work>(&self, work: &W) -> Result<W::Answer> {
@@ -82,7 +92,7 @@ impl Worker {
     async fn attempts<W: Work>(&self, work: &W, deadline: Deadline) -> Result<W::Answer> {
         deadline.check(self.runtime.now())?;
         let mut lease = self.acquire(deadline).await?;
-        let (mut races, mut reconnects, mut preparations) = (0, 0, 0);
+        let (mut races, mut waits, mut reconnects, mut preparations) = (0, 0, 0, 0);
         loop {
             let Unfinished { failure, stage, open } =
                 match self.attempt(work, &mut lease, deadline).await {
@@ -121,6 +131,10 @@ impl Worker {
             match remedy {
                 Remedy::Again if W::ELSEWHERE && self.member.is_some() => {
                     return Err(member::conflict(error));
+                }
+                // The last try must be answered before the deadline, or nobody knows what came of it.
+                Remedy::Wait if !open && waits < Self::WAITS && self.may_wait(deadline) => {
+                    waits += 1
                 }
                 Remedy::Again if races < Self::RACES => races += 1,
                 Remedy::PrepareAgain if preparations == 0 => {

@@ -14,10 +14,11 @@ use tokio_postgres::types::Type;
 
 use super::connection::Connection;
 use super::idempotency::{Claim, Remembered};
+use super::locked;
 use super::plan::{Placed, Plan, Puts, Rows, plan};
 use super::read::version;
 use super::snapshot::{Transaction, event};
-use super::sqlstate::{because, outcome_unknown, under_no_epoch};
+use super::sqlstate::{because, is_locked, outcome_unknown, under_no_epoch};
 use super::statements::{Dialect, NO_EPOCH, Parameter, Sql};
 use super::work::{Failure, Progress, Work, corrupt};
 
@@ -35,6 +36,22 @@ impl Work for WriteBatch<'_> {
     const OPERATION: &'static str = "write";
 
     async fn run(
+        &self,
+        connection: &Connection,
+        progress: &Progress,
+    ) -> Result<Vec<Receipt>, Failure> {
+        match self.apply(connection, progress).await {
+            Err(Failure::Driver(error)) if is_locked(&error) && !progress.is_in_transaction() => {
+                progress.nothing_applied();
+                Err(locked::look(connection, self.batch, error).await)
+            }
+            done => done,
+        }
+    }
+}
+
+impl WriteBatch<'_> {
+    async fn apply(
         &self,
         connection: &Connection,
         progress: &Progress,

@@ -14,6 +14,7 @@ mod commits_alone;
 mod copied_files;
 mod crashes;
 mod failover;
+mod held_rows;
 mod idempotency_keys;
 mod invented_tokens;
 mod journals;

@@ -72,7 +72,9 @@ async fn change(
     let durable = "SELECT set_config('synchronous_commit', 'on', true) \
          WHERE current_setting('synchronous_commit') = 'off'";
     transaction.batch_execute(durable).await.map_err(refused)?;
-    let alone = format!("SELECT pg_advisory_xact_lock({LOCK}, {}::int)", number_of_table(schema));
+    let table = number_of_table(schema);
+    let alone =
+        format!("SET LOCAL lock_timeout = 0; SELECT pg_advisory_xact_lock({LOCK}, {table}::int)");
     transaction.batch_execute(&alone).await.map_err(refused)?;
     let update = "UPDATE terrace_shard SET epoch = $2, state = $3 WHERE epoch = $1";
     let (before, after, text) = (signed(from), signed(to.epoch), text(to)?);

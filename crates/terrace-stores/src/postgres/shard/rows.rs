@@ -28,7 +28,9 @@ impl Inner {
         };
         let mut alone = self.open().await?;
         let table = number_of_table(&self.schema);
-        let lock = format!("BEGIN; SELECT pg_advisory_xact_lock({LOCK}, {table}::int)");
+        let lock = format!(
+            "BEGIN; SET LOCAL lock_timeout = 0; SELECT pg_advisory_xact_lock({LOCK}, {table}::int)"
+        );
         alone.client().batch_execute(&lock).await.map_err(refused)?;
         quiet.await?;
         begin(&mut session).await?;

@@ -56,7 +56,8 @@ impl Gate {
     /// Installs a trigger, and closes the gate for this key.
     pub(super) async fn close(url: &str, key: &str) -> Self {
         let function = format!(
-            "CREATE OR REPLACE FUNCTION public.gate() RETURNS trigger LANGUAGE plpgsql AS
+            "CREATE OR REPLACE FUNCTION public.gate() RETURNS trigger LANGUAGE plpgsql
+             SET lock_timeout = 0 AS
              $$ BEGIN IF new.key = '{key}' THEN PERFORM pg_advisory_xact_lock_shared(815); END IF;
              RETURN new; END $$"
         );

@@ -1,0 +1,62 @@
+//! Keys whose rows another session held when they were last written.
+
+use std::collections::HashSet;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use terrace_core::{Error, Key, Write};
+
+/// They are written beside the others, until a write of them succeeds.
+#[derive(Debug, Default)]
+pub(crate) struct LockedKeys {
+    any: AtomicBool,
+    keys: Mutex<HashSet<Key>>,
+}
+
+impl LockedKeys {
+    /// How many are remembered. A key that is forgotten holds up one batch, and is found again.
+    const MOST: usize = 4096;
+
+    fn keys(&self) -> MutexGuard<'_, HashSet<Key>> {
+        // Every change of the set is complete when a panic could happen, so poison means nothing.
+        self.keys.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Those of a batch.
+    pub(crate) fn among(&self, batch: &[Write]) -> Vec<Key> {
+        if !self.any.load(Ordering::Relaxed) {
+            return Vec::new();
+        }
+        let keys = self.keys();
+        batch.iter().map(|write| &write.key).filter(|key| keys.contains(*key)).cloned().collect()
+    }
+
+    /// Takes in what a write failed for.
+    pub(crate) fn add(&self, error: &Error) {
+        let Some(locked) = error.locked_keys().filter(|locked| !locked.is_empty()) else { return };
+        let mut keys = self.keys();
+        if keys.len() + locked.len() > Self::MOST {
+            keys.clear();
+        }
+        let before = keys.len();
+        keys.extend(locked.iter().take(Self::MOST).cloned());
+        if keys.len() > before {
+            let holder = error.fact("holder").unwrap_or("unknown");
+            tracing::warn!(
+                rows = locked.len(),
+                holder,
+                "another session holds rows; writes of them fail"
+            );
+        }
+        self.any.store(true, Ordering::Relaxed);
+    }
+
+    /// They can be written again.
+    pub(crate) fn remove(&self, written: &[Key]) {
+        if !written.is_empty() {
+            let mut keys = self.keys();
+            keys.retain(|key| !written.contains(key));
+            self.any.store(!keys.is_empty(), Ordering::Relaxed);
+        }
+    }
+}

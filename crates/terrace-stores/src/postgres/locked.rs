@@ -1,0 +1,74 @@
+//! What holds up a write that has waited long enough for a lock.
+
+use std::time::Duration;
+
+use terrace_core::{Error, ErrorKind, Key, Write};
+use tokio_postgres::types::Type;
+
+use super::connection::Connection;
+use super::shard::LOCK;
+use super::sqlstate::because;
+use super::work::Failure;
+
+/// Looks which rows of a batch another session holds. That is found in the rows, which name the
+/// transaction that locked them; a row that is being inserted shows itself to nobody.
+///
+/// Where a table is locked, or what a shard has is being changed, everybody waits: the failure stays
+/// what it is, and the write is tried again.
+pub(super) async fn look(
+    connection: &Connection,
+    batch: &[Write],
+    error: tokio_postgres::Error,
+) -> Failure {
+    let table = connection.ask(&table_is_locked(), &[]).await;
+    if table.is_ok_and(|rows| rows.first().is_some_and(|row| row.try_get(0).unwrap_or(false))) {
+        return Failure::Driver(error);
+    }
+    let mut keys: Vec<_> = batch.iter().map(|write| write.key.as_str()).collect();
+    keys.sort_unstable();
+    keys.dedup();
+    let found = connection.ask(HELD, &[(&keys, Type::TEXT_ARRAY)]).await.unwrap_or_default();
+    let column = |row: &tokio_postgres::Row, column| row.try_get::<_, String>(column).ok();
+    let mut locked: Vec<_> =
+        found.iter().filter_map(|row| Key::new(column(row, 0)?).ok()).collect();
+    // What is one key's can only be that key's.
+    if let (true, [only]) = (locked.is_empty(), &*keys) {
+        locked.extend(Key::new(*only));
+    }
+    let holder = found.first().and_then(|row| column(row, 1));
+    let explained = Error::new(ErrorKind::Unavailable, LOCKED)
+        .retry_after(Duration::from_secs(1))
+        .locked(locked)
+        .with("holder", holder.unwrap_or_else(|| "a transaction that inserts a row".to_owned()));
+    Failure::Refused(because(explained, error))
+}
+
+const LOCKED: &str = "another session holds the row of a key in an open transaction, and nothing was \
+                      changed; try again when that transaction has ended";
+
+/// Whether another session has, or is about to get, a lock of all records that keeps writers out.
+fn table_is_locked() -> String {
+    format!(
+        "SELECT EXISTS (SELECT FROM pg_locks WHERE pid IS DISTINCT FROM pg_backend_pid() \
+           AND database = (SELECT oid FROM pg_database WHERE datname = current_database()) \
+           AND (locktype = 'relation' AND relation = 'records'::regclass AND mode IN \
+               ('ShareLock', 'ShareRowExclusiveLock', 'ExclusiveLock', 'AccessExclusiveLock') \
+             OR locktype = 'advisory' AND classid = {LOCK} AND mode = 'ExclusiveLock'))"
+    )
+}
+
+/// Rows whose transaction is older than a statement waits, and waits for nobody itself: who does has
+/// waited as long as this write, and is about to give up, too.
+const HELD: &str = "WITH held AS MATERIALIZED (SELECT * FROM pg_locks) \
+     SELECT r.key, concat_ws(', ', 'pid ' || l.pid, 'prepared transaction ' || p.gid, \
+         'application ' || nullif(a.application_name, ''), 'user ' || a.usename, \
+         'since ' || to_char(coalesce(a.xact_start, p.prepared) AT TIME ZONE 'UTC', \
+           'YYYY-MM-DD HH24:MI:SS') || ' UTC') \
+     FROM records r JOIN held l ON l.locktype = 'transactionid' AND l.granted \
+         AND l.mode = 'ExclusiveLock' AND l.transactionid = r.xmax \
+       LEFT JOIN pg_stat_activity a ON a.pid = l.pid \
+       LEFT JOIN pg_prepared_xacts p ON p.transaction = r.xmax \
+     WHERE r.key = ANY ($1) AND l.pid IS DISTINCT FROM pg_backend_pid() \
+       AND coalesce(a.xact_start, p.prepared, '-infinity') \
+         <= clock_timestamp() - current_setting('lock_timeout')::interval \
+       AND NOT EXISTS (SELECT FROM held w WHERE w.pid = l.pid AND NOT w.granted)";
