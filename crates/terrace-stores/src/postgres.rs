@@ -50,7 +50,7 @@ mod worker;
 mod write;
 
 use std::fmt;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -319,7 +319,7 @@ impl PostgresStore {
                 self.worker.settled.fetch_max(place.settled.get(), Ordering::Relaxed);
             }
         }
-        let work = WriteBatch { batch: &batch, request, epoch };
+        let work = WriteBatch { batch: &batch, request, epoch, again: AtomicBool::new(false) };
         self.worker.perform(&work, how.deadline).await
     }
 

@@ -1,5 +1,6 @@
 //! What holds up a write that has waited long enough for a lock.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use terrace_core::{Error, ErrorKind, Key, Write};
@@ -14,10 +15,12 @@ use super::work::Failure;
 /// transaction that locked them; a row that is being inserted shows itself to nobody.
 ///
 /// Where a table is locked, or what a shard has is being changed, everybody waits: the failure stays
-/// what it is, and the write is tried again.
+/// what it is, and the write is tried again. So is one that other writers of Terrace are before, and once
+/// (`again`) the write of one key that nothing is seen to hold.
 pub(super) async fn look(
     connection: &Connection,
     batch: &[Write],
+    again: &AtomicBool,
     error: tokio_postgres::Error,
 ) -> Failure {
     let table = connection.ask(&table_is_locked(), &[]).await;
@@ -29,13 +32,22 @@ pub(super) async fn look(
     keys.dedup();
     let found = connection.ask(HELD, &[(&keys, Type::TEXT_ARRAY)]).await.unwrap_or_default();
     let column = |row: &tokio_postgres::Row, column| row.try_get::<_, String>(column).ok();
+    let (own, others): (Vec<_>, Vec<_>) =
+        found.iter().partition(|row| row.try_get(2).unwrap_or(false));
     let mut locked: Vec<_> =
-        found.iter().filter_map(|row| Key::new(column(row, 0)?).ok()).collect();
-    // What is one key's can only be that key's.
+        others.iter().filter_map(|row| Key::new(column(row, 0)?).ok()).collect();
+    // Writers of one key stand in a line.
+    if locked.is_empty() && !own.is_empty() {
+        return Failure::Driver(error);
+    }
+    // What is one key's can only be that key's, unless it is free by now.
     if let (true, [only]) = (locked.is_empty(), &*keys) {
+        if !again.swap(true, Ordering::Relaxed) {
+            return Failure::Driver(error);
+        }
         locked.extend(Key::new(*only));
     }
-    let holder = found.first().and_then(|row| column(row, 1));
+    let holder = others.first().and_then(|row| column(row, 1));
     let explained = Error::new(ErrorKind::Unavailable, LOCKED)
         .retry_after(Duration::from_secs(1))
         .locked(locked)
@@ -57,18 +69,20 @@ fn table_is_locked() -> String {
     )
 }
 
-/// Rows whose transaction is older than a statement waits, and waits for nobody itself: who does has
-/// waited as long as this write, and is about to give up, too.
+/// Rows, what holds them, and whether that is a session of Terrace. Of others those whose transaction is
+/// older than a statement waits, and waits for nobody itself: who does has waited as long as this write.
 const HELD: &str = "WITH held AS MATERIALIZED (SELECT * FROM pg_locks) \
      SELECT r.key, concat_ws(', ', 'pid ' || l.pid, 'prepared transaction ' || p.gid, \
          'application ' || nullif(a.application_name, ''), 'user ' || a.usename, \
          'since ' || to_char(coalesce(a.xact_start, p.prepared) AT TIME ZONE 'UTC', \
-           'YYYY-MM-DD HH24:MI:SS') || ' UTC') \
+           'YYYY-MM-DD HH24:MI:SS') || ' UTC'), \
+       coalesce(a.application_name = current_setting('application_name'), false) \
      FROM records r JOIN held l ON l.locktype = 'transactionid' AND l.granted \
          AND l.mode = 'ExclusiveLock' AND l.transactionid = r.xmax \
        LEFT JOIN pg_stat_activity a ON a.pid = l.pid \
        LEFT JOIN pg_prepared_xacts p ON p.transaction = r.xmax \
      WHERE r.key = ANY ($1) AND l.pid IS DISTINCT FROM pg_backend_pid() \
-       AND coalesce(a.xact_start, p.prepared, '-infinity') \
-         <= clock_timestamp() - current_setting('lock_timeout')::interval \
-       AND NOT EXISTS (SELECT FROM held w WHERE w.pid = l.pid AND NOT w.granted)";
+       AND (a.application_name = current_setting('application_name') \
+         OR coalesce(a.xact_start, p.prepared, '-infinity') \
+             <= clock_timestamp() - current_setting('lock_timeout')::interval \
+           AND NOT EXISTS (SELECT FROM held w WHERE w.pid = l.pid AND NOT w.granted))";

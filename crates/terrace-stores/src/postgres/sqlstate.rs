@@ -184,7 +184,7 @@ fn refusal(code: &SqlState, fatal: bool, stage: Stage) -> (ErrorKind, &'static s
         }
         SqlState::LOCK_NOT_AVAILABLE => (
             Overloaded,
-            "another session has locked a table of Terrace, as a change of the schema does, and \
+            "another session has locked a table or row, as a change of the schema does, and \
              nothing was changed; try again when its transaction has ended",
         ),
         SqlState::OUT_OF_MEMORY => {

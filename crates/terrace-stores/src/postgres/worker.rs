@@ -68,9 +68,10 @@ impl Worker {
     /// How often work is begun again because another session holds a table.
     const WAITS: u32 = 30;
 
-    /// Whether a further try can wait for a lock and answer in time.
-    fn may_wait(&self, deadline: Deadline) -> bool {
-        !deadline.passed(self.runtime.now() + self.lock_timeout * 2)
+    /// Whether a further try can wait for a lock and answer in time: when the deadline passes meanwhile,
+    /// nobody knows what came of it.
+    fn may_wait(&self, waits: u32, deadline: Deadline) -> bool {
+        waits < Self::WAITS && !deadline.passed(self.runtime.now() + self.lock_timeout * 2)
     }
 
     /// Does work that nobody waits for.
@@ -132,10 +133,7 @@ impl Worker {
                 Remedy::Again if W::ELSEWHERE && self.member.is_some() => {
                     return Err(member::conflict(error));
                 }
-                // The last try must be answered before the deadline, or nobody knows what came of it.
-                Remedy::Wait if !open && waits < Self::WAITS && self.may_wait(deadline) => {
-                    waits += 1
-                }
+                Remedy::Wait if !open && self.may_wait(waits, deadline) => waits += 1,
                 Remedy::Again if races < Self::RACES => races += 1,
                 Remedy::PrepareAgain if preparations == 0 => {
                     preparations += 1;

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use futures_util::future::join5;
 use terrace_core::{
@@ -28,6 +29,8 @@ pub(super) struct WriteBatch<'a> {
     pub(super) request: Option<&'a Idempotency>,
     /// The epoch under which they are made, on a shard.
     pub(super) epoch: i64,
+    /// Whether they were tried again because nothing was seen to hold their row.
+    pub(super) again: AtomicBool,
 }
 
 impl Work for WriteBatch<'_> {
@@ -43,7 +46,7 @@ impl Work for WriteBatch<'_> {
         match self.apply(connection, progress).await {
             Err(Failure::Driver(error)) if is_locked(&error) && !progress.is_in_transaction() => {
                 progress.nothing_applied();
-                Err(locked::look(connection, self.batch, error).await)
+                Err(locked::look(connection, self.batch, &self.again, error).await)
             }
             done => done,
         }

@@ -122,7 +122,7 @@ async fn what_a_url_asks_for_is_honoured_or_refused_by_name() {
         assert_eq!(error.kind(), ErrorKind::InvalidInput, "{error}");
         assert!(error.message().contains(name), "{more}: {error}");
     }
-    let weak = store("options=-c%20synchronous_commit%3Doff%20--lock_timeout=7s").await;
+    let weak = store("options=-c%20synchronous_commit%3Doff%20--work_mem=7MB").await;
     let weak = weak.expect("known settings");
     let receipt = weak.put(key("a"), value("1")).await.expect("a put");
     assert_eq!(receipt.durability, terrace_core::Durability::Accepted, "it is in force");

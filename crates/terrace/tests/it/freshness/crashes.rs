@@ -201,7 +201,7 @@ async fn nothing_is_promised_of_unlogged_records() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nothing_is_promised_of_unlogged_idempotency_keys() {
-    nothing_is_promised_of_an_unlogged("idempotency", 1).await;
+    nothing_is_promised_of_an_unlogged("terrace_idempotency", 1).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
