@@ -126,7 +126,8 @@ async fn what_is_advised_for_a_lost_table_works() {
             assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
             assert!(error.message().contains("restore the file"), "{error}");
         }
-        drop(store);
+        // Stopped first, as the message says.
+        let _without_its_table = store.close().await;
         let error = refusal(database.options());
         assert!(error.message().contains("restore the file"), "{table}: {error}");
         std::fs::rename(database.path(), database.directory.path().join("lost")).unwrap();
