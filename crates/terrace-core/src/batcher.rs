@@ -149,6 +149,11 @@ impl<M: Merge> Batcher<M> {
     async fn settle(&self, batch: Vec<BatchItem<M>>) {
         let mut todo = vec![batch];
         while let Some(mut batch) = todo.pop() {
+            // Who has been told that nobody knows may have gone on from there.
+            batch.retain(|item| !item.reply.is_closed());
+            if batch.is_empty() {
+                continue;
+            }
             let deadlines = batch.iter().map(|item| item.deadline);
             let deadline = deadlines.reduce(Deadline::max).unwrap_or_default();
             self.batches.fetch_add(1, Ordering::Relaxed);
@@ -175,6 +180,11 @@ impl<M: Merge> Batcher<M> {
                     todo.push(batch);
                 }
                 Err(error) => {
+                    // What waits for the same row would wait as long, and hold up the others.
+                    let locked = error.locked_keys().unwrap_or_default();
+                    for rest in &mut todo {
+                        batch.extend(rest.extract_if(.., |it| M::is_about(&it.parts, locked)));
+                    }
                     for item in batch {
                         let _ = item.reply.send(Err(error.clone()));
                     }

@@ -224,8 +224,9 @@ impl Journal for SqliteJournal {
             self.shared.jobs.close();
             self.shared.arrived.notify_waiters();
             let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
-            // It ends with the commit under way.
-            while thread.as_ref().is_some_and(|thread| !thread.is_finished()) {
+            // It ends with the commit under way, also when it rests after a failure.
+            while let Some(thread) = thread.as_ref().filter(|thread| !thread.is_finished()) {
+                thread.thread().unpark();
                 self.shared.runtime.sleep(Duration::from_millis(1)).await;
             }
             Ok(())

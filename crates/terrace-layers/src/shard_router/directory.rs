@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::join_all;
+use terrace_core::history::origin;
 use terrace_core::{
     Backoff, BoxFuture, Breaker, Deadline, Error, ErrorKind, Member, Result, Runtime, Shard,
     ShardState, Store,
@@ -224,13 +225,16 @@ impl Directory {
         }
     }
 
-    /// Before anything is written: each shard is a database of its own, whatever it is called.
+    /// Before anything is written: each shard is a database of its own, whatever it is called. A copy of
+    /// another is not, as tokens of the one would be those of a lost life to the other.
     fn check_each_once(&self) -> Result<()> {
         let mut seen = BTreeMap::new();
         for node in &self.nodes {
             let Some(shard) = &node.shard else { continue };
-            if let Some(other) = seen.insert(shard.history(), &node.address) {
-                let message = "two shards are the same database; give each one of its own";
+            let origin = origin(&shard.history()).to_owned();
+            if let Some(other) = seen.insert(origin, &node.address) {
+                let message = "two shards are the same database, or one is a copy of the other; give \
+                               each a new, empty one of its own";
                 let error = Error::invalid(message).with("shard", host(&node.address).to_owned());
                 return Err(error.with("and", host(other).to_owned()));
             }

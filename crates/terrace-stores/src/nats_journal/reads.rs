@@ -9,7 +9,7 @@ use async_nats::jetstream::stream::{Info, LastRawMessageErrorKind, State, Stream
 use futures_util::stream::{self, StreamExt as _, TryStreamExt as _};
 use terrace_core::{DeadLetter, Idempotency, JournalEntry, Progress, Result, Sequence};
 
-use super::link::{End, Link, failed, writes_of};
+use super::link::{End, Link, failed, unreachable, writes_of};
 use super::publish::unframed;
 use crate::journal::{corrupt, decode};
 
@@ -108,6 +108,9 @@ impl Link {
         let earlier = self.dead_sequences().await?;
         let subjects = streams.entries.info_with_subjects(">");
         let mut found = self.timed(subjects).await?.map_err(failed)?;
+        if epoch_of(&found.info) != end.epoch {
+            return Err(unreachable()); // made anew meanwhile
+        }
         let state = found.info.state.clone();
         let mut writes = 0;
         let mut again = None::<Sequence>;

@@ -192,14 +192,14 @@ impl Connection {
         self.durability.0.get()
     }
 
-    /// How safe the commits are that were just answered. Where they were to wait for a standby, somebody
-    /// may have let them go on without: by ending the wait, of which the server warns, or by taking the
-    /// setting back, which has to be asked for.
-    pub(super) async fn committed(&self) -> Durability {
-        const STILL: &str = "SELECT current_setting('synchronous_standby_names') <> ''";
-        let (promised, alone) = &self.durability;
-        let durability = promised.get();
-        let alone = alone.swap(false, Ordering::AcqRel);
+    /// How safe the commits are that were just answered, and were to be as safe as this when they were
+    /// sent. Where they were to wait for a standby, somebody may have let them go on without: by ending
+    /// the wait, of which the server warns, or by taking a setting back, which has to be asked for.
+    pub(super) async fn committed(&self, promised: Durability) -> Durability {
+        const STILL: &str = "SELECT current_setting('synchronous_standby_names') <> '' \
+             AND current_setting('synchronous_commit') IN ('on', 'remote_apply')";
+        let alone = self.durability.1.swap(false, Ordering::AcqRel);
+        let durability = self.durability().min(promised);
         if durability < Durability::Replicated {
             return durability;
         }

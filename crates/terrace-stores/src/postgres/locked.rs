@@ -1,6 +1,5 @@
 //! What holds up a write that has waited long enough for a lock.
 
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use terrace_core::{Error, ErrorKind, Key, Write};
@@ -15,12 +14,12 @@ use super::work::Failure;
 /// transaction that locked them; a row that is being inserted shows itself to nobody.
 ///
 /// Where a table is locked, or what a shard has is being changed, everybody waits: the failure stays
-/// what it is, and the write is tried again. So is one that other writers of Terrace are before, and once
-/// (`again`) the write of one key that nothing is seen to hold.
+/// what it is, and the write is tried again. So is one that other writers of Terrace are before, and one
+/// that `waits`, of one key that nothing is seen to hold.
 pub(super) async fn look(
     connection: &Connection,
     batch: &[Write],
-    again: &AtomicBool,
+    waits: bool,
     error: tokio_postgres::Error,
 ) -> Failure {
     let table = connection.ask(&table_is_locked(), &[]).await;
@@ -42,7 +41,7 @@ pub(super) async fn look(
     }
     // What is one key's can only be that key's, unless it is free by now.
     if let (true, [only]) = (locked.is_empty(), &*keys) {
-        if !again.swap(true, Ordering::Relaxed) {
+        if waits {
             return Failure::Driver(error);
         }
         locked.extend(Key::new(*only));

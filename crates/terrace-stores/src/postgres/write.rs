@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use futures_util::future::join5;
 use terrace_core::{
@@ -46,7 +46,9 @@ impl Work for WriteBatch<'_> {
         match self.apply(connection, progress).await {
             Err(Failure::Driver(error)) if is_locked(&error) && !progress.is_in_transaction() => {
                 progress.nothing_applied();
-                Err(locked::look(connection, self.batch, &self.again, error).await)
+                // Who waits for the first answer to a request, or once more, waits on.
+                let waits = self.request.is_some() || !self.again.swap(true, Ordering::Relaxed);
+                Err(locked::look(connection, self.batch, waits, error).await)
             }
             done => done,
         }
@@ -59,6 +61,7 @@ impl WriteBatch<'_> {
         connection: &Connection,
         progress: &Progress,
     ) -> Result<Vec<Receipt>, Failure> {
+        let promised = connection.durability();
         // Each change of a database with a log is in it, also one that the batch supersedes.
         let logged = connection.dialect == Dialect::Logged;
         let puts = Puts::of(self.batch).filter(|puts| !logged || puts.superseded == 0);
@@ -78,7 +81,7 @@ impl WriteBatch<'_> {
                 }
             }
         };
-        let durability = connection.committed().await;
+        let durability = connection.committed(promised).await;
         let position = transaction.map_or(Position::NONE, |it| connection.position(it));
         let token = Token::of(Arc::clone(&connection.history), position);
         let receipt = |(outcome, version): (Outcome, Version)| Receipt {

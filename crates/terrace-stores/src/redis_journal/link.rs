@@ -202,8 +202,6 @@ impl Link {
         ask.arg("server").arg("replication");
         let info = match self.timed(ask.query_async::<String>(live)).await {
             Ok(info) => info,
-            // Not every user may ask.
-            Err(lost) if lost.refusal() == Some(Refusal::Command) => return Ok(()),
             Err(lost) => return Err(self.failed(lost, Sent::Harmless)),
         };
         let of = |name: &str| {

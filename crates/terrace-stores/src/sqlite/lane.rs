@@ -81,6 +81,8 @@ impl Lane {
         // Not under the lock: whoever is refused meanwhile looks there.
         let thread = self.thread().take();
         if let Some(thread) = thread {
+            // It may rest after a failure.
+            thread.thread().unpark();
             let _its_panic_was_told = thread.join();
         }
     }

@@ -70,3 +70,34 @@ async fn where_it_has_no_name_each_call_goes_alone() {
     let done = join_all(calls).await;
     assert_eq!(done.iter().map(Result::is_ok).collect::<Vec<_>>(), [true, false, true]);
 }
+
+#[tokio::test(start_paused = true)]
+async fn what_waits_for_the_same_row_waits_once() {
+    let (store, mut hand) = coalesce(one_lane());
+    let how = WriteOptions::default();
+    let all: [&[&str]; 4] = [&["held"], &["b"], &["held"], &["held"]];
+    let calls = merged(&store, &mut hand, &how, &all).await;
+    hand.write().await.answer(locked(&[]));
+    hand.write().await.answer(locked(&["held"]));
+    let call = hand.write().await;
+    assert_eq!(names(&call.batch), ["b"]);
+    call.applied(2);
+    let done = join_all(calls).await;
+    assert_eq!(done.iter().map(Result::is_ok).collect::<Vec<_>>(), [false, true, false, false]);
+}
+
+/// Who was told that nobody knows may have written again since.
+#[tokio::test(start_paused = true)]
+async fn a_call_that_was_given_up_is_not_sent_again() {
+    let (store, mut hand) = coalesce(one_lane());
+    let how = WriteOptions::default();
+    let mut calls = merged(&store, &mut hand, &how, &[&["a"], &["held"], &["c"]]).await;
+    let call = hand.write().await;
+    drop(calls.remove(0));
+    call.answer(locked(&["held"]));
+    let call = hand.write().await;
+    assert_eq!(names(&call.batch), ["c"]);
+    call.applied(2);
+    let done = join_all(calls).await;
+    assert_eq!(done.iter().map(Result::is_ok).collect::<Vec<_>>(), [false, true]);
+}

@@ -8,6 +8,28 @@ use super::{WATCH, pause, until};
 
 const WAITING: &str = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'SyncRep'";
 
+/// A commit that waits for nobody, since a moment, has not been waited for.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn when_commits_no_longer_wait() {
+    let server = replicated(0, &[]).await.primary;
+    let field = Field::on(1, server.url()).await;
+    let a = field.instance("a").await;
+    let set = async |setting: &str| {
+        sql(&field.database, &format!("ALTER SYSTEM SET {setting}")).await;
+        sql(&field.database, "SELECT pg_reload_conf()").await;
+        let (name, value) = setting.split_once(" = ").expect("a setting");
+        until("it is set", async || {
+            sql(&field.database, &format!("SHOW {name}")).await == value.trim_matches('\'')
+        })
+        .await;
+    };
+    set("synchronous_standby_names = 'nobody'").await;
+    pause(WATCH * 2).await;
+    set("synchronous_commit = 'local'").await;
+    let write = a.writes("k", "new").await;
+    assert_eq!(write.durability.as_deref(), Some("committed"), "{write}");
+}
+
 /// No standby confirms anything: what is answered is committed, and not replicated.
 async fn no_more_is_said_than_was_waited_for(release: &str) {
     let server = replicated(0, &[]).await.primary;
