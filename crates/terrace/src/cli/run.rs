@@ -122,8 +122,8 @@ struct Running {
     address: SocketAddr,
     whole: Arc<dyn Whole>,
     server: Task,
-    // Ends with the session.
-    _watch: Task,
+    /// Tells in the log how the level is.
+    watch: Task,
 }
 
 impl Session {
@@ -209,7 +209,7 @@ impl Session {
         let watch = runtime.keep("health watch", move || {
             watch_health(level.number, Arc::clone(&watched), clock.clone())
         });
-        Ok(Some(Running { level, address, whole, server, _watch: watch }))
+        Ok(Some(Running { level, address, whole, server, watch }))
     }
 
     /// What the work answers, or `None` when a stop is asked for first.
@@ -251,12 +251,14 @@ impl Session {
 
 /// Ends serving, then closes the stores, so that what was accepted is finished.
 async fn drain(running: Vec<Running>, at_once: bool) {
-    for Running { level, whole, server, .. } in running {
+    for Running { level, whole, server, watch, .. } in running {
         if at_once {
             server.stop().await;
         } else {
             server.await;
         }
+        // What closes is not unwell.
+        watch.stop().await;
         if let Err(error) = whole.close().await {
             tracing::warn!(level = level.number, %error, "the stores did not close in order");
         }
