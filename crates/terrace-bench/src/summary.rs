@@ -195,6 +195,7 @@ fn sentence(
             thousands(rate)
         ));
     }
+    parts.extend(halves(target));
     if let Some(ratio) = summary.hit_ratio.filter(|ratio| *ratio > 0.0) {
         parts.push(format!("{:.0} % of reads from a cache", ratio * 100.0));
     }
@@ -264,4 +265,17 @@ pub fn millis(ms: f64) -> String {
         ms if ms >= 10.0 => format!("{ms:.1} ms"),
         ms => format!("{ms:.2} ms"),
     }
+}
+
+/// The medians of reads and writes, which a cache moves apart.
+fn halves(target: &TargetFigures) -> Option<String> {
+    let half = |(operation, word): (&str, &str)| {
+        let open = target.phases.iter().filter(|phase| phase.kind == Kind::Open);
+        let all: Vec<_> = open.filter_map(|phase| phase.operations.get(operation)).collect();
+        let p50 = median(all.iter().map(|latency| latency.p50));
+        (!all.is_empty()).then(|| format!("of the {word} within {}", millis(p50)))
+    };
+    let all: Vec<_> =
+        [("read", "reads"), ("update", "writes")].into_iter().filter_map(half).collect();
+    (!all.is_empty()).then(|| format!("half {}", all.join(", ")))
 }
