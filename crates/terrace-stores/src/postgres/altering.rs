@@ -9,7 +9,8 @@ use super::sqlstate::{Stage, because, explain};
 /// Waits for the others, who alter tables of the same schema, until the transaction ends.
 pub(super) async fn lock(transaction: &Transaction<'_>, schema: &str) -> Result<()> {
     // Others may hold the lock for as long as a large table is being rewritten.
-    let settings = "SET LOCAL statement_timeout = '10min'; SET LOCAL lock_timeout = 0; SET LOCAL client_min_messages = 'warning'";
+    let settings = "SET LOCAL statement_timeout = '10min'; SET LOCAL lock_timeout = 0; \
+         SET LOCAL client_min_messages = 'warning'";
     run(transaction, settings).await?;
     let lock = "SELECT pg_advisory_xact_lock(1952805490, hashtext($1))";
     transaction.execute(lock, &[&schema]).await.map_err(failed).map(drop)

@@ -176,10 +176,13 @@ mod tests {
         let store = PostgresStore::connect(options, Runtime::system()).await.unwrap();
         let connector = store.worker.pool.connector();
         let hand = connector.open().await.unwrap();
-        let old = "INSERT INTO terrace_idempotency (key, fingerprint, result, created_at) SELECT                    i::text, '', '[]', now() - interval '1 hour' * (i / 100)                    FROM generate_series(1, 6000) AS i";
+        let old = "INSERT INTO terrace_idempotency (key, fingerprint, result, created_at) \
+             SELECT i::text, '', '[]', now() - interval '1 hour' * (i / 100) \
+             FROM generate_series(1, 6000) AS i";
         hand.command(old).await.unwrap();
         while forget_old(&store.worker).await.unwrap() {}
-        let left = "DO $$ BEGIN ASSERT (SELECT count(*) FROM terrace_idempotency) BETWEEN 2300 AND 2499;                     END $$";
+        let left = "DO $$ BEGIN ASSERT (SELECT count(*) FROM terrace_idempotency) BETWEEN 2300 AND 2499; \
+             END $$";
         hand.command(left).await.expect("a day is left");
     }
 }
