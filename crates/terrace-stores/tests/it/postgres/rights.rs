@@ -10,23 +10,23 @@ use terrace_stores::{PostgresOptions, PostgresReadModel, PostgresShard, Postgres
 use super::{key, session, value};
 
 /// A role of one test, and the URL of its database as this role.
-pub(super) struct Role {
+pub(super) struct DatabaseRole {
     pub(super) name: String,
     pub(super) url: String,
 }
 
-pub(super) async fn role(hand: &tokio_postgres::Client, url: &str, what: &str) -> Role {
+pub(super) async fn role(hand: &tokio_postgres::Client, url: &str, what: &str) -> DatabaseRole {
     let (server, database) = url.rsplit_once('/').expect("a path");
     let (_, host) = server.rsplit_once('@').expect("a user");
     let name = format!("{what}_{database}");
     let create = format!("CREATE ROLE {name} LOGIN PASSWORD 'secret'");
     hand.batch_execute(&create).await.expect("a role");
     let url = format!("postgres://{name}:secret@{host}/{database}");
-    Role { name, url }
+    DatabaseRole { name, url }
 }
 
 /// What is granted for a schema whose tables exist.
-async fn grant_data(hand: &tokio_postgres::Client, schema: &str, role: &Role) {
+async fn grant_data(hand: &tokio_postgres::Client, schema: &str, role: &DatabaseRole) {
     let name = &role.name;
     let grants = format!(
         "GRANT USAGE ON SCHEMA {schema} TO {name}; \
