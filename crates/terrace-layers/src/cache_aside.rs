@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use terrace_core::{
     BoxFuture, Cache, Deadline, Error, ErrorKind, Generations, Inspection, Key, Page, Read,
-    ReadOptions, Receipt, Result, Runtime, Scan, Status, Store, Write, WriteOptions,
+    ReadOptions, Receipt, Result, Runtime, Scan, Status, Store, Version, Write, WriteOptions,
 };
 use tokio::sync::watch;
 
@@ -168,6 +168,25 @@ impl CacheAside {
             closed: AtomicBool::new(false),
         };
         Self { shared: Arc::new(shared) }
+    }
+
+    /// Does what writes these keys in another way than by [`Store::write`], and tells the cache: an
+    /// append to what is read here, or changes of another database that are applied. `versions` are
+    /// the keys' versions by the answer. Everything else is as on a write.
+    ///
+    /// # Errors
+    /// Of `work`, and as of a write.
+    pub async fn tell_of<T: Send + 'static>(
+        &self,
+        keys: Vec<Key>,
+        work: BoxFuture<'static, Result<T>>,
+        versions: fn(&T) -> Vec<(Key, Version)>,
+    ) -> Result<T> {
+        let written = move |keys: &[Key], result: &Result<T>| match result {
+            Ok(answer) => versions(answer),
+            Err(error) => writes::doubtful(keys, error),
+        };
+        writes::run(&self.shared, keys, work, Box::new(written)).await
     }
 
     /// Forgets everything that is cached, for every instance that shares the cache.

@@ -6,29 +6,43 @@ use std::sync::Arc;
 
 use futures_util::FutureExt as _;
 use terrace_core::{
-    Deadline, Error, ErrorKind, Key, Outcome, Receipt, Result, Version, Write, WriteOptions,
+    BoxFuture, Deadline, Error, ErrorKind, Key, Outcome, Receipt, Result, Version, Write,
+    WriteOptions,
 };
 use tokio::sync::oneshot;
 
 use super::Shared;
 
-/// Writes in a task of its own: a caller that goes away cannot come between commit and
-/// invalidation.
+/// Writes to the inner store, and tells the cache.
 pub(super) async fn write(
     shared: &Arc<Shared>,
     batch: Vec<Write>,
     how: &WriteOptions,
 ) -> Result<Vec<Receipt>> {
+    let keys = batch.iter().map(|write| write.key.clone()).collect();
+    let (inner, how) = (Arc::clone(&shared.inner), how.clone());
+    let work = async move { inner.write(batch, &how).await };
+    run(shared, keys, Box::pin(work), Box::new(written)).await
+}
+
+/// Does what writes these keys, in a task of its own: a caller that goes away cannot come between
+/// commit and invalidation.
+pub(super) async fn run<T: Send + 'static>(
+    shared: &Arc<Shared>,
+    keys: Vec<Key>,
+    work: BoxFuture<'static, Result<T>>,
+    written: Written<T>,
+) -> Result<T> {
     let (reply, answer) = oneshot::channel();
-    let (task, how) = (Arc::clone(shared), how.clone());
-    let doubt = Doubt::new(Arc::clone(shared), &batch);
+    let task = Arc::clone(shared);
+    let doubt = Doubt::new(Arc::clone(shared), keys);
     // Looked at once this write is counted: `close` either waits for it or has refused it.
     if let Err(closed) = shared.open() {
         doubt.settled();
         return Err(closed);
     }
     let work = async move {
-        let result = task.write(batch, &how, doubt).await;
+        let result = task.write(work, written, doubt).await;
         let _ = reply.send(result);
     };
     shared.runtime.spawn("cache-aside write", work).detach();
@@ -37,6 +51,9 @@ pub(super) async fn write(
         Err(without_an_answer())
     })
 }
+
+/// What the cache has to be told of keys, by what came of the write.
+type Written<T> = Box<dyn Fn(&[Key], &Result<T>) -> Vec<(Key, Version)> + Send>;
 
 fn without_an_answer() -> Error {
     let message = "the write ended without an answer and may have been applied; read the record";
@@ -51,9 +68,8 @@ struct Doubt {
 }
 
 impl Doubt {
-    fn new(shared: Arc<Shared>, batch: &[Write]) -> Self {
+    fn new(shared: Arc<Shared>, keys: Vec<Key>) -> Self {
         shared.writing.send_modify(|writing| *writing += 1);
-        let keys = batch.iter().map(|write| write.key.clone()).collect();
         Self { shared, keys }
     }
 
@@ -73,18 +89,18 @@ impl Drop for Doubt {
 }
 
 impl Shared {
-    async fn write(
+    async fn write<T>(
         self: &Arc<Self>,
-        batch: Vec<Write>,
-        how: &WriteOptions,
+        work: BoxFuture<'static, Result<T>>,
+        written: Written<T>,
         doubt: Doubt,
-    ) -> Result<Vec<Receipt>> {
+    ) -> Result<T> {
         // What panicked may have sent the write, which may still come: its keys are kept out.
-        let work = AssertUnwindSafe(async { self.inner.write(batch, how).await });
+        let work = AssertUnwindSafe(work);
         let result = work.catch_unwind().await.unwrap_or_else(|_| Err(without_an_answer()));
         let told = self.tell(written(&doubt.keys, &result)).await;
         doubt.settled();
-        result.and_then(|receipts| told.map(|()| receipts))
+        result.and_then(|answer| told.map(|()| answer))
     }
 
     /// Tells the cache, or everybody not to believe it; returns when one of the two is done.
@@ -122,12 +138,20 @@ pub(crate) fn written(keys: &[Key], result: &Result<Vec<Receipt>>) -> Vec<(Key, 
                 *version = written.max(*version);
             }
         }
-        Err(error) if may_have_been_applied(error.kind()) => {
-            newest.extend(keys.iter().map(|key| (key, Version::UNKNOWN)));
-        }
-        Err(_) => {}
+        Err(error) => return doubtful(keys, error),
     }
     newest.into_iter().map(|(key, version)| (key.clone(), version)).collect()
+}
+
+/// The same for a write that failed.
+pub(super) fn doubtful(keys: &[Key], error: &Error) -> Vec<(Key, Version)> {
+    if !may_have_been_applied(error.kind()) {
+        return Vec::new();
+    }
+    let mut keys = keys.to_vec();
+    keys.sort_unstable();
+    keys.dedup();
+    keys.into_iter().map(|key| (key, Version::UNKNOWN)).collect()
 }
 
 /// By the contract only `OutcomeUnknown`; kinds that report a defect are not believed.

@@ -3,7 +3,8 @@
 use std::fmt;
 
 use terrace_core::{
-    BoxFuture, ErrorKind, Inspection, Page, Read, Receipt, Result, Scan, Status, WriteOptions,
+    BoxFuture, Error, ErrorKind, Inspection, Page, Read, Receipt, Result, Scan, Status,
+    WriteOptions,
 };
 
 use super::*;
@@ -322,6 +323,26 @@ async fn a_write_that_panics_is_of_unknown_outcome() {
     assert_eq!(read.origin, Origin::PRIMARY);
     sleep(Duration::from_secs(1)).await;
     assert_eq!(store.inspect().await.status, Status::Healthy);
+    store.get(&key).await.unwrap();
+    assert_eq!(cached(&cache, &key), None, "the write may still come");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_write_past_the_store_is_told_also_when_its_outcome_is_unknown() {
+    let (inner, cache) = (Arc::<MemoryStore>::default(), memory_cache());
+    let store = over(inner.clone(), cache.clone(), CacheAsideOptions::default());
+    let (key, past) = (key("a"), inner.clone());
+    store.put(key.clone(), value("old")).await.unwrap();
+    store.get(&key).await.unwrap();
+    let (written, name) = (value("new"), key.clone());
+    let work = async move { Ok((name.clone(), past.put(name, written).await?.version)) };
+    let told = store.tell_of(vec![key.clone()], Box::pin(work), |done| vec![done.clone()]).await;
+    assert_eq!(cached(&cache, &key), None, "{told:?}");
+    let read = store.get(&key).await.unwrap().unwrap();
+    assert_eq!((read.value.as_str(), cached(&cache, &key)), ("new", Some(read.version.get())));
+    let lost = Error::new(ErrorKind::OutcomeUnknown, "the connection is gone");
+    let work = Box::pin(async move { Err::<(), _>(lost) });
+    store.tell_of(vec![key.clone()], work, |()| Vec::new()).await.unwrap_err();
     store.get(&key).await.unwrap();
     assert_eq!(cached(&cache, &key), None, "the write may still come");
 }
