@@ -11,6 +11,7 @@
 //!   them: [`Follower`];
 //! - the port of what one server of a primary and its replicas says of itself: [`Node`];
 //! - the port of a database that is one of several shards: [`Shard`];
+//! - the ports of documents and of transactions: [`Documents`], [`Ledger`];
 //! - the port of durable, ordered queues of accepted writes: [`Journal`];
 //! - one [`Error`], with a kind for each way in which a caller would act differently;
 //! - time, randomness and background work as parameters: [`Runtime`];
@@ -38,12 +39,15 @@ mod breaker;
 pub mod cache;
 pub mod change_log;
 mod decide;
+mod documents;
 mod error;
 mod follower;
 pub mod history;
 mod inspection;
 pub mod journal;
+pub mod json;
 mod key;
+pub mod ledger;
 mod line;
 mod memory_cache;
 mod memory_store;
@@ -69,6 +73,7 @@ pub use breaker::{Breaker, BreakerState};
 pub use cache::{Cache, Entry, Invalidations, Lease, Lookup, Notice, Offer};
 pub use change_log::{ChangeLog, Changes, HeldBack, LogPosition, Logged, PositionLost};
 pub use decide::{Current, Decision, decide};
+pub use documents::{Documents, Selection};
 pub use error::{Error, ErrorKind, Result};
 pub use follower::{Batch, Checkpoint, Follower, LeaderLease};
 /// What asynchronous methods of object-safe traits answer.
@@ -81,7 +86,9 @@ pub use journal::{
     Append, Appended, DeadLetter, Entry as JournalEntry, Journal, JournalLimits, MemoryJournal,
     Place, Progress, Sequence, Settled, Span,
 };
+pub use json::Json;
 pub use key::Key;
+pub use ledger::Ledger;
 pub use line::{Line, LineCounts, Load, Refused, Ticket};
 pub use memory_cache::{MemoryCache, MemoryCacheOptions};
 pub use memory_store::MemoryStore;
