@@ -7,6 +7,7 @@
 //! of the accounts is what other stores follow.
 
 mod amount;
+pub mod list;
 
 use std::fmt;
 use std::sync::Arc;
@@ -16,8 +17,8 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    ChangeLog, Durability, Error, Generations, Histories, Inspection, Key, Proof, ReadOptions,
-    Record, Result, Token, Value, Version, WriteOptions,
+    ChangeLog, Durability, Error, Generations, Histories, Inspection, Key, LeaderLease, Proof,
+    ReadOptions, Record, Result, Token, Value, Version, WriteOptions,
 };
 
 pub use amount::Amount;
@@ -80,6 +81,9 @@ pub trait Ledger: fmt::Debug + fmt::Display + Send + Sync + 'static {
 
     /// What caches must know of it.
     fn generations(&self) -> Arc<dyn Generations>;
+
+    /// Lets one of several instances follow the accounts, where several may.
+    fn lease(&self) -> Option<Arc<dyn LeaderLease>>;
 
     /// See [`Store::inspect`](crate::Store::inspect).
     fn inspect(&self) -> BoxFuture<'_, Inspection>;

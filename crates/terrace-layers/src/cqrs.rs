@@ -1,6 +1,5 @@
 //! Commands to one database, queries from another that follows it.
 
-mod heads;
 mod reads;
 mod rebuild;
 mod shared_log;
@@ -20,8 +19,8 @@ use terrace_core::{
 pub use rebuild::rebuild;
 
 use crate::follow::{Follow, FollowOptions, Following};
+use crate::heads::Heads;
 
-use heads::Heads;
 use reads::ReadCounts;
 use shared_log::SharedLog;
 

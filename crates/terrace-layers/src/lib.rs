@@ -5,12 +5,16 @@
 //! no database driver: that is the proof that a layer works over every store.
 
 mod cache_aside;
+mod cached_ledger;
 mod coalesce;
 mod concurrency_limit;
 mod cqrs;
 mod flusher;
 mod follow;
+mod heads;
 mod histogram;
+mod late;
+mod layered_documents;
 mod live_copy;
 mod near_cache;
 mod observe;
@@ -18,15 +22,19 @@ mod replica_router;
 pub mod resharding;
 mod shard_router;
 mod single_flight;
+mod summaries;
 mod timeout;
 mod write_buffer;
 
 pub use cache_aside::{CacheAside, CacheAsideOptions};
+pub use cached_ledger::{CachedLedger, Latest};
 pub use coalesce::{Coalesce, CoalesceOptions};
 pub use concurrency_limit::{ConcurrencyLimit, ConcurrencyLimitOptions};
 pub use cqrs::{CommandSide, Cqrs, CqrsOptions, rebuild};
 pub use flusher::{Acceptor, Flusher, FlusherOptions};
 pub use follow::{Follow, FollowOptions, Following};
+pub use late::Late;
+pub use layered_documents::LayeredDocuments;
 pub use near_cache::{NearCache, NearCacheOptions};
 pub use observe::Observe;
 pub use replica_router::{Member, ReplicaRouter, ReplicaRouterOptions};
@@ -36,5 +44,6 @@ pub use shard_router::{
     ShardRouter, ShardRouterOptions, partitioner,
 };
 pub use single_flight::SingleFlight;
+pub use summaries::{Reconciled, Summaries, Summary, SummaryStore, reconcile};
 pub use timeout::{Timeout, TimeoutOptions};
 pub use write_buffer::{WriteBuffer, WriteBufferOptions};

@@ -8,13 +8,13 @@ use terrace_core::LogPosition;
 
 /// Everything that was acknowledged before a moment is at or before its place.
 #[derive(Debug, Default)]
-pub(super) struct Heads(Mutex<VecDeque<(LogPosition, Instant)>>);
+pub(crate) struct Heads(Mutex<VecDeque<(LogPosition, Instant)>>);
 
 impl Heads {
     /// One is noted a read with a bound on age; these last for as long as bounds matter.
     const MOST: usize = 256;
 
-    pub(super) fn note(&self, head: LogPosition, asked: Instant) {
+    pub(crate) fn note(&self, head: LogPosition, asked: Instant) {
         let mut heads = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         match heads.back_mut() {
             Some((known, at)) if *known >= head => *at = (*at).max(asked),
@@ -26,7 +26,7 @@ impl Heads {
     }
 
     /// How old an answer of this checkpoint may be; `None` when nobody knows.
-    pub(super) fn age(&self, checkpoint: LogPosition, now: Instant) -> Option<Duration> {
+    pub(crate) fn age(&self, checkpoint: LogPosition, now: Instant) -> Option<Duration> {
         let heads = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let past = heads.partition_point(|(head, _)| *head <= checkpoint);
         let (_, at) = heads.get(past.checked_sub(1)?)?;
