@@ -9,6 +9,8 @@ use terrace_core::{
     Result, Runtime, Scan, Selection, Status, Store, Task, Write, WriteOptions,
 };
 
+use crate::SummaryStore;
+
 /// Opens something now, or in the background for as long as its engine cannot be reached, so that a
 /// program with several engines starts while one of them is down.
 ///
@@ -124,23 +126,32 @@ impl<T> fmt::Debug for Late<T> {
     }
 }
 
-impl fmt::Display for Late<Arc<dyn Documents>> {
+/// Documents, and the summaries that are kept beside them.
+#[derive(Clone, Debug)]
+pub struct DocumentSide {
+    /// The documents, with their layers.
+    pub documents: Arc<dyn Documents>,
+    /// What a ledger's accounts are brought to.
+    pub summaries: SummaryStore,
+}
+
+impl fmt::Display for Late<DocumentSide> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.state.opened.get() {
-            Some(documents) => documents.fmt(f),
+            Some(side) => side.documents.fmt(f),
             None => f.write_str(self.name),
         }
     }
 }
 
 #[deny(clippy::missing_trait_methods)]
-impl Store for Late<Arc<dyn Documents>> {
+impl Store for Late<DocumentSide> {
     fn read<'a>(
         &'a self,
         keys: &'a [Key],
         how: &'a ReadOptions,
     ) -> BoxFuture<'a, Result<Vec<Read>>> {
-        Box::pin(async move { self.get()?.read(keys, how).await })
+        Box::pin(async move { self.get()?.documents.read(keys, how).await })
     }
 
     fn write<'a>(
@@ -148,21 +159,21 @@ impl Store for Late<Arc<dyn Documents>> {
         batch: Vec<Write>,
         how: &'a WriteOptions,
     ) -> BoxFuture<'a, Result<Vec<Receipt>>> {
-        Box::pin(async move { self.get()?.write(batch, how).await })
+        Box::pin(async move { self.get()?.documents.write(batch, how).await })
     }
 
     fn scan<'a>(&'a self, scan: &'a Scan, how: &'a ReadOptions) -> BoxFuture<'a, Result<Page>> {
-        Box::pin(async move { self.get()?.scan(scan, how).await })
+        Box::pin(async move { self.get()?.documents.scan(scan, how).await })
     }
 
     fn inspect(&self) -> BoxFuture<'_, Inspection> {
-        Box::pin(self.inspect_with(|documents| documents.inspect()))
+        Box::pin(self.inspect_with(|side| side.documents.inspect()))
     }
 
     fn close(&self) -> BoxFuture<'_, Result<()>> {
         Box::pin(async move {
             match self.end().await {
-                Some(documents) => documents.close().await,
+                Some(side) => side.documents.close().await,
                 None => Ok(()),
             }
         })
@@ -170,17 +181,17 @@ impl Store for Late<Arc<dyn Documents>> {
 }
 
 #[deny(clippy::missing_trait_methods)]
-impl Documents for Late<Arc<dyn Documents>> {
+impl Documents for Late<DocumentSide> {
     fn select<'a>(
         &'a self,
         what: &'a Selection,
         scan: &'a Scan,
         how: &'a ReadOptions,
     ) -> BoxFuture<'a, Result<Page>> {
-        Box::pin(async move { self.get()?.select(what, scan, how).await })
+        Box::pin(async move { self.get()?.documents.select(what, scan, how).await })
     }
 
     fn count(&self) -> BoxFuture<'_, Result<u64>> {
-        Box::pin(async move { self.get()?.count().await })
+        Box::pin(async move { self.get()?.documents.count().await })
     }
 }

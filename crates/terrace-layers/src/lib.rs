@@ -33,7 +33,7 @@ pub use concurrency_limit::{ConcurrencyLimit, ConcurrencyLimitOptions};
 pub use cqrs::{CommandSide, Cqrs, CqrsOptions, rebuild};
 pub use flusher::{Acceptor, Flusher, FlusherOptions};
 pub use follow::{Follow, FollowOptions, Following};
-pub use late::Late;
+pub use late::{DocumentSide, Late};
 pub use layered_documents::LayeredDocuments;
 pub use near_cache::{NearCache, NearCacheOptions};
 pub use observe::Observe;

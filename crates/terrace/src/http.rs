@@ -27,6 +27,7 @@ mod middleware;
 mod openapi;
 mod operations;
 mod path;
+mod polyglot;
 mod problem;
 mod queries;
 mod records;
@@ -39,7 +40,9 @@ mod server;
 
 pub use documents::{Documents, DocumentsFace};
 pub use face::{ClearCache, Face, Queries, Shards, Whole};
-pub use records::Records;
+pub use polyglot::Polyglot;
+pub(crate) use polyglot::{DOCUMENTS, TRANSACTIONS};
+pub use records::{Records, Values};
 pub use server::{bind, serve};
 
 /// What is served.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use hyper::body::Incoming;
 use hyper::http::request::Parts;
-use terrace_core::{Deadline, Key, ReadOptions, WriteOptions};
+use terrace_core::{BoxFuture, Deadline, Key, ReadOptions, Result, WriteOptions};
 
 use super::app::App;
 use super::problem::Problem;
@@ -26,6 +26,19 @@ impl Call {
     /// The key in the path.
     pub(crate) fn key(&self) -> Result<Key, Problem> {
         path::key(self.parts.uri.path())
+    }
+
+    /// The key in the path between these two parts of it.
+    pub(crate) fn key_between(&self, (before, after): (&str, &str)) -> Result<Key, Problem> {
+        let path = self.parts.uri.path();
+        let path = path.strip_suffix(after).unwrap_or(path);
+        path::key(path.strip_prefix(before).unwrap_or(path))
+    }
+
+    /// What answers, unless it takes longer than a request may.
+    pub(crate) async fn in_time<T>(&self, answer: BoxFuture<'_, Result<T>>) -> Result<T, Problem> {
+        let answer = self.app.runtime.within(self.deadline(), answer).await;
+        Ok(answer.unwrap_or_else(|| Err(Deadline::exceeded()))?)
     }
 
     /// The JSON body.

@@ -40,7 +40,7 @@ where
 #[derive(Clone)]
 pub(crate) struct Endpoint {
     pub(crate) method: Method,
-    /// The path, with at most one parameter, `{key}` at the end.
+    /// The path, with at most one parameter, which is a key: `{key}`, `{user_id}`.
     pub(crate) path: &'static str,
     pub(crate) handler: Arc<dyn Handle>,
     pub(crate) group: &'static str,
@@ -179,18 +179,23 @@ impl Endpoint {
         self
     }
 
-    /// Whether its path ends in a key.
-    pub(crate) fn has_key(&self) -> bool {
-        self.path.ends_with("{key}")
+    /// The name of the key in its path.
+    fn key(&self) -> Option<&'static str> {
+        let (_, rest) = self.path.split_once('{')?;
+        rest.split_once('}').map(|(name, _)| name)
     }
 
     fn with_key(mut self) -> Self {
-        if self.has_key() {
-            let (name, place) = ("key", ParameterIn::Path);
-            self.parameters.push(parameter(place, name, Shape::Key, KEY, Required::True));
-            return self.problems(&[Kind::InvalidInput]);
-        }
-        self
+        let Some(name) = self.key() else { return self };
+        let meaning = if name == "key" { KEY } else { USER };
+        self.parameters.push(parameter(
+            ParameterIn::Path,
+            name,
+            Shape::Key,
+            meaning,
+            Required::True,
+        ));
+        self.problems(&[Kind::InvalidInput])
     }
 }
 
@@ -200,6 +205,7 @@ const FRESHNESS: Shape = Shape::Form("^(strong|default|max-stale=[0-9]{1,19})$")
 
 const SEEN: &str = "The `Terrace-Token` of an earlier answer: that of this one asks for both.";
 const KEY: &str = "The record's name, percent-encoded; a slash is written as `%2F`.";
+const USER: &str = "Whose, percent-encoded; 1 to 255 characters.";
 const CONSISTENCY: &str = "How fresh the answer must be: `default` is what the level promises, \
      `strong` sees every write acknowledged before, `max-stale=<milliseconds>` allows that age.";
 const TOKEN: &str =

@@ -12,6 +12,7 @@ use terrace_core::{BoxFuture, Cache, Inspection, Key, Result, Store};
 
 use super::documents::Documents;
 use super::endpoint::Endpoint;
+use super::polyglot::Polyglot;
 use super::records::Records;
 use super::{operations, queries, records};
 
@@ -24,6 +25,8 @@ pub enum Face {
     Documents(Arc<Documents>),
     /// What a query side answers beyond records by key.
     Queries(Arc<dyn Queries>),
+    /// Transactions and documents.
+    Polyglot(Arc<Polyglot>),
 }
 
 impl Face {
@@ -33,6 +36,7 @@ impl Face {
             Self::Records(records) => records::endpoints(records),
             Self::Documents(documents) => Documents::endpoints(documents, whole),
             Self::Queries(queries) => queries::endpoints(queries, whole),
+            Self::Polyglot(polyglot) => Polyglot::endpoints(polyglot, whole),
         }
     }
 
@@ -40,6 +44,7 @@ impl Face {
     pub(crate) fn health_fields(&self) -> operations::HealthFields {
         match self {
             Self::Documents(documents) => documents.health_fields(),
+            Self::Polyglot(_) => Polyglot::health_fields(),
             Self::Records(_) | Self::Queries(_) => &[],
         }
     }

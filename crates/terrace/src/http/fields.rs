@@ -19,6 +19,20 @@ pub(crate) type Raw<'a> = Option<&'a RawValue>;
 /// # Errors
 /// 422 that says where the text stops being JSON, or which field is unknown or sent twice.
 pub(crate) fn object<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, Problem> {
+    serde_json::from_str(json(body)?).map_err(|error| {
+        let what = match error.classify() {
+            Category::Data => "the body has the wrong fields",
+            Category::Io | Category::Syntax | Category::Eof => "the body is not valid JSON",
+        };
+        Problem::invalid(format!("{what}: {}", shown(&error)))
+    })
+}
+
+/// The text of a body that is an object.
+///
+/// # Errors
+/// 422 when it is not UTF-8, or no object.
+pub(crate) fn json(body: &[u8]) -> Result<&str, Problem> {
     let text = str::from_utf8(body).map_err(|error| {
         let place = error.valid_up_to();
         Problem::invalid(format!("the body is not UTF-8 from byte {place} on; send UTF-8"))
@@ -27,17 +41,10 @@ pub(crate) fn object<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, Proble
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     // Checked before the parser sees it: its own message would repeat what was sent.
     match text.trim_ascii_start().as_bytes().first() {
-        Some(b'{') => {}
-        None => return Err(Problem::invalid("the body is empty; send a JSON object")),
-        Some(_) => return Err(Problem::invalid("the body must be a JSON object, as in {\"...\"}")),
+        Some(b'{') => Ok(text),
+        None => Err(Problem::invalid("the body is empty; send a JSON object")),
+        Some(_) => Err(Problem::invalid("the body must be a JSON object, as in {\"...\"}")),
     }
-    serde_json::from_str(text).map_err(|error| {
-        let what = match error.classify() {
-            Category::Data => "the body has the wrong fields",
-            Category::Io | Category::Syntax | Category::Eof => "the body is not valid JSON",
-        };
-        Problem::invalid(format!("{what}: {}", shown(&error)))
-    })
 }
 
 /// Reads one item of an array as an object whose fields are all [`Raw`].
@@ -67,6 +74,31 @@ pub(crate) fn text<'a>(name: &str, raw: Raw<'a>) -> Result<Cow<'a, str>, Problem
     serde_json::from_str::<String>(quoted).map(Cow::Owned).map_err(|_| {
         Problem::invalid(format!("{name} has an escape that is not Unicode; send whole characters"))
     })
+}
+
+/// Reads the text of a number, or of a string that may hold one: no float is made of it.
+///
+/// # Errors
+/// 422 that names the field, when it is missing, null, or another type.
+pub(crate) fn decimal<'a>(name: &str, raw: Raw<'a>) -> Result<Cow<'a, str>, Problem> {
+    match raw {
+        Some(raw) if raw.get().starts_with('"') => text(name, Some(raw)),
+        _ => {
+            let raw = present(name, raw, "a number")?;
+            expect_type(name, raw, "a number")?;
+            Ok(Cow::Borrowed(raw.get()))
+        }
+    }
+}
+
+/// Reads the text of an object.
+///
+/// # Errors
+/// 422 that names the field, when it is missing, null, or another type.
+pub(crate) fn inner_object<'a>(name: &str, raw: Raw<'a>) -> Result<&'a str, Problem> {
+    let raw = present(name, raw, "an object")?;
+    expect_type(name, raw, "an object")?;
+    Ok(raw.get())
 }
 
 /// Reads an array whose items are not yet looked into.

@@ -23,6 +23,13 @@ impl Object {
         self
     }
 
+    /// Adds a field whose value is JSON already.
+    pub(crate) fn json(mut self, name: &'static str, text: &str) -> Self {
+        self.name(name);
+        self.0.extend_from_slice(text.as_bytes());
+        self
+    }
+
     /// Adds a time as the documents have it: `2026-11-23T08:58:37.592000`.
     pub(crate) fn plain_time(mut self, name: &'static str, time: Option<Timestamp>) -> Self {
         self.name(name);

@@ -37,7 +37,7 @@ pub(crate) fn scan(query: Option<&str>) -> Result<Scan, Problem> {
             "prefix" => scan.prefix = prefix(&decode("prefix", &value)?)?,
             "cursor" if value.is_empty() => {}
             "cursor" => scan.after = Some(read_cursor(&decode("cursor", &value)?)?),
-            "limit" => scan.limit = limit(&value)?,
+            "limit" => scan.limit = limit_of(Some(&value), 100, Scan::MAX_LIMIT)?,
             _ => {
                 return Err(Problem::invalid(
                     "the query has an unknown parameter; known are prefix, cursor and limit",
@@ -89,7 +89,11 @@ pub(crate) fn cursors() -> String {
 /// What a cursor begins with, so that its format can change.
 const CURSOR_FORMAT: &str = "c2";
 
-fn read_cursor(text: &str) -> Result<Key, Problem> {
+/// The key that a cursor stands for.
+///
+/// # Errors
+/// 422 for what [`cursor`] has not made.
+pub(crate) fn read_cursor(text: &str) -> Result<Key, Problem> {
     let key = text.strip_prefix(CURSOR_FORMAT).and_then(opaque::unescape);
     key.and_then(|key| Key::new(key).ok()).ok_or_else(|| {
         Problem::invalid("cursor is not one that Terrace gave; send next_cursor back unchanged")
@@ -105,11 +109,18 @@ fn prefix(text: &str) -> Result<String, Problem> {
     Ok(key.as_str().to_owned())
 }
 
-fn limit(text: &str) -> Result<usize, Problem> {
-    let number = text.parse().ok().filter(|number| (1..=Scan::MAX_LIMIT).contains(number));
-    number.ok_or_else(|| {
-        Problem::invalid(format!("limit must be a whole number from 1 to {}", Scan::MAX_LIMIT))
-    })
+/// A number of items from 1 to `most`.
+///
+/// # Errors
+/// 422 for anything else.
+pub(crate) fn limit_of(
+    text: Option<&String>,
+    default: usize,
+    most: usize,
+) -> Result<usize, Problem> {
+    let Some(text) = text else { return Ok(default) };
+    let number = text.parse().ok().filter(|number| (1..=most).contains(number));
+    number.ok_or_else(|| Problem::invalid(format!("limit must be a whole number from 1 to {most}")))
 }
 
 fn known(name: &str) -> &str {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use hyper::{Method, StatusCode};
 use terrace_core::read_model::{Counted, Row};
-use terrace_core::{BoxFuture, Deadline, Fact, PartKind, Result};
+use terrace_core::{Fact, PartKind};
 use utoipa::openapi::path::ParameterIn;
 use utoipa::openapi::schema::Schema;
 
@@ -106,8 +106,8 @@ async fn search(queries: &dyn Queries, call: &mut Call) -> Answer {
     if words.len() > MAX_WORDS {
         return Err(Problem::invalid("q is longer than 1024 bytes; give fewer words"));
     }
-    let limit = limit(query.get("limit"))?;
-    answered(call, queries.search(words, limit)).await.map(|rows| records(&rows))
+    let limit = path::limit_of(query.get("limit"), 20, MAX_LIMIT)?;
+    call.in_time(queries.search(words, limit)).await.map(|rows| records(&rows))
 }
 
 async fn top(queries: &dyn Queries, call: &mut Call) -> Answer {
@@ -117,15 +117,15 @@ async fn top(queries: &dyn Queries, call: &mut Call) -> Answer {
         Some("writes") => Counted::Writes,
         _ => return Err(Problem::invalid("by must be reads or writes")),
     };
-    let limit = limit(query.get("limit"))?;
-    answered(call, queries.top(by, limit)).await.map(|rows| records(&rows))
+    let limit = path::limit_of(query.get("limit"), 20, MAX_LIMIT)?;
+    call.in_time(queries.top(by, limit)).await.map(|rows| records(&rows))
 }
 
 async fn activity(queries: &dyn Queries, call: &mut Call) -> Answer {
     let query = path::query(call.parts.uri.query(), &["bucket", "limit"])?;
     let bucket = bucket(query.get("bucket").map_or("1m", String::as_str))?;
-    let limit = limit(query.get("limit"))?;
-    let buckets = answered(call, queries.activity(bucket, limit)).await?;
+    let limit = path::limit_of(query.get("limit"), 20, MAX_LIMIT)?;
+    let buckets = call.in_time(queries.activity(bucket, limit)).await?;
     let room = 32 + buckets.len() * 64;
     Ok(reply::json(Object::with_capacity(room).objects("buckets", &buckets, |object, bucket| {
         object.time("from", bucket.from).field("writes", &bucket.writes)
@@ -172,23 +172,11 @@ async fn projection(whole: &dyn Whole) -> Answer {
     Ok(reply::json(answer))
 }
 
-/// What the query side answers by the request's deadline.
-async fn answered<T>(call: &Call, answer: BoxFuture<'_, Result<T>>) -> Result<T, Problem> {
-    let answer = call.app.runtime.within(call.deadline(), answer).await;
-    Ok(answer.unwrap_or_else(|| Err(Deadline::exceeded()))?)
-}
-
 fn records(rows: &[Row]) -> reply::Reply {
     let rows = rows.iter().filter_map(|row| Some((row.record.as_ref()?, row)));
     reply::json(Object::with_capacity(4096).objects("records", rows, |object, (record, row)| {
         object.record(record).field("read_count", &row.reads).field("write_count", &row.writes)
     }))
-}
-
-fn limit(text: Option<&String>) -> Result<usize, Problem> {
-    let Some(text) = text else { return Ok(20) };
-    let number = text.parse().ok().filter(|number| (1..=MAX_LIMIT).contains(number));
-    number.ok_or_else(|| Problem::invalid("limit must be a whole number from 1 to 1000"))
 }
 
 /// A whole number of minutes, hours or days, up to 366 days.

@@ -13,8 +13,11 @@ mod list;
 mod port;
 mod precondition;
 mod put;
+mod values;
 
 pub use port::Records;
+pub use values::Values;
+pub(crate) use values::{any_document, document};
 
 use super::Limits;
 use super::endpoint::Endpoint;
@@ -26,18 +29,17 @@ use super::schema::{Shape, object};
 
 /// The rows of the table for this face.
 pub(crate) fn endpoints(records: &Arc<Records>) -> Vec<Endpoint> {
-    vec![
+    let mut table = vec![
         get::endpoint(records),
         put::endpoint(records),
         delete::endpoint(records),
         list::endpoint(records),
-        batch_read::endpoint(records),
-        batch_write::endpoint(records),
-    ]
+    ];
+    if records.values == Values::Texts {
+        table.extend([batch_read::endpoint(records), batch_write::endpoint(records)]);
+    }
+    table
 }
-
-/// The name under which the documentation lists these endpoints.
-const GROUP: &str = "Records";
 
 /// The most keys or writes of one batch.
 const MAX_BATCH: usize = 1000;
@@ -58,19 +60,6 @@ pub(crate) fn value(name: &str, raw: Raw<'_>, limits: &Limits) -> Result<Value, 
         return Err(Problem::invalid(detail));
     }
     Ok(Value::new(text)?)
-}
-
-/// The schema of a record.
-fn record_schema() -> utoipa::openapi::schema::Schema {
-    object(&[
-        ("key", Shape::Key.schema("")),
-        ("value", Shape::Value.schema("")),
-        ("version", Shape::Count.schema(VERSION)),
-        ("created_at", Shape::Time.schema("Survives updates, starts anew after a delete.")),
-        ("updated_at", Shape::Time.schema("When this version was written.")),
-    ])
-    .build()
-    .into()
 }
 
 const VERSION: &str = "Grows with every write of the key, for ever; the number in the ETag. 0 while \
@@ -112,4 +101,5 @@ fn queued(key: &Key, receipt: &Receipt) -> Reply {
 }
 
 /// What a write reached, as words on the wire.
-const DURABILITIES: Shape = Shape::Word(&["accepted", "journaled", "committed", "replicated"]);
+pub(crate) const DURABILITIES: Shape =
+    Shape::Word(&["accepted", "journaled", "committed", "replicated"]);

@@ -7,7 +7,7 @@ use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{Either, Full};
 use hyper::header::{self, HeaderName, HeaderValue};
 use hyper::{Response, StatusCode};
-use terrace_core::{Durability, Origin, Tier, Token};
+use terrace_core::{Durability, Origin, Tier, Token, Value};
 
 use super::json::Object;
 use super::problem::Problem;
@@ -42,6 +42,13 @@ pub(crate) fn full(bytes: impl Into<Bytes>) -> Body {
 /// 200 with a JSON object.
 pub(crate) fn json(object: Object) -> Reply {
     let mut reply = Response::new(full(object.finish()));
+    reply.headers_mut().insert(header::CONTENT_TYPE, JSON);
+    reply
+}
+
+/// 200 with a document, as it is kept.
+pub(crate) fn document(document: &Value) -> Reply {
+    let mut reply = Response::new(full(Bytes::copy_from_slice(document.as_str().as_bytes())));
     reply.headers_mut().insert(header::CONTENT_TYPE, JSON);
     reply
 }

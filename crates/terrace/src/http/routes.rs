@@ -28,7 +28,7 @@ impl Routes {
         paths.dedup();
         for path in paths {
             let resource = Resource::of(table.iter().filter(|endpoint| endpoint.path == path));
-            for path in [Some(path), path.strip_suffix("{key}")].into_iter().flatten() {
+            for path in [Some(path), without_parameter(path)].into_iter().flatten() {
                 // The table is in the source; two rows for one path would be found by every test.
                 let inserted = router.insert(path, resource.clone());
                 debug_assert!(inserted.is_ok(), "{path}: {inserted:?}");
@@ -57,6 +57,11 @@ impl Routes {
             .find(|(known, _)| known == wanted)
             .map_or_else(|| Err(resource.refusal()), |(_, handler)| Ok(&**handler))
     }
+}
+
+/// The path before its parameter, where it ends in one.
+fn without_parameter(path: &'static str) -> Option<&'static str> {
+    path.strip_suffix('}').and_then(|rest| rest.rsplit_once('{')).map(|(before, _)| before)
 }
 
 impl Resource {

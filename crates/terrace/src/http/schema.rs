@@ -21,6 +21,10 @@ pub(crate) enum Shape {
     True,
     /// A whole number from 0 on.
     Count,
+    /// A whole number from 0 on, or null.
+    MaybeCount,
+    /// Texts in an order.
+    Texts,
     /// A percentage with two decimals.
     Percent,
     /// A whole number from 0 on under each of some names.
@@ -68,6 +72,11 @@ impl Shape {
                 .schema_type(Type::Integer)
                 .format(format(KnownFormat::Int64))
                 .minimum(Some(0)),
+            Self::MaybeCount => object
+                .schema_type(SchemaType::from_iter([Type::Integer, Type::Null]))
+                .format(format(KnownFormat::Int64))
+                .minimum(Some(0)),
+            Self::Texts => return array(Self::Text.schema(meaning), 0, 100),
             Self::Percent => object.schema_type(Type::Number).minimum(Some(0)).maximum(Some(100)),
             Self::Counts => object.additional_properties(Some(RefOr::T(Self::Count.schema("")))),
             Self::Words(words) => {
@@ -158,6 +167,8 @@ pub(crate) enum Getter<T: 'static> {
     Words(&'static [&'static str], fn(&T) -> BTreeMap<String, &'static str>),
     /// Any text.
     Text(fn(&T) -> String),
+    /// Texts in an order.
+    Texts(fn(&T) -> Vec<String>),
 }
 
 impl<T> Field<T> {
@@ -176,6 +187,7 @@ impl<T> Field<T> {
             Getter::Counts(_) => Shape::Counts,
             Getter::Words(words, _) => Shape::Words(words),
             Getter::Text(_) => Shape::Text,
+            Getter::Texts(_) => Shape::Texts,
         };
         (self.name, shape.schema(self.meaning))
     }
@@ -192,6 +204,7 @@ impl<T> Field<T> {
             Getter::Counts(get) => object.field(field.name, &get(from)),
             Getter::Words(_, get) => object.field(field.name, &get(from)),
             Getter::Text(get) => object.field(field.name, &get(from)),
+            Getter::Texts(get) => object.field(field.name, &get(from)),
         })
     }
 }

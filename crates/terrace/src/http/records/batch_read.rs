@@ -10,7 +10,7 @@ use serde_json::json;
 use terrace_core::{Error, ErrorKind, Key, Origin, Read, ReadOptions, Token};
 use utoipa::openapi::schema::{AdditionalProperties, OneOfBuilder};
 
-use super::{ANSWER, GROUP, MAX_BATCH, Records, record_schema};
+use super::{ANSWER, MAX_BATCH, Records, Values};
 use crate::http::Shards;
 use crate::http::call::Call;
 use crate::http::endpoint::Endpoint;
@@ -34,13 +34,13 @@ pub(super) fn endpoint(records: &Arc<Records>) -> Endpoint {
     let missing = object(&[("key", Shape::Key.schema("")), ("missing", Shape::True.schema(""))]);
     let unavailable = Shape::True.schema("The shard of this key cannot be reached.");
     let unavailable = object(&[("key", Shape::Key.schema("")), ("unavailable", unavailable)]);
-    let item = OneOfBuilder::new().item(record_schema()).item(missing.build());
+    let item = OneOfBuilder::new().item(Values::Texts.listed_schema()).item(missing.build());
     let item = item.item(unavailable.build()).build();
     let answer = object(&[("records", array(item.into(), 1, MAX_BATCH))]).build();
     Endpoint::new(records, Method::POST, "/v1/batch/read", |records, call| {
         Box::pin(read(records, call))
     })
-    .summary(GROUP, "Read many records")
+    .summary(Values::Texts.group(), "Read many records")
     .description(
         "1 to 1000 keys; the answers are in the order asked. 422 when their values have more \
              than 16 MiB together: ask for fewer keys at once. On a level with shards a key whose \

@@ -9,7 +9,7 @@ use serde_json::value::RawValue;
 use terrace_core::{Durability, Key, Origin, Outcome, Precondition, Token, Version, Write};
 use utoipa::openapi::schema::{AdditionalProperties, OneOfBuilder, Schema};
 
-use super::{DURABILITIES, GROUP, MAX_BATCH, Records, VERSION, value};
+use super::{DURABILITIES, MAX_BATCH, Records, VERSION, Values, value};
 use crate::http::Limits;
 use crate::http::call::Call;
 use crate::http::endpoint::Endpoint;
@@ -55,7 +55,7 @@ pub(super) fn endpoint(records: &Arc<Records>) -> Endpoint {
         ("token", Shape::Text.schema("Send it as Terrace-Token to read at least this.")),
     ]);
     Endpoint::new(records, Method::POST, "/v1/batch/write", |records, call| Box::pin(write(records, call)))
-        .summary(GROUP, "Write many records")
+        .summary(Values::Texts.group(), "Write many records")
         .description(
             "1 to 1000 writes, applied in order in one transaction, on a level with shards in one a \
              shard: there `status` may be `unavailable` or `unknown` for some. A failed `if_version` stops no \

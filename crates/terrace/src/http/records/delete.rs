@@ -7,18 +7,19 @@ use terrace_core::{Outcome, Write};
 
 use super::get::missing;
 use super::put::conditional;
-use super::{GROUP, Records, precondition, queued, queueing};
+use super::{Records, precondition, queued, queueing};
 use crate::http::call::Call;
 use crate::http::endpoint::{Described, Endpoint};
 use crate::http::problem::Kind;
 use crate::http::reply::{self, Answer, WithHeaders as _};
 
 pub(super) fn endpoint(records: &Arc<Records>) -> Endpoint {
-    let endpoint = Endpoint::new(records, Method::DELETE, "/v1/records/{key}", |records, call| {
+    let values = records.values;
+    let endpoint = Endpoint::new(records, Method::DELETE, values.path_of_one(), |records, call| {
         Box::pin(delete(records, call))
     });
     queueing(conditional(endpoint), records)
-        .summary(GROUP, "Remove a record")
+        .summary(values.group(), values.word("Remove a record", "Remove a document"))
         .writes()
         .described(Described {
             status: StatusCode::NO_CONTENT,

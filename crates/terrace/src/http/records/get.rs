@@ -7,12 +7,11 @@ use hyper::{Method, StatusCode};
 use terrace_core::{Read, Record, Version};
 use utoipa::openapi::path::ParameterIn;
 
-use super::{GROUP, Records, record_schema};
+use super::Records;
 use crate::http::call::Call;
 use crate::http::endpoint::{Described, Endpoint};
 use crate::http::etag::{Conditions, etag};
 use crate::http::http_date;
-use crate::http::json::Object;
 use crate::http::problem::{Kind, Problem};
 use crate::http::reply::{self, Answer, Reply, WithHeaders};
 use crate::http::schema::{ETAGS, HEADER};
@@ -29,10 +28,11 @@ pub(super) const UNMODIFIED_SINCE: &str =
     "Without If-Match: 412 when the record was written after this second. An ETag is exact.";
 
 pub(super) fn endpoint(records: &Arc<Records>) -> Endpoint {
-    Endpoint::new(records, Method::GET, "/v1/records/{key}", |records, call| {
+    let values = records.values;
+    Endpoint::new(records, Method::GET, values.path_of_one(), |records, call| {
         Box::pin(get(records, call))
     })
-    .summary(GROUP, "Read a record")
+    .summary(values.group(), values.word("Read a record", "Read a document"))
     .reads()
     .parameter(
         ParameterIn::Header,
@@ -53,7 +53,7 @@ pub(super) fn endpoint(records: &Arc<Records>) -> Endpoint {
         "Without If-None-Match: 304 when the record was not written after this second.",
     )
     .parameter(ParameterIn::Header, "If-Unmodified-Since", HEADER, UNMODIFIED_SINCE)
-    .answers(StatusCode::OK, "The record.", record_schema(), HEADERS)
+    .answers(StatusCode::OK, "What is under the key.", values.answer(), HEADERS)
     .described(Described {
         status: StatusCode::NOT_MODIFIED,
         meaning: "The client has it.",
@@ -78,8 +78,7 @@ async fn get(records: &Records, call: &mut Call) -> Answer {
     }
     let Some(record) = &read.record else { return Err(proven(missing(), &read)) };
     let reply = if conditions.is_news(record) {
-        let room = 192 + record.key.as_str().len() + record.value.as_str().len();
-        reply::json(Object::with_capacity(room).record(record))
+        records.values.reply(record)
     } else {
         reply::empty(StatusCode::NOT_MODIFIED)
     };

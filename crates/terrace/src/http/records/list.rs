@@ -7,7 +7,7 @@ use hyper::{Method, StatusCode};
 use terrace_core::{Page, Record, Scan};
 use utoipa::openapi::path::ParameterIn;
 
-use super::{GROUP, Records, record_schema};
+use super::Records;
 use crate::http::call::Call;
 use crate::http::endpoint::Endpoint;
 use crate::http::json::Object;
@@ -20,14 +20,15 @@ const LIMIT: Shape = Shape::UpTo(Scan::MAX_LIMIT);
 const HEADERS: &[&str] = &["Age", "Terrace-Origin", "Terrace-Token"];
 
 pub(super) fn endpoint(records: &Arc<Records>) -> Endpoint {
+    let values = records.values;
     let answer = object(&[
-        ("records", array(record_schema(), 0, Scan::MAX_LIMIT)),
+        (values.word("records", "documents"), array(values.listed_schema(), 0, Scan::MAX_LIMIT)),
         ("next_cursor?", Shape::Cursor.schema("The cursor of the next page; absent on the last.")),
     ]);
-    Endpoint::new(records, Method::GET, "/v1/records", |records, call| {
+    Endpoint::new(records, Method::GET, values.path(), |records, call| {
         Box::pin(list(records, call))
     })
-    .summary(GROUP, "List records")
+    .summary(values.group(), values.word("List records", "List documents"))
     .description(
         "By key, in the order of their bytes. A page ends early, with `next_cursor`, when its \
              values reach 16 MiB.",
@@ -46,7 +47,12 @@ async fn list(records: &Records, call: &mut Call) -> Answer {
     let page = bounded(records.scan(&scan, &how).await?);
     let size = |record: &Record| 160 + record.key.as_str().len() + record.value.as_str().len();
     let room = 64 + page.records.iter().map(size).sum::<usize>();
-    let answer = Object::with_capacity(room).objects("records", &page.records, Object::record);
+    let values = records.values;
+    let answer = Object::with_capacity(room).objects(
+        values.word("records", "documents"),
+        &page.records,
+        |object, record| values.listed(object, record),
+    );
     let answer = match &page.next {
         Some(next) => answer.field("next_cursor", &path::cursor(next)),
         None => answer,

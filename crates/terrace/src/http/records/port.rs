@@ -6,6 +6,7 @@ use terrace_core::{
     Key, Origin, Page, Read, ReadOptions, Receipt, Scan, Store, Write, WriteOptions, one,
 };
 
+use super::Values;
 use crate::http::call::Call;
 use crate::http::face::Shards;
 use crate::http::headers;
@@ -22,12 +23,14 @@ pub struct Records {
     pub shards: Option<Arc<dyn Shards>>,
     /// Whether writes may be accepted before they are applied (202).
     pub queues: bool,
+    /// What the values are.
+    pub values: Values,
 }
 
 impl Records {
     /// Records of one place, written when that is acknowledged.
     pub fn of(store: Arc<dyn Store>) -> Self {
-        Self { store, shards: None, queues: false }
+        Self { store, shards: None, queues: false, values: Values::Texts }
     }
 
     /// Reads one key.

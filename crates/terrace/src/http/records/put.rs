@@ -4,28 +4,18 @@ use std::sync::Arc;
 
 use hyper::header::ETAG;
 use hyper::{Method, StatusCode};
-use serde::Deserialize;
-use serde_json::json;
 use terrace_core::{Outcome, Write};
 use utoipa::openapi::path::ParameterIn;
 
 use super::get::UNMODIFIED_SINCE;
-use super::{DURABILITIES, GROUP, Records, VERSION, precondition, queued, queueing, value};
+use super::{DURABILITIES, Records, VERSION, precondition, queued, queueing};
 use crate::http::call::Call;
 use crate::http::endpoint::Endpoint;
 use crate::http::etag::etag;
-use crate::http::fields::{self, Raw};
 use crate::http::json::Object;
 use crate::http::problem::Kind;
 use crate::http::reply::{self, Answer, WithHeaders as _};
 use crate::http::schema::{ETAGS, HEADER, Shape, object};
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Body<'a> {
-    #[serde(borrow)]
-    value: Raw<'a>,
-}
 
 const HEADERS: &[&str] = &["ETag", "Terrace-Origin", "Terrace-Durability", "Terrace-Token"];
 
@@ -37,15 +27,17 @@ pub(super) fn endpoint(records: &Arc<Records>) -> Endpoint {
         ("token", Shape::Text.schema("Send it as Terrace-Token to read at least this.")),
     ])
     .build();
-    let request = object(&[("value", Shape::Value.schema(""))])
-        .additional_properties(Some(utoipa::openapi::schema::AdditionalProperties::FreeForm(false)))
-        .build();
-    let endpoint = Endpoint::new(records, Method::PUT, "/v1/records/{key}", |records, call| {
+    let values = records.values;
+    let (request, example) = values.request();
+    let endpoint = Endpoint::new(records, Method::PUT, values.path_of_one(), |records, call| {
         Box::pin(put(records, call))
     });
     queueing(conditional(endpoint), records)
-        .summary(GROUP, "Create or replace a record")
-        .takes(request, json!({"value": "hello"}))
+        .summary(
+            values.group(),
+            values.word("Create or replace a record", "Create or replace a document"),
+        )
+        .takes(request, example)
         .writes()
         .answers(
             StatusCode::OK,
@@ -78,8 +70,7 @@ pub(super) fn conditional(endpoint: Endpoint) -> Endpoint {
 async fn put(records: &Records, call: &mut Call) -> Answer {
     let key = call.key()?;
     let body = call.json().await?;
-    let fields = fields::object::<Body<'_>>(&body)?;
-    let value = value("value", fields.value, &call.app.limits)?;
+    let value = records.values.read(&body, &call.app.limits)?;
     let how = call.write_options(&body)?;
     let receipt = precondition::apply(records, call, Write::put(key.clone(), value), &how).await?;
     if receipt.outcome == Outcome::Queued {
