@@ -13,6 +13,9 @@ const POSTGRES_PROGRAMS: [&str; 6] =
 /// Valkey is the same server by another name.
 const REDIS_PROGRAMS: [&str; 2] = ["redis-server", "valkey-server"];
 
+/// MongoDB, or else a server that speaks its protocol.
+const DOCUMENT_PROGRAMS: [&str; 2] = ["mongod", "nx-27017"];
+
 /// One program that `--stores local` runs, for `terrace doctor`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Program {
@@ -44,10 +47,10 @@ pub enum ProgramState {
 /// It runs each with `--version`, thus blocks for some milliseconds.
 #[must_use]
 pub fn programs() -> Vec<Program> {
-    let names = POSTGRES_PROGRAMS.into_iter().chain(["redis-server"]);
+    let names = POSTGRES_PROGRAMS.into_iter().chain(["redis-server", "mongod"]);
     let state = |name: &str| match find_program(name) {
         Ok(path) => {
-            let version = version_line(&path).unwrap_or_else(|| "unknown version".to_owned());
+            let version = version_line(&path).unwrap_or_else(|| unversioned(&path).to_owned());
             ProgramState::Found { path, version }
         }
         Err(error) => ProgramState::Missing { reason: error.to_string() },
@@ -58,7 +61,7 @@ pub fn programs() -> Vec<Program> {
 /// The path of a program, from `PATH`, then from the places where packages put it.
 ///
 /// PostgreSQL's programs (`postgres`, `initdb`, `pg_basebackup`, ...) all come from one directory;
-/// `redis-server` may be `valkey-server`.
+/// `redis-server` may be `valkey-server`, and `mongod` may be `nx-27017`.
 ///
 /// # Errors
 /// [`LabErrorKind::ProgramMissing`], with what to install.
@@ -66,7 +69,11 @@ pub fn find_program(name: &str) -> Result<PathBuf, LabError> {
     if POSTGRES_PROGRAMS.contains(&name) {
         return postgres_for(None).map(|found| found.directory.join(name));
     }
-    let names = if name == "redis-server" { &REDIS_PROGRAMS[..] } else { &[name][..] };
+    let names = match name {
+        "redis-server" => &REDIS_PROGRAMS[..],
+        "mongod" => &DOCUMENT_PROGRAMS[..],
+        _ => &[name][..],
+    };
     let directories = directories();
     // Links are not followed: some programs are several, told apart by the name they run under.
     names
@@ -161,6 +168,19 @@ fn version_line(program: &Path) -> Option<String> {
     text.lines().next().map(|line| line.trim().to_owned()).filter(|line| !line.is_empty())
 }
 
+/// What is said of a program that does not tell its version.
+fn unversioned(program: &Path) -> &'static str {
+    match is_compatible(program) {
+        true => "nx-27017, which speaks MongoDB's protocol and is not MongoDB",
+        false => "unknown version",
+    }
+}
+
+/// Whether this document server is not MongoDB itself.
+fn is_compatible(program: &Path) -> bool {
+    program.file_name().is_some_and(|name| name == DOCUMENT_PROGRAMS[1])
+}
+
 /// `postgres (PostgreSQL) 15.18 (Debian 15.18-0)` gives `15`, `18beta1` gives `18`.
 fn major_version(line: &str) -> Option<String> {
     let version = line.split(") ").nth(1)?;
@@ -178,6 +198,10 @@ fn how_to_install(name: &str) -> String {
         "install NATS (`apt-get install nats-server`, or `brew install nats-server`)".to_owned()
     } else if name == "pgbouncer" {
         "install PgBouncer (`apt-get install pgbouncer`, or `brew install pgbouncer`)".to_owned()
+    } else if DOCUMENT_PROGRAMS.contains(&name) {
+        "install MongoDB (https://www.mongodb.com/docs/manual/installation/), or nx-27017, which \
+         speaks its protocol (`pip install nx-27017` in a virtual environment whose `bin` is on PATH)"
+            .to_owned()
     } else {
         format!("install it, or put its directory on PATH: {name}")
     }
@@ -213,6 +237,14 @@ mod tests {
         let postgres = find_program("postgres").expect("PostgreSQL");
         let initdb = find_program("initdb").expect("PostgreSQL");
         assert_eq!(postgres.parent(), initdb.parent());
+    }
+
+    #[test]
+    fn another_document_server_is_not_called_mongodb() {
+        let said = unversioned(Path::new("/opt/env/bin/nx-27017"));
+        assert!(said.contains("is not MongoDB"), "{said}");
+        assert_eq!(unversioned(Path::new("/usr/bin/mongod")), "unknown version");
+        assert!(how_to_install("mongod").contains("pip install nx-27017"));
     }
 
     #[test]
