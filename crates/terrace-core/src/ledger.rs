@@ -17,8 +17,8 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    ChangeLog, Durability, Error, Generations, Histories, Inspection, Key, LeaderLease, Proof,
-    ReadOptions, Record, Result, Token, Value, Version, WriteOptions,
+    ChangeLog, Durability, Error, ErrorKind, Generations, Histories, Inspection, Key, LeaderLease,
+    Proof, ReadOptions, Record, Result, Token, Value, Version, WriteOptions,
 };
 
 pub use amount::Amount;
@@ -178,6 +178,16 @@ pub struct Statement {
     pub proof: Option<Proof>,
 }
 
+impl Statement {
+    /// Cuts transactions in the order of pages to a page, and answers where the next one begins.
+    pub fn cut(transactions: &mut Vec<Transaction>, limit: usize) -> Option<Before> {
+        let more = transactions.len() > limit;
+        transactions.truncate(limit);
+        let last = transactions.last().filter(|_| more)?;
+        Some(Before { created_at: last.created_at, id: last.id })
+    }
+}
+
 /// What a user's transactions come to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Account {
@@ -190,6 +200,32 @@ pub struct Account {
 }
 
 impl Account {
+    /// What these transactions come to; `None` where there are none.
+    pub fn counted<'t>(transactions: impl IntoIterator<Item = &'t Transaction>) -> Option<Self> {
+        transactions.into_iter().fold(None, |account: Option<Self>, transaction| {
+            let Transaction { posting, created_at, .. } = transaction;
+            Some(match account {
+                None => Self { transactions: 1, balance: posting.amount, last_at: *created_at },
+                Some(account) => Self {
+                    transactions: account.transactions + 1,
+                    balance: account.balance + posting.amount,
+                    last_at: account.last_at.max(*created_at),
+                },
+            })
+        })
+    }
+
+    /// The value of its record: `{"transactions":3,"balance":"12.50","last_at":"2026-11-30T12:00:00Z"}`.
+    ///
+    /// # Errors
+    /// None that an account has.
+    pub fn to_value(&self) -> Result<Value> {
+        let text = serde_json::to_string(self).map_err(|error| {
+            Error::new(ErrorKind::Internal, "an account has no text").caused_by(error)
+        })?;
+        Value::new(text)
+    }
+
     /// The account in the value of a record.
     ///
     /// # Errors
@@ -197,7 +233,7 @@ impl Account {
     pub fn of(value: &Value) -> Result<Self> {
         serde_json::from_str(value.as_str()).map_err(|error| {
             let message = "a stored account cannot be read; run `terrace reconcile --level 8`";
-            Error::new(crate::ErrorKind::Corrupt, message).caused_by(error)
+            Error::new(ErrorKind::Corrupt, message).caused_by(error)
         })
     }
 }

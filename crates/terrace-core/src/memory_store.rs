@@ -21,7 +21,7 @@ use crate::{
 #[derive(Debug)]
 pub struct MemoryStore {
     runtime: Runtime,
-    heard: Histories,
+    heard: Arc<Histories>,
     state: Mutex<State>,
 }
 
@@ -64,7 +64,7 @@ impl MemoryStore {
     pub fn new(runtime: Runtime) -> Self {
         let standing = Standing::of(format!("memory-{:08x}.1", runtime.random() >> 32));
         let state = State { standing: Some(standing.clone()), ..State::default() };
-        Self { runtime, heard: Histories::new(standing), state: Mutex::new(state) }
+        Self { runtime, heard: Arc::new(Histories::new(standing)), state: Mutex::new(state) }
     }
 
     /// What a database does that was restored, copied or replaced: it begins a new history.
@@ -174,9 +174,14 @@ impl MemoryStore {
     }
 }
 
-/// What a shard in memory does with its rows beyond the contract.
+/// What a shard and a ledger in memory do with their rows beyond the contract.
 #[cfg(feature = "testkit")]
 impl MemoryStore {
+    /// What was heard of its history.
+    pub(crate) fn histories(&self) -> Arc<Histories> {
+        Arc::clone(&self.heard)
+    }
+
     /// All rows, of deleted records too.
     pub(crate) fn rows(&self) -> Vec<crate::Logged> {
         let state = self.state();

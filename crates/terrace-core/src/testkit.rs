@@ -4,10 +4,12 @@
 //!   [`Store`] keeps, leaf or layer, on any engine.
 //! - [`cache_contract!`](crate::cache_contract) does the same for every [`Cache`],
 //!   [`change_log_contract!`](crate::change_log_contract) for every [`ChangeLog`](crate::ChangeLog)
+//!   [`ledger_contract!`](crate::ledger_contract) for every [`Ledger`](crate::Ledger)
 //!   and [`journal_contract!`](crate::journal_contract) for every [`Journal`].
 //! - [`Scripted`] hands each call to the test, which answers when and how it likes: the way to force
 //!   a race without a sleep.
-//! - [`MemoryShard`] is a shard in memory, for routers and for what moves slots.
+//! - [`MemoryShard`] is a shard in memory, for routers and for what moves slots; [`MemoryLedger`] is a
+//!   ledger.
 //! - [`ScriptedGenerations`] are generations that the test raises, holds and fails.
 //! - [`BrokenStore`] and [`BrokenCache`] have one flaw each: a checker that does not catch it shows
 //!   nothing.
@@ -20,6 +22,8 @@ pub mod change_log_contract;
 mod faults;
 mod generations;
 pub mod journal_contract;
+pub mod ledger_contract;
+mod memory_ledger;
 mod memory_shard;
 mod scripted;
 pub mod shard_contract;
@@ -32,10 +36,12 @@ use std::sync::Arc;
 pub use broken::{BrokenCache, BrokenStore, CacheFlaw, StoreFlaw};
 pub use faults::{FaultRates, FaultyCache, FaultyStore};
 pub use generations::{FaultyGenerations, ScriptedGenerations};
+pub use memory_ledger::MemoryLedger;
 pub use memory_shard::MemoryShard;
 pub use scripted::{Call, Hand, ReadCall, ScanCall, Scripted, WriteCall, proof_of};
 
 pub use change_log_contract::WithLog;
+pub use ledger_contract::WithAccounts;
 
 use crate::{Cache, Journal, Key, Store, Value};
 

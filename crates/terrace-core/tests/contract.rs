@@ -3,7 +3,9 @@
 use std::sync::Arc;
 
 use terrace_core::testkit::journal_contract::{LIMITS, TAKEOVER};
-use terrace_core::testkit::{FaultRates, FaultyStore, JournalFixture, StoreFixture};
+use terrace_core::testkit::{
+    FaultRates, FaultyStore, Fixture, JournalFixture, MemoryLedger, StoreFixture, WithAccounts,
+};
 use terrace_core::{MemoryJournal, MemoryStore, Runtime};
 
 async fn memory() -> StoreFixture {
@@ -17,6 +19,14 @@ async fn journal() -> JournalFixture {
 }
 
 terrace_core::journal_contract!(journal);
+
+async fn ledger() -> Fixture<WithAccounts> {
+    let ledger = Arc::new(MemoryLedger::new(Runtime::system()));
+    let accounts = Arc::clone(ledger.accounts());
+    Fixture::new(Arc::new(WithAccounts { ledger, accounts }))
+}
+
+terrace_core::ledger_contract!(ledger);
 
 mod without_faults {
     use super::*;

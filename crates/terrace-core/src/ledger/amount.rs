@@ -1,6 +1,7 @@
 //! Amounts of money: exact, with two decimals.
 
 use std::fmt;
+use std::ops::Add;
 use std::str::FromStr;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -34,6 +35,29 @@ impl Amount {
     pub const fn cents(self) -> i64 {
         self.0
     }
+
+    /// Refuses what is beyond [`Amount::LIMIT`], as a sum may be.
+    ///
+    /// # Errors
+    /// `InvalidInput`, as for a text.
+    pub fn check(self) -> Result<()> {
+        if self.0.unsigned_abs() > Self::LIMIT.0.unsigned_abs() { Err(refused()) } else { Ok(()) }
+    }
+}
+
+impl Add for Amount {
+    type Output = Self;
+
+    /// A sum; nine hundred million transactions of the largest amount have one.
+    fn add(self, other: Self) -> Self {
+        Self(self.0.saturating_add(other.0))
+    }
+}
+
+fn refused() -> Error {
+    Error::invalid(
+        "amount must be a decimal number with at most two decimals, from -99999999.99 to 99999999.99",
+    )
 }
 
 impl FromStr for Amount {
@@ -45,13 +69,7 @@ impl FromStr for Amount {
     /// `InvalidInput` for what is no number, has more than two decimals, or is beyond
     /// [`Amount::LIMIT`].
     fn from_str(text: &str) -> Result<Self> {
-        let cents = cents(text).ok_or_else(|| {
-            Error::invalid(
-                "amount must be a decimal number with at most two decimals, from -99999999.99 to \
-                 99999999.99",
-            )
-        })?;
-        Ok(Self(cents))
+        Ok(Self(cents(text).ok_or_else(refused)?))
     }
 }
 
