@@ -7,12 +7,12 @@
 //! looked at after the summaries have come to where the log ended when the accounts were read: a summary
 //! that is older then has lost a change, and is no mere lag.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use terrace_core::ledger::{Account, Audited};
 use terrace_core::{
-    Deadline, Error, ErrorKind, Key, Ledger, ReadOptions, Record, Result, Runtime, Scan,
+    Deadline, Error, ErrorKind, Key, Ledger, ReadOptions, Record, Result, Runtime, Scan, Version,
 };
 
 use super::{SummaryStore, follow};
@@ -49,21 +49,17 @@ pub async fn reconcile(
 ) -> Result<Reconciled> {
     let follow = follow(ledger, kept, runtime);
     let comparing = Comparing { ledger, kept, follow, mend, runtime };
-    let (mut found, moving) = comparing.pass().await?;
-    if !moving.is_empty() {
-        // They had a later version than the account that was read: it was changed meanwhile, or nobody
-        // has ever had that version.
-        let (again, still) = comparing.pass().await?;
-        found.wrong_accounts.extend(again.wrong_accounts);
-        found.wrong_summaries.extend(again.wrong_summaries);
-        found.wrong_summaries.extend(moving.intersection(&still).cloned());
+    let found = comparing.compare().await?;
+    if !mend || found.is_clean() {
+        return Ok(found);
     }
-    if mend && !found.is_clean() {
-        let wrong = found.wrong_accounts.union(&found.wrong_summaries).cloned();
-        let wrong = wrong.collect::<Vec<_>>();
-        for users in wrong.chunks(PAGE) {
-            ledger.recount(users).await?;
-        }
+    let wrong = found.wrong_accounts.union(&found.wrong_summaries).cloned();
+    for users in wrong.collect::<Vec<_>>().chunks(PAGE) {
+        ledger.recount(users).await?;
+    }
+    if !comparing.compare().await?.is_clean() {
+        // A summary may have a version that the ledger has yet to come to.
+        kept.follower.begin_anew(&ledger.log().name()).await?;
         comparing.catch_up().await?;
     }
     Ok(found)
@@ -81,12 +77,28 @@ struct Comparing<'a> {
 }
 
 impl Comparing<'_> {
+    /// What is wrong. A summary with a later version than the account that was read is looked at twice: the
+    /// account was changed meanwhile, or nobody has ever given that version.
+    async fn compare(&self) -> Result<Reconciled> {
+        let first = self.pass().await?;
+        let mut found = first.found;
+        if first.newer.is_empty() {
+            return Ok(found);
+        }
+        let again = self.pass().await?;
+        found.wrong_accounts.extend(again.found.wrong_accounts);
+        found.wrong_summaries.extend(again.found.wrong_summaries);
+        let given = |user: &Key| again.versions.get(user).copied().unwrap_or_default();
+        let never = first.newer.into_iter().filter(|(user, version)| given(user) < *version);
+        found.wrong_summaries.extend(never.map(|(user, _)| user));
+        Ok(found)
+    }
+
     /// How long somebody else may take to bring the summaries to the end of the log.
     const PATIENCE: Duration = Duration::from_secs(10);
 
-    /// What is wrong, and the summaries that are newer than the accounts that were read.
-    async fn pass(&self) -> Result<(Reconciled, BTreeSet<Key>)> {
-        let (mut found, mut newer) = (Reconciled::default(), BTreeSet::new());
+    async fn pass(&self) -> Result<Pass> {
+        let mut pass = Pass::default();
         let mut after: Option<Key> = None;
         loop {
             let page = self.ledger.audit(after.as_ref(), PAGE).await?;
@@ -94,9 +106,8 @@ impl Comparing<'_> {
             let last = (page.len() == PAGE).then(|| page.last().map(|it| it.user.clone()));
             let last = last.flatten();
             let summaries = self.summaries(after.as_ref(), last.as_ref()).await?;
-            found.accounts += page.len() as u64;
-            compare(&page, summaries, &mut found, &mut newer);
-            let Some(last) = last else { return Ok((found, newer)) };
+            pass.compare(&page, summaries);
+            let Some(last) = last else { return Ok(pass) };
             after = Some(last);
         }
     }
@@ -142,44 +153,55 @@ impl Comparing<'_> {
     }
 }
 
-/// Both are in the order of users.
-fn compare(
-    page: &[Audited],
-    summaries: Vec<Record>,
-    found: &mut Reconciled,
-    newer: &mut BTreeSet<Key>,
-) {
-    let mut summaries = summaries.into_iter().peekable();
-    let account = |record: &Record| Account::of(&record.value).ok();
-    for Audited { user, kept, counted } in page {
-        while let Some(stray) = summaries.next_if(|summary| summary.key < *user) {
-            found.wrong_summaries.insert(stray.key);
+/// One look at all users.
+#[derive(Default)]
+struct Pass {
+    found: Reconciled,
+    /// The versions of the accounts that were read.
+    versions: BTreeMap<Key, Version>,
+    /// The summaries that are newer than the accounts that were read, with their versions.
+    newer: BTreeMap<Key, Version>,
+}
+
+impl Pass {
+    /// Both are in the order of users.
+    fn compare(&mut self, page: &[Audited], summaries: Vec<Record>) {
+        let mut summaries = summaries.into_iter().peekable();
+        self.found.accounts += page.len() as u64;
+        for audited in page {
+            while let Some(stray) = summaries.next_if(|summary| summary.key < audited.user) {
+                self.newer.insert(stray.key, stray.version);
+            }
+            let summary = summaries.next_if(|summary| summary.key == audited.user);
+            self.compare_one(audited, summary);
         }
-        let summary = summaries.next_if(|summary| summary.key == *user);
+        // Perhaps their accounts came a moment ago.
+        self.newer.extend(summaries.map(|stray| (stray.key, stray.version)));
+    }
+
+    fn compare_one(&mut self, audited: &Audited, summary: Option<Record>) {
+        let Audited { user, kept, counted } = audited;
+        let account = |record: &Record| Account::of(&record.value).ok();
+        let version = kept.as_ref().map_or(Version::NONE, |record| record.version);
+        self.versions.insert(user.clone(), version);
         let right = match kept {
             Some(record) => counted.is_some() && account(record) == *counted,
             None => counted.is_none(),
         };
         if !right {
-            found.wrong_accounts.insert(user.clone());
-            continue;
+            self.found.wrong_accounts.insert(user.clone());
+            return;
         }
         match (kept, summary) {
             (None, None) => {}
-            (Some(kept), Some(summary)) if summary.version == kept.version => {
-                if account(kept) != account(&summary) {
-                    found.wrong_summaries.insert(user.clone());
-                }
+            (_, Some(summary)) if summary.version > version => {
+                self.newer.insert(user.clone(), summary.version);
             }
-            (kept, Some(summary))
-                if kept.as_ref().is_none_or(|it| summary.version > it.version) =>
-            {
-                newer.insert(user.clone());
-            }
+            (Some(kept), Some(summary))
+                if summary.version == version && account(kept) == account(&summary) => {}
             _ => {
-                found.wrong_summaries.insert(user.clone());
+                self.found.wrong_summaries.insert(user.clone());
             }
         }
     }
-    found.wrong_summaries.extend(summaries.map(|stray| stray.key));
 }

@@ -7,15 +7,18 @@
 )]
 
 mod cache_aside;
+mod cached_ledger;
 mod coalesce;
 mod concurrency_limit;
 mod cqrs;
 mod follow;
+mod late;
 mod near_cache;
 mod observe;
 mod replica_router;
 mod resharding;
 mod shard_router;
 mod single_flight;
+mod summaries;
 mod timeout;
 mod write_buffer;
