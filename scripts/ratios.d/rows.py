@@ -56,6 +56,7 @@ class Rows:
             self.l6_accept(),
             self.l6_drain(),
             self.l7(),
+            self.l8(),
             self.embedded("read"),
             self.embedded("write"),
         ]
@@ -207,6 +208,30 @@ class Rows:
                     ("L7 command",), 0.95),
             ],
         )
+
+    def l8(self):
+        return Group(
+            {
+                "L8 document hit": self.document_hit,
+                "L2 hit": lambda: self.hit(2, "hits", "misses"),
+                "L8 ledger write": self.post,
+                "L1 write": lambda: self.write(1, stores="local"),
+            },
+            [
+                Row("L8 document read, far hit", "L8 document hit", ("L2 hit",), 0.9),
+                Row("L8 ledger write", "L8 ledger write", ("L1 write",), 0.8),
+            ],
+        )
+
+    def document_hit(self):
+        """Reads of documents that are all in the cache."""
+        server = self.field.documents()
+        run = self.wrk(server, CONNECTIONS, "read.lua", "/read/document/", self.keys)
+        return Target(run, server["pids"])
+
+    def post(self):
+        server = self.field.documents()
+        return Target(self.wrk(server, CONNECTIONS, "post.lua", self.keys), server["pids"])
 
     def projection(self):
         """Events projected a second while commands come as fast as they can; the lag is told."""

@@ -17,7 +17,7 @@ FIRST_KEY = 1_000_001
 FIRST_WIDE_KEY = 2_000_000
 BATCH = 1000
 # What `terrace up` serves by default today, level N on port base + N.
-UP_LEVELS = (0, 1, 2, 3, 5, 7)
+UP_LEVELS = (0, 1, 2, 3, 4, 5, 6, 7, 8)
 # Rows about hits measure hits: both caches hold every key, and none expires during a run.
 CACHES = {"CACHE_TTL": "3600", "L1_CACHE_TTL": "3600", "L1_CACHE_SIZE": "100000"}
 POSTGRES_SETTINGS = {
@@ -393,6 +393,32 @@ class Field:
             answer.read()
             if answer.status != 200:
                 raise Failed(f"/read/{key} on port {port} answered {answer.status}")
+        connection.close()
+
+    def documents(self):
+        """Level 8 on private servers, with a document for each key, each read twice."""
+        server = self.terrace(8, "local", fill=False)
+        self.once("documents", lambda: self._fill_documents(server["port"]))
+        return server
+
+    def _fill_documents(self, port):
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+
+        def ask(method, path, body=None):
+            headers = {"Content-Type": "application/json"} if body else {}
+            connection.request(method, path, body, headers)
+            answer = connection.getresponse()
+            text = answer.read()
+            if answer.status not in (200, 201):
+                raise Failed(f"{path} on port {port} answered {answer.status}: {text[:300]}")
+            return json.loads(text)
+
+        for key in self.key_range():
+            ask("PUT", f"/v1/documents/{key}", json.dumps({"value": f"value-of-key-{key}"}))
+            ask("GET", f"/read/document/{key}")
+        for key in list(self.key_range())[::50]:
+            if not ask("GET", f"/read/document/{key}")["from_cache"]:
+                raise Failed(f"the document {key} is not in the cache")
         connection.close()
 
     @staticmethod
