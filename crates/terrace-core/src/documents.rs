@@ -79,4 +79,52 @@ impl Selection {
         }
         Ok(Self::Words(words))
     }
+
+    /// Whether it selects this document: what every engine must answer.
+    pub fn selects(&self, document: &Json) -> bool {
+        match self {
+            Self::Field(name, wanted) => {
+                let Json::Object(fields) = document else { return false };
+                let field = fields.iter().find(|(known, _)| known == name);
+                field.is_some_and(|(_, found)| match found {
+                    Json::List(items) => items.iter().any(|item| is_worth(item, wanted)),
+                    found => is_worth(found, wanted),
+                })
+            }
+            Self::Words(wanted) => {
+                let words = document.words();
+                wanted.iter().all(|word| words.binary_search(word).is_ok())
+            }
+        }
+    }
+}
+
+fn is_worth(found: &Json, wanted: &Json) -> bool {
+    match (found, wanted) {
+        (Json::Integer(whole), Json::Float(other)) | (Json::Float(other), Json::Integer(whole)) => {
+            // Exactly: beyond 2^53 a float stands for one integer of many.
+            other.fract() == 0.0 && format!("{other:.0}").parse() == Ok(*whole)
+        }
+        _ => found == wanted,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_compared_by_what_they_are_worth() {
+        let document =
+            Json::parse(r#"{"n":1.0,"big":9007199254740993,"t":true,"l":[[2],null,-0.0]}"#);
+        let document = document.unwrap();
+        let found =
+            |name: &str, value: Json| Selection::field(name, value).unwrap().selects(&document);
+        assert!(found("n", Json::Integer(1)) && found("n", Json::Float(1.0)));
+        assert!(found("big", Json::Integer(9_007_199_254_740_993)));
+        assert!(!found("big", Json::Float(9_007_199_254_740_992.0)));
+        assert!(!found("t", Json::Integer(1)) && found("t", Json::Bool(true)));
+        assert!(found("l", Json::Null) && found("l", Json::Integer(0)));
+        assert!(!found("l", Json::Integer(2)) && !found("none", Json::Null));
+    }
 }

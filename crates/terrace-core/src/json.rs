@@ -109,8 +109,25 @@ impl Serialize for Json {
 pub fn document(text: &str) -> Result<Value> {
     match Json::parse(text)? {
         object @ Json::Object(_) => Value::new(object.to_string()),
-        _ => Err(Error::invalid("a document must be a JSON object; send {...}")),
+        _ => Err(no_object()),
     }
+}
+
+/// The object that a value is, for a store of documents.
+///
+/// # Errors
+/// As [`document`]; also for a text that it would write in another way, as with spaces: one engine keeps
+/// the text and another the object, and both must answer the same.
+pub fn object(value: &Value) -> Result<Json> {
+    match Json::parse(value.as_str())? {
+        object @ Json::Object(_) if object.to_string() == value.as_str() => Ok(object),
+        Json::Object(_) => Err(Error::invalid("a document must be written without spaces")),
+        _ => Err(no_object()),
+    }
+}
+
+fn no_object() -> Error {
+    Error::invalid("a document must be a JSON object; send {...}")
 }
 
 #[cfg(test)]
@@ -183,6 +200,8 @@ mod tests {
         }
         assert!(Json::parse(r#"{"a":"9223372036854775808","b":"\"9223372036854775808"}"#).is_ok());
         assert!(document("[]").is_err() && document("{}").unwrap().as_str() == "{}");
+        let written = |text: &str| object(&Value::new(text).unwrap()).is_ok();
+        assert!(written(r#"{"a":1.0}"#) && !written(r#"{"a": 1.0}"#) && !written("[]"));
     }
 
     #[test]

@@ -6,6 +6,7 @@
 //!   [`change_log_contract!`](crate::change_log_contract) for every [`ChangeLog`](crate::ChangeLog)
 //!   [`ledger_contract!`](crate::ledger_contract) for every [`Ledger`](crate::Ledger)
 //!   and [`journal_contract!`](crate::journal_contract) for every [`Journal`].
+//! - [`document_contract!`](crate::document_contract) checks every [`Documents`](crate::Documents).
 //! - [`Scripted`] hands each call to the test, which answers when and how it likes: the way to force
 //!   a race without a sleep.
 //! - [`MemoryShard`] is a shard in memory, for routers and for what moves slots; [`MemoryLedger`] is a
@@ -19,6 +20,7 @@
 mod broken;
 pub mod cache_contract;
 pub mod change_log_contract;
+pub mod document_contract;
 mod faults;
 mod generations;
 pub mod journal_contract;
@@ -41,6 +43,7 @@ pub use memory_shard::MemoryShard;
 pub use scripted::{Call, Hand, ReadCall, ScanCall, Scripted, WriteCall, proof_of};
 
 pub use change_log_contract::WithLog;
+pub use document_contract::DocumentsFixture;
 pub use ledger_contract::WithAccounts;
 
 use crate::{Cache, Journal, Key, Store, Value};
