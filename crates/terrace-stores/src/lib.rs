@@ -34,6 +34,8 @@ pub use redis::{RedisCache, RedisCacheOptions, RedisStream, RedisStreamOptions};
 #[cfg(feature = "redis")]
 pub use redis_journal::{RedisJournal, RedisJournalOptions};
 #[cfg(feature = "sqlite")]
-pub use sqlite::{SqliteLog, SqliteOptions, SqliteReadModel, SqliteShard, SqliteStore};
+pub use sqlite::{
+    SqliteDocuments, SqliteLog, SqliteOptions, SqliteReadModel, SqliteShard, SqliteStore,
+};
 #[cfg(feature = "sqlite")]
 pub use sqlite_journal::{SqliteJournal, SqliteJournalOptions};

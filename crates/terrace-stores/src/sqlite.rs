@@ -29,6 +29,7 @@
 mod apply;
 mod change_log;
 pub(crate) mod connect;
+mod documents;
 pub(crate) mod failure;
 pub(crate) mod file_identity;
 mod follow;
@@ -45,9 +46,11 @@ mod shard;
 mod shared;
 mod store;
 mod vitals;
+mod words;
 mod writer;
 
 pub use change_log::SqliteChangeLog;
+pub use documents::SqliteDocuments;
 pub use follow::SqliteFollower;
 pub use log::SqliteLog;
 pub use options::{Connections, SqliteOptions, Synchronous};

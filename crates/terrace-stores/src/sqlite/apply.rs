@@ -2,13 +2,15 @@
 
 use rusqlite::{Connection, OptionalExtension, Statement, params};
 use terrace_core::{
-    Current, Decision, Idempotency, Outcome, Precondition, Result, Sequence, Version, Write, decide,
+    Current, Decision, Idempotency, Outcome, Precondition, Result, Sequence, Value, Version, Write,
+    decide,
 };
 
 use super::follow::{self, Target};
 use super::job::Task;
 use super::schema::LATEST;
-use super::{failure, idempotency, schema};
+use super::shared::Shared;
+use super::{failure, idempotency, schema, words};
 
 /// The moment of a group of writes: its time, and the latest version drawn so far.
 #[derive(Clone, Copy, Debug)]
@@ -31,6 +33,8 @@ pub(super) struct Statements<'c> {
     update: Statement<'c>,
     count: Statement<'c>,
     counted: Statement<'c>,
+    /// Whether the records are documents, whose words are kept.
+    indexed: bool,
 }
 
 /// The row of a key as it stands in this transaction.
@@ -42,7 +46,8 @@ struct Found {
 }
 
 impl<'c> Statements<'c> {
-    pub(super) fn prepare(connection: &'c Connection, logged: bool) -> rusqlite::Result<Self> {
+    pub(super) fn prepare(connection: &'c Connection, shared: &Shared) -> rusqlite::Result<Self> {
+        let logged = shared.log.is_some();
         Ok(Self {
             connection,
             begin: connection.prepare("BEGIN IMMEDIATE")?,
@@ -63,6 +68,7 @@ impl<'c> Statements<'c> {
             )?,
             count: connection.prepare(if logged { super::log::LATEST } else { LATEST })?,
             counted: connection.prepare("UPDATE meta SET value = ?1 WHERE name = 'version'")?,
+            indexed: shared.documents,
         })
     }
 
@@ -100,6 +106,7 @@ impl<'c> Statements<'c> {
         // A single change is one statement, which SQLite undoes by itself.
         if let Task::Write { writes, idempotency: None, .. } = task
             && writes.len() <= 1
+            && !self.indexed
         {
             return self.apply_all(writes, None, moment);
         }
@@ -178,6 +185,9 @@ impl<'c> Statements<'c> {
             }
         };
         done.map_err(failure::of)?;
+        if self.indexed {
+            words::index(self.connection, key, decision.value.map(Value::as_str))?;
+        }
         Ok(decision.answer(Version::new(moment.latest)))
     }
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
-use rusqlite::types::ValueRef;
+use rusqlite::types::{ToSqlOutput, ValueRef};
 use rusqlite::{Connection, Row, Statement};
 use terrace_core::{
     Budget, Error, Key, Load, LogPosition, Logged, Origin, Page, Position, Proof, Read, Record,
@@ -23,7 +23,8 @@ const LOOKUP: &str =
     "SELECT value, version, created_at, updated_at, deleted FROM records WHERE key = ?1";
 
 /// Both bounds may be empty: every key sorts after the empty text and before the empty blob.
-const SCAN: &str = "SELECT value, version, created_at, updated_at, deleted, key FROM records
+pub(super) const SCAN: &str =
+    "SELECT value, version, created_at, updated_at, deleted, key FROM records
     WHERE key >= ?1 AND key < ?2 AND deleted = 0 ORDER BY key";
 
 /// Without rows that a person gave a version which none can follow.
@@ -68,7 +69,7 @@ pub(super) fn run_per_request(shared: &Shared) -> Result<()> {
 }
 
 /// One connection with its prepared statements.
-struct Reader<'c> {
+pub(super) struct Reader<'c> {
     shared: &'c Shared,
     connection: &'c Connection,
     begin: Statement<'c>,
@@ -77,7 +78,7 @@ struct Reader<'c> {
 }
 
 impl<'c> Reader<'c> {
-    fn new(shared: &'c Shared, connection: &'c Connection) -> rusqlite::Result<Self> {
+    pub(super) fn new(shared: &'c Shared, connection: &'c Connection) -> rusqlite::Result<Self> {
         Ok(Self {
             shared,
             connection,
@@ -134,7 +135,7 @@ impl<'c> Reader<'c> {
         if self.shared.is_replica() {
             return Ok(());
         }
-        let made = Statements::prepare(self.connection, self.shared.log.is_some());
+        let made = Statements::prepare(self.connection, self.shared);
         made.map(drop).map_err(failure::of)
     }
 
@@ -191,32 +192,67 @@ impl<'c> Reader<'c> {
 
     fn scan(&mut self, scan: &Scan, asked: Option<Position>, seen: &Seen) -> Result<Page> {
         self.require(asked, seen)?;
+        self.page(SCAN, &[], scan, seen, |_| Ok(true))
+    }
+
+    /// One snapshot for questions that are not on the path of every request.
+    pub(super) fn in_snapshot<T>(
+        &mut self,
+        asked: Option<Position>,
+        work: impl FnOnce(&Self, &Seen) -> Result<T>,
+    ) -> Result<T> {
+        let standing = self.shared.histories.standing();
+        self.begin.execute([]).map_err(failure::of)?;
+        let answer = self.reached().and_then(|reached| {
+            let seen = Seen { standing, reached };
+            self.require(asked, &seen)?;
+            work(self, &seen)
+        });
+        self.end();
+        answer
+    }
+
+    /// The page of the rows that `question` finds between two keys, `?1` and `?2`, and that are
+    /// accepted; further parameters follow.
+    pub(super) fn page(
+        &self,
+        question: &str,
+        parameters: &[&str],
+        scan: &Scan,
+        seen: &Seen,
+        mut accepts: impl FnMut(&Record) -> Result<bool>,
+    ) -> Result<Page> {
         // Keys hold no NUL, so the first text after a key is the key with a NUL behind it.
         let after = scan.after.as_ref().map(|key| format!("{key}\0")).unwrap_or_default();
         let from = after.as_str().max(&scan.prefix);
         let until = successor(&scan.prefix);
         let until =
             until.as_ref().map_or(ValueRef::Blob(b""), |end| ValueRef::Text(end.as_bytes()));
-        let until = rusqlite::types::ToSqlOutput::Borrowed(until);
+        let texts = parameters.iter().map(|text| ValueRef::Text(text.as_bytes()));
+        let all = [ValueRef::Text(from.as_bytes()), until].into_iter().chain(texts);
 
         let limit = scan.limit.clamp(1, Scan::MAX_LIMIT);
-        let mut statement = self.connection.prepare_cached(SCAN).map_err(failure::of)?;
-        let mut rows = statement.query(rusqlite::params![from, until]).map_err(failure::of)?;
-        let mut records = Vec::new();
+        let mut statement = self.connection.prepare_cached(question).map_err(failure::of)?;
+        let all = rusqlite::params_from_iter(all.map(ToSqlOutput::Borrowed));
+        let mut rows = statement.query(all).map_err(failure::of)?;
+        let mut records: Vec<Record> = Vec::new();
         let (mut bytes, mut more) = (0, false);
         while let Some(row) = rows.next().map_err(failure::of)? {
+            let name = text(row, 5, "key")?;
+            let key = || Key::new(name).map_err(|_| failure::corrupt("key"));
+            let (record, _) = decode(row, key).map_err(|error| in_row(error, name))?;
+            let Some(record) = record else { continue };
+            if !accepts(&record)? {
+                continue;
+            }
             if records.len() == limit || bytes >= Page::MAX_BYTES {
                 more = true;
                 break;
             }
-            let name = text(row, 5, "key")?;
-            let key = || Key::new(name).map_err(|_| failure::corrupt("key"));
-            if let (Some(record), _) = decode(row, key).map_err(|error| in_row(error, name))? {
-                bytes += record.key.as_str().len() + record.value.as_str().len();
-                records.push(record);
-            }
+            bytes += record.key.as_str().len() + record.value.as_str().len();
+            records.push(record);
         }
-        let next = records.last().filter(|_| more).map(|record: &Record| record.key.clone());
+        let next = records.last().filter(|_| more).map(|record| record.key.clone());
         let (origin, age) = (Origin::PRIMARY, Duration::ZERO);
         let token = seen.proof(Version::NONE).token();
         Ok(Page { records, next, origin, age, token })
@@ -253,7 +289,7 @@ impl<'c> Reader<'c> {
         self.number(if self.shared.is_replica() { COUNTER } else { LATEST })
     }
 
-    fn number(&self, question: &str) -> Result<u64> {
+    pub(super) fn number(&self, question: &str) -> Result<u64> {
         let mut statement = self.connection.prepare_cached(question).map_err(failure::of)?;
         let number: i64 = statement.query_row([], |row| row.get(0)).map_err(failure::of)?;
         u64::try_from(number).map_err(|_| failure::corrupt("version"))
@@ -272,7 +308,7 @@ impl<'c> Reader<'c> {
 }
 
 /// What a snapshot proves.
-struct Seen {
+pub(super) struct Seen {
     standing: Arc<Standing>,
     /// The latest version there is in it.
     reached: u64,

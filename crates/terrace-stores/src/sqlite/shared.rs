@@ -33,6 +33,8 @@ pub(super) struct Shared {
     pub(super) histories: Arc<Histories>,
     /// The name of the change log, if the file keeps one.
     pub(super) log: Option<Arc<str>>,
+    /// Whether the records are documents, whose words are kept.
+    pub(super) documents: bool,
     /// Whether followers hold back what the log would remove.
     pub(super) held: Held,
     /// Raised by each COMMIT.

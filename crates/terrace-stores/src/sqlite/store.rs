@@ -23,7 +23,7 @@ use super::log::SqliteLog;
 use super::options::{Connections, SqliteOptions};
 use super::shared::{Shared, start};
 use super::vitals::{ThreadRole, Vitals};
-use super::{connect, failure, health, reader, schema, writer};
+use super::{connect, failure, health, reader, schema, words, writer};
 use crate::held::Held;
 
 /// Records in one SQLite file; see the [module](super) for the file and its promises.
@@ -64,7 +64,16 @@ impl SqliteStore {
     /// [`ErrorKind::InvalidInput`] for a file of another program, of a newer Terrace, or that is no
     /// database; [`ErrorKind::Unavailable`] when it cannot be opened for writing or is locked;
     /// [`ErrorKind::Corrupt`] when it is damaged.
-    pub fn open(mut options: SqliteOptions, runtime: Runtime) -> Result<Self> {
+    pub fn open(options: SqliteOptions, runtime: Runtime) -> Result<Self> {
+        Self::open_for(options, runtime, false)
+    }
+
+    /// The same, with an index of words where the records are documents.
+    pub(super) fn open_for(
+        mut options: SqliteOptions,
+        runtime: Runtime,
+        documents: bool,
+    ) -> Result<Self> {
         options.path = connect::prepare_path(&options.path)?;
         let turn = connect::turn(&options.path);
         let (mut connection, engine) = connect::first(&options)?;
@@ -73,6 +82,9 @@ impl SqliteStore {
             true => Some(super::log::install(&mut connection, &runtime)?),
             false => None,
         };
+        if documents {
+            words::install(&mut connection)?;
+        }
         drop(turn);
         let bytes = options.max_queued_bytes;
         let limit = |parts| Load { parts, bytes };
@@ -80,6 +92,7 @@ impl SqliteStore {
         let shared = Arc::new(Shared {
             histories: Arc::new(Histories::new(standing)),
             log,
+            documents,
             held: Held::default(),
             committed: watch::Sender::new(0),
             durability,
@@ -195,7 +208,7 @@ impl SqliteStore {
     }
 
     /// What the caller's token asks of this database.
-    fn asked(&self, how: &ReadOptions) -> Result<Option<Position>> {
+    pub(super) fn asked(&self, how: &ReadOptions) -> Result<Option<Position>> {
         let Some(token) = &how.token else { return Ok(None) };
         self.shared.histories.check(token)?;
         if self.shared.histories.is_behind(token) {

@@ -62,11 +62,7 @@ struct Writer<'c> {
 
 impl<'c> Writer<'c> {
     fn new(shared: &'c Shared, connection: &'c Connection) -> rusqlite::Result<Self> {
-        Ok(Self {
-            shared,
-            connection,
-            statements: Statements::prepare(connection, shared.log.is_some())?,
-        })
+        Ok(Self { shared, connection, statements: Statements::prepare(connection, shared)? })
     }
 
     /// Applies the jobs that wait in one transaction, with those that arrive meanwhile up to `most`,

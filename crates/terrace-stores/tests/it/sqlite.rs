@@ -4,6 +4,7 @@
 
 mod by_hand;
 mod change_log;
+mod documents;
 mod groups;
 mod limits;
 mod opening;
