@@ -1,9 +1,8 @@
-//! Private PostgreSQL (with streaming standbys), Redis and NATS servers on this machine, for
-//! `terrace up --stores local` and for
-//! tests.
+//! Private PostgreSQL (with streaming standbys), Redis, NATS and document servers on this machine, for
+//! `terrace up --stores local` and for tests.
 //!
-//! A server lives in one directory: its data, its password (a file of mode 0600), the port that it
-//! used last, its log. It listens on 127.0.0.1 alone. It ends with the process that started it,
+//! A server lives in one directory: its data, its password if it has one (a file of mode 0600), the port
+//! that it used last, its log. It listens on 127.0.0.1 alone. It ends with the process that started it,
 //! also when that process is killed; what an earlier run left behind is stopped at the next start.
 //!
 //! ```no_run
@@ -28,6 +27,7 @@ mod alarm;
 mod distance;
 mod error;
 mod home;
+mod mongo;
 mod nats;
 mod pgbouncer;
 mod postgres;
@@ -44,6 +44,7 @@ mod wait;
 pub use alarm::Alarm;
 pub use distance::Distance;
 pub use error::{LabError, LabErrorKind};
+pub use mongo::{MongoOptions, MongoServer};
 pub use nats::{NatsOptions, NatsServer};
 pub use pgbouncer::PgBouncer;
 pub use postgres::{PostgresOptions, PostgresServer};

@@ -177,7 +177,7 @@ fn unversioned(program: &Path) -> &'static str {
 }
 
 /// Whether this document server is not MongoDB itself.
-fn is_compatible(program: &Path) -> bool {
+pub(crate) fn is_compatible(program: &Path) -> bool {
     program.file_name().is_some_and(|name| name == DOCUMENT_PROGRAMS[1])
 }
 

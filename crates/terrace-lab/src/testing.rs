@@ -1,4 +1,5 @@
-//! One PostgreSQL, one Redis and one NATS for all tests of a binary, started by the first test that asks.
+//! One PostgreSQL, Redis, NATS and document server for all tests of a binary, started by the first test that
+//! asks.
 //!
 //! They live in temporary directories that are removed when the test binary ends, however it ends.
 //! They belong to no runtime: tests with a runtime each share them. A test whose engine is missing
@@ -12,7 +13,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use crate::error::{LabError, Result};
 use crate::home::random_name;
 use crate::{
-    NatsOptions, NatsServer, PgBouncer, PostgresOptions, PostgresServer, RedisOptions, RedisServer,
+    MongoOptions, MongoServer, NatsOptions, NatsServer, PgBouncer, PostgresOptions, PostgresServer,
+    RedisOptions, RedisServer,
 };
 
 /// The shared PostgreSQL, with durable settings and room for 300 connections.
@@ -131,6 +133,41 @@ pub fn nats() -> &'static NatsServer {
             })
         }))
     })
+}
+
+/// The shared document server.
+///
+/// Do not stop, pause or restart it: other tests use it at the same time.
+///
+/// # Panics
+/// When it cannot be started; the message says what to do.
+pub fn mongo() -> &'static MongoServer {
+    static SERVER: OnceLock<MongoServer> = OnceLock::new();
+    SERVER.get_or_init(own_mongo)
+}
+
+/// A document server of one test's own, which it may stop, kill and pause.
+///
+/// # Panics
+/// When it cannot be started; the message says what to do.
+#[must_use]
+pub fn own_mongo() -> MongoServer {
+    or_fail(temporary_directory("mongo").and_then(|directory| {
+        MongoServer::start_blocking(&MongoOptions {
+            temporary: true,
+            ..MongoOptions::new(directory)
+        })
+    }))
+}
+
+/// The URL of an empty database on [`mongo`], which no other test of this binary gets.
+///
+/// # Panics
+/// When the server cannot be started; the message says what to do.
+#[must_use]
+pub fn fresh_documents() -> String {
+    static NEXT: AtomicU64 = AtomicU64::new(1);
+    mongo().database_url(&format!("test_{}", NEXT.fetch_add(1, Ordering::Relaxed)))
 }
 
 /// A part of the shared Redis that no other test uses.

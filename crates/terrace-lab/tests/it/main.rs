@@ -3,6 +3,7 @@
 #![expect(clippy::expect_used, reason = "a test that cannot go on fails, its helpers too")]
 
 mod client;
+mod mongo;
 mod parents_end;
 mod postgres;
 mod proxy;
