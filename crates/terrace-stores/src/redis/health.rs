@@ -51,7 +51,7 @@ impl Shared {
     pub(super) async fn health(&self) -> Inspection {
         let deadline = Deadline::at(self.runtime().now() + PATIENCE);
         // The state is looked at after the question: an unanswered one changes it.
-        let keys = self.runtime().within(deadline, self.database_size()).await.flatten();
+        let keys = self.runtime().within(deadline, self.entries()).await.flatten();
         let (options, counters) = (&self.options, &self.counters);
         let waiting = [self.reads.counts(), self.fills.counts(), self.invalidations.counts()]
             .map(|counts| counts.line.waiting.bytes)
@@ -84,11 +84,31 @@ impl Shared {
             .gauge("waiting_bytes", waiting as u64, Unit::Bytes)
     }
 
-    /// `DBSIZE` costs the server nothing; counting one namespace would walk all keys.
-    async fn database_size(&self) -> Option<u64> {
+    /// The entries of this namespace, where the server has few keys. `DBSIZE` costs it nothing, and
+    /// counting one namespace walks all keys: where there are many, all of them are the answer.
+    async fn entries(&self) -> Option<u64> {
+        const FEW: u64 = 10_000;
         let live = self.link.live().ok()?;
         let mut connection = live.connection.clone();
         let command = redis::cmd("DBSIZE");
-        self.link.ask(&live, command.query_async(&mut connection)).await.ok()
+        let all = self.link.ask(&live, command.query_async::<u64>(&mut connection)).await.ok()?;
+        if all > FEW {
+            return Some(all);
+        }
+        let (mut own, mut cursor) = (0, 0_u64);
+        loop {
+            let mut command = redis::cmd("SCAN");
+            command.arg(cursor).arg("MATCH").arg(self.names.entries_pattern());
+            command.arg("COUNT").arg(1000);
+            let page = command.query_async::<(u64, Vec<redis::Value>)>(&mut connection);
+            // Not asked by the link, which would take a refusal for an outage: a user without the right to
+            // walk is told of all keys.
+            let Ok((next, keys)) = page.await else { return Some(all) };
+            own += keys.len() as u64;
+            cursor = next;
+            if cursor == 0 {
+                return Some(own);
+            }
+        }
     }
 }

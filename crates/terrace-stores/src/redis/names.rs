@@ -47,6 +47,11 @@ impl Names {
         format!("{begin}:*")
     }
 
+    /// What the names of all entries match.
+    pub(super) fn entries_pattern(&self) -> String {
+        format!("{}*", self.entries)
+    }
+
     /// Adds the name of a key's entry to a command, without a string in between.
     pub(super) fn write_entry(&self, command: &mut Cmd, key: &Key) {
         let mut argument = command.writer_for_next_arg();
