@@ -1,7 +1,7 @@
 //! The properties that every [`Documents`] keeps.
 //!
 //! The macro [`document_contract!`](crate::document_contract) makes a test of each, and of those
-//! properties of every [`Store`] that hold where values are documents and batches are not atomic.
+//! properties of every [`Store`](crate::Store) that hold where values are documents and batches are not atomic.
 
 mod as_records;
 mod content;
