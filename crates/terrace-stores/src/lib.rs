@@ -6,6 +6,8 @@
 mod held;
 #[cfg(any(feature = "nats", feature = "redis", feature = "sqlite"))]
 mod journal;
+#[cfg(feature = "mongodb")]
+pub mod mongodb;
 #[cfg(feature = "nats")]
 pub mod nats_journal;
 #[cfg(feature = "postgres")]
@@ -14,15 +16,17 @@ pub mod postgres;
 pub mod redis;
 #[cfg(feature = "redis")]
 pub mod redis_journal;
-#[cfg(any(feature = "postgres", feature = "sqlite"))]
+#[cfg(any(feature = "mongodb", feature = "postgres", feature = "sqlite"))]
 mod row;
 #[cfg(feature = "sqlite")]
 pub mod sqlite;
 #[cfg(feature = "sqlite")]
 pub mod sqlite_journal;
-#[cfg(any(feature = "postgres", feature = "sqlite"))]
+#[cfg(any(feature = "mongodb", feature = "postgres", feature = "sqlite"))]
 mod walks;
 
+#[cfg(feature = "mongodb")]
+pub use mongodb::{MongoDocuments, MongoFollower, MongoOptions};
 #[cfg(feature = "nats")]
 pub use nats_journal::{NatsJournal, NatsJournalOptions};
 #[cfg(feature = "postgres")]

@@ -17,7 +17,7 @@ use super::schema::{COUNTER, LATEST};
 use super::shared::Shared;
 use super::vitals::ThreadRole;
 use super::{connect, failure, follow, schema};
-use crate::row::in_row;
+use crate::row::{in_row, successor};
 
 const LOOKUP: &str =
     "SELECT value, version, created_at, updated_at, deleted FROM records WHERE key = ?1";
@@ -364,37 +364,4 @@ fn text<'r>(row: &'r Row<'_>, index: usize, column: &'static str) -> Result<&'r 
 fn number(row: &Row<'_>, index: usize, column: &'static str) -> Result<i64> {
     let field = row.get_ref(index).map_err(failure::of)?;
     field.as_i64().map_err(|_| failure::corrupt(column))
-}
-
-/// The least text greater than all texts that begin with `prefix`; `None` when there is none.
-pub(super) fn successor(prefix: &str) -> Option<String> {
-    let mut text = prefix.to_owned();
-    while let Some(last) = text.pop() {
-        // A range of characters steps over the surrogates, which are none.
-        if let Some(next) = (last..=char::MAX).nth(1) {
-            text.push(next);
-            return Some(text);
-        }
-    }
-    None
-}
-
-#[cfg(test)]
-mod tests {
-    use super::successor;
-
-    #[test]
-    fn the_successor_of_a_prefix_is_the_end_of_its_range() {
-        let cases = [
-            ("", None),
-            ("a", Some("b")),
-            ("user:", Some("user;")),
-            ("a\u{10ffff}", Some("b")),
-            ("\u{10ffff}", None),
-            ("\u{d7ff}", Some("\u{e000}")),
-        ];
-        for (prefix, end) in cases {
-            assert_eq!(successor(prefix).as_deref(), end, "{prefix:?}");
-        }
-    }
 }

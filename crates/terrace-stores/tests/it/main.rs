@@ -1,6 +1,7 @@
 //! The contract on the real engines, and what each engine promises beyond it.
 
-#[cfg(feature = "nats")]
+#[cfg(feature = "mongodb")]
+mod mongodb;
 #[cfg(feature = "nats")]
 mod nats_journal;
 #[cfg(feature = "postgres")]

@@ -11,9 +11,8 @@ use terrace_core::{
 
 use super::super::failure;
 use super::super::log::{moment, unsigned};
-use super::super::reader::successor;
 use super::change::checkpoint;
-use crate::row::in_row;
+use crate::row::{in_row, successor};
 
 const COLUMNS: &str = "r.key, r.value, r.version, r.created_at, r.updated_at, r.deleted, \
      r.read_count, r.write_count";

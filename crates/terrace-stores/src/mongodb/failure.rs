@@ -1,0 +1,99 @@
+//! What the driver's errors mean to callers.
+
+use mongodb::error::{Error as DriverError, ErrorKind as Driver, WriteFailure};
+use terrace_core::{Error, ErrorKind};
+
+/// Somebody else has a row with this key.
+const DUPLICATE: i32 = 11_000;
+
+/// Names in a document that the server does not take: `DollarPrefixedFieldName`,
+/// `InvalidDBRef`, `EmptyFieldName`, `DottedFieldName`, `BSONObjectTooLarge`, `Overflow`.
+const UNFIT: [i32; 6] = [52, 53, 55, 56, 57, 10_334];
+
+/// The user may not, or is not known.
+const FORBIDDEN: [i32; 2] = [13, 18];
+
+/// Whether a row was refused because there is one with its key.
+pub(super) fn is_duplicate(error: &DriverError) -> bool {
+    code(error) == Some(DUPLICATE)
+}
+
+/// Of a call that changes nothing.
+pub(super) fn of_read(error: DriverError) -> Error {
+    match refusal(&error) {
+        Some((kind, message)) => Error::new(kind, message).caused_by(error),
+        None => unreachable_server().caused_by(error),
+    }
+}
+
+/// Of a call that may have changed something.
+pub(super) fn of_write(error: DriverError) -> Error {
+    let never_left = matches!(
+        &*error.kind,
+        Driver::ServerSelection { .. } | Driver::ConnectionPoolCleared { .. } | Driver::Shutdown
+    ) || matches!(&*error.kind, Driver::Io(io)
+        if io.kind() == std::io::ErrorKind::ConnectionRefused);
+    match refusal(&error) {
+        Some((kind, message)) => Error::new(kind, message).caused_by(error),
+        None if never_left => unreachable_server().caused_by(error),
+        None => {
+            let message = "the document server did not confirm the write; read the document to see \
+                           whether it was applied";
+            Error::new(ErrorKind::OutcomeUnknown, message).caused_by(error)
+        }
+    }
+}
+
+/// What the server said when it refused, and applied nothing.
+fn refusal(error: &DriverError) -> Option<(ErrorKind, &'static str)> {
+    let code = match &*error.kind {
+        Driver::Authentication { .. } => FORBIDDEN[1],
+        Driver::Command(command) if error.contains_label("RetryableWriteError") => {
+            let message = "the document server is changing its primary; try again";
+            let _code = command.code;
+            return Some((ErrorKind::Unavailable, message));
+        }
+        _ => code(error)?,
+    };
+    Some(if UNFIT.contains(&code) {
+        let message = "the document server does not take this document: a name in it, or its size; \
+                       MongoDB 5 or newer takes all names";
+        (ErrorKind::InvalidInput, message)
+    } else if FORBIDDEN.contains(&code) {
+        let message = "the document server does not let this user in, or do this; check the user, the \
+                       password, and that it may read and write the database";
+        (ErrorKind::Unavailable, message)
+    } else {
+        (ErrorKind::Unavailable, "the document server refused the call; the log says why")
+    })
+}
+
+/// What the server gave as the reason; nothing when the call may have been applied all the same.
+fn code(error: &DriverError) -> Option<i32> {
+    match &*error.kind {
+        Driver::Command(command) => Some(command.code),
+        Driver::Write(WriteFailure::WriteError(write)) => Some(write.code),
+        _ => None,
+    }
+}
+
+/// The server cannot be reached, and nothing was applied.
+pub(super) fn unreachable_server() -> Error {
+    Error::new(ErrorKind::Unavailable, "the document server cannot be reached; try again later")
+}
+
+/// Bytes that are no BSON.
+pub(super) fn bson(error: mongodb::bson::error::Error) -> Error {
+    corrupt("data").caused_by(error)
+}
+
+/// A field of a row is not what Terrace writes.
+pub(super) fn corrupt(field: &'static str) -> Error {
+    Error::new(ErrorKind::Corrupt, "a stored document is damaged; restore it from a backup")
+        .with("field", field)
+}
+
+/// The store takes no more calls.
+pub(super) fn closed() -> Error {
+    Error::new(ErrorKind::Unavailable, "the store is closed")
+}
