@@ -1,17 +1,16 @@
 //! `Coalesce`: many small calls become few large ones.
 
-mod locked;
 mod merge;
 
 use std::fmt;
 use std::sync::Arc;
 
 use terrace_core::{
-    BatchLimits, Batcher, BoxFuture, Consistency, Inspection, Key, LineCounts, Load, Merge as _,
-    Page, Read, ReadOptions, Receipt, Result, Runtime, Scan, Store, Unit, Write, WriteOptions,
+    BatchLimits, Batcher, BoxFuture, Consistency, Inspection, Key, LineCounts, Load, LockedKeys,
+    Merge as _, Page, Read, ReadOptions, Receipt, Result, Runtime, Scan, Store, Unit, Write,
+    WriteOptions,
 };
 
-use self::locked::LockedKeys;
 use self::merge::{Reads, Writes};
 
 /// Merges concurrent reads into one batched read and concurrent writes into one batched write.
@@ -217,7 +216,7 @@ impl Store for Coalesce {
         if !self.merges(&batch, how) {
             return self.inner.write(batch, how);
         }
-        let free = self.locked.among(&batch).is_empty();
+        let free = self.locked.among(batch.iter().map(|write| &write.key)).is_empty();
         let queue = if free { &self.writes } else { &self.locked_writes };
         Box::pin(queue.call(batch, how.deadline))
     }

@@ -5,11 +5,9 @@ use std::mem;
 use std::sync::Arc;
 
 use terrace_core::{
-    BatchItem, BoxFuture, Change, Consistency, Deadline, Error, ErrorKind, Key, Merge, Read,
-    ReadOptions, Receipt, Result, Store, Write, WriteOptions,
+    BatchItem, BoxFuture, Change, Consistency, Deadline, Error, ErrorKind, Key, LockedKeys, Merge,
+    Read, ReadOptions, Receipt, Result, Store, Write, WriteOptions,
 };
-
-use super::locked::LockedKeys;
 
 /// Reads of one consistency.
 #[derive(Debug)]
@@ -127,7 +125,7 @@ impl Merge for Writes {
 impl Writes {
     /// Writes, and notes which keys are locked, and which no longer.
     async fn write(&self, writes: Vec<Write>, how: &WriteOptions) -> Result<Vec<Receipt>> {
-        let were_locked = self.locked.among(&writes);
+        let were_locked = self.locked.among(writes.iter().map(|write| &write.key));
         let done = self.inner.write(writes, how).await;
         match &done {
             Ok(_) => self.locked.remove(&were_locked),

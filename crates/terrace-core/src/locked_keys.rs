@@ -4,11 +4,12 @@ use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use terrace_core::{Error, Key, Write};
+use crate::{Error, Key};
 
-/// They are written beside the others, until a write of them succeeds.
+/// They are written beside the others, until a write of them succeeds: by a [`Batcher`](crate::Batcher)
+/// of their own, so that they hold up nobody else.
 #[derive(Debug, Default)]
-pub(crate) struct LockedKeys {
+pub struct LockedKeys {
     any: AtomicBool,
     keys: Mutex<HashSet<Key>>,
 }
@@ -22,17 +23,17 @@ impl LockedKeys {
         self.keys.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Those of a batch.
-    pub(crate) fn among(&self, batch: &[Write]) -> Vec<Key> {
+    /// Those of these.
+    pub fn among<'k>(&self, keys: impl Iterator<Item = &'k Key>) -> Vec<Key> {
         if !self.any.load(Ordering::Relaxed) {
             return Vec::new();
         }
-        let keys = self.keys();
-        batch.iter().map(|write| &write.key).filter(|key| keys.contains(*key)).cloned().collect()
+        let locked = self.keys();
+        keys.filter(|key| locked.contains(*key)).cloned().collect()
     }
 
-    /// Takes in what a write failed for.
-    pub(crate) fn add(&self, error: &Error) {
+    /// Takes in the keys for which a write failed, if it did for [locked](Error::locked) ones.
+    pub fn add(&self, error: &Error) {
         let Some(locked) = error.locked_keys().filter(|locked| !locked.is_empty()) else { return };
         let mut keys = self.keys();
         if keys.len() + locked.len() > Self::MOST {
@@ -52,7 +53,7 @@ impl LockedKeys {
     }
 
     /// They can be written again.
-    pub(crate) fn remove(&self, written: &[Key]) {
+    pub fn remove(&self, written: &[Key]) {
         if !written.is_empty() {
             let mut keys = self.keys();
             keys.retain(|key| !written.contains(key));
