@@ -170,7 +170,8 @@ pub struct Statement {
     pub transactions: Vec<Transaction>,
     /// Where the next page begins; `None` at the end.
     pub next: Option<Before>,
-    /// The version of the account in the same snapshot; [`Version::NONE`] where there is none.
+    /// The version of the account in the same snapshot, or of its end, as far as that is remembered;
+    /// else [`Version::NONE`].
     pub version: Version,
     /// What the client has seen with it.
     pub token: Token,

@@ -31,7 +31,8 @@ pub use mongodb::{MongoDocuments, MongoFollower, MongoOptions};
 pub use nats_journal::{NatsJournal, NatsJournalOptions};
 #[cfg(feature = "postgres")]
 pub use postgres::{
-    PostgresLog, PostgresOptions, PostgresReadModel, PostgresShard, PostgresStore, ServerReport,
+    PostgresLedger, PostgresLog, PostgresOptions, PostgresReadModel, PostgresShard, PostgresStore,
+    ServerReport,
 };
 #[cfg(feature = "redis")]
 pub use redis::{RedisCache, RedisCacheOptions, RedisStream, RedisStreamOptions};

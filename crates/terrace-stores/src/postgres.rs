@@ -24,6 +24,7 @@ mod doubts;
 mod history;
 mod idempotency;
 mod inspect;
+mod ledger;
 mod locked;
 pub mod log;
 mod member;
@@ -61,6 +62,7 @@ use terrace_core::{
 };
 use tokio::sync::watch;
 
+pub use ledger::PostgresLedger;
 pub use log::{LogBegin, PostgresLog};
 pub use options::{ConnectionSource, PoolOptions, PostgresOptions};
 pub use read_model::PostgresReadModel;

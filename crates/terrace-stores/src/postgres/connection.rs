@@ -39,6 +39,12 @@ pub(super) enum Repeated {
     ReadLog,
     /// Applies a batch to a read model.
     Project,
+    /// Adds transactions to a ledger.
+    Post,
+    /// The accounts that a transaction has written.
+    Accounts,
+    /// Reads a page of a ledger.
+    ReadStatement,
 }
 
 /// One session. Dropping it says goodbye to the server in the background.
@@ -48,7 +54,7 @@ pub(super) struct Connection {
     statements: Statements,
     pub(super) dialect: Dialect,
     /// Statements that are prepared when they are first run; see [`Connection::repeat`].
-    repeated: [OnceCell<Statement>; 2],
+    repeated: [OnceCell<Statement>; 5],
     /// As it was looked at last, and whether a commit since [`Connection::committed`] was told of as one
     /// that no standby has confirmed.
     durability: (Arc<Promised>, Arc<AtomicBool>),

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use terrace_core::{
     Deadline, Durability, Error, ErrorKind, Idempotency, Origin, Outcome, Position, Receipt, Token,
@@ -28,10 +29,10 @@ impl<'a> Claim<'a> {
     }
 
     /// Takes the right, or answers what was stored by who had it.
-    pub(super) async fn take(
+    pub(super) async fn take<D: DeserializeOwned>(
         &self,
         connection: &Connection,
-    ) -> Result<Option<Remembered>, Failure> {
+    ) -> Result<Option<Remembered<D>>, Failure> {
         let Some(request) = self.request else { return Ok(None) };
         let (key, fingerprint) = (request.key(), &request.fingerprint()[..]);
         let parameters: [Parameter<'_>; 2] = [&key, &fingerprint];
@@ -53,21 +54,13 @@ impl<'a> Claim<'a> {
     }
 
     /// Stores the result.
-    pub(super) async fn keep(
+    pub(super) async fn keep<D: Serialize>(
         &self,
         connection: &Connection,
-        answers: &[(Outcome, Version)],
-        logged: Option<Transaction>,
+        result: impl Iterator<Item = D>,
     ) -> Result<(), Failure> {
         let Some(request) = self.request else { return Ok(()) };
-        let stored = answers.iter().map(|&(outcome, version)| Done {
-            outcome,
-            version,
-            durability: connection.durability(),
-            transaction: logged.map(|number| number.0),
-        });
-        let stored = stored.collect::<Vec<_>>();
-        let text = serde_json::to_string(&stored).map_err(|error| {
+        let text = serde_json::to_string(&result.collect::<Vec<_>>()).map_err(|error| {
             let message = "the result of the request cannot be stored";
             Failure::Refused(Error::new(ErrorKind::Internal, message).caused_by(error))
         })?;
@@ -83,13 +76,24 @@ fn lost() -> Failure {
 }
 
 /// A result that was stored earlier.
-pub(super) struct Remembered {
+pub(super) struct Remembered<D> {
     fingerprint: Vec<u8>,
-    done: Vec<Done>,
+    done: Vec<D>,
 }
 
+impl<D> Remembered<D> {
+    /// Refused when it is the result of another request.
+    pub(super) fn matching(self, request: Option<&Idempotency>) -> Result<Vec<D>, Failure> {
+        match request {
+            Some(request) if self.fingerprint == request.fingerprint() => Ok(self.done),
+            _ => Err(Failure::Refused(Idempotency::reused())),
+        }
+    }
+}
+
+/// What is stored of a write.
 #[derive(Serialize, Deserialize)]
-struct Done {
+pub(super) struct DoneWrite {
     outcome: Outcome,
     version: Version,
     durability: Durability,
@@ -98,34 +102,34 @@ struct Done {
     transaction: Option<u64>,
 }
 
-impl Remembered {
-    /// Refused when it is the result of another request.
-    pub(super) fn matching(self, request: Option<&Idempotency>) -> Result<Self, Failure> {
-        match request {
-            Some(request) if self.fingerprint == request.fingerprint() => Ok(self),
-            _ => Err(Failure::Refused(Idempotency::reused())),
-        }
+impl DoneWrite {
+    pub(super) fn of(
+        connection: &Connection,
+        (outcome, version): (Outcome, Version),
+        logged: Option<Transaction>,
+    ) -> Self {
+        let durability = connection.durability();
+        Self { outcome, version, durability, transaction: logged.map(|number| number.0) }
     }
 
-    /// As they were answered the first time, with a token of the transaction that found them: what
-    /// it could see holds what they wrote. Whether a standby has it by now, nobody has waited for.
-    pub(super) fn receipts(
-        self,
-        connection: &Connection,
-        found_by: Option<Transaction>,
-    ) -> Vec<Receipt> {
-        let position = found_by.map_or(Position::NONE, |it| connection.position(it));
-        let token = Token::of(Arc::clone(&connection.history), position);
-        let receipt = |Done { outcome, version, durability, transaction }| Receipt {
+    /// As it was answered the first time. Whether a standby has it by now, nobody has waited for.
+    pub(super) fn receipt(self, token: Token) -> Receipt {
+        let Self { outcome, version, durability, transaction } = self;
+        Receipt {
             outcome,
             version,
             durability: durability.min(Durability::Committed),
-            token: token.clone(),
+            token,
             origin: Origin::PRIMARY,
             event: event(outcome, version, transaction.map(Transaction)),
-        };
-        self.done.into_iter().map(receipt).collect()
+        }
     }
+}
+
+/// Of the transaction that found a result: what it could see holds what was written.
+pub(super) fn found(connection: &Connection, by: Option<Transaction>) -> Token {
+    let position = by.map_or(Position::NONE, |it| connection.position(it));
+    Token::of(Arc::clone(&connection.history), position)
 }
 
 /// Forgets results that are older than a day, and answers whether there may be more of them: it goes

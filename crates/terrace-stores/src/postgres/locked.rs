@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use terrace_core::{Error, ErrorKind, Key, Write};
+use terrace_core::{Error, ErrorKind, Key};
 use tokio_postgres::types::Type;
 
 use super::connection::Connection;
@@ -18,7 +18,7 @@ use super::work::Failure;
 /// that `waits`, of one key that nothing is seen to hold.
 pub(super) async fn look(
     connection: &Connection,
-    batch: &[Write],
+    keys: impl Iterator<Item = &str>,
     waits: bool,
     error: tokio_postgres::Error,
 ) -> Failure {
@@ -26,7 +26,7 @@ pub(super) async fn look(
     if table.is_ok_and(|rows| rows.first().is_some_and(|row| row.try_get(0).unwrap_or(false))) {
         return Failure::Driver(error);
     }
-    let mut keys: Vec<_> = batch.iter().map(|write| write.key.as_str()).collect();
+    let mut keys = keys.collect::<Vec<_>>();
     keys.sort_unstable();
     keys.dedup();
     let found = connection.ask(HELD, &[(&keys, Type::TEXT_ARRAY)]).await.unwrap_or_default();
@@ -57,12 +57,13 @@ pub(super) async fn look(
 const LOCKED: &str = "another session holds the row of a key in an open transaction, and nothing was \
                       changed; try again when that transaction has ended";
 
-/// Whether another session has, or is about to get, a lock of all records that keeps writers out.
+/// Whether another session has, or is about to get, a lock of all records, or of all transactions of a
+/// ledger, that keeps writers out.
 fn table_is_locked() -> String {
     format!(
         "SELECT EXISTS (SELECT FROM pg_locks WHERE pid IS DISTINCT FROM pg_backend_pid() \
            AND database = (SELECT oid FROM pg_database WHERE datname = current_database()) \
-           AND (locktype = 'relation' AND relation = 'records'::regclass AND mode IN \
+           AND (locktype = 'relation' AND relation IN ('records'::regclass, to_regclass('transactions')) AND mode IN \
                ('ShareLock', 'ShareRowExclusiveLock', 'ExclusiveLock', 'AccessExclusiveLock') \
              OR locktype = 'advisory' AND classid = {LOCK} AND mode = 'ExclusiveLock'))"
     )

@@ -34,7 +34,7 @@ pub(super) struct Seen {
 impl Seen {
     /// From three columns. Fails when the history is another one, or the server was promoted: then
     /// the session must be looked at anew.
-    fn of(row: &Row, column: usize, connection: &Connection) -> Result<Self, Failure> {
+    pub(super) fn of(row: &Row, column: usize, connection: &Connection) -> Result<Self, Failure> {
         let snapshot = row.try_get::<_, Option<Snapshot>>(column).map_err(corrupt)?;
         let generation = row.try_get::<_, Option<i64>>(column + 1).map_err(corrupt)?;
         let is_replica = row.try_get::<_, Option<bool>>(column + 2).map_err(corrupt)?;
@@ -51,7 +51,7 @@ impl Seen {
 
     /// Refuses to answer whoever has seen more than this snapshot can prove. A primary has everything
     /// that was acknowledged, so it proves more than its horizon.
-    fn check(self, asked: Option<&Token>, history: &str) -> Result<(), Failure> {
+    pub(super) fn check(self, asked: Option<&Token>, history: &str) -> Result<(), Failure> {
         let Some(asked) = asked.and_then(|asked| asked.position(history)) else { return Ok(()) };
         if self.is_replica && asked > self.snapshot.through(self.generation) {
             return Err(Failure::Refused(terrace_core::history::behind()));
@@ -63,12 +63,12 @@ impl Seen {
     }
 
     /// The write that a row shows.
-    fn written_by(self, row: &Row, column: usize) -> Result<Position, Failure> {
+    pub(super) fn written_by(self, row: &Row, column: usize) -> Result<Position, Failure> {
         let writer = row.try_get(column).map_err(corrupt)?;
         Ok(self.snapshot.written_by(writer, self.generation))
     }
 
-    fn proof(self, history: &Arc<str>, shown: Position) -> Proof {
+    pub(super) fn proof(self, history: &Arc<str>, shown: Position) -> Proof {
         Proof {
             history: Arc::clone(history),
             generation: self.generation,
@@ -284,7 +284,12 @@ fn made_up() -> Failure {
 }
 
 /// The record whose `created_at`, `updated_at` and `value` begin at `column`.
-fn record(key: Key, version: Option<i64>, row: &Row, column: usize) -> Result<Record, Failure> {
+pub(super) fn record(
+    key: Key,
+    version: Option<i64>,
+    row: &Row,
+    column: usize,
+) -> Result<Record, Failure> {
     let version = version.and_then(Version::of_row).ok_or_else(made_up)?;
     let Moment(created_at) = row.try_get(column).map_err(corrupt)?;
     let Moment(updated_at) = row.try_get(column + 1).map_err(corrupt)?;

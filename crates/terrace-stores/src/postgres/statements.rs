@@ -66,6 +66,8 @@ macro_rules! generation {
     };
 }
 
+pub(super) use generation;
+
 // Behind the macro that it uses.
 mod reads;
 

@@ -1,8 +1,9 @@
-//! A table of records that Terrace did not make, or that was brought back alone.
+//! A table that Terrace did not make, or that was brought back alone: records here, transactions by the
+//! ledger.
 
 use terrace_core::{Error, Result};
-use tokio_postgres::Transaction;
 use tokio_postgres::error::SqlState;
+use tokio_postgres::{Row, Transaction};
 
 use super::altering::{failed, run};
 use super::tables::refused;
@@ -20,40 +21,94 @@ pub(super) async fn raise_sequence(transaction: &Transaction<'_>) -> Result<()> 
     .await
 }
 
-/// Gives the table what it lacks. What is in the way is named, with what to do about it.
+/// A column of such a table.
+pub(super) struct Column {
+    pub(super) name: String,
+    /// Its type, without modifiers.
+    pub(super) kind: String,
+    /// Whether it must be given for each row.
+    demanded: bool,
+    pub(super) unique: bool,
+    generated: bool,
+    /// Whether rows that do not give it get a value.
+    pub(super) has_default: bool,
+}
+
+impl Column {
+    fn of(row: &Row) -> Self {
+        Self {
+            name: row.get(0),
+            kind: row.get(1),
+            demanded: row.get(2),
+            unique: row.get(3),
+            generated: row.get(4),
+            has_default: row.get(5),
+        }
+    }
+}
+
+/// A table that is taken over, and what Terrace needs of it.
+pub(super) struct Taken {
+    pub(super) table: &'static str,
+    pub(super) needed: &'static [&'static str],
+}
+
+impl Taken {
+    /// Its columns that are needed.
+    ///
+    /// # Errors
+    /// `InvalidInput` where one is generated, or another one must be given.
+    pub(super) async fn columns(&self, transaction: &Transaction<'_>) -> Result<Vec<Column>> {
+        const COLUMNS: &str = "SELECT a.attname::text, format_type(a.atttypid, NULL), \
+                 a.attnotnull AND NOT a.atthasdef AND a.attidentity = '', \
+                 EXISTS (SELECT 1 FROM pg_index i WHERE i.indrelid = a.attrelid AND i.indisunique \
+                     AND i.indisvalid AND i.indpred IS NULL AND i.indnatts = 1 \
+                     AND i.indkey[0] = a.attnum), \
+                 a.attgenerated <> '', a.atthasdef OR a.attidentity <> '' \
+             FROM pg_attribute a \
+             WHERE a.attrelid = to_regclass($1) AND a.attnum > 0 AND NOT a.attisdropped";
+        let rows = transaction.query(COLUMNS, &[&self.table]).await.map_err(failed)?;
+        let (needed, others): (Vec<_>, Vec<_>) =
+            rows.iter().map(Column::of).partition(|it| self.needed.contains(&it.name.as_str()));
+        if let Some(column) = others.iter().find(|column| column.demanded) {
+            return Err(self.demands(&column.name));
+        }
+        match needed.iter().find(|column| column.generated) {
+            Some(column) => Err(self.is_generated(&column.name)),
+            None => Ok(needed),
+        }
+    }
+
+    /// Changes it.
+    pub(super) async fn alter(
+        &self,
+        transaction: &Transaction<'_>,
+        changes: &[String],
+    ) -> Result<()> {
+        let change = format!("ALTER TABLE {} {}", self.table, changes.join(", "));
+        transaction.batch_execute(&change).await.map_err(|error| self.in_the_way(error))
+    }
+}
+
+const RECORDS: Taken = Taken {
+    table: "records",
+    needed: &["key", "value", "version", "deleted", "created_at", "updated_at"],
+};
+
+/// Gives the table of records what it lacks. What is in the way is named, with what to do about it.
 pub(super) async fn take_over(transaction: &Transaction<'_>) -> Result<()> {
-    const COLUMNS: &str = "SELECT a.attname::text, format_type(a.atttypid, NULL), \
-             a.attnotnull AND NOT a.atthasdef AND a.attidentity = '', \
-             EXISTS (SELECT 1 FROM pg_index i WHERE i.indrelid = a.attrelid AND i.indisunique \
-                 AND i.indisvalid AND i.indpred IS NULL AND i.indnatts = 1 \
-                 AND i.indkey[0] = a.attnum), \
-             a.attgenerated <> '' \
-         FROM pg_attribute a \
-         WHERE a.attrelid = to_regclass('records') AND a.attnum > 0 AND NOT a.attisdropped";
-    const NEEDED: [&str; 6] = ["key", "value", "version", "deleted", "created_at", "updated_at"];
-    let rows = transaction.query(COLUMNS, &[]).await.map_err(failed)?;
     let mut changes = vec![
         "ADD COLUMN IF NOT EXISTS version bigint NOT NULL DEFAULT nextval('records_version')"
             .into(),
         "ADD COLUMN IF NOT EXISTS deleted boolean NOT NULL DEFAULT false".into(),
     ];
-    let mut missing = NEEDED.to_vec();
-    for row in rows {
-        let (name, kind): (&str, &str) = (row.get(0), row.get(1));
-        let (demanded, unique, generated): (bool, bool, bool) =
-            (row.get(2), row.get(3), row.get(4));
-        if !NEEDED.contains(&name) {
-            if demanded {
-                return Err(demands(name));
-            }
-            continue;
-        }
+    let mut missing = RECORDS.needed.to_vec();
+    for Column { name, kind, unique, .. } in RECORDS.columns(transaction).await? {
         missing.retain(|needed| *needed != name);
-        if generated {
-            return Err(is_generated(name));
-        }
-        match (name, kind) {
-            ("key", "text" | "character varying") if !unique => return Err(is_not_unique()),
+        match (name.as_str(), kind.as_str()) {
+            ("key", "text" | "character varying") if !unique => {
+                return Err(RECORDS.is_not_unique("key"));
+            }
             ("key", "text" | "character varying") => {
                 changes.push("ALTER key TYPE text COLLATE \"C\", ALTER key SET NOT NULL".into());
             }
@@ -66,22 +121,21 @@ pub(super) async fn take_over(transaction: &Transaction<'_>) -> Result<()> {
             }
             ("deleted", "boolean") => changes.push(DELETED.into()),
             ("created_at" | "updated_at", "timestamp with time zone") => {
-                changes.push(moment(name, ""));
+                changes.push(moment(&name, ""));
             }
             ("created_at" | "updated_at", "timestamp without time zone") => {
-                changes.push(moment(name, " AT TIME ZONE 'UTC'"));
+                changes.push(moment(&name, " AT TIME ZONE 'UTC'"));
             }
-            _ => return Err(is_of_another_type(name, kind)),
+            _ => return Err(RECORDS.is_of_another_type(&name, &kind, wanted(&name))),
         }
     }
     if let Some(text) = missing.iter().find(|needed| ["key", "value"].contains(needed)) {
-        return Err(lacks(text));
+        return Err(RECORDS.lacks(text));
     }
     for moment in missing.iter().filter(|needed| needed.ends_with("_at")) {
         changes.push(format!("ADD COLUMN {moment} timestamptz NOT NULL DEFAULT now()"));
     }
-    let change = format!("ALTER TABLE records {}", changes.join(", "));
-    transaction.batch_execute(&change).await.map_err(in_the_way)?;
+    RECORDS.alter(transaction, &changes).await?;
     run(transaction, "ALTER TABLE records SET (fillfactor = 80)").await
 }
 
@@ -96,7 +150,7 @@ const DELETED: &str = "ALTER deleted DROP DEFAULT, \
      ALTER deleted SET DEFAULT false, ALTER deleted SET NOT NULL";
 
 /// A column of times as the store needs it; a time that was not known is that of the change.
-fn moment(name: &str, zone: &str) -> String {
+pub(super) fn moment(name: &str, zone: &str) -> String {
     format!(
         "ALTER {name} DROP DEFAULT, \
          ALTER {name} TYPE timestamptz USING coalesce({name}{zone}, now()), \
@@ -104,63 +158,76 @@ fn moment(name: &str, zone: &str) -> String {
     )
 }
 
-/// What the server refuses to change, in its words: they name tables, columns and views, and what is in
-/// rows in the detail of classes 22 and 23 alone.
-fn in_the_way(error: tokio_postgres::Error) -> Error {
-    let Some(said) = error.as_db_error() else { return failed(error) };
-    match (said.code(), said.column()) {
-        (&SqlState::NOT_NULL_VIOLATION, Some(column)) => refused(format!(
-            "the column `{column}` of the table `records` has rows with NULL; fill or delete them, or \
-             {ELSEWHERE}"
-        )),
-        (code, _) if ["0A", "2B", "42"].contains(&&code.code()[..2]) => refused(format!(
-            "the table `records` cannot be taken over: {} ({}); drop what depends on it, start Terrace, \
-             and make it again, or {ELSEWHERE}",
-            said.message(),
-            said.detail().unwrap_or("no detail")
-        )),
-        _ => failed(error),
-    }
-}
-
-const ELSEWHERE: &str = "name another schema with database.schema";
-
-fn demands(column: &str) -> Error {
-    refused(format!(
-        "the column `{column}` of the table `records` must be given for each row, and Terrace gives it \
-         none; give it a default, let it be NULL, or {ELSEWHERE}"
-    ))
-}
-
-fn is_generated(column: &str) -> Error {
-    refused(format!(
-        "the column `{column}` of the table `records` is generated, and Terrace must write it; run ALTER \
-         TABLE records ALTER {column} DROP EXPRESSION, or {ELSEWHERE}"
-    ))
-}
-
-fn is_not_unique() -> Error {
-    refused(format!(
-        "the column `key` of the table `records` is not unique; make it the primary key, or {ELSEWHERE}"
-    ))
-}
-
-fn is_of_another_type(column: &str, kind: &str) -> Error {
-    let wanted = match column {
+fn wanted(column: &str) -> &'static str {
+    match column {
         "key" | "value" => "text",
         "version" => "bigint",
         "deleted" => "boolean",
         _ => "timestamptz",
-    };
-    refused(format!(
-        "the column `{column}` of the table `records` is {kind}, and Terrace needs {wanted}; change it, \
-         or {ELSEWHERE}"
-    ))
+    }
 }
 
-fn lacks(column: &str) -> Error {
-    refused(format!(
-        "there is a table `records` without a column `{column}`, so it is not Terrace's; rename it, or \
-         {ELSEWHERE}"
-    ))
+pub(super) const ELSEWHERE: &str = "name another schema with database.schema";
+
+/// What is in the way.
+impl Taken {
+    /// What the server refuses to change, in its words: they name tables, columns and views, and what is
+    /// in rows in the detail of classes 22 and 23 alone.
+    fn in_the_way(&self, error: tokio_postgres::Error) -> Error {
+        let Some(said) = error.as_db_error() else { return failed(error) };
+        let table = self.table;
+        match (said.code(), said.column()) {
+            (&SqlState::NOT_NULL_VIOLATION, Some(column)) => refused(format!(
+                "the column `{column}` of the table `{table}` has rows with NULL; fill or delete them, or \
+                 {ELSEWHERE}"
+            )),
+            (code, _) if ["0A", "2B", "42"].contains(&&code.code()[..2]) => refused(format!(
+                "the table `{table}` cannot be taken over: {} ({}); drop what depends on it, start \
+                 Terrace, and make it again, or {ELSEWHERE}",
+                said.message(),
+                said.detail().unwrap_or("no detail")
+            )),
+            _ => failed(error),
+        }
+    }
+
+    fn demands(&self, column: &str) -> Error {
+        let table = self.table;
+        refused(format!(
+            "the column `{column}` of the table `{table}` must be given for each row, and Terrace gives \
+             it none; give it a default, let it be NULL, or {ELSEWHERE}"
+        ))
+    }
+
+    fn is_generated(&self, column: &str) -> Error {
+        let table = self.table;
+        refused(format!(
+            "the column `{column}` of the table `{table}` is generated, and Terrace must write it; run \
+             ALTER TABLE {table} ALTER {column} DROP EXPRESSION, or {ELSEWHERE}"
+        ))
+    }
+
+    pub(super) fn is_not_unique(&self, column: &str) -> Error {
+        refused(format!(
+            "the column `{column}` of the table `{}` is not unique; make it the primary key, or \
+             {ELSEWHERE}",
+            self.table
+        ))
+    }
+
+    pub(super) fn is_of_another_type(&self, column: &str, kind: &str, wanted: &str) -> Error {
+        refused(format!(
+            "the column `{column}` of the table `{}` is {kind}, and Terrace needs {wanted}; change it, \
+             or {ELSEWHERE}",
+            self.table
+        ))
+    }
+
+    fn lacks(&self, column: &str) -> Error {
+        refused(format!(
+            "there is a table `{}` without a column `{column}`, so it is not Terrace's; rename it, or \
+             {ELSEWHERE}",
+            self.table
+        ))
+    }
 }

@@ -14,7 +14,7 @@ use tokio_postgres::error::{DbError, SqlState};
 use tokio_postgres::types::Type;
 
 use super::connection::Connection;
-use super::idempotency::{Claim, Remembered};
+use super::idempotency::{self, Claim, DoneWrite};
 use super::locked;
 use super::plan::{Placed, Plan, Puts, Rows, plan};
 use super::read::version;
@@ -48,7 +48,8 @@ impl Work for WriteBatch<'_> {
                 progress.nothing_applied();
                 // Who waits for the first answer to a request, or once more, waits on.
                 let waits = self.request.is_some() || !self.again.swap(true, Ordering::Relaxed);
-                Err(locked::look(connection, self.batch, waits, error).await)
+                let keys = self.batch.iter().map(|write| write.key.as_str());
+                Err(locked::look(connection, keys, waits, error).await)
             }
             done => done,
         }
@@ -76,8 +77,9 @@ impl WriteBatch<'_> {
             // Boxed: it is large, and only some writes need it.
             match Box::pin(self.transact(connection, progress)).await? {
                 Done::Now(answers, transaction) => (answers, transaction),
-                Done::Before(remembered, transaction) => {
-                    return Ok(remembered.receipts(connection, transaction));
+                Done::Before(done, transaction) => {
+                    let token = idempotency::found(connection, transaction);
+                    return Ok(done.into_iter().map(|it| it.receipt(token.clone())).collect());
                 }
             }
         };
@@ -120,7 +122,7 @@ enum Done {
     /// With the transaction's number.
     Now(Answers, Option<Transaction>),
     /// The request was done before, as this transaction found; nothing was done now.
-    Before(Remembered, Option<Transaction>),
+    Before(Vec<DoneWrite>, Option<Transaction>),
 }
 
 /// Unconditional puts: one statement that commits by itself, so one round trip and one fsync. Puts
@@ -179,7 +181,7 @@ async fn put(
 
 /// The transaction that wrote these rows. Where it wrote none, one of just now: later than those that
 /// stood in the way. A statement under a history that is not in force has written none.
-async fn transaction(
+pub(super) async fn transaction(
     connection: &Connection,
     rows: &[Row],
     column: usize,
@@ -276,7 +278,7 @@ async fn explain_refusals(
 }
 
 /// What was committed, or may have been, answers something that says nothing of what was stored.
-fn unreadable(error: tokio_postgres::Error) -> Failure {
+pub(super) fn unreadable(error: tokio_postgres::Error) -> Failure {
     Failure::Refused(because(outcome_unknown(), error))
 }
 
@@ -320,7 +322,7 @@ impl WriteBatch<'_> {
         // Were BEGIN to fail alone, what is sent with it would change no record.
         let (begun, claimed, locked, drawn, number) = join5(
             begin(connection, self.epoch, waits_for_disk),
-            claim.take(connection),
+            claim.take::<DoneWrite>(connection),
             connection.run(Sql::Lock, &[&keys]),
             connection.run(Sql::Draw, &[&count]),
             connection.run(Sql::Transaction, &of_history),
@@ -346,11 +348,14 @@ impl WriteBatch<'_> {
             return Ok(Done::Now(plan.answers, number));
         }
         progress.commits();
+        let number_of_log = number.filter(|_| logged);
+        let stored = plan.answers.iter();
+        let stored = stored.map(|&answer| DoneWrite::of(connection, answer, number_of_log));
         let (logged, inserted, updated, remembered, committed) = join5(
             self.log_superseded(connection, &plan),
             insert(connection, &plan),
             update(connection, &plan),
-            claim.keep(connection, &plan.answers, number.filter(|_| logged)),
+            claim.keep(connection, stored),
             connection.command("COMMIT"),
         )
         .await;
@@ -467,13 +472,17 @@ fn of_keys(refused: &DbError) -> bool {
 }
 
 /// Ends a transaction that has changed nothing.
-async fn leave(connection: &Connection, progress: &Progress) -> Result<(), Failure> {
+pub(super) async fn leave(connection: &Connection, progress: &Progress) -> Result<(), Failure> {
     connection.command("ROLLBACK").await?;
     progress.in_transaction(false);
     Ok(())
 }
 
-async fn roll_back(connection: &Connection, progress: &Progress, failure: Failure) -> Failure {
+pub(super) async fn roll_back(
+    connection: &Connection,
+    progress: &Progress,
+    failure: Failure,
+) -> Failure {
     let _the_first_failure_counts = leave(connection, progress).await;
     failure
 }

@@ -8,6 +8,7 @@ mod dropped;
 mod faults;
 mod foreign;
 mod histories;
+mod ledger;
 mod log;
 mod members;
 mod migrations;
