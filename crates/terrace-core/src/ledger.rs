@@ -67,7 +67,8 @@ pub trait Ledger: fmt::Debug + fmt::Display + Send + Sync + 'static {
         limit: usize,
     ) -> BoxFuture<'a, Result<Vec<Audited>>>;
 
-    /// Makes the accounts of these users anew from their transactions, each under a new version.
+    /// Makes the accounts of these users anew from their transactions, each under a new version. Who has
+    /// no transactions is left with the trace of a deleted account, also where there was none.
     ///
     /// # Errors
     /// As [`Store::write`](crate::Store::write).

@@ -24,6 +24,7 @@ mod doubts;
 mod history;
 mod idempotency;
 mod inspect;
+mod lease;
 mod ledger;
 mod locked;
 pub mod log;

@@ -12,7 +12,7 @@ use crate::ledger::{Account, Audited, Before, Posted, Posting, Statement, Transa
 use crate::{
     BoxFuture, ChangeLog, Changes, Deadline, Error, ErrorKind, Generations, Histories, Idempotency,
     Inspection, Key, LeaderLease, Ledger, LogPosition, MemoryStore, Position, ReadOptions, Receipt,
-    Result, Runtime, Store, Timestamp, Token, Version, Write, WriteOptions, history, one,
+    Result, Runtime, Store, Timestamp, Token, Value, Version, Write, WriteOptions, history, one,
 };
 
 /// Transactions in this process's memory, beside a [`MemoryStore`] of the accounts: what the port
@@ -95,11 +95,15 @@ impl MemoryLedger {
         users: BTreeSet<Key>,
         deadline: Deadline,
     ) -> Result<HashMap<Key, Receipt>> {
-        let account = |user: &Key| match entries.account(user) {
-            Some(account) => Ok(Write::put(user.clone(), account.to_value()?)),
-            None => Ok(Write::delete(user.clone())),
-        };
-        let writes = users.iter().map(account).collect::<Result<Vec<_>>>()?;
+        let mut writes = Vec::with_capacity(users.len());
+        for user in &users {
+            let account = entries.account(user);
+            let value = account.as_ref().map_or_else(|| Value::new(""), Account::to_value)?;
+            writes.push(Write::put(user.clone(), value));
+            if account.is_none() {
+                writes.push(Write::delete(user.clone()));
+            }
+        }
         let how = WriteOptions { deadline, ..WriteOptions::default() };
         let receipts = now(self.accounts.write(writes, &how))?;
         self.posted.send_modify(|number| *number += 1);

@@ -20,8 +20,8 @@ use std::sync::atomic::AtomicBool;
 use terrace_core::ledger::{Audited, Before, Posted, Posting, Statement};
 use terrace_core::{
     BatchLimits, Batcher, BoxFuture, ChangeLog, Error, ErrorKind, Generations, Histories,
-    Inspection, Key, Ledger, Load, LockedKeys, Merge as _, ReadOptions, Result, Store, Unit,
-    WriteOptions,
+    Inspection, Key, LeaderLease, Ledger, Load, LockedKeys, Merge as _, ReadOptions, Result, Store,
+    Unit, WriteOptions,
 };
 
 use self::audit::{Audit, Count, Recount};
@@ -29,6 +29,7 @@ use self::page::ReadStatement;
 use self::post::{PostBatch, PostNothing};
 use self::posts::Posts;
 use super::inspect::{self, Health};
+use super::lease::Lease;
 use super::read::ReadNothing;
 use super::{LogBegin, PostgresLog, PostgresStore};
 
@@ -156,6 +157,10 @@ impl Ledger for PostgresLedger {
 
     fn generations(&self) -> Arc<dyn Generations> {
         Arc::<PostgresStore>::clone(&self.store)
+    }
+
+    fn lease(&self) -> Option<Arc<dyn LeaderLease>> {
+        Some(Arc::new(Lease::new(self.store.worker.clone(), install::LEASED)))
     }
 
     fn inspect(&self) -> BoxFuture<'_, Inspection> {

@@ -18,6 +18,7 @@ use terrace_core::{
 };
 
 use super::inspect::{self, Health};
+use super::lease::{Lease, Leased};
 use super::options::PostgresOptions;
 use super::pool::Pool;
 use super::read::ScanPage;
@@ -79,8 +80,8 @@ impl ReadModel for PostgresReadModel {
     }
 
     fn lease(&self) -> Option<Arc<dyn LeaderLease>> {
-        let owner = format!("{:016x}", self.worker.runtime.random());
-        Some(Arc::new(Leading { worker: self.worker.clone(), owner }))
+        let of = Leased { table: "terrace_projection", name: "live", make: tables::ROWS };
+        Some(Arc::new(Lease::new(self.worker.clone(), of)))
     }
 
     fn read<'a>(&'a self, keys: &'a [Key], budget: Budget) -> BoxFuture<'a, Result<Rows>> {
@@ -205,28 +206,6 @@ impl fmt::Display for Projecting {
 impl fmt::Debug for Projecting {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("Projecting").field(&self.of).finish()
-    }
-}
-
-/// The lease of the projection, held by a session that lives as long as this process.
-struct Leading {
-    worker: Worker,
-    owner: String,
-}
-
-impl LeaderLease for Leading {
-    fn hold(&self, time: Duration) -> BoxFuture<'_, Result<bool>> {
-        Box::pin(async move {
-            let deadline = Deadline::at(self.worker.runtime.now() + self.worker.patience);
-            let hold = query::Hold { owner: &self.owner, time };
-            self.worker.apart.perform(&hold, deadline).await
-        })
-    }
-}
-
-impl fmt::Debug for Leading {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Leading").field(&self.owner).finish()
     }
 }
 

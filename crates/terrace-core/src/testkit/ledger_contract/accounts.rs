@@ -84,6 +84,14 @@ pub async fn an_audit_finds_and_a_recount_mends(it: Arc<WithAccounts>) {
     assert!(it.record("changed").await.expect("a record").version > before);
     assert!(it.record("gone").await.expect("a record").version > deleted);
     assert_eq!(it.record("invented").await, None);
+    // Who followed the accounts past the log hears of an end that it missed.
+    let mut last = Version::NONE;
+    for _ in 0..2 {
+        it.ledger.recount(&[key("nobody")]).await.expect("a recount");
+        let read = it.accounts.get_read(&key("nobody"), &Default::default()).await.expect("a read");
+        assert!(read.record.is_none() && read.version > last);
+        last = read.version;
+    }
     // Over what nobody can read a posting counts anew.
     it.accounts.put(key("unreadable"), value("{}")).await.expect("a put");
     it.post(vec![posting("unreadable", 1)]).await;

@@ -20,11 +20,22 @@ use tokio_postgres::error::SqlState;
 use tokio_postgres::{Client, Transaction};
 
 use super::super::altering::{failed, lock, run};
+use super::super::lease::Leased;
 use super::super::tables::{self, Table, refused};
 use super::super::take_over::{Column, ELSEWHERE, Taken, moment};
 
 const TABLE: Table =
     Table::new("transactions", &["id", "user_id", "amount", "transaction_type", "created_at"]);
+
+/// Who of several instances follows the accounts.
+const LEASES: Table =
+    Table::new("terrace_ledger_lease", &["name", "owner", "pid", "session_begun", "leased_until"]);
+
+pub(super) const LEASED: Leased = Leased {
+    table: LEASES.name,
+    name: "accounts",
+    make: "INSERT INTO terrace_ledger_lease (name) VALUES ('accounts') ON CONFLICT DO NOTHING",
+};
 
 const TAKEN: Taken = Taken { table: "transactions", needed: TABLE.known_by };
 
@@ -37,6 +48,14 @@ const MAKE: &str = "CREATE TABLE IF NOT EXISTS transactions (
     amount numeric(10, 2) NOT NULL,
     transaction_type text NOT NULL,
     created_at timestamptz NOT NULL DEFAULT now()
+)";
+
+const MAKE_LEASES: &str = "CREATE TABLE IF NOT EXISTS terrace_ledger_lease (
+    name text PRIMARY KEY,
+    owner text,
+    pid integer,
+    session_begun timestamptz,
+    leased_until timestamptz
 )";
 
 /// What the columns have that the contract does not allow. Times are those that every part can read.
@@ -95,7 +114,7 @@ async fn is_current(client: &Client) -> Result<bool> {
     const CURRENT: &str = "SELECT (SELECT count(*) FROM pg_trigger WHERE tgenabled <> 'D' \
            AND tgrelid = to_regclass('transactions') AND tgname ~ '^terrace_ledger_[1-4]_') = 4 \
          AND EXISTS (SELECT 1 FROM terrace_meta WHERE name = 'ledger' AND value = $1)";
-    if !tables::complete(client, &[TABLE]).await?.into_iter().all(|complete| complete) {
+    if !tables::complete(client, &[TABLE, LEASES]).await?.into_iter().all(|complete| complete) {
         return Ok(false);
     }
     let row = client.query_one(CURRENT, &[&NEWEST]).await.map_err(failed)?;
@@ -127,6 +146,7 @@ async fn change(transaction: &Transaction<'_>, schema: &str) -> Result<()> {
     } else {
         run(transaction, MAKE).await?;
     }
+    run(transaction, MAKE_LEASES).await?;
     check(transaction).await?;
     run(
         transaction,
@@ -273,7 +293,7 @@ fn functions(schema: &str) -> String {
             FROM (SELECT DISTINCT unnest(users) COLLATE \"C\" AS k) AS u CROSS JOIN LATERAL (
                 SELECT count(*) AS n, sum(amount) AS balance, {LAST_AT} AS last_at
                 FROM {schema}.transactions WHERE user_id = u.k) AS c
-            WHERE r.key = u.k AND NOT (r.deleted AND c.n = 0);
+            WHERE r.key = u.k;
         END $function$;
         CREATE OR REPLACE FUNCTION {schema}.terrace_ledger_added() RETURNS trigger
         LANGUAGE plpgsql AS $function$ DECLARE merged bigint; first text[]; BEGIN

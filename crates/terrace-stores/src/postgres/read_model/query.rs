@@ -49,38 +49,6 @@ impl Work for FindCheckpoint {
     }
 }
 
-/// Takes or keeps the projection. Who has it is known by its session, so that nobody waits for one that
-/// has died; behind a pooler, whose sessions go on, by the time.
-pub(super) struct Hold<'a> {
-    pub(super) owner: &'a str,
-    pub(super) time: Duration,
-}
-
-impl Work for Hold<'_> {
-    type Answer = bool;
-
-    const OPERATION: &'static str = "lease the projection";
-
-    async fn run(&self, connection: &Connection, _: &Progress) -> Result<bool, Failure> {
-        const TEXT: &str = "UPDATE terrace_projection p SET owner = $1, pid = pg_backend_pid(), \
-               session_begun = (SELECT backend_start FROM pg_stat_activity \
-                 WHERE pid = pg_backend_pid()), \
-               leased_until = clock_timestamp() + $2 * interval '1 millisecond' \
-             WHERE p.name = 'live' AND (p.owner = $1 OR p.owner IS NULL \
-               OR p.leased_until < clock_timestamp() \
-               OR NOT EXISTS (SELECT FROM pg_stat_activity a WHERE a.pid = p.pid \
-                 AND (a.backend_start = p.session_begun OR a.backend_start IS NULL))) \
-             RETURNING 1";
-        let time = i64::try_from(self.time.as_millis()).unwrap_or(i64::MAX);
-        let rows = connection.ask(TEXT, &[(&self.owner, Type::TEXT), (&time, Type::INT8)]).await?;
-        if rows.is_empty() {
-            // Another instance has it, or the row is gone: then the next call takes it.
-            connection.command(ROWS).await?;
-        }
-        Ok(!rows.is_empty())
-    }
-}
-
 /// Lets nobody project for a while.
 pub(super) struct Pause(pub(super) Duration);
 

@@ -1,6 +1,7 @@
 //! Posts beside each other, and what stands in their way.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::future::join_all;
 use terrace_core::testkit::ledger_contract::posting;
@@ -162,4 +163,21 @@ async fn a_store_without_a_change_log_has_no_ledger() {
     let options = terrace_stores::PostgresOptions { change_log: false, ..options(&url) };
     let error = open(options).await.expect_err("no log");
     assert!(error.message().contains("change log"), "{error}");
+}
+
+/// One instance follows the accounts; another one does once that has given it back, or is gone.
+#[tokio::test]
+async fn one_instance_at_a_time_follows_the_accounts() {
+    const MINUTE: Duration = Duration::from_secs(60);
+    let url = testing::fresh_database();
+    let (first, second) = (connect(&url).await, connect(&url).await);
+    let leases = [&first, &second].map(|ledger| ledger.lease().expect("a lease"));
+    let hold = async |number: usize, time| leases[number].hold(time).await.expect("an answer");
+    while !hold(0, MINUTE).await {}
+    assert!(!hold(1, MINUTE).await && hold(0, MINUTE).await);
+    assert!(hold(0, Duration::ZERO).await && hold(1, MINUTE).await && !hold(0, MINUTE).await);
+    second.close().await.expect("closed");
+    while !hold(0, MINUTE).await {
+        tokio::task::yield_now().await;
+    }
 }
