@@ -20,7 +20,8 @@
 //! MongoDB has no sequences, and a standalone server has no transactions. So a write reads the row's
 //! version and replaces the row under the condition that it still has it; who is second reads again. A
 //! version is one above the row's, and no less than the milliseconds since 2020 times 8192: so it also
-//! grows where rows were removed by hand, and stays exact in JSON until 2054.
+//! grows where rows were removed by hand, as far as the clocks of the instances agree, and stays exact in
+//! JSON until 2054.
 //!
 //! Each call runs in a task of its own, and only the wait for it ends with the caller or its deadline:
 //! futures of the driver that are dropped can leave it broken (RUST-937). Few calls run at a time; the

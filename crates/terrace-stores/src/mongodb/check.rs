@@ -19,11 +19,19 @@ pub(super) async fn prepare(session: Session, collection: String) -> Result<(Ser
     let server = server(&session).await?;
     tracing::debug!(%server, database = session.database.name(), collection, "a document server");
     let rows = Rows::of(session.clone(), &collection);
-    session.writes()?;
-    index(&rows, doc! { "key": 1 }, true).await?;
-    index(&rows, doc! { "words": 1 }, false).await?;
+    make_indexes(&rows).await?;
     let standing = History { of: collection }.look(&session).await?;
     Ok((server, standing))
+}
+
+/// Makes the indexes that are missing.
+///
+/// # Errors
+/// As [`prepare`].
+pub(super) async fn make_indexes(rows: &Rows) -> Result<()> {
+    rows.session.writes()?;
+    index(rows, doc! { "key": 1 }, true).await?;
+    index(rows, doc! { "words": 1 }, false).await
 }
 
 async fn server(session: &Session) -> Result<Server> {

@@ -13,6 +13,18 @@ const UNFIT: [i32; 6] = [52, 53, 55, 56, 57, 10_334];
 /// The user may not, or is not known.
 const FORBIDDEN: [i32; 2] = [13, 18];
 
+/// Of calls that were ended on their way, as by a change of the primary: `HostUnreachable`, `HostNotFound`,
+/// `MaxTimeMSExpired`, `WriteConcernFailed`, `NetworkTimeout`, `ShutdownInProgress`, `PrimarySteppedDown`,
+/// `ExceededTimeLimit`, `SocketException`, `InterruptedAtShutdown`, `Interrupted`,
+/// `InterruptedDueToReplStateChange`.
+const UNCERTAIN: [i32; 12] = [6, 7, TOO_LONG, 64, 89, 91, 189, 262, 9001, 11_600, 11_601, 11_602];
+
+/// The server was told how long a question may take.
+const TOO_LONG: i32 = 50;
+
+const TOOK_LONG: &str = "the document server took too long to look through its documents; ask by words, \
+                         or for fewer keys";
+
 /// Whether a row was refused because there is one with its key.
 pub(super) fn is_duplicate(error: &DriverError) -> bool {
     code(error) == Some(DUPLICATE)
@@ -20,8 +32,9 @@ pub(super) fn is_duplicate(error: &DriverError) -> bool {
 
 /// Of a call that changes nothing.
 pub(super) fn of_read(error: DriverError) -> Error {
-    match refusal(&error) {
-        Some((kind, message)) => Error::new(kind, message).caused_by(error),
+    match code(&error) {
+        Some(TOO_LONG) => Error::new(ErrorKind::DeadlineExceeded, TOOK_LONG).caused_by(error),
+        Some(code) => refused(code).caused_by(error),
         None => unreachable_server().caused_by(error),
     }
 }
@@ -33,10 +46,10 @@ pub(super) fn of_write(error: DriverError) -> Error {
         Driver::ServerSelection { .. } | Driver::ConnectionPoolCleared { .. } | Driver::Shutdown
     ) || matches!(&*error.kind, Driver::Io(io)
         if io.kind() == std::io::ErrorKind::ConnectionRefused);
-    match refusal(&error) {
-        Some((kind, message)) => Error::new(kind, message).caused_by(error),
+    match code(&error) {
+        Some(code) if !UNCERTAIN.contains(&code) => refused(code).caused_by(error),
         None if never_left => unreachable_server().caused_by(error),
-        None => {
+        _ => {
             let message = "the document server did not confirm the write; read the document to see \
                            whether it was applied";
             Error::new(ErrorKind::OutcomeUnknown, message).caused_by(error)
@@ -45,17 +58,8 @@ pub(super) fn of_write(error: DriverError) -> Error {
 }
 
 /// What the server said when it refused, and applied nothing.
-fn refusal(error: &DriverError) -> Option<(ErrorKind, &'static str)> {
-    let code = match &*error.kind {
-        Driver::Authentication { .. } => FORBIDDEN[1],
-        Driver::Command(command) if error.contains_label("RetryableWriteError") => {
-            let message = "the document server is changing its primary; try again";
-            let _code = command.code;
-            return Some((ErrorKind::Unavailable, message));
-        }
-        _ => code(error)?,
-    };
-    Some(if UNFIT.contains(&code) {
+fn refused(code: i32) -> Error {
+    let (kind, message) = if UNFIT.contains(&code) {
         let message = "the document server does not take this document: a name in it, or its size; \
                        MongoDB 5 or newer takes all names";
         (ErrorKind::InvalidInput, message)
@@ -65,12 +69,14 @@ fn refusal(error: &DriverError) -> Option<(ErrorKind, &'static str)> {
         (ErrorKind::Unavailable, message)
     } else {
         (ErrorKind::Unavailable, "the document server refused the call; the log says why")
-    })
+    };
+    Error::new(kind, message)
 }
 
 /// What the server gave as the reason; nothing when the call may have been applied all the same.
 fn code(error: &DriverError) -> Option<i32> {
     match &*error.kind {
+        Driver::Authentication { .. } => Some(FORBIDDEN[1]),
         Driver::Command(command) => Some(command.code),
         Driver::Write(WriteFailure::WriteError(write)) => Some(write.code),
         _ => None,
@@ -91,6 +97,11 @@ pub(super) fn bson(error: mongodb::bson::error::Error) -> Error {
 pub(super) fn corrupt(field: &'static str) -> Error {
     Error::new(ErrorKind::Corrupt, "a stored document is damaged; restore it from a backup")
         .with("field", field)
+}
+
+/// A question that looks through too many documents.
+pub(super) fn took_long() -> Error {
+    Error::new(ErrorKind::DeadlineExceeded, TOOK_LONG)
 }
 
 /// The store takes no more calls.

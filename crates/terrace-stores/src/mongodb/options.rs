@@ -6,7 +6,7 @@ use std::time::Duration;
 #[derive(Clone, PartialEq, Eq)]
 pub struct MongoOptions {
     /// `mongodb://USER:PASSWORD@HOST:PORT,HOST:PORT/DATABASE?replicaSet=NAME`. Without a database it is
-    /// `polyglot_db`.
+    /// `polyglot_db`. Its read preference, read concern and write concern do not count.
     pub url: String,
     /// The collection. Default: `documents`.
     pub collection: String,

@@ -1,14 +1,20 @@
 //! What is asked of a collection.
 
+use std::time::Duration;
+
 use mongodb::bson::{Bson, Document, RawDocumentBuf, doc};
+use mongodb::options::ReadConcern;
 use mongodb::{Collection, Cursor};
-use terrace_core::{Budget, Json, Key, Origin, Page, Record, Result, Scan, Selection};
+use terrace_core::{Budget, Deadline, Json, Key, Origin, Page, Record, Result, Scan, Selection};
 
 use super::link::Session;
 use super::row::Row;
 use super::server::Server;
 use super::{bson, failure};
 use crate::row::successor;
+
+/// How long a question may look through documents: less than a call may take.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// The rows of one collection, within a session.
 #[derive(Clone, Debug)]
@@ -26,6 +32,8 @@ impl Rows {
     /// The row of a key without its content.
     pub(super) async fn head(&self, key: &Key) -> Result<Option<Row>> {
         let found = self.collection.find_one(doc! { "key": key.as_str() });
+        // What is not confirmed by a majority yet counts, too, or a write would wait for it in a loop.
+        let found = found.read_concern(ReadConcern::local());
         let found = found.projection(doc! { "data": 0, "words": 0 }).await;
         found.map_err(failure::of_read)?.map(|raw| Row::of(&raw)).transpose()
     }
@@ -54,10 +62,15 @@ impl Rows {
         let limit = scan.limit.clamp(1, Scan::MAX_LIMIT);
         let mut found = self.find(filter(what.filter(|_| asks), scan)).await?;
         let (mut records, mut bytes) = (Vec::<Record>::new(), 0);
+        let runtime = &self.session.runtime;
+        let until = Deadline::at(runtime.now() + PATIENCE);
         // One more than the page has shows that there is another one.
         while records.len() <= limit {
             if !found.advance().await.map_err(failure::of_read)? {
                 break;
+            }
+            if until.passed(runtime.now()) {
+                return Err(failure::took_long());
             }
             let Some(record) = Row::of(found.current())?.record()? else { continue };
             if !is_selected(what, &record) {
@@ -75,14 +88,15 @@ impl Rows {
 
     /// How many documents there are.
     pub(super) async fn count(&self) -> Result<u64> {
-        let counted = self.collection.count_documents(doc! { "deleted": { "$ne": true } });
-        counted.await.map_err(failure::of_read)
+        // Only texts are keys.
+        let all = doc! { "key": { "$gte": "" }, "deleted": { "$ne": true } };
+        self.collection.count_documents(all).max_time(PATIENCE).await.map_err(failure::of_read)
     }
 
     async fn find(&self, filter: Document) -> Result<Cursor<RawDocumentBuf>> {
         let found = self.collection.find(filter).sort(doc! { "key": 1 });
         let found = found.projection(doc! { "words": 0, "requests": 0 });
-        found.await.map_err(failure::of_read)
+        found.max_time(PATIENCE).await.map_err(failure::of_read)
     }
 }
 

@@ -11,6 +11,7 @@ use mongodb::Collection;
 use mongodb::bson::{
     Binary, Document, RawBsonRef, RawDocument, RawDocumentBuf, doc, spec::BinarySubtype,
 };
+use mongodb::options::ReadConcern;
 use terrace_core::{Error, ErrorKind, Idempotency, Outcome, Result, Version};
 
 use super::failure;
@@ -55,7 +56,8 @@ pub(super) async fn claim(session: &Session, request: &Idempotency) -> Result<Cl
         || Held { claims: claims.clone(), mine: doc! { "_id": request.key(), "owner": owner } };
     loop {
         let now = session.runtime.wall();
-        let found = claims.find_one(doc! { "_id": request.key() }).await;
+        let found = claims.find_one(doc! { "_id": request.key() });
+        let found = found.read_concern(ReadConcern::local()).await;
         let Some(found) = found.map_err(failure::of_read)? else {
             session.writes()?;
             let fresh = doc! {

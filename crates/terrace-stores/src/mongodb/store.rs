@@ -158,8 +158,17 @@ impl Shared {
 
     /// Asks for the history and the generation.
     pub(super) async fn look(&self, deadline: Deadline) -> Result<()> {
+        self.ready(deadline).await?;
         let (history, asked) = (self.history(), self.link.runtime.now());
-        let work = |rows: Rows| async move { history.look(&rows.session).await };
+        let known = self.histories.name();
+        let work = |rows: Rows| async move {
+            let standing = history.look(&rows.session).await?;
+            if standing.history != known {
+                // The collection is another one, and may lack its indexes.
+                check::make_indexes(&rows).await?;
+            }
+            Ok(standing)
+        };
         let standing = self.run(deadline, work).await?;
         self.histories.heard(standing, asked);
         Ok(())

@@ -5,6 +5,7 @@
 
 mod follow;
 mod histories;
+mod instances;
 mod outages;
 mod repeats;
 #[cfg(feature = "sqlite")]

@@ -1,6 +1,7 @@
 //! A server that is away, silent or killed, and callers that go away.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::Poll;
 use std::time::Duration;
 
@@ -142,6 +143,70 @@ async fn a_silent_server_costs_nobody_more_than_the_deadline() {
     proxy.pass();
     eventually(async || store.put(key("a"), value(r#"{"v":2}"#)).await).await;
     assert_eq!(store.get(&key("w1")).await.unwrap(), None, "what was given up is never applied");
+}
+
+/// What the server is asked before a write arrives late, and is answered when nobody waits any more.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_write_that_was_given_up_is_not_applied_later() {
+    let url = testing::fresh_documents();
+    let proxy = FaultProxy::to_port(testing::mongo().port()).await.unwrap();
+    let store = connect(&proxy.url(&url)).await;
+    store.put(key("a"), value(r#"{"v":0}"#)).await.unwrap();
+    proxy.hold(Direction::Requests);
+    let soon = Deadline::at(Runtime::system().now() + Duration::from_millis(200));
+    let how = WriteOptions { deadline: soon, ..WriteOptions::default() };
+    let write = Write::put(key("a"), value(r#"{"v":"late"}"#));
+    let error = store.write(vec![write], &how).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::DeadlineExceeded);
+    proxy.pass();
+    let tree = eventually(async || {
+        let tree = store.inspect().await;
+        match tree.number("calls_running") <= Some(1) && tree.status == Status::Healthy {
+            true => Ok(tree),
+            false => Err(terrace_core::Error::new(ErrorKind::Unavailable, "calls run")),
+        }
+    });
+    tree.await;
+    let record = connect(&url).await.get(&key("a")).await.unwrap().unwrap();
+    assert_eq!(record.value.as_str(), r#"{"v":0}"#);
+}
+
+/// Kills the server under writers; whatever it acknowledged is there afterwards, and nothing is older.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_crash_under_load_loses_no_acknowledged_write() {
+    let server = testing::own_mongo();
+    let store = impatient(&server.database_url("crash")).await;
+    let acknowledged = AtomicU64::new(0);
+    let writer = async |name: &'static str| {
+        let mut last = 0;
+        for number in 1..100_000_u64 {
+            match store.put(key(name), value(format!(r#"{{"n":{number}}}"#))).await {
+                Ok(_) => {
+                    last = number;
+                    acknowledged.fetch_add(1, Ordering::Relaxed);
+                }
+                Err(error) => {
+                    assert!(error.is_retryable(), "{error}");
+                    return (name, last, number);
+                }
+            }
+        }
+        panic!("it was never killed");
+    };
+    let killer = async {
+        while acknowledged.load(Ordering::Relaxed) < 60 {
+            tokio::task::yield_now().await;
+        }
+        server.kill();
+    };
+    let (a, b, c, ()) = tokio::join!(writer("a"), writer("b"), writer("c"), killer);
+    server.restart().await.unwrap();
+    for (name, last, tried) in [a, b, c] {
+        let record = eventually(async || store.get(&key(name)).await).await.unwrap();
+        let kept = record.value.as_str().trim_matches(|it: char| !it.is_ascii_digit());
+        let kept = kept.parse::<u64>().unwrap();
+        assert!(last <= kept && kept <= tried, "{name}: {last} was acknowledged, {kept} is there");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
