@@ -26,7 +26,7 @@ pub mod sqlite_journal;
 mod walks;
 
 #[cfg(feature = "mongodb")]
-pub use mongodb::{MongoDocuments, MongoFollower, MongoOptions};
+pub use mongodb::{MongoDocuments, MongoOptions};
 #[cfg(feature = "nats")]
 pub use nats_journal::{NatsJournal, NatsJournalOptions};
 #[cfg(feature = "postgres")]

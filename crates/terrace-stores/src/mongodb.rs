@@ -50,6 +50,5 @@ mod upkeep;
 mod versions;
 mod write;
 
-pub use follow::MongoFollower;
 pub use options::MongoOptions;
 pub use store::MongoDocuments;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use mongodb::Collection;
 use mongodb::bson::{RawDocumentBuf, doc};
 use terrace_core::{
-    Batch, BoxFuture, Checkpoint, Deadline, Error, ErrorKind, Follower, Logged, Result, json,
+    Batch, BoxFuture, Checkpoint, Deadline, Error, ErrorKind, Follower, Logged, Result, Value, json,
 };
 
 use super::query::Rows;
@@ -14,25 +14,23 @@ use super::row::{Content, number};
 use super::store::Shared;
 use super::{failure, history, write};
 
-/// Follows a change log into a collection; from
-/// [`MongoDocuments::follower`](super::MongoDocuments::follower).
+/// Follows the accounts of a ledger into the collection of summaries.
 ///
 /// A standalone server has no transactions, so the checkpoint, a document of `terrace_meta`, is written
 /// after the rows. A row is written only over an older version, so what is applied again does nothing, and
 /// a checkpoint that was read before a row never says more than the row shows.
 #[derive(Clone, Debug)]
-pub struct MongoFollower {
+pub(super) struct MongoFollower {
     shared: Arc<Shared>,
-    source: Arc<str>,
 }
 
 impl MongoFollower {
-    pub(super) fn new(shared: Arc<Shared>, source: Arc<str>) -> Self {
-        Self { shared, source }
+    pub(super) fn new(shared: Arc<Shared>) -> Self {
+        Self { shared }
     }
 
     fn id(&self) -> String {
-        format!("followed:{}:{}", self.shared.options.collection, self.source)
+        format!("followed:{}", self.shared.options.collection)
     }
 }
 
@@ -84,15 +82,16 @@ async fn apply(rows: &Rows, place: &Place, batch: &Batch) -> Result<bool> {
 
 /// Puts a change in the place of what is older.
 async fn follow(rows: &Rows, change: &Logged) -> Result<()> {
-    let document = match &change.record {
-        Some(record) => Some(json::object(&record.value)?),
-        None => None,
-    };
+    // A person may have changed a value to what is no document; it is kept as it is.
+    let value = change.record.as_ref().map(|record| &record.value);
+    let document = value.and_then(|value| json::object(value).ok());
+    let text = value.filter(|_| document.is_none()).map(Value::as_str);
     let now = rows.session.runtime.wall();
     let times = change.record.as_ref().map(|record| (record.created_at, record.updated_at));
     let (created_at, updated_at) = times.unwrap_or((now, now));
     let content = Content {
         document: document.as_ref(),
+        text,
         version: change.version,
         created_at,
         updated_at,

@@ -69,6 +69,12 @@ impl Row {
                 let text = bson::object(data)?.to_string();
                 Some(Value::new(text).map_err(|_| failure::corrupt("data"))?)
             }
+            Some(RawBsonRef::Null) if is_live => match get("text")? {
+                Some(RawBsonRef::String(text)) => {
+                    Some(Value::new(text).map_err(|_| failure::corrupt("text"))?)
+                }
+                _ => None,
+            },
             Some(_) if is_live => return Err(failure::corrupt("data")),
             _ => None,
         };
@@ -131,8 +137,10 @@ impl Row {
 /// What a row is to be.
 #[derive(Debug)]
 pub(super) struct Content<'a> {
-    /// Nothing for a deleted document.
+    /// Nothing for a deleted document, and for what is none.
     pub(super) document: Option<&'a Json>,
+    /// What is followed and is no document.
+    pub(super) text: Option<&'a str>,
     pub(super) version: Version,
     pub(super) created_at: Timestamp,
     pub(super) updated_at: Timestamp,
@@ -148,8 +156,11 @@ impl Content<'_> {
             "created_at": time(self.created_at),
             "updated_at": time(self.updated_at),
             "words": self.document.map(Json::words).unwrap_or_default(),
-            "deleted": self.document.is_none(),
+            "deleted": self.document.is_none() && self.text.is_none(),
         };
+        if let Some(text) = self.text {
+            fields.insert("text", text);
+        }
         if !self.requests.is_empty() {
             fields.insert("requests", self.requests.iter().map(of_noted).collect::<Vec<_>>());
         }

@@ -2,16 +2,18 @@
 
 use std::collections::HashMap;
 use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use terrace_core::{
-    BoxFuture, Deadline, Documents, Error, ErrorKind, Generations, Histories, Idempotency,
-    Inspection, Key, Origin, Outcome, Page, PartKind, Position, Proof, Read, ReadOptions, Receipt,
-    Result, Runtime, Scan, Selection, Standing, Status, Store, Task, Token, Version, Write,
-    WriteOptions, history,
+    BoxFuture, Deadline, Documents, Error, ErrorKind, Follower, Generations, Histories,
+    Idempotency, Inspection, Key, Origin, Outcome, Page, PartKind, Position, Proof, Read,
+    ReadOptions, Receipt, Result, Runtime, Scan, Selection, Standing, Status, Store, Task, Token,
+    Version, Write, WriteOptions, history,
 };
 
+use super::follow::MongoFollower;
 use super::generations::{MongoGenerations, keep_looking};
 use super::history::History;
 use super::link::{Link, Session};
@@ -20,7 +22,7 @@ use super::requests::{self, Claim};
 use super::server::Server;
 use super::upkeep::Upkeep;
 use super::write::{self, Outcomes, Writers};
-use super::{MongoFollower, MongoOptions, check, failure};
+use super::{MongoOptions, check, failure};
 use crate::walks::{self, Walk};
 
 /// Documents in MongoDB; see the [module](super) for what is there and its promises.
@@ -50,7 +52,13 @@ pub(super) struct Shared {
     writers: Arc<Writers>,
     server: OnceLock<Server>,
     preparing: tokio::sync::Mutex<()>,
+    /// Whether only a follower writes it, over a link that is another store's.
+    follows: bool,
+    is_closed: AtomicBool,
 }
+
+/// The collection of summaries.
+const SUMMARIES: &str = "summaries";
 
 impl MongoDocuments {
     /// How long the start waits for the server.
@@ -63,14 +71,7 @@ impl MongoDocuments {
     /// `InvalidInput` for a URL that cannot be used, and for a collection that has several rows of one key.
     pub async fn connect(options: MongoOptions, runtime: Runtime) -> Result<Self> {
         let link = Arc::new(Link::open(&options, runtime.clone()).await?);
-        let shared = Arc::new(Shared {
-            options,
-            link,
-            histories: Histories::new(Standing::of("")),
-            writers: Arc::default(),
-            server: OnceLock::new(),
-            preparing: tokio::sync::Mutex::default(),
-        });
+        let shared = Arc::new(Shared::new(options, link, false));
         let until = Deadline::at(runtime.now() + Self::START_WITHIN);
         match shared.ready(until).await {
             Ok(_) => {}
@@ -79,9 +80,7 @@ impl MongoDocuments {
             }
             Err(error) => return Err(error.during("connect")),
         }
-        let looking = keep_looking(&runtime, Arc::clone(&shared));
-        let walking = walks::start(&runtime, Upkeep::new(Arc::clone(&shared)));
-        Ok(Self { shared, tasks: Mutex::new(vec![looking, walking]) })
+        Ok(Self::start(shared))
     }
 
     /// The histories and generations of the collection, for caches.
@@ -98,16 +97,42 @@ impl MongoDocuments {
         Upkeep::new(Arc::clone(&self.shared)).page().await
     }
 
-    /// What follows a change log into this collection, and keeps its place under the log's name. Nothing
-    /// else may write the collection.
-    pub fn follower(&self, origin: impl Into<Arc<str>>) -> MongoFollower {
-        MongoFollower::new(Arc::clone(&self.shared), origin.into())
+    /// The collection `summaries` of the same database, and what follows a change log into it; nothing
+    /// else writes it. It answers until either store is closed.
+    pub fn summaries(&self) -> (Arc<dyn Store>, Arc<dyn Follower>) {
+        let options = MongoOptions { collection: SUMMARIES.into(), ..self.shared.options.clone() };
+        let shared = Arc::new(Shared::new(options, Arc::clone(&self.shared.link), true));
+        let follower = MongoFollower::new(Arc::clone(&shared));
+        (Arc::new(Self::start(shared)), Arc::new(follower))
+    }
+
+    fn start(shared: Arc<Shared>) -> Self {
+        let runtime = shared.link.runtime.clone();
+        let looking = keep_looking(&runtime, Arc::clone(&shared));
+        let walking = walks::start(&runtime, Upkeep::new(Arc::clone(&shared)));
+        Self { shared, tasks: Mutex::new(vec![looking, walking]) }
     }
 }
 
 impl Shared {
+    fn new(options: MongoOptions, link: Arc<Link>, follows: bool) -> Self {
+        Self {
+            options,
+            link,
+            histories: Histories::new(Standing::of("")),
+            writers: Arc::default(),
+            server: OnceLock::new(),
+            preparing: tokio::sync::Mutex::default(),
+            follows,
+            is_closed: AtomicBool::new(false),
+        }
+    }
+
     /// The server, once it was asked and everything is made.
     async fn ready(&self, deadline: Deadline) -> Result<&Server> {
+        if self.is_closed.load(Ordering::Acquire) {
+            return Err(failure::closed());
+        }
         if let Some(server) = self.server.get() {
             return Ok(server);
         }
@@ -245,6 +270,10 @@ impl Shared {
 
     async fn write(&self, batch: Vec<Write>, how: &WriteOptions) -> Result<Vec<Receipt>> {
         how.deadline.check(self.link.runtime.now())?;
+        if self.follows {
+            let message = "summaries are written by what follows the ledger; write to the ledger";
+            return Err(Error::invalid(message));
+        }
         let request = how.idempotency.clone();
         let prepared = write::prepare(batch, request.as_deref())?;
         let durability = self.ready(how.deadline).await?.durability();
@@ -394,7 +423,10 @@ impl Store for MongoDocuments {
             let tasks =
                 std::mem::take(&mut *self.tasks.lock().unwrap_or_else(PoisonError::into_inner));
             drop(tasks);
-            self.shared.link.close().await;
+            self.shared.is_closed.store(true, Ordering::Release);
+            if !self.shared.follows {
+                self.shared.link.close().await;
+            }
             Ok(())
         })
     }

@@ -162,7 +162,8 @@ async fn put(
     let created_at = row.filter(|row| row.is_live).map_or(updated_at, |row| row.created_at);
     let requests = remembered(row, prepared.request.as_ref(), (outcome, version), now);
     let document = prepared.document.as_ref();
-    let content = Content { document, version, created_at, updated_at, requests: &requests };
+    let content =
+        Content { document, text: None, version, created_at, updated_at, requests: &requests };
     rows.session.writes()?;
     match row {
         Some(row) => {

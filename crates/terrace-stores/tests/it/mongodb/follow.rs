@@ -1,18 +1,10 @@
 //! A collection that follows a change log.
 
 use terrace_core::testkit::{key, value};
-use terrace_core::{
-    Batch, Checkpoint, Follower, LogPosition, Logged, Record, Runtime, Store, StoreExt, Version,
-};
+use terrace_core::{Batch, Checkpoint, LogPosition, Logged, Record, Runtime, StoreExt, Version};
 use terrace_lab::testing;
-use terrace_stores::{MongoDocuments, MongoOptions};
 
 use super::connect;
-
-async fn summaries(url: &str) -> MongoDocuments {
-    let options = MongoOptions { collection: "summaries".into(), ..MongoOptions::new(url) };
-    MongoDocuments::connect(options, Runtime::system()).await.unwrap()
-}
 
 fn at(offset: u64) -> LogPosition {
     LogPosition { epoch: 0, offset }
@@ -39,8 +31,8 @@ fn batch(from: &Checkpoint, changes: Vec<Logged>) -> Batch {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_followed_has_its_origins_versions_and_is_applied_once() {
     let url = testing::fresh_documents();
-    let (documents, store) = (connect(&url).await, summaries(&url).await);
-    let follower = store.follower("ledger");
+    let documents = connect(&url).await;
+    let (store, follower) = documents.summaries();
     assert_eq!(follower.checkpoint().await.unwrap(), Checkpoint::default());
     follower.begin_anew("log-1").await.unwrap();
     let start = follower.checkpoint().await.unwrap();
@@ -77,6 +69,7 @@ async fn what_is_followed_has_its_origins_versions_and_is_applied_once() {
 
     // Another log has versions of its own, and nothing of the old one stays. Other collections do.
     documents.put(key("u1"), value("{}")).await.unwrap();
+    assert!(store.put(key("u1"), value("{}")).await.is_err(), "the ledger owns them");
     follower.begin_anew("log-2").await.unwrap();
     assert_eq!(store.get(&key("u1")).await.unwrap(), None);
     let anew = batch(&Checkpoint::beginning("log-2"), vec![change("u1", 1, Some("{}"))]);
@@ -84,4 +77,24 @@ async fn what_is_followed_has_its_origins_versions_and_is_applied_once() {
     assert_eq!(store.get(&key("u1")).await.unwrap().unwrap().version, Version::new(1));
     assert!(documents.get(&key("u1")).await.unwrap().is_some());
     store.close().await.unwrap();
+    assert!(store.get(&key("u1")).await.is_err());
+    assert!(documents.get(&key("u1")).await.unwrap().is_some(), "its store is another one");
+}
+
+/// A person may have changed an account to anything; that stops no other one.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_no_document_is_followed_as_it_is() {
+    let documents = connect(&testing::fresh_documents()).await;
+    let (store, follower) = documents.summaries();
+    follower.begin_anew("log").await.unwrap();
+    let mut from = Checkpoint::beginning("log");
+    let texts = ["{}", r#"{"a": 1}"#, "no JSON", "", "{}"];
+    for (number, text) in texts.into_iter().enumerate() {
+        let version = number as u64 + 1;
+        let batch = batch(&from, vec![change("u", version, Some(text))]);
+        assert!(follower.apply(&batch).await.unwrap());
+        let record = store.get(&key("u")).await.unwrap().unwrap();
+        assert_eq!((record.value.as_str(), record.version.get()), (text, version));
+        from = batch.to;
+    }
 }
