@@ -18,7 +18,7 @@ use futures_util::future::BoxFuture;
 use serde::{Deserialize, Serialize};
 
 use crate::read_model::Difference;
-use crate::{Deadline, Error, ErrorKind, Key, Position, Record, Result, Version};
+use crate::{Ancestry, Deadline, Error, ErrorKind, Key, Position, Record, Result, Version};
 
 /// A place in one named log. Never compared with a version, nor with a place in another log.
 ///
@@ -173,6 +173,8 @@ pub struct Logged {
     pub version: Version,
     /// The record as it was written; `None` for a deletion.
     pub record: Option<Record>,
+    /// What other regions must know of it; `None` where the database is no region.
+    pub ancestry: Option<Arc<Ancestry>>,
 }
 
 /// The cause of an error that says that a place in a log is of no use any more.

@@ -12,6 +12,7 @@
 //! - the port of what one server of a primary and its replicas says of itself: [`Node`];
 //! - the port of a database that is one of several shards: [`Shard`];
 //! - the ports of documents and of transactions: [`Documents`], [`Ledger`];
+//! - the port of a database that is one of several regions: [`RegionStore`];
 //! - the port of durable, ordered queues of accepted writes: [`Journal`];
 //! - one [`Error`], with a kind for each way in which a caller would act differently;
 //! - time, randomness and background work as parameters: [`Runtime`];
@@ -56,6 +57,7 @@ pub mod node;
 pub mod opaque;
 pub mod read_model;
 mod record;
+pub mod region;
 mod runtime;
 pub mod shard;
 mod store;
@@ -97,6 +99,10 @@ pub use memory_store::MemoryStore;
 pub use node::{Node, NodeState, Role};
 pub use read_model::ReadModel;
 pub use record::{Record, Value, Version};
+pub use region::{
+    Ancestry, Checkpoints, Conflict, KeyRange, KeyState, RangeDigest, RegionId, RegionName,
+    RegionOptions, RegionStore, Seen,
+};
 pub use runtime::{Clock, Deadline, Rng, Runtime, Spawn, Task};
 pub use shard::{Member, Move, Plan, Rows, SLOTS, Shard, ShardState, Slot, SlotSet};
 pub use store::{Budget, Consistency, ReadOptions, Store, StoreExt, WriteOptions, one};

@@ -1,5 +1,8 @@
 //! Records in this process's memory: the reference of the contract, and the store of every doctest.
 
+#[cfg(feature = "testkit")]
+pub(crate) mod region;
+
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::ops::Bound;
@@ -31,6 +34,9 @@ struct State {
     standing: Option<Standing>,
     rows: BTreeMap<Key, Row>,
     latest: u64,
+    /// What makes it one of several regions.
+    #[cfg(feature = "testkit")]
+    region: Option<region::Part>,
     results: HashMap<String, Done>,
     closed: bool,
 }
@@ -125,6 +131,8 @@ impl MemoryStore {
             }
         }
         let wall = self.runtime.wall();
+        #[cfg(feature = "testkit")]
+        let logged = state.logged();
         let receipts = batch
             .into_iter()
             .map(|write| {
@@ -142,6 +150,8 @@ impl MemoryStore {
         if let Some(request) = &how.idempotency {
             let fingerprint = *request.fingerprint();
             let done = Done { fingerprint, receipts: receipts.clone(), at: now };
+            #[cfg(feature = "testkit")]
+            state.log_request(request, &done, logged);
             state.results.insert(request.key().to_owned(), done);
         }
         Ok(receipts)
@@ -190,6 +200,7 @@ impl MemoryStore {
             key: key.clone(),
             version: row.version,
             record: row.record(key),
+            ancestry: None,
         });
         rows.collect()
     }
@@ -280,12 +291,25 @@ impl State {
         let updated_at = decision.accepted.unwrap_or(wall);
         let live = row.filter(|row| row.value.is_some());
         let created_at = live.map_or(updated_at, |row| row.created_at);
-        self.latest += 1;
+        self.draw(wall);
         let version = Version::new(self.latest);
         let (value, applied) = (decision.value.cloned(), decision.applied);
         let answer = decision.answer(version);
-        self.rows.insert(write.key, Row { value, version, created_at, updated_at, applied });
+        let row = Row { value, version, created_at, updated_at, applied };
+        #[cfg(feature = "testkit")]
+        self.log(&write.key, &row);
+        self.rows.insert(write.key, row);
         answer
+    }
+
+    fn draw(&mut self, wall: Timestamp) {
+        #[cfg(feature = "testkit")]
+        if let Some(region) = &self.region {
+            self.latest = region.next(self.latest, wall);
+            return;
+        }
+        let _of_no_region = wall;
+        self.latest += 1;
     }
 }
 

@@ -49,12 +49,13 @@ impl fmt::Debug for Value {
 ///
 /// Drawn by the database from one sequence while the row is locked, so for one key it grows strictly
 /// for ever: across delete and re-create, and when somebody deletes rows by hand. ETags, cache fills,
-/// projections and replication stand on it. [`Version::NONE`] stands for "never written".
+/// projections and replication stand on it. [`Version::NONE`] stands for "never written". In a database
+/// that is one of several regions the sequence is a clock, and a version says of which region it is.
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
 )]
 #[serde(transparent)]
-pub struct Version(u64);
+pub struct Version(pub(crate) u64);
 
 impl Version {
     /// The version of a key that was never written.

@@ -3,14 +3,15 @@
 //! - [`store_contract!`](crate::store_contract) makes one test of each property that every
 //!   [`Store`] keeps, leaf or layer, on any engine.
 //! - [`cache_contract!`](crate::cache_contract) does the same for every [`Cache`],
-//!   [`change_log_contract!`](crate::change_log_contract) for every [`ChangeLog`](crate::ChangeLog)
-//!   [`ledger_contract!`](crate::ledger_contract) for every [`Ledger`](crate::Ledger)
-//!   and [`journal_contract!`](crate::journal_contract) for every [`Journal`].
-//! - [`document_contract!`](crate::document_contract) checks every [`Documents`](crate::Documents).
+//!   [`change_log_contract!`](crate::change_log_contract) for every [`ChangeLog`](crate::ChangeLog),
+//!   [`journal_contract!`](crate::journal_contract) for every [`Journal`],
+//!   [`document_contract!`](crate::document_contract) for every [`Documents`](crate::Documents),
+//!   [`ledger_contract!`](crate::ledger_contract) for every [`Ledger`](crate::Ledger) and
+//!   [`region_contract!`](crate::region_contract) for every [`RegionStore`](crate::RegionStore).
 //! - [`Scripted`] hands each call to the test, which answers when and how it likes: the way to force
 //!   a race without a sleep.
-//! - [`MemoryShard`] is a shard in memory, for routers and for what moves slots; [`MemoryLedger`] is a
-//!   ledger.
+//! - [`MemoryShard`] is a shard in memory, for routers and for what moves slots; [`MemoryRegion`] is a
+//!   region and [`MemoryLedger`] a ledger.
 //! - [`ScriptedGenerations`] are generations that the test raises, holds and fails.
 //! - [`BrokenStore`] and [`BrokenCache`] have one flaw each: a checker that does not catch it shows
 //!   nothing.
@@ -26,7 +27,9 @@ mod generations;
 pub mod journal_contract;
 pub mod ledger_contract;
 mod memory_ledger;
-mod memory_shard;
+mod memory_region;
+pub(crate) mod memory_shard;
+pub mod region_contract;
 mod scripted;
 pub mod shard_contract;
 pub mod store_contract;
@@ -39,12 +42,14 @@ pub use broken::{BrokenCache, BrokenStore, CacheFlaw, StoreFlaw};
 pub use faults::{FaultRates, FaultyCache, FaultyStore};
 pub use generations::{FaultyGenerations, ScriptedGenerations};
 pub use memory_ledger::MemoryLedger;
+pub use memory_region::MemoryRegion;
 pub use memory_shard::MemoryShard;
 pub use scripted::{Call, Hand, ReadCall, ScanCall, Scripted, WriteCall, proof_of};
 
 pub use change_log_contract::WithLog;
 pub use document_contract::DocumentsFixture;
 pub use ledger_contract::WithAccounts;
+pub use region_contract::Regions;
 
 use crate::{Cache, Journal, Key, Store, Value};
 

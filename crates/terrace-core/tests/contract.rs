@@ -4,9 +4,10 @@ use std::sync::Arc;
 
 use terrace_core::testkit::journal_contract::{LIMITS, TAKEOVER};
 use terrace_core::testkit::{
-    FaultRates, FaultyStore, Fixture, JournalFixture, MemoryLedger, StoreFixture, WithAccounts,
+    FaultRates, FaultyStore, Fixture, JournalFixture, MemoryLedger, MemoryRegion, Regions,
+    StoreFixture, WithAccounts,
 };
-use terrace_core::{MemoryJournal, MemoryStore, Runtime};
+use terrace_core::{MemoryJournal, MemoryStore, RegionId, RegionOptions, RegionStore, Runtime};
 
 async fn memory() -> StoreFixture {
     StoreFixture::new(Arc::new(MemoryStore::default()))
@@ -38,6 +39,35 @@ mod without_faults {
     }
 
     terrace_core::store_contract!(faultless);
+}
+
+fn region(number: u8) -> MemoryRegion {
+    let name = format!("region-{number}").parse().expect("a name");
+    let mut options = RegionOptions::new(RegionId::new(number).expect("a number"), name);
+    options.resident = Vec::from_iter((number == 1).then(|| "home:".to_owned()));
+    MemoryRegion::new(options, Runtime::system())
+}
+
+async fn regions() -> Fixture<Regions> {
+    let all = [1, 2, 3].map(|number| Arc::new(region(number)));
+    let stores = all.clone().map(|region| region as Arc<dyn RegionStore>);
+    let set_clock = Box::new(move |at: usize, ahead| {
+        all[at].set_clock(ahead);
+        Box::pin(async {}) as _
+    });
+    Fixture::new(Arc::new(Regions { stores, set_clock }))
+}
+
+terrace_core::region_contract!(regions);
+
+mod one_region {
+    use super::*;
+
+    async fn a_region() -> StoreFixture {
+        StoreFixture::new(Arc::new(region(1)))
+    }
+
+    terrace_core::store_contract!(a_region);
 }
 
 #[tokio::test]

@@ -270,12 +270,12 @@ impl Shard for MemoryShard {
     }
 }
 
-fn serialized(receipts: &[Receipt]) -> String {
+pub(crate) fn serialized(receipts: &[Receipt]) -> String {
     let done = receipts.iter().map(|it| (it.outcome, it.version)).collect::<Vec<_>>();
     serde_json::to_string(&done).unwrap_or_default()
 }
 
-fn deserialized(text: &str) -> Vec<Receipt> {
+pub(crate) fn deserialized(text: &str) -> Vec<Receipt> {
     let done: Vec<(crate::Outcome, Version)> = serde_json::from_str(text).unwrap_or_default();
     let receipt = |(outcome, version)| Receipt {
         outcome,

@@ -185,6 +185,7 @@ mod tests {
             key: Key::clone(&key("k")),
             version: Version::new(offset),
             record: None,
+            ancestry: None,
         };
         Changes { changes: offsets.iter().map(change).collect(), position: at(to), more: false }
     }

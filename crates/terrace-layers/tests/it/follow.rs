@@ -99,6 +99,7 @@ fn change(number: u64) -> Logged {
         key,
         version,
         record: Some(record),
+        ancestry: None,
     }
 }
 

@@ -355,7 +355,7 @@ fn logged(row: &Row) -> Result<Option<Logged>, Failure> {
         let value = Value::new(value).map_err(not_allowed)?;
         Some(Record { key: key.clone(), value, version, created_at, updated_at })
     };
-    Ok(Some(Logged { position, key, version, record }))
+    Ok(Some(Logged { position, key, version, record, ancestry: None }))
 }
 
 /// The last change that can be seen, also above the horizon: a follower comes to it when all before it

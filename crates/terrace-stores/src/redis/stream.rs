@@ -297,6 +297,7 @@ mod tests {
             key: Key::new("a").unwrap(),
             version: Version::new(1),
             record: None,
+            ancestry: None,
         };
         let events = [at(1, 5), at(1, 5), at(1, 6), at(2, 1)].map(event);
         assert_eq!(ids(at(1, 4), &events), [at(1, 5), at(1, 6), at(1, 7), at(2, 1)]);

@@ -204,7 +204,7 @@ fn logged(row: &Row<'_>) -> Result<Logged> {
         _ => None,
     };
     let position = LogPosition { epoch: 0, offset: unsigned(get(0)?)? };
-    Ok(Logged { position, key, version, record })
+    Ok(Logged { position, key, version, record, ancestry: None })
 }
 
 pub(super) fn unsigned(number: i64) -> Result<u64> {

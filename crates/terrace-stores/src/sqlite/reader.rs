@@ -279,7 +279,7 @@ impl<'c> Reader<'c> {
             last = Some(version);
             bytes += record.as_ref().map_or(0, |record| record.value.as_str().len());
             let position = LogPosition { epoch: 0, offset: version.get() };
-            part.changes.push(Logged { position, key, version, record });
+            part.changes.push(Logged { position, key, version, record, ancestry: None });
         }
         Ok(part)
     }

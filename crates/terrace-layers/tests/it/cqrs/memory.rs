@@ -116,7 +116,7 @@ impl MemoryLog {
                 updated_at: now,
             });
             let position = LogPosition { epoch, offset: version.get() };
-            Logged { position, key: key.clone(), version, record }
+            Logged { position, key: key.clone(), version, record, ancestry: None }
         });
         changes.collect()
     }

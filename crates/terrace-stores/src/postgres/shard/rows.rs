@@ -92,5 +92,5 @@ fn logged(row: &Row) -> Result<Logged> {
             updated_at: row.get::<_, Moment>(4).0,
         }),
     };
-    Ok(Logged { position: LogPosition::default(), key, version, record })
+    Ok(Logged { position: LogPosition::default(), key, version, record, ancestry: None })
 }

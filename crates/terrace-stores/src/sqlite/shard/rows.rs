@@ -60,7 +60,13 @@ impl Snapshot {
             let key = text.and_then(|text| Key::new(text).ok());
             let key = key.ok_or_else(|| failure::corrupt("key"))?;
             let (record, version) = decode(row, || Ok(key.clone()))?;
-            page.push(Logged { position: LogPosition::default(), key, version, record });
+            page.push(Logged {
+                position: LogPosition::default(),
+                key,
+                version,
+                record,
+                ancestry: None,
+            });
         }
         Ok(page)
     }

@@ -47,7 +47,7 @@ fn event(offset: u64) -> Logged {
     let time = |micros| Timestamp::from_microsecond(micros).expect("a time");
     let (created_at, updated_at) = (time(1), time(2));
     let record = Record { key: key.clone(), value: value("v"), version, created_at, updated_at };
-    Logged { position: at(offset), key, version, record: Some(record) }
+    Logged { position: at(offset), key, version, record: Some(record), ancestry: None }
 }
 
 fn events(range: std::ops::RangeInclusive<u64>) -> Vec<Logged> {
