@@ -7,7 +7,7 @@ use terrace_core::testkit::{
     FaultRates, FaultyStore, Fixture, JournalFixture, MemoryLedger, MemoryRegion, Regions,
     StoreFixture, WithAccounts,
 };
-use terrace_core::{MemoryJournal, MemoryStore, RegionId, RegionOptions, RegionStore, Runtime};
+use terrace_core::{MemoryJournal, MemoryStore, RegionStore, Runtime};
 
 async fn memory() -> StoreFixture {
     StoreFixture::new(Arc::new(MemoryStore::default()))
@@ -42,10 +42,7 @@ mod without_faults {
 }
 
 fn region(number: u8) -> MemoryRegion {
-    let name = format!("region-{number}").parse().expect("a name");
-    let mut options = RegionOptions::new(RegionId::new(number).expect("a number"), name);
-    options.resident = Vec::from_iter((number == 1).then(|| "home:".to_owned()));
-    MemoryRegion::new(options, Runtime::system())
+    MemoryRegion::new(Regions::options(number), Runtime::system())
 }
 
 async fn regions() -> Fixture<Regions> {

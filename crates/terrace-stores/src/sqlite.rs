@@ -41,6 +41,7 @@ mod log;
 mod options;
 mod read_model;
 mod reader;
+mod region;
 mod schema;
 mod shard;
 mod shared;

@@ -73,7 +73,8 @@ impl FromStr for RegionName {
 
     fn from_str(name: &str) -> Result<Self> {
         let fits = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
-        let good = name.len() <= Self::MAX_BYTES
+        let bytes = u8::try_from(name.len()).unwrap_or(u8::MAX);
+        let good = usize::from(bytes) <= Self::MAX_BYTES
             && name.bytes().next().is_some_and(|first| first.is_ascii_lowercase())
             && name.bytes().all(fits);
         if !good {
@@ -84,7 +85,7 @@ impl FromStr for RegionName {
         }
         let mut text = [0; Self::MAX_BYTES];
         text[..name.len()].copy_from_slice(name.as_bytes());
-        Ok(Self { text, bytes: name.len() as u8 })
+        Ok(Self { text, bytes })
     }
 }
 

@@ -10,13 +10,15 @@ mod following;
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use jiff::SignedDuration;
 
 use crate::testkit::{key, value};
 use crate::{
-    Batch, Conflict, KeyRange, Record, RegionStore, Result, StoreExt as _, Version, region,
+    Batch, ChangeLog, Conflict, Deadline, KeyRange, LogPosition, Logged, Record, RegionId,
+    RegionOptions, RegionStore, Result, Runtime, StoreExt as _, Version, region,
 };
 
 pub use clocks::*;
@@ -78,6 +80,17 @@ impl fmt::Debug for Regions {
 }
 
 impl Regions {
+    /// What the region with this number is in these tests.
+    ///
+    /// # Panics
+    /// When there is no such number.
+    pub fn options(number: u8) -> RegionOptions {
+        let name = format!("region-{number}").parse().expect("a name");
+        let mut options = RegionOptions::new(RegionId::new(number).expect("a number"), name);
+        options.resident = Vec::from_iter((number == 1).then(|| "home:".to_owned()));
+        options
+    }
+
     async fn put(&self, at: usize, name: &str, text: &str) -> Version {
         self.stores[at].put(key(name), value(text)).await.expect("a write").version
     }
@@ -93,6 +106,22 @@ impl Regions {
 
     async fn record(&self, at: usize, name: &str) -> Option<Record> {
         self.stores[at].get(&key(name)).await.expect("a read")
+    }
+
+    /// Everything in a region's own log. Elsewhere on the server somebody may hold the end back.
+    async fn logged(&self, at: usize) -> Vec<Logged> {
+        let log = self.stores[at].own_log();
+        let head = log.head().await.expect("a head");
+        let (mut all, mut position) = (Vec::new(), LogPosition::default());
+        while position < head {
+            let part = log.after(position, 1000).await.expect("a log");
+            if part.position == position {
+                wait(&*log, position).await;
+            }
+            position = part.position;
+            all.extend(part.changes);
+        }
+        all
     }
 
     /// Applies the next part of a region's log in another one.
@@ -117,16 +146,23 @@ impl Regions {
         follower.apply(&batch).await.map(|_| count.max(1))
     }
 
+    /// How far a region has followed another one.
+    async fn place(&self, at: usize, of: usize) -> LogPosition {
+        let origin = self.stores[of].region().id;
+        self.stores[at].follower_of(origin).checkpoint().await.expect("a place").position
+    }
+
     async fn follow_all(&self, at: usize, of: usize) {
         let head = self.stores[of].own_log().head().await.expect("a head");
         loop {
             let applied = self.follow(at, of, 7).await.expect("changes of another region");
-            let origin = self.stores[of].region().id;
-            let reached = self.stores[at].follower_of(origin).checkpoint().await.expect("a place");
-            if applied == 0 && reached.position >= head {
+            let reached = self.place(at, of).await;
+            if applied == 0 && reached >= head {
                 return;
             }
-            tokio::task::yield_now().await;
+            if applied == 0 {
+                wait(&*self.stores[of].own_log(), reached).await;
+            }
         }
     }
 
@@ -165,6 +201,13 @@ impl Regions {
         }
         lost
     }
+}
+
+/// Waits a little for something after a position.
+async fn wait(log: &dyn ChangeLog, position: LogPosition) {
+    let runtime = Runtime::system();
+    let soon = Deadline::at(runtime.now() + Duration::from_millis(20));
+    log.wait(position, soon).await.expect("a wait");
 }
 
 fn digest_of(text: &str) -> Option<region::ValueDigest> {

@@ -2,15 +2,23 @@
 
 use rusqlite::{Connection, OptionalExtension, Statement, params};
 use terrace_core::{
-    Current, Decision, Idempotency, Outcome, Precondition, Result, Sequence, Value, Version, Write,
-    decide,
+    Current, Decision, Idempotency, Outcome, Precondition, RegionOptions, Result, Sequence, Value,
+    Version, Write, decide,
 };
 
 use super::follow::{self, Target};
 use super::job::Task;
 use super::schema::LATEST;
 use super::shared::Shared;
-use super::{failure, idempotency, schema, words};
+use super::{failure, idempotency, log, region, schema, words};
+
+/// A row that was not there, and one that was.
+pub(super) const INSERT: &str =
+    "INSERT INTO records (key, value, version, created_at, updated_at, deleted, seq)
+     VALUES (?1, ?2, ?3, ?4, ?4, ?5, ?6)";
+pub(super) const UPDATE: &str =
+    "UPDATE records SET value = ?2, version = ?3, created_at = ?4, updated_at = ?5,
+     deleted = ?6, seq = ?7 WHERE rowid = ?1";
 
 /// The moment of a group of writes: its time, and the latest version drawn so far.
 #[derive(Clone, Copy, Debug)]
@@ -22,9 +30,26 @@ pub(super) struct Moment {
     pub(super) settled: Sequence,
 }
 
+impl Moment {
+    /// Draws the next version of a row.
+    fn draw(&mut self, region: Option<&RegionOptions>, current: &Current) -> Version {
+        // A row copied in by hand may be ahead of the counter; its next version must still be newer.
+        let drawn = match region {
+            None => Decision::successor(Version::new(self.latest + 1), current),
+            Some(region) => {
+                let latest = Version::new(self.latest).max(current.version);
+                latest.next_in(region.id, log::moment(self.micros))
+            }
+        };
+        self.latest = drawn.get();
+        drawn
+    }
+}
+
 /// A connection's prepared statements for writing.
 pub(super) struct Statements<'c> {
     connection: &'c Connection,
+    region: Option<RegionOptions>,
     begin: Statement<'c>,
     commit: Statement<'c>,
     find: Statement<'c>,
@@ -47,9 +72,14 @@ struct Found {
 
 impl<'c> Statements<'c> {
     pub(super) fn prepare(connection: &'c Connection, shared: &Shared) -> rusqlite::Result<Self> {
-        let logged = shared.log.is_some();
+        let region = shared.options.region.clone();
+        let (insert, update) = match &region {
+            None => (INSERT.to_owned(), UPDATE.to_owned()),
+            Some(region) => region::statements(region),
+        };
         Ok(Self {
             connection,
+            region,
             begin: connection.prepare("BEGIN IMMEDIATE")?,
             commit: connection.prepare("COMMIT")?,
             find: connection.prepare(
@@ -58,15 +88,9 @@ impl<'c> Statements<'c> {
             )?,
             refused: connection
                 .prepare("SELECT ifnull(max(value), 0) FROM meta WHERE name = 'settled'")?,
-            insert: connection.prepare(
-                "INSERT INTO records (key, value, version, created_at, updated_at, deleted, seq)
-                 VALUES (?1, ?2, ?3, ?4, ?4, ?5, ?6)",
-            )?,
-            update: connection.prepare(
-                "UPDATE records SET value = ?2, version = ?3, created_at = ?4, updated_at = ?5,
-                 deleted = ?6, seq = ?7 WHERE rowid = ?1",
-            )?,
-            count: connection.prepare(if logged { super::log::LATEST } else { LATEST })?,
+            insert: connection.prepare(&insert)?,
+            update: connection.prepare(&update)?,
+            count: connection.prepare(if shared.log.is_some() { log::LATEST } else { LATEST })?,
             counted: connection.prepare("UPDATE meta SET value = ?1 WHERE name = 'version'")?,
             indexed: shared.documents,
         })
@@ -115,6 +139,17 @@ impl<'c> Statements<'c> {
             Task::Write { writes, idempotency, .. } => {
                 self.apply_all(writes, idempotency.as_deref(), moment)
             }
+            Task::Follow(follow) if let Some(region) = &self.region => {
+                let came = region::perform(follow, self.connection, region, moment.micros);
+                came.map(|came| {
+                    // What has come moves the position, which is the counter.
+                    if let Some(newest) = came {
+                        let newest = Current { version: newest, ..Current::default() };
+                        moment.draw(Some(region), &newest);
+                    }
+                    Vec::new()
+                })
+            }
             Task::Follow(follow) => {
                 let to = Target { is_replica: moment.is_replica, now_micros: moment.micros };
                 follow::perform(follow, self.connection, &to).map(|highest| {
@@ -152,6 +187,9 @@ impl<'c> Statements<'c> {
         }
         if let Some(request) = request {
             idempotency::keep(self.connection, request, &results, moment.micros)?;
+            if self.region.is_some() {
+                idempotency::travels(self.connection, request, &results)?;
+            }
         }
         Ok(results)
     }
@@ -168,10 +206,8 @@ impl<'c> Statements<'c> {
             Ok(decision) => decision,
             Err(answer) => return Ok(answer),
         };
-        // A row copied in by hand may be ahead of the counter; its next version must still be newer.
-        let next = Version::new(moment.latest + 1);
-        moment.latest = Decision::successor(next, &current).get();
-        let (version, seq) = (signed(moment.latest)?, signed(decision.applied.get())?);
+        let drawn = moment.draw(self.region.as_ref(), &current);
+        let (version, seq) = (signed(drawn.get())?, signed(decision.applied.get())?);
         let (key, value) = (write.key.as_str(), decision.value.map_or("", |value| value.as_str()));
         let deleted = decision.value.is_none();
         let now = decision.accepted.map_or(moment.micros, |at| at.as_microsecond());
@@ -188,7 +224,7 @@ impl<'c> Statements<'c> {
         if self.indexed {
             words::index(self.connection, key, decision.value.map(Value::as_str))?;
         }
-        Ok(decision.answer(Version::new(moment.latest)))
+        Ok(decision.answer(drawn))
     }
 
     fn find(&mut self, write: &Write) -> Result<Option<Found>> {

@@ -66,7 +66,7 @@ impl fmt::Display for SqliteFollower {
     }
 }
 
-fn bytes_of(change: &Logged) -> usize {
+pub(super) fn bytes_of(change: &Logged) -> usize {
     let value = change.record.as_ref().map_or(0, |record| record.value.as_str().len());
     change.key.as_str().len() + value
 }
@@ -80,6 +80,8 @@ pub(super) fn perform(follow: &Follow, connection: &Connection, to: &Target) -> 
             let mirrors = to.is_replica && !batch.more;
             Ok((highest, if mirrors { counter.max(reached) } else { counter }))
         }
+        // Only a region is asked to.
+        Step::Merge(_) => Ok((Version::NONE, counter)),
         Step::BeginAnew(log) => {
             // The log of a file holds all of its records, so nothing is to be copied first.
             keep(connection, &follow.source, &Checkpoint::beginning(log.as_str()))?;

@@ -1,6 +1,7 @@
 //! First results of repeatable requests, kept in the transaction of their write.
 
 use rusqlite::{Connection, OptionalExtension, params};
+use terrace_core::shard::RequestResult;
 use terrace_core::{Error, ErrorKind, Idempotency, Outcome, Result, Version};
 
 use super::failure;
@@ -52,6 +53,37 @@ pub(super) fn keep(
         )
         .and_then(|mut insert| {
             insert.execute(params![request.key(), request.fingerprint(), result, now_micros])
+        })
+        .map(drop)
+        .map_err(failure::of)
+}
+
+/// Notes with which change the results of a request travel to other regions: the first.
+pub(super) fn travels(
+    connection: &Connection,
+    request: &Idempotency,
+    results: &Results,
+) -> Result<()> {
+    let applied = results.iter().filter(|(outcome, _)| outcome.is_applied());
+    let Some(first) = applied.map(|(_, version)| version.get()).min() else { return Ok(()) };
+    connection
+        .prepare_cached("UPDATE idempotency SET version = ?2 WHERE key = ?1")
+        .and_then(|mut note| note.execute(params![request.key(), first as i64]))
+        .map(drop)
+        .map_err(failure::of)
+}
+
+/// Keeps the results of a request that was made in another region, unless it was made here, too.
+pub(super) fn take(connection: &Connection, done: &RequestResult, now_micros: i64) -> Result<()> {
+    const TAKE: &str = "INSERT INTO idempotency (key, fingerprint, result, created_at)
+        VALUES (?1, ?2, ?3, ?4) ON CONFLICT (key) DO UPDATE SET fingerprint = excluded.fingerprint,
+        result = excluded.result, created_at = excluded.created_at, version = NULL
+        WHERE idempotency.created_at <= ?5";
+    let horizon = horizon(now_micros);
+    connection
+        .prepare_cached(TAKE)
+        .and_then(|mut take| {
+            take.execute(params![done.key, done.fingerprint, done.result, done.at_micros, horizon])
         })
         .map(drop)
         .map_err(failure::of)

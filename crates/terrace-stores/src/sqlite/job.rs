@@ -80,6 +80,8 @@ pub(super) struct Follow {
 pub(super) enum Step {
     Apply(Batch),
     BeginAnew(String),
+    /// Rows of another region, of no log.
+    Merge(Vec<Logged>),
 }
 
 impl Follow {
@@ -87,7 +89,7 @@ impl Follow {
     pub(super) fn deletions(&self) -> usize {
         match &self.step {
             Step::Apply(batch) => batch.changes.iter().filter(|it| it.record.is_none()).count(),
-            Step::BeginAnew(_) => 0,
+            Step::BeginAnew(_) | Step::Merge(_) => 0,
         }
     }
 }

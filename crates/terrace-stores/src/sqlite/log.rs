@@ -6,14 +6,16 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use rusqlite::{Connection, OptionalExtension, Row};
+use rusqlite::{Connection, OptionalExtension, Row, Transaction};
+use terrace_core::shard::RequestResult;
 use terrace_core::{
-    BoxFuture, ChangeLog, Changes, Deadline, Key, LogPosition, Logged, Position, PositionLost,
-    Record, Result, Runtime, Task, Timestamp, Value, Version, history,
+    Ancestry, BoxFuture, ChangeLog, Changes, Deadline, Key, LogPosition, Logged, Position,
+    PositionLost, Record, RegionOptions, Result, Runtime, Task, Timestamp, Value, Version, history,
 };
 
 use super::failure;
 use super::lane::Lane;
+use super::options::SqliteOptions;
 use super::schema;
 use super::shared::Shared;
 use crate::row::in_row;
@@ -44,7 +46,11 @@ const MAX_BYTES: usize = 16 * 1024 * 1024;
 const LOOK: Duration = Duration::from_millis(500);
 
 /// Makes the table, with the records that there are, unless it is there; answers the log's name.
-pub(super) fn install(connection: &mut Connection, runtime: &Runtime) -> Result<Arc<str>> {
+pub(super) fn install(
+    connection: &mut Connection,
+    options: &SqliteOptions,
+    runtime: &Runtime,
+) -> Result<Arc<str>> {
     let failed = |error| failure::of(error).during("migrate");
     let transaction = connection
         .transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)
@@ -62,10 +68,20 @@ pub(super) fn install(connection: &mut Connection, runtime: &Runtime) -> Result<
         }
         None => None,
     };
-    if let Some(name) = known {
-        transaction.commit().map_err(failed)?;
-        return Ok(Arc::from(name));
+    let name = match known {
+        Some(name) => name,
+        None => begin(&transaction, runtime)?,
+    };
+    if let Some(region) = &options.region {
+        super::region::install(&transaction, region, runtime)?;
     }
+    transaction.commit().map_err(failed)?;
+    Ok(Arc::from(name))
+}
+
+/// Begins the log with the records that there are; answers its name.
+fn begin(transaction: &Transaction<'_>, runtime: &Runtime) -> Result<String> {
+    let failed = |error| failure::of(error).during("migrate");
     transaction
         .execute_batch(
             "INSERT INTO commands (position, type, key, value, version, created_at, time)
@@ -79,8 +95,7 @@ pub(super) fn install(connection: &mut Connection, runtime: &Runtime) -> Result<
     transaction
         .execute("INSERT INTO meta (name, value) VALUES ('log', ?1)", [&name])
         .map_err(failed)?;
-    transaction.commit().map_err(failed)?;
-    Ok(Arc::from(name))
+    Ok(name)
 }
 
 impl SqliteLog {
@@ -89,6 +104,10 @@ impl SqliteLog {
         let trim = TrimLog::new(Arc::clone(&lane), Arc::clone(&shared));
         let trim = walks::start(&shared.runtime, trim);
         Ok(Self { lane, name, shared, _trim: trim })
+    }
+
+    pub(super) fn close(&self) {
+        self.lane.close();
     }
 
     async fn last(&self) -> Result<u64> {
@@ -119,7 +138,9 @@ impl ChangeLog for SqliteLog {
 
     fn after(&self, position: LogPosition, limit: usize) -> BoxFuture<'_, Result<Changes>> {
         Box::pin(async move {
-            let page = self.lane.run(move |connection| page(connection, position, limit)).await;
+            let region = self.shared.options.region.clone();
+            let page = move |it: &mut Connection| page(it, position, limit, region.as_ref());
+            let page = self.lane.run(page).await;
             page.map_err(|error| error.during("read the change log"))
         })
     }
@@ -153,13 +174,25 @@ impl ChangeLog for SqliteLog {
     }
 }
 
-fn page(connection: &mut Connection, position: LogPosition, limit: usize) -> Result<Changes> {
-    let mut statement = connection
-        .prepare_cached(
-            "SELECT position, type = 'RecordDeleted', key, version, created_at, time, value
-             FROM commands WHERE position > ?1 ORDER BY position",
-        )
-        .map_err(failure::of)?;
+/// What follows a position.
+const AFTER: &str = "SELECT position, type = 'RecordDeleted', key, version, created_at, time, value
+    FROM commands WHERE position > ?1 ORDER BY position";
+
+/// The same with what other regions must know: what each change replaced, and the result of the request
+/// that it was the first of.
+const AFTER_IN_REGION: &str = "SELECT c.position, c.type = 'RecordDeleted', c.key, c.version,
+    c.created_at, c.time, c.value, c.replaced, i.key, i.fingerprint, i.result, i.created_at
+    FROM commands c LEFT JOIN idempotency i ON i.version = c.version
+    WHERE c.position > ?1 ORDER BY c.position";
+
+fn page(
+    connection: &mut Connection,
+    position: LogPosition,
+    limit: usize,
+    region: Option<&RegionOptions>,
+) -> Result<Changes> {
+    let text = if region.is_some() { AFTER_IN_REGION } else { AFTER };
+    let mut statement = connection.prepare_cached(text).map_err(failure::of)?;
     let after = i64::try_from(position.offset).unwrap_or(i64::MAX);
     let mut rows = statement.query([after]).map_err(failure::of)?;
     let mut answer = Changes { changes: Vec::new(), position, more: false };
@@ -169,9 +202,13 @@ fn page(connection: &mut Connection, position: LogPosition, limit: usize) -> Res
         if answer.more {
             break;
         }
-        let change = logged(row)?;
-        bytes += change.record.as_ref().map_or(0, |record| record.value.as_str().len());
+        let mut change = logged(row)?;
         answer.position = change.position;
+        if region.is_some_and(|region| region.stays(change.key.as_str())) {
+            continue;
+        }
+        change.ancestry = region.map(|_| ancestry(row)).transpose()?;
+        bytes += change.record.as_ref().map_or(0, |record| record.value.as_str().len());
         answer.changes.push(change);
     }
     if answer.changes.is_empty() {
@@ -205,6 +242,21 @@ fn logged(row: &Row<'_>) -> Result<Logged> {
     };
     let position = LogPosition { epoch: 0, offset: unsigned(get(0)?)? };
     Ok(Logged { position, key, version, record, ancestry: None })
+}
+
+/// What a change says for other regions.
+fn ancestry(row: &Row<'_>) -> Result<Arc<Ancestry>> {
+    let replaced = Version::new(unsigned(row.get(7).map_err(failure::of)?)?);
+    let request = match row.get::<_, Option<String>>(8).map_err(failure::of)? {
+        None => None,
+        Some(key) => Some(RequestResult {
+            key,
+            fingerprint: row.get(9).map_err(failure::of)?,
+            result: row.get(10).map_err(failure::of)?,
+            at_micros: row.get(11).map_err(failure::of)?,
+        }),
+    };
+    Ok(Arc::new(Ancestry::Change { replaced, request }))
 }
 
 pub(super) fn unsigned(number: i64) -> Result<u64> {

@@ -4,6 +4,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use terrace_core::RegionOptions;
+
 /// How to keep records in one SQLite file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SqliteOptions {
@@ -44,6 +46,11 @@ pub struct SqliteOptions {
     /// [`SqliteStore::follower`](super::SqliteStore::follower) alone, and writes are refused. A
     /// replica of another history is emptied, another database is refused. Default: none.
     pub replica_of: Option<Arc<str>>,
+    /// Makes the file one of several regions: its versions have a clock, it keeps a log of its own changes
+    /// whatever `change_log` says, and tombstones until they are collected by
+    /// [`RegionStore::collect`](terrace_core::RegionStore::collect). Its records get new versions the first
+    /// time. Default: none.
+    pub region: Option<RegionOptions>,
 }
 
 impl SqliteOptions {
@@ -65,6 +72,7 @@ impl SqliteOptions {
             change_log: false,
             tombstones_kept_for: Duration::from_secs(7 * 24 * 60 * 60),
             replica_of: None,
+            region: None,
         }
     }
 }

@@ -1,12 +1,11 @@
 //! Recognises Terrace's databases, makes new ones and brings old ones up to date.
 
-use std::path::Path;
 use std::sync::Arc;
 
 use rusqlite::{Connection, OptionalExtension, TransactionBehavior};
 use terrace_core::history::copy_of;
 use terrace_core::shard::moved;
-use terrace_core::{Error, Result, Runtime, Standing};
+use terrace_core::{Error, Result, Runtime, Standing, Version};
 
 use super::failure;
 use super::file_identity::FileIdentity;
@@ -96,13 +95,14 @@ pub(super) fn migrate(
         transaction.pragma_update(None, "application_id", APPLICATION).map_err(failed)?;
         transaction.pragma_update(None, "user_version", STEPS.len() as i64).map_err(failed)?;
     }
+    super::region::check(&transaction, options.region.as_ref())?;
     let standing = match &options.replica_of {
         Some(origin) => {
             adopt(&transaction, origin, found == 0)?;
             keep(&transaction, "history", origin)?;
             Standing::of(&**origin)
         }
-        None => history(&transaction, &options.path, runtime)?,
+        None => history(&transaction, options, runtime)?,
     };
     transaction.commit().map_err(failed)?;
     Ok(standing)
@@ -110,10 +110,15 @@ pub(super) fn migrate(
 
 /// The history in force. A name is copied with the file, so what the file itself is stands beside it;
 /// where that differs, as in a copy, a new history begins, whose versions go on above the microseconds
-/// since 1970: no earlier one has given out as many.
-fn history(connection: &Connection, path: &Path, runtime: &Runtime) -> Result<Standing> {
+/// since 1970, or above a region's clock: no earlier one has given out as many.
+fn history(
+    connection: &Connection,
+    options: &SqliteOptions,
+    runtime: &Runtime,
+) -> Result<Standing> {
     const RAISE: &str = "UPDATE meta SET value = max(value + 1048576, ?1) WHERE name = 'version'";
     let known = text(connection, "history")?;
+    let path = options.path.as_path();
     let identity = FileIdentity::of(path);
     let identity = identity.text();
     let past = text(connection, "past")?.unwrap_or_default();
@@ -132,8 +137,12 @@ fn history(connection: &Connection, path: &Path, runtime: &Runtime) -> Result<St
                      other are lost here"
                 );
                 past.push(known);
-                let micros = runtime.wall().as_microsecond();
-                connection.execute(RAISE, [micros]).map_err(failure::of)?;
+                let now = runtime.wall();
+                let floor = match options.region {
+                    Some(_) => Version::at(now).get() as i64,
+                    None => now.as_microsecond(),
+                };
+                connection.execute(RAISE, [floor]).map_err(failure::of)?;
             }
             format!("sqlite-{:012x}{copy_of}.1", runtime.random() >> 16)
         }
@@ -147,14 +156,14 @@ fn history(connection: &Connection, path: &Path, runtime: &Runtime) -> Result<St
     Ok(Standing { past, ..Standing::of(name) })
 }
 
-fn text(connection: &Connection, name: &str) -> Result<Option<String>> {
+pub(super) fn text(connection: &Connection, name: &str) -> Result<Option<String>> {
     connection
         .query_row("SELECT value FROM meta WHERE name = ?1", [name], |row| row.get(0))
         .optional()
         .map_err(failure::of)
 }
 
-fn keep(connection: &Connection, name: &str, value: &str) -> Result<()> {
+pub(super) fn keep(connection: &Connection, name: &str, value: &str) -> Result<()> {
     connection
         .execute("INSERT OR REPLACE INTO meta (name, value) VALUES (?1, ?2)", [name, value])
         .map(drop)

@@ -116,7 +116,10 @@ impl Shared {
 
     /// The place of a write in the log.
     pub(super) fn event(&self, outcome: Outcome, version: Version) -> Option<LogPosition> {
-        let logged = self.log.is_some() && outcome.is_applied();
+        let region = self.options.region.as_ref().map(|region| region.id);
+        // What was repeated may have been written in another region.
+        let here = region.is_none() || version.region() == region;
+        let logged = self.log.is_some() && outcome.is_applied() && here;
         logged.then(|| LogPosition { epoch: 0, offset: version.get() })
     }
 

@@ -21,6 +21,7 @@ use super::job::{ReadJob, Task};
 use super::lane::Lane;
 use super::log::SqliteLog;
 use super::options::{Connections, SqliteOptions};
+use super::region::RegionParts;
 use super::shared::{Shared, start};
 use super::vitals::{ThreadRole, Vitals};
 use super::{connect, failure, health, reader, schema, words, writer};
@@ -51,6 +52,8 @@ pub struct SqliteStore {
     threads: Mutex<Vec<JoinHandle<()>>>,
     /// For the number of records, where the level tells it.
     counting: Option<Lane>,
+    /// What it needs as one of several regions.
+    pub(super) region: Option<RegionParts>,
 }
 
 impl SqliteStore {
@@ -75,11 +78,15 @@ impl SqliteStore {
         documents: bool,
     ) -> Result<Self> {
         options.path = connect::prepare_path(&options.path)?;
+        options.change_log |= options.region.is_some();
+        if options.region.is_some() && options.replica_of.is_some() {
+            return Err(Error::invalid("a replica is no region; open it as one of the two"));
+        }
         let turn = connect::turn(&options.path);
         let (mut connection, engine) = connect::first(&options)?;
         let standing = schema::migrate(&mut connection, &options, &runtime)?;
         let log = match options.change_log {
-            true => Some(super::log::install(&mut connection, &runtime)?),
+            true => Some(super::log::install(&mut connection, &options, &runtime)?),
             false => None,
         };
         if documents {
@@ -111,7 +118,8 @@ impl SqliteStore {
             Some(_) => Some(Lane::start(&shared.options, "sqlite-count", shared.runtime.clone())?),
             None => None,
         };
-        let store = Self { shared, threads: Mutex::default(), counting };
+        let region = RegionParts::open(&shared)?;
+        let store = Self { shared, threads: Mutex::default(), counting, region };
         store.start_threads(connection)?;
         tracing::debug!(
             path = %store.shared.options.path.display(),
@@ -354,7 +362,10 @@ impl Store for SqliteStore {
 
     fn inspect(&self) -> BoxFuture<'_, Inspection> {
         Box::pin(async move {
-            let tree = health::inspect(&self.shared).await;
+            let mut tree = health::inspect(&self.shared).await;
+            if let Some(region) = &self.region {
+                tree = region.told(tree).await;
+            }
             let Some(lane) = &self.counting else { return tree };
             let counted = lane.run(|connection| {
                 let text = "SELECT count(*) FROM records WHERE deleted = 0";
@@ -372,6 +383,9 @@ impl Store for SqliteStore {
             self.shared.close();
             if let Some(lane) = &self.counting {
                 lane.close();
+            }
+            if let Some(region) = &self.region {
+                region.close();
             }
             // Fails only when the sender is gone, and the sender lives in `shared`.
             let _ = self.shared.living.subscribe().wait_for(|living| *living == 0).await;

@@ -160,7 +160,8 @@ impl<'c> Writer<'c> {
             idempotency::collect(self.connection, COLLECT_FACTOR * repeatable, micros)
                 .map_err(failure::of)?;
         }
-        if deleted > 0 {
+        // A region keeps them for the others.
+        if deleted > 0 && self.shared.options.region.is_none() {
             let kept = self.shared.options.tombstones_kept_for.as_micros();
             let before = micros.saturating_sub(i64::try_from(kept).unwrap_or(i64::MAX));
             self.statements

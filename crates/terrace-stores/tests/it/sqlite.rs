@@ -8,6 +8,7 @@ mod documents;
 mod groups;
 mod limits;
 mod opening;
+mod region;
 mod shard;
 
 use std::future::Future;

@@ -39,7 +39,7 @@ impl Regions {
         match event {
             Event::Write { at, clock, deletes } => {
                 let state = &mut self.states[at];
-                let region = RegionId::new(at as u8 + 1).unwrap();
+                let region = RegionId::new(u8::try_from(at + 1).unwrap()).unwrap();
                 let now = Timestamp::from_millisecond(Version::SINCE + clock).unwrap();
                 let version = state.version.next_in(region, now);
                 let update = Update { version, deleted: deletes, replaced: state.version };

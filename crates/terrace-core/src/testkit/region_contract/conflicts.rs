@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::{Regions, digest_of};
 use crate::testkit::{key, value};
-use crate::{Ancestry, ErrorKind, LogPosition, Runtime, StoreExt as _, Timestamp, Version};
+use crate::{Ancestry, ErrorKind, Runtime, StoreExt as _, Timestamp, Version};
 
 /// And every region lists the other one, with what it was.
 pub async fn the_higher_version_wins_everywhere(it: Arc<Regions>) {
@@ -154,10 +154,8 @@ pub async fn writers_beside_followers_lose_nothing_unlisted(it: Arc<Regions>) {
 /// What was lost, out of all logs: what is neither the newest of its key nor replaced by any.
 async fn model(it: &Regions) -> BTreeSet<(String, Version)> {
     let (mut all, mut gone) = (BTreeSet::new(), BTreeSet::new());
-    for store in &it.stores {
-        let log = store.own_log().after(LogPosition::default(), 10_000).await.expect("a log");
-        assert!(!log.more);
-        for change in log.changes {
+    for at in 0..3 {
+        for change in it.logged(at).await {
             let Some(Ancestry::Change { replaced, .. }) = change.ancestry.as_deref() else {
                 panic!("a change of a region says what it replaced");
             };

@@ -16,8 +16,8 @@ pub async fn a_version_is_of_its_region(it: Arc<Regions>) {
         let second = it.put(at, "k", "2").await;
         let third = it.delete(at, "k").await;
         assert!(first < second && second < third);
-        let log = it.stores[at].own_log().after(LogPosition::default(), 10).await.expect("a log");
-        let known = log.changes.iter().map(|change| {
+        let log = it.logged(at).await;
+        let known = log.iter().map(|change| {
             assert_eq!(change.version.region(), Some(it.stores[at].region().id));
             let Some(Ancestry::Change { replaced, .. }) = change.ancestry.as_deref() else {
                 panic!("a change of a region says what it replaced");
@@ -50,8 +50,8 @@ pub async fn a_change_goes_to_no_third_region(it: Arc<Regions>) {
     it.put(0, "a", "1").await;
     it.follow_all(1, 0).await;
     it.put(1, "b", "1").await;
-    let log = it.stores[1].own_log().after(LogPosition::default(), 10).await.expect("a log");
-    let keys = log.changes.iter().map(|change| change.key.as_str()).collect::<Vec<_>>();
+    let log = it.logged(1).await;
+    let keys = log.iter().map(|change| change.key.as_str()).collect::<Vec<_>>();
     assert_eq!(keys, ["b"]);
 }
 
@@ -81,9 +81,9 @@ pub async fn two_followers_of_one_origin_apply_a_batch_once(it: Arc<Regions>) {
     let follower = it.stores[1].follower_of(it.stores[0].region().id);
     let from = follower.checkpoint().await.expect("a place");
     it.put(0, "a", "2").await;
-    let part = it.stores[0].own_log().after(from.position, 10).await.expect("a log");
-    let to = from.at(part.position);
-    let batch = Batch { from, to, changes: part.changes, ..Batch::default() };
+    let changes = it.logged(0).await.split_off(1);
+    let to = from.at(changes[0].position);
+    let batch = Batch { from, to, changes, ..Batch::default() };
     let (one, two) = tokio::join!(follower.apply(&batch), follower.apply(&batch));
     let once = usize::from(one.expect("an answer")) + usize::from(two.expect("an answer"));
     assert_eq!((once, it.text(1, "a").await.as_deref()), (1, Some("2")));
@@ -129,8 +129,7 @@ pub async fn news_is_told_from_none(it: Arc<Regions>) {
     let receipt = it.stores[0].put(key("a"), value("3")).await.expect("a write");
     let mark = receipt.token.marks().map(|(_, position)| position).next().expect("a mark");
     it.follow_all(1, 0).await;
-    let place = it.stores[1].follower_of(it.stores[0].region().id).checkpoint().await;
-    assert!(place.expect("a place").position >= it.stores[0].own_log().place_of(mark));
+    assert!(it.place(1, 0).await >= it.stores[0].own_log().place_of(mark));
 }
 
 /// A request that is repeated in another region is not done again.
@@ -144,7 +143,9 @@ pub async fn a_result_travels_with_its_change(it: Arc<Regions>) {
     let other = vec![Write::put(key("c"), value("1"))];
     it.stores[0].write(other, &named("r2", 2)).await.expect("a write");
     // Its first change alone.
-    it.follow(1, 0, 1).await.expect("a change");
+    while it.follow(1, 0, 1).await.expect("a change") == 0 {
+        super::wait(&*it.stores[0].own_log(), LogPosition::default()).await;
+    }
     let again = it.stores[1].write(batch(), &named("r1", 1)).await.expect("the first result");
     let results = |receipts: &[crate::Receipt]| {
         receipts.iter().map(|it| (it.outcome, it.version)).collect::<Vec<_>>()
@@ -157,8 +158,7 @@ pub async fn a_result_travels_with_its_change(it: Arc<Regions>) {
     assert_eq!(it.record(2, "b").await.expect("a record").version, done[1].version);
     let again = it.stores[2].write(batch(), &named("r1", 1)).await.expect("the first result");
     assert_eq!(results(&again), results(&done));
-    let log = it.stores[2].own_log().after(LogPosition::default(), 10).await.expect("a log");
-    assert_eq!(log.changes, [], "nothing was written anew");
+    assert_eq!(it.logged(2).await, [], "nothing was written anew");
 }
 
 /// Residency: the prefix leaves by no way.

@@ -20,7 +20,7 @@ fn change(name: &str, version: u64, text: Option<&str>) -> Logged {
         created_at: now,
         updated_at: now,
     });
-    Logged { position: at(version.get()), key, version, record }
+    Logged { position: at(version.get()), key, version, record, ancestry: None }
 }
 
 fn batch(from: &Checkpoint, changes: Vec<Logged>) -> Batch {
