@@ -99,6 +99,16 @@ pub(super) fn corrupt(field: &'static str) -> Error {
         .with("field", field)
 }
 
+/// What was wrong with the server or the collection, to a caller who asked for something else.
+pub(super) fn of_preparing(error: Error) -> Error {
+    match error.kind() {
+        ErrorKind::InvalidInput | ErrorKind::OutcomeUnknown | ErrorKind::Corrupt => {
+            error.into_kind(ErrorKind::Unavailable)
+        }
+        _ => error,
+    }
+}
+
 /// A question that looks through too many documents.
 pub(super) fn took_long() -> Error {
     Error::new(ErrorKind::DeadlineExceeded, TOOK_LONG)

@@ -73,7 +73,7 @@ impl MongoDocuments {
         let link = Arc::new(Link::open(&options, runtime.clone()).await?);
         let shared = Arc::new(Shared::new(options, link, false));
         let until = Deadline::at(runtime.now() + Self::START_WITHIN);
-        match shared.ready(until).await {
+        match shared.prepared(until).await {
             Ok(_) => {}
             Err(error) if error.is_retryable() => {
                 tracing::warn!(%error, "the document server is not there yet");
@@ -128,8 +128,13 @@ impl Shared {
         }
     }
 
-    /// The server, once it was asked and everything is made.
+    /// The server, for a call: what is wrong with it is no fault of the caller, and nothing was applied.
     async fn ready(&self, deadline: Deadline) -> Result<&Server> {
+        self.prepared(deadline).await.map_err(failure::of_preparing)
+    }
+
+    /// The server, once it was asked and everything is made.
+    async fn prepared(&self, deadline: Deadline) -> Result<&Server> {
         if self.is_closed.load(Ordering::Acquire) {
             return Err(failure::closed());
         }
@@ -150,13 +155,7 @@ impl Shared {
             Ok(())
         };
         let prepared = runtime.within(deadline, prepared).await;
-        prepared.unwrap_or_else(|| Err(Deadline::exceeded())).map_err(|error: Error| {
-            // Nothing that was asked for was applied.
-            match error.kind() {
-                ErrorKind::OutcomeUnknown => error.into_kind(ErrorKind::Unavailable),
-                _ => error,
-            }
-        })?;
+        prepared.unwrap_or_else(|| Err(Deadline::exceeded()))?;
         self.server.get().ok_or_else(failure::closed)
     }
 
@@ -190,7 +189,7 @@ impl Shared {
             let standing = history.look(&rows.session).await?;
             if standing.history != known {
                 // The collection is another one, and may lack its indexes.
-                check::make_indexes(&rows).await?;
+                check::make_indexes(&rows).await.map_err(failure::of_preparing)?;
             }
             Ok(standing)
         };

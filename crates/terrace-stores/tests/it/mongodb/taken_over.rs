@@ -55,8 +55,16 @@ async fn several_rows_of_a_key_are_refused_by_name() {
     let error = refused.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::InvalidInput);
     assert!(error.message().contains("\"twice\""), "{error}");
+    let many = vec![doc! { "key": "later" }, doc! { "key": "later" }];
+    let summaries = rows.client().default_database().unwrap().collection::<Document>("summaries");
+    summaries.insert_many(many).await.unwrap();
     rows.delete_one(doc! { "key": "twice" }).await.unwrap();
-    assert_eq!(connect(&url).await.count().await.unwrap(), 2);
+    let store = connect(&url).await;
+    assert_eq!(store.count().await.unwrap(), 2);
+    // What is found out at a call is not the caller's fault.
+    let error = store.summaries().0.get(&key("later")).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unavailable);
+    assert!(error.message().contains("\"later\""), "{error}");
 }
 
 /// What the walk does, without its wait.
