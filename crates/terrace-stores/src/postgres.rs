@@ -36,6 +36,7 @@ mod plan;
 mod pool;
 mod read;
 mod read_model;
+mod region;
 mod report;
 mod setup;
 mod shard;
@@ -75,6 +76,7 @@ use inspect::Health;
 use log::TrimLog;
 use pool::Pool;
 use read::{ReadKeys, ScanPage};
+use region::RegionParts;
 use statements::{Dialect, FURTHEST, NO_EPOCH};
 use tombstones::Tombstones;
 use worker::{Worker, watch};
@@ -94,6 +96,8 @@ pub struct PostgresStore {
     logged: bool,
     /// Whether followers hold back what the log would remove.
     held: Held,
+    /// What it needs as one of several regions.
+    region: Option<RegionParts>,
     health: Health,
     upkeep: Mutex<Vec<Task>>,
 }
@@ -106,7 +110,8 @@ impl PostgresStore {
     /// tables that cannot be used; [`ErrorKind::Unavailable`]
     /// when the server cannot be reached, refuses the user, lacks the database or takes no writes.
     /// Each says what to check.
-    pub async fn connect(options: PostgresOptions, runtime: Runtime) -> Result<Self> {
+    pub async fn connect(mut options: PostgresOptions, runtime: Runtime) -> Result<Self> {
+        options.change_log |= options.region.is_some();
         // Whoever makes tables needs a server that takes writes.
         let connector = connector(&options, options.dialect(), &runtime)?;
         let mut first = connector.open_first().await?;
@@ -116,15 +121,26 @@ impl PostgresStore {
         let migrated = migrate::migrate(first.client(), &options.schema).await;
         migrated.map_err(|error| error.with("hosts", connector.hosts()))?;
         connector.recognise(&mut first).await?;
+        region::check(first.client(), options.region.as_ref()).await?;
         if options.shard {
             shard::install(first.client(), &options.schema).await?;
         }
+        let mut log = None;
         if options.change_log {
             let begin = LogBegin::WithRecords;
-            let log = log::change(first.client(), &options.schema, Some(begin), &runtime).await;
-            log.map_err(|error| error.with("hosts", connector.hosts()))?;
+            let changed = log::change(first.client(), &options.schema, Some(begin), &runtime).await;
+            log = changed.map_err(|error| error.with("hosts", connector.hosts()))?;
         }
-        let store = Self::assemble(options, connector, runtime)?;
+        if let Some(region) = &options.region {
+            let now = runtime.wall();
+            region::install(first.client(), &options.schema, region, now).await?;
+        }
+        let region = options.region.clone();
+        let mut store = Self::assemble(options, connector, runtime)?;
+        store.region = region.zip(log).map(|(options, name)| {
+            let log = PostgresLog::new(store.worker.clone(), name, Some(options.clone()));
+            RegionParts { options, log: Arc::new(log) }
+        });
         store.worker.apart.keep(first).await;
         store.worker.pool.tend().await?;
         Ok(store)
@@ -156,18 +172,19 @@ impl PostgresStore {
         let member = options.member.then(Arc::default);
         let worker = Worker::new(pool, runtime, options.timeouts(), member);
         let (health, logged, held) = (Health::default(), options.change_log, Held::default());
-        let tombstones = Tombstones::new(worker.clone(), options.tombstones_kept_for);
-        let mut tasks = vec![
-            upkeep(worker.clone(), true),
-            watch(worker.clone()),
-            walks::start(&worker.runtime, tombstones),
-        ];
+        let mut tasks = vec![upkeep(worker.clone(), true), watch(worker.clone())];
+        // A region keeps them for the others.
+        if options.region.is_none() {
+            let tombstones = Tombstones::new(worker.clone(), options.tombstones_kept_for);
+            tasks.push(walks::start(&worker.runtime, tombstones));
+        }
         if logged {
             let trim = TrimLog::new(worker.clone(), held.clone());
             tasks.push(walks::start(&worker.runtime, trim));
         }
         let upkeep = Mutex::new(tasks);
-        Ok(Self { worker, schema: options.schema, logged, held, health, upkeep })
+        let (schema, region) = (options.schema, None);
+        Ok(Self { worker, schema, logged, held, region, health, upkeep })
     }
 
     /// The name of this database's history, the same for whoever connects to it.
@@ -205,7 +222,12 @@ impl PostgresStore {
     /// `Unavailable` when the server cannot be reached, or its user may not make tables.
     pub async fn install_log(&self, begin: LogBegin) -> Result<PostgresLog> {
         let name = self.change_log(Some(begin)).await?.unwrap_or_default();
-        Ok(PostgresLog::new(self.worker.clone(), name))
+        Ok(self.log_of(name))
+    }
+
+    fn log_of(&self, name: Arc<str>) -> PostgresLog {
+        let region = self.region.as_ref().map(|region| region.options.clone());
+        PostgresLog::new(self.worker.clone(), name, region)
     }
 
     /// The change log of this database, if it has one.
@@ -215,7 +237,7 @@ impl PostgresStore {
     pub async fn log(&self) -> Result<Option<PostgresLog>> {
         let mut session = self.worker.pool.connector().open().await?;
         let name = log::current(session.client()).await.map_err(altering::failed)?;
-        Ok(name.map(|name| PostgresLog::new(self.worker.clone(), name)))
+        Ok(name.map(|name| self.log_of(name)))
     }
 
     /// Removes the change log with all that it holds. Who follows it is refused from now on.

@@ -283,8 +283,21 @@ async fn begin_if_another(transaction: &Transaction<'_>, known: &Standing) -> Re
 
 /// Versions go on above all that can have been given out and was not on disk. The commit waits for no
 /// standby: one that is promoted without it begins a history of its own.
-const ABOVE: &str = "SET LOCAL synchronous_commit = local; \
-     SELECT setval('records_version', last_value + 1048576) FROM records_version";
+///
+/// A region draws instead, which raises its sequence above the clock.
+async fn go_above(transaction: &Transaction<'_>, above: &str) -> Result<()> {
+    const IS_REGION: &str = "SELECT EXISTS (SELECT 1 FROM terrace_meta WHERE name = 'region')";
+    let is_region = transaction.query_one(IS_REGION, &[]).await.map_err(failed)?;
+    let raise = match is_region.get::<_, bool>(0) {
+        true => {
+            "SELECT terrace_version_above(last_value + 1048576) FROM records_version".to_owned()
+        }
+        false => format!("SELECT setval('records_version', {above}) FROM records_version"),
+    };
+    run(transaction, &format!("SET LOCAL synchronous_commit = local; {raise}")).await
+}
+
+const ABOVE: &str = "last_value + 1048576";
 
 /// Notes that a crash may take acknowledged writes back. Durable itself.
 const LOSSY: &str = "UPDATE terrace_history SET lossy = true WHERE identity IS NOT NULL \
@@ -294,7 +307,7 @@ const LOSSY: &str = "UPDATE terrace_history SET lossy = true WHERE identity IS N
 async fn go_on(transaction: &Transaction<'_>, found: &Look) -> Result<Standing> {
     const GO_ON: &str = "UPDATE terrace_history SET generation = generation + $1, started = $2 \
          WHERE identity IS NOT NULL RETURNING name, generation";
-    run(transaction, ABOVE).await?;
+    go_above(transaction, ABOVE).await?;
     let step = i64::try_from(RESTART).unwrap_or(i64::MAX);
     let row = transaction.query_one(GO_ON, &[&step, &found.run]).await.map_err(failed)?;
     let (name, generation) = (row.get::<_, &str>(0), self::generation(row.get(1)));
@@ -332,11 +345,10 @@ async fn begin(
            coalesce((SELECT max(generation) FROM old), 0) + 1, $2, $3, $4, \
            pg_relation_filenode(to_regclass('records')) \
          RETURNING name, generation";
-    const NOW: &str = "SELECT setval('records_version', greatest(last_value, \
-           (extract(epoch FROM clock_timestamp()) * 1000000)::bigint)) FROM records_version";
+    const NOW: &str = "greatest(last_value + 1048576, \
+           (extract(epoch FROM clock_timestamp()) * 1000000)::bigint)";
     if found.kept.is_some() {
-        run(transaction, ABOVE).await?;
-        run(transaction, NOW).await?;
+        go_above(transaction, NOW).await?;
     }
     let copy_of = found.kept.as_ref().map(|(old, _, _)| copy_of(old)).unwrap_or_default();
     let parameters: [&(dyn tokio_postgres::types::ToSql + Sync); 5] =

@@ -53,18 +53,21 @@ impl<'a> Claim<'a> {
         Ok(Some(Remembered { fingerprint, done }))
     }
 
-    /// Stores the result.
+    /// Stores the result. Under the first version that was written, where there is one, it travels to
+    /// other regions.
     pub(super) async fn keep<D: Serialize>(
         &self,
         connection: &Connection,
         result: impl Iterator<Item = D>,
+        first: Option<Version>,
     ) -> Result<(), Failure> {
         let Some(request) = self.request else { return Ok(()) };
         let text = serde_json::to_string(&result.collect::<Vec<_>>()).map_err(|error| {
             let message = "the result of the request cannot be stored";
             Failure::Refused(Error::new(ErrorKind::Internal, message).caused_by(error))
         })?;
-        connection.run(Sql::Remember, &[&request.key(), &text]).await?;
+        let first = first.map(|version| version.get().cast_signed());
+        connection.run(Sql::Remember, &[&request.key(), &text, &first]).await?;
         Ok(())
     }
 }
@@ -113,15 +116,18 @@ impl DoneWrite {
     }
 
     /// As it was answered the first time. Whether a standby has it by now, nobody has waited for.
-    pub(super) fn receipt(self, token: Token) -> Receipt {
+    pub(super) fn receipt(self, connection: &Connection, token: Token) -> Receipt {
         let Self { outcome, version, durability, transaction } = self;
+        // What was done in another region is in no log of this one.
+        let region = connection.dialect.region();
+        let here = region.is_none() || version.region() == region;
         Receipt {
             outcome,
             version,
             durability: durability.min(Durability::Committed),
             token,
             origin: Origin::PRIMARY,
-            event: event(outcome, version, transaction.map(Transaction)),
+            event: event(outcome, version, transaction.filter(|_| here).map(Transaction)),
         }
     }
 }

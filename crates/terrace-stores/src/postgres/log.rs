@@ -37,6 +37,7 @@ mod compare;
 mod held_back;
 mod install;
 mod listener;
+pub(super) mod of_region;
 mod trim;
 
 use std::fmt;
@@ -47,7 +48,7 @@ use std::time::Duration;
 use terrace_core::read_model::Difference;
 use terrace_core::{
     BoxFuture, ChangeLog, Changes, Deadline, Error, ErrorKind, HeldBack, Key, LogPosition, Logged,
-    Position, PositionLost, Record, Result, Value, history,
+    Position, PositionLost, Record, RegionOptions, Result, Value, history,
 };
 use tokio_postgres::Row;
 use tokio_postgres::types::{ToSql, Type};
@@ -78,6 +79,8 @@ pub struct PostgresLog {
     long_values: AtomicBool,
     /// How what comes after a position is asked for.
     text: &'static str,
+    /// Of a region, its log has the changes of this one alone.
+    region: Option<RegionOptions>,
 }
 
 impl PostgresLog {
@@ -89,13 +92,14 @@ impl PostgresLog {
     const FIRST_LOOK: Duration = Duration::from_millis(2);
     const LAST_LOOK: Duration = Duration::from_millis(100);
 
-    pub(super) fn new(worker: Worker, name: Arc<str>) -> Self {
+    pub(super) fn new(worker: Worker, name: Arc<str>, region: Option<RegionOptions>) -> Self {
         Self {
             listener: Listener::new(worker.clone()),
             worker,
             name,
             long_values: AtomicBool::new(false),
-            text: AFTER,
+            text: if region.is_some() { of_region::AFTER } else { AFTER },
+            region,
         }
     }
 
@@ -142,7 +146,8 @@ impl ChangeLog for PostgresLog {
         Box::pin(async move {
             let limit = limit.clamp(1, Self::MAX_CHANGES);
             let long_values = &self.long_values;
-            let work = ReadLog { text: self.text, position, limit, long_values };
+            let region = self.region.as_ref();
+            let work = ReadLog { text: self.text, position, limit, long_values, region };
             self.worker.perform(&work, self.patience()).await
         })
     }
@@ -176,6 +181,10 @@ impl ChangeLog for PostgresLog {
         /// Two tables are compared row by row.
         const PATIENCE: Duration = Duration::from_secs(10 * 60);
         Box::pin(async move {
+            // Of a region the log has no changes of the others.
+            if self.region.is_some() {
+                return Ok(Difference::default());
+            }
             let worker = Worker { patience: PATIENCE, ..self.worker.clone() };
             let deadline = Deadline::at(worker.runtime.now() + PATIENCE);
             worker.perform(&CompareWithRecords { mend }, deadline).await
@@ -242,6 +251,17 @@ struct ReadLog<'a> {
     position: LogPosition,
     limit: usize,
     long_values: &'a AtomicBool,
+    region: Option<&'a RegionOptions>,
+}
+
+/// What follows a position.
+#[derive(Default)]
+struct Part {
+    changes: Vec<Logged>,
+    /// How many changes were looked at; some may stay in the region.
+    count: usize,
+    /// The place of the last of them.
+    last: Option<LogPosition>,
 }
 
 impl Work for ReadLog<'_> {
@@ -257,25 +277,27 @@ impl Work for ReadLog<'_> {
             page = self.read(connection, self.text, most).await?;
         }
         if page.is_none() {
-            page = self.read(connection, AFTER_LARGE, MAX_BYTES).await?;
+            let large = if self.region.is_some() { of_region::AFTER_LARGE } else { AFTER_LARGE };
+            page = self.read(connection, large, MAX_BYTES).await?;
             if page.is_none() {
                 let message = "a change in the table `commands` has no value; put it back, or begin \
                                the log anew";
                 return Err(Failure::Refused(Error::new(ErrorKind::Corrupt, message)));
             }
-            let longest = page.iter().flatten().map(size).max().unwrap_or(0);
+            let all = page.iter().flat_map(|page| &page.changes);
+            let longest = all.map(size).max().unwrap_or(0);
             self.long_values.store(longest > most, Relaxed);
         }
-        let changes = page.unwrap_or_default();
-        if changes.is_empty() {
+        let Part { changes, count, last } = page.unwrap_or_default();
+        if last.is_none() {
             self.check_position(connection).await?;
         }
         // A page that the bytes have cut has fewer rows.
-        let more = changes.len() >= self.limit || bytes(&changes) >= MAX_BYTES;
-        let position = match changes.last() {
+        let more = count >= self.limit || bytes(&changes) >= MAX_BYTES;
+        let position = match last {
             // All changes of a transaction are visible at once, so there is no more of the last one.
-            Some(change) if !more => end_of(change.position.epoch),
-            Some(change) => change.position,
+            Some(last) if !more => end_of(last.epoch),
+            Some(last) => last,
             // A follower's place is of a transaction that has ended.
             None if self.position.epoch > 0 => self.position.max(end_of(self.position.epoch)),
             None => self.position,
@@ -291,21 +313,34 @@ impl ReadLog<'_> {
         connection: &Connection,
         text: &str,
         bytes: i64,
-    ) -> Result<Option<Vec<Logged>>, Failure> {
+    ) -> Result<Option<Part>, Failure> {
         let epoch = self.position.epoch.to_string();
         let offset = i64::try_from(self.position.offset).unwrap_or(i64::MAX);
         let limit = i64::try_from(self.limit).unwrap_or(i64::MAX);
-        let parameters: [(&(dyn ToSql + Sync), Type); 4] = [
+        let mut parameters: Vec<(&(dyn ToSql + Sync), Type)> = vec![
             (&epoch, Type::TEXT),
             (&offset, Type::INT8),
             (&limit, Type::INT8),
             (&bytes, Type::INT8),
         ];
-        let rows = match text == AFTER {
-            true => connection.repeat(Repeated::ReadLog, AFTER, &parameters).await?,
+        if let Some(region) = self.region {
+            parameters.push((&region.resident, Type::TEXT_ARRAY));
+        }
+        let rows = match [AFTER, of_region::AFTER].contains(&text) {
+            true => connection.repeat(Repeated::ReadLog, text, &parameters).await?,
             false => connection.ask(text, &parameters).await?,
         };
-        rows.iter().map(logged).collect()
+        let mut part = Part { count: rows.len(), ..Part::default() };
+        for row in &rows {
+            part.last = Some(place(row)?);
+            if self.region.is_some() && of_region::is_resident(row)? {
+                continue;
+            }
+            let Some(mut change) = logged(row)? else { return Ok(None) };
+            change.ancestry = self.region.map(|_| of_region::ancestry(row)).transpose()?;
+            part.changes.push(change);
+        }
+        Ok(Some(part))
     }
 
     /// A position is of a transaction that has ended: one that was not begun yet is of a server that
@@ -338,11 +373,15 @@ fn size(change: &Logged) -> i64 {
     i64::try_from(value).unwrap_or(i64::MAX)
 }
 
-/// One change; `None` when its value was left out.
-fn logged(row: &Row) -> Result<Option<Logged>, Failure> {
+fn place(row: &Row) -> Result<LogPosition, Failure> {
     let version = version(row.try_get(1).map_err(corrupt)?);
     let Transaction(epoch) = row.try_get(0).map_err(corrupt)?;
-    let position = LogPosition { epoch, offset: version.get() };
+    Ok(LogPosition { epoch, offset: version.get() })
+}
+
+/// One change; `None` when its value was left out.
+fn logged(row: &Row) -> Result<Option<Logged>, Failure> {
+    let (position, version) = (place(row)?, version(row.try_get(1).map_err(corrupt)?));
     let key = Key::new(row.try_get::<_, &str>(6).map_err(corrupt)?).map_err(not_allowed)?;
     let deleted = row.try_get::<_, bool>(2).map_err(corrupt)?;
     let Moment(created_at) = row.try_get(3).map_err(corrupt)?;

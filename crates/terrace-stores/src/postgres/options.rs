@@ -4,7 +4,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use terrace_core::{Error, Result};
+use terrace_core::{Error, RegionOptions, Result};
 use tokio_postgres::Config;
 use tokio_postgres::config::{Host, SslMode, TargetSessionAttrs};
 
@@ -47,6 +47,11 @@ pub struct PostgresOptions {
     /// Keeps a log of changes (see [`PostgresLog`](super::PostgresLog)) and lets tokens name the place
     /// of a write in it. Installed at connect, with the records that there are. Default false.
     pub change_log: bool,
+    /// Makes the database one of several regions: its versions have a clock, it keeps a log of its own
+    /// changes whatever `change_log` says, and rows of deleted records until they are collected by
+    /// [`RegionStore::collect`](terrace_core::RegionStore::collect). Its records get new versions the
+    /// first time. Default none.
+    pub region: Option<RegionOptions>,
     /// How long the row of a deleted record is kept. Default 7 days, more than caches, cursors and
     /// requests under way live.
     pub tombstones_kept_for: Duration,
@@ -127,6 +132,7 @@ impl PostgresOptions {
             member: false,
             application_name: "terrace".to_owned(),
             change_log: false,
+            region: None,
             tombstones_kept_for: Duration::from_secs(7 * 24 * 60 * 60),
             keepalives_idle: Duration::from_secs(30),
             tcp_user_timeout: Duration::from_secs(10),
@@ -141,6 +147,7 @@ impl PostgresOptions {
     /// What kind of database its sessions are with.
     pub(super) fn dialect(&self) -> Dialect {
         match (self.shard, self.change_log) {
+            _ if let Some(region) = &self.region => Dialect::Region(region.id),
             (true, _) => Dialect::Shard,
             (false, true) => Dialect::Logged,
             (false, false) => Dialect::Plain,

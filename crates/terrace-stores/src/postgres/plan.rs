@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, HashMap};
 
 use terrace_core::{
-    Change, Current, Decision, Outcome, Precondition, Sequence, Timestamp, Value, Version, Write,
-    decide,
+    Change, Current, Decision, Outcome, Precondition, RegionId, Sequence, Timestamp, Value,
+    Version, Write, decide,
 };
 
 /// The receipts of a batch, and the rows that make them true.
@@ -27,6 +27,8 @@ pub(super) struct Rows<'a> {
     pub(super) keys: Vec<&'a str>,
     pub(super) values: Vec<&'a str>,
     pub(super) versions: Vec<i64>,
+    /// The versions that these overwrite; 0 where there was no row.
+    pub(super) replaced: Vec<i64>,
     pub(super) deleted: Vec<bool>,
     pub(super) applied: Vec<i64>,
     /// Whether the record came into being in this batch.
@@ -39,6 +41,8 @@ pub(super) struct Rows<'a> {
 struct State<'a> {
     existed: bool,
     now: Current,
+    /// What the latest change overwrote.
+    replaced: Version,
     value: Option<&'a str>,
     created: bool,
     accepted: Option<i64>,
@@ -49,7 +53,7 @@ struct State<'a> {
 
 /// Goes through the batch in its order, each write over what the earlier ones left, and gives each
 /// change the next of `versions`, which must be one a write, rising, and drawn under the locks; a
-/// row that a person gave a later one goes on from there.
+/// row that has a later one, which a person or another region gave it, goes on from there.
 /// `locked` has every row that exists for a key of the batch. No write of a journal is applied that is
 /// not after `settled`: rows of those are gone.
 pub(super) fn plan<'a>(
@@ -57,35 +61,47 @@ pub(super) fn plan<'a>(
     locked: &HashMap<&str, Current>,
     versions: &[i64],
     settled: Sequence,
+    region: Option<RegionId>,
 ) -> Plan<'a> {
     let mut plan = Plan { answers: Vec::with_capacity(batch.len()), ..Plan::default() };
     let mut states = BTreeMap::<&str, State<'a>>::new();
     let mut drawn = versions.iter().copied();
+    let mut draw = |current: &Current| {
+        let number = super::read::version(drawn.next().unwrap_or_default());
+        match region {
+            None => Decision::successor(number, current),
+            Some(_) if number > current.version => number,
+            Some(region) => current.version.next_in(region, Timestamp::UNIX_EPOCH),
+        }
+    };
     for write in batch {
         let key = write.key.as_str();
         let state = states.entry(key).or_insert_with(|| State::of(locked.get(key), settled));
-        let before = state.changed.then_some((state.now.version, state.value, state.made));
-        let (outcome, version) = state.apply(write, &mut drawn);
+        let before = (state.now.version, state.replaced);
+        let before = state.changed.then_some((before, state.value, state.made));
+        let (outcome, version) = state.apply(write, &mut draw);
         plan.answers.push((outcome, version));
-        if let (true, Some((version, value, made))) = (outcome.is_applied(), before) {
-            plan.superseded.push(key, value, version, made, Sequence::NONE, None);
+        if let (true, Some((versions, value, made))) = (outcome.is_applied(), before) {
+            plan.superseded.push(key, value, versions, made, Sequence::NONE, None);
         }
     }
     for (key, state) in states.into_iter().filter(|(_, state)| state.changed) {
         let rows = if state.existed { &mut plan.update } else { &mut plan.insert };
         let Current { version, applied, .. } = state.now;
-        rows.push(key, state.value, version, state.created, applied, state.accepted);
+        let versions = (version, state.replaced);
+        rows.push(key, state.value, versions, state.created, applied, state.accepted);
     }
     plan
 }
 
 impl<'a> Rows<'a> {
-    /// One more row; without a value it is the trace of a deleted record.
+    /// One more row, with its version and the one that it overwrites; without a value it is the trace of
+    /// a deleted record.
     fn push(
         &mut self,
         key: &'a str,
         value: Option<&'a str>,
-        version: Version,
+        (version, replaced): (Version, Version),
         created: bool,
         applied: Sequence,
         accepted: Option<i64>,
@@ -93,6 +109,7 @@ impl<'a> Rows<'a> {
         self.keys.push(key);
         self.values.push(value.unwrap_or(""));
         self.versions.push(version.get().cast_signed());
+        self.replaced.push(replaced.get().cast_signed());
         self.deleted.push(value.is_none());
         self.created.push(created);
         self.applied.push(applied.get().cast_signed());
@@ -107,6 +124,7 @@ impl<'a> State<'a> {
         Self {
             existed,
             now,
+            replaced: Version::NONE,
             value: None,
             created: false,
             accepted: None,
@@ -118,14 +136,14 @@ impl<'a> State<'a> {
     fn apply(
         &mut self,
         write: &'a Write,
-        drawn: &mut impl Iterator<Item = i64>,
+        draw: &mut impl FnMut(&Current) -> Version,
     ) -> (Outcome, Version) {
         let decision = match decide(write, &self.now) {
             Ok(decision) => decision,
             Err(answer) => return answer,
         };
-        let number = super::read::version(drawn.next().unwrap_or_default());
-        let version = Decision::successor(number, &self.now);
+        let version = draw(&self.now);
+        self.replaced = self.now.version;
         self.value = decision.value.map(Value::as_str);
         self.now = Current { version, live: self.value.is_some(), applied: decision.applied };
         self.accepted = decision.accepted.map(Timestamp::as_millisecond);

@@ -45,7 +45,7 @@ async fn a_plan_does_what_the_memory_store_does() {
             let receipts = memory.write(batch.clone(), &WriteOptions::default()).await.unwrap();
             let locked = rows.iter().map(|(key, (row, _))| (key.as_str(), *row)).collect();
             let versions = (latest + 1..).take(batch.len()).collect::<Vec<_>>();
-            let plan = plan(&batch, &locked, &versions, Sequence::NONE);
+            let plan = plan(&batch, &locked, &versions, Sequence::NONE, None);
             let expected = receipts.iter().map(|it| (it.outcome, it.version)).collect::<Vec<_>>();
             assert_eq!(plan.answers, expected, "round {round}");
             latest += drawn(&batch, &receipts);
@@ -107,7 +107,7 @@ fn versions_of_a_key_rise_whatever_its_row_has() {
             Current { version: Version::new(100), live, applied: Sequence::NONE },
         )]);
         let batch = [write(), write()];
-        let plan = plan(&batch, &rows, &[6, 7], Sequence::NONE);
+        let plan = plan(&batch, &rows, &[6, 7], Sequence::NONE, None);
         let versions = plan.answers.iter().map(|answer| answer.1.get()).collect::<Vec<_>>();
         assert_eq!((versions, plan.update.versions), (vec![101, 102], vec![102]));
     }

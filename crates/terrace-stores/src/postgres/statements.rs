@@ -5,7 +5,7 @@ use futures_util::future::try_join_all;
 use tokio_postgres::types::{FromSql, ToSql, Type};
 use tokio_postgres::{Client, Row, Statement};
 
-use terrace_core::Timestamp;
+use terrace_core::{RegionId, Timestamp};
 
 /// One statement of requests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,8 +68,9 @@ macro_rules! generation {
 
 pub(super) use generation;
 
-// Behind the macro that it uses.
+// Behind the macro that they use.
 mod reads;
+pub(super) mod region;
 
 use reads::{
     EPOCH_READ, EPOCH_READ_WITHIN, EPOCH_SCAN, READ, READ_ROWS, READ_ROWS_WITHIN, READ_WITHIN, SCAN,
@@ -100,6 +101,11 @@ impl Sql {
     ];
 
     fn text(self, dialect: Dialect) -> &'static str {
+        if matches!(dialect, Dialect::Region(_))
+            && let Some(text) = region::text(self)
+        {
+            return text;
+        }
         match self {
             Self::Read if dialect == Dialect::Shard => EPOCH_READ,
             Self::ReadWithin if dialect == Dialect::Shard => EPOCH_READ_WITHIN,
@@ -161,11 +167,16 @@ impl Sql {
             Self::Read | Self::ReadWithin | Self::Scan | Self::Put if dialect != Dialect::Shard => {
                 &types[..types.len() - 1]
             }
+            Self::Insert | Self::Update | Self::Remember
+                if !matches!(dialect, Dialect::Region(_)) =>
+            {
+                &types[..types.len() - 1]
+            }
             _ => types,
         }
     }
 
-    /// Those of a shard.
+    /// Those of a shard, or of a region.
     fn all_types(self) -> &'static [Type] {
         match self {
             Self::Placed | Self::Lock | Self::Reserve => &[Type::TEXT_ARRAY],
@@ -190,6 +201,7 @@ impl Sql {
                 Type::BOOL_ARRAY,
                 Type::INT8_ARRAY,
                 Type::INT8_ARRAY,
+                Type::INT8_ARRAY,
             ],
             Self::Update => &[
                 Type::TEXT_ARRAY,
@@ -199,10 +211,11 @@ impl Sql {
                 Type::INT8_ARRAY,
                 Type::BOOL_ARRAY,
                 Type::INT8_ARRAY,
+                Type::INT8_ARRAY,
             ],
             Self::Claim => &[Type::TEXT, Type::BYTEA],
             Self::Recall => &[Type::TEXT],
-            Self::Remember => &[Type::TEXT, Type::TEXT],
+            Self::Remember => &[Type::TEXT, Type::TEXT, Type::INT8],
         }
     }
 }
@@ -350,10 +363,24 @@ pub(super) enum Dialect {
     Plain,
     /// It has all records and a change log, which has every change of them.
     Logged,
+    /// One of several regions, with a change log of its own changes.
+    Region(RegionId),
     /// One of several shards: what it has, it answers under an epoch.
     Shard,
     /// A read model.
     ReadModel,
+}
+
+impl Dialect {
+    /// Whether each change is in a change log.
+    pub(super) fn is_logged(self) -> bool {
+        matches!(self, Self::Logged | Self::Region(_))
+    }
+
+    /// The region whose versions are drawn.
+    pub(super) fn region(self) -> Option<RegionId> {
+        if let Self::Region(region) = self { Some(region) } else { None }
+    }
 }
 
 impl Statements {
@@ -363,7 +390,7 @@ impl Statements {
         dialect: Dialect,
     ) -> Result<Self, tokio_postgres::Error> {
         let count = match dialect {
-            Dialect::Plain | Dialect::Logged => Sql::ALL.len() - 1,
+            Dialect::Plain | Dialect::Logged | Dialect::Region(_) => Sql::ALL.len() - 1,
             Dialect::Shard => Sql::ALL.len(),
             Dialect::ReadModel => {
                 let statement = client.prepare_typed(READ_ROWS, &[Type::TEXT_ARRAY]).await?;
@@ -447,7 +474,8 @@ mod tests {
     fn each_statement_is_found_at_its_place() {
         for (index, sql) in Sql::ALL.into_iter().enumerate() {
             assert_eq!(sql as usize, index);
-            for dialect in [Dialect::Plain, Dialect::Logged, Dialect::Shard] {
+            let region = Dialect::Region(RegionId::new(1).unwrap());
+            for dialect in [Dialect::Plain, Dialect::Logged, Dialect::Shard, region] {
                 let (text, types) = (sql.text(dialect), sql.types(dialect));
                 assert!(types.is_empty() || text.contains(&format!("${}", types.len())), "{text}");
                 assert!(!text.contains(&format!("${}", types.len() + 1)), "{text}");

@@ -8,14 +8,15 @@ use tokio_postgres::{Row, Transaction};
 use super::altering::{failed, run};
 use super::tables::refused;
 
-/// Lets the sequence go on after the highest version there is; nobody can draw or write meanwhile.
+/// Lets the sequence go on from the highest version there is, in its steps; nobody can draw or write meanwhile.
 pub(super) async fn raise_sequence(transaction: &Transaction<'_>) -> Result<()> {
     run(
         transaction,
         "LOCK TABLE records IN EXCLUSIVE MODE; \
-         SELECT setval('records_version', newest) \
+         SELECT setval('records_version', newest + mod(mod(s.last_value - newest, i) + i, i)) \
          FROM (SELECT max(version) AS newest FROM records WHERE version < 9007199254740992) AS r, \
-           records_version AS s \
+           records_version AS s, (SELECT seqincrement AS i FROM pg_sequence \
+             WHERE seqrelid = 'records_version'::regclass) AS step \
          WHERE newest >= s.last_value",
     )
     .await

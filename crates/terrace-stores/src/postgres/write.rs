@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use futures_util::future::join5;
 use terrace_core::{
     Current, Durability, Error, ErrorKind, Idempotency, Origin, Outcome, Position, Precondition,
-    Receipt, Sequence, Token, Version, Write,
+    Receipt, RegionId, Sequence, Token, Version, Write,
 };
 use tokio_postgres::Row;
 use tokio_postgres::error::{DbError, SqlState};
@@ -20,7 +20,7 @@ use super::plan::{Placed, Plan, Puts, Rows, plan};
 use super::read::version;
 use super::snapshot::{Transaction, event};
 use super::sqlstate::{because, is_locked, outcome_unknown, under_no_epoch};
-use super::statements::{Dialect, NO_EPOCH, Parameter, Sql};
+use super::statements::{Dialect, NO_EPOCH, Parameter, Sql, region};
 use super::work::{Failure, Progress, Work, corrupt};
 
 /// A batch of writes.
@@ -64,7 +64,7 @@ impl WriteBatch<'_> {
     ) -> Result<Vec<Receipt>, Failure> {
         let promised = connection.durability();
         // Each change of a database with a log is in it, also one that the batch supersedes.
-        let logged = connection.dialect == Dialect::Logged;
+        let logged = connection.dialect.is_logged();
         let puts = Puts::of(self.batch).filter(|puts| !logged || puts.superseded == 0);
         // On a shard, and beside a log, writes of a journal are a transaction like others.
         let alone = connection.dialect == Dialect::Plain;
@@ -79,7 +79,10 @@ impl WriteBatch<'_> {
                 Done::Now(answers, transaction) => (answers, transaction),
                 Done::Before(done, transaction) => {
                     let token = idempotency::found(connection, transaction);
-                    return Ok(done.into_iter().map(|it| it.receipt(token.clone())).collect());
+                    return Ok(done
+                        .into_iter()
+                        .map(|it| it.receipt(connection, token.clone()))
+                        .collect());
                 }
             }
         };
@@ -316,7 +319,7 @@ impl WriteBatch<'_> {
         // A journal forgets what is settled.
         let placed =
             || self.batch.iter().any(|it| matches!(it.precondition, Precondition::After(_)));
-        let logged = connection.dialect == Dialect::Logged;
+        let logged = connection.dialect.is_logged();
         let waits_for_disk = connection.durability() < Durability::Committed && placed();
         progress.in_transaction(true);
         // Were BEGIN to fail alone, what is sent with it would change no record.
@@ -333,7 +336,8 @@ impl WriteBatch<'_> {
             let number = number.first().ok_or(Failure::AnotherHistory)?;
             let settled = sequence(number, 1).map_err(corrupt)?;
             let number = number.try_get::<_, Transaction>(0).map_err(corrupt)?;
-            Ok((claimed, state(&locked, &drawn, self.batch, settled)?, Some(number)))
+            let region = connection.dialect.region();
+            Ok((claimed, state(&locked, &drawn, (self.batch, region), settled)?, Some(number)))
         });
         let (claimed, plan, number) = match step {
             Ok(step) => step,
@@ -351,11 +355,13 @@ impl WriteBatch<'_> {
         let number_of_log = number.filter(|_| logged);
         let stored = plan.answers.iter();
         let stored = stored.map(|&answer| DoneWrite::of(connection, answer, number_of_log));
+        let applied = plan.answers.iter().filter(|(outcome, _)| outcome.is_applied());
+        let first = applied.map(|&(_, version)| version).min();
         let (logged, inserted, updated, remembered, committed) = join5(
             self.log_superseded(connection, &plan),
             insert(connection, &plan),
             update(connection, &plan),
-            claim.keep(connection, stored),
+            claim.keep(connection, stored, first),
             connection.command("COMMIT"),
         )
         .await;
@@ -378,17 +384,21 @@ impl WriteBatch<'_> {
         plan: &Plan<'_>,
     ) -> Result<(), tokio_postgres::Error> {
         let all = &plan.superseded;
-        if connection.dialect != Dialect::Logged || all.keys.is_empty() {
+        if !connection.dialect.is_logged() || all.keys.is_empty() {
             return Ok(());
         }
-        let columns: [(Parameter<'_>, Type); 5] = [
+        let columns: [(Parameter<'_>, Type); 6] = [
             (&all.keys, Type::TEXT_ARRAY),
             (&all.values, Type::TEXT_ARRAY),
             (&all.versions, Type::INT8_ARRAY),
             (&all.deleted, Type::BOOL_ARRAY),
             (&all.created, Type::BOOL_ARRAY),
+            (&all.replaced, Type::INT8_ARRAY),
         ];
-        connection.ask(LOG_SUPERSEDED, &columns).await.map(drop)
+        match connection.dialect.region() {
+            Some(_) => connection.ask(region::LOG_SUPERSEDED, &columns).await.map(drop),
+            None => connection.ask(LOG_SUPERSEDED, &columns[..5]).await.map(drop),
+        }
     }
 }
 
@@ -408,7 +418,7 @@ fn sequence(row: &Row, column: usize) -> Result<Sequence, tokio_postgres::Error>
 fn state<'a>(
     locked: &[Row],
     drawn: &[Row],
-    batch: &'a [Write],
+    (batch, region): (&'a [Write], Option<RegionId>),
     settled: Sequence,
 ) -> Result<Plan<'a>, Failure> {
     let row = |row: &'_ Row| -> Result<Current, tokio_postgres::Error> {
@@ -428,7 +438,7 @@ fn state<'a>(
         rows.insert(key, row(found).map_err(corrupt)?);
     }
     let versions = drawn.iter().map(|row| row.try_get(0)).collect::<Result<Vec<i64>, _>>();
-    Ok(plan(batch, &rows, &versions.map_err(corrupt)?, settled))
+    Ok(plan(batch, &rows, &versions.map_err(corrupt)?, settled, region))
 }
 
 async fn insert(connection: &Connection, plan: &Plan<'_>) -> Result<(), tokio_postgres::Error> {
@@ -436,8 +446,9 @@ async fn insert(connection: &Connection, plan: &Plan<'_>) -> Result<(), tokio_po
     if rows.keys.is_empty() {
         return Ok(());
     }
-    let Rows { keys, values, versions, deleted, applied, accepted, .. } = rows;
-    let columns: [Parameter<'_>; 6] = [keys, values, versions, deleted, applied, accepted];
+    let Rows { keys, values, versions, replaced, deleted, applied, accepted, .. } = rows;
+    let columns: [Parameter<'_>; 7] =
+        [keys, values, versions, deleted, applied, accepted, replaced];
     connection.run(Sql::Insert, &columns).await.map(drop)
 }
 
@@ -446,14 +457,15 @@ async fn update(connection: &Connection, plan: &Plan<'_>) -> Result<(), tokio_po
     if rows.keys.is_empty() {
         return Ok(());
     }
-    let Rows { keys, values, versions, deleted, applied, created, accepted } = rows;
-    let columns: [Parameter<'_>; 7] = [keys, values, versions, deleted, applied, created, accepted];
+    let Rows { keys, values, versions, replaced, deleted, applied, created, accepted } = rows;
+    let columns: [Parameter<'_>; 8] =
+        [keys, values, versions, deleted, applied, created, accepted, replaced];
     connection.run(Sql::Update, &columns).await.map(drop)
 }
 
 /// A row that a lock did not find was made by another writer meanwhile; the next try will find it. A
 /// column that a person made unique is another matter.
-fn overtaken(error: tokio_postgres::Error) -> Failure {
+pub(super) fn overtaken(error: tokio_postgres::Error) -> Failure {
     match error.as_db_error() {
         Some(refused) if *refused.code() == SqlState::UNIQUE_VIOLATION && of_keys(refused) => {
             Failure::Overtaken(error)

@@ -17,6 +17,7 @@ mod poolers;
 mod promotions;
 mod reads;
 mod refusals;
+mod region;
 mod rights;
 mod shard;
 mod upgrade;

@@ -213,7 +213,7 @@ impl PostBatch<'_> {
         };
         progress.commits();
         let (kept, committed) =
-            join(claim.keep(connection, done.iter()), connection.command("COMMIT")).await;
+            join(claim.keep(connection, done.iter(), None), connection.command("COMMIT")).await;
         if committed.is_ok() {
             progress.in_transaction(false);
         }

@@ -52,7 +52,7 @@ fn quoted(schema: &str) -> String {
 }
 
 /// The tail of each function: tells who waits, after the change was logged.
-fn tell() -> String {
+pub(super) fn tell() -> String {
     format!(
         "IF FOUND THEN
             IF pg_try_advisory_lock({WAITING}, TG_RELID::integer) THEN
