@@ -302,6 +302,12 @@ fn written(keys: &[&str], rows: &[Row]) -> Result<Vec<Option<(bool, i64)>>, toki
     Ok(written)
 }
 
+/// The lowest version that was written.
+fn first_written(answers: &Answers) -> Option<Version> {
+    let applied = answers.iter().filter(|(outcome, _)| outcome.is_applied());
+    applied.map(|&(_, version)| version).min()
+}
+
 impl WriteBatch<'_> {
     /// Locks what exists, works out what to do, does it. Everything of a step is sent at once.
     async fn transact(
@@ -355,8 +361,7 @@ impl WriteBatch<'_> {
         let number_of_log = number.filter(|_| logged);
         let stored = plan.answers.iter();
         let stored = stored.map(|&answer| DoneWrite::of(connection, answer, number_of_log));
-        let applied = plan.answers.iter().filter(|(outcome, _)| outcome.is_applied());
-        let first = applied.map(|&(_, version)| version).min();
+        let first = first_written(&plan.answers);
         let (logged, inserted, updated, remembered, committed) = join5(
             self.log_superseded(connection, &plan),
             insert(connection, &plan),
