@@ -40,7 +40,8 @@ pub use redis::{RedisCache, RedisCacheOptions, RedisStream, RedisStreamOptions};
 pub use redis_journal::{RedisJournal, RedisJournalOptions};
 #[cfg(feature = "sqlite")]
 pub use sqlite::{
-    SqliteDocuments, SqliteLog, SqliteOptions, SqliteReadModel, SqliteShard, SqliteStore,
+    SqliteDocuments, SqliteLedger, SqliteLog, SqliteOptions, SqliteReadModel, SqliteShard,
+    SqliteStore,
 };
 #[cfg(feature = "sqlite")]
 pub use sqlite_journal::{SqliteJournal, SqliteJournalOptions};

@@ -16,6 +16,8 @@
 //!   for a key even when its row was removed.
 //! - `idempotency(key, fingerprint, result, created_at)`: first results of repeatable requests.
 //!
+//! A ledger adds `transactions` ([`SqliteLedger`]).
+//!
 //! `records` is a plain rowid table. `WITHOUT ROWID` would save a descent for short values, but it
 //! keeps whole rows in the interior pages of its tree, and values here go up to 1 MiB (SQLite manual,
 //! "Clustered Indexes and the WITHOUT ROWID Optimization", section 4).
@@ -37,6 +39,7 @@ mod health;
 mod idempotency;
 mod job;
 mod lane;
+mod ledger;
 mod log;
 mod options;
 mod read_model;
@@ -53,6 +56,7 @@ mod writer;
 pub use change_log::SqliteChangeLog;
 pub use documents::SqliteDocuments;
 pub use follow::SqliteFollower;
+pub use ledger::SqliteLedger;
 pub use log::SqliteLog;
 pub use options::{Connections, SqliteOptions, Synchronous};
 pub use read_model::SqliteReadModel;

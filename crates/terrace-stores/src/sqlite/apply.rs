@@ -139,6 +139,7 @@ impl<'c> Statements<'c> {
             Task::Write { writes, idempotency, .. } => {
                 self.apply_all(writes, idempotency.as_deref(), moment)
             }
+            Task::Ledger(accounts) => accounts.perform(self.connection, self, moment),
             Task::Follow(follow) if let Some(region) = &self.region => {
                 let came = region::perform(follow, self.connection, region, moment.micros);
                 came.map(|came| {
@@ -194,7 +195,11 @@ impl<'c> Statements<'c> {
         Ok(results)
     }
 
-    fn apply_one(&mut self, write: &Write, moment: &mut Moment) -> Result<(Outcome, Version)> {
+    pub(super) fn apply_one(
+        &mut self,
+        write: &Write,
+        moment: &mut Moment,
+    ) -> Result<(Outcome, Version)> {
         let found = self.find(write)?;
         let mut current = found.as_ref().map_or_else(Current::default, |row| row.current);
         if let Precondition::After(at) = write.precondition {

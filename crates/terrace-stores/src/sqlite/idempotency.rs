@@ -1,6 +1,8 @@
 //! First results of repeatable requests, kept in the transaction of their write.
 
 use rusqlite::{Connection, OptionalExtension, params};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 use terrace_core::shard::RequestResult;
 use terrace_core::{Error, ErrorKind, Idempotency, Outcome, Result, Version};
 
@@ -10,11 +12,11 @@ use super::failure;
 pub(super) type Results = Vec<(Outcome, Version)>;
 
 /// The stored results of this request, if it was made within the time that they are kept.
-pub(super) fn find(
+pub(super) fn find<D: DeserializeOwned>(
     connection: &Connection,
     request: &Idempotency,
     now_micros: i64,
-) -> Result<Option<Results>> {
+) -> Result<Option<Vec<D>>> {
     let mut statement = connection
         .prepare_cached("SELECT fingerprint, result, created_at FROM idempotency WHERE key = ?1")
         .map_err(failure::of)?;
@@ -36,10 +38,10 @@ pub(super) fn find(
 }
 
 /// Stores the results of a request.
-pub(super) fn keep(
+pub(super) fn keep<D: Serialize>(
     connection: &Connection,
     request: &Idempotency,
-    results: &Results,
+    results: &[D],
     now_micros: i64,
 ) -> Result<()> {
     let result = serde_json::to_string(results).map_err(|error| {

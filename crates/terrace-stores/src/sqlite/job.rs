@@ -8,6 +8,8 @@ use terrace_core::{
 };
 use tokio::sync::oneshot;
 
+use super::ledger::{Accounts, Question};
+
 /// Where an answer goes; closed when the caller is gone.
 pub(super) type Reply<T> = oneshot::Sender<Result<T>>;
 
@@ -33,6 +35,8 @@ pub(super) enum ReadJob {
     Log { after: u64, limit: usize, reply: Reply<LogPart> },
     /// How far this file has followed a source.
     Checkpoint { source: Arc<str>, reply: Reply<Checkpoint> },
+    /// What a ledger is asked.
+    Ledger(Question),
     /// What requests need, of no key: whether records can be read, and within, whether written.
     Nothing { reply: Reply<Result<()>> },
 }
@@ -45,6 +49,7 @@ impl ReadJob {
             Self::Scan { reply, .. } => drop(reply.send(Err(error))),
             Self::Log { reply, .. } => drop(reply.send(Err(error))),
             Self::Checkpoint { reply, .. } => drop(reply.send(Err(error))),
+            Self::Ledger(question) => question.refuse(error),
             Self::Nothing { reply } => drop(reply.send(Err(error))),
         }
     }
@@ -67,6 +72,8 @@ pub(super) enum Task {
         epoch: Option<u64>,
     },
     Follow(Follow),
+    /// What a ledger has to write.
+    Ledger(Accounts),
 }
 
 /// What a follower hands to the writer.

@@ -13,13 +13,14 @@ use terrace_core::{
 
 use super::apply::Statements;
 use super::job::{LogPart, ReadJob};
+use super::ledger::{Question, reads};
 use super::schema::{COUNTER, LATEST};
 use super::shared::Shared;
 use super::vitals::ThreadRole;
 use super::{connect, failure, follow, schema};
 use crate::row::{in_row, successor};
 
-const LOOKUP: &str =
+pub(super) const LOOKUP: &str =
     "SELECT value, version, created_at, updated_at, deleted FROM records WHERE key = ?1";
 
 /// Both bounds may be empty: every key sorts after the empty text and before the empty blob.
@@ -121,6 +122,7 @@ impl<'c> Reader<'c> {
                 ReadJob::Checkpoint { source, reply } => {
                     let _ = reply.send(follow::checkpoint(self.connection, &source));
                 }
+                ReadJob::Ledger(question) => self.answer(question, &seen),
                 ReadJob::Nothing { reply } => {
                     let found = self.lookup.exists([""]).map_err(failure::of);
                     let _ = reply.send(found.map(|_| self.could_write()));
@@ -128,6 +130,24 @@ impl<'c> Reader<'c> {
             }
         }
         self.end();
+    }
+
+    fn answer(&mut self, question: Question, seen: &Seen) {
+        match question {
+            Question::Page { user, before, limit, asked, reply } => {
+                let account = self.require(asked, seen);
+                let account = account.and_then(|()| self.one(&user, &mut Budget::default(), seen));
+                let page = account.and_then(|account| {
+                    reads::page(self.connection, &user, before, limit, account)
+                });
+                self.count(&page, 1);
+                let _ = reply.send(page);
+            }
+            Question::Count(reply) => drop(reply.send(reads::count(self.connection))),
+            Question::Audit { after, limit, reply } => {
+                let _ = reply.send(reads::audit(self.connection, after.as_ref(), limit));
+            }
+        }
     }
 
     /// Whether statements that write can be made, with all that the triggers of the tables need.

@@ -130,6 +130,9 @@ impl<'c> Writer<'c> {
                             repeatable += usize::from(idempotency.is_some());
                             deleted += done.iter().filter(|(it, _)| is_gone(*it)).count();
                         }
+                        Task::Ledger(accounts) => {
+                            repeatable += usize::from(accounts.is_repeatable());
+                        }
                         Task::Follow(follow) => deleted += follow.deletions(),
                     },
                     Err(error) if self.connection.is_autocommit() => return Err(error.clone()),

@@ -6,6 +6,7 @@ mod by_hand;
 mod change_log;
 mod documents;
 mod groups;
+mod ledger;
 mod limits;
 mod opening;
 mod region;
