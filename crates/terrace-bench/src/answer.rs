@@ -16,6 +16,21 @@ pub fn text<'a>(body: &'a [u8], name: &[u8]) -> Option<Option<&'a str>> {
     Some(Some(str::from_utf8(&rest[..end]).ok()?))
 }
 
+/// The value that a read shows, `Some(None)` when it says that there is none, `None` when it is no
+/// answer to a read.
+pub fn value(body: &[u8]) -> Option<Option<&str>> {
+    let missing = || field(body, b"\"success\"")?.starts_with(b"false").then_some(None);
+    text(body, b"\"value\"").or_else(missing)
+}
+
+/// The kinds of a statement's transactions; `None` when it is no statement.
+pub fn kinds(body: &[u8]) -> Option<impl Iterator<Item = &str>> {
+    let list = field(body, b"\"value\"")?;
+    let name = b"\"transaction_type\"";
+    let found = memmem::find_iter(list, name);
+    Some(found.map(|at| text(&list[at..], name).flatten().unwrap_or_default()))
+}
+
 /// Whether the field of this name is `true`.
 pub fn is_true(body: &[u8], name: &[u8]) -> bool {
     field(body, name).is_some_and(|rest| rest.starts_with(b"true"))
@@ -54,7 +69,7 @@ pub fn origin(body: &[u8]) -> Option<&'static str> {
     }
     match text(body, b"\"source\"").flatten() {
         Some("cache") => Some("far"),
-        Some("database") => Some("primary"),
+        Some("database" | "postgres") => Some("primary"),
         _ => field(body, b"\"from_cache\"").map(|_| "primary"),
     }
 }
@@ -93,6 +108,27 @@ mod tests {
     }
 
     #[test]
+    fn a_missing_document_is_told_from_what_is_no_answer() {
+        for (body, wanted) in [
+            (&br#"{"success":true,"key":"k","data":{"value":"v.1"}}"#[..], Some(Some("v.1"))),
+            (br#"{"success":false,"key":"k","data":{"message":"Document not found"}}"#, Some(None)),
+            (br#"{"success":false,"key":"k","value":null}"#, Some(None)),
+            (br#"{"detail":"there is no such path"}"#, None),
+        ] {
+            assert_eq!(value(body), wanted);
+        }
+    }
+
+    #[test]
+    fn a_statement_is_read_transaction_by_transaction() {
+        let body = br#"{"success":true,"value":[{"id":2,"transaction_type":"b"},
+            {"id":1, "transaction_type": "a"}],"source":"cache"}"#;
+        assert_eq!(kinds(body).unwrap().collect::<Vec<_>>(), ["b", "a"]);
+        assert_eq!(kinds(br#"{"success":false,"value":[]}"#).unwrap().count(), 0);
+        assert!(kinds(br#"{"detail":"busy"}"#).is_none());
+    }
+
+    #[test]
     fn the_documents_fields_tell_the_origin() {
         for (body, wanted) in [
             (&br#"{"from_cache":false,"from_replica":true}"#[..], Some("replica")),
@@ -102,6 +138,7 @@ mod tests {
             (br#"{"cache_level":"L3"}"#, Some("primary")),
             (br#"{"cache_hit":true,"cache_level":"L2"}"#, Some("far")),
             (br#"{"source":"cache","region":"US-EAST"}"#, Some("far")),
+            (br#"{"source":"postgres","message":null}"#, Some("primary")),
             (br#"{"from_read_db":true}"#, Some("read-model")),
             (br#"{"success":true}"#, None),
         ] {

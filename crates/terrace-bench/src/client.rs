@@ -141,6 +141,8 @@ impl<'a, C: Connect> Client<'a, C> {
             Operation::Read => self.read(job.key, now, by).await,
             Operation::Update | Operation::Insert => self.write(job.key, now, by).await,
             Operation::Scan => self.scan(job.key, now, by).await,
+            Operation::Post => self.post(job.key, by).await,
+            Operation::Statement => self.statement(job.key, by).await,
             Operation::ReadModifyWrite => {
                 let read = self.read(job.key, now, by).await?;
                 self.write(job.key, read, by).await
@@ -154,15 +156,24 @@ impl<'a, C: Connect> Client<'a, C> {
         shared.api.read(&mut connection.request, key, &self.token);
         let ended = self.exchange(by).await?;
         let Some(connection) = &self.connection else { return Err(Failure::Lost) };
-        let value = answer::text(connection.body(), b"\"value\"").ok_or(Failure::Protocol)?;
+        let value = answer::value(connection.body()).ok_or(Failure::Protocol)?;
         let verdict = shared.ledger.judge(key, value, shared.moment_before(sent));
-        let mut tally = shared.tally.borrow_mut();
-        match connection.answer.origin.as_slice() {
-            b"" => tally.origin(answer::origin(connection.body()).unwrap_or_default().as_bytes()),
-            origin => tally.origin(origin),
-        }
-        tally.findings.add(verdict, || words(verdict, key, value));
-        drop(tally);
+        shared.judged(connection, verdict, || words(verdict, key, value));
+        self.rest();
+        Ok(ended)
+    }
+
+    async fn statement(&mut self, key: u32, by: Instant) -> Result<Instant, Failure> {
+        let shared = self.shared;
+        let connection = open(&mut self.connection, &mut self.limit, shared, by).await?;
+        let values = shared.ledger.values();
+        shared.api.statement(&mut connection.request, values, key, &self.token);
+        let acknowledged = shared.ledger.posts_acknowledged(key);
+        let ended = self.exchange(by).await?;
+        let Some(connection) = &self.connection else { return Err(Failure::Lost) };
+        let kinds = answer::kinds(connection.body()).ok_or(Failure::Protocol)?;
+        let (verdict, kind) = shared.ledger.judge_statement(key, kinds, acknowledged);
+        shared.judged(connection, verdict, || words(verdict, key, kind));
         self.rest();
         Ok(ended)
     }
@@ -191,9 +202,7 @@ impl<'a, C: Connect> Client<'a, C> {
 
     async fn write(&mut self, key: u32, sent: Instant, by: Instant) -> Result<Instant, Failure> {
         let shared = self.shared;
-        let sequence = shared.sequence.get();
-        shared.sequence.set(sequence + 1);
-        let named = Named { key, write: WriteId::new(shared.writer, sequence) };
+        let named = shared.name(key);
         let bytes = shared.feed.draw(|draw| shared.manners.value_bytes.draw(draw.rng()));
         let connection = open(&mut self.connection, &mut self.limit, shared, by).await?;
         shared.api.write(&mut connection.request, shared.ledger.values(), named, bytes);
@@ -206,6 +215,31 @@ impl<'a, C: Connect> Client<'a, C> {
             Err(_) => shared.ledger.in_doubt(named),
         }
         let ended = outcome?;
+        self.written();
+        Ok(ended)
+    }
+
+    async fn post(&mut self, key: u32, by: Instant) -> Result<Instant, Failure> {
+        let shared = self.shared;
+        let named = shared.name(key);
+        let connection = open(&mut self.connection, &mut self.limit, shared, by).await?;
+        shared.api.post(&mut connection.request, shared.ledger.values(), named);
+        shared.ledger.post_sent(key);
+        let outcome = self.exchange(by).await;
+        match outcome {
+            Ok(_) => shared.ledger.post_acknowledged(key),
+            Err(Failure::Status(400..=499)) => shared.ledger.post_refused(key),
+            // It stays sent, and so in doubt.
+            Err(_) => {}
+        }
+        let ended = outcome?;
+        self.written();
+        Ok(ended)
+    }
+
+    /// Keeps what the answer to a write says of it.
+    fn written(&mut self) {
+        let shared = self.shared;
         if let Some(connection) = &self.connection {
             let answer = &connection.answer;
             let durability = answer.durability.as_slice();
@@ -216,7 +250,6 @@ impl<'a, C: Connect> Client<'a, C> {
             }
         }
         self.rest();
-        Ok(ended)
     }
 
     /// Sends what stands in the connection's request; any success is an answer. The connection is
@@ -267,6 +300,28 @@ async fn open<'c, C: Connect>(
 }
 
 impl<C> Shared<'_, C> {
+    /// A new write of this worker.
+    fn name(&self, key: u32) -> Named {
+        let sequence = self.sequence.get();
+        self.sequence.set(sequence + 1);
+        Named { key, write: WriteId::new(self.writer, sequence) }
+    }
+
+    /// Counts where a read came from, and what it turned out to be.
+    fn judged<S: AsyncRead + AsyncWrite + Unpin>(
+        &self,
+        connection: &Connection<S>,
+        verdict: Verdict,
+        words: impl FnOnce() -> String,
+    ) {
+        let mut tally = self.tally.borrow_mut();
+        match connection.answer.origin.as_slice() {
+            b"" => tally.origin(answer::origin(connection.body()).unwrap_or_default().as_bytes()),
+            origin => tally.origin(origin),
+        }
+        tally.findings.add(verdict, words);
+    }
+
     /// A moment, rounded down: nothing is called earlier than it was.
     fn moment_before(&self, when: Instant) -> Moment {
         micros(when.saturating_duration_since(self.epoch))
@@ -295,6 +350,14 @@ pub(crate) fn words(verdict: Verdict, key: u32, value: Option<&str>) -> String {
         }
         Verdict::Swapped => format!("{key} showed another key's value, {shown}"),
         Verdict::MadeUp => format!("{key} showed {shown}, which nobody wrote in this run"),
+        Verdict::Lacking(count) => {
+            format!(
+                "the statement of {key} lost {count} transactions that were acknowledged before"
+            )
+        }
+        Verdict::Surplus(count) => format!(
+            "the statement of {key} made up {count} transactions: shown twice, or never posted"
+        ),
     }
 }
 

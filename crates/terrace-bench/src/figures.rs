@@ -236,11 +236,11 @@ pub struct Wrong {
     pub stale: u64,
     /// The median age of those in milliseconds, and the oldest.
     pub stale_age_ms: Option<(f64, f64)>,
-    /// No record where one had been acknowledged.
+    /// No record where one had been acknowledged, or a statement with too few transactions.
     pub missing: u64,
     /// Another key's value.
     pub swapped: u64,
-    /// A value that nobody wrote.
+    /// A value that nobody wrote, or a statement with too many transactions.
     pub made_up: u64,
     /// The first few in words.
     pub examples: Vec<String>,
@@ -285,12 +285,12 @@ pub struct Moment {
     pub failed: u64,
 }
 
-/// The last read of every key.
+/// The last read of every key, and of every statement of a user that was posted to.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Check {
-    /// Keys that were read.
+    /// Keys and statements that were read.
     pub read: u64,
-    /// Keys that exist.
+    /// Keys and statements that exist.
     pub of: u64,
     /// Acknowledged and gone.
     pub lost: u64,

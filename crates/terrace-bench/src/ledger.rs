@@ -8,6 +8,11 @@
 //! **swapped**, and a value that no write of this run explains is **made up**. A write in doubt may
 //! show at any time, for ever, and supersedes nothing.
 //!
+//! A post adds a transaction to a user. Posts are counted: those that were sent and not refused, and those
+//! of them that were acknowledged; the others are on their way, or in doubt for ever. A statement shows at
+//! least as many as were acknowledged before it was sent, or 1000, each of them once, and never more than
+//! were sent.
+//!
 //! Memory is bounded: a key remembers its writes in flight and the last few others; what was
 //! superseded long ago is still known to be stale, only its age is then a lower bound.
 
@@ -21,6 +26,9 @@ pub type Moment = u64;
 
 /// Not yet, or never.
 const NEVER: Moment = Moment::MAX;
+
+/// A statement has so many transactions at most.
+const LATEST: usize = 1000;
 
 /// Keys are spread over so many locks.
 const STRIPES: u32 = 64;
@@ -38,6 +46,10 @@ pub enum Verdict {
     Swapped,
     /// A value that no write of this run explains.
     MadeUp,
+    /// A statement without so many of the transactions that had been acknowledged.
+    Lacking(u64),
+    /// A statement with so many transactions too many: shown twice, or never posted.
+    Surplus(u64),
 }
 
 /// The writes of one run against one server, shared by all workers.
@@ -61,6 +73,9 @@ struct Key {
     /// Every write that was forgotten had been superseded by then.
     forgotten_until: Moment,
     forgotten: bool,
+    /// Posts to the user of this key that were sent, without those that were refused.
+    posts_sent: u32,
+    posts_acknowledged: u32,
 }
 
 #[derive(Debug)]
@@ -162,6 +177,62 @@ impl Ledger {
             return Verdict::Swapped;
         }
         self.with_key(key, |known| known.judge(named.write, sent))
+    }
+
+    /// A post to the user of this key leaves now.
+    pub fn post_sent(&self, key: u32) {
+        self.with_key(key, |key| key.posts_sent += 1);
+    }
+
+    /// The server says that the transaction is added.
+    pub fn post_acknowledged(&self, key: u32) {
+        self.with_key(key, |key| key.posts_acknowledged += 1);
+    }
+
+    /// The server says that nothing was added.
+    pub fn post_refused(&self, key: u32) {
+        self.with_key(key, |key| key.posts_sent -= 1);
+    }
+
+    /// How many posts to the user of this key have been acknowledged: what a statement that is sent now
+    /// must show.
+    pub fn posts_acknowledged(&self, key: u32) -> u32 {
+        self.with_key(key, |key| key.posts_acknowledged)
+    }
+
+    /// The keys whose users were posted to.
+    pub fn posted(&self) -> Vec<u32> {
+        (0..self.known()).filter(|key| self.with_key(*key, |key| key.posts_sent > 0)).collect()
+    }
+
+    /// What a statement is that shows transactions of these kinds and was sent when so many posts had been
+    /// acknowledged; with the kind that is wrong.
+    pub fn judge_statement<'k>(
+        &self,
+        key: u32,
+        kinds: impl Iterator<Item = &'k str>,
+        acknowledged: u32,
+    ) -> (Verdict, Option<&'k str>) {
+        let mut shown = Vec::new();
+        for kind in kinds {
+            match self.values.read(kind) {
+                None => return (Verdict::MadeUp, Some(kind)),
+                Some(named) if named.key != key => return (Verdict::Swapped, Some(kind)),
+                Some(named) => shown.push(named.write),
+            }
+        }
+        let listed = shown.len();
+        shown.sort_unstable();
+        shown.dedup();
+        let sent = self.with_key(key, |known| known.posts_sent) as usize;
+        let surplus = listed - shown.len().min(sent);
+        let lacking = (acknowledged as usize).min(LATEST).saturating_sub(shown.len());
+        let verdict = match (surplus, lacking) {
+            (0, 0) => Verdict::Right,
+            (0, lacking) => Verdict::Lacking(lacking as u64),
+            (surplus, _) => Verdict::Surplus(surplus as u64),
+        };
+        (verdict, None)
     }
 
     fn with_key<T>(&self, key: u32, work: impl FnOnce(&mut Key) -> T) -> T {

@@ -70,14 +70,13 @@ impl<'a> Session<'a> {
             api: Api::new(&target.authority, &target.headers),
             ledger: Ledger::new(settings.keys, run),
             epoch: in_runtime(async { runtime.now() })?,
-            abilities: Abilities::default(),
+            abilities: Abilities::UNKNOWN,
             sequences: vec![0; settings.threads],
             phases: 0,
         };
         session.abilities = session.prepare(async |preparation| preparation.probe().await)?;
-        if settings.workload.has(Operation::Scan) && !session.abilities.lists {
-            return Err("not applicable: it has no GET /v1/records to scan with".into());
-        }
+        session.api.speak(session.abilities.dialect);
+        session.abilities.suffice(&settings.workload)?;
         Ok(session)
     }
 
@@ -92,7 +91,7 @@ impl<'a> Session<'a> {
         })
     }
 
-    /// Reads all keys once more.
+    /// Reads everything once more.
     pub(crate) fn check(&self) -> Result<Check, String> {
         self.prepare(async |preparation| preparation.check(self.abilities).await)
     }
@@ -457,7 +456,7 @@ impl Settings {
         Self {
             workload: Workload {
                 name: String::new(),
-                percent: [100.0, 0.0, 0.0, 0.0, 0.0],
+                percent: [100.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0],
                 distribution,
             },
             keys: 1,

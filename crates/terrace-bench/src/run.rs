@@ -198,11 +198,11 @@ impl<'a> Turn<'a> {
         if !self.stopped()
             && let Some(session) = &self.session
         {
-            watch.begin(&format!("{}: reading all keys once more", self.figures.name), None);
+            watch.begin(&format!("{}: reading everything once more", self.figures.name), None);
             match session.check() {
                 Ok(check) => {
                     let result =
-                        format!("{} of {} keys, {} lost", check.read, check.of, check.lost);
+                        format!("{} of {} read, {} lost", check.read, check.of, check.lost);
                     watch.end(&result);
                     self.figures.check = Some(check);
                 }

@@ -15,30 +15,46 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream};
 use tokio::sync::mpsc;
 
 use crate::answer;
-use crate::api::Api;
+use crate::api::{Api, Dialect};
 use crate::client::{Connect, Manners};
 use crate::feed::{Arrivals, Loop};
+use crate::figures::Check;
 use crate::keys::{Distribution, Picker};
 use crate::ledger::Ledger;
-use crate::tally::Tally;
+use crate::prepare::{Abilities, Preparation};
+use crate::tally::{Findings, Tally};
 use crate::worker::Worker;
 use crate::workload::{Operation, ValueBytes, Workload};
 use terrace_lab::Alarm;
 
+const KEYS: u32 = 50;
+
 /// How the server treats a request that comes in at this time after the start.
 type Delay = fn(Duration) -> Duration;
 
-/// What the server shows of a key, by name: its values in the order they were written.
-type Show = fn(&str, &HashMap<String, Vec<String>>) -> Option<String>;
+/// What the server keeps by name: the values of a key and the posts of a user, in the order they came.
+type Kept = HashMap<String, Vec<String>>;
+
+/// What the server shows of a key.
+type Show = fn(&str, &Kept) -> Option<String>;
+
+/// What the server shows of a user.
+type List = fn(&str, &Kept) -> Vec<String>;
 
 #[derive(Clone, Copy)]
 struct Server {
+    dialect: Dialect,
     delay: Delay,
     show: Show,
+    list: List,
 }
 
-fn newest(key: &str, records: &HashMap<String, Vec<String>>) -> Option<String> {
-    records.get(key)?.last().cloned()
+fn newest(key: &str, kept: &Kept) -> Option<String> {
+    kept.get(key)?.last().cloned()
+}
+
+fn all(user: &str, kept: &Kept) -> Vec<String> {
+    kept.get(user).cloned().unwrap_or_default()
 }
 
 /// Streams whose other ends wait to be served.
@@ -61,35 +77,76 @@ impl Server {
         mut stream: DuplexStream,
         started: Instant,
         runtime: Runtime,
-        records: Rc<Cell<HashMap<String, Vec<String>>>>,
+        records: Rc<Cell<Kept>>,
     ) {
         let mut buffer = vec![0; 4096];
         while let Ok(read @ 1..) = stream.read(&mut buffer).await {
             let request = str::from_utf8(&buffer[..read]).unwrap();
             let arrived = runtime.now() - started;
             // The effect first: an answer that a stall delays shows what was true before it.
-            let mut all = records.take();
-            let body = match request.strip_prefix("GET /read/") {
-                Some(rest) => {
-                    let key = rest.split(' ').next().unwrap();
-                    match (self.show)(key, &all) {
-                        Some(value) => format!(r#"{{"success":true,"value":"{value}"}}"#),
-                        None => r#"{"success":false,"value":null}"#.to_owned(),
-                    }
-                }
-                None => {
-                    let body = request.as_bytes();
-                    let text = |name| answer::text(body, name).flatten().unwrap().to_owned();
-                    all.entry(text(b"\"key\"")).or_default().push(text(b"\"value\""));
-                    r#"{"success":true}"#.to_owned()
-                }
-            };
-            records.set(all);
+            let mut kept = records.take();
+            let (status, body) = self.answer(request, &mut kept);
+            records.set(kept);
             runtime.sleep((self.delay)(arrived)).await;
-            let answer = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{body}", body.len());
+            let length = body.len();
+            let answer = format!("HTTP/1.1 {status} X\r\ncontent-length: {length}\r\n\r\n{body}");
             if stream.write_all(answer.as_bytes()).await.is_err() {
                 return;
             }
+        }
+    }
+
+    fn answer(self, request: &str, kept: &mut Kept) -> (u16, String) {
+        let (documents, path) =
+            (self.dialect == Dialect::DOCUMENTS, request.split(' ').nth(1).unwrap());
+        let text = |name| answer::text(request.as_bytes(), name).flatten().map(str::to_owned);
+        if let (true, Some(user)) = (documents, path.strip_prefix("/read/transaction/")) {
+            let entry = |kind: String| format!(r#"{{"transaction_type":"{kind}"}}"#);
+            let entries: Vec<_> = (self.list)(user, kept).into_iter().map(entry).collect();
+            return (200, format!(r#"{{"success":true,"value":[{}]}}"#, entries.join(",")));
+        }
+        if let Some(key) = path.strip_prefix(self.dialect.read) {
+            let shown = (self.show)(key, kept).map(|value| format!(r#""value":"{value}""#));
+            let body = match (documents, shown) {
+                (false, Some(value)) => format!(r#"{{"success":true,{value}}}"#),
+                (false, None) => r#"{"success":false,"value":null}"#.to_owned(),
+                (true, Some(value)) => format!(r#"{{"success":true,"data":{{{value}}}}}"#),
+                (true, None) => r#"{"success":false,"data":{"message":"none"}}"#.to_owned(),
+            };
+            return (200, body);
+        }
+        let written = text(b"\"key\"").zip(text(b"\"value\""));
+        let posted = text(b"\"user_id\"").zip(text(b"\"transaction_type\""));
+        match written.or(posted.filter(|_| documents)) {
+            Some((name, value)) => kept.entry(name).or_default().push(value),
+            // What it can is asked.
+            None if documents && path.starts_with("/v1/transactions?") => {}
+            None => return (404, "{}".to_owned()),
+        }
+        (200, r#"{"success":true}"#.to_owned())
+    }
+
+    /// Does this while the server serves.
+    async fn during<T>(self, work: impl AsyncFnOnce(&Memory) -> T) -> T {
+        let runtime = Runtime::system();
+        let (sender, mut streams) = mpsc::unbounded_channel();
+        let memory = Memory(sender);
+        let (started, records) = (runtime.now(), Rc::<Cell<Kept>>::default());
+        let serve = async {
+            let mut connections = FuturesUnordered::new();
+            loop {
+                tokio::select! {
+                    Some(stream) = streams.recv() => {
+                        let records = Rc::clone(&records);
+                        connections.push(self.serve(stream, started, runtime.clone(), records));
+                    }
+                    Some(()) = connections.next() => {}
+                }
+            }
+        };
+        tokio::select! {
+            () = serve => unreachable!("it serves for ever"),
+            done = work(&memory) => done,
         }
     }
 }
@@ -105,37 +162,26 @@ struct Run {
 
 impl Run {
     fn new(delay: Delay, offered: Loop) -> Self {
-        let server = Server { delay, show: newest };
+        let server = Server { dialect: Dialect::RECORDS, delay, show: newest, list: all };
         let timeout = Duration::from_secs(5);
         Self { server, offered, workload: "seed", connections: 100, seconds: 10, timeout }
     }
 
     async fn go(self) -> Tally {
+        self.server.during(async |memory| self.load(memory, &Ledger::new(KEYS, 3)).await).await
+    }
+
+    async fn load(&self, memory: &Memory, ledger: &Ledger) -> Tally {
         let runtime = Runtime::system();
-        let (sender, mut streams) = mpsc::unbounded_channel();
-        let started = runtime.now();
-        let ledger = Ledger::new(50, 3);
-        let records = Rc::default();
-        let (server, clock) = (self.server, runtime.clone());
-        let serve = async {
-            let mut connections = FuturesUnordered::new();
-            loop {
-                tokio::select! {
-                    Some(stream) = streams.recv() => {
-                        let records = Rc::clone(&records);
-                        connections.push(server.serve(stream, started, clock.clone(), records));
-                    }
-                    Some(()) = connections.next() => {}
-                }
-            }
-        };
+        let mut api = Api::new("memory", &[]);
+        api.speak(self.server.dialect);
         let worker = Worker {
-            connect: &Memory(sender),
-            api: &Api::new("memory", &[]),
-            ledger: &ledger,
-            epoch: started,
+            connect: memory,
+            api: &api,
+            ledger,
+            epoch: runtime.now(),
             workload: &Workload::named(self.workload).unwrap(),
-            picker: Picker::new(Distribution::Zipfian, 50),
+            picker: Picker::new(Distribution::Zipfian, KEYS),
             manners: Manners {
                 timeout: self.timeout,
                 value_bytes: ValueBytes { from: 20, to: 20 },
@@ -151,10 +197,7 @@ impl Run {
             runtime: runtime.clone(),
             alarm: Alarm::coarse(runtime),
         };
-        tokio::select! {
-            () = serve => unreachable!("it serves for ever"),
-            (tally, _) = worker.run(|_| {}) => tally,
-        }
+        worker.run(|_| {}).await.0
     }
 }
 
@@ -241,11 +284,21 @@ async fn arrivals_come_at_the_rate_that_was_asked_for() {
     }
 }
 
+/// A short run against a server that may lie.
+fn short() -> Run {
+    let mut run = Run::new(|_| Duration::from_millis(1), Loop::Closed);
+    (run.connections, run.seconds) = (4, 2);
+    run
+}
+
 /// What the verifier finds against a server that shows this.
 async fn found(show: Show) -> (u64, [u64; 4]) {
-    let mut run = Run::new(|_| Duration::from_millis(1), Loop::Closed);
-    (run.server.show, run.connections, run.seconds) = (show, 4, 2);
-    let findings = run.go().await.findings;
+    let mut run = short();
+    run.server.show = show;
+    counts(run.go().await.findings)
+}
+
+fn counts(findings: Findings) -> (u64, [u64; 4]) {
     let counts = [findings.stale, findings.missing, findings.swapped, findings.made_up];
     assert_eq!(findings.wrong() > 0, !findings.examples.is_empty());
     (findings.judged, counts)
@@ -259,7 +312,7 @@ async fn a_server_that_lies_is_found_out() {
     assert!(stale > 100 && rest == [0; 3], "stale: {stale}, {rest:?}");
     let (_, [stale, missing, rest @ ..]) = found(|_, _| None).await;
     assert!(missing > 100 && stale == 0 && rest == [0; 2], "lost: {missing}");
-    let another = |key: &str, all: &HashMap<String, Vec<String>>| {
+    let another = |key: &str, all: &Kept| {
         let mut others = all.iter().filter(|(other, _)| *other != key);
         others.next()?.1.last().cloned()
     };
@@ -267,4 +320,90 @@ async fn a_server_that_lies_is_found_out() {
     assert!(swapped > 100, "swapped: {swapped}");
     let (_, [stale, missing, swapped, made_up]) = found(|_, _| Some("Ada".into())).await;
     assert!(made_up > 100 && [stale, missing, swapped] == [0; 3], "made up: {made_up}");
+}
+
+/// A server of documents and transactions that lists this of a user.
+fn polyglot(list: List) -> Run {
+    let mut run = short();
+    // Answers overtake each other: a statement may show a post before the post is answered.
+    (run.offered, run.connections) = (Loop::Open(4000.0, Arrivals::Poisson), 32);
+    let delay = |at: Duration| Duration::from_millis(1 + u64::from(at.subsec_millis() % 4));
+    run.server = Server { dialect: Dialect::DOCUMENTS, delay, list, ..run.server };
+    run.workload = "polyglot";
+    run
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lost_a_doubled_and_a_made_up_posting_are_found() {
+    let listed = async |list| counts(polyglot(list).go().await.findings);
+    let (judged, wrong) = listed(all).await;
+    assert!(judged > 1000 && wrong == [0; 4], "an honest server: {wrong:?}");
+    let (_, wrong) = listed(|user, kept| all(user, kept).into_iter().skip(1).collect()).await;
+    assert!(wrong[1] > 50 && wrong[1] == wrong.iter().sum::<u64>(), "lost: {wrong:?}");
+    let doubled = |user: &str, kept: &Kept| {
+        let all = all(user, kept);
+        all.first().cloned().into_iter().chain(all).collect()
+    };
+    let (_, wrong) = listed(doubled).await;
+    assert!(wrong[3] > 50 && wrong[3] == wrong.iter().sum::<u64>(), "doubled: {wrong:?}");
+    let made_up = |user: &str, kept: &Kept| {
+        all(user, kept).into_iter().chain(["credit".to_owned()]).collect()
+    };
+    let (_, wrong) = listed(made_up).await;
+    assert!(wrong[3] > 50 && wrong[3] == wrong.iter().sum::<u64>(), "made up: {wrong:?}");
+    let another = |user: &str, kept: &Kept| {
+        let others = kept.iter().filter(|(name, _)| name.len() > 16 && *name != user);
+        others.map(|(_, posts)| posts[0].clone()).take(1).collect()
+    };
+    let (_, wrong) = listed(another).await;
+    assert!(wrong[2] > 50 && wrong[3] == 0, "swapped: {wrong:?}");
+}
+
+/// Asks what the server can, puts load on, and reads everything once more.
+async fn from_end_to_end(run: Run) -> Result<(Abilities, Check), String> {
+    let (ledger, runtime, stop) = (Ledger::new(KEYS, 3), Runtime::system(), AtomicBool::new(false));
+    let mut api = Api::new("memory", &[]);
+    let work = async |memory: &Memory| {
+        let preparation = Preparation {
+            connect: memory,
+            api: &api.clone(),
+            ledger: &ledger,
+            epoch: runtime.now(),
+            runtime: &runtime,
+            timeout: run.timeout,
+            stop: &stop,
+        };
+        let abilities = preparation.probe().await?;
+        abilities.suffice(&Workload::named(run.workload).unwrap())?;
+        run.load(memory, &ledger).await;
+        api.speak(abilities.dialect);
+        let check = Preparation { api: &api, ..preparation }.check(abilities).await?;
+        Ok((abilities, check))
+    };
+    run.server.during(work).await
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_last_read_covers_documents_and_statements() {
+    let (abilities, check) = from_end_to_end(polyglot(all)).await.unwrap();
+    assert_eq!((abilities.dialect, abilities.transactions), (Dialect::DOCUMENTS, true));
+    let statements = check.of - u64::from(KEYS);
+    assert!(statements > 40 && check.read == check.of, "{check:?}");
+    assert_eq!((check.lost, check.wrong), (0, 0), "{check:?}");
+    let lost = polyglot(|user, kept| all(user, kept).into_iter().skip(1).collect());
+    let (_, check) = from_end_to_end(lost).await.unwrap();
+    assert_eq!((check.lost, check.wrong), (statements, 0), "{check:?}");
+    assert!(check.examples[0].contains("lost 1 transactions"), "{check:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_workload_that_the_server_has_no_endpoints_for_is_not_applicable() {
+    let mut run = short();
+    run.workload = "polyglot";
+    let why = from_end_to_end(run).await.unwrap_err();
+    assert!(why.contains("workload polyglot") && why.contains("/v1/transactions"), "{why}");
+    let mut run = polyglot(all);
+    run.workload = "ycsb-e";
+    let why = from_end_to_end(run).await.unwrap_err();
+    assert!(why.contains("no GET /v1/documents"), "{why}");
 }

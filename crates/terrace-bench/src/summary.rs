@@ -276,6 +276,9 @@ fn halves(target: &TargetFigures) -> Option<String> {
         (!all.is_empty()).then(|| format!("of the {word} within {}", millis(p50)))
     };
     let all: Vec<_> =
-        [("read", "reads"), ("update", "writes")].into_iter().filter_map(half).collect();
+        [("read", "reads"), ("update", "writes"), ("post", "posts"), ("statement", "statements")]
+            .into_iter()
+            .filter_map(half)
+            .collect();
     (!all.is_empty()).then(|| format!("half {}", all.join(", ")))
 }

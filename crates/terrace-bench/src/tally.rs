@@ -86,11 +86,11 @@ pub struct Findings {
     pub judged: u64,
     /// Superseded before the read was sent.
     pub stale: u64,
-    /// No record where one was acknowledged.
+    /// No record where one was acknowledged, or a statement with too few transactions.
     pub missing: u64,
     /// Another key's value.
     pub swapped: u64,
-    /// No write explains the value.
+    /// No write explains the value, or a statement with too many transactions.
     pub made_up: u64,
     /// How old stale answers were, in microseconds.
     pub ages: Vec<u64>,
@@ -114,9 +114,9 @@ impl Findings {
                     self.ages.push(age);
                 }
             }
-            Verdict::Missing(_) => self.missing += 1,
+            Verdict::Missing(_) | Verdict::Lacking(_) => self.missing += 1,
             Verdict::Swapped => self.swapped += 1,
-            Verdict::MadeUp => self.made_up += 1,
+            Verdict::MadeUp | Verdict::Surplus(_) => self.made_up += 1,
         }
         if self.examples.len() < EXAMPLES {
             self.examples.push(words());
@@ -198,7 +198,7 @@ impl Tick {
 #[derive(Clone, Debug)]
 pub struct Tally {
     /// Latency by operation, failures at their deadline; in the order of [`Operation::ALL`].
-    pub latencies: [Histogram<u64>; 5],
+    pub latencies: [Histogram<u64>; Operation::ALL.len()],
     /// How late requests left though a connection was free: the generator's own fault.
     pub lag: Histogram<u64>,
     /// Answered well.

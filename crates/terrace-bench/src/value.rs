@@ -4,6 +4,8 @@
 //! the run. So a read tells which write it shows, and an answer that no write of this run explains is
 //! recognised. What is asked for beyond that is filled up with dots.
 
+use crate::keys;
+
 /// One write of a run: who made it, and the how-manieth of his it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct WriteId(u64);
@@ -66,6 +68,13 @@ impl Values {
         if into.len() < wanted {
             into.resize(wanted, b'.');
         }
+    }
+
+    /// Appends the user of a key. Every run has users of its own, so that their statements begin empty.
+    pub fn user(self, into: &mut Vec<u8>, key: u32) {
+        keys::write(into, key);
+        into.push(b'-');
+        hex(into, self.run);
     }
 
     /// What a value says, if a write of this run can have made it.

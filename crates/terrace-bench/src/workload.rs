@@ -3,7 +3,8 @@
 use std::fmt;
 
 use rand::{Rng, RngExt as _};
-use serde::{Deserialize, Serialize};
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::keys::Distribution;
 
@@ -21,39 +22,67 @@ pub enum Operation {
     Scan,
     /// Reads a key, then overwrites it; one latency for both.
     ReadModifyWrite,
+    /// Adds a transaction to a user.
+    Post,
+    /// Reads a user's latest transactions.
+    Statement,
 }
 
 impl Operation {
     /// All of them, in the order of [`Operation`].
-    pub const ALL: [Self; 5] =
-        [Self::Read, Self::Update, Self::Insert, Self::Scan, Self::ReadModifyWrite];
+    pub const ALL: [Self; 7] = [
+        Self::Read,
+        Self::Update,
+        Self::Insert,
+        Self::Scan,
+        Self::ReadModifyWrite,
+        Self::Post,
+        Self::Statement,
+    ];
 
     /// The name for people and files.
     pub fn as_str(self) -> &'static str {
-        ["read", "update", "insert", "scan", "read-modify-write"][self as usize]
+        ["read", "update", "insert", "scan", "read-modify-write", "post", "statement"]
+            [self as usize]
     }
 }
+
+/// Percent of each operation, in the order of [`Operation::ALL`]; together 100.
+pub type Percent = [f64; Operation::ALL.len()];
 
 /// A mix of operations over keys.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Workload {
     /// What it is called.
     pub name: String,
-    /// Percent of each operation, in the order of [`Operation::ALL`]; together 100.
-    pub percent: [f64; 5],
+    /// How often each operation is drawn.
+    #[serde(deserialize_with = "percent")]
+    pub percent: Percent,
     /// Which keys.
     pub distribution: Distribution,
 }
 
-/// The workloads that have a name: the documents' mix, and YCSB's six.
-const PRESETS: [(&str, [f64; 5], Distribution); 7] = [
-    ("seed", [70.0, 30.0, 0.0, 0.0, 0.0], Distribution::Zipfian),
-    ("ycsb-a", [50.0, 50.0, 0.0, 0.0, 0.0], Distribution::Zipfian),
-    ("ycsb-b", [95.0, 5.0, 0.0, 0.0, 0.0], Distribution::Zipfian),
-    ("ycsb-c", [100.0, 0.0, 0.0, 0.0, 0.0], Distribution::Zipfian),
-    ("ycsb-d", [95.0, 0.0, 5.0, 0.0, 0.0], Distribution::Latest),
-    ("ycsb-e", [0.0, 0.0, 5.0, 95.0, 0.0], Distribution::Zipfian),
-    ("ycsb-f", [50.0, 0.0, 0.0, 0.0, 50.0], Distribution::Zipfian),
+/// In a report of an earlier version the operations that came later are missing.
+fn percent<'de, D: Deserializer<'de>>(reader: D) -> Result<Percent, D::Error> {
+    let known = Vec::<f64>::deserialize(reader)?;
+    let mut percent = Percent::default();
+    let Some(first) = percent.get_mut(..known.len()) else {
+        return Err(D::Error::custom("it has operations that this Terrace does not know"));
+    };
+    first.copy_from_slice(&known);
+    Ok(percent)
+}
+
+/// The workloads that have a name: the documents' mix, YCSB's six, and one of documents and transactions.
+const PRESETS: [(&str, Percent, Distribution); 8] = [
+    ("seed", [70.0, 30.0, 0.0, 0.0, 0.0, 0.0, 0.0], Distribution::Zipfian),
+    ("ycsb-a", [50.0, 50.0, 0.0, 0.0, 0.0, 0.0, 0.0], Distribution::Zipfian),
+    ("ycsb-b", [95.0, 5.0, 0.0, 0.0, 0.0, 0.0, 0.0], Distribution::Zipfian),
+    ("ycsb-c", [100.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0], Distribution::Zipfian),
+    ("ycsb-d", [95.0, 0.0, 5.0, 0.0, 0.0, 0.0, 0.0], Distribution::Latest),
+    ("ycsb-e", [0.0, 0.0, 5.0, 95.0, 0.0, 0.0, 0.0], Distribution::Zipfian),
+    ("ycsb-f", [50.0, 0.0, 0.0, 0.0, 50.0, 0.0, 0.0], Distribution::Zipfian),
+    ("polyglot", [50.0, 20.0, 0.0, 0.0, 0.0, 20.0, 10.0], Distribution::Uniform),
 ];
 
 /// Why a workload cannot be used.
@@ -69,8 +98,17 @@ impl fmt::Display for BadWorkload {
 impl std::error::Error for BadWorkload {}
 
 /// The keys of a workload file.
-const FILE_KEYS: [&str; 7] =
-    ["name", "distribution", "read", "update", "insert", "scan", "read-modify-write"];
+const FILE_KEYS: [&str; 9] = [
+    "name",
+    "distribution",
+    "read",
+    "update",
+    "insert",
+    "scan",
+    "read-modify-write",
+    "post",
+    "statement",
+];
 
 impl Workload {
     /// The names of the presets.
@@ -85,7 +123,7 @@ impl Workload {
     }
 
     /// A workload of one's own, in TOML: `name`, `distribution` (default `zipfian`), and percent of
-    /// `read`, `update`, `insert`, `scan`, `read-modify-write` that add up to 100.
+    /// `read`, `update`, `insert`, `scan`, `read-modify-write`, `post`, `statement` that add up to 100.
     ///
     /// # Errors
     /// An unknown key, with the nearest known one; a wrong type; percents that do not add up.
@@ -111,7 +149,7 @@ impl Workload {
                 hint(&named, Distribution::NAMES.into_iter())
             ))
         })?;
-        let mut percent = [0.0; 5];
+        let mut percent = Percent::default();
         for (share, operation) in percent.iter_mut().zip(Operation::ALL) {
             *share = percentage(&table, operation.as_str())?;
         }
@@ -219,7 +257,7 @@ mod tests {
         for name in Workload::names() {
             let workload = Workload::named(name).unwrap();
             assert!((workload.percent.iter().sum::<f64>() - 100.0).abs() < 1e-9, "{name}");
-            let mut counts = [0.0; 5];
+            let mut counts = Percent::default();
             for _ in 0..20_000 {
                 counts[workload.draw(&mut rng) as usize] += 100.0 / 20_000.0;
             }
@@ -231,8 +269,8 @@ mod tests {
 
     #[test]
     fn a_file_is_read_or_refused_with_what_to_do() {
-        let own = Workload::from_toml("name = \"mine\"\nread = 90\nscan = 10.0").unwrap();
-        assert_eq!(own.describe(), "90 % read, 10 % scan");
+        let own = Workload::from_toml("name = \"mine\"\nread = 90\nstatement = 10.0").unwrap();
+        assert_eq!(own.describe(), "90 % read, 10 % statement");
         assert_eq!((own.name.as_str(), own.distribution), ("mine", Distribution::Zipfian));
         for (text, wanted) in [
             ("raed = 100", "unknown key `raed`; did you mean `read`?"),
@@ -246,5 +284,16 @@ mod tests {
             let error = Workload::from_toml(text).unwrap_err().to_string();
             assert!(error.contains(wanted), "{text}: {error}");
         }
+    }
+
+    #[test]
+    fn a_workload_of_an_earlier_report_is_read() {
+        let now = serde_json::to_string(&Workload::named("seed").unwrap()).unwrap();
+        let earlier = now.replace("30.0,0.0,0.0,0.0,0.0,0.0", "30.0,0.0,0.0,0.0");
+        assert_ne!(earlier, now);
+        assert_eq!(serde_json::from_str::<Workload>(&earlier).ok(), Workload::named("seed"));
+        let later = now.replace("30.0,", "30.0,0.0,");
+        let refused = serde_json::from_str::<Workload>(&later).unwrap_err().to_string();
+        assert!(refused.contains("does not know"), "{refused}");
     }
 }

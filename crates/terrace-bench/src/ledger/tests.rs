@@ -25,6 +25,10 @@ enum Flaw {
     OrdersOverlappingWrites,
     /// Lets a write in doubt supersede others.
     TrustsDoubt,
+    /// Takes statements without a transaction that was acknowledged.
+    ForgetsPosts,
+    /// Takes statements with a transaction too many.
+    CountsPostsTwice,
 }
 
 impl Book {
@@ -78,6 +82,30 @@ impl Book {
         String::from_utf8(text).unwrap()
     }
 
+    /// A post that is acknowledged.
+    fn post(&self) {
+        self.ledger.post_sent(KEY);
+        self.ledger.post_acknowledged(KEY);
+    }
+
+    /// The judgement of a statement that is sent now and shows these posts.
+    fn statement(&self, posts: impl IntoIterator<Item = u64>) -> Verdict {
+        let kinds: Vec<_> = posts.into_iter().map(|post| self.value(Self::named(post))).collect();
+        self.judge_statement(&kinds.iter().map(String::as_str).collect::<Vec<_>>())
+    }
+
+    fn judge_statement(&self, kinds: &[&str]) -> Verdict {
+        let acknowledged = self.ledger.posts_acknowledged(KEY);
+        let (verdict, _) = self.ledger.judge_statement(KEY, kinds.iter().copied(), acknowledged);
+        match (self.flaw, &verdict) {
+            (Some(Flaw::ForgetsPosts), Verdict::Lacking(_))
+            | (Some(Flaw::CountsPostsTwice), Verdict::Surplus(_))
+            | (Some(Flaw::IgnoresTheKey), Verdict::Swapped)
+            | (Some(Flaw::BelievesEverything), Verdict::MadeUp) => Verdict::Right,
+            _ => verdict,
+        }
+    }
+
     /// The judgement of a read that is sent now and shows this write.
     fn read(&mut self, sequence: u64) -> Verdict {
         let (now, value) = (self.tick(), self.value(Self::named(sequence)));
@@ -125,9 +153,37 @@ fn lies_pass(mut book: Book) -> Result<(), &'static str> {
     expect("a write in doubt settles nothing", doubt == (Verdict::Right, Verdict::Right))
 }
 
+/// The same for statements.
+fn lies_in_statements_pass(book: &Book) -> Result<(), &'static str> {
+    let expect = |what, verdict: bool| if verdict { Ok(()) } else { Err(what) };
+    expect("a user without posts has none", book.statement([]) == Verdict::Right)?;
+    book.post();
+    book.post();
+    expect("all posts are right", book.statement([1, 2]) == Verdict::Right)?;
+    let lost = (book.statement([2]), book.statement([]));
+    expect("a lost post is found", lost == (Verdict::Lacking(1), Verdict::Lacking(2)))?;
+    let doubled = book.statement([1, 2, 1]);
+    expect("a doubled post is found", doubled == Verdict::Surplus(1))?;
+    let hidden = book.statement([2, 2]);
+    expect("a doubled post hides no lost one", hidden == Verdict::Surplus(1))?;
+    book.ledger.post_sent(KEY);
+    book.ledger.post_refused(KEY);
+    let refused = book.statement([1, 2, 3]);
+    expect("a refused post does not show", refused == Verdict::Surplus(1))?;
+    book.ledger.post_sent(KEY);
+    let doubt = (book.statement([1, 2, 4]), book.statement([1, 2]));
+    expect("a post in doubt may show or not", doubt == (Verdict::Right, Verdict::Right))?;
+    let other = book.value(Named { key: KEY + 1, write: WriteId::new(1, 1) });
+    let swapped = book.judge_statement(&[&other]);
+    expect("another user's post is swapped", swapped == Verdict::Swapped)?;
+    let invented = book.judge_statement(&["credit"]);
+    expect("an invented post is made up", invented == Verdict::MadeUp)
+}
+
 #[test]
 fn every_lie_is_called_what_it_is() {
     assert_eq!(lies_pass(Book::new()), Ok(()));
+    assert_eq!(lies_in_statements_pass(&Book::new()), Ok(()));
 }
 
 #[test]
@@ -143,6 +199,29 @@ fn every_broken_judge_is_caught() {
         let book = Book { flaw: Some(flaw), ..Book::new() };
         assert_eq!(lies_pass(book), Err(caught), "{flaw:?}");
     }
+    for (flaw, caught) in [
+        (Flaw::ForgetsPosts, "a lost post is found"),
+        (Flaw::CountsPostsTwice, "a doubled post is found"),
+        (Flaw::IgnoresTheKey, "another user's post is swapped"),
+        (Flaw::BelievesEverything, "an invented post is made up"),
+    ] {
+        let book = Book { flaw: Some(flaw), ..Book::new() };
+        assert_eq!(lies_in_statements_pass(&book), Err(caught), "{flaw:?}");
+    }
+}
+
+#[test]
+fn a_statement_needs_no_more_than_the_latest_and_none_acknowledged_after_it_was_sent() {
+    let book = Book::new();
+    for _ in 0..1_200 {
+        book.post();
+    }
+    assert_eq!(book.statement(200..1_200), Verdict::Right);
+    assert_eq!(book.statement(201..1_200), Verdict::Lacking(1));
+    let values: Vec<_> = (0..3).map(|post| book.value(Book::named(post))).collect();
+    let early = book.ledger.judge_statement(KEY, values.iter().map(String::as_str), 3);
+    assert_eq!(early, (Verdict::Right, None));
+    assert_eq!(book.ledger.posted(), [KEY]);
 }
 
 #[test]

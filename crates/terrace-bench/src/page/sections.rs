@@ -323,7 +323,7 @@ pub(super) fn verification(report: &Report, summaries: &[Summary]) -> Markup {
         let ages = target.phases.iter().filter_map(|phase| phase.findings.stale_age_ms);
         let oldest = ages.map(|(_, oldest)| oldest).max_by(f64::total_cmp);
         let lost = target.check.as_ref().map_or("not checked".into(), |check| {
-            format!("{} (of {} keys read)", check.lost, thousands_of(check.read))
+            format!("{} (of {} read)", check.lost, thousands_of(check.read))
         });
         vec![
             target.name.clone(),
@@ -343,7 +343,7 @@ pub(super) fn verification(report: &Report, summaries: &[Summary]) -> Markup {
         during.chain(last).take(5).map(move |example| (&target.name, example))
     });
     html! {
-        p { "Every value names the write that made it, and every answer is judged: " b { "stale" } " is older than a write that was acknowledged before the read left, " b { "lost" } " is acknowledged and gone when all keys are read once more in the end. Writes whose outcome nobody knows count for nothing." }
+        p { "Every value names the write that made it, and every answer is judged: " b { "stale" } " is older than a write that was acknowledged before the read left, " b { "lost" } " is acknowledged and gone when everything is read once more in the end. A statement of transactions is judged by the posts: without one that was acknowledged it counts as " b { "missing" } ", with one too many as " b { "made up" } ". Writes whose outcome nobody knows count for nothing." }
         (table(&["", "judged", "stale", "oldest", "missing", "swapped", "made up", "lost", "promises"], rows))
         ul { @for (name, example) in examples { li.bad { (name) ": " (example) } } }
     }

@@ -35,9 +35,10 @@ pub(in crate::cli) struct Arguments {
     /// The server at --url may show a little less than it acknowledged.
     #[arg(long, requires = "url")]
     pub(super) may_lag: bool,
-    /// seed (70 % reads, 30 % writes), ycsb-a to ycsb-f, or a TOML file.
-    #[arg(long, value_name = "NAME|FILE", default_value = "seed")]
-    pub(super) workload: String,
+    /// seed (70 % reads, 30 % writes), ycsb-a to ycsb-f, polyglot (documents and transactions, level 8),
+    /// or a TOML file [default: polyglot for level 8 alone, else seed].
+    #[arg(long, value_name = "NAME|FILE")]
+    pub(super) workload: Option<String>,
     /// Local mode: how far databases are [default: 1ms; 0 for none].
     #[arg(long, value_name = "TIME", value_parser = time, conflicts_with = "url")]
     pub(super) database_rtt: Option<Duration>,
@@ -109,7 +110,8 @@ pub(in crate::cli) struct Arguments {
 impl Arguments {
     /// The run that is asked for.
     pub(super) fn settings(&self) -> Result<Settings, Failure> {
-        let mut workload = workload(&self.workload)?;
+        let usual = if self.levels == [8] { "polyglot" } else { "seed" };
+        let mut workload = workload(self.workload.as_deref().unwrap_or(usual))?;
         if let Some(distribution) = self.distribution {
             workload.distribution = distribution;
         }
