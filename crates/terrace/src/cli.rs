@@ -12,6 +12,7 @@ mod history;
 mod journal;
 mod logging;
 mod projections;
+mod reconcile;
 mod reshard;
 mod run;
 mod screen;
@@ -80,6 +81,20 @@ enum Command {
     Projections {
         #[command(subcommand)]
         action: projections::Action,
+        #[command(flatten)]
+        settings: Settings,
+    },
+    /// Compare the transactions of level 8 with its accounts and summaries, and mend what differs.
+    Reconcile {
+        /// The level's number.
+        #[arg(long, default_value_t = 8)]
+        level: u8,
+        /// Compare only, and change nothing.
+        #[arg(long)]
+        dry_run: bool,
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
         #[command(flatten)]
         settings: Settings,
     },
@@ -249,6 +264,9 @@ fn execute(command: Command) -> Result<(), Failure> {
         Command::Bench(arguments) => bench::bench(&arguments),
         Command::Projections { action, settings } => {
             projections::projections(&action, settings.load()?)
+        }
+        Command::Reconcile { level, dry_run, json, settings } => {
+            reconcile::reconcile(known(level)?, dry_run, json, settings.load()?)
         }
         Command::Flush { settings } => run::flush(settings.load()?),
         Command::Journal { what, json, settings } => {

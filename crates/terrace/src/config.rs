@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-pub use levels::{CqrsConfig, JournalConfig, ReplicasConfig, ShardsConfig};
+pub use levels::{CqrsConfig, JournalConfig, PolyglotConfig, ReplicasConfig, ShardsConfig};
 pub use redact::redacted;
 pub use sources::{ConfigError, Loaded, Overrides, load};
 
@@ -34,6 +34,8 @@ pub struct Config {
     pub cache: CacheConfig,
     /// Level 7: commands and queries.
     pub cqrs: CqrsConfig,
+    /// Level 8: transactions and documents.
+    pub polyglot: PolyglotConfig,
     /// The read replicas of level 3.
     pub replicas: ReplicasConfig,
     /// The journal of accepted writes.
@@ -228,7 +230,8 @@ impl Config {
                 if self.database.url.is_empty()
                     && self.replicas.primary_url.is_empty()
                     && self.shards.urls.is_empty()
-                    && self.cqrs.write_url.is_empty() =>
+                    && self.cqrs.write_url.is_empty()
+                    && self.polyglot.postgres_url.is_empty() =>
             {
                 Ok(Mode::Embedded)
             }

@@ -13,6 +13,7 @@ mod l4_db_sharding;
 mod l5_multi_tier_cache;
 mod l6_write_buffering;
 mod l7_cqrs;
+mod l8_polyglot_persistence;
 #[cfg(test)]
 mod tests;
 
@@ -82,7 +83,7 @@ impl Stack {
 }
 
 /// The levels that exist, from the bottom.
-pub static LEVELS: [&Level; 8] = [
+pub static LEVELS: [&Level; 9] = [
     &l0_single_db::LEVEL,
     &l1_connection_pooling::LEVEL,
     &l2_read_cache::LEVEL,
@@ -91,6 +92,7 @@ pub static LEVELS: [&Level; 8] = [
     &l5_multi_tier_cache::LEVEL,
     &l6_write_buffering::LEVEL,
     &l7_cqrs::LEVEL,
+    &l8_polyglot_persistence::LEVEL,
 ];
 
 /// The level of this number, if it exists.

@@ -10,7 +10,7 @@ use tokio::sync::watch;
 
 use super::{Failure, logging, screen, signals};
 use crate::config::{Config, Loaded, Mode, millis};
-use crate::http::{Limits, Service, Whole, serve as serve_http};
+use crate::http::{Face, Limits, Service, Whole, serve as serve_http};
 use crate::levels::{Engines, Level, Servers, Stack};
 
 /// How often a level's health is looked at for the log.
@@ -121,6 +121,8 @@ struct Running {
     level: &'static Level,
     address: SocketAddr,
     whole: Arc<dyn Whole>,
+    /// Whether it keeps records, and so can be tried with one.
+    records: bool,
     server: Task,
     /// Tells in the log how the level is.
     watch: Task,
@@ -188,6 +190,7 @@ impl Session {
         let Stack { faces, whole } = built.map_err(|error| {
             Failure::failed(format!("level {}: {}", level.number, fatal(&error).text))
         })?;
+        let records = faces.iter().any(|face| matches!(face, Face::Records(_)));
         let address = listener
             .local_addr()
             .map_err(|error| Failure::failed(format!("a socket has no address: {error}")))?;
@@ -209,7 +212,7 @@ impl Session {
         let watch = runtime.keep("health watch", move || {
             watch_health(level.number, Arc::clone(&watched), clock.clone())
         });
-        Ok(Some(Running { level, address, whole, server, watch }))
+        Ok(Some(Running { level, address, whole, records, server, watch }))
     }
 
     /// What the work answers, or `None` when a stop is asked for first.
@@ -237,15 +240,22 @@ impl Session {
         });
         screen::table(["LEVEL", "WHAT", "URL"], rows);
         screen::line("");
-        if let Some(last) = running.last() {
-            let url = url(last.address);
-            screen::line("Try it:");
-            screen::line(&format!("  curl {url}/write -H 'content-type: application/json' \\"));
-            screen::line("    -d '{\"key\":\"user:1\",\"value\":\"Ada\"}'");
-            screen::line(&format!("  curl {url}/read/user:1"));
-            screen::line("");
-            screen::line(&format!("{url}/docs shows all there is. Ctrl-C stops."));
-        }
+        let keeps_records = running.iter().rev().find(|one| one.records);
+        let Some(shown) = keeps_records.or(running.last()) else { return };
+        let url = url(shown.address);
+        let (write, body, read) = match shown.records {
+            true => ("/write", r#"{"key":"user:1","value":"Ada"}"#, "/read/user:1"),
+            false => {
+                let body = r#"{"key":"user:1","data":{"name":"Ada"}}"#;
+                ("/write/document", body, "/read/document/user:1")
+            }
+        };
+        screen::line("Try it:");
+        screen::line(&format!("  curl {url}{write} -H 'content-type: application/json' \\"));
+        screen::line(&format!("    -d '{body}'"));
+        screen::line(&format!("  curl {url}{read}"));
+        screen::line("");
+        screen::line(&format!("{url}/docs shows all there is. Ctrl-C stops."));
     }
 }
 

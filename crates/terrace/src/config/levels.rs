@@ -62,6 +62,17 @@ impl Default for CqrsConfig {
     }
 }
 
+/// Level 8: the owners of transactions and of documents.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct PolyglotConfig {
+    /// The database that owns transactions. Default: `database.url`.
+    pub postgres_url: String,
+    /// The document store, `mongodb://user:password@host:port`; its database is `polyglot_db` unless
+    /// the URL names another. Default none.
+    pub mongodb_url: String,
+}
+
 /// The journal of level 6.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]

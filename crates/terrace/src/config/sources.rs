@@ -10,7 +10,7 @@ use super::{Config, DistanceConfig, Mode, bounds, redacted, service_links};
 
 /// Names of the environment that the described system uses, and the settings they stand for.
 /// `TERRACE_<SECTION>_<KEY>` works for every setting.
-pub const DOCUMENTED_NAMES: [(&str, &str); 12] = [
+pub const DOCUMENTED_NAMES: [(&str, &str); 14] = [
     ("DATABASE_URL", "database.url"),
     ("REDIS_URL", "cache.url"),
     ("PRIMARY_DATABASE_URL", "replicas.primary_url"),
@@ -18,6 +18,8 @@ pub const DOCUMENTED_NAMES: [(&str, &str); 12] = [
     ("JOURNAL_URL", "journal.url"),
     ("WRITE_DB_URL", "cqrs.write_url"),
     ("READ_DB_URL", "cqrs.read_url"),
+    ("POSTGRES_URL", "polyglot.postgres_url"),
+    ("MONGODB_URL", "polyglot.mongodb_url"),
     ("DB_POOL_MIN_SIZE", "database.pool_min"),
     ("DB_POOL_MAX_SIZE", "database.pool_max"),
     ("CACHE_TTL", "cache.ttl_seconds"),

@@ -14,6 +14,7 @@ mod broker;
 mod files;
 mod local;
 mod members;
+mod mongodb;
 #[cfg(feature = "nats")]
 mod nats;
 mod options;
@@ -26,11 +27,13 @@ use std::path::Path;
 use std::sync::Arc;
 
 use terrace_core::{
-    BoxFuture, Cache, ChangeLog, Error, ErrorKind, Follower, Generations, Invalidations, Journal,
-    ReadModel, Result, Runtime, Sequence, Shard, Store,
+    BoxFuture, Cache, ChangeLog, Documents, Error, ErrorKind, Follower, Generations, Invalidations,
+    Journal, Ledger, ReadModel, Result, Runtime, Sequence, Shard, Store,
 };
 use terrace_lab::LabError;
-use terrace_layers::{CommandSide, FollowOptions, Partitioner, ReplicaRouter, partitioner};
+use terrace_layers::{
+    CommandSide, FollowOptions, Partitioner, ReplicaRouter, SummaryStore, partitioner,
+};
 use terrace_stores::{PostgresStore, SqliteStore};
 
 pub(crate) use broker::broker_name;
@@ -157,6 +160,16 @@ pub(super) struct Replicated {
     pub(super) history: Arc<str>,
 }
 
+/// The owner of documents.
+#[derive(Debug)]
+pub(super) struct DocumentEngine {
+    pub(super) documents: Arc<dyn Documents>,
+    /// What caches must know of it.
+    pub(super) generations: Arc<dyn Generations>,
+    /// What a ledger's accounts are brought to, beside the documents.
+    pub(super) summaries: SummaryStore,
+}
+
 /// What looks after a projection beside the process that serves.
 #[derive(Debug)]
 pub struct QuerySide {
@@ -218,6 +231,12 @@ trait EngineMode: Debug + Send + Sync {
 
     /// Where events are published for others, when there is a broker.
     fn event_stream(&self, of: &Engines, side: &CommandSide) -> Result<Option<Arc<dyn Follower>>>;
+
+    /// The owner of transactions.
+    fn ledger<'a>(&'a self, of: &'a Engines) -> BoxFuture<'a, Result<Arc<dyn Ledger>>>;
+
+    /// The owner of documents.
+    fn documents<'a>(&'a self, of: &'a Engines) -> BoxFuture<'a, Result<DocumentEngine>>;
 
     /// Ends what this process runs for it.
     fn stop(&self) -> BoxFuture<'_, ()>;
@@ -315,6 +334,27 @@ impl Engines {
 
     pub(super) fn event_stream(&self, side: &CommandSide) -> Result<Option<Arc<dyn Follower>>> {
         self.mode.event_stream(self, side)
+    }
+
+    /// Makes sure that no other process serves the level's files.
+    pub(super) fn claim(&self) -> Result<()> {
+        self.mode.claim(self)
+    }
+
+    pub(super) async fn ledger(&self) -> Result<Arc<dyn Ledger>> {
+        self.mode.ledger(self).await
+    }
+
+    pub(super) async fn documents(&self) -> Result<DocumentEngine> {
+        self.mode.documents(self).await
+    }
+
+    /// The owners of transactions and of summaries, also while another process serves them.
+    ///
+    /// # Errors
+    /// What cannot be reached, and the next step.
+    pub async fn both_sides(&self) -> Result<(Arc<dyn Ledger>, SummaryStore)> {
+        Ok((self.ledger().await?, self.documents().await?.summaries))
     }
 
     /// The log and the read model, also while another process serves them.

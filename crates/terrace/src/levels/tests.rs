@@ -18,24 +18,34 @@ async fn built(level: &Level, mode: Mode, config: Config) -> (Stack, Servers) {
     ((level.build)(&engines).await.expect("a stack"), servers)
 }
 
+/// What is read and written by key: records, or documents.
 fn store(stack: &Stack) -> Arc<dyn Store> {
     let records = stack.faces.iter().find_map(|face| match face {
         Face::Records(records) => Some(Arc::clone(&records.store)),
+        Face::Polyglot(all) => Some(Arc::clone(&all.by_key.store)),
         _ => None,
     });
     records.expect("records")
 }
 
-async fn check(mode: Mode, config: Config, text: usize) {
+/// The stack as text.
+fn text(stack: &Stack) -> String {
+    let ledger = stack.faces.iter().find_map(|face| match face {
+        Face::Polyglot(all) => Some(format!("{}, ", all.ledger.get().expect("it is open"))),
+        _ => None,
+    });
+    format!("{}{}", ledger.unwrap_or_default(), store(stack))
+}
+
+async fn check(mode: Mode, config: Config, place: usize) {
     for level in LEVELS {
         let (stack, servers) = built(level, mode, config.clone()).await;
-        let store = store(&stack);
-        assert_eq!(store.to_string(), level.stacks[text].1, "level {}", level.number);
-        let key = testkit::key("a");
-        let receipt = store.put(key.clone(), testkit::value("1")).await.expect("a write");
+        assert_eq!(text(&stack), level.stacks[place].1, "level {}", level.number);
+        let (store, key, value) = (store(&stack), testkit::key("a"), testkit::value(r#"{"a":1}"#));
+        let receipt = store.put(key.clone(), value.clone()).await.expect("a write");
         let how = ReadOptions { token: Some(receipt.token), ..ReadOptions::default() };
         let read = store.get_read(&key, &how).await.expect("a read");
-        assert_eq!(read.record.expect("a record").value.as_str(), "1", "level {}", level.number);
+        assert_eq!(read.record.expect("a record").value, value, "level {}", level.number);
         assert_ne!(stack.whole.inspect().await.status, Status::Down);
         stack.whole.close().await.expect("an end");
         servers.stop().await;
@@ -55,6 +65,7 @@ async fn stacks_over_servers_are_what_explain_says() {
     let mut config = Config::default();
     config.database.url = terrace_lab::testing::fresh_database();
     config.cache.url = terrace_lab::testing::redis().url();
+    config.polyglot.mongodb_url = terrace_lab::testing::fresh_documents();
     let replicated = terrace_lab::testing::replicated(2, &[]).await;
     config.replicas.primary_url = replicated.primary.url();
     config.replicas.urls = replicated.standby_urls();

@@ -14,6 +14,7 @@ mod memory;
 mod openapi;
 mod output;
 mod past_the_log;
+mod polyglot;
 mod reshard;
 mod signals;
 mod twice;

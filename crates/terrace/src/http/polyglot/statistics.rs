@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use hyper::{Method, StatusCode};
-use terrace_core::{Inspection, Ledger as _, PartKind};
+use terrace_core::{Fact, Inspection, Ledger as _, PartKind};
 
 use super::{Polyglot, documents_part, ledger_part};
 use crate::http::call::Call;
@@ -46,8 +46,10 @@ async fn numbers(statistics: &Statistics, call: &mut Call) -> Answer {
     let documents = async { call.in_time(polyglot.documents.count()).await.ok() };
     let (tree, transactions, documents) = tokio::join!(whole.inspect(), transactions, documents);
     let connections = |part: Option<&Inspection>| {
-        let pool = part.and_then(|part| part.find_kind(PartKind::Pool).or(Some(part)));
-        pool.and_then(|pool| pool.number("pool_size")).unwrap_or(0)
+        let database = part.and_then(|part| part.find_kind(PartKind::Database));
+        let pool = part.and_then(|part| part.find_kind(PartKind::Pool)).or(database);
+        let number = |name| pool.and_then(|pool| pool.number(name));
+        number("pool_size").or_else(|| number("connections")).unwrap_or(0)
     };
     let keys = [ledger_part(&tree), documents_part(&tree)].into_iter().flatten();
     let keys = keys.filter_map(|part| part.find_kind(PartKind::Cache)?.number("keys"));
@@ -89,7 +91,7 @@ pub(super) const HEALTH: HealthFields = &[
 
 /// The name of an engine for people.
 fn engine(part: &Inspection) -> String {
-    if let Some(terrace_core::Fact::Text(server)) = part.known("engine") {
+    if let Some(Fact::Text(server)) = part.known("server") {
         return server.clone();
     }
     match part.name {

@@ -5,17 +5,19 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use terrace_core::{
-    BoxFuture, Error, ErrorKind, Follower, Journal, MemoryCache, MemoryCacheOptions, ReadModel,
-    Result, Shard,
+    BoxFuture, Error, ErrorKind, Follower, Journal, Ledger, MemoryCache, MemoryCacheOptions,
+    ReadModel, Result, Shard,
 };
-use terrace_layers::{CommandSide, Follow, FollowOptions};
+use terrace_layers::{CommandSide, Follow, FollowOptions, SummaryStore};
 use terrace_stores::sqlite::{self, Synchronous};
 use terrace_stores::{
-    SqliteJournal, SqliteJournalOptions, SqliteOptions, SqliteReadModel, SqliteShard, SqliteStore,
+    SqliteDocuments, SqliteJournal, SqliteJournalOptions, SqliteLedger, SqliteOptions,
+    SqliteReadModel, SqliteShard, SqliteStore,
 };
 
 use super::{
-    Connections, Database, EngineMode, Engines, FarCache, Replicated, no_directory, no_log,
+    Connections, Database, DocumentEngine, EngineMode, Engines, FarCache, Replicated, no_directory,
+    no_log,
 };
 use crate::config::{Config, seconds};
 
@@ -90,6 +92,20 @@ pub(super) fn journal(directory: &Path, of: &Engines) -> Result<Arc<dyn Journal>
         ..SqliteJournalOptions::new(path)
     };
     Ok(Arc::new(SqliteJournal::open(options, of.runtime.clone())?))
+}
+
+/// Documents in a file of this directory, and the summaries in another.
+pub(super) fn documents(directory: &Path, of: &Engines) -> Result<DocumentEngine> {
+    let path = |name| directory.join(format!("l{}-{name}.sqlite", of.level));
+    let open = SqliteOptions::new(path("documents"));
+    let documents = Arc::new(SqliteDocuments::open(open, of.runtime.clone())?);
+    let summaries = SqliteStore::open(SqliteOptions::new(path("summaries")), of.runtime.clone())?;
+    let follower = Arc::new(summaries.follower("ledger"));
+    Ok(DocumentEngine {
+        generations: documents.generations(),
+        documents,
+        summaries: SummaryStore { store: Arc::new(summaries), follower },
+    })
 }
 
 impl EngineMode for Files {
@@ -183,6 +199,19 @@ impl EngineMode for Files {
 
     fn event_stream(&self, _: &Engines, _: &CommandSide) -> Result<Option<Arc<dyn Follower>>> {
         Ok(None)
+    }
+
+    fn ledger<'a>(&'a self, of: &'a Engines) -> BoxFuture<'a, Result<Arc<dyn Ledger>>> {
+        Box::pin(async {
+            let options = SqliteOptions::new(self.path(of, "-ledger"));
+            let options = SqliteOptions { change_log: true, ..options };
+            let accounts = SqliteStore::open(options, of.runtime.clone())?;
+            Ok(Arc::new(SqliteLedger::open(Arc::new(accounts)).await?) as _)
+        })
+    }
+
+    fn documents<'a>(&'a self, of: &'a Engines) -> BoxFuture<'a, Result<DocumentEngine>> {
+        Box::pin(async { documents(&self.directory, of) })
     }
 
     fn stop(&self) -> BoxFuture<'_, ()> {

@@ -153,6 +153,30 @@ impl Private {
         Ok(urls)
     }
 
+    /// The URL of a document server of this level's own.
+    #[cfg(feature = "mongodb")]
+    async fn document_store(&self, of: &Engines) -> Result<Option<String>> {
+        let options = terrace_lab::MongoOptions::new(self.place(of, "-documents"));
+        let server = match terrace_lab::MongoServer::start(options).await {
+            Err(error) if error.kind() == terrace_lab::LabErrorKind::ProgramMissing => {
+                tracing::warn!(%error, "level 8 keeps its documents in a SQLite file");
+                return Ok(None);
+            }
+            started => started.map_err(from_lab)?,
+        };
+        self.keep(&server);
+        self.reach(&server, server.url(), self.database_rtt).await.map(Some)
+    }
+
+    /// Without it no driver is there that would need the URL.
+    #[cfg(not(feature = "mongodb"))]
+    async fn document_store(&self, _: &Engines) -> Result<Option<String>> {
+        tracing::warn!(
+            "level 8 keeps its documents in a SQLite file: Terrace was built without mongodb"
+        );
+        Ok(None)
+    }
+
     /// The URL of a shard's server, started here or told by the process that runs it.
     async fn shard_url(&self, of: &Engines, number: &str) -> Result<String> {
         let home = self.place(of, &format!("_shard_{number}"));
@@ -228,6 +252,11 @@ impl Whereabouts for Private {
             };
             self.redis(options).await
         })
+    }
+
+    /// Where the machine has none, documents are kept in a file.
+    fn documents<'a>(&'a self, of: &'a Engines) -> BoxFuture<'a, Result<Option<String>>> {
+        Box::pin(self.document_store(of))
     }
 
     fn directory(&self) -> Option<&Path> {

@@ -21,8 +21,13 @@ pub(super) struct Named {
 /// # Errors
 /// What is not named, and the next step.
 pub(super) fn named(config: &Config, cached: bool) -> Result<ByUrl<Named>> {
-    // That of the commands is enough for level 7 alone.
-    let urls = [&config.database.url, &config.replicas.primary_url, &config.cqrs.write_url];
+    // That of the commands is enough for level 7 alone, and that of transactions for level 8.
+    let urls = [
+        &config.database.url,
+        &config.replicas.primary_url,
+        &config.cqrs.write_url,
+        &config.polyglot.postgres_url,
+    ];
     let database = urls.into_iter().find(|url| !url.is_empty());
     if database.is_none() && config.shards.urls.is_empty() {
         return Err(no_database());
@@ -93,6 +98,10 @@ impl Whereabouts for Named {
 
     fn journal<'a>(&'a self, _: &'a Engines, nats: bool) -> BoxFuture<'a, Result<String>> {
         Box::pin(async move { Ok(if nats { String::new() } else { self.cache.clone() }) })
+    }
+
+    fn documents<'a>(&'a self, _: &'a Engines) -> BoxFuture<'a, Result<Option<String>>> {
+        Box::pin(async { Ok(None) })
     }
 
     fn directory(&self) -> Option<&Path> {

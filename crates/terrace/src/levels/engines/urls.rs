@@ -5,16 +5,18 @@ use std::path::Path;
 use std::sync::Arc;
 
 use terrace_core::history::{lineage, log_of};
-use terrace_core::{BoxFuture, Error, Follower, Journal, ReadModel, Result, Shard};
+use terrace_core::{BoxFuture, Error, Follower, Journal, Ledger, ReadModel, Result, Shard};
 use terrace_layers::CommandSide;
 use terrace_stores::redis::{RedisStream, RedisStreamOptions};
 use terrace_stores::{
-    PostgresOptions, PostgresReadModel, PostgresShard, PostgresStore, RedisCache, RedisCacheOptions,
+    PostgresLedger, PostgresOptions, PostgresReadModel, PostgresShard, PostgresStore, RedisCache,
+    RedisCacheOptions,
 };
 
 use super::broker::broker_name;
 use super::{
-    Connections, Database, EngineMode, Engines, FarCache, Replicated, files, no_database, no_log,
+    Connections, Database, DocumentEngine, EngineMode, Engines, FarCache, Replicated, files,
+    mongodb, no_database, no_log,
 };
 use crate::config::{millis, seconds};
 
@@ -44,6 +46,9 @@ pub(super) trait Whereabouts: Debug + Send + Sync + 'static {
 
     /// The server of a journal when the settings name none; empty when there is none.
     fn journal<'a>(&'a self, of: &'a Engines, nats: bool) -> BoxFuture<'a, Result<String>>;
+
+    /// The document store; `None` where there is none, and a file of this machine does it.
+    fn documents<'a>(&'a self, of: &'a Engines) -> BoxFuture<'a, Result<Option<String>>>;
 
     /// Where files of this machine may be kept that other machines need not see.
     fn directory(&self) -> Option<&Path>;
@@ -125,6 +130,34 @@ impl<W: Whereabouts> ByUrl<W> {
         let log = store.log().await?.ok_or_else(no_log)?;
         let histories = store.histories();
         Ok(CommandSide { store: Arc::new(store), histories, log: Arc::new(log) })
+    }
+
+    async fn open_ledger(&self, of: &Engines) -> Result<Arc<dyn Ledger>> {
+        let url = match of.config.polyglot.postgres_url.as_str() {
+            "" => self.0.database(),
+            url => url,
+        };
+        if url.is_empty() {
+            return Err(no_database());
+        }
+        let options = of.postgres_options(url, Connections::Pooled);
+        let options = PostgresOptions { change_log: true, ..options };
+        let accounts = PostgresStore::connect(options, of.runtime.clone()).await?;
+        Ok(Arc::new(PostgresLedger::open(Arc::new(accounts)).await?))
+    }
+
+    async fn open_documents(&self, of: &Engines) -> Result<DocumentEngine> {
+        let url = match of.config.polyglot.mongodb_url.as_str() {
+            "" => self.0.documents(of).await?,
+            url => Some(url.to_owned()),
+        };
+        match (url, self.0.directory()) {
+            (Some(url), _) => mongodb::documents(of, &url).await,
+            (None, Some(directory)) => files::documents(directory, of),
+            (None, None) => Err(Error::invalid(
+                "no document store is named; set MONGODB_URL=mongodb://host:27017",
+            )),
+        }
     }
 
     async fn open_read_model(&self, of: &Engines) -> Result<Arc<dyn ReadModel>> {
@@ -229,6 +262,14 @@ impl<W: Whereabouts> EngineMode for ByUrl<W> {
         let options =
             RedisStreamOptions { max_events, ..RedisStreamOptions::new(self.0.cache(), key) };
         Ok(Some(Arc::new(RedisStream::new(options, of.runtime.clone())?)))
+    }
+
+    fn ledger<'a>(&'a self, of: &'a Engines) -> BoxFuture<'a, Result<Arc<dyn Ledger>>> {
+        Box::pin(self.open_ledger(of))
+    }
+
+    fn documents<'a>(&'a self, of: &'a Engines) -> BoxFuture<'a, Result<DocumentEngine>> {
+        Box::pin(self.open_documents(of))
     }
 
     fn stop(&self) -> BoxFuture<'_, ()> {

@@ -168,6 +168,10 @@ async fn a_server_with_the_documents_api_alone_is_measured() {
     let scans: Vec<_> = ["--url", &url, "--workload", "ycsb-e"].into_iter().chain(SHORT).collect();
     let (exit, _, error, _) = bench(folder.path(), &scans).await;
     assert!(error.contains("not applicable"), "{exit:?}: {error}");
+    let posts: Vec<_> =
+        ["--url", &url, "--workload", "polyglot"].into_iter().chain(SHORT).collect();
+    let (exit, _, error, _) = bench(folder.path(), &posts).await;
+    assert!(exit == Some(1) && error.contains("it has no /v1/transactions"), "{error}");
     serve.abort();
 }
 

@@ -15,7 +15,7 @@ use super::{Program, Stores, own_postgres, own_redis, terrace};
 const KILLS: usize = 10;
 const WRITERS: usize = 12;
 
-fn kills() -> usize {
+pub(super) fn kills() -> usize {
     std::env::var("TERRACE_KILLS").ok().and_then(|text| text.parse().ok()).unwrap_or(KILLS)
 }
 
