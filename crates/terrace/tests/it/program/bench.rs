@@ -83,6 +83,27 @@ async fn every_workload_is_answered_rightly() {
 }
 
 #[tokio::test]
+async fn level_8_is_measured_with_documents_and_transactions() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let arguments: Vec<_> = ["8", "--repeat", "1"].into_iter().chain(SHORT).collect();
+    let (exit, _, progress, figures) = bench(folder.path(), &arguments).await;
+    assert_eq!(exit, Some(0), "{progress}");
+    assert_eq!(figures["settings"]["workload"]["name"], "polyglot");
+    let level = &figures["targets"][0];
+    assert_eq!(sound(level), 2);
+    let operations = &level["phases"][1]["operations"];
+    for operation in ["read", "update", "post", "statement"] {
+        assert!(operations[operation]["count"].as_u64() > Some(0), "{operation}: {operations}");
+    }
+    assert!(level["check"]["of"].as_u64() > Some(300), "statements too: {}", level["check"]);
+    let scans = ["8", "--repeat", "1", "--workload", "ycsb-e"];
+    let scans: Vec<_> = scans.into_iter().chain(SHORT).collect();
+    let (exit, _, progress, figures) = bench(folder.path(), &scans).await;
+    assert_eq!(exit, Some(0), "{progress}");
+    assert_eq!(sound(&figures["targets"][0]), 2);
+}
+
+#[tokio::test]
 async fn what_a_cache_is_worth_shows_at_a_distance() {
     let folder = tempfile::tempdir().expect("a folder");
     let arguments =
