@@ -94,6 +94,12 @@ impl<D> Remembered<D> {
     }
 }
 
+/// The lowest version that was written.
+pub(super) fn first_written(answers: &[(Outcome, Version)]) -> Option<Version> {
+    let applied = answers.iter().filter(|(outcome, _)| outcome.is_applied());
+    applied.map(|&(_, version)| version).min()
+}
+
 /// What is stored of a write.
 #[derive(Serialize, Deserialize)]
 pub(super) struct DoneWrite {

@@ -14,7 +14,7 @@ use tokio_postgres::error::{DbError, SqlState};
 use tokio_postgres::types::Type;
 
 use super::connection::Connection;
-use super::idempotency::{self, Claim, DoneWrite};
+use super::idempotency::{self, Claim, DoneWrite, first_written};
 use super::locked;
 use super::plan::{Placed, Plan, Puts, Rows, plan};
 use super::read::version;
@@ -300,12 +300,6 @@ fn written(keys: &[&str], rows: &[Row]) -> Result<Vec<Option<(bool, i64)>>, toki
         }
     }
     Ok(written)
-}
-
-/// The lowest version that was written.
-fn first_written(answers: &Answers) -> Option<Version> {
-    let applied = answers.iter().filter(|(outcome, _)| outcome.is_applied());
-    applied.map(|&(_, version)| version).min()
 }
 
 impl WriteBatch<'_> {

@@ -9,7 +9,7 @@ use super::reconciling::reconcile;
 use super::*;
 
 /// Users, each of whom is paid by one client at a time.
-const USERS: u64 = 8;
+const USERS: usize = 8;
 
 /// Posts one request until it is acknowledged or the program is gone; whether it was acknowledged.
 async fn pay_once(program: &Program, user: u64, number: u64) -> bool {
@@ -30,7 +30,7 @@ async fn kills_between_the_stores_leave_no_difference() {
     let stores = Stores::Servers { database: &database, cache: &cache };
     let owners = [("MONGODB_URL", &*store)];
     // The first request of each user that is not known to be done.
-    let mut next = [0_u64; USERS as usize];
+    let mut next = [0_u64; USERS];
     for round in 0..kills() {
         let program = Program::serve_with(8, &stores, &[], &owners).await;
         // The kill comes with an acknowledgement, in the middle of what others have sent.
