@@ -59,6 +59,17 @@ async fn two_instances_post_for_one_user() {
     assert!(logged.is_sorted_by(|a, b| a < b), "no version twice");
     assert!(versions.iter().all(|version| logged.contains(version)));
     assert_sound(&ledgers[0]).await;
+    for ledger in &ledgers {
+        ledger.close().await.expect("closed: its sessions have told what they met");
+    }
+    let hand = session(&url).await;
+    let open = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'terrace' \
+                AND datname = current_database()";
+    while hand.query_one(open, &[]).await.expect("sessions").get::<_, i64>(0) > 0 {
+        tokio::task::yield_now().await;
+    }
+    let circles = "SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()";
+    assert_eq!(hand.query_one(circles, &[]).await.expect("statistics").get::<_, i64>(0), 0);
 }
 
 /// Posts that come together are one transaction; one that a person's constraint refuses fails alone.
