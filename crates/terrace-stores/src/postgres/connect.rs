@@ -91,7 +91,8 @@ impl Connector {
         &self.histories
     }
 
-    /// Notes what the server said when it was asked at this moment.
+    /// Notes what the server said when it was asked at this moment, by a session that is asked again and
+    /// again: settings that are changed show in that.
     pub(super) fn heard(&self, look: &Look, standing: Standing, asked: Instant) {
         let (fsync, commit, standbys) = &look.settings;
         self.durability.is(durability(*fsync, commit, *standbys));
@@ -237,7 +238,15 @@ impl Connector {
         connection.takes_writes = !row.get::<_, bool>(7);
         connection.life = row.get::<_, i64>(2).unsigned_abs();
         connection.backend = row.get(3);
-        self.durability.is(durability(row.get(4), row.get(5), row.get(6)));
+        let (fsync, commit, standbys) = (row.get(4), row.get(5), row.get(6));
+        // Of the three this one alone may differ from session to session.
+        connection.waits_for = durability(true, commit, true);
+        let promised = durability(fsync, commit, standbys);
+        match self.dialect {
+            // Nobody looks at its server again.
+            Dialect::ReadModel => self.durability.is(promised),
+            _ => self.durability.is_at_most(promised),
+        }
         Ok(())
     }
 
@@ -272,7 +281,7 @@ impl Connector {
         connection.generation = standing.generation;
         connection.is_replica = look.is_replica;
         if !look.is_replica {
-            self.heard(&look, standing, asked);
+            self.histories.heard(standing, asked);
             if !self.histories.has(&connection.history) {
                 let message = "another server has taken this one's place just now; try again";
                 return Err(Error::new(ErrorKind::Unavailable, message));

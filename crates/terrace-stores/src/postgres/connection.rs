@@ -13,13 +13,27 @@ use tokio_postgres::{Client, Row, Statement};
 use super::snapshot::{self, Transaction};
 use super::statements::{Dialect, Parameter, Sql, Statements};
 
-/// How safe a commit is, as the server's settings were when they were looked at last.
-#[derive(Debug, Default)]
+/// How safe a commit is, as the settings were of the session that looked at them last. Another session
+/// may wait for less: a setting of a role or a database counts for the sessions that begin after it.
+#[derive(Debug)]
 pub(super) struct Promised(AtomicU8);
 
+impl Default for Promised {
+    fn default() -> Self {
+        Self(AtomicU8::new(Self::UNKNOWN))
+    }
+}
+
 impl Promised {
+    const UNKNOWN: u8 = u8::MAX;
+
     pub(super) fn is(&self, durability: Durability) {
         self.0.store(durability as u8, Ordering::Release);
+    }
+
+    /// No safer than this, until somebody looks.
+    pub(super) fn is_at_most(&self, durability: Durability) {
+        self.0.fetch_min(durability as u8, Ordering::AcqRel);
     }
 
     pub(super) fn get(&self) -> Durability {
@@ -27,7 +41,8 @@ impl Promised {
             0 => Durability::Accepted,
             1 => Durability::Journaled,
             2 => Durability::Committed,
-            _ => Durability::Replicated,
+            3 => Durability::Replicated,
+            _ => Durability::Accepted,
         }
     }
 }
@@ -58,6 +73,8 @@ pub(super) struct Connection {
     /// As it was looked at last, and whether a commit since [`Connection::committed`] was told of as one
     /// that no standby has confirmed.
     durability: (Arc<Promised>, Arc<AtomicBool>),
+    /// How safe its commits can be, by what they waited for when it began.
+    pub(super) waits_for: Durability,
     /// The history that it was found to be of, and answers for.
     pub(super) history: Arc<str>,
     /// The generation that was in force when the session began: restarts of the server are those.
@@ -90,6 +107,7 @@ impl Connection {
             dialect,
             repeated: Default::default(),
             durability,
+            waits_for: Durability::Accepted,
             history: "".into(),
             generation: Generation::default(),
             is_replica: false,
@@ -193,9 +211,10 @@ impl Connection {
         Ok(())
     }
 
-    /// How safe a commit is to be.
+    /// How safe a commit is to be. Another session, which looks, cannot tell that this one waits for
+    /// more than when it began.
     pub(super) fn durability(&self) -> Durability {
-        self.durability.0.get()
+        self.durability.0.get().min(self.waits_for)
     }
 
     /// How safe the commits are that were just answered, and were to be as safe as this when they were

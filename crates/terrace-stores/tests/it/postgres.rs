@@ -5,6 +5,7 @@
 mod by_hand;
 mod cancellation;
 mod dropped;
+mod durability;
 mod faults;
 mod foreign;
 mod histories;
