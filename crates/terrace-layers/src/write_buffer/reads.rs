@@ -195,7 +195,7 @@ impl Shared {
         let asked = self.reach(how).await?;
         self.until_seen_below(asked.settled, self.patience(how.deadline)).await?;
         if how.consistency == Consistency::Strong {
-            self.refresh(self.patience(how.deadline)).await?;
+            self.look(self.patience(how.deadline)).await?;
         }
         let find = || self.horizon.latest_within(scan);
         let waits = |found: &Vec<Waiting>| !found.is_empty();

@@ -178,6 +178,37 @@ async fn a_token_of_another_instance_waits_for_a_look() {
     assert_eq!(found.unwrap(), is("new"));
 }
 
+/// What waits here was replaced by another instance, and both are applied: a `strong` list, as a `strong`
+/// read, does not show it.
+#[tokio::test(start_paused = true)]
+async fn a_strong_list_does_not_show_what_an_applied_write_has_replaced() {
+    let runtime = Runtime::system();
+    let (database, journal) = (Arc::new(MemoryStore::new(runtime.clone())), journal(&runtime));
+    let cached = Cached::over(&database);
+    let through = Arc::clone(&journal) as Arc<dyn Journal>;
+    let caches = Arc::clone(&cached) as Arc<dyn Generations>;
+    let one =
+        WriteBuffer::open(cached.clone(), caches, through, HISTORY, idle(), runtime.clone()).await;
+    one.put(key("a"), value("old")).await.unwrap();
+    let two = open(database.clone(), &journal, WriteBufferOptions::default()).await;
+    two.put(key("a"), value("new")).await.unwrap();
+    while journal.progress().await.unwrap().writes > 0 {
+        runtime.sleep(Duration::from_millis(10)).await;
+    }
+    let strong = ReadOptions::strong(Deadline::NEVER);
+    assert_eq!(text(&two, "a", &strong).await.unwrap(), is("new"), "applied, and read");
+    let scan = Scan::prefix("");
+    let (page, found, ()) =
+        tokio::join!(one.scan(&scan, &strong), text(&one, "a", &strong), async {
+            runtime.sleep(Duration::from_millis(100)).await;
+            cached.gate.add_permits(10);
+        });
+    assert_eq!(found.unwrap(), is("new"));
+    let page = page.unwrap();
+    let shown: Vec<_> = page.records.iter().map(|record| record.value.as_str()).collect();
+    assert_eq!(shown, ["new"]);
+}
+
 /// A journal that fails from now on, when told so.
 async fn behind_a_switch(
     database: &Arc<MemoryStore>,
