@@ -13,15 +13,18 @@ use super::link::{End, Link, failed, unreachable, writes_of};
 use super::publish::unframed;
 use crate::journal::{corrupt, decode};
 
+/// Every message of a stream. It has no other subjects than those under its name, but what `name.>`
+/// finds is wrong in NATS 2.9 where messages were settled in another order than that in which they came:
+/// it passes over some that are there.
+const ALL: &str = ">";
+
 impl Link {
     /// The end of the stream. What is not there any more was settled, and then the last of it is
     /// kept beside: it is noted before its entry goes.
     pub(super) async fn find_end(&self) -> Result<End> {
         let streams = self.streams().await?;
         let info = self.timed(streams.entries.get_info()).await?.map_err(failed)?;
-        let there =
-            self.last_of(&streams.entries, &format!("{}.>", self.options.namespace)).await?;
-        let there = match there {
+        let there = match self.last_of(&streams.entries, ALL).await? {
             Some(message) => end_of(&message)?,
             None => Sequence::NONE,
         };
@@ -75,8 +78,7 @@ impl Link {
     /// The first message from this number on.
     async fn message_from(&self, number: u64) -> Result<Option<StreamMessage>> {
         let entries = &self.streams().await?.entries;
-        let all = format!("{}.>", self.options.namespace);
-        let next = entries.raw_message_builder().next_by_subject(all).sequence(number);
+        let next = entries.raw_message_builder().next_by_subject(ALL).sequence(number);
         match self.timed(next.send()).await? {
             Ok(message) => Ok(Some(message)),
             Err(error) if error.kind() == LastRawMessageErrorKind::NoMessageFound => Ok(None),
@@ -106,7 +108,7 @@ impl Link {
         // Before and after the entries: a letter that is tried again meanwhile is an entry first, and
         // one that is set aside a letter.
         let earlier = self.dead_sequences().await?;
-        let subjects = streams.entries.info_with_subjects(">");
+        let subjects = streams.entries.info_with_subjects(ALL);
         let mut found = self.timed(subjects).await?.map_err(failed)?;
         if epoch_of(&found.info) != end.epoch {
             return Err(unreachable()); // made anew meanwhile

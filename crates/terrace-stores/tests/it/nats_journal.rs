@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "helpers of tests are tests")]
 
 mod lost_answers;
+mod out_of_order;
 mod removed;
 
 use std::sync::Arc;
