@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use terrace_core::{
-    Backoff, Deadline, Error, ErrorKind, Inspection, Journal, JournalEntry, Outcome, Place,
+    Backoff, Change, Deadline, Error, ErrorKind, Inspection, Journal, JournalEntry, Outcome, Place,
     Precondition, Progress, ReadOptions, Result, Runtime, Sequence, Settled, Status, Store, Task,
     Version, Write, WriteOptions, one,
 };
@@ -354,7 +354,7 @@ impl FlushLoop {
         self.runtime.within(deadline, work).await.is_some_and(|read| read.is_ok())
     }
 
-    /// Sends the latest write of each key, at most so much at once as a store takes well.
+    /// Sends the [`latest`] of a batch, at most so much at once as a store takes well.
     async fn send(&self, batch: &[Item]) -> Sent {
         const ROWS: usize = 5000;
         const BYTES: usize = 8 * 1024 * 1024;
@@ -434,18 +434,25 @@ async fn somebody(awaited: &mut Option<watch::Receiver<usize>>) {
     std::future::pending().await
 }
 
-/// The latest write of each key, in the order of sequences. A batch that is refused is cut before this,
-/// so that an older write of a key is still there when the later one turns out to be bad.
+/// The latest write of each key, in the order of sequences, and where that is a put, the latest delete
+/// before it: the record that comes into being has its own time, not that of the one that went. A batch
+/// that is refused is cut before this, so that an older write of a key is still there when the later one
+/// turns out to be bad.
 fn latest(batch: &[Item]) -> Vec<&Item> {
-    let mut latest: HashMap<_, &Item> = HashMap::with_capacity(batch.len());
+    let mut keys: HashMap<_, [Option<&Item>; 2]> = HashMap::with_capacity(batch.len());
     for item in batch {
-        let place = latest.entry(&item.write.key).or_insert(item);
-        if place.sequence < item.sequence {
-            *place = item;
+        let places = keys.entry(&item.write.key).or_default();
+        let deletes = item.write.change == Change::Delete;
+        for place in if deletes { &mut places[..] } else { &mut places[1..] } {
+            if place.is_none_or(|other| other.sequence < item.sequence) {
+                *place = Some(item);
+            }
         }
     }
-    let mut latest: Vec<_> = latest.into_values().collect();
+    let mut latest: Vec<_> = keys.into_values().flatten().flatten().collect();
     latest.sort_unstable_by_key(|item| item.sequence);
+    // A delete that nothing follows is both.
+    latest.dedup_by_key(|item| item.sequence);
     latest
 }
 

@@ -137,4 +137,10 @@ pub async fn a_place_has_the_time_of_its_acceptance(store: Arc<dyn Store>) {
     apply(&*store, vec![put(&key, "2", two)]).await;
     let record = store.get(&key).await.expect("a read").expect("a record");
     assert_eq!((record.created_at, record.updated_at), (first, second));
+    // What is deleted and put in one batch is another record.
+    let ((_, three), (fourth, four)) = (at(7), at(9));
+    let delete = after(Write::delete(key.clone()), three);
+    apply(&*store, vec![delete, put(&key, "4", four)]).await;
+    let record = store.get(&key).await.expect("a read").expect("a record");
+    assert_eq!((record.created_at, record.updated_at), (fourth, fourth));
 }

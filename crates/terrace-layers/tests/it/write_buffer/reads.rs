@@ -1,6 +1,7 @@
 //! Reads see what waits: on every path, through every instance that was given the token.
 
-use terrace_core::{Consistency, ErrorKind, Scan};
+use terrace_core::{Consistency, ErrorKind, Place, Scan, Sequence, Timestamp};
+use terrace_layers::Flusher;
 
 use super::*;
 
@@ -202,4 +203,44 @@ async fn an_instance_that_begins_idle_reads_strongly_and_writes_through() {
     let write = Write::put(key("a"), value("2"));
     let receipts = second.write(vec![write], &committed()).await.unwrap();
     assert_eq!(one(receipts).unwrap().outcome, Outcome::Replaced);
+}
+
+/// What is deleted and put again while it waits is another record: it has the time that it was shown with,
+/// and not that of the one before.
+#[tokio::test(start_paused = true)]
+async fn a_record_that_waits_after_a_delete_keeps_its_own_time() {
+    let (inner, journal, store, _other) = two().await;
+    let long_ago = Sequence::at(Timestamp::from_second(1_700_000_000).unwrap());
+    let place = Place { sequence: long_ago, settled: Sequence::NONE };
+    for name in ["a", "b"] {
+        let old = Write::put(key(name), value("old")).when(Precondition::After(place));
+        inner.write_one(old).await.unwrap();
+    }
+    store.delete(key("a")).await.unwrap();
+    let batch = [
+        Write::put(key("b"), value("between")),
+        Write::delete(key("b")),
+        Write::put(key("a"), value("new")),
+        Write::put(key("b"), value("new")),
+        Write::put(key("c"), value("gone")),
+        Write::delete(key("c")),
+    ];
+    store.write(batch.into(), &WriteOptions::default()).await.unwrap();
+    let mut waiting = Vec::new();
+    for name in ["a", "b"] {
+        waiting.push(store.get(&key(name)).await.unwrap().unwrap());
+    }
+    let runtime = Runtime::system();
+    let through = Arc::clone(&journal) as Arc<dyn Journal>;
+    let options = FlusherOptions::default();
+    let flusher = Flusher::start(through, inner.clone(), options, runtime.clone(), Arc::new(()));
+    while journal.progress().await.unwrap().writes > 0 {
+        runtime.sleep(Duration::from_millis(10)).await;
+    }
+    flusher.stop().await;
+    for shown in waiting {
+        let applied = inner.get(&shown.key).await.unwrap().unwrap();
+        assert_eq!((applied.value.as_str(), applied.created_at), ("new", shown.created_at));
+    }
+    assert_eq!(inner.get(&key("c")).await.unwrap(), None);
 }
