@@ -196,6 +196,14 @@ impl Connection {
         self.client.batch_execute(text).await
     }
 
+    /// Begins a transaction whose commit, where it `waits_for_disk`, does so whatever the settings are by
+    /// then: what was looked at of them may have changed. Like [`Connection::run`] it sends when first polled.
+    pub(super) async fn begin(&self, waits_for_disk: bool) -> Result<(), tokio_postgres::Error> {
+        const ON_DISK: &str = "BEGIN; SELECT set_config('synchronous_commit', 'local', true) \
+             WHERE current_setting('synchronous_commit') = 'off'";
+        self.command(if waits_for_disk { ON_DISK } else { "BEGIN" }).await
+    }
+
     /// Dialect what it runs for requests.
     pub(super) async fn prepare(&mut self) -> Result<(), tokio_postgres::Error> {
         self.statements = Statements::prepare(&self.client, self.dialect).await?;

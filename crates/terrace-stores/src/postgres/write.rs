@@ -6,8 +6,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use futures_util::future::join5;
 use terrace_core::{
-    Current, Durability, Error, ErrorKind, Idempotency, Origin, Outcome, Position, Precondition,
-    Receipt, RegionId, Sequence, Token, Version, Write,
+    Current, Error, ErrorKind, Idempotency, Origin, Outcome, Position, Precondition, Receipt,
+    RegionId, Sequence, Token, Version, Write,
 };
 use tokio_postgres::Row;
 use tokio_postgres::error::{DbError, SqlState};
@@ -206,10 +206,7 @@ async fn begin(
     epoch: i64,
     waits_for_disk: bool,
 ) -> Result<(), tokio_postgres::Error> {
-    let begun = connection.command(match waits_for_disk {
-        true => "BEGIN; SET LOCAL synchronous_commit = local",
-        false => "BEGIN",
-    });
+    let begun = connection.begin(waits_for_disk);
     if connection.dialect != Dialect::Shard {
         return begun.await;
     }
@@ -317,10 +314,9 @@ impl WriteBatch<'_> {
         let history = &*connection.history;
         let of_history: [Parameter<'_>; 1] = [&history];
         // A journal forgets what is settled.
-        let placed =
-            || self.batch.iter().any(|it| matches!(it.precondition, Precondition::After(_)));
+        let waits_for_disk =
+            self.batch.iter().any(|it| matches!(it.precondition, Precondition::After(_)));
         let logged = connection.dialect.is_logged();
-        let waits_for_disk = connection.durability() < Durability::Committed && placed();
         progress.in_transaction(true);
         // Were BEGIN to fail alone, what is sent with it would change no record.
         let (begun, claimed, locked, drawn, number) = join5(

@@ -3,11 +3,12 @@
 use std::sync::Arc;
 
 use terrace_core::{
-    Durability, Generations as _, Idempotency, Store as _, StoreExt as _, Write, WriteOptions,
+    Durability, Generations as _, Idempotency, Place, Precondition, Runtime, Sequence, Store as _,
+    StoreExt as _, Write, WriteOptions,
 };
 use terrace_lab::testing;
-use terrace_stores::PostgresStore;
 use terrace_stores::postgres::ConnectionSource;
+use terrace_stores::{PostgresOptions, PostgresStore};
 use tokio_postgres::Client;
 
 use super::{connect, key, session, value};
@@ -65,4 +66,28 @@ async fn a_session_for_each_request_says_what_its_own_commits_are() {
     assert_eq!(said(&store).await, Durability::Accepted);
     set(&hand, "RESET synchronous_commit").await;
     assert_eq!(said(&store).await, Durability::Committed);
+}
+
+/// A journal forgets what is settled: its writes wait for the disk in every kind of transaction.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_write_of_a_journal_is_on_disk_whatever_the_settings_are() {
+    for change_log in [false, true] {
+        let url = testing::fresh_database();
+        let hand = session(&url).await;
+        set(&hand, "SET synchronous_commit = off").await;
+        let source = ConnectionSource::pooled(1, 1);
+        let options = PostgresOptions { source, change_log, ..PostgresOptions::new(&url) };
+        let store = PostgresStore::connect(options, Runtime::system()).await.expect("a store");
+        for number in 1..20 {
+            let before = "SELECT pg_current_wal_insert_lsn()::text";
+            let before = hand.query_one(before, &[]).await.expect("a place").get::<_, String>(0);
+            let place = Place { sequence: Sequence::new(number), settled: Sequence::NONE };
+            let write = Write::put(key("a"), value("1")).when(Precondition::After(place));
+            let receipt = store.write_one(write).await.expect("a write");
+            assert!(receipt.outcome.is_applied());
+            let flushed = format!("SELECT pg_current_wal_flush_lsn() > '{before}'");
+            let flushed = hand.query_one(&flushed, &[]).await.expect("a place");
+            assert!(flushed.get::<_, bool>(0), "with a log: {change_log}");
+        }
+    }
 }
