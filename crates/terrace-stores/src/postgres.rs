@@ -4,7 +4,9 @@
 //! and rows may be deleted and the table truncated by hand. Who changes a row by hand sets
 //! `version = nextval('records_version')`, or caches go on answering the old value. Who brings rows
 //! with versions of their own, as from a backup, starts Terrace again afterwards, which goes on from
-//! the highest. A deleted record leaves a row with `deleted`, which keeps its version for a week.
+//! the highest. A deleted record leaves a row with `deleted`, which keeps its version for a week. One of
+//! several regions gives each row that is changed by hand a version of its own, and keeps the rows of
+//! deleted records until every region has passed them.
 //!
 //! **Batches.** A batch of reads is one statement, a batch of plain puts too, which commits by itself:
 //! one round trip, one fsync. A batch with deletes, preconditions or an idempotency key is one
@@ -34,6 +36,7 @@ mod openings;
 mod options;
 mod plan;
 mod pool;
+mod prepare;
 mod read;
 mod read_model;
 mod region;
@@ -114,33 +117,9 @@ impl PostgresStore {
         options.change_log |= options.region.is_some();
         // Whoever makes tables needs a server that takes writes.
         let connector = connector(&options, options.dialect(), &runtime)?;
-        let mut first = connector.open_first().await?;
-        if !first.takes_writes {
-            tracing::warn!(hosts = connector.hosts(), "{}", sqlstate::READ_ONLY);
-        }
-        let migrated = migrate::migrate(first.client(), &options.schema).await;
-        migrated.map_err(|error| error.with("hosts", connector.hosts()))?;
-        connector.recognise(&mut first).await?;
-        region::check(first.client(), options.region.as_ref()).await?;
-        if options.shard {
-            shard::install(first.client(), &options.schema).await?;
-        }
-        let mut log = None;
-        if options.change_log {
-            let begin = LogBegin::WithRecords;
-            let changed = log::change(first.client(), &options.schema, Some(begin), &runtime).await;
-            log = changed.map_err(|error| error.with("hosts", connector.hosts()))?;
-        }
-        if let Some(region) = &options.region {
-            let now = runtime.wall();
-            region::install(first.client(), &options.schema, region, now).await?;
-        }
-        let region = options.region.clone();
-        let mut store = Self::assemble(options, connector, runtime)?;
-        store.region = region.zip(log).map(|(options, name)| {
-            let log = PostgresLog::new(store.worker.clone(), name, Some(options.clone()));
-            RegionParts { options, log: Arc::new(log) }
-        });
+        let (first, log) = prepare::prepare(&options, &connector, &runtime).await?;
+        let store = Self::assemble(options, connector, runtime)?;
+        store.name_log(log);
         store.worker.apart.keep(first).await;
         store.worker.pool.tend().await?;
         Ok(store)
@@ -183,7 +162,8 @@ impl PostgresStore {
             tasks.push(walks::start(&worker.runtime, trim));
         }
         let upkeep = Mutex::new(tasks);
-        let (schema, region) = (options.schema, None);
+        let schema = options.schema;
+        let region = options.region.map(|region| RegionParts::new(region, &worker));
         Ok(Self { worker, schema, logged, held, region, health, upkeep })
     }
 
@@ -380,7 +360,8 @@ impl Generations for PostgresStore {
     }
 
     fn history(&self) -> Option<Arc<str>> {
-        Some(self.histories().name())
+        // A region's server may not have been reached yet.
+        Some(self.histories().name()).filter(|name| self.region.is_none() || !name.is_empty())
     }
 
     fn changes(&self) -> watch::Receiver<u64> {
@@ -425,7 +406,7 @@ impl Store for PostgresStore {
             let tree = inspect::tree(&self.worker, &self.schema, durability, health);
             if self.logged && well {
                 let tree = inspect::with_count(&self.worker, tree).await;
-                return self.held.told(tree);
+                return self.held.told(self.with_conflicts(tree).await);
             }
             tree
         })

@@ -18,6 +18,9 @@
 //!
 //! A ledger adds `transactions` ([`SqliteLedger`]).
 //!
+//! A file that is one of several regions has more columns, and the table `conflicts`; the changes that
+//! it made itself are in `commands`. See [`SqliteOptions::region`].
+//!
 //! `records` is a plain rowid table. `WITHOUT ROWID` would save a descent for short values, but it
 //! keeps whole rows in the interior pages of its tree, and values here go up to 1 MiB (SQLite manual,
 //! "Clustered Indexes and the WITHOUT ROWID Optimization", section 4).

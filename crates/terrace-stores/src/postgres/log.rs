@@ -41,8 +41,8 @@ pub(super) mod of_region;
 mod trim;
 
 use std::fmt;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use terrace_core::read_model::Difference;
@@ -73,7 +73,7 @@ use super::worker::Worker;
 /// changes that are older than a week and that no follower has yet to see.
 pub struct PostgresLog {
     worker: Worker,
-    name: Arc<str>,
+    name: OnceLock<Arc<str>>,
     listener: Listener,
     /// Whether the last page had a long value, as the next one then has.
     long_values: AtomicBool,
@@ -93,13 +93,22 @@ impl PostgresLog {
     const LAST_LOOK: Duration = Duration::from_millis(100);
 
     pub(super) fn new(worker: Worker, name: Arc<str>, region: Option<RegionOptions>) -> Self {
-        Self {
+        let log = Self {
             listener: Listener::new(worker.clone()),
             worker,
-            name,
+            name: OnceLock::new(),
             long_values: AtomicBool::new(false),
             text: if region.is_some() { of_region::AFTER } else { AFTER },
             region,
+        };
+        log.is_named(name);
+        log
+    }
+
+    /// Notes the name, unless it has one. Before its database was reached it has none.
+    pub(super) fn is_named(&self, name: Arc<str>) {
+        if !name.is_empty() {
+            let _it_had_one = self.name.set(name);
         }
     }
 
@@ -139,7 +148,10 @@ impl PostgresLog {
 
 impl ChangeLog for PostgresLog {
     fn name(&self) -> Arc<str> {
-        history::log_in(&self.name, &self.worker.pool.connector().histories().name())
+        match self.name.get() {
+            Some(name) => history::log_in(name, &self.worker.pool.connector().histories().name()),
+            None => "".into(),
+        }
     }
 
     fn after(&self, position: LogPosition, limit: usize) -> BoxFuture<'_, Result<Changes>> {

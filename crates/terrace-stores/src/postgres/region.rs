@@ -21,6 +21,7 @@
 //! **The clock** is the function `terrace_clock`. Tests put another one in its place.
 
 mod install;
+mod later;
 mod merge;
 mod port;
 mod rows;
@@ -30,6 +31,7 @@ use std::sync::Arc;
 use terrace_core::RegionOptions;
 
 use super::log::PostgresLog;
+use super::worker::Worker;
 
 pub(super) use install::{check, install};
 
@@ -37,4 +39,11 @@ pub(super) use install::{check, install};
 pub(super) struct RegionParts {
     pub(super) options: RegionOptions,
     pub(super) log: Arc<PostgresLog>,
+}
+
+impl RegionParts {
+    pub(super) fn new(options: RegionOptions, worker: &Worker) -> Self {
+        let log = PostgresLog::new(worker.clone(), "".into(), Some(options.clone()));
+        Self { options, log: Arc::new(log) }
+    }
 }

@@ -47,7 +47,7 @@ pub(in super::super) async fn install(
     now: Timestamp,
 ) -> Result<()> {
     // A log that was begun anew has none of this.
-    const IS_WHOLE: &str = "SELECT count(*) = 2 FROM pg_attribute WHERE attname = 'replaced' \
+    const IS_WHOLE: &str = "SELECT count(*) = 2 AND to_regproc('terrace_version') IS NOT NULL FROM pg_attribute WHERE attname = 'replaced' \
          AND attrelid IN (to_regclass('commands'), to_regclass('records'))";
     check(client, Some(options)).await?;
     let is_known = client.query_opt(KNOWN, &[]).await.map_err(failed)?.is_some();

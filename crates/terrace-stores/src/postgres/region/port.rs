@@ -1,22 +1,22 @@
 //! What others ask a database that is a region.
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use terrace_core::{
     Batch, BoxFuture, ChangeLog, Checkpoint, Checkpoints, Conflict, Deadline, Error, ErrorKind,
-    Follower, Key, KeyRange, LeaderLease, LogPosition, Logged, Position, RangeDigest, RegionId,
-    RegionOptions, RegionStore, Result, Token, Version,
+    Follower, Inspection, Key, KeyRange, LeaderLease, LogPosition, Logged, Position, RangeDigest,
+    RegionId, RegionOptions, RegionStore, Result, Task, Token, Unit, Version,
 };
 use tokio_postgres::types::{ToSql, Type};
 
-use super::super::PostgresStore;
 use super::super::connection::Connection;
 use super::super::log::of_region::HasNews;
 use super::super::snapshot::{self, Transaction};
 use super::super::work::{Failure, Progress, Work, corrupt};
 use super::super::worker::Worker;
+use super::super::{PostgresLog, PostgresStore};
 use super::RegionParts;
 use super::merge::{Merge, text_of};
 use super::rows::{Collect, Digest, ListConflicts, ReadRows};
@@ -27,6 +27,33 @@ type Typed<'a> = (&'a (dyn ToSql + Sync), Type);
 const PATIENCE: Duration = Duration::from_secs(10 * 60);
 
 impl PostgresStore {
+    /// Gives the log of a region its name.
+    pub(in super::super) fn name_log(&self, name: Option<Arc<str>>) {
+        if let Some((log, name)) = self.region_log().zip(name) {
+            log.is_named(name);
+        }
+    }
+
+    pub(super) fn region_log(&self) -> Option<Arc<PostgresLog>> {
+        self.region.as_ref().map(|region| Arc::clone(&region.log))
+    }
+
+    /// Says of a region how many losses are listed.
+    pub(in super::super) async fn with_conflicts(&self, tree: Inspection) -> Inspection {
+        if self.region.is_none() {
+            return tree;
+        }
+        match self.worker.perform(&CountConflicts, self.patience()).await {
+            Ok(listed) => tree.gauge("conflicts", listed, Unit::Count),
+            Err(_) => tree,
+        }
+    }
+
+    /// Stops this with the store.
+    pub(super) fn also_stop(&self, task: Task) {
+        self.upkeep.lock().unwrap_or_else(PoisonError::into_inner).push(task);
+    }
+
     fn parts(&self) -> &RegionParts {
         // PROOF: only a store that was connected as a region is used as one.
         #[expect(clippy::expect_used, reason = "see the line above")]
@@ -214,6 +241,21 @@ impl Work for FindCheckpoints {
         }
         let token = Token::of(Arc::clone(&connection.history), position);
         Ok(Checkpoints { origins, token })
+    }
+}
+
+struct CountConflicts;
+
+impl Work for CountConflicts {
+    type Answer = u64;
+
+    const OPERATION: &'static str = "count conflicts";
+
+    async fn run(&self, connection: &Connection, _: &Progress) -> Result<u64, Failure> {
+        const COUNT: &str = "SELECT count(*) FROM terrace_conflicts WHERE NOT awaited";
+        let rows = connection.ask(COUNT, &[]).await?;
+        let count = rows.first().map_or(Ok(0), |row| row.try_get::<_, i64>(0));
+        Ok(count.map_err(corrupt)?.unsigned_abs())
     }
 }
 

@@ -215,6 +215,25 @@ async fn a_log_that_was_lost_begins_anew_with_what_is_of_the_region() {
     assert_eq!(keys.collect::<Vec<_>>(), ["mine", "mine"]);
 }
 
+/// Two instances, as two processes would be.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_instances_of_a_region_draw_no_version_twice() {
+    let database = Database::new();
+    let stores = [1, 2].map(|_| database.open_with(options(&database, 4)));
+    let write = async |store: &SqliteStore| {
+        let mut versions = Vec::new();
+        for round in 0..100 {
+            let receipt = store.put(key(format!("k{}", round % 3)), value("1")).await.unwrap();
+            versions.push(receipt.version);
+        }
+        assert!(versions.is_sorted_by(|a, b| a < b));
+        versions
+    };
+    let (one, two) = tokio::join!(write(&stores[0]), write(&stores[1]));
+    let all = one.into_iter().chain(two).collect::<std::collections::BTreeSet<_>>();
+    assert_eq!(all.len(), 200);
+}
+
 /// The copy draws no version that the original has drawn, and has another log.
 #[tokio::test]
 async fn a_copy_of_a_region_has_another_log() {
