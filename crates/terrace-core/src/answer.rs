@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Error, Key, LogPosition, Place, Proof, Record, Result, Slot, Token, Value, Version};
+use crate::{
+    Error, Key, LogPosition, Place, Proof, Record, RegionName, Result, Slot, Token, Value, Version,
+};
 
 /// What a store knows of one key.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,6 +37,8 @@ pub struct Origin {
     pub replica: Option<u16>,
     /// Which shard, counted from 0.
     pub shard: Option<u16>,
+    /// Which region, where there are several.
+    pub region: Option<RegionName>,
 }
 
 /// A kind of place that answers; what comes later is further from the client.
@@ -65,7 +69,7 @@ impl Origin {
     pub const PRIMARY: Self = Self::of(Tier::Database);
 
     const fn of(tier: Tier) -> Self {
-        Self { tier, replica: None, shard: None }
+        Self { tier, replica: None, shard: None, region: None }
     }
 
     /// A read replica, counted from 1.
@@ -78,6 +82,12 @@ impl Origin {
     #[must_use]
     pub const fn on_shard(self, number: u16) -> Self {
         Self { shard: Some(number), ..self }
+    }
+
+    /// The same in a region.
+    #[must_use]
+    pub const fn in_region(self, name: RegionName) -> Self {
+        Self { region: Some(name), ..self }
     }
 
     /// Whether a cache answered.
@@ -273,6 +283,14 @@ impl Idempotency {
     pub fn claim(&self, slot: Slot) -> Self {
         let key = format!("{:05}:\n{}", slot.get(), self.key).into();
         Self { key, fingerprint: self.fingerprint }
+    }
+
+    /// The same request as far as it concerns keys of one home, or of none: each part keeps a result of
+    /// its own, under which other regions know it, too. No client's key has a control character.
+    #[must_use]
+    pub fn in_region(&self, home: Option<RegionName>) -> Self {
+        let home = home.map(|home| home.to_string()).unwrap_or_default();
+        Self { key: format!("\n{home}:{}", self.key).into(), fingerprint: self.fingerprint }
     }
 
     /// The client's key.

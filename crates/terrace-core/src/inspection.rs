@@ -57,6 +57,8 @@ pub enum PartKind {
     Replica,
     /// One of several databases, with a part of the keys.
     Shard,
+    /// One of several databases, each with all records.
+    Region,
     /// What queries are answered from.
     ReadModel,
     /// A follower of a change log.

@@ -9,7 +9,7 @@ use futures_util::future::BoxFuture;
 
 use crate::{
     Deadline, Durability, Error, ErrorKind, Idempotency, Inspection, Key, Outcome, Page,
-    Precondition, Read, Receipt, Record, Result, Scan, Token, Value, Version, Write,
+    Precondition, Read, Receipt, Record, RegionName, Result, Scan, Token, Value, Version, Write,
 };
 
 /// Something that keeps records. Leaf stores talk to an engine; layers are stores around stores.
@@ -147,6 +147,8 @@ pub struct ReadOptions {
     pub deadline: Deadline,
     /// How large the answer of [`Store::read`] may be; pages have their own bound.
     pub budget: Budget,
+    /// Where to read, where there are several regions; `None` where the client is.
+    pub region: Option<RegionName>,
 }
 
 impl ReadOptions {
@@ -185,6 +187,10 @@ pub struct WriteOptions {
     pub idempotency: Option<Arc<Idempotency>>,
     /// The moment by which there must be an answer.
     pub deadline: Deadline,
+    /// Where to write, where there are several regions; `None` where the client is.
+    pub region: Option<RegionName>,
+    /// With [`Durability::Replicated`]: whether every region must have it, or most of them.
+    pub everywhere: bool,
 }
 
 /// Conveniences over one key. They are not part of [`Store`], so no layer has to override them.

@@ -144,7 +144,7 @@ impl Shared {
         let (consistency, token) = (Consistency::Default, how.token.clone().filter(|_| !Q::PROVES));
         let now = self.runtime.now();
         let deadline = how.deadline.min(Deadline::at(now + self.options.patience));
-        let plain = ReadOptions { consistency, token, deadline, budget: how.budget };
+        let plain = ReadOptions { consistency, token, deadline, ..how.clone() };
         let busy = server.busy();
         // The store keeps the deadline: a second timer would cost every read.
         let answer = question.ask(&*server.member.store, &plain).await;

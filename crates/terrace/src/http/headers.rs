@@ -72,7 +72,7 @@ pub(crate) fn write_options(
         }
     };
     let durability = waits(headers).then_some(Durability::Committed);
-    Ok(WriteOptions { durability, idempotency, deadline })
+    Ok(WriteOptions { durability, idempotency, deadline, ..WriteOptions::default() })
 }
 
 /// Whether the client would rather wait than be told that its write was accepted. How long, it may
