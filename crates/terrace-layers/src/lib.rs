@@ -18,6 +18,7 @@ mod layered_documents;
 mod live_copy;
 mod near_cache;
 mod observe;
+mod partial;
 mod replica_router;
 pub mod resharding;
 mod shard_router;

@@ -7,16 +7,13 @@ use std::sync::atomic::Ordering;
 use futures_util::future::join_all;
 use terrace_core::shard::moved;
 use terrace_core::{
-    Durability, Error, ErrorKind, Idempotency, Origin, Outcome, Receipt, Result, Slot, Token,
-    Version, Write, WriteOptions,
+    Error, ErrorKind, Idempotency, Origin, Receipt, Result, Slot, Write, WriteOptions,
 };
 
 use super::map::{ShardMap, View};
 use super::partitioner::slot_of;
 use super::{Shared, unreached};
-
-/// A write and its place in the batch.
-type Placed = (usize, Write);
+use crate::partial::{Failures, Placed};
 
 /// The writes that go to a shard in one transaction: all of them, or with an idempotency key those
 /// of one slot, whose result is kept under that slot.
@@ -52,18 +49,18 @@ impl Shared {
                         }
                     }
                     Err(error) if error.kind() == ErrorKind::Moved => left.extend(writes),
-                    Err(error) => failures.add(number, writes, error),
+                    Err(error) => failures.add(on(number), writes, error),
                 }
             }
             if map.whole {
                 left.extend(nowhere);
             } else if !nowhere.is_empty() {
-                failures.add(0, nowhere, unreached());
+                failures.add(on(0), nowhere, unreached());
             }
             if !left.is_empty() {
                 self.moved.fetch_add(1, Ordering::Relaxed);
                 if let Err(error) = self.look_again(&map, &mut waits).await {
-                    failures.add(0, std::mem::take(&mut left), error);
+                    failures.add(on(0), std::mem::take(&mut left), error);
                 }
                 map = self.map.load_full();
                 left.sort_by_key(|(place, _)| *place);
@@ -155,56 +152,6 @@ impl View {
     }
 }
 
-/// Writes that their shards did not apply, or may not have.
-#[derive(Default)]
-struct Failures {
-    error: Option<Error>,
-    writes: Vec<(usize, Outcome, u16)>,
-}
-
-impl Failures {
-    fn add(&mut self, number: u16, writes: Vec<Placed>, error: Error) {
-        let outcome = match error.kind() {
-            ErrorKind::OutcomeUnknown | ErrorKind::Internal | ErrorKind::Corrupt => {
-                Outcome::Unknown
-            }
-            _ => Outcome::Unavailable,
-        };
-        self.writes.extend(writes.into_iter().map(|(place, _)| (place, outcome, number)));
-        // Of several failures the one counts that leaves most in doubt.
-        let doubt = |error: &Error| match error.kind() {
-            ErrorKind::OutcomeUnknown => 2,
-            ErrorKind::Internal | ErrorKind::Corrupt => 1,
-            _ => 0,
-        };
-        if self.error.as_ref().is_none_or(|known| doubt(&error) > doubt(known)) {
-            self.error = Some(error);
-        }
-    }
-
-    fn into_answer(self, mut receipts: Vec<Option<Receipt>>) -> Result<Vec<Receipt>> {
-        if let Some(error) = self.error {
-            if self.writes.len() == receipts.len() {
-                return Err(error);
-            }
-            tracing::warn!(%error, writes = self.writes.len(), "a part of a batch was not written");
-        }
-        let known = receipts.iter().flatten().map(|receipt| receipt.durability).max();
-        let durability = known.unwrap_or(Durability::Accepted);
-        for (place, outcome, number) in self.writes {
-            receipts[place] = Some(Receipt {
-                outcome,
-                version: Version::NONE,
-                // It has reached nothing, and says nothing of what the others have.
-                durability,
-                token: Token::default(),
-                origin: Origin::PRIMARY.on_shard(number),
-                event: None,
-            });
-        }
-        receipts.into_iter().collect::<Option<Vec<_>>>().ok_or_else(|| {
-            let message = "a store broke its contract; writes may have been applied";
-            Error::new(ErrorKind::OutcomeUnknown, message)
-        })
-    }
+fn on(shard: u16) -> Origin {
+    Origin::PRIMARY.on_shard(shard)
 }
