@@ -16,8 +16,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use terrace_core::{
-    Backoff, Batch, ChangeLog, Changes, Checkpoint, Deadline, Error, ErrorKind, Follower,
-    Inspection, LeaderLease, LogPosition, PositionLost, Result, Runtime, Task,
+    Backoff, Batch, BoxFuture, ChangeLog, Changes, Checkpoint, Deadline, Error, ErrorKind,
+    Follower, Inspection, Key, LeaderLease, LogPosition, Logged, PositionLost, Result, Runtime,
+    Task,
 };
 
 use progress::FollowProgress;
@@ -48,10 +49,15 @@ pub struct Follow {
     log: Arc<dyn ChangeLog>,
     follower: Arc<dyn Follower>,
     lease: Option<Arc<dyn LeaderLease>>,
+    rows: Option<FirstRows>,
     options: FollowOptions,
     runtime: Runtime,
     progress: FollowProgress,
 }
+
+/// The origin's rows after a key, in the order of their keys: at most so many, and none at the end.
+pub type FirstRows =
+    Arc<dyn Fn(Option<Key>, usize) -> BoxFuture<'static, Result<Vec<Logged>>> + Send + Sync>;
 
 /// A [`Follow`] that runs in the background until it is stopped or dropped.
 #[derive(Debug)]
@@ -102,13 +108,20 @@ impl Follow {
         runtime: Runtime,
     ) -> Self {
         let progress = FollowProgress::new(runtime.now());
-        Self { name, log, follower, lease: None, options, runtime, progress }
+        Self { name, log, follower, lease: None, rows: None, options, runtime, progress }
     }
 
     /// Only while this instance has the lease.
     #[must_use]
     pub fn led_by(self, lease: Option<Arc<dyn LeaderLease>>) -> Self {
         Self { lease, ..self }
+    }
+
+    /// Makes a first copy of these rows where the follower needs one. Each page is of its own snapshot:
+    /// only for followers that merge rows with whatever changes they have or get.
+    #[must_use]
+    pub fn copying(self, rows: FirstRows) -> Self {
+        Self { rows: Some(rows), ..self }
     }
 
     /// Follows in the background from now on.
@@ -237,7 +250,7 @@ impl Follow {
             return self.begin_anew(&from).await;
         }
         if !from.complete {
-            return Err(PositionLost::error("the first copy is not complete"));
+            return self.copy(run, from).await;
         }
         let page = match self.page(run, from.position).await {
             Err(error) if PositionLost::caused(&error) => {
@@ -282,6 +295,24 @@ impl Follow {
             Err(error) if PositionLost::caused(&error) => Ok(false),
             page => Ok(page?.changes.first().is_some_and(|change| change.position == end)),
         }
+    }
+
+    /// Copies the next rows of the origin.
+    async fn copy(&self, run: &mut Run, from: Checkpoint) -> Result<Step> {
+        let Some(rows) = &self.rows else {
+            return Err(PositionLost::error("the first copy is not complete"));
+        };
+        let after = from.copied.as_ref().map(Key::new).transpose()?;
+        let changes = rows(after, run.limit).await?;
+        let mut to = Checkpoint { complete: changes.is_empty(), ..from.clone() };
+        if let Some(last) = changes.last() {
+            to.copied = Some(last.key.as_str().to_owned());
+        }
+        let batch = Batch { from, to, changes, more: true, refused: None };
+        if self.follower.apply(&batch).await? {
+            run.checkpoint = Some(batch.to);
+        }
+        Ok(Step::Again)
     }
 
     async fn begin_anew(&self, from: &Checkpoint) -> Result<Step> {
