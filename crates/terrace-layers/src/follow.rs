@@ -363,6 +363,11 @@ impl Follow {
         let _either_way = self.runtime.within(limit, self.progress.reaches(position)).await;
     }
 
+    /// Whether this instance follows, and has come to this position.
+    pub(crate) fn has_reached(&self, position: LogPosition) -> bool {
+        self.progress.has_reached(position)
+    }
+
     /// What is known of it.
     pub fn inspect(&self) -> Inspection {
         self.progress.inspect(self.name, self.runtime.now()).text("log", self.log.name())

@@ -63,6 +63,10 @@ impl FollowProgress {
         let _the_sender_lives_as_long = reached.wait_for(|reached| *reached >= position).await;
     }
 
+    pub(super) fn has_reached(&self, position: LogPosition) -> bool {
+        self.leads.load(Relaxed) && *self.reached.borrow() >= position
+    }
+
     /// Whether this instance led before.
     pub(super) fn lead(&self, leads: bool) -> bool {
         self.leads.swap(leads, Relaxed)

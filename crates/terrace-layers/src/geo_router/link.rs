@@ -1,0 +1,144 @@
+//! A region as it is reached from another one, and whether it answers.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use terrace_core::{
+    Backoff, BoxFuture, Breaker, BreakerState, Checkpoints, Deadline, Error, ErrorKind,
+    LogPosition, Position, RegionStore, Result, Runtime, Store,
+};
+
+/// A region as it is reached from one place. Where all are in one place, one link to a region serves all
+/// others.
+#[derive(Debug)]
+pub struct RegionLink {
+    /// The whole stack of the region.
+    store: Arc<dyn Store>,
+    /// Its database.
+    region: Arc<dyn RegionStore>,
+    breaker: Breaker,
+    /// The latest that was heard of how far it has followed the others.
+    checkpoints: ArcSwap<Checkpoints>,
+    /// The last stretch of its history that was found to have left nothing in its log.
+    quiet: ArcSwap<Quiet>,
+}
+
+/// From a place in a log to a position of its history there is no change.
+#[derive(Debug, Default)]
+struct Quiet {
+    log: Option<Arc<str>>,
+    from: LogPosition,
+    until: Position,
+}
+
+impl RegionLink {
+    /// After so many failures in a row a region counts as down until a look at it goes well.
+    const FAILURES: u32 = 2;
+
+    /// To a region: its records by way of its cache, and its database.
+    pub fn new(store: Arc<dyn Store>, region: Arc<dyn RegionStore>, runtime: Runtime) -> Self {
+        let pauses = Backoff::new(Duration::from_secs(1), Duration::from_secs(5));
+        let breaker = Breaker::new(Self::FAILURES, pauses, runtime);
+        let (checkpoints, quiet) = (ArcSwap::default(), ArcSwap::default());
+        Self { store, region, breaker, checkpoints, quiet }
+    }
+
+    pub(super) fn store(&self) -> &Arc<dyn Store> {
+        &self.store
+    }
+
+    pub(super) fn region(&self) -> &Arc<dyn RegionStore> {
+        &self.region
+    }
+
+    pub(super) fn breaker(&self) -> &Breaker {
+        &self.breaker
+    }
+
+    /// Whether it answers, as far as was seen. Requests probe nothing: looks in the background do.
+    pub(super) fn is_well(&self) -> bool {
+        self.breaker.state() == BreakerState::Closed
+    }
+
+    /// Makes a call by a deadline, and notes whether the region answers.
+    pub(super) async fn call<T>(
+        &self,
+        by: Deadline,
+        runtime: &Runtime,
+        work: BoxFuture<'_, Result<T>>,
+    ) -> Result<T> {
+        let answer = runtime.within(by, work).await.unwrap_or_else(|| Err(Deadline::exceeded()));
+        self.note(&answer);
+        answer
+    }
+
+    /// Notes what a call has answered.
+    pub(super) fn note<T>(&self, answer: &Result<T>) {
+        match answer {
+            Err(error) if is_silence(error) => drop(self.breaker.failed()),
+            _ => drop(self.breaker.succeeded()),
+        }
+    }
+
+    /// How far the region has followed the others, as it says now.
+    pub(super) async fn look(&self, by: Deadline, runtime: &Runtime) -> Result<Arc<Checkpoints>> {
+        let found = Arc::new(self.call(by, runtime, self.region.checkpoints()).await?);
+        self.checkpoints.rcu(|known| match self.is_newer(&found, known) {
+            true => Arc::clone(&found),
+            false => Arc::clone(known),
+        });
+        Ok(found)
+    }
+
+    /// The same, as it was heard last.
+    pub(super) fn heard(&self) -> Arc<Checkpoints> {
+        self.checkpoints.load_full()
+    }
+
+    /// Whether its log has anything between a place and a position of its history. What was quiet once is
+    /// not asked for again.
+    pub(super) async fn has_news(
+        &self,
+        log: &Arc<str>,
+        (from, until): (LogPosition, Position),
+        by: Deadline,
+        runtime: &Runtime,
+    ) -> Result<bool> {
+        if self.is_quiet(log, from, until) {
+            return Ok(false);
+        }
+        let news = self.call(by, runtime, self.region.has_news(from, until)).await?;
+        if !news {
+            self.quiet.store(Arc::new(Quiet { log: Some(Arc::clone(log)), from, until }));
+        }
+        Ok(news)
+    }
+
+    /// Whether that is known already.
+    pub(super) fn is_quiet(&self, log: &Arc<str>, from: LogPosition, until: Position) -> bool {
+        let known = self.quiet.load();
+        known.log.as_ref() == Some(log) && known.from <= from && until <= known.until
+    }
+
+    /// Where a snapshot of checkpoints stands in the history of the region.
+    pub(super) fn position(&self, of: &Checkpoints) -> Option<Position> {
+        of.token.position(&self.region.history()?)
+    }
+
+    /// One of another life of the database replaces all that was heard before.
+    fn is_newer(&self, found: &Checkpoints, known: &Checkpoints) -> bool {
+        match (self.position(found), self.position(known)) {
+            (Some(found), Some(known)) => found >= known,
+            (found, known) => found.is_some() || known.is_none(),
+        }
+    }
+}
+
+/// Whether a region has not answered, in time or at all.
+fn is_silence(error: &Error) -> bool {
+    matches!(
+        error.kind(),
+        ErrorKind::Unavailable | ErrorKind::DeadlineExceeded | ErrorKind::OutcomeUnknown
+    )
+}
