@@ -159,6 +159,9 @@ struct Settings {
     /// Local mode: keep caches and brokers so far away, such as 0.3ms [default: 0].
     #[arg(long, value_name = "TIME", value_parser = time)]
     cache_rtt: Option<Duration>,
+    /// Local mode: keep the regions of level 9 as far apart as US, Europe and Asia are.
+    #[arg(long)]
+    wan: bool,
     /// Address to listen on [default: 127.0.0.1].
     #[arg(long, value_name = "ADDRESS")]
     host: Option<String>,
@@ -166,6 +169,9 @@ struct Settings {
     #[arg(long, value_name = "PORT")]
     port_base: Option<u16>,
 }
+
+/// Round trips between the regions of the documents, in milliseconds.
+const WAN: &str = "us-east:eu-west=80 us-east:asia-pac=180 eu-west:asia-pac=160";
 
 impl Settings {
     fn load(&self) -> Result<Loaded, ConfigError> {
@@ -180,6 +186,7 @@ impl Settings {
         let micros = |time: Duration| time.as_micros().to_string();
         flag("--database-rtt", "distance.database_us", self.database_rtt.map(micros));
         flag("--cache-rtt", "distance.cache_us", self.cache_rtt.map(micros));
+        flag("--wan", "distance.regions", self.wan.then(|| WAN.to_owned()));
         flag("--host", "server.host", self.host.clone());
         flag("--port-base", "server.port_base", self.port_base.map(|port| port.to_string()));
         let environment = std::env::vars_os().filter_map(|(name, value)| {

@@ -6,6 +6,7 @@
 mod bounds;
 mod levels;
 mod redact;
+mod regions;
 mod service_links;
 pub mod sources;
 
@@ -16,6 +17,7 @@ use serde::{Deserialize, Serialize};
 
 pub use levels::{CqrsConfig, JournalConfig, PolyglotConfig, ReplicasConfig, ShardsConfig};
 pub use redact::redacted;
+pub use regions::{HomeSettings, RegionSettings, RegionsConfig};
 pub use sources::{ConfigError, Loaded, Overrides, load};
 
 /// All settings.
@@ -40,6 +42,8 @@ pub struct Config {
     pub replicas: ReplicasConfig,
     /// The journal of accepted writes.
     pub journal: JournalConfig,
+    /// The regions of level 9.
+    pub regions: RegionsConfig,
     /// How far the private servers of the local mode are.
     pub distance: DistanceConfig,
     /// What is logged.
@@ -197,6 +201,9 @@ pub struct DistanceConfig {
     pub database_us: u64,
     /// To a cache or a broker, in microseconds. Default 0.
     pub cache_us: u64,
+    /// Between two regions, in milliseconds: `us-east:eu-west=80`. Default none: they are one place.
+    /// `--wan` sets three regions of the world apart.
+    pub regions: Vec<String>,
 }
 
 /// What is logged.
@@ -230,6 +237,7 @@ impl Config {
                 if self.database.url.is_empty()
                     && self.replicas.primary_url.is_empty()
                     && self.shards.urls.is_empty()
+                    && self.regions.database_urls.is_empty()
                     && self.cqrs.write_url.is_empty()
                     && self.polyglot.postgres_url.is_empty() =>
             {

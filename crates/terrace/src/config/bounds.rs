@@ -5,7 +5,7 @@ use std::ops::RangeInclusive;
 use toml::Value;
 
 /// Every whole number. The most is where larger values mean nothing, or overflow.
-pub(super) const NUMBERS: [(&str, RangeInclusive<i64>); 24] = [
+pub(super) const NUMBERS: [(&str, RangeInclusive<i64>); 25] = [
     ("cache.command_timeout_ms", 1..=DAY_MS),
     ("cache.near_max_bytes", 0..=TEBI),
     ("cache.near_max_records", 0..=TEBI),
@@ -22,6 +22,7 @@ pub(super) const NUMBERS: [(&str, RangeInclusive<i64>); 24] = [
     // NATS takes no more.
     ("journal.replicas", 1..=5),
     ("journal.takeover_seconds", 1..=86_400),
+    ("regions.max_clock_drift_ms", 1..=DAY_MS),
     ("replicas.count", 1..=100),
     ("replicas.max_lag_ms", 0..=DAY_MS),
     ("server.drain_timeout_ms", 0..=DAY_MS),

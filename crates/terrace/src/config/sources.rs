@@ -6,11 +6,11 @@ use std::path::{Path, PathBuf};
 
 use toml::{Table, Value};
 
-use super::{Config, DistanceConfig, Mode, bounds, redacted, service_links};
+use super::{Config, DistanceConfig, Mode, bounds, redacted, regions, service_links};
 
 /// Names of the environment that the described system uses, and the settings they stand for.
 /// `TERRACE_<SECTION>_<KEY>` works for every setting.
-pub const DOCUMENTED_NAMES: [(&str, &str); 14] = [
+pub const DOCUMENTED_NAMES: [(&str, &str); 15] = [
     ("DATABASE_URL", "database.url"),
     ("REDIS_URL", "cache.url"),
     ("PRIMARY_DATABASE_URL", "replicas.primary_url"),
@@ -25,6 +25,7 @@ pub const DOCUMENTED_NAMES: [(&str, &str); 14] = [
     ("CACHE_TTL", "cache.ttl_seconds"),
     ("L1_CACHE_SIZE", "cache.near_max_records"),
     ("L1_CACHE_TTL", "cache.near_ttl_seconds"),
+    ("REPLICATION_ENABLED", "regions.replication"),
 ];
 
 /// The file that is read when no other is named and it exists.
@@ -142,8 +143,8 @@ impl Merged {
         // Terrace's own names come last: they win over the general ones.
         named.sort_by_key(|(name, _)| (name.starts_with("TERRACE_"), name.clone()));
         self.add_shards(&mut named)?;
-        for (name, text) in named {
-            let known = DOCUMENTED_NAMES.iter().find(|(known, _)| *known == name);
+        for (name, text) in &named {
+            let known = DOCUMENTED_NAMES.iter().find(|(known, _)| known == name);
             let path = match (known, name.strip_prefix("TERRACE_")) {
                 (Some((_, path)), _) => (*path).to_owned(),
                 (None, Some(rest)) => match rest.to_lowercase().split_once('_') {
@@ -152,13 +153,48 @@ impl Merged {
                 },
                 (None, None) => continue,
             };
-            if !self.sources.contains_key(&path) && service_links::is_one(&name, text.trim()) {
-                self.ignored.push(name);
+            if !self.sources.contains_key(&path) && service_links::is_one(name, text.trim()) {
+                self.ignored.push(name.clone());
                 continue;
             }
-            self.set_text(&path, &text, format!("environment, {name}"))?;
+            self.set_text(&path, text, format!("environment, {name}"))?;
         }
-        Ok(())
+        // Last, as the names of the regions may have come from the environment, too.
+        self.add_regions("DB", "database_urls", &named)?;
+        self.add_regions("CACHE", "cache_urls", &named)
+    }
+
+    /// `DB_US_EAST_URL`, `CACHE_US_EAST_URL`, ...: one a region, or none.
+    fn add_regions(
+        &mut self,
+        start: &str,
+        key: &str,
+        named: &[(String, String)],
+    ) -> Result<(), ConfigError> {
+        let names = self.values["regions"]["names"].as_array().cloned().unwrap_or_default();
+        let mut urls = Vec::new();
+        let mut missing = None;
+        for name in names.iter().filter_map(Value::as_str) {
+            let variable = format!("{start}_{}_URL", regions::in_environment(name));
+            match named.iter().find(|(known, _)| *known == variable) {
+                Some((_, url)) => urls.push(Value::String(url.clone())),
+                None => {
+                    missing = missing.or((name != "-").then_some(variable));
+                    urls.push(Value::String("-".to_owned()));
+                }
+            }
+        }
+        if urls.iter().all(|url| url.as_str() == Some("-")) {
+            return Ok(());
+        }
+        if let Some(variable) = missing {
+            return Err(ConfigError::new(format!(
+                "environment: {variable} is missing, and other regions have theirs; give every region \
+                 of regions.names its own"
+            )));
+        }
+        let source = format!("environment, {start}_..._URL");
+        self.set(&format!("regions.{key}"), Value::Array(urls), source)
     }
 
     /// `SHARD_0_URL`, `SHARD_1_URL`, ...: as many as there are.
@@ -277,9 +313,10 @@ impl Merged {
         if config.mode()? != Mode::Local && config.distance != DistanceConfig::default() {
             return Err(ConfigError::new(
                 "distance is kept from private servers only; use --stores local, or leave out \
-                 --database-rtt, --cache-rtt and [distance]",
+                 --database-rtt, --cache-rtt, --wan and [distance]",
             ));
         }
+        config.regions.check(&config.distance)?;
         if config.database.pool_min > config.database.pool_max {
             let [least, most] = ["database.pool_min", "database.pool_max"].map(|path| {
                 let (value, source) = &sources[path];
@@ -361,6 +398,30 @@ mod tests {
         assert_eq!(loaded.config.shards.urls, [first]);
         let gap = with(&[("SHARD_0_URL", first), ("SHARD_2_URL", second)], None);
         assert!(gap.expect_err("a gap").contains("SHARD_1_URL is missing"));
+    }
+
+    #[test]
+    fn regions_have_the_names_of_the_documents() {
+        let urls = ["us", "eu", "asia"].map(|host| format!("postgres://u:p@{host}/d"));
+        let named = [
+            ("DB_ASIA_PAC_URL", urls[2].as_str()),
+            ("DB_US_EAST_URL", &urls[0]),
+            ("DB_EU_WEST_URL", &urls[1]),
+            ("REPLICATION_ENABLED", "false"),
+            // Of another level.
+            ("DB_SHARD1_URL", "postgres://h/d"),
+        ];
+        let loaded = with(&named, None).expect("good settings");
+        assert_eq!(loaded.config.regions.database_urls, urls);
+        assert!(!loaded.config.regions.replication && loaded.config.regions.cache_urls.is_empty());
+        assert_eq!(loaded.config.mode(), Ok(super::super::Mode::Servers));
+        assert!(loaded.sources["regions.database_urls"].0.starts_with("postgres://u:***@us/d "));
+        let gap = with(&named[1..], None).expect_err("a gap");
+        assert!(gap.contains("DB_ASIA_PAC_URL is missing"), "{gap}");
+        let file = "[regions]\nnames = [\"mars\"]\nhere = \"venus\"";
+        assert!(
+            with(&[], Some(file)).expect_err("no such region").contains("the regions are mars")
+        );
     }
 
     #[test]
