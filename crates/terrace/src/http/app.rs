@@ -1,5 +1,6 @@
 //! What all requests share: the routes made from the table, the limits, and the counters.
 
+use std::net::IpAddr;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -13,6 +14,7 @@ use terrace_core::Runtime;
 
 use super::call::Call;
 use super::face::Face;
+use super::geography::Geography;
 use super::middleware::{Middleware, Next};
 use super::problem::{Kind, Problem};
 use super::reply::{Answer, Reply};
@@ -28,6 +30,8 @@ pub(crate) struct App {
     pub(crate) runtime: Runtime,
     pub(crate) pages: openapi::Pages,
     pub(crate) draining: AtomicBool,
+    /// Where requests may go.
+    pub(crate) geography: Option<Arc<Geography>>,
     panics: AtomicU64,
     ids: RequestIds,
     routes: Routes,
@@ -48,6 +52,7 @@ impl App {
             panics: AtomicU64::new(0),
             ids: RequestIds::new(&runtime),
             middleware: Vec::new(),
+            geography: faces.iter().find_map(Face::geography),
             name,
             limits,
             runtime,
@@ -62,10 +67,14 @@ impl App {
     }
 
     /// Answers one request, whatever happens.
-    pub(crate) async fn answer(self: Arc<Self>, request: Request<Incoming>) -> Reply {
+    pub(crate) async fn answer(
+        self: Arc<Self>,
+        request: Request<Incoming>,
+        peer: Option<IpAddr>,
+    ) -> Reply {
         let (parts, body) = request.into_parts();
         let id = self.ids.of(&parts.headers);
-        let mut call = Call { app: Arc::clone(&self), parts, body: Some(body) };
+        let mut call = Call { app: Arc::clone(&self), parts, body: Some(body), peer };
         let outcome = AssertUnwindSafe(self.run(&mut call)).catch_unwind().await;
         let answer = outcome.unwrap_or_else(|panic| Err(self.panicked(&*panic)));
         let mut reply = match answer {

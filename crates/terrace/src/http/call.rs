@@ -1,13 +1,15 @@
 //! One request in the hands of its handler.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use hyper::body::Incoming;
 use hyper::http::request::Parts;
-use terrace_core::{BoxFuture, Deadline, Key, ReadOptions, Result, WriteOptions};
+use terrace_core::{BoxFuture, Deadline, Key, ReadOptions, RegionName, Result, WriteOptions};
 
 use super::app::App;
+use super::geography::Geography;
 use super::problem::Problem;
 use super::{body, headers, path};
 
@@ -20,6 +22,8 @@ pub(crate) struct Call {
     pub(crate) parts: Parts,
     /// The body, until it was read.
     pub(crate) body: Option<Incoming>,
+    /// Who sent it: a client, or the last proxy.
+    pub(crate) peer: Option<IpAddr>,
 }
 
 impl Call {
@@ -49,13 +53,31 @@ impl Call {
 
     /// How to read, by the headers; the deadline begins now.
     pub(crate) fn read_options(&self) -> Result<ReadOptions, Problem> {
-        headers::read_options(&self.parts.headers, self.deadline())
+        let how = headers::read_options(&self.parts.headers, self.deadline())?;
+        Ok(ReadOptions { region: self.region(None)?, ..how })
     }
 
     /// How to write, by the headers and the body; the deadline begins now, after the body came.
     pub(crate) fn write_options(&self, body: &[u8]) -> Result<WriteOptions, Problem> {
         let Parts { method, uri, headers, .. } = &self.parts;
-        headers::write_options(method.as_str(), uri, headers, body, self.deadline())
+        let how = headers::write_options(method.as_str(), uri, headers, body, self.deadline())?;
+        let Some(region) = self.region(None)? else { return Ok(how) };
+        headers::confirmed(headers, WriteOptions { region: Some(region), ..how })
+    }
+
+    /// Which region it is for, where there are several; `named` is what its body says. Only the record
+    /// API refuses a name that no region has.
+    pub(crate) fn region(&self, named: Option<&str>) -> Result<Option<RegionName>, Problem> {
+        let Some(geography) = &self.app.geography else { return Ok(None) };
+        let headers = &self.parts.headers;
+        if self.parts.uri.path().starts_with("/v1/") {
+            let named = geography.named(headers)?;
+            return Ok(Some(named.unwrap_or_else(|| geography.nearest(self.peer, headers))));
+        }
+        Ok(Some(match Geography::sent(headers).or(named) {
+            Some(name) => geography.named_or_first(name),
+            None => geography.nearest(self.peer, headers),
+        }))
     }
 
     /// When a request that begins now must be answered.

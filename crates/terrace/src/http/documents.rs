@@ -7,7 +7,7 @@ use terrace_core::{Inspection, Read, Receipt};
 use utoipa::openapi::schema::Schema;
 
 use super::endpoint::Endpoint;
-use super::face::{ClearCache, Queries, Whole};
+use super::face::{ClearCache, Queries, Regions, Whole};
 use super::operations::HealthFields;
 use super::records::Records;
 use super::schema::{Field, Shape};
@@ -16,10 +16,11 @@ mod clear;
 mod levels;
 mod parts;
 mod read;
+mod regional;
 mod statistics;
 mod write;
 
-pub use levels::{L0, L1, L2, L3, L4, L5, L6, L7};
+pub use levels::{L0, L1, L2, L3, L4, L5, L6, L7, L9};
 
 /// The documents' API of a level, over its records.
 #[derive(Debug)]
@@ -32,17 +33,22 @@ pub struct Documents {
     pub caches: Vec<Arc<dyn ClearCache>>,
     /// What knows how often a key was read, where a read tells it.
     pub queries: Option<Arc<dyn Queries>>,
+    /// What tells which regions have confirmed a write, where there are several.
+    pub regions: Option<Arc<dyn Regions>>,
 }
 
 impl Documents {
     /// Records without more.
     pub fn of(face: &'static DocumentsFace, records: Records) -> Self {
-        Self { face, records: Arc::new(records), caches: Vec::new(), queries: None }
+        Self { face, records: Arc::new(records), caches: Vec::new(), queries: None, regions: None }
     }
 
     /// The rows of the table.
     pub(crate) fn endpoints(this: &Arc<Self>, whole: &Arc<dyn Whole>) -> Vec<Endpoint> {
         let face = this.face;
+        if let Some(regions) = &this.regions {
+            return regional::endpoints(this, regions, whole);
+        }
         // Rows of one path stand together.
         let mut table = vec![write::endpoint(this)];
         table.extend(face.updated.map(|message| write::update(this, message)));

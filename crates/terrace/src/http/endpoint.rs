@@ -107,6 +107,24 @@ impl Endpoint {
         self
     }
 
+    /// The same, with the schema of what it may be.
+    pub(crate) fn parameter_like(
+        mut self,
+        place: ParameterIn,
+        name: &'static str,
+        schema: impl Into<Schema>,
+        meaning: &'static str,
+    ) -> Self {
+        let parameter = ParameterBuilder::new()
+            .name(name)
+            .parameter_in(place)
+            .required(Required::False)
+            .description(Some(meaning))
+            .schema(Some(schema.into()));
+        self.parameters.push(parameter.build());
+        self
+    }
+
     /// A query parameter that it cannot do without.
     pub(crate) fn needs(mut self, name: &'static str, shape: Shape, meaning: &'static str) -> Self {
         let place = ParameterIn::Query;
@@ -177,6 +195,11 @@ impl Endpoint {
             }
         }
         self
+    }
+
+    /// Whether it understands the headers of writes.
+    pub(crate) fn writes_records(&self) -> bool {
+        self.parameters.iter().any(|parameter| parameter.name == "Idempotency-Key")
     }
 
     /// The name of the key in its path.

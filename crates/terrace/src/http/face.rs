@@ -8,13 +8,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use terrace_core::read_model::{Activity, Counted, Row};
-use terrace_core::{BoxFuture, Cache, Inspection, Key, Result, Store};
+use terrace_core::{
+    BoxFuture, Cache, Conflict, Deadline, Inspection, Key, Receipt, RegionName, Result, Store,
+    Version,
+};
 
 use super::documents::Documents;
 use super::endpoint::Endpoint;
+use super::geography::Geography;
 use super::polyglot::Polyglot;
 use super::records::Records;
-use super::{operations, queries, records};
+use super::{operations, queries, records, regions};
 
 /// Endpoints of one kind, over their port.
 #[derive(Clone, Debug)]
@@ -27,6 +31,8 @@ pub enum Face {
     Queries(Arc<dyn Queries>),
     /// Transactions and documents.
     Polyglot(Arc<Polyglot>),
+    /// What several regions answer beyond records by key.
+    Regions(Arc<dyn Regions>),
 }
 
 impl Face {
@@ -37,6 +43,7 @@ impl Face {
             Self::Documents(documents) => Documents::endpoints(documents, whole),
             Self::Queries(queries) => queries::endpoints(queries, whole),
             Self::Polyglot(polyglot) => Polyglot::endpoints(polyglot, whole),
+            Self::Regions(regions) => regions::endpoints(regions),
         }
     }
 
@@ -45,7 +52,16 @@ impl Face {
         match self {
             Self::Documents(documents) => documents.health_fields(),
             Self::Polyglot(_) => Polyglot::health_fields(),
-            Self::Records(_) | Self::Queries(_) => &[],
+            Self::Records(_) | Self::Queries(_) | Self::Regions(_) => &[],
+        }
+    }
+
+    /// Where its requests may go, where there are several regions.
+    pub(crate) fn geography(&self) -> Option<Arc<Geography>> {
+        match self {
+            Self::Records(records) => records.geography.clone(),
+            Self::Documents(documents) => documents.records.geography.clone(),
+            Self::Queries(_) | Self::Regions(_) | Self::Polyglot(_) => None,
         }
     }
 }
@@ -100,4 +116,24 @@ pub trait Queries: fmt::Debug + Send + Sync + 'static {
 
     /// See [`terrace_core::ReadModel::activity`].
     fn activity(&self, bucket: Duration, limit: usize) -> BoxFuture<'_, Result<Vec<Activity>>>;
+}
+
+/// What several regions answer beyond the store.
+pub trait Regions: fmt::Debug + Send + Sync + 'static {
+    /// The other regions that have what a write has written, as soon as all of them have it or by the
+    /// deadline. None where they do not follow each other.
+    fn confirmed<'a>(
+        &'a self,
+        receipt: &'a Receipt,
+        by: Deadline,
+    ) -> BoxFuture<'a, Vec<RegionName>>;
+
+    /// Updates that were lost to others, as the database of a region lists them: by key and version,
+    /// after these.
+    fn conflicts<'a>(
+        &'a self,
+        region: Option<RegionName>,
+        after: Option<(Key, Version)>,
+        limit: usize,
+    ) -> BoxFuture<'a, Result<Vec<Conflict>>>;
 }

@@ -12,7 +12,7 @@ use terrace_core::{
 
 use super::etag;
 use super::problem::Problem;
-use super::reply::{TERRACE_CONSISTENCY, TERRACE_TOKEN};
+use super::reply::{TERRACE_CONSISTENCY, TERRACE_DURABILITY, TERRACE_TOKEN};
 
 /// Names a request, so that repeating it is safe.
 pub(crate) const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
@@ -73,6 +73,23 @@ pub(crate) fn write_options(
     };
     let durability = waits(headers).then_some(Durability::Committed);
     Ok(WriteOptions { durability, idempotency, deadline, ..WriteOptions::default() })
+}
+
+/// Which regions must have a write before its answer: `Terrace-Durability`.
+///
+/// # Errors
+/// 422 that names the header.
+pub(crate) fn confirmed(headers: &HeaderMap, how: WriteOptions) -> Result<WriteOptions, Problem> {
+    let everywhere = match single(headers, &TERRACE_DURABILITY)? {
+        None | Some("committed") => return Ok(how),
+        Some("replicated") => false,
+        Some("replicated=all") => true,
+        Some(_) => {
+            let detail = "Terrace-Durability must be committed, replicated or replicated=all";
+            return Err(Problem::invalid(detail));
+        }
+    };
+    Ok(WriteOptions { durability: Some(Durability::Replicated), everywhere, ..how })
 }
 
 /// Whether the client would rather wait than be told that its write was accepted. How long, it may

@@ -106,7 +106,7 @@ mod tests {
         let app = Arc::new(App::new(service).behind(steps));
         let (parts, ()) =
             Request::get("/read/a").header("host", "a").body(()).expect("a request").into_parts();
-        let mut call = Call { app: Arc::clone(&app), parts, body: None };
+        let mut call = Call { app: Arc::clone(&app), parts, body: None, peer: None };
         let answer = app.run(&mut call).await;
         let log = log.lock().unwrap_or_else(PoisonError::into_inner).clone();
         (log, answer.ok().map(|reply| reply.status().as_u16()))

@@ -24,6 +24,7 @@ use super::endpoint::Endpoint;
 use super::fields::{self, Raw};
 use super::json::Object;
 use super::problem::Problem;
+use super::regions::{confirming, placed};
 use super::reply::{self, Reply, WithHeaders as _};
 use super::schema::{Shape, object};
 
@@ -38,7 +39,9 @@ pub(crate) fn endpoints(records: &Arc<Records>) -> Vec<Endpoint> {
     if records.values == Values::Texts {
         table.extend([batch_read::endpoint(records), batch_write::endpoint(records)]);
     }
-    table
+    let Some(geography) = &records.geography else { return table };
+    let placed = table.into_iter().map(|endpoint| placed(endpoint, geography));
+    placed.map(|it| if it.writes_records() { confirming(it) } else { it }).collect()
 }
 
 /// The most keys or writes of one batch.

@@ -72,6 +72,9 @@ pub(crate) trait WithHeaders: Sized {
             HeaderValue::from_maybe_shared(Bytes::from(text)).unwrap_or(PRIMARY)
         };
         let value = match (origin.tier, origin.shard, origin.replica) {
+            (Tier::Database, ..) if let Some(region) = origin.region => {
+                numbered(format!("region:{region}"))
+            }
             (Tier::Near, ..) => HeaderValue::from_static("near"),
             (Tier::Far, ..) => HeaderValue::from_static("far"),
             (Tier::Journal, ..) => HeaderValue::from_static("journal"),

@@ -27,6 +27,10 @@ pub(crate) enum Shape {
     Texts,
     /// A percentage with two decimals.
     Percent,
+    /// A number from 0 on.
+    Number,
+    /// `true` or `false` under each of some names.
+    Flags,
     /// A whole number from 0 on under each of some names.
     Counts,
     /// One of these words under each of some names.
@@ -78,6 +82,8 @@ impl Shape {
                 .minimum(Some(0)),
             Self::Texts => return array(Self::Text.schema(meaning), 0, 100),
             Self::Percent => object.schema_type(Type::Number).minimum(Some(0)).maximum(Some(100)),
+            Self::Number => object.schema_type(Type::Number).minimum(Some(0)),
+            Self::Flags => object.additional_properties(Some(RefOr::T(Self::Bool.schema("")))),
             Self::Counts => object.additional_properties(Some(RefOr::T(Self::Count.schema("")))),
             Self::Words(words) => {
                 object.additional_properties(Some(RefOr::T(Self::Word(words).schema(""))))
@@ -163,6 +169,8 @@ pub(crate) enum Getter<T: 'static> {
     Word(&'static [&'static str], fn(&T) -> &'static str),
     /// Whole numbers by names.
     Counts(fn(&T) -> BTreeMap<String, u64>),
+    /// `true` or `false` by names.
+    Flags(fn(&T) -> BTreeMap<String, bool>),
     /// Some of these words by names.
     Words(&'static [&'static str], fn(&T) -> BTreeMap<String, &'static str>),
     /// Any text.
@@ -185,6 +193,7 @@ impl<T> Field<T> {
             Getter::Percent(_) => Shape::Percent,
             Getter::Word(words, _) => Shape::Word(words),
             Getter::Counts(_) => Shape::Counts,
+            Getter::Flags(_) => Shape::Flags,
             Getter::Words(words, _) => Shape::Words(words),
             Getter::Text(_) => Shape::Text,
             Getter::Texts(_) => Shape::Texts,
@@ -202,6 +211,7 @@ impl<T> Field<T> {
             }
             Getter::Word(_, get) => object.field(field.name, get(from)),
             Getter::Counts(get) => object.field(field.name, &get(from)),
+            Getter::Flags(get) => object.field(field.name, &get(from)),
             Getter::Words(_, get) => object.field(field.name, &get(from)),
             Getter::Text(get) => object.field(field.name, &get(from)),
             Getter::Texts(get) => object.field(field.name, &get(from)),

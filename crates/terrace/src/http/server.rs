@@ -3,7 +3,7 @@
 use std::convert::Infallible;
 use std::future::poll_fn;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -129,8 +129,8 @@ async fn accept(
     loop {
         // The semaphore is never closed.
         let Ok(slot) = Arc::clone(slots).acquire_owned().await else { return Ok(()) };
-        let stream = match listener.accept().await {
-            Ok((stream, _)) => stream,
+        let (stream, peer) = match listener.accept().await {
+            Ok(accepted) => accepted,
             Err(error) if is_of_one_connection(&error) => continue,
             Err(error) => {
                 if !std::mem::replace(&mut failing, true) {
@@ -146,7 +146,7 @@ async fn accept(
         // Small answers leave at once; a socket that refuses is about to fail anyway.
         let _ = stream.set_nodelay(true);
         let watched = Watched::new(stream, app.runtime.clone(), Arc::clone(&limits));
-        let work = connection(watched, Arc::clone(app), life.clone());
+        let work = connection(watched, Some(peer.ip()), Arc::clone(app), life.clone());
         let task = app.runtime.spawn("http connection", async move {
             work.await;
             drop(slot);
@@ -164,8 +164,12 @@ fn is_of_one_connection(error: &io::Error) -> bool {
     )
 }
 
-async fn connection<S>(stream: Watched<S>, app: Arc<App>, mut life: watch::Receiver<Life>)
-where
+async fn connection<S>(
+    stream: Watched<S>,
+    peer: Option<IpAddr>,
+    app: Arc<App>,
+    mut life: watch::Receiver<Life>,
+) where
     S: AsyncRead + AsyncWrite + Unpin + Send,
 {
     let stage = stream.stage();
@@ -173,7 +177,7 @@ where
         stage.busy();
         let (app, stage) = (Arc::clone(&app), Arc::clone(&stage));
         async move {
-            let reply = app.answer(request).await;
+            let reply = app.answer(request, peer).await;
             stage.answered();
             Ok::<_, Infallible>(reply)
         }
@@ -270,7 +274,7 @@ mod tests {
         let limits = Arc::new(app.limits.clone());
         let watched = Watched::new(server, app.runtime.clone(), limits);
         let (_life, watcher) = watch::channel(Life::Serving);
-        let served = connection(watched, app, watcher);
+        let served = connection(watched, None, app, watcher);
         let talk = async {
             client.write_all(b"GET /livez HTTP/1.1\r\nHost: a\r\n\r\n").await.expect("sent");
             let mut seen = String::new();

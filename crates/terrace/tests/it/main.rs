@@ -32,5 +32,6 @@ mod routes {
     mod openapi;
     mod queued;
     mod records;
+    mod regions;
     mod statistics;
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use terrace_core::{Fact, Inspection, Outcome, PartKind, Read, Receipt, Tier};
 
 use super::parts::{self, figure};
-use super::{DocumentsFace, Statistics};
+use super::{DocumentsFace, Statistics, regional};
 use crate::http::schema::{Field, Getter};
 
 /// What L0 has, and others unless they say something else.
@@ -128,6 +128,22 @@ pub static L7: DocumentsFace = DocumentsFace {
         summary: "Both sides, and the way between them",
         fields: TWO_SIDES,
     }],
+    ..PLAIN
+};
+
+/// Global distribution.
+pub static L9: DocumentsFace = DocumentsFace {
+    missing: "Key not found in any region",
+    health_fields: &[
+        parts::REGIONS,
+        count("total_regions", "How many regions there are.", |tree| {
+            regional::regions(tree).count() as u64
+        }),
+        count("healthy_regions", "How many of them can be read or written.", |tree| {
+            regional::regions(tree).filter(|part| regional::is_healthy(part)).count() as u64
+        }),
+        parts::GEOIP,
+    ],
     ..PLAIN
 };
 

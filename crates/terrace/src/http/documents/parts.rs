@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use terrace_core::{Inspection, PartKind, Status};
+use terrace_core::{Fact, Inspection, PartKind, Status};
+
+use super::regional;
 
 use crate::http::schema::{Field, Getter};
 
@@ -28,6 +30,32 @@ pub(super) const SHARDS: Field<Inspection> = Field::new(
         })
     }),
 );
+
+/// `regions: {us-east: bool}`.
+pub(super) const REGIONS: Field<Inspection> = Field::new(
+    "regions",
+    "Whether each region can be read or written.",
+    Getter::Flags(|tree| {
+        let regions = regional::regions(tree);
+        regions.map(|part| (part.instance.clone(), regional::is_healthy(part))).collect()
+    }),
+);
+
+/// `geoip: healthy | unavailable | unused`.
+pub(super) const GEOIP: Field<Inspection> = Field::new(
+    "geoip",
+    "Whether clients are placed by their addresses.",
+    Getter::Word(&["healthy", "unavailable", "unused"], |tree| match tree.find("geoip") {
+        None => "unused",
+        Some(places) if places.status == Status::Healthy => "healthy",
+        Some(_) => "unavailable",
+    }),
+);
+
+/// Whether regions follow each other.
+pub(super) fn replicates(tree: &Inspection) -> bool {
+    tree.find("geo-router").and_then(|router| router.known("replicates")) == Some(&Fact::Flag(true))
+}
 
 /// Something of each shard, by their names.
 pub(super) fn by_shard<T>(tree: &Inspection, of: impl Fn(&Inspection) -> T) -> BTreeMap<String, T> {

@@ -9,6 +9,7 @@ use terrace_core::{
 use super::Values;
 use crate::http::call::Call;
 use crate::http::face::Shards;
+use crate::http::geography::Geography;
 use crate::http::headers;
 use crate::http::problem::Problem;
 
@@ -25,12 +26,15 @@ pub struct Records {
     pub queues: bool,
     /// What the values are.
     pub values: Values,
+    /// Where requests may go, where there are several regions.
+    pub geography: Option<Arc<Geography>>,
 }
 
 impl Records {
     /// Records of one place, written when that is acknowledged.
     pub fn of(store: Arc<dyn Store>) -> Self {
-        Self { store, shards: None, queues: false, values: Values::Texts }
+        let values = Values::Texts;
+        Self { store, shards: None, queues: false, values, geography: None }
     }
 
     /// Reads one key.

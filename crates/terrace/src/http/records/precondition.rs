@@ -1,7 +1,8 @@
 //! Applies one write under the conditions of a request.
 
 use terrace_core::{
-    Key, Outcome, Precondition, Read, ReadOptions, Receipt, Version, Write, WriteOptions,
+    Consistency, Key, Outcome, Precondition, Read, ReadOptions, Receipt, Version, Write,
+    WriteOptions,
 };
 
 use super::Records;
@@ -52,7 +53,12 @@ pub(super) async fn apply(
 }
 
 async fn current(records: &Records, key: &Key, how: &WriteOptions) -> Result<Read, Problem> {
-    records.read_one(key, &ReadOptions::strong(how.deadline)).await
+    let mut read = ReadOptions::strong(how.deadline);
+    if how.region.is_some() {
+        // A condition holds in the region that takes the write: what the others have does not count.
+        read = ReadOptions { region: how.region, consistency: Consistency::Default, ..read };
+    }
+    records.read_one(key, &read).await
 }
 
 /// The conditions do not hold. A repeated request must still get its first result, which only the

@@ -6,7 +6,7 @@ use terrace_core::MemoryStore;
 
 use super::server::Server;
 
-const LEVELS: [(u8, &str); 8] = [
+const LEVELS: [(u8, &str); 9] = [
     (0, "0-single-db"),
     (1, "1-connection-pooling"),
     (2, "2-read-cache"),
@@ -15,6 +15,7 @@ const LEVELS: [(u8, &str); 8] = [
     (5, "5-multi-tier-cache"),
     (6, "6-write-buffering"),
     (7, "7-cqrs"),
+    (9, "9-global-distributed"),
 ];
 
 const METHODS: [&str; 8] = ["get", "head", "put", "post", "delete", "patch", "options", "trace"];
@@ -69,6 +70,10 @@ async fn each_level_documents_its_own_endpoints() {
     let seven = paths(7, "7-cqrs").await;
     for path in ["/stats", "/v1/search", "/v1/top", "/v1/activity", "/v1/projection"] {
         assert!(seven.contains(path) && !five.contains("/v1/top"), "{seven}");
+    }
+    let nine = paths(9, "9-global-distributed").await;
+    for path in ["/stats", "/regions", "/v1/conflicts"] {
+        assert!(nine.contains(path) && !five.contains("/regions"), "{nine}");
     }
 }
 
