@@ -46,7 +46,9 @@ impl Routes {
         let local = ReadOptions { token: proof.token, region: None, ..how.clone() };
         let all = (0..keys.len()).collect::<Vec<_>>();
         let mut reads = self.ask(asked, at, keys, &all, &local).await?;
-        let also = proof.origins.iter().map(|origin| self.ask(asked, *origin, keys, &all, how));
+        // What another region has shown may be in the origin's database alone, and not yet told to its cache.
+        let strong = ReadOptions { consistency: Consistency::Strong, ..how.clone() };
+        let also = proof.origins.iter().map(|origin| self.ask(asked, *origin, keys, &all, &strong));
         for (origin, others) in proof.origins.iter().zip(join_all(also).await) {
             let others = others.map_err(|error| self.unproved(*origin, error))?;
             reads = reads.into_iter().zip(others).map(|(one, other)| newer(one, other)).collect();
