@@ -213,9 +213,9 @@ impl GeoRouter {
         self.routes.conflicts(region, after.as_ref(), limit).await
     }
 
-    /// The name of the region with this number.
-    pub fn name_of(&self, id: RegionId) -> Option<RegionName> {
-        self.routes.regions.iter().find(|region| region.id == id).map(|region| region.name)
+    /// All regions, in their order.
+    pub fn names(&self) -> Vec<RegionName> {
+        self.routes.regions.iter().map(|region| region.name).collect()
     }
 }
 

@@ -120,6 +120,9 @@ pub trait Queries: fmt::Debug + Send + Sync + 'static {
 
 /// What several regions answer beyond the store.
 pub trait Regions: fmt::Debug + Send + Sync + 'static {
+    /// All regions, in their order.
+    fn names(&self) -> Vec<RegionName>;
+
     /// The other regions that have what a write has written, as soon as all of them have it or by the
     /// deadline. None where they do not follow each other.
     fn confirmed<'a>(

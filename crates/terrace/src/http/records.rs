@@ -40,7 +40,7 @@ pub(crate) fn endpoints(records: &Arc<Records>) -> Vec<Endpoint> {
         table.extend([batch_read::endpoint(records), batch_write::endpoint(records)]);
     }
     let Some(geography) = &records.geography else { return table };
-    let placed = table.into_iter().map(|endpoint| placed(endpoint, geography));
+    let placed = table.into_iter().map(|endpoint| placed(endpoint, geography.regions()));
     placed.map(|it| if it.writes_records() { confirming(it) } else { it }).collect()
 }
 

@@ -10,7 +10,6 @@ use utoipa::openapi::schema::{ObjectBuilder, Schema, Type};
 use super::call::Call;
 use super::endpoint::Endpoint;
 use super::face::Regions;
-use super::geography::Geography;
 use super::json::Object;
 use super::path;
 use super::problem::{Kind, Problem};
@@ -34,31 +33,25 @@ pub(crate) fn endpoints(regions: &Arc<dyn Regions>) -> Vec<Endpoint> {
     let limit = "At most so many; 100.";
     let cursors = format!("^{CURSOR}[0-9]{{1,16}}~{}{{1,{}}}$", opaque::PATTERN, Key::MAX_CHARS);
     let cursors = ObjectBuilder::new().schema_type(Type::String).pattern(Some(cursors)).build();
-    vec![
-        Endpoint::new(regions, Method::GET, "/v1/conflicts", |regions, call| {
-            Box::pin(conflicts(regions, call))
-        })
-        .summary(GROUP, "List updates that were lost")
-        .description(
-            "Two regions wrote one key, and neither had seen the other's update: the higher version is \
+    let endpoint = Endpoint::new(regions, Method::GET, "/v1/conflicts", |regions, call| {
+        Box::pin(conflicts(regions, call))
+    })
+    .summary(GROUP, "List updates that were lost")
+    .description(
+        "Two regions wrote one key, and neither had seen the other's update: the higher version is \
              in force everywhere, and the other one is listed here. By key, then by version. Every \
              region comes to the same list.",
-        )
-        .parameter_like(ParameterIn::Query, "cursor", cursors, "`next_cursor` of the page before.")
-        .parameter(ParameterIn::Query, "limit", Shape::UpTo(MAX_LIMIT), limit)
-        .problems(&[
-            Kind::InvalidInput,
-            Kind::Overloaded,
-            Kind::Unavailable,
-            Kind::DeadlineExceeded,
-        ])
-        .answers(StatusCode::OK, "One page.", answer.build(), &[]),
-    ]
+    )
+    .parameter_like(ParameterIn::Query, "cursor", cursors, "`next_cursor` of the page before.")
+    .parameter(ParameterIn::Query, "limit", Shape::UpTo(MAX_LIMIT), limit)
+    .problems(&[Kind::InvalidInput, Kind::Overloaded, Kind::Unavailable, Kind::DeadlineExceeded])
+    .answers(StatusCode::OK, "One page.", answer.build(), &[]);
+    vec![placed(endpoint, &regions.names())]
 }
 
 /// Adds the header that names a region to an endpoint of the record API.
-pub(crate) fn placed(endpoint: Endpoint, geography: &Geography) -> Endpoint {
-    let names = geography.regions().iter().map(RegionName::to_string);
+pub(crate) fn placed(endpoint: Endpoint, regions: &[RegionName]) -> Endpoint {
+    let names = regions.iter().map(RegionName::to_string);
     let names = ObjectBuilder::new().schema_type(Type::String).enum_values(Some(names));
     let meaning = "Where to read or write; without it where the client is.";
     endpoint.parameter_like(ParameterIn::Header, "X-Region", names.build(), meaning)

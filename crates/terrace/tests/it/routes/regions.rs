@@ -36,6 +36,10 @@ pub(super) struct World {
 struct Port(Arc<GeoRouter>);
 
 impl Regions for Port {
+    fn names(&self) -> Vec<RegionName> {
+        self.0.names()
+    }
+
     fn confirmed<'a>(
         &'a self,
         receipt: &'a Receipt,
