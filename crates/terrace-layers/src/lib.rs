@@ -41,7 +41,7 @@ pub use late::{DocumentSide, Late};
 pub use layered_documents::LayeredDocuments;
 pub use near_cache::{NearCache, NearCacheOptions};
 pub use observe::Observe;
-pub use region_set::{LagState, RegionLag, RegionSet, RowDifference};
+pub use region_set::{DrillReport, LagState, RegionLag, RegionSet, RowDifference};
 pub use replica_router::{Member, ReplicaRouter, ReplicaRouterOptions};
 pub use resharding::{Resharding, ReshardingOptions};
 pub use shard_router::{

@@ -2,6 +2,7 @@
 //! differs, and what brings them together again.
 
 mod difference;
+mod drill;
 
 use std::fmt;
 use std::sync::Arc;
@@ -12,6 +13,7 @@ use terrace_core::{Deadline, Key, KeyRange, RegionName, RegionStore, Result, Run
 use crate::follow::{FirstRows, Follow, FollowOptions};
 
 pub use difference::RowDifference;
+pub use drill::DrillReport;
 
 /// Regions as somebody beside the serving processes sees them.
 #[derive(Debug)]

@@ -1,6 +1,7 @@
 //! A region as it is reached from another one, and whether it answers.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -20,6 +21,8 @@ pub struct RegionLink {
     breaker: Breaker,
     /// The latest that was heard of how far it has followed the others.
     checkpoints: ArcSwap<Checkpoints>,
+    /// Whether a drill plays that it is lost.
+    lost: AtomicBool,
     /// The last stretch of its history that was found to have left nothing in its log.
     quiet: ArcSwap<Quiet>,
 }
@@ -35,13 +38,16 @@ struct Quiet {
 impl RegionLink {
     /// After so many failures in a row a region counts as down until a look at it goes well.
     const FAILURES: u32 = 2;
+    /// A region that does not answer for this long has failed.
+    const PATIENCE: Duration = Duration::from_millis(500);
 
     /// To a region: its records by way of its cache, and its database.
     pub fn new(store: Arc<dyn Store>, region: Arc<dyn RegionStore>, runtime: Runtime) -> Self {
         let pauses = Backoff::new(Duration::from_secs(1), Duration::from_secs(5));
         let breaker = Breaker::new(Self::FAILURES, pauses, runtime);
         let (checkpoints, quiet) = (ArcSwap::default(), ArcSwap::default());
-        Self { store, region, breaker, checkpoints, quiet }
+        let lost = AtomicBool::new(false);
+        Self { store, region, breaker, checkpoints, lost, quiet }
     }
 
     pub(super) fn store(&self) -> &Arc<dyn Store> {
@@ -56,6 +62,21 @@ impl RegionLink {
         &self.breaker
     }
 
+    /// Plays that the region is lost: no call arrives there, and none is answered.
+    pub(crate) fn lose(&self, lost: bool) {
+        self.lost.store(lost, Ordering::Release);
+    }
+
+    /// Lets a call go on; in a drill, to its deadline and no further.
+    pub(super) async fn reach(&self, by: Deadline, runtime: &Runtime) -> Result<()> {
+        if self.lost.load(Ordering::Acquire) {
+            runtime.within(by, std::future::pending::<()>()).await;
+            let _ = self.breaker.failed();
+            return Err(Deadline::exceeded());
+        }
+        Ok(())
+    }
+
     /// Whether it answers, as far as was seen. Requests probe nothing: looks in the background do.
     pub(super) fn is_well(&self) -> bool {
         self.breaker.state() == BreakerState::Closed
@@ -68,14 +89,18 @@ impl RegionLink {
         runtime: &Runtime,
         work: BoxFuture<'_, Result<T>>,
     ) -> Result<T> {
+        let begun = runtime.now();
+        self.reach(by, runtime).await?;
         let answer = runtime.within(by, work).await.unwrap_or_else(|| Err(Deadline::exceeded()));
-        self.note(&answer);
+        self.note(&answer, runtime.now() - begun);
         answer
     }
 
-    /// Notes what a call has answered.
-    pub(super) fn note<T>(&self, answer: &Result<T>) {
+    /// Notes what a call has answered, and after which time.
+    pub(super) fn note<T>(&self, answer: &Result<T>, taken: Duration) {
         match answer {
+            // The caller had no time; that says nothing of the region.
+            Err(error) if is_late(error) && taken < Self::PATIENCE => {}
             Err(error) if is_silence(error) => drop(self.breaker.failed()),
             _ => drop(self.breaker.succeeded()),
         }
@@ -133,6 +158,10 @@ impl RegionLink {
             (found, known) => found.is_some() || known.is_none(),
         }
     }
+}
+
+fn is_late(error: &Error) -> bool {
+    matches!(error.kind(), ErrorKind::DeadlineExceeded | ErrorKind::OutcomeUnknown)
 }
 
 /// Whether a region has not answered, in time or at all.

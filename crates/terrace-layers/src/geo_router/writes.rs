@@ -122,8 +122,10 @@ impl Routes {
         let deadline = self.attempt(how.deadline);
         let durability = how.durability.filter(|wanted| *wanted != Durability::Replicated);
         let how = WriteOptions { deadline, durability, region: None, ..how.clone() };
+        let begun = self.runtime.now();
+        link.reach(deadline, &self.runtime).await?;
         let written = link.store().write(batch, &how).await;
-        link.note(&written);
+        link.note(&written, self.runtime.now() - begun);
         let mut receipts = written?;
         keys.iter().for_each(|key| self.absent.remove(key));
         if receipts.len() != count {

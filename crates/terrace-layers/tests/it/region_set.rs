@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use terrace_core::testkit::{MemoryRegion, key, value};
 use terrace_core::{
-    Deadline, KeyRange, RegionId, RegionOptions, RegionStore, Runtime, StoreExt as _,
+    Deadline, KeyRange, ReadOptions, RegionId, RegionOptions, RegionStore, Runtime, Scan,
+    Store as _, StoreExt as _,
 };
 use terrace_layers::{LagState, RegionSet};
 
@@ -110,4 +111,24 @@ async fn a_new_region_gets_everything_and_a_restored_one_is_followed_after_a_rep
     assert_eq!(stopped, 1, "of those that had followed it: {lags:?}");
     all.repair().await.expect("a repair");
     assert!(all.lags().await.iter().all(|it| it.state == LagState::Behind(0, None)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_drill_measures_what_a_loss_would_cost_and_leaves_nothing_behind() {
+    let (regions, runtime) = regions(3);
+    let all = set(&regions, &runtime);
+    let name = regions[0].region().name;
+    let writing = Duration::from_millis(100);
+    let measured = all.drill(name, writing).await.expect("a drill");
+    assert!(measured.written > 10 && measured.missing == measured.written, "nobody follows");
+    let point = measured.recovery_point;
+    assert!(point > Duration::from_millis(50) && point <= writing, "{measured:?}");
+    let time = measured.recovery_time;
+    assert!(time >= Duration::from_secs(1) && time < Duration::from_secs(2), "one try: {time:?}");
+    assert_eq!(measured.taken_by, regions[1].region().name);
+    all.repair().await.expect("a repair");
+    for region in &regions {
+        let page = region.scan(&Scan::prefix(""), &ReadOptions::default()).await.expect("a list");
+        assert!(page.records.is_empty(), "{region}");
+    }
 }
