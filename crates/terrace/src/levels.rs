@@ -14,6 +14,7 @@ mod l5_multi_tier_cache;
 mod l6_write_buffering;
 mod l7_cqrs;
 mod l8_polyglot_persistence;
+mod l9_global_distributed;
 #[cfg(test)]
 mod tests;
 
@@ -25,7 +26,7 @@ use crate::config::Config;
 use crate::http::{Documents, Face, Whole};
 
 pub(crate) use engines::broker_name;
-pub use engines::{Engines, QuerySide, Servers, ShardEngines};
+pub use engines::{Engines, QuerySide, RegionEngine, RegionEngines, Servers, ShardEngines};
 pub use l6_write_buffering::{FlusherApart, flusher, journal};
 
 /// One level of the climb.
@@ -83,7 +84,7 @@ impl Stack {
 }
 
 /// The levels that exist, from the bottom.
-pub static LEVELS: [&Level; 9] = [
+pub static LEVELS: [&Level; 10] = [
     &l0_single_db::LEVEL,
     &l1_connection_pooling::LEVEL,
     &l2_read_cache::LEVEL,
@@ -93,6 +94,7 @@ pub static LEVELS: [&Level; 9] = [
     &l6_write_buffering::LEVEL,
     &l7_cqrs::LEVEL,
     &l8_polyglot_persistence::LEVEL,
+    &l9_global_distributed::LEVEL,
 ];
 
 /// The level of this number, if it exists.

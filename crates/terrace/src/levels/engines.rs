@@ -18,6 +18,7 @@ mod mongodb;
 #[cfg(feature = "nats")]
 mod nats;
 mod options;
+mod regions;
 mod servers;
 mod shards;
 mod urls;
@@ -37,6 +38,7 @@ use terrace_layers::{
 use terrace_stores::{PostgresStore, SqliteStore};
 
 pub(crate) use broker::broker_name;
+pub use regions::{RegionEngine, RegionEngines};
 pub use shards::ShardEngines;
 
 use super::Level;
@@ -211,6 +213,9 @@ trait EngineMode: Debug + Send + Sync {
 
     /// See [`terrace_layers::ShardOpener::tend`].
     fn tend_shards<'a>(&'a self, of: &'a Engines) -> BoxFuture<'a, Result<()>>;
+
+    /// Every region, as each of them reaches it, in the order of the settings.
+    fn regions<'a>(&'a self, of: &'a Engines) -> BoxFuture<'a, Result<Vec<RegionEngines>>>;
 
     /// The journal before the database with this history.
     fn journal<'a>(

@@ -15,9 +15,10 @@ use terrace_stores::{
     SqliteReadModel, SqliteShard, SqliteStore,
 };
 
+use super::regions::{RegionEngine, in_one_place};
 use super::{
-    Connections, Database, DocumentEngine, EngineMode, Engines, FarCache, Replicated, no_directory,
-    no_log,
+    Connections, Database, DocumentEngine, EngineMode, Engines, FarCache, RegionEngines,
+    Replicated, no_directory, no_log,
 };
 use crate::config::{Config, seconds};
 
@@ -72,6 +73,18 @@ impl Files {
         }
         let router = of.router(&history, members).await.fed_by(replicators);
         Ok(Replicated { router, history })
+    }
+
+    /// A file and a cache for each region.
+    fn open_regions(&self, of: &Engines) -> Result<Vec<RegionEngines>> {
+        let each = of.region_settings()?.into_iter().map(|(settings, options)| {
+            let path = self.path(of, &format!("-{}", settings.name));
+            let sqlite =
+                SqliteOptions { region: Some(options.clone()), ..SqliteOptions::new(path) };
+            let store = SqliteStore::open(sqlite, of.runtime.clone())?;
+            Ok((options, RegionEngine::sqlite(store, memory_cache(of))))
+        });
+        Ok(in_one_place(each.collect::<Result<Vec<_>>>()?))
     }
 
     fn open_commands(&self, of: &Engines) -> Result<CommandSide> {
@@ -129,9 +142,7 @@ impl EngineMode for Files {
 
     fn far_cache<'a>(&'a self, of: &'a Engines, _: &'a str) -> BoxFuture<'a, Result<FarCache>> {
         Box::pin(async move {
-            let ttl = seconds(of.config.cache.ttl_seconds);
-            let options = MemoryCacheOptions { ttl, ..MemoryCacheOptions::default() };
-            let cache = Arc::new(MemoryCache::new(options, of.runtime.clone()));
+            let cache = memory_cache(of);
             Ok(FarCache { cache: Arc::clone(&cache) as _, feed: cache })
         })
     }
@@ -159,6 +170,10 @@ impl EngineMode for Files {
 
     fn tend_shards<'a>(&'a self, _: &'a Engines) -> BoxFuture<'a, Result<()>> {
         Box::pin(async { Ok(()) })
+    }
+
+    fn regions<'a>(&'a self, of: &'a Engines) -> BoxFuture<'a, Result<Vec<RegionEngines>>> {
+        Box::pin(async { self.open_regions(of) })
     }
 
     fn journal<'a>(
@@ -217,6 +232,12 @@ impl EngineMode for Files {
     fn stop(&self) -> BoxFuture<'_, ()> {
         Box::pin(async {})
     }
+}
+
+fn memory_cache(of: &Engines) -> Arc<MemoryCache> {
+    let ttl = seconds(of.config.cache.ttl_seconds);
+    let options = MemoryCacheOptions { ttl, ..MemoryCacheOptions::default() };
+    Arc::new(MemoryCache::new(options, of.runtime.clone()))
 }
 
 /// The exclusive right to serve a level's files.

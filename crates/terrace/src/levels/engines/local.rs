@@ -14,9 +14,10 @@ use terrace_lab::{
 };
 use terrace_stores::PostgresOptions;
 
-use super::urls::{ByUrl, Whereabouts};
+use super::regions::wrong;
+use super::urls::{ByUrl, RegionPlace, RegionPlaces, Whereabouts};
 use super::{Engines, from_lab, no_directory};
-use crate::config::{Config, DistanceConfig};
+use crate::config::{Config, DistanceConfig, RegionSettings};
 
 /// The directory of all private servers, and those that run.
 #[derive(Debug)]
@@ -189,6 +190,43 @@ impl Private {
         self.reach(&server, url, self.database_rtt).await
     }
 
+    /// A server of its own for the database and for the cache of a region, and a way to them from each
+    /// other region that is as long as the settings say.
+    async fn region_places(&self, of: &Engines, region: &RegionSettings) -> Result<RegionPlaces> {
+        let home = self.place(of, &format!("_{}", region.name));
+        let cache_home = self.place(of, &format!("_{}-redis", region.name));
+        let place = |database: &str, cache: String, away: Duration| RegionPlace {
+            database: of.in_default_schema(database),
+            cache,
+            away,
+        };
+        if self.beside {
+            let (database, cache) = (told(of, &home).await?, told(of, &cache_home).await?);
+            return Ok(RegionPlaces {
+                near: place(&database, cache, Duration::ZERO),
+                far: Vec::new(),
+            });
+        }
+        let postgres = self.postgres(LabOptions::new(&home)).await?;
+        let database = postgres.create_database("terrace").await.map_err(from_lab)?;
+        let redis = RedisServer::start(RedisOptions::new(&cache_home)).await.map_err(from_lab)?;
+        self.keep(&redis);
+        tell(&home, &database)?;
+        tell(&cache_home, &redis.url())?;
+        let mut far = Vec::new();
+        for (other, _) in of.region_settings()? {
+            let apart = of.config.distance.between(region.name, other.name).map_err(wrong)?;
+            if !apart.is_zero() {
+                let database = self.reach(&postgres, database.clone(), apart).await?;
+                let cache = self.reach(&redis, redis.url(), apart).await?;
+                far.push((other.name, place(&database, cache, apart)));
+            }
+        }
+        let near = self.reach(&postgres, database, self.database_rtt).await?;
+        let cache = self.reach(&redis, redis.url(), self.cache_rtt).await?;
+        Ok(RegionPlaces { near: place(&near, cache, self.cache_rtt), far })
+    }
+
     /// Starts the servers that a command beside this process waits for.
     async fn start_wanted(&self, of: &Engines) -> Result<()> {
         let prefix = format!("l{}_shard_", of.level);
@@ -238,6 +276,14 @@ impl Whereabouts for Private {
 
     fn tend_shards<'a>(&'a self, of: &'a Engines) -> BoxFuture<'a, Result<()>> {
         Box::pin(self.start_wanted(of))
+    }
+
+    fn region<'a>(
+        &'a self,
+        of: &'a Engines,
+        region: &'a RegionSettings,
+    ) -> BoxFuture<'a, Result<RegionPlaces>> {
+        Box::pin(self.region_places(of, region))
     }
 
     /// One of its own: a flush of each append would hold up the cache, and a cache may evict.
@@ -318,6 +364,6 @@ fn write(path: &Path, text: &str) -> Result<()> {
 
 fn not_served(error: io::Error) -> Error {
     let message =
-        "the shard's private server is not known; serve the level with --stores local first";
+        "a private server of the level is not known; serve the level with --stores local first";
     Error::new(ErrorKind::Unavailable, message).caused_by(error)
 }

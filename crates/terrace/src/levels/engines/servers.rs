@@ -1,13 +1,14 @@
 //! Your own servers, as the settings name them.
 
 use std::path::Path;
+use std::time::Duration;
 
 use terrace_core::{BoxFuture, Error, Result};
 use terrace_stores::PostgresOptions;
 
-use super::urls::{ByUrl, Whereabouts};
+use super::urls::{ByUrl, RegionPlace, RegionPlaces, Whereabouts};
 use super::{Connections, Engines, no_database};
-use crate::config::Config;
+use crate::config::{Config, RegionSettings};
 
 /// The servers that several levels may use.
 #[derive(Debug)]
@@ -29,10 +30,11 @@ pub(super) fn named(config: &Config, cached: bool) -> Result<ByUrl<Named>> {
         &config.polyglot.postgres_url,
     ];
     let database = urls.into_iter().find(|url| !url.is_empty());
-    if database.is_none() && config.shards.urls.is_empty() {
+    let others = config.shards.urls.iter().chain(&config.regions.database_urls).next();
+    if database.is_none() && others.is_none() {
         return Err(no_database());
     }
-    if cached && config.cache.url.is_empty() {
+    if cached && config.cache.url.is_empty() && config.regions.cache_urls.is_empty() {
         return Err(Error::invalid(
             "a level with a cache needs one; set REDIS_URL=redis://host:6379, or serve levels 0 and 1 \
              only",
@@ -94,6 +96,43 @@ impl Whereabouts for Named {
 
     fn tend_shards<'a>(&'a self, _: &'a Engines) -> BoxFuture<'a, Result<()>> {
         Box::pin(async { Ok(()) })
+    }
+
+    /// A schema each of the one database, and the one cache, unless each has URLs.
+    fn region<'a>(
+        &'a self,
+        of: &'a Engines,
+        region: &'a RegionSettings,
+    ) -> BoxFuture<'a, Result<RegionPlaces>> {
+        let database = match region.database_url.as_str() {
+            "" => PostgresOptions {
+                schema: format!(
+                    "{}_l{}_{}",
+                    of.schemas(),
+                    of.level,
+                    region.name.as_str().replace('-', "_")
+                ),
+                ..of.postgres_options(&self.database, Connections::Pooled)
+            },
+            url => of.in_default_schema(url),
+        };
+        let cache = match region.cache_url.as_str() {
+            "" => self.cache.clone(),
+            url => url.to_owned(),
+        };
+        Box::pin(async move {
+            if cache.is_empty() {
+                let name = region.name.as_str().to_uppercase().replace('-', "_");
+                return Err(Error::invalid(format!(
+                    "region {} needs a cache; set CACHE_{name}_URL=redis://host:6379, or REDIS_URL",
+                    region.name
+                )));
+            }
+            Ok(RegionPlaces {
+                near: RegionPlace { database, cache, away: Duration::ZERO },
+                far: Vec::new(),
+            })
+        })
     }
 
     fn journal<'a>(&'a self, _: &'a Engines, nats: bool) -> BoxFuture<'a, Result<String>> {

@@ -3,9 +3,13 @@
 use std::fmt::Debug;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use terrace_core::history::{lineage, log_of};
-use terrace_core::{BoxFuture, Error, Follower, Journal, Ledger, ReadModel, Result, Shard};
+use terrace_core::{
+    BoxFuture, Error, Follower, Journal, Ledger, ReadModel, RegionName, RegionOptions, Result,
+    Shard,
+};
 use terrace_layers::CommandSide;
 use terrace_stores::redis::{RedisStream, RedisStreamOptions};
 use terrace_stores::{
@@ -14,11 +18,12 @@ use terrace_stores::{
 };
 
 use super::broker::broker_name;
+use super::regions::RegionEngine;
 use super::{
-    Connections, Database, DocumentEngine, EngineMode, Engines, FarCache, Replicated, files,
-    mongodb, no_database, no_log,
+    Connections, Database, DocumentEngine, EngineMode, Engines, FarCache, RegionEngines,
+    Replicated, files, mongodb, no_database, no_log,
 };
-use crate::config::{millis, seconds};
+use crate::config::{RegionSettings, millis, seconds};
 
 /// Where the servers are, and who runs them.
 pub(super) trait Whereabouts: Debug + Send + Sync + 'static {
@@ -44,6 +49,13 @@ pub(super) trait Whereabouts: Debug + Send + Sync + 'static {
     /// See [`terrace_layers::ShardOpener::tend`].
     fn tend_shards<'a>(&'a self, of: &'a Engines) -> BoxFuture<'a, Result<()>>;
 
+    /// Where a region is, for itself and for the others.
+    fn region<'a>(
+        &'a self,
+        of: &'a Engines,
+        region: &'a RegionSettings,
+    ) -> BoxFuture<'a, Result<RegionPlaces>>;
+
     /// The server of a journal when the settings name none; empty when there is none.
     fn journal<'a>(&'a self, of: &'a Engines, nats: bool) -> BoxFuture<'a, Result<String>>;
 
@@ -55,6 +67,24 @@ pub(super) trait Whereabouts: Debug + Send + Sync + 'static {
 
     /// Ends what this process runs.
     fn stop(&self) -> BoxFuture<'_, ()>;
+}
+
+/// Where a region is: its database, and the URL of its cache.
+#[derive(Clone, Debug)]
+pub(super) struct RegionPlace {
+    pub(super) database: PostgresOptions,
+    pub(super) cache: String,
+    /// The round trip to there.
+    pub(super) away: Duration,
+}
+
+/// Where a region is for each of them.
+#[derive(Debug)]
+pub(super) struct RegionPlaces {
+    /// For itself, and whoever is in the same place.
+    pub(super) near: RegionPlace,
+    /// For others, by their names.
+    pub(super) far: Vec<(RegionName, RegionPlace)>,
 }
 
 /// The engines of a mode whose servers have URLs.
@@ -71,18 +101,40 @@ impl<W: Whereabouts> ByUrl<W> {
     }
 
     async fn open_far_cache(&self, of: &Engines, history: &str) -> Result<FarCache> {
-        let config = &of.config.cache;
-        let options = RedisCacheOptions {
-            // Whoever shares the database shares its cached records, and nobody else does.
-            namespace: format!("{}:{}", of.namespace(), lineage(history)),
-            ttl: seconds(config.ttl_seconds),
-            command_timeout: millis(config.command_timeout_ms),
-            // Always: an instance of a level with near caches may come at any time.
-            announce: true,
-            ..RedisCacheOptions::new(self.0.cache())
-        };
-        let cache = Arc::new(RedisCache::connect(options, of.runtime.clone()).await?);
+        let cache = Arc::new(redis_cache(of, history, self.0.cache(), Duration::ZERO).await?);
         Ok(FarCache { cache: Arc::clone(&cache) as _, feed: cache })
+    }
+
+    async fn open_region(
+        &self,
+        of: &Engines,
+        options: &RegionOptions,
+        at: RegionPlace,
+    ) -> Result<Arc<RegionEngine>> {
+        let RegionPlace { database, cache, away } = at;
+        let database = PostgresOptions { region: Some(options.clone()), ..database };
+        let database = PostgresStore::connect(database, of.runtime.clone()).await?;
+        let cache = redis_cache(of, &database.history(), &cache, away).await?;
+        Ok(Arc::new(RegionEngine { database: Arc::new(database), cache: Arc::new(cache), away }))
+    }
+
+    async fn open_regions(&self, of: &Engines) -> Result<Vec<RegionEngines>> {
+        let all = of.region_settings()?;
+        let mut regions = Vec::new();
+        for (settings, options) in &all {
+            let RegionPlaces { near, far } = self.0.region(of, settings).await?;
+            let near = self.open_region(of, options, near).await?;
+            let mut links = Vec::new();
+            for (from, _) in &all {
+                let apart = far.iter().find(|(name, _)| *name == from.name);
+                links.push(match apart {
+                    Some((_, place)) => self.open_region(of, options, place.clone()).await?,
+                    None => Arc::clone(&near),
+                });
+            }
+            regions.push(RegionEngines { options: options.clone(), links });
+        }
+        Ok(regions)
     }
 
     async fn open_shard(&self, of: &Engines, address: &str) -> Result<Arc<dyn Shard>> {
@@ -189,6 +241,21 @@ impl<W: Whereabouts> ByUrl<W> {
     }
 }
 
+/// The cache on a server that is so far away, for what belongs to a history.
+async fn redis_cache(of: &Engines, history: &str, url: &str, away: Duration) -> Result<RedisCache> {
+    let config = &of.config.cache;
+    let options = RedisCacheOptions {
+        // Whoever shares the database shares its cached records, and nobody else does.
+        namespace: format!("{}:{}", of.namespace(), lineage(history)),
+        ttl: seconds(config.ttl_seconds),
+        command_timeout: millis(config.command_timeout_ms) + 2 * away,
+        // Always: an instance of a level with near caches may come at any time.
+        announce: true,
+        ..RedisCacheOptions::new(url)
+    };
+    RedisCache::connect(options, of.runtime.clone()).await
+}
+
 impl<W: Whereabouts> EngineMode for ByUrl<W> {
     fn claim(&self, _: &Engines) -> Result<()> {
         Ok(())
@@ -224,6 +291,10 @@ impl<W: Whereabouts> EngineMode for ByUrl<W> {
 
     fn tend_shards<'a>(&'a self, of: &'a Engines) -> BoxFuture<'a, Result<()>> {
         self.0.tend_shards(of)
+    }
+
+    fn regions<'a>(&'a self, of: &'a Engines) -> BoxFuture<'a, Result<Vec<RegionEngines>>> {
+        Box::pin(self.open_regions(of))
     }
 
     fn journal<'a>(

@@ -110,11 +110,12 @@ async fn work_over_files_goes_on() {
     let directory = tempfile::tempdir().expect("a directory");
     let mut config = Config::default();
     config.stores.data_dir = directory.path().to_owned();
-    let levels: [(u8, &[_]); 4] = [
+    let levels: [(u8, &[_]); 5] = [
         (3, &["replica watch", "replicator"]),
         (4, &["shard map", "shard generations"]),
         (6, &["flusher", "write-buffer poll", "write-buffer forget"]),
         (7, &["projector", "read counts", "sqlite log trim"]),
+        (9, &["region watch", "replication"]),
     ];
     check(Mode::Embedded, config, &levels).await;
 }
@@ -124,7 +125,8 @@ async fn work_over_servers_goes_on() {
     let mut config = Config::default();
     config.database.url = terrace_lab::testing::fresh_database();
     config.cache.url = terrace_lab::testing::redis().url();
-    let levels: [(u8, &[_]); 4] = [
+    let levels: [(u8, &[_]); 5] = [
+        (9, &["region watch", "replication"]),
         (1, &["postgres upkeep", "postgres history", "postgres tombstones"]),
         (5, &["redis-connection", "redis-heartbeat", "redis-subscription"]),
         // Its next run has another subscription.

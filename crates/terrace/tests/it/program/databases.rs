@@ -37,7 +37,7 @@ async fn no_level_serves_behind_a_transaction_pooler() {
     let pooler = testing::pgbouncer(&settings);
     let (cache, database) = (testing::redis().url(), testing::fresh_database());
     let url = through(&pooler, &database);
-    for level in 0..=7 {
+    for level in (0..=7).chain([9]) {
         let said = refusal(level, &[("DATABASE_URL", &url), ("REDIS_URL", &cache)]).await;
         assert!(said.contains("pool_mode = session"), "level {level}: {said}");
     }
@@ -53,7 +53,7 @@ async fn no_level_serves_behind_a_transaction_pooler() {
 async fn every_level_serves_behind_a_session_pooler() {
     let pooler = testing::pgbouncer(&[("pool_mode", "session"), ("default_pool_size", "200")]);
     let cache = testing::redis();
-    for level in 0..=7 {
+    for level in (0..=7).chain([9]) {
         let database = through(&pooler, &testing::fresh_database());
         let stores = Stores::Servers { database: &database, cache: &cache.url() };
         // A journal must not share a Redis that may evict; here nothing does.
@@ -74,7 +74,7 @@ async fn a_database_of_another_encoding_is_refused_whatever_names_it() {
     );
     sql(&good, &create).await;
     let latin = format!("{server}/{latin}");
-    for level in 0..=7 {
+    for level in (0..=7).chain([9]) {
         let said = refusal(level, &[("DATABASE_URL", &latin), ("REDIS_URL", &cache)]).await;
         assert!(said.contains("LATIN1") && said.contains("createdb"), "level {level}: {said}");
     }

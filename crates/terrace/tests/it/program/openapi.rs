@@ -134,7 +134,7 @@ async fn send(program: &Program, maker: &mut Maker, path: &str, method: &str, op
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn requests_made_from_the_description_are_valid() {
-    for level in [1, 6, 7] {
+    for level in [1, 6, 7, 9] {
         let directory = tempfile::tempdir().expect("a directory");
         let program = Program::serve(level, &Stores::Embedded(directory.path())).await;
         let document: Value = program.get("/openapi.json").await.json().await.expect("JSON");
