@@ -13,6 +13,7 @@ mod journal;
 mod logging;
 mod projections;
 mod reconcile;
+mod regions;
 mod reshard;
 mod run;
 mod screen;
@@ -98,6 +99,16 @@ enum Command {
         #[command(flatten)]
         settings: Settings,
     },
+    /// Look after the regions of level 9: how far they are, what differs, what brings them together.
+    Regions {
+        #[command(subcommand)]
+        action: regions::Action,
+        /// Print JSON.
+        #[arg(long, global = true)]
+        json: bool,
+        #[command(flatten)]
+        settings: Settings,
+    },
     /// Apply what level 6 has accepted, without serving; set journal.flusher to apart where it serves.
     Flush {
         #[command(flatten)]
@@ -179,7 +190,9 @@ impl Settings {
         let mut flag = |name, path, value: Option<String>| {
             values.extend(value.map(|value| (name, path, value)));
         };
-        flag("--stores", "stores.mode", self.stores.map(|mode| mode.as_str().to_owned()));
+        // Only private servers can be kept apart.
+        let stores = self.stores.or(self.wan.then_some(Mode::Local));
+        flag("--stores", "stores.mode", stores.map(|mode| mode.as_str().to_owned()));
         let directory = self.data_dir.as_ref().map(|path| path.to_string_lossy().into_owned());
         flag("--data-dir", "stores.data_dir", directory);
         flag("--no-cache", "cache.enabled", self.no_cache.then(|| false.to_string()));
@@ -274,6 +287,9 @@ fn execute(command: Command) -> Result<(), Failure> {
         }
         Command::Reconcile { level, dry_run, json, settings } => {
             reconcile::reconcile(known(level)?, dry_run, json, settings.load()?)
+        }
+        Command::Regions { action, json, settings } => {
+            regions::regions(&action, json, settings.load()?)
         }
         Command::Flush { settings } => run::flush(settings.load()?),
         Command::Journal { what, json, settings } => {

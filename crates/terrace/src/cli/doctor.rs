@@ -1,6 +1,7 @@
 //! `terrace doctor`: what this machine has and lacks.
 
 mod brokers;
+mod regions;
 
 use std::time::Duration;
 
@@ -35,6 +36,7 @@ pub(super) fn doctor(loaded: &Loaded, as_json: bool) -> Result<(), Failure> {
     }));
     findings.extend(ports(loaded));
     findings.extend(urls(loaded));
+    findings.extend(regions::look(loaded));
     findings.extend(servers(loaded)?);
     if as_json {
         let all: Vec<_> = findings
@@ -53,7 +55,10 @@ pub(super) fn doctor(loaded: &Loaded, as_json: bool) -> Result<(), Failure> {
     screen::table(["STATE", "WHAT", "FOUND"], rows);
     screen::line("");
     screen::line("embedded needs the directory; local needs postgres, initdb and redis-server;");
-    screen::line("servers needs DATABASE_URL and, for levels with a cache, REDIS_URL.");
+    screen::line(
+        "servers needs DATABASE_URL and, for levels with a cache, REDIS_URL; level 9 takes both",
+    );
+    screen::line("for each region (DB_US_EAST_URL, CACHE_US_EAST_URL, ...).");
     Ok(())
 }
 

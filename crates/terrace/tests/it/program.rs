@@ -15,6 +15,7 @@ mod openapi;
 mod output;
 mod past_the_log;
 mod polyglot;
+mod regions;
 mod reshard;
 mod signals;
 mod twice;
@@ -40,7 +41,11 @@ pub(crate) enum Stores<'a> {
     Embedded(&'a Path),
     Servers { database: &'a str, cache: &'a str },
     Shards { databases: &'a [String], cache: &'a str },
+    Regions { databases: &'a [String], cache: &'a str },
 }
+
+/// The names of the regions in the environment.
+const REGIONS: [&str; 3] = ["US_EAST", "EU_WEST", "ASIA_PAC"];
 
 impl Stores<'_> {
     fn tell(&self, command: &mut Command) {
@@ -56,6 +61,12 @@ impl Stores<'_> {
                     command.env(format!("SHARD_{number}_URL"), url);
                 }
                 command.env("REDIS_URL", cache);
+            }
+            Stores::Regions { databases, cache } => {
+                for (name, url) in REGIONS.iter().zip(*databases) {
+                    command.env(format!("DB_{name}_URL"), url);
+                    command.env(format!("CACHE_{name}_URL"), cache);
+                }
             }
         }
     }
