@@ -41,10 +41,9 @@ pub(super) fn of_read(error: DriverError) -> Error {
 
 /// Of a call that may have changed something.
 pub(super) fn of_write(error: DriverError) -> Error {
-    let never_left = matches!(
-        &*error.kind,
-        Driver::ServerSelection { .. } | Driver::ConnectionPoolCleared { .. } | Driver::Shutdown
-    ) || matches!(&*error.kind, Driver::Io(io)
+    // A pool that is cleared interrupts connections in use, too: what was sent on one may be applied.
+    let never_left = matches!(&*error.kind, Driver::ServerSelection { .. } | Driver::Shutdown)
+        || matches!(&*error.kind, Driver::Io(io)
         if io.kind() == std::io::ErrorKind::ConnectionRefused);
     match code(&error) {
         Some(code) if !UNCERTAIN.contains(&code) => refused(code).caused_by(error),

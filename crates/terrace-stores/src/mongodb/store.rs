@@ -322,7 +322,10 @@ async fn once(
         return settled(outcomes);
     }
     let results = settled(outcomes)?;
-    held.keep(&results).await?;
+    if let Err(error) = held.keep(&results).await {
+        // The writes are done, and each row knows the request: a repeat finds them.
+        tracing::warn!(%error, "the result of a request could not be kept");
+    }
     Ok(results)
 }
 
