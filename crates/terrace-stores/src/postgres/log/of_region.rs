@@ -99,7 +99,9 @@ impl Work for HasNews<'_> {
 
     async fn run(&self, connection: &Connection, _: &Progress) -> Result<bool, Failure> {
         const NEWS: &str = concat!(
-            "SELECT EXISTS (SELECT 1 FROM commands \
+            // A transaction up to there that is still open may yet bring some.
+            "SELECT $3::text::xid8 >= pg_snapshot_xmin(pg_current_snapshot()) \
+               OR EXISTS (SELECT 1 FROM commands \
                WHERE (transaction, version) > ($1::text::xid8, $2) AND transaction <= $3::text::xid8 \
                AND NOT ",
             stays!("key", "$4"),
