@@ -60,7 +60,11 @@ pub async fn reconcile(
     if !comparing.compare().await?.is_clean() {
         // A summary may have a version that the ledger has yet to come to.
         kept.follower.begin_anew(&ledger.log().name()).await?;
-        comparing.catch_up().await?;
+        if !comparing.compare().await?.is_clean() {
+            let message = "not everything could be mended: some summaries have versions that the ledger \
+                           has yet to come to; remove them, and run it again";
+            return Err(Error::new(ErrorKind::Unavailable, message));
+        }
     }
     Ok(found)
 }
