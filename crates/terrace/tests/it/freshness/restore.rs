@@ -137,7 +137,8 @@ async fn a_dump_restored_twice(level: u8) {
         field.database = terrace_lab::testing::fresh_database();
         restore(&field, &dump).await;
         let instance = field.instance_with(life, &field.database, &environment).await;
-        let read = instance.client.read(LEFT).send().await;
+        // At level 7 the projection begins anew, and a read that asks for nothing may come before it.
+        let read = instance.client.read(LEFT).strong().send().await;
         assert_eq!(read.found.as_deref(), Some("kept"), "{read}");
         for token in &lost {
             for request in [instance.client.read(LEFT), instance.client.read(LEFT).strong()] {
