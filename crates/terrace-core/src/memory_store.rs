@@ -36,7 +36,7 @@ struct State {
     latest: u64,
     /// What makes it one of several regions.
     #[cfg(feature = "testkit")]
-    region: Option<region::Part>,
+    region: Option<region::RegionPart>,
     results: HashMap<String, Done>,
     closed: bool,
 }

@@ -16,7 +16,7 @@ use crate::{
 
 /// Everything that a region has and another store has not.
 #[derive(Debug)]
-pub(super) struct Part {
+pub(super) struct RegionPart {
     options: RegionOptions,
     /// How far its clock is ahead of the runtime's.
     ahead: SignedDuration,
@@ -28,7 +28,7 @@ pub(super) struct Part {
     collected: Version,
 }
 
-impl Part {
+impl RegionPart {
     pub(super) fn next(&self, latest: u64, wall: Timestamp) -> u64 {
         Version::new(latest).next_in(self.options.id, wall + self.ahead).get()
     }
@@ -109,7 +109,7 @@ impl State {
 
 impl MemoryStore {
     pub(crate) fn become_region(&self, options: RegionOptions) {
-        self.state().region = Some(Part {
+        self.state().region = Some(RegionPart {
             options,
             ahead: SignedDuration::ZERO,
             keys: BTreeMap::new(),
@@ -120,7 +120,7 @@ impl MemoryStore {
         });
     }
 
-    fn region<T: Default>(&self, work: impl FnOnce(&mut Part) -> T) -> T {
+    fn region<T: Default>(&self, work: impl FnOnce(&mut RegionPart) -> T) -> T {
         self.state().region.as_mut().map(work).unwrap_or_default()
     }
 

@@ -20,11 +20,11 @@ use crate::{
 /// form. It can be cut off, be slow, and have a clock of its own.
 #[derive(Debug)]
 pub struct MemoryRegion {
-    inner: Arc<Inner>,
+    inner: Arc<RegionState>,
 }
 
 #[derive(Debug)]
-struct Inner {
+struct RegionState {
     store: MemoryStore,
     options: RegionOptions,
     runtime: Runtime,
@@ -45,7 +45,7 @@ impl MemoryRegion {
         let store = MemoryStore::new(runtime.clone());
         store.become_region(options.clone());
         let (written, weather) = (watch::Sender::new(()), Mutex::default());
-        Self { inner: Arc::new(Inner { store, options, runtime, written, weather }) }
+        Self { inner: Arc::new(RegionState { store, options, runtime, written, weather }) }
     }
 
     /// Makes every call fail as `Unavailable`, or no longer.
@@ -69,7 +69,7 @@ impl MemoryRegion {
     }
 }
 
-impl Inner {
+impl RegionState {
     fn weather(&self) -> MutexGuard<'_, Weather> {
         self.weather.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -269,7 +269,7 @@ impl RegionStore for MemoryRegion {
 
 #[derive(Debug)]
 struct Follows {
-    inner: Arc<Inner>,
+    inner: Arc<RegionState>,
     origin: RegionId,
 }
 
@@ -305,7 +305,7 @@ impl Follower for Follows {
 }
 
 #[derive(Debug)]
-struct Log(Arc<Inner>);
+struct Log(Arc<RegionState>);
 
 impl fmt::Display for Log {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

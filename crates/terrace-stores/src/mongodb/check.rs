@@ -7,18 +7,21 @@ use terrace_core::{Error, Result, Standing};
 
 use super::failure;
 use super::history::History;
-use super::link::Session;
-use super::query::Rows;
+use super::link::ServerSession;
+use super::query::CollectionRows;
 use super::server::Server;
 
 /// Asks and makes it.
 ///
 /// # Errors
 /// `InvalidInput` for a collection with several rows of one key; it is left as it is.
-pub(super) async fn prepare(session: Session, collection: String) -> Result<(Server, Standing)> {
+pub(super) async fn prepare(
+    session: ServerSession,
+    collection: String,
+) -> Result<(Server, Standing)> {
     let server = server(&session).await?;
     tracing::debug!(%server, database = session.database.name(), collection, "a document server");
-    let rows = Rows::of(session.clone(), &collection);
+    let rows = CollectionRows::of(session.clone(), &collection);
     make_indexes(&rows).await?;
     let standing = History { of: collection }.look(&session).await?;
     Ok((server, standing))
@@ -28,13 +31,13 @@ pub(super) async fn prepare(session: Session, collection: String) -> Result<(Ser
 ///
 /// # Errors
 /// As [`prepare`].
-pub(super) async fn make_indexes(rows: &Rows) -> Result<()> {
+pub(super) async fn make_indexes(rows: &CollectionRows) -> Result<()> {
     rows.session.writes()?;
     index(rows, doc! { "key": 1 }, true).await?;
     index(rows, doc! { "words": 1 }, false).await
 }
 
-async fn server(session: &Session) -> Result<Server> {
+async fn server(session: &ServerSession) -> Result<Server> {
     let ask = |command: &str| {
         let asked = doc! { command: 1 };
         async { session.database.run_command(asked).await.map(|it| RawDocumentBuf::try_from(&it)) }
@@ -46,7 +49,7 @@ async fn server(session: &Session) -> Result<Server> {
     Ok(Server::of(&hello, &build, status.as_deref()))
 }
 
-async fn index(rows: &Rows, keys: Document, is_unique: bool) -> Result<()> {
+async fn index(rows: &CollectionRows, keys: Document, is_unique: bool) -> Result<()> {
     let options = IndexOptions::builder().unique(is_unique.then_some(true)).build();
     let model = IndexModel::builder().keys(keys).options(options).build();
     let Err(error) = rows.collection.create_index(model).await else { return Ok(()) };
@@ -62,7 +65,7 @@ async fn index(rows: &Rows, keys: Document, is_unique: bool) -> Result<()> {
 }
 
 /// A key that several rows have.
-async fn twice(rows: &Rows) -> Result<Option<String>> {
+async fn twice(rows: &CollectionRows) -> Result<Option<String>> {
     let stages = [
         doc! { "$group": { "_id": "$key", "rows": { "$sum": 1 } } },
         doc! { "$match": { "rows": { "$gt": 1 } } },

@@ -9,7 +9,7 @@ use terrace_core::{
     Batch, BoxFuture, Checkpoint, Deadline, Error, ErrorKind, Follower, Logged, Result, Value, json,
 };
 
-use super::query::Rows;
+use super::query::CollectionRows;
 use super::row::{Content, number};
 use super::store::Shared;
 use super::{failure, history, write};
@@ -37,21 +37,24 @@ impl MongoFollower {
 impl Follower for MongoFollower {
     fn checkpoint(&self) -> BoxFuture<'_, Result<Checkpoint>> {
         let id = self.id();
-        let work = |rows: Rows| async move { Ok(Place::of(&rows, id).read().await?.0) };
+        let work =
+            |rows: CollectionRows| async move { Ok(FollowedTo::of(&rows, id).read().await?.0) };
         Box::pin(self.shared.run(Deadline::NEVER, work))
     }
 
     fn apply<'a>(&'a self, batch: &'a Batch) -> BoxFuture<'a, Result<bool>> {
         let (id, batch) = (self.id(), batch.clone());
-        let work = |rows: Rows| async move { apply(&rows, &Place::of(&rows, id), &batch).await };
+        let work = |rows: CollectionRows| async move {
+            apply(&rows, &FollowedTo::of(&rows, id), &batch).await
+        };
         let applied = self.shared.run(Deadline::NEVER, work);
         Box::pin(async move { applied.await.map_err(|error| error.during("follow")) })
     }
 
     fn begin_anew<'a>(&'a self, log: &'a str) -> BoxFuture<'a, Result<()>> {
         let (id, log) = (self.id(), log.to_owned());
-        let work = |rows: Rows| async move {
-            let place = Place::of(&rows, id);
+        let work = |rows: CollectionRows| async move {
+            let place = FollowedTo::of(&rows, id);
             let (_, known) = place.read().await?;
             rows.session.writes()?;
             // Rows of another log may have versions that this one never comes to.
@@ -64,7 +67,7 @@ impl Follower for MongoFollower {
     }
 }
 
-async fn apply(rows: &Rows, place: &Place, batch: &Batch) -> Result<bool> {
+async fn apply(rows: &CollectionRows, place: &FollowedTo, batch: &Batch) -> Result<bool> {
     if let Some(refused) = &batch.refused {
         let message = format!("a document cannot be set aside here: {refused}");
         return Err(Error::new(ErrorKind::Corrupt, message));
@@ -81,7 +84,7 @@ async fn apply(rows: &Rows, place: &Place, batch: &Batch) -> Result<bool> {
 }
 
 /// Puts a change in the place of what is older.
-async fn follow(rows: &Rows, change: &Logged) -> Result<()> {
+async fn follow(rows: &CollectionRows, change: &Logged) -> Result<()> {
     // A person may have changed a value to what is no document; it is kept as it is.
     let value = change.record.as_ref().map(|record| &record.value);
     let document = value.and_then(|value| json::object(value).ok());
@@ -110,13 +113,13 @@ async fn follow(rows: &Rows, change: &Logged) -> Result<()> {
 }
 
 /// Where the checkpoint is kept.
-struct Place {
+struct FollowedTo {
     metas: Collection<RawDocumentBuf>,
     id: String,
 }
 
-impl Place {
-    fn of(rows: &Rows, id: String) -> Self {
+impl FollowedTo {
+    fn of(rows: &CollectionRows, id: String) -> Self {
         Self { metas: rows.session.database.collection(history::COLLECTION), id }
     }
 

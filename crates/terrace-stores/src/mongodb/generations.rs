@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use terrace_core::{BoxFuture, Deadline, Generations, Key, Proof, Result, Runtime, Task, Token};
 use tokio::sync::watch;
 
-use super::query::Rows;
+use super::query::CollectionRows;
 use super::store::Shared;
 
 /// How often the history and the generation are looked at.
@@ -50,7 +50,7 @@ impl Generations for MongoGenerations {
         Box::pin(async move {
             let raise = || async {
                 let history = self.shared.history();
-                let work = |rows: Rows| async move { history.raise(&rows.session).await };
+                let work = |rows: CollectionRows| async move { history.raise(&rows.session).await };
                 self.shared.run(Deadline::NEVER, work).await
             };
             self.shared.histories.raise(raise).await?;

@@ -12,7 +12,7 @@ use terrace_core::history::copy_of;
 use terrace_core::{Generation, Result, Standing};
 
 use super::failure;
-use super::link::Session;
+use super::link::ServerSession;
 use super::row::whole;
 
 /// The collection.
@@ -27,7 +27,7 @@ pub(super) struct History {
 
 impl History {
     /// What is in force now; begins a history where there is none, or one of other data.
-    pub(super) async fn look(&self, session: &Session) -> Result<Standing> {
+    pub(super) async fn look(&self, session: &ServerSession) -> Result<Standing> {
         let metas = metas(session);
         loop {
             let identity = self.identity(session).await?;
@@ -45,7 +45,7 @@ impl History {
     }
 
     /// Raises the generation.
-    pub(super) async fn raise(&self, session: &Session) -> Result<()> {
+    pub(super) async fn raise(&self, session: &ServerSession) -> Result<()> {
         session.writes()?;
         let raised = doc! { "$inc": { "generation": 1_i64 } };
         let raised = metas(session).update_one(doc! { "_id": self.id() }, raised).await;
@@ -61,7 +61,7 @@ impl History {
     }
 
     /// What is not copied with the data.
-    async fn identity(&self, session: &Session) -> Result<String> {
+    async fn identity(&self, session: &ServerSession) -> Result<String> {
         let listed = session.database.list_collections().filter(doc! { "name": &self.of });
         let mut listed = listed.await.map_err(failure::of_read)?;
         let mut uuid = None;
@@ -76,7 +76,7 @@ impl History {
         })
     }
 
-    async fn begin(&self, session: &Session, identity: &str) -> Result<()> {
+    async fn begin(&self, session: &ServerSession, identity: &str) -> Result<()> {
         session.writes()?;
         let first = doc! {
             "_id": self.id(),
@@ -93,7 +93,7 @@ impl History {
         }
     }
 
-    async fn begin_anew(&self, session: &Session, kept: &Kept, identity: &str) -> Result<()> {
+    async fn begin_anew(&self, session: &ServerSession, kept: &Kept, identity: &str) -> Result<()> {
         tracing::warn!(
             collection = self.of,
             "the collection is a copy of another, or was restored: it begins a history of its own, and \
@@ -147,10 +147,10 @@ impl Kept {
     }
 }
 
-fn lineage(session: &Session) -> String {
+fn lineage(session: &ServerSession) -> String {
     format!("mongo-{:012x}", session.runtime.random() >> 16)
 }
 
-fn metas(session: &Session) -> Collection<RawDocumentBuf> {
+fn metas(session: &ServerSession) -> Collection<RawDocumentBuf> {
     session.database.collection(COLLECTION)
 }

@@ -46,7 +46,7 @@ pub(super) struct Link {
 
 /// What a task works with.
 #[derive(Clone, Debug)]
-pub(super) struct Session {
+pub(super) struct ServerSession {
     pub(super) database: Database,
     pub(super) runtime: Runtime,
     stage: Arc<Stage>,
@@ -68,7 +68,7 @@ impl Stage {
     }
 }
 
-impl Session {
+impl ServerSession {
     /// Asked before each call that changes something.
     ///
     /// # Errors
@@ -137,7 +137,7 @@ impl Link {
         self: &Arc<Self>,
         has_majority: bool,
         deadline: Deadline,
-        work: impl FnOnce(Session) -> F + Send,
+        work: impl FnOnce(ServerSession) -> F + Send,
     ) -> Result<T>
     where
         T: Send + 'static,
@@ -155,7 +155,7 @@ impl Link {
         let options = DatabaseOptions::builder();
         let options = options.read_concern(has_majority.then(ReadConcern::majority)).build();
         let stage = Arc::<Stage>::default();
-        let session = Session {
+        let session = ServerSession {
             database: client.database_with_options(&self.database, options),
             runtime: self.runtime.clone(),
             stage: Arc::clone(&stage),
@@ -225,7 +225,7 @@ impl Link {
         if let Ok(permit) = Arc::clone(&self.permits).try_acquire_owned() {
             return Ok(permit);
         }
-        let _place = Place(&self.waiting);
+        let _place = WaitingCall(&self.waiting);
         if self.waiting.fetch_add(1, Ordering::Relaxed) >= self.max_waiting {
             let message =
                 "too many calls are waiting for the document server; try again a little later";
@@ -264,9 +264,9 @@ impl Link {
 }
 
 /// A place among those who wait, until it is dropped.
-struct Place<'a>(&'a AtomicUsize);
+struct WaitingCall<'a>(&'a AtomicUsize);
 
-impl Drop for Place<'_> {
+impl Drop for WaitingCall<'_> {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::Relaxed);
     }

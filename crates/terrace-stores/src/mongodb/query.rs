@@ -7,7 +7,7 @@ use mongodb::options::ReadConcern;
 use mongodb::{Collection, Cursor};
 use terrace_core::{Budget, Deadline, Json, Key, Origin, Page, Record, Result, Scan, Selection};
 
-use super::link::Session;
+use super::link::ServerSession;
 use super::row::Row;
 use super::server::Server;
 use super::{bson, failure};
@@ -18,13 +18,13 @@ const PATIENCE: Duration = Duration::from_secs(10);
 
 /// The rows of one collection, within a session.
 #[derive(Clone, Debug)]
-pub(super) struct Rows {
-    pub(super) session: Session,
+pub(super) struct CollectionRows {
+    pub(super) session: ServerSession,
     pub(super) collection: Collection<RawDocumentBuf>,
 }
 
-impl Rows {
-    pub(super) fn of(session: Session, collection: &str) -> Self {
+impl CollectionRows {
+    pub(super) fn of(session: ServerSession, collection: &str) -> Self {
         let collection = session.database.collection(collection);
         Self { session, collection }
     }

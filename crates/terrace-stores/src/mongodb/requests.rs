@@ -15,7 +15,7 @@ use mongodb::options::ReadConcern;
 use terrace_core::{Error, ErrorKind, Idempotency, Outcome, Result, Version};
 
 use super::failure;
-use super::link::Session;
+use super::link::ServerSession;
 use super::row::{time, whole};
 
 /// The collection.
@@ -47,7 +47,7 @@ pub(super) struct Held {
 ///
 /// # Errors
 /// [`Idempotency::reused`] for another request under the key.
-pub(super) async fn claim(session: &Session, request: &Idempotency) -> Result<Claim> {
+pub(super) async fn claim(session: &ServerSession, request: &Idempotency) -> Result<Claim> {
     const PAUSE: Duration = Duration::from_millis(20);
     let claims = session.database.collection::<RawDocumentBuf>(COLLECTION);
     // Kept as a whole number of JSON everywhere.

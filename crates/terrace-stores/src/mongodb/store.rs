@@ -16,8 +16,8 @@ use terrace_core::{
 use super::follow::MongoFollower;
 use super::generations::{MongoGenerations, keep_looking};
 use super::history::History;
-use super::link::{Link, Session};
-use super::query::{self, Rows};
+use super::link::{Link, ServerSession};
+use super::query::{self, CollectionRows};
 use super::requests::{self, Claim};
 use super::server::Server;
 use super::upkeep::Upkeep;
@@ -163,7 +163,7 @@ impl Shared {
     pub(super) async fn run<T, F>(
         &self,
         deadline: Deadline,
-        work: impl FnOnce(Rows) -> F + Send,
+        work: impl FnOnce(CollectionRows) -> F + Send,
     ) -> Result<T>
     where
         T: Send + 'static,
@@ -171,7 +171,7 @@ impl Shared {
     {
         let has_majority = self.ready(deadline).await?.has_majority();
         let collection = &self.options.collection;
-        let work = |session: Session| work(Rows::of(session, collection));
+        let work = |session: ServerSession| work(CollectionRows::of(session, collection));
         self.link.run(has_majority, deadline, work).await
     }
 
@@ -185,7 +185,7 @@ impl Shared {
         self.ready(deadline).await?;
         let (history, asked) = (self.history(), self.link.runtime.now());
         let known = self.histories.name();
-        let work = |rows: Rows| async move {
+        let work = |rows: CollectionRows| async move {
             let standing = history.look(&rows.session).await?;
             if standing.history != known {
                 // The collection is another one, and may lack its indexes.
@@ -234,7 +234,8 @@ impl Shared {
         let rows = match keys {
             [] => Vec::new(),
             _ => {
-                let work = |rows: Rows| async move { rows.of_keys(&wanted, budget).await };
+                let work =
+                    |rows: CollectionRows| async move { rows.of_keys(&wanted, budget).await };
                 self.run(how.deadline, work).await?
             }
         };
@@ -260,7 +261,8 @@ impl Shared {
         let asks = what.is_some_and(|what| query::is_understood(what, server));
         let proof = Self::proof(&self.histories.standing(), Version::NONE);
         let (what, scan) = (what.cloned(), scan.clone());
-        let work = |rows: Rows| async move { rows.page(what.as_ref(), asks, &scan).await };
+        let work =
+            |rows: CollectionRows| async move { rows.page(what.as_ref(), asks, &scan).await };
         let page = self.run(how.deadline, work).await?;
         let shown = page.records.iter().map(|record| record.version).max().unwrap_or(Version::NONE);
         let proof = Proof { shown: Position::new(shown.get()), ..proof };
@@ -280,7 +282,7 @@ impl Shared {
             return Ok(Vec::new());
         }
         let writers = Arc::clone(&self.writers);
-        let work = |rows: Rows| async move {
+        let work = |rows: CollectionRows| async move {
             match request {
                 None => settled(write::apply(&rows, &writers, prepared).await),
                 Some(request) => once(&rows, &writers, prepared, &request).await,
@@ -307,7 +309,7 @@ impl Shared {
 
 /// Applies the writes unless the request was made before.
 async fn once(
-    rows: &Rows,
+    rows: &CollectionRows,
     writers: &Arc<Writers>,
     batch: Vec<write::Prepared>,
     request: &Idempotency,
@@ -366,7 +368,7 @@ impl Documents for MongoDocuments {
 
     fn count(&self) -> BoxFuture<'_, Result<u64>> {
         Box::pin(async move {
-            let work = |rows: Rows| async move { rows.count().await };
+            let work = |rows: CollectionRows| async move { rows.count().await };
             let count = self.shared.run(Deadline::NEVER, work).await;
             count.map_err(|error| error.during("count"))
         })

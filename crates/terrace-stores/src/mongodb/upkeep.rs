@@ -7,7 +7,7 @@ use mongodb::Collection;
 use mongodb::bson::{Bson, Document, RawBsonRef, RawDocument, RawDocumentBuf, doc};
 use terrace_core::{Deadline, Idempotency, Json, Result, Runtime};
 
-use super::query::Rows;
+use super::query::CollectionRows;
 use super::row::{Row, time};
 use super::store::Shared;
 use super::{failure, requests};
@@ -33,13 +33,13 @@ impl Walk for Upkeep {
 
     async fn page(&mut self) -> Result<bool> {
         let kept_for = self.shared.options.tombstones_kept_for;
-        let work = move |rows: Rows| async move { page(&rows, kept_for).await };
+        let work = move |rows: CollectionRows| async move { page(&rows, kept_for).await };
         self.shared.run(Deadline::NEVER, work).await
     }
 }
 
 /// Answers whether nothing is left.
-async fn page(rows: &Rows, kept_for: Duration) -> Result<bool> {
+async fn page(rows: &CollectionRows, kept_for: Duration) -> Result<bool> {
     let before = |age: Duration, runtime: &Runtime| doc! { "$lt": time(runtime.wall() - age) };
     let runtime = &rows.session.runtime;
     let tombstones = doc! { "deleted": true, "updated_at": before(kept_for, runtime) };
@@ -52,7 +52,11 @@ async fn page(rows: &Rows, kept_for: Duration) -> Result<bool> {
 }
 
 /// Removes up to a page of what is found.
-async fn remove(from: &Collection<RawDocumentBuf>, rows: &Rows, filter: Document) -> Result<i64> {
+async fn remove(
+    from: &Collection<RawDocumentBuf>,
+    rows: &CollectionRows,
+    filter: Document,
+) -> Result<i64> {
     let found = from.find(filter.clone()).projection(doc! { "_id": 1 }).limit(PAGE);
     let mut found = found.await.map_err(failure::of_read)?;
     let mut ids = Vec::new();
@@ -72,7 +76,7 @@ async fn remove(from: &Collection<RawDocumentBuf>, rows: &Rows, filter: Document
 }
 
 /// Adds the words of up to a page of rows that have none: another program has written them.
-async fn index(rows: &Rows) -> Result<i64> {
+async fn index(rows: &CollectionRows) -> Result<i64> {
     let unindexed = doc! { "words": { "$exists": false }, "deleted": { "$ne": true } };
     let found = rows.collection.find(unindexed).limit(PAGE);
     let mut found = found.await.map_err(failure::of_read)?;

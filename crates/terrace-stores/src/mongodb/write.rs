@@ -13,7 +13,7 @@ use terrace_core::{
 use tokio::sync::Mutex;
 
 use super::failure;
-use super::query::Rows;
+use super::query::CollectionRows;
 use super::row::{Content, Noted, Row};
 use super::versions::Versions;
 
@@ -89,7 +89,11 @@ pub(super) fn prepare(batch: Vec<Write>, request: Option<&Idempotency>) -> Resul
 
 /// Applies the writes of each key in their order, some keys at a time, and answers each. After one
 /// that fails no later one of its key is tried.
-pub(super) async fn apply(rows: &Rows, writers: &Arc<Writers>, batch: Vec<Prepared>) -> Outcomes {
+pub(super) async fn apply(
+    rows: &CollectionRows,
+    writers: &Arc<Writers>,
+    batch: Vec<Prepared>,
+) -> Outcomes {
     let count = batch.len();
     let mut by_key = HashMap::<Key, Vec<(usize, Prepared)>>::new();
     for (number, prepared) in batch.into_iter().enumerate() {
@@ -105,7 +109,7 @@ pub(super) async fn apply(rows: &Rows, writers: &Arc<Writers>, batch: Vec<Prepar
 }
 
 async fn one_key(
-    rows: &Rows,
+    rows: &CollectionRows,
     writers: &Writers,
     writes: Vec<(usize, Prepared)>,
 ) -> Vec<(usize, Result<(Outcome, Version)>)> {
@@ -121,7 +125,11 @@ async fn one_key(
     done
 }
 
-async fn one(rows: &Rows, writers: &Writers, prepared: &Prepared) -> Result<(Outcome, Version)> {
+async fn one(
+    rows: &CollectionRows,
+    writers: &Writers,
+    prepared: &Prepared,
+) -> Result<(Outcome, Version)> {
     let key = &prepared.write.key;
     let _turn = writers.line(key).lock().await;
     for _ in 0..TRIES {
@@ -152,7 +160,7 @@ async fn one(rows: &Rows, writers: &Writers, prepared: &Prepared) -> Result<(Out
 
 /// Puts the new content in the place of the row, unless somebody was faster.
 async fn put(
-    rows: &Rows,
+    rows: &CollectionRows,
     prepared: &Prepared,
     row: Option<&Row>,
     (outcome, version): (Outcome, Version),
@@ -180,7 +188,7 @@ async fn put(
 }
 
 /// Adds a row; `false` when there is one with its key.
-pub(super) async fn insert(rows: &Rows, fields: &Document) -> Result<bool> {
+pub(super) async fn insert(rows: &CollectionRows, fields: &Document) -> Result<bool> {
     let raw = RawDocumentBuf::try_from(fields).map_err(failure::bson)?;
     match rows.collection.insert_one(raw).await {
         Ok(_) => Ok(true),
