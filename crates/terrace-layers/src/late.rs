@@ -44,7 +44,7 @@ impl<T: Send + Sync + 'static> Late<T> {
                 None
             }
             Err(error) if error.is_retryable() => {
-                tracing::warn!(%error, "the {name} cannot be opened yet; it is tried again");
+                tracing::warn!(part = name, %error, "cannot be opened yet; it is tried again");
                 state.note(error);
                 Some(Self::go_on(name, open, Arc::clone(&state), runtime))
             }
@@ -67,7 +67,7 @@ impl<T: Send + Sync + 'static> Late<T> {
                     match open().await {
                         Ok(opened) => {
                             let _first = state.opened.set(opened);
-                            tracing::info!("the {name} is open");
+                            tracing::info!(part = name, "opened");
                             return Ok(());
                         }
                         Err(error) => state.note(error),
