@@ -1,11 +1,13 @@
 """The rows of the table: what is measured, against which reference, and how much is wanted."""
 
 import dataclasses
+import functools
 import json
 import time
 
 from load import Sample, Target, pgbench, redis_benchmark, sweep, wrk
 from processes import Failed, http_get, memory_mib
+from regions import SHORTEST_TRIP_MS, over_wan
 from servers import FIRST_WIDE_KEY
 from tools import say
 
@@ -56,7 +58,9 @@ class Rows:
             self.l6_accept(),
             self.l6_drain(),
             self.l7(),
-            self.l8(),
+            self.l8_documents(),
+            self.l8_ledger(),
+            self.l9(),
             self.embedded("read"),
             self.embedded("write"),
         ]
@@ -209,19 +213,52 @@ class Rows:
             ],
         )
 
-    def l8(self):
+    def l8_documents(self):
+        # Before the ledger's rows: what they leave to the summaries would be worked off beside these.
         return Group(
             {
                 "L8 document hit": self.document_hit,
                 "L2 hit": lambda: self.hit(2, "hits", "misses"),
+            },
+            [Row("L8 document read, far hit", "L8 document hit", ("L2 hit",), 0.9)],
+        )
+
+    def l8_ledger(self):
+        return Group(
+            {
                 "L8 ledger write": self.post,
                 "L1 write": lambda: self.write(1, stores="local"),
             },
-            [
-                Row("L8 document read, far hit", "L8 document hit", ("L2 hit",), 0.9),
-                Row("L8 ledger write", "L8 ledger write", ("L1 write",), 0.8),
-            ],
+            [Row("L8 ledger write", "L8 ledger write", ("L1 write",), 0.8)],
         )
+
+    def l9(self):
+        # Three regions on this machine: what others apply of a write is applied on the same cores, and
+        # so a region is measured by itself, as it is where each has a machine of its own.
+        wan = functools.cache(lambda: over_wan(self.field, self.threads, self.keys))
+        return Group(
+            {
+                "L9 write": lambda: self.put(9, {"REPLICATION_ENABLED": "false"}),
+                "L9 write, all regions": lambda: self.put(9),
+                "L1 write": lambda: self.put(1),
+            },
+            [
+                Row("L9 local write", "L9 write", ("L1 write",), 0.8),
+                Row("L9 write, applied on these cores by two more regions",
+                    "L9 write, all regions", ("L1 write",), None),
+            ],
+            limits=(
+                ("L9 --wan, p99 of a write", "ms", SHORTEST_TRIP_MS - 1, lambda: wan().write_p99_ms),
+                ("L9 --wan, p99 of replication past its round trip", "ms", 50, lambda: wan().lag_p99_ms),
+            ),
+        )
+
+    def put(self, level, settings=None):
+        """Writes by `PUT /v1/records/{key}`, which waits for no other region."""
+        name = f"l{level}_servers" + ("_apart" if settings else "")
+        server = self.field.terrace(level, name=name, settings=settings)
+        run = self.wrk(server, CONNECTIONS, "put.lua", self.keys)
+        return Target(run, server["pids"], self.field.wal_syncs)
 
     def document_hit(self):
         """Reads of documents that are all in the cache."""

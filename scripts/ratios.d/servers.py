@@ -17,7 +17,7 @@ FIRST_KEY = 1_000_001
 FIRST_WIDE_KEY = 2_000_000
 BATCH = 1000
 # What `terrace up` serves by default today, level N on port base + N.
-UP_LEVELS = (0, 1, 2, 3, 4, 5, 6, 7, 8)
+UP_LEVELS = (0, 1, 2, 3, 4, 5, 6, 7, 8, 9)
 # Rows about hits measure hits: both caches hold every key, and none expires during a run.
 CACHES = {"CACHE_TTL": "3600", "L1_CACHE_TTL": "3600", "L1_CACHE_SIZE": "100000"}
 POSTGRES_SETTINGS = {
@@ -246,10 +246,13 @@ class Field:
                 raise Failed(f"nginx does not cache /read/: X-Cache is {answer.headers['X-Cache']}")
         return {"pids": [process.pid], "url": url, "port": port}
 
-    def terrace(self, level, stores="servers", name=None, fill=True, flags=()):
+    def terrace(self, level, stores="servers", name=None, fill=True, flags=(), settings=None):
         """`terrace serve`, on the run's servers or others, filled through its own API."""
         name = name or f"l{level}_{stores}"
-        server = self.once(f"terrace {name}", lambda: self._start_terrace(level, stores, name, flags=flags))
+        server = self.once(
+            f"terrace {name}",
+            lambda: self._start_terrace(level, stores, name, flags=flags, settings=settings),
+        )
         if fill:
             self.once(f"keys of {name}", lambda: self.fill(server["port"], self.key_range()))
         return server
