@@ -239,6 +239,8 @@ pub struct Receipt {
     pub origin: Origin,
     /// Its place in the change log, where the database keeps one.
     pub event: Option<LogPosition>,
+    /// Whether the caches were filled with it before the answer.
+    pub cached: bool,
 }
 
 /// Names one request of a client, so that repeating it is safe.

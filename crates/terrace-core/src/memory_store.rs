@@ -144,6 +144,7 @@ impl MemoryStore {
                     token: state.token(),
                     origin: Origin::PRIMARY,
                     event: None,
+                    cached: false,
                 }
             })
             .collect::<Vec<_>>();

@@ -57,6 +57,7 @@ impl Failures {
                 token: Token::default(),
                 origin,
                 event: None,
+                cached: false,
             });
         }
         receipts.into_iter().collect::<Option<Vec<_>>>().ok_or_else(|| {

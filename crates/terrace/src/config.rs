@@ -15,7 +15,9 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-pub use levels::{CqrsConfig, JournalConfig, PolyglotConfig, ReplicasConfig, ShardsConfig};
+pub use levels::{
+    CqrsConfig, EnterpriseConfig, JournalConfig, PolyglotConfig, ReplicasConfig, ShardsConfig,
+};
 pub use redact::redacted;
 pub use regions::{HomeSettings, RegionSettings, RegionsConfig};
 pub use sources::{ConfigError, Loaded, Overrides, load};
@@ -44,6 +46,8 @@ pub struct Config {
     pub journal: JournalConfig,
     /// The regions of level 9.
     pub regions: RegionsConfig,
+    /// Level 10.
+    pub enterprise: EnterpriseConfig,
     /// How far the private servers of the local mode are.
     pub distance: DistanceConfig,
     /// What is logged.
@@ -237,6 +241,7 @@ impl Config {
                 if self.database.url.is_empty()
                     && self.replicas.primary_url.is_empty()
                     && self.shards.urls.is_empty()
+                    && self.enterprise.shard_urls.is_empty()
                     && self.regions.database_urls.is_empty()
                     && self.cqrs.write_url.is_empty()
                     && self.polyglot.postgres_url.is_empty() =>

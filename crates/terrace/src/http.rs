@@ -44,6 +44,8 @@ mod server;
 pub use documents::{Documents, DocumentsFace};
 pub use face::{ClearCache, Face, Queries, Regions, Shards, Whole};
 pub use geography::{ClientPlaces, Geography};
+pub use middleware::Guards;
+pub(crate) use middleware::Middleware;
 pub use polyglot::Polyglot;
 pub(crate) use polyglot::{DOCUMENTS, TRANSACTIONS};
 pub use records::{Records, Values};
@@ -58,6 +60,8 @@ pub struct Service {
     pub faces: Vec<Face>,
     /// All that is behind them.
     pub whole: Arc<dyn Whole>,
+    /// What stands before them.
+    pub guards: Guards,
     /// What a client may use up.
     pub limits: Limits,
     /// Clock, random numbers and background work.

@@ -5,7 +5,9 @@
 
 mod edge;
 mod engines;
+mod guards;
 mod l0_single_db;
+mod l10_enterprise_grade;
 mod l1_connection_pooling;
 mod l2_read_cache;
 mod l3_read_replicas;
@@ -27,6 +29,7 @@ use crate::http::{Documents, Face, Whole};
 
 pub(crate) use engines::broker_name;
 pub use engines::{Engines, QuerySide, RegionEngine, RegionEngines, Servers, ShardEngines};
+pub use guards::guards;
 pub use l6_write_buffering::{FlusherApart, flusher, journal};
 
 /// One level of the climb.
@@ -50,6 +53,8 @@ pub struct Level {
     pub cached: bool,
     /// Whether it can do without, when the settings say so.
     pub cache_is_optional: bool,
+    /// The URLs of its shards, and how many a new set has without them, if it has shards.
+    pub shards: Option<for<'a> fn(&'a Config) -> (&'a [String], u16)>,
     /// The stack as text, by mode; a test compares it with what is built.
     pub stacks: [(&'static str, &'static str); 2],
     /// Builds the stack.
@@ -84,7 +89,7 @@ impl Stack {
 }
 
 /// The levels that exist, from the bottom.
-pub static LEVELS: [&Level; 10] = [
+pub static LEVELS: [&Level; 11] = [
     &l0_single_db::LEVEL,
     &l1_connection_pooling::LEVEL,
     &l2_read_cache::LEVEL,
@@ -95,6 +100,7 @@ pub static LEVELS: [&Level; 10] = [
     &l7_cqrs::LEVEL,
     &l8_polyglot_persistence::LEVEL,
     &l9_global_distributed::LEVEL,
+    &l10_enterprise_grade::LEVEL,
 ];
 
 /// The level of this number, if it exists.

@@ -284,6 +284,7 @@ pub(crate) fn deserialized(text: &str) -> Vec<Receipt> {
         token: crate::Token::default(),
         origin: crate::Origin::PRIMARY,
         event: None,
+        cached: false,
     };
     done.into_iter().map(receipt).collect()
 }

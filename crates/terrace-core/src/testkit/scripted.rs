@@ -312,6 +312,7 @@ fn receipt_of(outcome: Outcome, version: u64) -> Receipt {
         token: token_of(version),
         origin: Origin::PRIMARY,
         event: None,
+        cached: false,
     }
 }
 

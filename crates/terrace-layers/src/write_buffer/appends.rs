@@ -127,6 +127,7 @@ impl Shared {
             token: token(first.plus(number)),
             origin: Origin::JOURNAL,
             event: None,
+            cached: false,
         };
         Ok((0..count).map(receipt).collect())
     }

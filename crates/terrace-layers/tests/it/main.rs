@@ -11,6 +11,7 @@ mod cached_ledger;
 mod coalesce;
 mod concurrency_limit;
 mod cqrs;
+mod fill_on_write;
 mod follow;
 mod geo_router;
 mod late;

@@ -48,7 +48,7 @@ async fn sleep(time: Duration) {
 }
 
 /// Waits until the feed is heard.
-async fn trusted(store: &NearCache) {
+pub(crate) async fn trusted(store: &NearCache) {
     while store.inspect().await.status != Status::Healthy {
         tokio::task::yield_now().await;
     }

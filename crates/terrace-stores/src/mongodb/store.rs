@@ -302,6 +302,7 @@ impl Shared {
             token: token.clone(),
             origin: Origin::PRIMARY,
             event: None,
+            cached: false,
         };
         Ok(outcomes.into_iter().map(receipt).collect())
     }

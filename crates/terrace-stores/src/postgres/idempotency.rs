@@ -134,6 +134,7 @@ impl DoneWrite {
             token,
             origin: Origin::PRIMARY,
             event: event(outcome, version, transaction.filter(|_| here).map(Transaction)),
+            cached: false,
         }
     }
 }

@@ -96,6 +96,7 @@ impl WriteBatch<'_> {
             token: token.clone(),
             origin: Origin::PRIMARY,
             event: event(outcome, version, transaction.filter(|_| logged)),
+            cached: false,
         };
         Ok(answers.into_iter().map(receipt).collect())
     }

@@ -211,6 +211,7 @@ impl<'c> Writer<'c> {
             token: self.shared.token(version),
             origin: Origin::PRIMARY,
             event: self.shared.event(outcome, version),
+            cached: false,
         };
         results.into_iter().map(receipt).collect()
     }

@@ -47,8 +47,9 @@ pub(super) fn reshard(
     dry_run: bool,
     loaded: Loaded,
 ) -> Result<(), Failure> {
-    if level.number != 4 {
-        return Err(Failure::usage(format!("level {} has no shards; level 4 has", level.number)));
+    if level.shards.is_none() {
+        let message = format!("level {} has no shards; levels 4 and 10 have", level.number);
+        return Err(Failure::usage(message));
     }
     let mode = loaded.config.mode()?;
     logging::start(&loaded)?;

@@ -11,7 +11,7 @@ use tokio::sync::watch;
 use super::{Failure, logging, screen, signals};
 use crate::config::{Config, Loaded, Mode, millis};
 use crate::http::{Face, Limits, Service, Whole, serve as serve_http};
-use crate::levels::{Engines, Level, Servers, Stack};
+use crate::levels::{Engines, Level, Servers, Stack, guards};
 
 /// How often a level's health is looked at for the log.
 const WATCH_EVERY: Duration = Duration::from_secs(1);
@@ -194,10 +194,13 @@ impl Session {
         let address = listener
             .local_addr()
             .map_err(|error| Failure::failed(format!("a socket has no address: {error}")))?;
+        let guards = guards(level, &self.config);
+        let whole = guards.before(whole);
         let service = Service {
             name: level.name,
             faces,
             whole: Arc::clone(&whole),
+            guards,
             limits: limits(&self.config),
             runtime: runtime.clone(),
         };

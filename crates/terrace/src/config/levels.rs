@@ -110,3 +110,20 @@ impl Default for JournalConfig {
         }
     }
 }
+
+/// Level 10.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct EnterpriseConfig {
+    /// `postgres://...` of each shard, in their order. Default none: of the one database, each of two
+    /// shards has a schema. `DB_SHARD1_URL`, `DB_SHARD2_URL`, ... name them, too.
+    pub shard_urls: Vec<String>,
+    /// What `/health` and `/stats` call the installation. Default `production`.
+    pub environment: String,
+}
+
+impl Default for EnterpriseConfig {
+    fn default() -> Self {
+        Self { shard_urls: Vec::new(), environment: "production".into() }
+    }
+}

@@ -10,7 +10,7 @@ use super::{Config, DistanceConfig, Mode, bounds, redacted, regions, service_lin
 
 /// Names of the environment that the described system uses, and the settings they stand for.
 /// `TERRACE_<SECTION>_<KEY>` works for every setting.
-pub const DOCUMENTED_NAMES: [(&str, &str); 15] = [
+pub const DOCUMENTED_NAMES: [(&str, &str); 17] = [
     ("DATABASE_URL", "database.url"),
     ("REDIS_URL", "cache.url"),
     ("PRIMARY_DATABASE_URL", "replicas.primary_url"),
@@ -26,6 +26,8 @@ pub const DOCUMENTED_NAMES: [(&str, &str); 15] = [
     ("L1_CACHE_SIZE", "cache.near_max_records"),
     ("L1_CACHE_TTL", "cache.near_ttl_seconds"),
     ("REPLICATION_ENABLED", "regions.replication"),
+    ("CACHE_L2_URL", "cache.url"),
+    ("ENVIRONMENT", "enterprise.environment"),
 ];
 
 /// The file that is read when no other is named and it exists.
@@ -142,7 +144,8 @@ impl Merged {
         let mut named: Vec<_> = environment.filter(|(_, text)| !text.trim().is_empty()).collect();
         // Terrace's own names come last: they win over the general ones.
         named.sort_by_key(|(name, _)| (name.starts_with("TERRACE_"), name.clone()));
-        self.add_shards(&mut named)?;
+        self.add_shards(("SHARD_", 0, "shards.urls"), &mut named)?;
+        self.add_shards(("DB_SHARD", 1, "enterprise.shard_urls"), &mut named)?;
         for (name, text) in &named {
             let known = DOCUMENTED_NAMES.iter().find(|(known, _)| known == name);
             let path = match (known, name.strip_prefix("TERRACE_")) {
@@ -197,10 +200,14 @@ impl Merged {
         self.set(&format!("regions.{key}"), Value::Array(urls), source)
     }
 
-    /// `SHARD_0_URL`, `SHARD_1_URL`, ...: as many as there are.
-    fn add_shards(&mut self, named: &mut Vec<(String, String)>) -> Result<(), ConfigError> {
+    /// `SHARD_0_URL`, `SHARD_1_URL`, ...: as many as there are. Those of level 10 are numbered from 1.
+    fn add_shards(
+        &mut self,
+        (start, first, path): (&str, usize, &str),
+        named: &mut Vec<(String, String)>,
+    ) -> Result<(), ConfigError> {
         let number = |name: &str| -> Option<usize> {
-            name.strip_prefix("SHARD_")?.strip_suffix("_URL")?.parse().ok()
+            name.strip_prefix(start)?.strip_suffix("_URL")?.parse().ok()
         };
         let mut urls = Vec::new();
         named.retain(|(name, text)| match number(name) {
@@ -211,17 +218,17 @@ impl Merged {
             None => true,
         });
         urls.sort();
-        if let Some(missing) = urls.iter().zip(0..).find(|((number, _), place)| number != place) {
-            let place = missing.1;
+        let mut places = urls.iter().zip(first..);
+        if let Some((_, place)) = places.find(|((number, _), place)| number != place) {
             return Err(ConfigError::new(format!(
-                "environment: SHARD_{place}_URL is missing; number the shards from 0 without a gap"
+                "environment: {start}{place}_URL is missing; number the shards from {first} without a gap"
             )));
         }
         if urls.is_empty() {
             return Ok(());
         }
         let urls = urls.into_iter().map(|(_, url)| Value::String(url)).collect();
-        self.set("shards.urls", Value::Array(urls), "environment, SHARD_0_URL, ...".to_owned())
+        self.set(path, Value::Array(urls), format!("environment, {start}{first}_URL, ..."))
     }
 
     /// Sets a value given as text, in the type that its default has.
@@ -254,6 +261,11 @@ impl Merged {
         let Some(place) = place else {
             let hint = self.suggestion(path);
             return Err(ConfigError::new(format!("{source}: there is no setting {path}{hint}")));
+        };
+        // A word may be true or false.
+        let value = match (&*place, value) {
+            (Value::String(_), Value::Boolean(flag)) => Value::String(flag.to_string()),
+            (_, value) => value,
         };
         if !place.same_type(&value) {
             return Err(ConfigError::new(format!(
@@ -409,10 +421,11 @@ mod tests {
             ("DB_EU_WEST_URL", &urls[1]),
             ("REPLICATION_ENABLED", "false"),
             // Of another level.
-            ("DB_SHARD1_URL", "postgres://h/d"),
+            ("DB_SHARD1_URL", "postgres://s/d"),
         ];
         let loaded = with(&named, None).expect("good settings");
         assert_eq!(loaded.config.regions.database_urls, urls);
+        assert_eq!(loaded.config.enterprise.shard_urls, ["postgres://s/d"]);
         assert!(!loaded.config.regions.replication && loaded.config.regions.cache_urls.is_empty());
         assert_eq!(loaded.config.mode(), Ok(super::super::Mode::Servers));
         assert!(loaded.sources["regions.database_urls"].0.starts_with("postgres://u:***@us/d "));

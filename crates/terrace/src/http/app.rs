@@ -15,7 +15,7 @@ use terrace_core::Runtime;
 use super::call::Call;
 use super::face::Face;
 use super::geography::Geography;
-use super::middleware::{Middleware, Next};
+use super::middleware::{Guards, Next};
 use super::problem::{Kind, Problem};
 use super::reply::{Answer, Reply};
 use super::request_id::{RequestIds, X_REQUEST_ID};
@@ -35,13 +35,13 @@ pub(crate) struct App {
     panics: AtomicU64,
     ids: RequestIds,
     routes: Routes,
-    middleware: Vec<Arc<dyn Middleware>>,
+    guards: Guards,
 }
 
 impl App {
     /// Builds the routes and the documents from one table.
     pub(crate) fn new(service: Service) -> Self {
-        let Service { name, faces, whole, limits, runtime } = service;
+        let Service { name, faces, whole, guards, limits, runtime } = service;
         let mut table = faces.iter().flat_map(|face| face.endpoints(&whole)).collect::<Vec<_>>();
         let health = faces.iter().map(Face::health_fields).collect();
         table.extend(operations::endpoints(whole, health));
@@ -51,19 +51,12 @@ impl App {
             draining: AtomicBool::new(false),
             panics: AtomicU64::new(0),
             ids: RequestIds::new(&runtime),
-            middleware: Vec::new(),
+            guards,
             geography: faces.iter().find_map(Face::geography),
             name,
             limits,
             runtime,
         }
-    }
-
-    /// The same with these steps before its endpoints, the first one first.
-    #[cfg(test)]
-    pub(crate) fn behind(mut self, middleware: Vec<Arc<dyn Middleware>>) -> Self {
-        self.middleware = middleware;
-        self
     }
 
     /// Answers one request, whatever happens.
@@ -116,7 +109,7 @@ impl App {
     pub(super) async fn run(&self, call: &mut Call) -> Answer {
         self.check_head(call)?;
         let handler = self.routes.find(&call.parts.method, call.parts.uri.path())?;
-        Next::new(&self.middleware, handler).run(call).await
+        Next::new(&self.guards, handler).run(call).await
     }
 
     /// What is wrong with a head that the HTTP library has read; others see [`App::refusal`].

@@ -13,6 +13,7 @@ use super::records::Records;
 use super::schema::{Field, Shape};
 
 mod clear;
+mod enterprise;
 mod levels;
 mod parts;
 mod read;
@@ -20,6 +21,7 @@ mod regional;
 mod statistics;
 mod write;
 
+pub use enterprise::L10;
 pub use levels::{L0, L1, L2, L3, L4, L5, L6, L7, L9};
 
 /// The documents' API of a level, over its records.
@@ -49,6 +51,9 @@ impl Documents {
         if let Some(regions) = &this.regions {
             return regional::endpoints(this, regions, whole);
         }
+        if let Some(endpoints) = face.endpoints {
+            return endpoints(this, whole);
+        }
         // Rows of one path stand together.
         let mut table = vec![write::endpoint(this)];
         table.extend(face.updated.map(|message| write::update(this, message)));
@@ -64,8 +69,13 @@ impl Documents {
     }
 }
 
+/// The rows of a level whose answers have another form.
+type OwnEndpoints = fn(&Arc<Documents>, &Arc<dyn Whole>) -> Vec<Endpoint>;
+
 /// What is particular to a level in the documents' API.
 pub struct DocumentsFace {
+    /// The rows, where they are other ones than those that the fields below describe.
+    endpoints: Option<OwnEndpoints>,
     /// The message of a write.
     written: &'static str,
     /// Whether answers name the shard.

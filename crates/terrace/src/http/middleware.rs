@@ -8,16 +8,66 @@
 use std::fmt;
 use std::sync::Arc;
 
-use terrace_core::BoxFuture;
+use terrace_core::{BoxFuture, Inspection, Result};
 
 use super::call::Call;
 use super::endpoint::Handle;
+use super::face::Whole;
 use super::reply::Answer;
 
 /// One step of the chain.
 pub(crate) trait Middleware: fmt::Debug + Send + Sync + 'static {
     /// Answers the request, or lets `next` do it and looks at what came of it.
     fn handle<'a>(&'a self, call: &'a mut Call, next: Next<'a>) -> BoxFuture<'a, Answer>;
+
+    /// What it says of itself; nothing for a step that only passes requests on.
+    fn inspect(&self) -> BoxFuture<'_, Option<Inspection>> {
+        Box::pin(async { None })
+    }
+}
+
+/// What stands before the endpoints of a service, the first step outermost.
+#[derive(Clone, Debug, Default)]
+pub struct Guards {
+    steps: Vec<Arc<dyn Middleware>>,
+}
+
+impl Guards {
+    pub(crate) fn new(steps: Vec<Arc<dyn Middleware>>) -> Self {
+        Self { steps }
+    }
+
+    /// What is behind them, with what they say of themselves.
+    pub fn before(&self, whole: Arc<dyn Whole>) -> Arc<dyn Whole> {
+        match self.steps.is_empty() {
+            true => whole,
+            false => Arc::new(Guarded { guards: self.clone(), whole }),
+        }
+    }
+}
+
+#[derive(Debug)]
+struct Guarded {
+    guards: Guards,
+    whole: Arc<dyn Whole>,
+}
+
+impl Whole for Guarded {
+    fn inspect(&self) -> BoxFuture<'_, Inspection> {
+        Box::pin(async {
+            let mut tree = Inspection::new("guards");
+            for step in &self.guards.steps {
+                if let Some(part) = step.inspect().await {
+                    tree = tree.needs(part);
+                }
+            }
+            tree.needs(self.whole.inspect().await)
+        })
+    }
+
+    fn close(&self) -> BoxFuture<'_, Result<()>> {
+        self.whole.close()
+    }
 }
 
 /// What is left of the chain.
@@ -27,8 +77,8 @@ pub(crate) struct Next<'a> {
 }
 
 impl<'a> Next<'a> {
-    pub(crate) fn new(chain: &'a [Arc<dyn Middleware>], endpoint: &'a dyn Handle) -> Self {
-        Self { rest: chain, endpoint }
+    pub(crate) fn new(guards: &'a Guards, endpoint: &'a dyn Handle) -> Self {
+        Self { rest: &guards.steps, endpoint }
     }
 
     /// Goes on with the next step, or with the endpoint.
@@ -99,11 +149,11 @@ mod tests {
             name: "0-single-db",
             faces: vec![Face::Documents(Arc::new(documents))],
             whole: Arc::new(store),
+            guards: Guards::new(vec![step("first", false), step("second", refuses)]),
             limits: Limits::default(),
             runtime: Runtime::system(),
         };
-        let steps = vec![step("first", false), step("second", refuses)];
-        let app = Arc::new(App::new(service).behind(steps));
+        let app = Arc::new(App::new(service));
         let (parts, ()) =
             Request::get("/read/a").header("host", "a").body(()).expect("a request").into_parts();
         let mut call = Call { app: Arc::clone(&app), parts, body: None, peer: None };

@@ -239,7 +239,7 @@ mod tests {
 
     use super::*;
     use crate::http::call::Call;
-    use crate::http::middleware::{Middleware, Next};
+    use crate::http::middleware::{Guards, Middleware, Next};
     use crate::http::reply::Answer;
 
     /// Answers every request with what comes out of a channel.
@@ -260,16 +260,17 @@ mod tests {
     #[tokio::test]
     async fn a_body_streams_as_its_pieces_come() {
         let store: Arc<dyn Store> = Arc::new(MemoryStore::default());
+        let (send, pieces) = mpsc::channel(1);
+        let pieces = Arc::new(Pieces(Mutex::new(Some(pieces))));
         let service = Service {
             name: "0-single-db",
             faces: Vec::new(),
             whole: Arc::new(store),
+            guards: Guards::new(vec![pieces]),
             limits: Limits::default(),
             runtime: Runtime::system(),
         };
-        let (send, pieces) = mpsc::channel(1);
-        let pieces = Arc::new(Pieces(Mutex::new(Some(pieces))));
-        let app = Arc::new(App::new(service).behind(vec![pieces]));
+        let app = Arc::new(App::new(service));
         let (mut client, server) = tokio::io::duplex(4096);
         let limits = Arc::new(app.limits.clone());
         let watched = Watched::new(server, app.runtime.clone(), limits);

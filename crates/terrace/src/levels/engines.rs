@@ -285,6 +285,17 @@ impl Engines {
         self.mode.replicated(self).await
     }
 
+    /// What the level is used for, as the settings say.
+    pub(super) fn environment(&self) -> &str {
+        &self.config.enterprise.environment
+    }
+
+    /// The URLs of the level's shards, and how many a new set has without them.
+    fn named_shards(&self) -> (&[String], u16) {
+        let named = super::level(self.level).and_then(|level| level.shards);
+        named.map_or((&[], 0), |named| named(&self.config))
+    }
+
     /// The addresses of the shards to serve.
     pub(super) fn shards(&self) -> Result<Vec<String>> {
         self.mode.claim(self)?;

@@ -20,6 +20,7 @@ pub(super) static LEVEL: Level = Level {
               (a new connection, closed after the answer)",
     cached: false,
     cache_is_optional: false,
+    shards: None,
     stacks: [
         ("embedded", "Observe(Timeout(sqlite))"),
         ("local, servers", "Observe(Timeout(postgres))"),

@@ -24,6 +24,7 @@ pub(super) static LEVEL: Level = Level {
                forms the next one; one fsync serves them all",
     cached: false,
     cache_is_optional: false,
+    shards: None,
     stacks: [
         ("embedded", "Observe(Timeout(Coalesce(sqlite)))"),
         ("local, servers", "Observe(Timeout(Coalesce(postgres)))"),

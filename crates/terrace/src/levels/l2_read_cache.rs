@@ -29,6 +29,7 @@ pub(super) static LEVEL: Level = Level {
   a write commits below, then leaves a tombstone with its version in the cache",
     cached: true,
     cache_is_optional: false,
+    shards: None,
     stacks: [
         (
             "embedded",

@@ -30,6 +30,7 @@ pub(super) static LEVEL: Level = Level {
                                  primary ──── log ────▶ replica 1, 2, ...",
     cached: true,
     cache_is_optional: true,
+    shards: None,
     stacks: [
         (
             "embedded",

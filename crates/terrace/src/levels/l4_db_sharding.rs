@@ -9,6 +9,7 @@ use terrace_layers::{
 };
 
 use super::edge::edge;
+use super::engines::FarCache;
 use super::{Engines, Level, Stack};
 use crate::http::{Documents, Records, Shards, documents};
 
@@ -37,6 +38,7 @@ pub(super) static LEVEL: Level = Level {
   every call names its shard's epoch; a shard that has given slots up refuses an old one",
     cached: true,
     cache_is_optional: true,
+    shards: Some(|config| (&config.shards.urls, config.shards.count)),
     stacks: [
         (
             "embedded",
@@ -53,6 +55,17 @@ pub(super) static LEVEL: Level = Level {
 };
 
 async fn build(engines: &Engines) -> Result<Stack> {
+    let shards = shards(engines).await?;
+    let mut store: Arc<dyn Store> = Arc::clone(&shards) as _;
+    if engines.has_cache(&LEVEL) {
+        store = cached(engines, &shards).await?.0;
+    }
+    let records = Records { shards: Some(shards), ..Records::of(edge(engines, store)) };
+    Ok(Stack::of(Documents::of(&documents::L4, records)))
+}
+
+/// The shards behind their router.
+pub(super) async fn shards(engines: &Engines) -> Result<Arc<ShardRouter>> {
     let runtime = engines.runtime().clone();
     let on = runtime.clone();
     let around = move |shard: Arc<dyn Store>| -> Arc<dyn Store> {
@@ -70,18 +83,21 @@ async fn build(engines: &Engines) -> Result<Stack> {
         engines.shard_opener(),
         Arc::new(around),
         ShardRouterOptions::default(),
-        runtime.clone(),
+        runtime,
     );
-    let shards = Arc::new(shards.await?);
-    let mut store: Arc<dyn Store> = Arc::clone(&shards) as _;
-    if engines.has_cache(&LEVEL) {
-        // One cache for all shards, so that a key which moves stays cached.
-        let far = engines.far_cache(&shards.cluster().await).await?;
-        let (generations, options) = (Arc::clone(&shards) as _, CacheAsideOptions::default());
-        let cached = CacheAside::new(store, far.cache, generations, options, runtime.clone());
-        // Above the cache: whoever waited for a load finds it there. One load a key.
-        store = Arc::new(SingleFlight::new(Arc::new(cached), runtime));
-    }
-    let records = Records { shards: Some(shards), ..Records::of(edge(engines, store)) };
-    Ok(Stack::of(Documents::of(&documents::L4, records)))
+    Ok(Arc::new(shards.await?))
+}
+
+/// One far cache for all shards, so that a key which moves stays cached.
+pub(super) async fn cached(
+    engines: &Engines,
+    shards: &Arc<ShardRouter>,
+) -> Result<(Arc<dyn Store>, FarCache)> {
+    let runtime = engines.runtime();
+    let far = engines.far_cache(&shards.cluster().await).await?;
+    let (cache, options) = (Arc::clone(&far.cache), CacheAsideOptions::default());
+    let (store, generations) = (Arc::clone(shards) as _, Arc::clone(shards) as _);
+    let store = CacheAside::new(store, cache, generations, options, runtime.clone());
+    // Above the cache: whoever waited for a load finds it there. One load a key.
+    Ok((Arc::new(SingleFlight::new(Arc::new(store), runtime.clone())), far))
 }

@@ -25,6 +25,7 @@ pub(super) static LEVEL: Level = Level {
                        a gap or silence empties it",
     cached: true,
     cache_is_optional: false,
+    shards: None,
     stacks: [
         (
             "embedded",

@@ -26,6 +26,7 @@ pub(super) static LEVEL: Level = Level {
             Flusher ──▶ level 2 ──▶ WHERE seq < new seq ──▶ settle",
     cached: true,
     cache_is_optional: false,
+    shards: None,
     stacks: [
         (
             "embedded",

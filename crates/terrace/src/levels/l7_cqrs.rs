@@ -29,6 +29,7 @@ pub(super) static LEVEL: Level = Level {
   queries ──────────────────────────▶ read database: search, top, activity",
     cached: true,
     cache_is_optional: false,
+    shards: None,
     stacks: [
         ("embedded", "Observe(Timeout(Cqrs(Coalesce(sqlite), sqlite)))"),
         ("local, servers", "Observe(Timeout(Cqrs(Coalesce(postgres), postgres)))"),

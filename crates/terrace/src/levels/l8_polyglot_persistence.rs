@@ -31,6 +31,7 @@ pub(super) static LEVEL: Level = Level {
                         └──▶ document store: documents,              summaries of accounts",
     cached: true,
     cache_is_optional: false,
+    shards: None,
     stacks: [
         (
             "embedded",

@@ -33,6 +33,7 @@ pub(super) static LEVEL: Level = Level {
   a region that is down: the next one answers, and says so",
     cached: true,
     cache_is_optional: false,
+    shards: None,
     stacks: [
         (
             "embedded",

@@ -7,6 +7,7 @@ mod caches;
 mod cqrs;
 mod crash;
 mod databases;
+mod enterprise;
 mod health;
 mod instances;
 mod journal;

@@ -283,6 +283,7 @@ impl Store for Server {
                 token: Self::proof(state).token(),
                 origin: terrace_core::Origin::PRIMARY,
                 event: None,
+                cached: false,
             };
             Ok(vec![receipt; batch.len()])
         })

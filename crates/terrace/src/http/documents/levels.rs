@@ -9,7 +9,8 @@ use super::{DocumentsFace, Statistics, regional};
 use crate::http::schema::{Field, Getter};
 
 /// What L0 has, and others unless they say something else.
-const PLAIN: DocumentsFace = DocumentsFace {
+pub(super) const PLAIN: DocumentsFace = DocumentsFace {
+    endpoints: None,
     written: "Data written successfully",
     sharded: false,
     updated: None,

@@ -153,7 +153,7 @@ impl EngineMode for Files {
 
     fn shard_addresses(&self, of: &Engines) -> Vec<String> {
         let file = |number| format!("l{}_shard_{number}.sqlite", of.level);
-        (0..of.config.shards.count).map(file).collect()
+        (0..of.named_shards().1).map(file).collect()
     }
 
     /// An address is a file, in the data directory unless its path is absolute.

@@ -258,7 +258,7 @@ impl Whereabouts for Private {
     }
 
     fn shard_addresses(&self, of: &Engines) -> Vec<String> {
-        (0..of.config.shards.count).map(|number| format!("private:{number}")).collect()
+        (0..of.named_shards().1).map(|number| format!("private:{number}")).collect()
     }
 
     /// `private:2`: a server of its own.

@@ -30,8 +30,9 @@ pub(super) fn named(config: &Config, cached: bool) -> Result<ByUrl<Named>> {
         &config.polyglot.postgres_url,
     ];
     let database = urls.into_iter().find(|url| !url.is_empty());
-    let others = config.shards.urls.iter().chain(&config.regions.database_urls).next();
-    if database.is_none() && others.is_none() {
+    let others =
+        [&config.shards.urls, &config.enterprise.shard_urls, &config.regions.database_urls];
+    if database.is_none() && others.iter().all(|urls| urls.is_empty()) {
         return Err(no_database());
     }
     if cached && config.cache.url.is_empty() && config.regions.cache_urls.is_empty() {
@@ -74,10 +75,9 @@ impl Whereabouts for Named {
 
     /// A schema each of the one database, unless each has a URL.
     fn shard_addresses(&self, of: &Engines) -> Vec<String> {
-        let config = &of.config.shards;
-        match config.urls.as_slice() {
-            [] => (0..config.count).map(|number| format!("schema:{number}")).collect(),
-            urls => urls.to_vec(),
+        match of.named_shards() {
+            ([], count) => (0..count).map(|number| format!("schema:{number}")).collect(),
+            (urls, _) => urls.to_vec(),
         }
     }
 

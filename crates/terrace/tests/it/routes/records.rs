@@ -183,6 +183,7 @@ fn failed_at(version: u64) -> terrace_core::Receipt {
         token: terrace_core::Token::default(),
         origin: terrace_core::Origin::PRIMARY,
         event: None,
+        cached: false,
     }
 }
 

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use serde_json::Value as Json;
 use terrace::http::{
-    ClearCache, Documents, Face, Limits, Queries, Records, Service, bind, documents, serve,
+    ClearCache, Documents, Face, Guards, Limits, Queries, Records, Service, bind, documents, serve,
 };
 use terrace_core::read_model::{Activity, Counted, Row};
 use terrace_core::{
@@ -34,6 +34,7 @@ pub(super) fn service(store: Arc<dyn Store>) -> Service {
         name: "0-single-db",
         whole: Arc::new(Arc::clone(&store)),
         faces: faces(Documents::of(&documents::L0, Records::of(store))),
+        guards: Guards::default(),
         limits: Limits::default(),
         runtime: Runtime::system(),
     }

@@ -1,0 +1,80 @@
+//! Level 10: shards behind two caches, and guards before all of it.
+
+use std::sync::Arc;
+
+use terrace_core::{BoxFuture, Inspection, Result, Store};
+use terrace_layers::{FillOnWrite, NearCache};
+
+use super::edge::edge;
+use super::{Engines, Level, Stack, l4_db_sharding};
+use crate::http::{Documents, Records, Whole, documents};
+
+/// See the [module](self).
+pub(super) static LEVEL: Level = Level {
+    number: 10,
+    name: "10-enterprise-grade",
+    title: "Enterprise grade",
+    guarantee: "As safe as level 4 and as fresh as level 5; what is written is in the caches before \
+                the answer.",
+    costs: "A write also reads its record back; all that levels 4 and 5 cost.",
+    when: "Level 5 is what you need, and one database cannot hold it.",
+    picture: "\
+  requests ──▶ FillOnWrite ──▶ NearCache (hit: done) ──▶ CacheAside ──▶ far cache (hit: done)
+                                                             │ miss
+                                                             ▼
+                                                         ShardRouter ──▶ shard 0: level 1
+                                                                    └──▶ shard 1: level 1
+  a write commits below, empties its key in all caches, and is read back into them",
+    cached: true,
+    cache_is_optional: false,
+    shards: Some(|config| (&config.enterprise.shard_urls, 2)),
+    stacks: [
+        (
+            "embedded",
+            "Observe(Timeout(FillOnWrite(NearCache(SingleFlight(CacheAside(memory, \
+             ShardRouter(2 x ConcurrencyLimit(Coalesce(sqlite)))))))))",
+        ),
+        (
+            "local, servers",
+            "Observe(Timeout(FillOnWrite(NearCache(SingleFlight(CacheAside(redis, \
+             ShardRouter(2 x ConcurrencyLimit(Coalesce(postgres)))))))))",
+        ),
+    ],
+    build: |engines| Box::pin(build(engines)) as BoxFuture<'_, _>,
+};
+
+async fn build(engines: &Engines) -> Result<Stack> {
+    let shards = l4_db_sharding::shards(engines).await?;
+    let (store, far) = l4_db_sharding::cached(engines, &shards).await?;
+    // Answers without leaving the process, as at level 5; a raise on any shard empties it.
+    let (options, runtime) = (engines.near_cache_options(), engines.runtime().clone());
+    let near = NearCache::new(store, far.feed, Arc::clone(&shards) as _, options, runtime.clone());
+    // Above the near cache, which forgets a key when it is written.
+    let store = FillOnWrite::new(Arc::new(near), runtime);
+    let store = edge(engines, Arc::new(store));
+    let environment = engines.environment().into();
+    let whole = Arc::new(Enterprise { store: Arc::clone(&store), environment });
+    let records = Records { shards: Some(shards), ..Records::of(store) };
+    let Stack { faces, .. } = Stack::of(Documents::of(&documents::L10, records));
+    Ok(Stack { faces, whole })
+}
+
+/// The stack, with what it is used for.
+#[derive(Debug)]
+struct Enterprise {
+    store: Arc<dyn Store>,
+    environment: Arc<str>,
+}
+
+impl Whole for Enterprise {
+    fn inspect(&self) -> BoxFuture<'_, Inspection> {
+        Box::pin(async {
+            let inner = self.store.inspect().await;
+            Inspection::new("enterprise").text("environment", &self.environment).needs(inner)
+        })
+    }
+
+    fn close(&self) -> BoxFuture<'_, Result<()>> {
+        Store::close(&*self.store)
+    }
+}
