@@ -29,9 +29,12 @@
 //! that lagged is promoted, followers have seen what is no more, and may skip what gets the same
 //! numbers; they begin anew then.
 //!
-//! **Not logged**: what sessions do with `session_replication_role = replica`, or after somebody has
-//! disabled the triggers, until the log is compared with the records; see `log/compare.rs`. The log does not outlive its server: where transactions are counted anew, as
-//! after a restore of a dump, it is begun anew under another name at the next start.
+//! **Not logged**: what sessions do with `session_replication_role = replica`, until the log is compared
+//! with the records; see `log/compare.rs`. Where a trigger is disabled or gone, the end of the log is
+//! refused to followers, and the next start makes the log anew.
+//!
+//! The log does not outlive its server: where transactions are counted anew, as after a restore of a
+//! dump, it is begun anew under another name at the next start.
 
 mod compare;
 mod held_back;
@@ -57,6 +60,7 @@ use compare::CompareWithRecords;
 pub(super) use compare::difference;
 use held_back::FindHeldBack;
 pub use install::LogBegin;
+use install::is_filled;
 pub(super) use install::{change, current, end_of_triggers};
 use listener::Listener;
 use trim::KeepFor;
@@ -302,7 +306,7 @@ impl Work for ReadLog<'_> {
         }
         let Part { changes, count, last } = page.unwrap_or_default();
         if last.is_none() {
-            self.check_position(connection).await?;
+            self.check_end(connection).await?;
         }
         // A page that the bytes have cut has fewer rows.
         let more = count >= self.limit || bytes(&changes) >= MAX_BYTES;
@@ -357,14 +361,27 @@ impl ReadLog<'_> {
 
     /// A position is of a transaction that has ended: one that was not begun yet is of a server that
     /// has lost its end since.
-    async fn check_position(&self, connection: &Connection) -> Result<(), Failure> {
-        const AHEAD: &str = "SELECT $1::text::xid8 >= pg_snapshot_xmax(pg_current_snapshot())";
+    /// Whether there is nothing after the position because nothing was changed.
+    async fn check_end(&self, connection: &Connection) -> Result<(), Failure> {
+        const IS_END: &str = concat!(
+            "SELECT $1::text::xid8 >= pg_snapshot_xmax(pg_current_snapshot()), ",
+            is_filled!()
+        );
         let epoch = self.position.epoch.to_string();
-        let rows = connection.ask(AHEAD, &[(&epoch, Type::TEXT)]).await?;
-        match rows.first().map_or(Ok(false), |row| row.try_get(0)).map_err(corrupt)? {
-            false => Ok(()),
-            true => Err(Failure::Refused(PositionLost::error(
+        let rows = connection.ask(IS_END, &[(&epoch, Type::TEXT)]).await?;
+        let Some(row) = rows.first() else { return Ok(()) };
+        if row.try_get(0).map_err(corrupt)? {
+            return Err(Failure::Refused(PositionLost::error(
                 "the database was restored to a time before what was read of its log",
+            )));
+        }
+        match row.try_get(1).map_err(corrupt)? {
+            true => Ok(()),
+            false => Err(Failure::Refused(Error::new(
+                ErrorKind::Unavailable,
+                "triggers of the table `records` that fill the change log are disabled or gone, so \
+                 what is written is not followed; restart Terrace, which makes them again and begins \
+                 the log anew",
             ))),
         }
     }

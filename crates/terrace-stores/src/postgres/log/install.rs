@@ -160,15 +160,25 @@ fn removal(schema: &str) -> String {
     text
 }
 
+/// Whether the triggers are there, and fire for what everybody does.
+macro_rules! is_filled {
+    () => {
+        "(SELECT count(*) FROM pg_trigger WHERE tgrelid = to_regclass('records') \
+           AND tgname ~ '^commands_[1-6]_' AND tgenabled IN ('O', 'A')) = 6"
+    };
+}
+pub(super) use is_filled;
+
 /// The name of the log, if all of it is there and this server has counted its transactions.
 pub(in super::super) async fn current(
     client: &Client,
 ) -> Result<Option<Arc<str>>, tokio_postgres::Error> {
     // The triggers go with the table of records when that is made again.
-    const NAME: &str = "SELECT value FROM terrace_meta WHERE name = 'log' \
-         AND to_regclass('commands') IS NOT NULL \
-         AND (SELECT count(*) FROM pg_trigger WHERE tgrelid = to_regclass('records') \
-           AND tgname ~ '^commands_[1-6]_') = 6";
+    const NAME: &str = concat!(
+        "SELECT value FROM terrace_meta WHERE name = 'log' \
+         AND to_regclass('commands') IS NOT NULL AND ",
+        is_filled!()
+    );
     const AHEAD: &str = "SELECT EXISTS (SELECT 1 FROM commands \
          WHERE transaction >= pg_snapshot_xmax(pg_current_snapshot()))";
     let Some(row) = client.query_opt(NAME, &[]).await? else { return Ok(None) };

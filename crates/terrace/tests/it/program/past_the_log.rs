@@ -83,6 +83,33 @@ async fn a_rebuild_finds_changes_that_no_trigger_saw() {
     assert!(program.terminate().await.success());
 }
 
+/// Triggers that are disabled or dropped are told, and the next start makes them and the log anew.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn triggers_that_do_not_fire_are_told_and_mended_by_a_restart() {
+    let (database, program) = served().await;
+    write(&program, "a", 1).await.expect("a write");
+    let mut program = program;
+    let model = "SELECT value FROM terrace_read.records WHERE key = 'a'";
+    let acts = [
+        "ALTER TABLE records DISABLE TRIGGER ALL",
+        "ALTER TABLE records ENABLE REPLICA TRIGGER commands_2_updated",
+        "DROP TRIGGER commands_1_inserted ON records",
+    ];
+    for (act, value) in acts.into_iter().zip(2..) {
+        program.becomes("healthy").await;
+        sql(&database, act).await;
+        write(&program, "a", value).await.expect("a write is taken, and is not followed");
+        let health = says(&program, "triggers of the table `records`").await;
+        assert!(health.contains("degraded") && health.contains("restart Terrace"), "{health}");
+        assert!(program.terminate().await.success());
+        let cache = terrace_lab::testing::redis().url();
+        let stores = Stores::Servers { database: &database, cache: &cache };
+        program = Program::serve(7, &stores).await;
+        becomes(&database, model, &value.to_string()).await;
+    }
+    assert!(program.terminate().await.success());
+}
+
 /// A transaction that stays open holds the log back: that is told, with who it is.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_holds_the_log_back_is_named() {
