@@ -10,6 +10,7 @@ mod explain;
 mod flush;
 mod history;
 mod journal;
+mod keys;
 mod logging;
 mod projections;
 mod reconcile;
@@ -118,6 +119,16 @@ enum Command {
     Journal {
         #[command(subcommand)]
         what: journal::What,
+        /// Print JSON.
+        #[arg(long, global = true)]
+        json: bool,
+        #[command(flatten)]
+        settings: Settings,
+    },
+    /// Make, list, rotate and revoke the keys of clients.
+    Keys {
+        #[command(subcommand)]
+        action: keys::Action,
         /// Print JSON.
         #[arg(long, global = true)]
         json: bool,
@@ -295,6 +306,7 @@ fn execute(command: Command) -> Result<(), Failure> {
         Command::Journal { what, json, settings } => {
             journal::journal(&what, json, settings.load()?)
         }
+        Command::Keys { action, json, settings } => keys::keys(&action, json, settings.load()?),
         Command::History { work, settings } => history::history(work, &settings.load()?),
         Command::Doctor { json, settings } => doctor::doctor(&settings.load()?, json),
         Command::Config { json, settings } => config::config(&settings.load()?, json),
@@ -309,14 +321,22 @@ fn known(number: u8) -> Result<&'static Level, Failure> {
 
 /// A time on the command line: `10`, `10s`, `0.3ms`, `300us`, `2m`.
 fn time(text: &str) -> Result<Duration, String> {
-    let units = [("us", 1e-6), ("ms", 0.001), ("s", 1.0), ("m", 60.0)];
+    let time = long_time(text)?;
+    match time <= Duration::from_secs(86_400) {
+        true => Ok(time),
+        false => Err("give a time of at most a day".into()),
+    }
+}
+
+/// The same of any length: `24h`, `90d`.
+fn long_time(text: &str) -> Result<Duration, String> {
+    let units =
+        [("us", 1e-6), ("ms", 0.001), ("s", 1.0), ("m", 60.0), ("h", 3_600.0), ("d", 86_400.0)];
     let (number, unit) = units
         .into_iter()
         .find_map(|(unit, seconds)| Some((text.strip_suffix(unit)?, seconds)))
         .unwrap_or((text, 1.0));
-    let seconds = number.trim().parse::<f64>().map_err(|_| "give a time such as 10s or 2m")?;
-    match (0.0..=86_400.0).contains(&seconds) {
-        true => Ok(Duration::from_secs_f64(seconds * unit)),
-        false => Err("give a time of at most a day".into()),
-    }
+    let number = number.trim().parse::<f64>().map_err(|_| "give a time such as 10s or 2m")?;
+    Duration::try_from_secs_f64(number * unit)
+        .map_err(|_| "give a time from 0 on, such as 10s or 2m".into())
 }

@@ -3,6 +3,7 @@
 //! Defaults < `terrace.toml` < environment < command line. [`sources`] merges them and remembers
 //! where each value came from; unknown keys are refused with the nearest known one.
 
+mod access;
 mod bounds;
 mod levels;
 mod redact;
@@ -15,6 +16,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+pub use access::AuthConfig;
 pub use levels::{
     CqrsConfig, EnterpriseConfig, JournalConfig, PolyglotConfig, ReplicasConfig, ShardsConfig,
 };
@@ -48,6 +50,8 @@ pub struct Config {
     pub regions: RegionsConfig,
     /// Level 10.
     pub enterprise: EnterpriseConfig,
+    /// Keys of clients.
+    pub auth: AuthConfig,
     /// How far the private servers of the local mode are.
     pub distance: DistanceConfig,
     /// What is logged.

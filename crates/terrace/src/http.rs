@@ -12,6 +12,7 @@ use std::time::Duration;
 use terrace_core::Runtime;
 
 mod app;
+mod authenticate;
 mod body;
 mod call;
 mod connection;
@@ -41,6 +42,7 @@ mod routes;
 mod schema;
 mod server;
 
+pub(crate) use authenticate::Authenticate;
 pub use documents::{Documents, DocumentsFace};
 pub use face::{ClearCache, Face, Queries, Regions, Shards, Whole};
 pub use geography::{ClientPlaces, Geography};

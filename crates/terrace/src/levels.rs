@@ -29,7 +29,7 @@ use crate::http::{Documents, Face, Whole};
 
 pub(crate) use engines::broker_name;
 pub use engines::{Engines, QuerySide, RegionEngine, RegionEngines, Servers, ShardEngines};
-pub use guards::guards;
+pub use guards::{Guarding, guards};
 pub use l6_write_buffering::{FlusherApart, flusher, journal};
 
 /// One level of the climb.
@@ -57,6 +57,8 @@ pub struct Level {
     pub shards: Option<for<'a> fn(&'a Config) -> (&'a [String], u16)>,
     /// The stack as text, by mode; a test compares it with what is built.
     pub stacks: [(&'static str, &'static str); 2],
+    /// Whether its guards are on unless the settings say otherwise.
+    pub guarded: bool,
     /// Builds the stack.
     pub build: for<'a> fn(&'a Engines) -> BoxFuture<'a, Result<Stack>>,
 }

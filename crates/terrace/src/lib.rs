@@ -21,6 +21,7 @@
 //! # Ok(()) }
 //! ```
 
+pub mod access;
 pub mod cli;
 pub mod config;
 pub mod http;

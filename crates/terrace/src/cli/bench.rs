@@ -43,7 +43,7 @@ pub(super) fn bench(arguments: &Arguments) -> Result<(), Failure> {
         targets = levels.iter().map(|level| level.target.clone()).collect();
     }
     for target in &mut targets {
-        target.headers.clone_from(&headers);
+        target.headers.extend(headers.iter().cloned());
     }
     // A server that is not there is a mistake of whoever named it.
     if !arguments.url.is_empty() {

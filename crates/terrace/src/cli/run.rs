@@ -9,9 +9,10 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 
 use super::{Failure, logging, screen, signals};
+use crate::access::ApiKey;
 use crate::config::{Config, Loaded, Mode, millis};
 use crate::http::{Face, Limits, Service, Whole, serve as serve_http};
-use crate::levels::{Engines, Level, Servers, Stack, guards};
+use crate::levels::{Engines, Guarding, Level, Servers, Stack, guards};
 
 /// How often a level's health is looked at for the log.
 const WATCH_EVERY: Duration = Duration::from_secs(1);
@@ -123,6 +124,8 @@ struct Running {
     whole: Arc<dyn Whole>,
     /// Whether it keeps records, and so can be tried with one.
     records: bool,
+    /// Whether its requests need a key, and the first key of the installation.
+    keyed: (bool, Option<ApiKey>),
     server: Task,
     /// Tells in the log how the level is.
     watch: Task,
@@ -194,7 +197,11 @@ impl Session {
         let address = listener
             .local_addr()
             .map_err(|error| Failure::failed(format!("a socket has no address: {error}")))?;
-        let guards = guards(level, &self.config);
+        let guarding = self.unless_stopped(guards(level, &engines)).await;
+        let Some(guarding) = guarding else { return Ok(None) };
+        let Guarding { guards, asks_for_keys, first_key } =
+            guarding.map_err(|error| fatal(&error))?;
+        let keyed = (asks_for_keys, first_key);
         let whole = guards.before(whole);
         let service = Service {
             name: level.name,
@@ -215,7 +222,7 @@ impl Session {
         let watch = runtime.keep("health watch", move || {
             watch_health(level.number, Arc::clone(&watched), clock.clone())
         });
-        Ok(Some(Running { level, address, whole, records, server, watch }))
+        Ok(Some(Running { level, address, whole, records, keyed, server, watch }))
     }
 
     /// What the work answers, or `None` when a stop is asked for first.
@@ -243,8 +250,16 @@ impl Session {
         });
         screen::table(["LEVEL", "WHAT", "URL"], rows);
         screen::line("");
-        let keeps_records = running.iter().rev().find(|one| one.records);
-        let Some(shown) = keeps_records.or(running.last()) else { return };
+        for key in running.iter().filter_map(|one| one.keyed.1.as_ref()) {
+            screen::line("The first API key, shown this once. It may do everything:");
+            screen::line(&format!("  {}", key.reveal()));
+            screen::line("");
+        }
+        let keeps_records =
+            |keyed| running.iter().rev().find(move |one| one.records && one.keyed.0 == keyed);
+        let shown = keeps_records(false).or_else(|| keeps_records(true)).or(running.last());
+        let Some(shown) = shown else { return };
+        let key = if shown.keyed.0 { " -H \"X-API-Key: $KEY\"" } else { "" };
         let url = url(shown.address);
         let (write, body, read) = match shown.records {
             true => ("/write", r#"{"key":"user:1","value":"Ada"}"#, "/read/user:1"),
@@ -254,9 +269,9 @@ impl Session {
             }
         };
         screen::line("Try it:");
-        screen::line(&format!("  curl {url}{write} -H 'content-type: application/json' \\"));
+        screen::line(&format!("  curl {url}{write}{key} -H 'content-type: application/json' \\"));
         screen::line(&format!("    -d '{body}'"));
-        screen::line(&format!("  curl {url}{read}"));
+        screen::line(&format!("  curl {url}{read}{key}"));
         screen::line("");
         screen::line(&format!("{url}/docs shows all there is. Ctrl-C stops."));
     }

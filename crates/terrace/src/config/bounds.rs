@@ -43,12 +43,16 @@ const GIBI: i64 = 1 << 30;
 const TEBI: i64 = 1 << 40;
 
 /// Every setting that is one of some words.
-const WORDS: [(&str, &[&str]); 4] = [
+const WORDS: [(&str, &[&str]); 5] = [
+    ("auth.enabled", GUARD),
     ("journal.engine", &["auto", "sqlite", "redis", "nats"]),
     ("journal.flusher", &["inside", "apart"]),
     ("log.format", &["text", "json"]),
     ("stores.mode", &["auto", "embedded", "local", "servers"]),
 ];
+
+/// What a guard can be: on by the level, on, off.
+const GUARD: &[&str] = &["auto", "true", "false"];
 
 /// What a whole number must be, as the end of a sentence.
 pub(super) fn number(path: &str) -> String {

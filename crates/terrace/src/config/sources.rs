@@ -10,7 +10,7 @@ use super::{Config, DistanceConfig, Mode, bounds, redacted, regions, service_lin
 
 /// Names of the environment that the described system uses, and the settings they stand for.
 /// `TERRACE_<SECTION>_<KEY>` works for every setting.
-pub const DOCUMENTED_NAMES: [(&str, &str); 17] = [
+pub const DOCUMENTED_NAMES: [(&str, &str); 19] = [
     ("DATABASE_URL", "database.url"),
     ("REDIS_URL", "cache.url"),
     ("PRIMARY_DATABASE_URL", "replicas.primary_url"),
@@ -28,7 +28,12 @@ pub const DOCUMENTED_NAMES: [(&str, &str); 17] = [
     ("REPLICATION_ENABLED", "regions.replication"),
     ("CACHE_L2_URL", "cache.url"),
     ("ENVIRONMENT", "enterprise.environment"),
+    ("AUTH_ENABLED", "auth.enabled"),
+    ("API_KEY", "auth.api_key"),
 ];
+
+/// The setting that is a secret as a whole.
+const SECRET: &str = "auth.api_key";
 
 /// The file that is read when no other is named and it exists.
 pub const DEFAULT_FILE: &str = "terrace.toml";
@@ -310,6 +315,7 @@ impl Merged {
                 .split_once('.')
                 .and_then(|(section, key)| self.values.get(section)?.get(key))
                 .map(|value| match value {
+                    Value::String(text) if path == SECRET && !text.is_empty() => "***".to_owned(),
                     Value::String(text) => redacted(text),
                     Value::Array(items) => {
                         let texts = items.iter().filter_map(Value::as_str).map(redacted);

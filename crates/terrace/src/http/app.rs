@@ -67,7 +67,8 @@ impl App {
     ) -> Reply {
         let (parts, body) = request.into_parts();
         let id = self.ids.of(&parts.headers);
-        let mut call = Call { app: Arc::clone(&self), parts, body: Some(body), peer };
+        let mut call =
+            Call { app: Arc::clone(&self), parts, body: Some(body), peer, principal: None };
         let outcome = AssertUnwindSafe(self.run(&mut call)).catch_unwind().await;
         let answer = outcome.unwrap_or_else(|panic| Err(self.panicked(&*panic)));
         let mut reply = match answer {
@@ -108,8 +109,8 @@ impl App {
     /// The chain without what no request may do without.
     pub(super) async fn run(&self, call: &mut Call) -> Answer {
         self.check_head(call)?;
-        let handler = self.routes.find(&call.parts.method, call.parts.uri.path())?;
-        Next::new(&self.guards, handler).run(call).await
+        let route = self.routes.find(&call.parts.method, call.parts.uri.path())?;
+        Next::new(&self.guards, route).run(call).await
     }
 
     /// What is wrong with a head that the HTTP library has read; others see [`App::refusal`].

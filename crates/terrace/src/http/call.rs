@@ -12,6 +12,7 @@ use super::app::App;
 use super::geography::Geography;
 use super::problem::Problem;
 use super::{body, headers, path};
+use crate::access::Principal;
 
 /// One request.
 #[derive(Debug)]
@@ -24,12 +25,36 @@ pub(crate) struct Call {
     pub(crate) body: Option<Incoming>,
     /// Who sent it: a client, or the last proxy.
     pub(crate) peer: Option<IpAddr>,
+    /// Who asks, where clients have keys.
+    pub(crate) principal: Option<Arc<Principal>>,
 }
 
 impl Call {
     /// The key in the path.
     pub(crate) fn key(&self) -> Result<Key, Problem> {
         path::key(self.parts.uri.path())
+    }
+
+    /// Whether who asks may touch this record.
+    ///
+    /// # Errors
+    /// 403.
+    pub(crate) fn may_touch(&self, key: &Key) -> Result<(), Problem> {
+        match &self.principal {
+            Some(principal) if !principal.may_touch(key) => Err(Problem::not_these_records()),
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether who asks may see all records that begin so.
+    ///
+    /// # Errors
+    /// 403.
+    pub(crate) fn may_list(&self, prefix: &str) -> Result<(), Problem> {
+        match &self.principal {
+            Some(principal) if !principal.covers(prefix) => Err(Problem::not_these_records()),
+            _ => Ok(()),
+        }
     }
 
     /// The key in the path between these two parts of it.

@@ -13,6 +13,7 @@ use super::call::Call;
 use super::problem::Kind;
 use super::reply::Answer;
 use super::schema::{HEADER, Shape};
+use crate::access::Scope;
 
 /// What runs for a request.
 pub(crate) trait Handle: Send + Sync {
@@ -36,6 +37,27 @@ where
     }
 }
 
+/// What a key is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Needs {
+    /// None is asked for.
+    Nothing,
+    /// It shows figures of the installation, and no record: reads, where the settings protect figures.
+    Figures,
+    /// This.
+    Scope(Scope),
+}
+
+/// Who may call an endpoint.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Access {
+    /// What a key is asked for.
+    pub(crate) needs: Needs,
+    /// Whether it looks which records the key may touch. Where it does not, keys of some records alone
+    /// are refused.
+    pub(crate) checks_keys: bool,
+}
+
 /// One method of one path: what runs, and what the documentation says of it.
 #[derive(Clone)]
 pub(crate) struct Endpoint {
@@ -43,6 +65,7 @@ pub(crate) struct Endpoint {
     /// The path, with at most one parameter, which is a key: `{key}`, `{user_id}`.
     pub(crate) path: &'static str,
     pub(crate) handler: Arc<dyn Handle>,
+    pub(crate) access: Access,
     pub(crate) group: &'static str,
     pub(crate) summary: &'static str,
     pub(crate) description: String,
@@ -68,10 +91,12 @@ impl Endpoint {
         P: Send + Sync + ?Sized + 'static,
         F: for<'a> Fn(&'a P, &'a mut Call) -> BoxFuture<'a, Answer> + Send + Sync + 'static,
     {
+        let scope = if method == Method::GET { Scope::Read } else { Scope::Write };
         Self {
             method,
             path,
             handler: Arc::new(Over { port: Arc::clone(port), function }),
+            access: Access { needs: Needs::Scope(scope), checks_keys: false },
             group: "",
             summary: "",
             description: String::new(),
@@ -81,6 +106,18 @@ impl Endpoint {
             problems: Vec::new(),
         }
         .with_key()
+    }
+
+    /// What a key must be for, in place of reads for GET and of writes for all else.
+    pub(crate) fn open_to(mut self, needs: Needs) -> Self {
+        self.access.needs = needs;
+        self
+    }
+
+    /// It goes through a port that looks which records the key may touch.
+    pub(crate) fn checks_keys(mut self) -> Self {
+        self.access.checks_keys = true;
+        self
     }
 
     /// In one sentence what it does, and the group it is listed under.

@@ -11,9 +11,10 @@ use std::sync::Arc;
 use terrace_core::{BoxFuture, Inspection, Result};
 
 use super::call::Call;
-use super::endpoint::Handle;
+use super::endpoint::Access;
 use super::face::Whole;
 use super::reply::Answer;
+use super::routes::Route;
 
 /// One step of the chain.
 pub(crate) trait Middleware: fmt::Debug + Send + Sync + 'static {
@@ -23,6 +24,11 @@ pub(crate) trait Middleware: fmt::Debug + Send + Sync + 'static {
     /// What it says of itself; nothing for a step that only passes requests on.
     fn inspect(&self) -> BoxFuture<'_, Option<Inspection>> {
         Box::pin(async { None })
+    }
+
+    /// Ends what it has in the background.
+    fn close(&self) -> BoxFuture<'_, Result<()>> {
+        Box::pin(async { Ok(()) })
     }
 }
 
@@ -66,26 +72,36 @@ impl Whole for Guarded {
     }
 
     fn close(&self) -> BoxFuture<'_, Result<()>> {
-        self.whole.close()
+        Box::pin(async {
+            for step in &self.guards.steps {
+                step.close().await?;
+            }
+            self.whole.close().await
+        })
     }
 }
 
 /// What is left of the chain.
 pub(crate) struct Next<'a> {
     rest: &'a [Arc<dyn Middleware>],
-    endpoint: &'a dyn Handle,
+    route: &'a Route,
 }
 
 impl<'a> Next<'a> {
-    pub(crate) fn new(guards: &'a Guards, endpoint: &'a dyn Handle) -> Self {
-        Self { rest: &guards.steps, endpoint }
+    pub(crate) fn new(guards: &'a Guards, route: &'a Route) -> Self {
+        Self { rest: &guards.steps, route }
+    }
+
+    /// Who may call the endpoint.
+    pub(crate) fn access(&self) -> Access {
+        self.route.access
     }
 
     /// Goes on with the next step, or with the endpoint.
     pub(crate) fn run(self, call: &'a mut Call) -> BoxFuture<'a, Answer> {
         match self.rest.split_first() {
             Some((first, rest)) => first.handle(call, Self { rest, ..self }),
-            None => self.endpoint.handle(call),
+            None => self.route.handler.handle(call),
         }
     }
 }
@@ -156,7 +172,8 @@ mod tests {
         let app = Arc::new(App::new(service));
         let (parts, ()) =
             Request::get("/read/a").header("host", "a").body(()).expect("a request").into_parts();
-        let mut call = Call { app: Arc::clone(&app), parts, body: None, peer: None };
+        let mut call =
+            Call { app: Arc::clone(&app), parts, body: None, peer: None, principal: None };
         let answer = app.run(&mut call).await;
         let log = log.lock().unwrap_or_else(PoisonError::into_inner).clone();
         (log, answer.ok().map(|reply| reply.status().as_u16()))

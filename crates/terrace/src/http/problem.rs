@@ -190,6 +190,11 @@ impl Problem {
         Self::new(Kind::InvalidInput, detail)
     }
 
+    /// A key of some records alone was used for others.
+    pub(crate) fn not_these_records() -> Self {
+        Self::new(Kind::Forbidden, "this API key may not touch these records; use one that may")
+    }
+
     /// Adds a header to the answer.
     pub(crate) fn header(mut self, name: HeaderName, value: HeaderValue) -> Self {
         self.0.headers.insert(name, value);
@@ -248,6 +253,10 @@ impl Inner {
         match self.kind {
             Kind::Corrupt | Kind::Internal => {
                 tracing::error!(request_id = id.as_str(), error = %cause, "request failed");
+            }
+            // The audit log; how many lines there are, whoever refuses has seen to.
+            Kind::Unauthenticated | Kind::Forbidden => {
+                tracing::info!(target: "audit", request_id = id.as_str(), error = %cause, "refused");
             }
             Kind::OutcomeUnknown => {
                 tracing::debug!(request_id = id.as_str(), error = %cause, "outcome unknown");

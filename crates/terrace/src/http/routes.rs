@@ -1,21 +1,29 @@
-//! Finds the handler of a request; knows every path and method of the table, and nothing else.
+//! Finds the route of a request; knows every path and method of the table, and nothing else.
 
 use std::sync::Arc;
 
 use hyper::Method;
 use hyper::header::{ALLOW, HeaderValue};
 
-use super::endpoint::{Endpoint, Handle};
+use super::endpoint::{Access, Endpoint, Handle};
 use super::problem::{Kind, Problem};
 
 /// The routes of one service.
 #[derive(Debug)]
 pub(crate) struct Routes(matchit::Router<Resource>);
 
+/// One method of one path.
+#[derive(Clone)]
+pub(crate) struct Route {
+    pub(crate) method: Method,
+    pub(crate) access: Access,
+    pub(crate) handler: Arc<dyn Handle>,
+}
+
 /// All methods of one path.
 #[derive(Clone)]
 struct Resource {
-    methods: Vec<(Method, Arc<dyn Handle>)>,
+    routes: Vec<Route>,
     allow: HeaderValue,
 }
 
@@ -37,11 +45,11 @@ impl Routes {
         Self(router)
     }
 
-    /// The handler for a method of a path.
+    /// The route of a method of a path.
     ///
     /// # Errors
     /// 404 for an unknown path, 405 with `Allow` for another method.
-    pub(crate) fn find(&self, method: &Method, path: &str) -> Result<&dyn Handle, Problem> {
+    pub(crate) fn find(&self, method: &Method, path: &str) -> Result<&Route, Problem> {
         let Ok(found) = self.0.at(path) else {
             return Err(Problem::new(
                 Kind::UnknownPath,
@@ -52,10 +60,10 @@ impl Routes {
         // HEAD is GET without the body, which the HTTP library leaves out.
         let wanted = if method == Method::HEAD { &Method::GET } else { method };
         resource
-            .methods
+            .routes
             .iter()
-            .find(|(known, _)| known == wanted)
-            .map_or_else(|| Err(resource.refusal()), |(_, handler)| Ok(&**handler))
+            .find(|route| route.method == wanted)
+            .ok_or_else(|| resource.refusal())
     }
 }
 
@@ -66,18 +74,21 @@ fn without_parameter(path: &'static str) -> Option<&'static str> {
 
 impl Resource {
     fn of<'a>(endpoints: impl Iterator<Item = &'a Endpoint>) -> Self {
-        let methods = endpoints
-            .map(|endpoint| (endpoint.method.clone(), Arc::clone(&endpoint.handler)))
-            .collect::<Vec<_>>();
+        let routes = endpoints.map(|endpoint| Route {
+            method: endpoint.method.clone(),
+            access: endpoint.access,
+            handler: Arc::clone(&endpoint.handler),
+        });
+        let routes = routes.collect::<Vec<_>>();
         let mut names = Vec::new();
-        for (method, _) in &methods {
+        for Route { method, .. } in &routes {
             names.push(method.as_str());
             if method == Method::GET {
                 names.push("HEAD");
             }
         }
         let allow = HeaderValue::from_str(&names.join(", "));
-        Self { methods, allow: allow.unwrap_or(HeaderValue::from_static("")) }
+        Self { routes, allow: allow.unwrap_or(HeaderValue::from_static("")) }
     }
 
     fn refusal(&self) -> Problem {

@@ -243,6 +243,9 @@ trait EngineMode: Debug + Send + Sync {
     /// The owner of documents.
     fn documents<'a>(&'a self, of: &'a Engines) -> BoxFuture<'a, Result<DocumentEngine>>;
 
+    /// Where the grants of the installation's keys are kept, the same for all levels.
+    fn grants<'a>(&'a self, of: &'a Engines) -> BoxFuture<'a, Result<Arc<dyn Store>>>;
+
     /// Ends what this process runs for it.
     fn stop(&self) -> BoxFuture<'_, ()>;
 }
@@ -258,6 +261,10 @@ impl Engines {
         runtime: Runtime,
     ) -> Self {
         Self { level, shared, config, mode: Arc::clone(&servers.0), runtime }
+    }
+
+    pub(super) fn config(&self) -> &Config {
+        &self.config
     }
 
     /// Time, randomness and background work.
@@ -363,6 +370,14 @@ impl Engines {
 
     pub(super) async fn documents(&self) -> Result<DocumentEngine> {
         self.mode.documents(self).await
+    }
+
+    /// The grants of the installation's keys, also while other processes serve.
+    ///
+    /// # Errors
+    /// What cannot be reached, and the next step.
+    pub async fn grants(&self) -> Result<Arc<dyn Store>> {
+        self.mode.grants(self).await
     }
 
     /// The owners of transactions and of summaries, also while another process serves them.

@@ -2,12 +2,54 @@
 
 use std::sync::Arc;
 
-use super::Level;
-use crate::config::Config;
-use crate::http::{Guards, Middleware};
+use terrace_core::Result;
+
+use super::{Engines, Level};
+use crate::access::{ApiKey, KeyRing};
+use crate::http::{Authenticate, Guards, Middleware};
+
+/// The guards of a level.
+#[derive(Debug)]
+pub struct Guarding {
+    /// All of them.
+    pub guards: Guards,
+    /// Whether requests need a key.
+    pub asks_for_keys: bool,
+    /// The first key of an installation that had none, to show it once.
+    pub first_key: Option<ApiKey>,
+}
 
 /// The guards that a level has by itself or by the settings.
-pub fn guards(_level: &Level, _config: &Config) -> Guards {
-    let steps: Vec<Arc<dyn Middleware>> = Vec::new();
-    Guards::new(steps)
+///
+/// # Errors
+/// What they need and cannot reach.
+pub async fn guards(level: &Level, engines: &Engines) -> Result<Guarding> {
+    let (config, runtime) = (engines.config(), engines.runtime());
+    let mut steps: Vec<Arc<dyn Middleware>> = Vec::new();
+    let mut first_key = None;
+    let asks_for_keys = is_on(&config.auth.enabled, level);
+    if asks_for_keys {
+        let fixed = Some(config.auth.api_key.as_str()).filter(|key| !key.is_empty());
+        if fixed.is_some_and(|key| key.chars().count() < SHORT) {
+            tracing::warn!(
+                "auth.api_key is short enough to be guessed; make one with `terrace keys create`"
+            );
+        }
+        let ring = KeyRing::open(engines.grants().await?, fixed, runtime.clone()).await?;
+        first_key = ring.first().await?;
+        let figures = config.auth.protect_figures;
+        steps.push(Arc::new(Authenticate::new(ring, figures, runtime.clone())));
+    }
+    Ok(Guarding { guards: Guards::new(steps), asks_for_keys, first_key })
+}
+
+/// Characters of a key that somebody made up, below which it can be guessed.
+const SHORT: usize = 20;
+
+/// Whether a guard is on, by the word of its setting.
+fn is_on(word: &str, level: &Level) -> bool {
+    match word {
+        "auto" => level.guarded,
+        word => word == "true",
+    }
 }

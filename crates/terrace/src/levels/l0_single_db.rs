@@ -25,6 +25,7 @@ pub(super) static LEVEL: Level = Level {
         ("embedded", "Observe(Timeout(sqlite))"),
         ("local, servers", "Observe(Timeout(postgres))"),
     ],
+    guarded: false,
     build: |engines| Box::pin(build(engines)) as BoxFuture<'_, _>,
 };
 

@@ -40,6 +40,7 @@ pub(super) static LEVEL: Level = Level {
              ShardRouter(2 x ConcurrencyLimit(Coalesce(postgres)))))))))",
         ),
     ],
+    guarded: true,
     build: |engines| Box::pin(build(engines)) as BoxFuture<'_, _>,
 };
 

@@ -29,6 +29,7 @@ pub(super) static LEVEL: Level = Level {
         ("embedded", "Observe(Timeout(Coalesce(sqlite)))"),
         ("local, servers", "Observe(Timeout(Coalesce(postgres)))"),
     ],
+    guarded: false,
     build: |engines| Box::pin(build(engines)) as BoxFuture<'_, _>,
 };
 

@@ -51,6 +51,7 @@ pub(super) static LEVEL: Level = Level {
              ShardRouter(3 x ConcurrencyLimit(Coalesce(postgres)))))))",
         ),
     ],
+    guarded: false,
     build: |engines| Box::pin(build(engines)) as BoxFuture<'_, _>,
 };
 

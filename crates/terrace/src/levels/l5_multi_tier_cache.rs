@@ -36,6 +36,7 @@ pub(super) static LEVEL: Level = Level {
             "Observe(Timeout(NearCache(SingleFlight(CacheAside(redis, ConcurrencyLimit(Coalesce(postgres)))))))",
         ),
     ],
+    guarded: false,
     build: |engines| Box::pin(build(engines)) as BoxFuture<'_, _>,
 };
 

@@ -37,6 +37,7 @@ pub(super) static LEVEL: Level = Level {
             "Observe(Timeout(WriteBuffer(redis, SingleFlight(CacheAside(redis, ConcurrencyLimit(Coalesce(postgres)))))))",
         ),
     ],
+    guarded: false,
     build: |engines| Box::pin(build(engines)) as BoxFuture<'_, _>,
 };
 

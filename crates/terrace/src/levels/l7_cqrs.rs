@@ -34,6 +34,7 @@ pub(super) static LEVEL: Level = Level {
         ("embedded", "Observe(Timeout(Cqrs(Coalesce(sqlite), sqlite)))"),
         ("local, servers", "Observe(Timeout(Cqrs(Coalesce(postgres), postgres)))"),
     ],
+    guarded: false,
     build: |engines| Box::pin(build(engines)) as BoxFuture<'_, _>,
 };
 

@@ -44,6 +44,7 @@ pub(super) static LEVEL: Level = Level {
              Observe(Timeout(SingleFlight(CacheAside(redis, ConcurrencyLimit(mongodb)))))",
         ),
     ],
+    guarded: false,
     build: |engines| Box::pin(build(engines)) as BoxFuture<'_, _>,
 };
 

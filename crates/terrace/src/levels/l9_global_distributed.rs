@@ -46,6 +46,7 @@ pub(super) static LEVEL: Level = Level {
              ConcurrencyLimit(Coalesce(postgres)))))))",
         ),
     ],
+    guarded: false,
     build: |engines| Box::pin(build(engines)) as BoxFuture<'_, _>,
 };
 

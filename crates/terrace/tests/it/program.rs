@@ -1,5 +1,6 @@
 //! The program as people run it: started, killed, started again, misused.
 
+mod access;
 mod bench;
 mod bench_ends;
 mod by_hand;
@@ -33,6 +34,8 @@ use tokio::process::{Child, Command};
 /// A running `terrace serve`.
 pub(crate) struct Program {
     child: Child,
+    /// What it said before it served.
+    said: Vec<String>,
     url: String,
     client: reqwest::Client,
 }
@@ -106,11 +109,13 @@ impl Program {
         command.args(["--port", &port]);
         let mut child = command.stdout(Stdio::piped()).spawn().expect("the program starts");
         let mut lines = BufReader::new(child.stdout.take().expect("a pipe")).lines();
+        let mut said = Vec::new();
         while let Some(line) = lines.next_line().await.expect("text") {
             if line.contains("Ctrl-C stops") {
                 let client = reqwest::Client::new();
-                return Self { child, url: format!("http://127.0.0.1:{port}"), client };
+                return Self { child, said, url: format!("http://127.0.0.1:{port}"), client };
             }
+            said.push(line);
         }
         panic!("the program ended: {:?}", child.wait().await);
     }

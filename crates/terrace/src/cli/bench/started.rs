@@ -18,7 +18,9 @@ use tempfile::TempDir;
 use terrace_bench::run::Target;
 
 use super::super::Failure;
+use super::super::run::fatal;
 use super::Arguments;
+use crate::access::ApiKey;
 use crate::config::Mode;
 use crate::levels::Level;
 
@@ -57,6 +59,8 @@ pub(super) fn start(
     let data = folder(&arguments.data_dir)?;
     let failed = |error: std::io::Error| Failure::failed(format!("{name} cannot start: {error}"));
     let errors = data.path().join("errors.log");
+    // Levels that ask for a key are measured with one.
+    let key = ApiKey::generate().map_err(|error| fatal(&error))?;
     let mut child = Command::new(std::env::current_exe().map_err(failed)?)
         .arg("serve")
         .arg(level.number.to_string())
@@ -64,6 +68,7 @@ pub(super) fn start(
         .args(arguments.distance_of(mode))
         .arg("--data-dir")
         .arg(data.path().join("data"))
+        .env("TERRACE_AUTH_API_KEY", key.reveal())
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(File::create(&errors).map_err(failed)?)
@@ -95,7 +100,11 @@ pub(super) fn start(
         level: Some(level.number),
         stores: Some(mode.as_str().to_owned()),
         authority: String::new(),
-        headers: Vec::new(),
+        headers: level
+            .guarded
+            .then(|| ("X-API-Key".to_owned(), key.reveal().to_owned()))
+            .into_iter()
+            .collect(),
         pids: vec![child.id()],
         may_lag: may_lag(level.number),
     };

@@ -6,8 +6,9 @@ use hyper::{Method, StatusCode};
 use terrace_core::Deadline;
 
 use super::{Documents, GROUP};
+use crate::access::Scope;
 use crate::http::call::Call;
-use crate::http::endpoint::Endpoint;
+use crate::http::endpoint::{Endpoint, Needs};
 use crate::http::json::Object;
 use crate::http::problem::Kind;
 use crate::http::reply::{self, Answer};
@@ -21,6 +22,7 @@ pub(super) fn endpoint(documents: &Arc<Documents>) -> Endpoint {
     })
     .summary(GROUP, "Empty all caches")
     .description("For every instance that shares them.")
+    .open_to(Needs::Scope(Scope::Admin))
     .answers(StatusCode::OK, "They are empty.", answer.build(), &[])
     .problems(&[Kind::Unavailable, Kind::DeadlineExceeded])
 }

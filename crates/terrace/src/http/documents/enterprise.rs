@@ -13,7 +13,7 @@ use super::levels::PLAIN;
 use super::parts::{self, figure};
 use super::{Documents, DocumentsFace, GROUP};
 use crate::http::call::Call;
-use crate::http::endpoint::Endpoint;
+use crate::http::endpoint::{Endpoint, Needs};
 use crate::http::face::Whole;
 use crate::http::fields::{self, Raw};
 use crate::http::json::Object;
@@ -114,6 +114,7 @@ fn write_endpoint(documents: &Arc<Documents>) -> Endpoint {
     )
     .takes(request, json!({"key": "greeting", "value": "hello"}))
     .writes()
+    .checks_keys()
     .answers(
         StatusCode::OK,
         "It is written, as safely as Terrace-Durability says.",
@@ -172,6 +173,7 @@ fn read_endpoint(documents: &Arc<Documents>) -> Endpoint {
     .summary(GROUP, "Read a record")
     .description("A missing key answers 200 too, with `success: false`.")
     .reads()
+    .checks_keys()
     .answers(
         StatusCode::OK,
         "The record, or that there is none.",
@@ -184,7 +186,7 @@ async fn read(documents: &Documents, call: &mut Call) -> Answer {
     let key = call.key()?;
     let how = call.read_options()?;
     let begun = call.app.runtime.now();
-    let read = documents.records.read_one(&key, &how).await?;
+    let read = documents.records.read_one(call, &key, &how).await?;
     let took = call.app.runtime.now().saturating_duration_since(begun);
     let record = read.record.as_ref();
     let value = record.map(|record| record.value.as_str());
@@ -232,6 +234,7 @@ fn stats_endpoint(whole: &Arc<dyn Whole>) -> Endpoint {
         ("features", Shape::Flags.schema("What is switched on.")),
     ]);
     Endpoint::new(whole, Method::GET, "/stats", |whole, _| Box::pin(stats(whole)))
+        .open_to(Needs::Figures)
         .summary(GROUP, "The shards, the caches, and what stands before them")
         .answers(StatusCode::OK, "The numbers, of this instance.", answer.build(), &[])
 }

@@ -33,6 +33,7 @@ pub(super) fn endpoint(documents: &Arc<Documents>) -> Endpoint {
     .summary(GROUP, "Read a record")
     .description("A missing key answers 200 too, with `success: false`.")
     .reads()
+    .checks_keys()
     .answers(
         StatusCode::OK,
         "The record, or that there is none.",
@@ -45,7 +46,7 @@ async fn read(documents: &Documents, call: &mut Call) -> Answer {
     let Documents { face, records, .. } = documents;
     let key = call.key()?;
     let how = call.read_options()?;
-    let read = records.read_one(&key, &how).await?;
+    let read = records.read_one(call, &key, &how).await?;
     let record = read.record.as_ref();
     let value = record.map(|record| record.value.as_str());
     let room = 224 + key.as_str().len() + value.map_or(0, str::len);

@@ -12,7 +12,7 @@ use utoipa::openapi::path::ParameterIn;
 use super::parts::{self, figure};
 use super::{Documents, GROUP};
 use crate::http::call::Call;
-use crate::http::endpoint::Endpoint;
+use crate::http::endpoint::{Endpoint, Needs};
 use crate::http::face::{Regions, Whole};
 use crate::http::fields::{self, Raw};
 use crate::http::json::Object;
@@ -80,6 +80,7 @@ fn write_endpoint(all: &Arc<Regional>) -> Endpoint {
         )
         .takes(request.build(), json!({"key": "greeting", "value": "hello", "region": "eu-west"}))
         .writes()
+        .checks_keys()
         .parameter(ParameterIn::Header, "X-Region", HEADER, REGION)
         .answers(
             StatusCode::OK,
@@ -139,6 +140,7 @@ fn read_endpoint(documents: &Arc<Documents>) -> Endpoint {
          too, with `success: false`.",
     )
     .reads()
+    .checks_keys()
     .parameter(ParameterIn::Header, "X-Region", HEADER, REGION)
     .answers(
         StatusCode::OK,
@@ -154,7 +156,7 @@ async fn read(documents: &Documents, call: &mut Call) -> Answer {
     let key = call.key()?;
     let how = call.read_options()?;
     let begun = call.app.runtime.now();
-    let read = documents.records.read_one(&key, &how).await?;
+    let read = documents.records.read_one(call, &key, &how).await?;
     let took = call.app.runtime.now().saturating_duration_since(begun);
     let record = read.record.as_ref();
     let value = record.map(|record| record.value.as_str());
@@ -209,6 +211,7 @@ fn stats_endpoint(whole: &Arc<dyn Whole>) -> Endpoint {
         ("replication_enabled", Shape::Bool.schema("Whether regions follow each other.")),
     ]);
     Endpoint::new(whole, Method::GET, "/stats", |whole, _| Box::pin(stats(whole)))
+        .open_to(Needs::Figures)
         .summary(GROUP, "The regions, with their connections, caches and records")
         .answers(StatusCode::OK, "The numbers, of this instance.", answer.build(), &[])
 }
@@ -241,6 +244,7 @@ fn list_endpoint(whole: &Arc<dyn Whole>) -> Endpoint {
     ]);
     let answer = object(&[("regions", array(region.build().into(), 1, 63))]);
     Endpoint::new(whole, Method::GET, "/regions", |whole, _| Box::pin(list(whole)))
+        .open_to(Needs::Figures)
         .summary(GROUP, "The regions")
         .answers(StatusCode::OK, "In the order of the settings.", answer.build(), &[])
 }

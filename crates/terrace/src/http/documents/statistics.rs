@@ -6,7 +6,7 @@ use hyper::{Method, StatusCode};
 use terrace_core::Inspection;
 
 use super::{GROUP, Statistics};
-use crate::http::endpoint::Endpoint;
+use crate::http::endpoint::{Endpoint, Needs};
 use crate::http::face::Whole;
 use crate::http::json::Object;
 use crate::http::reply::{self, Answer};
@@ -17,6 +17,7 @@ pub(super) fn endpoint(whole: &Arc<dyn Whole>, about: &'static Statistics) -> En
     let answer = fields.iter().map(Field::described).collect::<Vec<_>>();
     Endpoint::new(whole, Method::GET, about.path, move |whole, _| Box::pin(numbers(whole, fields)))
         .summary(GROUP, about.summary)
+        .open_to(Needs::Figures)
         .answers(StatusCode::OK, "The numbers, of this instance.", object(&answer).build(), &[])
 }
 

@@ -50,6 +50,7 @@ fn described(documents: &Arc<Documents>, method: Method, message: &'static str) 
     .description("Creates it or replaces its value. Unknown fields are ignored.")
     .takes(request, json!({"key": "greeting", "value": "hello"}))
     .writes()
+    .checks_keys()
     .answers(
         StatusCode::OK,
         "It is written, as safely as Terrace-Durability says.",

@@ -9,7 +9,7 @@ use terrace_core::Status;
 
 use super::{GROUP, Operations};
 use crate::http::call::Call;
-use crate::http::endpoint::Endpoint;
+use crate::http::endpoint::{Endpoint, Needs};
 use crate::http::json::Object;
 use crate::http::problem::{Kind, Problem};
 use crate::http::reply::{self, Answer, WithHeaders as _};
@@ -27,6 +27,7 @@ pub(super) fn health(operations: &Arc<Operations>) -> Endpoint {
     Endpoint::new(operations, Method::GET, "/health", |operations, call| {
         Box::pin(say_health(operations, call))
     })
+    .open_to(Needs::Nothing)
     .summary(GROUP, "How well the level and its parts do")
     .answers(StatusCode::OK, "Records can be read or written.", answer.clone(), &[])
     .answers(StatusCode::SERVICE_UNAVAILABLE, "They can be neither.", answer, &[])
@@ -36,6 +37,7 @@ pub(super) fn livez() -> Endpoint {
     Endpoint::new(&Arc::new(()), Method::GET, "/livez", |(), _| {
         Box::pin(async { Ok(word("alive")) })
     })
+    .open_to(Needs::Nothing)
     .summary(GROUP, "Whether the process serves at all")
     .description("Restart it when this fails. Says nothing of the engines.")
     .answers(StatusCode::OK, "It does.", word_schema("alive"), &[])
@@ -45,6 +47,7 @@ pub(super) fn readyz(operations: &Arc<Operations>) -> Endpoint {
     Endpoint::new(operations, Method::GET, "/readyz", |operations, call| {
         Box::pin(say_ready(operations, call))
     })
+    .open_to(Needs::Nothing)
     .summary(GROUP, "Whether to send requests here")
     .answers(StatusCode::OK, "Yes.", word_schema("ready"), &[])
     .problems(&[Kind::Unavailable])

@@ -9,7 +9,7 @@ use utoipa::openapi::schema::{ObjectBuilder, Type};
 
 use super::GROUP;
 use crate::http::call::Call;
-use crate::http::endpoint::{Described, Endpoint};
+use crate::http::endpoint::{Described, Endpoint, Needs};
 use crate::http::json::Object;
 use crate::http::reply::{self, Answer, WithHeaders as _, full};
 use crate::http::schema::{Shape, object};
@@ -35,11 +35,13 @@ pub(super) fn endpoints() -> [Endpoint; 3] {
     };
     [
         Endpoint::new(&none, Method::GET, "/", |(), call| Box::pin(root_of(call)))
+            .open_to(Needs::Nothing)
             .summary(GROUP, "What this is and where to go on")
             .answers(StatusCode::OK, "Links.", root, &[]),
         Endpoint::new(&none, Method::GET, "/openapi.json", |(), call| {
             Box::pin(async { Ok(page_of(&call.app.pages.openapi, JSON)) })
         })
+        .open_to(Needs::Nothing)
         .summary(GROUP, "This description, in OpenAPI 3.1")
         .answers(StatusCode::OK, "The document.", any, &[]),
         Endpoint::new(&none, Method::GET, "/docs", |(), call| {
@@ -47,6 +49,7 @@ pub(super) fn endpoints() -> [Endpoint; 3] {
                 Ok(page_of(&call.app.pages.docs, HTML).with(CONTENT_SECURITY_POLICY, POLICY))
             })
         })
+        .open_to(Needs::Nothing)
         .summary(GROUP, "This description, to read")
         .described(page),
     ]

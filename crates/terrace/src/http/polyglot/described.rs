@@ -58,6 +58,7 @@ fn write_transaction(polyglot: &Arc<Polyglot>) -> Endpoint {
     .description("Unknown fields are ignored.")
     .takes(request, example)
     .writes()
+    .checks_keys()
     .answers(StatusCode::OK, "It is added.", answer.build(), WRITTEN)
 }
 
@@ -91,6 +92,7 @@ fn write_document(polyglot: &Arc<Polyglot>) -> Endpoint {
     .description("Creates it or replaces it. Unknown fields are ignored.")
     .takes(request.build(), json!({"key": "user:1", "data": {"name": "Ada"}}))
     .writes()
+    .checks_keys()
     .answers(StatusCode::OK, "It is written.", object(&document_schema()).build(), WRITTEN)
 }
 
@@ -121,13 +123,14 @@ fn read_document(polyglot: &Arc<Polyglot>) -> Endpoint {
     .summary(GROUP, "Read a document")
     .description("A missing key answers 200 too, with `success: false` and a message in `data`.")
     .reads()
+    .checks_keys()
     .answers(StatusCode::OK, "The document.", object(&document_schema()).build(), READ)
 }
 
 async fn get(polyglot: &Polyglot, call: &mut Call) -> Answer {
     let key = call.key()?;
     let how = call.read_options()?;
-    let read = polyglot.by_key.read_one(&key, &how).await?;
+    let read = polyglot.by_key.read_one(call, &key, &how).await?;
     let data = read.record.as_ref().map(|record| record.value.as_str());
     let cached = read.origin.is_cache();
     let room = 160 + key.as_str().len() + data.map_or(0, str::len);
@@ -162,11 +165,13 @@ fn read_transaction(polyglot: &Arc<Polyglot>) -> Endpoint {
     .summary(GROUP, "Read a user's latest transactions")
     .description("The latest first, at most 1000.")
     .reads()
+    .checks_keys()
     .answers(StatusCode::OK, "The transactions.", answer.build(), READ)
 }
 
 async fn latest(polyglot: &Polyglot, call: &mut Call) -> Answer {
     let user = call.key()?;
+    call.may_touch(&user)?;
     let how = call.read_options()?;
     let ledger = polyglot.ledger.get()?;
     let mut latest = call.in_time(Box::pin(ledger.latest(&user, &how))).await?;

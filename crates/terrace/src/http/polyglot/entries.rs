@@ -45,6 +45,7 @@ fn post(polyglot: &Arc<Polyglot>) -> Endpoint {
     .description("Transactions are never changed. The amount is kept exactly.")
     .takes(request, example)
     .writes()
+    .checks_keys()
     .answers(
         StatusCode::CREATED,
         "It is added, as safely as Terrace-Durability says.",
@@ -106,6 +107,7 @@ async fn post_one(
     posting: Posting,
     how: &WriteOptions,
 ) -> Result<Posted, Problem> {
+    call.may_touch(&posting.user)?;
     let ledger = polyglot.ledger.get()?;
     let posted = call.app.runtime.within(how.deadline, ledger.post(vec![posting], how)).await;
     // What is under way may still be done.
@@ -139,6 +141,7 @@ fn page(polyglot: &Arc<Polyglot>) -> Endpoint {
     .parameter(ParameterIn::Query, "cursor", CURSOR, "`next_cursor` of the page before.")
     .parameter(ParameterIn::Query, "limit", Shape::UpTo(MAX_LIMIT), "At most so many; 100.")
     .reads()
+    .checks_keys()
     .answers(
         StatusCode::OK,
         "One page.",
@@ -151,6 +154,7 @@ async fn list(polyglot: &Polyglot, call: &mut Call) -> Answer {
     let query = path::query(call.parts.uri.query(), &["user_id", "cursor", "limit"])?;
     let user = query.get("user_id").map(String::as_str).unwrap_or_default();
     let user = Key::new(user).map_err(|error| Problem::from(error).within("user_id"))?;
+    call.may_touch(&user)?;
     let before = query.get("cursor").filter(|text| !text.is_empty());
     let before = before.map(|text| read_cursor(text)).transpose()?;
     let limit = path::limit_of(query.get("limit"), 100, MAX_LIMIT)?;

@@ -7,7 +7,7 @@ use terrace_core::{Fact, Inspection, Ledger as _, PartKind};
 
 use super::{Polyglot, documents_part, ledger_part};
 use crate::http::call::Call;
-use crate::http::endpoint::Endpoint;
+use crate::http::endpoint::{Endpoint, Needs};
 use crate::http::face::Whole;
 use crate::http::json::Object;
 use crate::http::operations::HealthFields;
@@ -31,6 +31,7 @@ pub(super) fn endpoint(polyglot: &Arc<Polyglot>, whole: &Arc<dyn Whole>) -> Endp
     Endpoint::new(&Arc::new(port), Method::GET, "/stats", |statistics, call| {
         Box::pin(numbers(statistics, call))
     })
+    .open_to(Needs::Figures)
     .summary("Documents", "Connections, cached entries, and exact counts")
     .answers(StatusCode::OK, "The numbers.", answer.build(), &[])
 }

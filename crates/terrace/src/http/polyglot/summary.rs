@@ -31,6 +31,7 @@ pub(super) fn endpoint(polyglot: &Arc<Polyglot>) -> Endpoint {
          transaction waits for it, 500 ms at most.",
     )
     .reads()
+    .checks_keys()
     .answers(StatusCode::OK, "The summary.", answer.build(), &["Terrace-Origin", "Terrace-Token"])
     .problems(&[Kind::RecordMissing])
 }
@@ -40,6 +41,7 @@ const LAG: &str = "Everything acknowledged longer ago than this is in it; null w
 
 async fn get(polyglot: &Polyglot, call: &mut Call) -> Answer {
     let user = call.key_between(PATH)?;
+    call.may_touch(&user)?;
     let how = call.read_options()?;
     let summaries = polyglot.summaries.get()?;
     let mut summary = call.in_time(Box::pin(summaries.read(&user, &how))).await?;

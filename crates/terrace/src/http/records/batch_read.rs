@@ -11,9 +11,10 @@ use terrace_core::{Error, ErrorKind, Key, Origin, Read, ReadOptions, Token};
 use utoipa::openapi::schema::{AdditionalProperties, OneOfBuilder};
 
 use super::{ANSWER, MAX_BATCH, Records, Values};
+use crate::access::Scope;
 use crate::http::Shards;
 use crate::http::call::Call;
-use crate::http::endpoint::Endpoint;
+use crate::http::endpoint::{Endpoint, Needs};
 use crate::http::fields::{self, Raw};
 use crate::http::json::Object;
 use crate::http::problem::{Kind, Problem};
@@ -48,6 +49,8 @@ pub(super) fn endpoint(records: &Arc<Records>) -> Endpoint {
     )
     .takes(request, json!({"keys": ["greeting", "farewell"]}))
     .reads()
+    .open_to(Needs::Scope(Scope::Read))
+    .checks_keys()
     .problems(&[Kind::InvalidInput])
     .answers(
         StatusCode::OK,
@@ -72,8 +75,11 @@ async fn read(records: &Records, call: &mut Call) -> Answer {
     let how = ReadOptions { budget: ANSWER, ..call.read_options()? };
     let (asked, places) = once_each(&keys);
     let reads = match &records.shards {
-        None => records.read(&asked, &how).await?.into_iter().map(Some).collect(),
-        Some(shards) => read_parts(records, &**shards, &asked, &how).await?,
+        None => records.read(call, &asked, &how).await?.into_iter().map(Some).collect(),
+        Some(shards) => {
+            asked.iter().try_for_each(|key| call.may_touch(key))?;
+            read_parts(records, &**shards, &asked, &how).await?
+        }
     };
     let mut token = Token::default();
     reads.iter().flatten().for_each(|read| token.merge(&read.token));

@@ -63,6 +63,7 @@ pub(super) fn endpoint(records: &Arc<Records>) -> Endpoint {
         )
         .takes(request, json!({"writes": [{"op": "put", "key": "greeting", "value": "hello"}]}))
         .writes()
+        .checks_keys()
         .answers(
             StatusCode::OK,
             "One result a write, in order.",

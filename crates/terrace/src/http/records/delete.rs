@@ -21,6 +21,7 @@ pub(super) fn endpoint(records: &Arc<Records>) -> Endpoint {
     queueing(conditional(endpoint), records)
         .summary(values.group(), values.word("Remove a record", "Remove a document"))
         .writes()
+        .checks_keys()
         .described(Described {
             status: StatusCode::NO_CONTENT,
             meaning: "There was a record; now there is none.",

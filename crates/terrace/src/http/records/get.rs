@@ -34,6 +34,7 @@ pub(super) fn endpoint(records: &Arc<Records>) -> Endpoint {
     })
     .summary(values.group(), values.word("Read a record", "Read a document"))
     .reads()
+    .checks_keys()
     .parameter(
         ParameterIn::Header,
         "If-None-Match",
@@ -71,7 +72,7 @@ async fn get(records: &Records, call: &mut Call) -> Answer {
         true => Conditions::of(headers)?,
         false => Conditions::default(),
     };
-    let read = records.read_one(&key, &how).await?;
+    let read = records.read_one(call, &key, &how).await?;
     if !conditions.is_expected(read.record.as_ref()) {
         let current = read.record.as_ref().map(|record| record.version);
         return Err(proven(failed(&conditions, current), &read));

@@ -37,6 +37,7 @@ pub(super) fn endpoint(records: &Arc<Records>) -> Endpoint {
     .parameter(ParameterIn::Query, "cursor", Shape::Cursor, "`next_cursor` of the page before.")
     .parameter(ParameterIn::Query, "limit", LIMIT, "At most so many; 100.")
     .reads()
+    .checks_keys()
     .problems(&[Kind::InvalidInput])
     .answers(StatusCode::OK, "One page.", answer.build(), HEADERS)
 }
@@ -44,7 +45,7 @@ pub(super) fn endpoint(records: &Arc<Records>) -> Endpoint {
 async fn list(records: &Records, call: &mut Call) -> Answer {
     let scan = path::scan(call.parts.uri.query())?;
     let how = call.read_options()?;
-    let page = bounded(records.scan(&scan, &how).await?);
+    let page = bounded(records.scan(call, &scan, &how).await?);
     let size = |record: &Record| 160 + record.key.as_str().len() + record.value.as_str().len();
     let room = 64 + page.records.iter().map(size).sum::<usize>();
     let values = records.values;

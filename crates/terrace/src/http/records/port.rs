@@ -1,4 +1,5 @@
-//! The port of the record API: a store, and what it says beyond the contract.
+//! The port of the record API: a store, and what it says beyond the contract. Which records a client may
+//! touch is decided here, on the keys that the store is given.
 
 use std::sync::Arc;
 
@@ -38,12 +39,23 @@ impl Records {
     }
 
     /// Reads one key.
-    pub(crate) async fn read_one(&self, key: &Key, how: &ReadOptions) -> Result<Read, Problem> {
-        Ok(one(self.read(std::slice::from_ref(key), how).await?)?)
+    pub(crate) async fn read_one(
+        &self,
+        call: &Call,
+        key: &Key,
+        how: &ReadOptions,
+    ) -> Result<Read, Problem> {
+        Ok(one(self.read(call, std::slice::from_ref(key), how).await?)?)
     }
 
     /// Reads keys.
-    pub(crate) async fn read(&self, keys: &[Key], how: &ReadOptions) -> Result<Vec<Read>, Problem> {
+    pub(crate) async fn read(
+        &self,
+        call: &Call,
+        keys: &[Key],
+        how: &ReadOptions,
+    ) -> Result<Vec<Read>, Problem> {
+        keys.iter().try_for_each(|key| call.may_touch(key))?;
         let mut reads = self.store.read(keys, how).await?;
         if let Some(asked) = &how.token {
             reads.iter_mut().for_each(|read| read.token.merge(asked));
@@ -52,7 +64,13 @@ impl Records {
     }
 
     /// Lists records.
-    pub(crate) async fn scan(&self, scan: &Scan, how: &ReadOptions) -> Result<Page, Problem> {
+    pub(crate) async fn scan(
+        &self,
+        call: &Call,
+        scan: &Scan,
+        how: &ReadOptions,
+    ) -> Result<Page, Problem> {
+        call.may_list(&scan.prefix)?;
         let mut page = self.store.scan(scan, how).await?;
         if let Some(asked) = &how.token {
             page.token.merge(asked);
@@ -77,6 +95,7 @@ impl Records {
         batch: Vec<Write>,
         how: &WriteOptions,
     ) -> Result<Vec<Receipt>, Problem> {
+        batch.iter().try_for_each(|write| call.may_touch(&write.key))?;
         let seen = headers::token(&call.parts.headers)?;
         let mut receipts = self.store.write(batch, how).await?;
         if let Some(seen) = &seen {

@@ -37,7 +37,7 @@ pub(super) async fn apply(
     // With an idempotency key the first outcome stands, so there is only one try.
     let tries = if how.idempotency.is_some() { 1 } else { TRIES };
     for _ in 0..tries {
-        let read = current(records, &write.key, how).await?;
+        let read = current(records, call, &write.key, how).await?;
         let Some(precondition) = conditions.pin(read.record.as_ref()) else {
             let version = read.record.as_ref().map(|record| record.version);
             return refused(records, call, write, how, (&conditions, version)).await;
@@ -52,13 +52,18 @@ pub(super) async fn apply(
     Err(overtaken(how))
 }
 
-async fn current(records: &Records, key: &Key, how: &WriteOptions) -> Result<Read, Problem> {
+async fn current(
+    records: &Records,
+    call: &Call,
+    key: &Key,
+    how: &WriteOptions,
+) -> Result<Read, Problem> {
     let mut read = ReadOptions::strong(how.deadline);
     if how.region.is_some() {
         // A condition holds in the region that takes the write: what the others have does not count.
         read = ReadOptions { region: how.region, consistency: Consistency::Default, ..read };
     }
-    records.read_one(key, &read).await
+    records.read_one(call, key, &read).await
 }
 
 /// The conditions do not hold. A repeated request must still get its first result, which only the

@@ -39,6 +39,7 @@ pub(super) fn endpoint(records: &Arc<Records>) -> Endpoint {
         )
         .takes(request, example)
         .writes()
+        .checks_keys()
         .answers(
             StatusCode::OK,
             "There was a record; it has the new value.",

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use terrace_core::{
     BoxFuture, Error, ErrorKind, Follower, Journal, Ledger, MemoryCache, MemoryCacheOptions,
-    ReadModel, Result, Shard,
+    ReadModel, Result, Shard, Store,
 };
 use terrace_layers::{CommandSide, Follow, FollowOptions, SummaryStore};
 use terrace_stores::sqlite::{self, Synchronous};
@@ -227,6 +227,12 @@ impl EngineMode for Files {
 
     fn documents<'a>(&'a self, of: &'a Engines) -> BoxFuture<'a, Result<DocumentEngine>> {
         Box::pin(async { documents(&self.directory, of) })
+    }
+
+    fn grants<'a>(&'a self, of: &'a Engines) -> BoxFuture<'a, Result<Arc<dyn Store>>> {
+        let open = SqliteOptions::new(self.directory.join("grants.sqlite"));
+        let store = SqliteStore::open(open, of.runtime.clone());
+        Box::pin(async move { Ok(Arc::new(store?) as Arc<dyn Store>) })
     }
 
     fn stop(&self) -> BoxFuture<'_, ()> {

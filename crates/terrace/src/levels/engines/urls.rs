@@ -8,7 +8,7 @@ use std::time::Duration;
 use terrace_core::history::{lineage, log_of};
 use terrace_core::{
     BoxFuture, Error, Follower, Journal, Ledger, ReadModel, RegionName, RegionOptions, Result,
-    Shard,
+    Shard, Store,
 };
 use terrace_layers::CommandSide;
 use terrace_stores::redis::{RedisStream, RedisStreamOptions};
@@ -151,6 +151,15 @@ impl<W: Whereabouts> ByUrl<W> {
             .with("kind", address.split(':').next().unwrap_or_default().to_owned())
         })?;
         Ok(Arc::new(PostgresShard::connect(options, of.runtime.clone()).await?))
+    }
+
+    /// In a schema of their own in the database that all levels use, or else the first shard's.
+    async fn open_grants(&self, of: &Engines) -> Result<Arc<dyn Store>> {
+        let first = of.named_shards().0.first().map(String::as_str);
+        let url = Some(self.0.database()).filter(|url| !url.is_empty()).or(first);
+        let options = of.in_default_schema(url.ok_or_else(no_database)?);
+        let options = PostgresOptions { schema: "terrace_grants".to_owned(), ..options };
+        Ok(Arc::new(PostgresStore::connect(options, of.runtime.clone()).await?))
     }
 
     async fn open_journal(&self, of: &Engines, history: &str) -> Result<Arc<dyn Journal>> {
@@ -341,6 +350,10 @@ impl<W: Whereabouts> EngineMode for ByUrl<W> {
 
     fn documents<'a>(&'a self, of: &'a Engines) -> BoxFuture<'a, Result<DocumentEngine>> {
         Box::pin(self.open_documents(of))
+    }
+
+    fn grants<'a>(&'a self, of: &'a Engines) -> BoxFuture<'a, Result<Arc<dyn Store>>> {
+        Box::pin(self.open_grants(of))
     }
 
     fn stop(&self) -> BoxFuture<'_, ()> {

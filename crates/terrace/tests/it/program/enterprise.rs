@@ -70,7 +70,7 @@ async fn answers_as_documented(program: &Program) {
     assert_eq!(stats["features"]["multi_tier_cache"], true);
 }
 
-const ENVIRONMENT: [(&str, &str); 1] = [("ENVIRONMENT", "test")];
+const ENVIRONMENT: [(&str, &str); 2] = [("ENVIRONMENT", "test"), ("AUTH_ENABLED", "false")];
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn files_answer_as_documented() {
@@ -85,6 +85,7 @@ async fn servers_answer_as_documented_by_their_documented_names() {
     let cache = terrace_lab::testing::redis().url();
     let environment = [
         ENVIRONMENT[0],
+        ENVIRONMENT[1],
         ("DB_SHARD1_URL", &databases[0]),
         ("DB_SHARD2_URL", &databases[1]),
         ("CACHE_L2_URL", &cache),
@@ -103,6 +104,7 @@ async fn a_dead_cache_or_shard_says_so_and_takes_no_other_with_it() {
     let (other, cache) = (terrace_lab::testing::fresh_database(), redis.url());
     let mut command = super::terrace(&["serve", "10"]);
     command.envs([("DB_SHARD1_URL", &own), ("DB_SHARD2_URL", &other), ("CACHE_L2_URL", &cache)]);
+    command.envs(ENVIRONMENT);
     let program = Program::start(command).await;
     program.becomes("healthy").await;
     redis.kill();
