@@ -26,6 +26,6 @@ fn every_setting_stands_in_the_reference_with_its_default() {
         assert_eq!(documented[name].0, shown, "{name}");
     }
     for (name, setting) in DOCUMENTED_NAMES {
-        assert_eq!(documented[setting].1, name);
+        assert!(documented[setting].1.split(", ").any(|also| also == name), "{name}");
     }
 }
