@@ -3,8 +3,8 @@
 //! Defaults < `terrace.toml` < environment < command line. [`sources`] merges them and remembers
 //! where each value came from; unknown keys are refused with the nearest known one.
 
-mod access;
 mod bounds;
+mod guards;
 mod levels;
 mod redact;
 mod regions;
@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-pub use access::AuthConfig;
+pub use guards::{AuthConfig, MetricsConfig};
 pub use levels::{
     CqrsConfig, EnterpriseConfig, JournalConfig, PolyglotConfig, ReplicasConfig, ShardsConfig,
 };
@@ -52,6 +52,8 @@ pub struct Config {
     pub enterprise: EnterpriseConfig,
     /// Keys of clients.
     pub auth: AuthConfig,
+    /// What is measured of requests.
+    pub metrics: MetricsConfig,
     /// How far the private servers of the local mode are.
     pub distance: DistanceConfig,
     /// What is logged.

@@ -190,7 +190,7 @@ impl Session {
         let Some(built) = self.unless_stopped((level.build)(&engines)).await else {
             return Ok(None);
         };
-        let Stack { faces, whole } = built.map_err(|error| {
+        let Stack { mut faces, whole } = built.map_err(|error| {
             Failure::failed(format!("level {}: {}", level.number, fatal(&error).text))
         })?;
         let records = faces.iter().any(|face| matches!(face, Face::Records(_)));
@@ -203,6 +203,7 @@ impl Session {
             guarding.map_err(|error| fatal(&error))?;
         let keyed = (asks_for_keys, first_key);
         let whole = guards.before(whole);
+        faces.extend(guards.faces());
         let service = Service {
             name: level.name,
             faces,

@@ -5,7 +5,7 @@ use std::ops::RangeInclusive;
 use toml::Value;
 
 /// Every whole number. The most is where larger values mean nothing, or overflow.
-pub(super) const NUMBERS: [(&str, RangeInclusive<i64>); 25] = [
+pub(super) const NUMBERS: [(&str, RangeInclusive<i64>); 26] = [
     ("cache.command_timeout_ms", 1..=DAY_MS),
     ("cache.near_max_bytes", 0..=TEBI),
     ("cache.near_max_records", 0..=TEBI),
@@ -22,6 +22,7 @@ pub(super) const NUMBERS: [(&str, RangeInclusive<i64>); 25] = [
     // NATS takes no more.
     ("journal.replicas", 1..=5),
     ("journal.takeover_seconds", 1..=86_400),
+    ("metrics.port", 0..=65_535),
     ("regions.max_clock_drift_ms", 1..=DAY_MS),
     ("replicas.count", 1..=100),
     ("replicas.max_lag_ms", 0..=DAY_MS),
@@ -43,11 +44,12 @@ const GIBI: i64 = 1 << 30;
 const TEBI: i64 = 1 << 40;
 
 /// Every setting that is one of some words.
-const WORDS: [(&str, &[&str]); 5] = [
+const WORDS: [(&str, &[&str]); 6] = [
     ("auth.enabled", GUARD),
     ("journal.engine", &["auto", "sqlite", "redis", "nats"]),
     ("journal.flusher", &["inside", "apart"]),
     ("log.format", &["text", "json"]),
+    ("metrics.enabled", GUARD),
     ("stores.mode", &["auto", "embedded", "local", "servers"]),
 ];
 

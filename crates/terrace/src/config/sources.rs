@@ -10,7 +10,7 @@ use super::{Config, DistanceConfig, Mode, bounds, redacted, regions, service_lin
 
 /// Names of the environment that the described system uses, and the settings they stand for.
 /// `TERRACE_<SECTION>_<KEY>` works for every setting.
-pub const DOCUMENTED_NAMES: [(&str, &str); 19] = [
+pub const DOCUMENTED_NAMES: [(&str, &str); 21] = [
     ("DATABASE_URL", "database.url"),
     ("REDIS_URL", "cache.url"),
     ("PRIMARY_DATABASE_URL", "replicas.primary_url"),
@@ -30,6 +30,8 @@ pub const DOCUMENTED_NAMES: [(&str, &str); 19] = [
     ("ENVIRONMENT", "enterprise.environment"),
     ("AUTH_ENABLED", "auth.enabled"),
     ("API_KEY", "auth.api_key"),
+    ("ENABLE_METRICS", "metrics.enabled"),
+    ("PROMETHEUS_PORT", "metrics.port"),
 ];
 
 /// The setting that is a secret as a whole.

@@ -45,9 +45,11 @@ impl App {
         let mut table = faces.iter().flat_map(|face| face.endpoints(&whole)).collect::<Vec<_>>();
         let health = faces.iter().map(Face::health_fields).collect();
         table.extend(operations::endpoints(whole, health));
+        let routes = Routes::new(&table);
+        guards.learn(routes.all());
         Self {
             pages: openapi::Pages::new(name, &table),
-            routes: Routes::new(&table),
+            routes,
             draining: AtomicBool::new(false),
             panics: AtomicU64::new(0),
             ids: RequestIds::new(&runtime),
@@ -67,8 +69,7 @@ impl App {
     ) -> Reply {
         let (parts, body) = request.into_parts();
         let id = self.ids.of(&parts.headers);
-        let mut call =
-            Call { app: Arc::clone(&self), parts, body: Some(body), peer, principal: None };
+        let mut call = Call { app: Arc::clone(&self), parts, body: Some(body), peer };
         let outcome = AssertUnwindSafe(self.run(&mut call)).catch_unwind().await;
         let answer = outcome.unwrap_or_else(|panic| Err(self.panicked(&*panic)));
         let mut reply = match answer {
@@ -108,9 +109,12 @@ impl App {
 
     /// The chain without what no request may do without.
     pub(super) async fn run(&self, call: &mut Call) -> Answer {
-        self.check_head(call)?;
-        let route = self.routes.find(&call.parts.method, call.parts.uri.path())?;
-        Next::new(&self.guards, route).run(call).await
+        let method = &call.parts.method;
+        let found = match self.check_head(call) {
+            Ok(()) => self.routes.find(method, call.parts.uri.path()),
+            Err(problem) => self.routes.refused(method, problem),
+        };
+        Next::new(&self.guards, found).run(call).await
     }
 
     /// What is wrong with a head that the HTTP library has read; others see [`App::refusal`].

@@ -58,6 +58,11 @@ pub(crate) struct Access {
     pub(crate) checks_keys: bool,
 }
 
+impl Access {
+    /// Anybody may.
+    pub(crate) const OPEN: Self = Self { needs: Needs::Nothing, checks_keys: false };
+}
+
 /// One method of one path: what runs, and what the documentation says of it.
 #[derive(Clone)]
 pub(crate) struct Endpoint {

@@ -16,6 +16,7 @@ use terrace_core::{
 use super::documents::Documents;
 use super::endpoint::Endpoint;
 use super::geography::Geography;
+use super::metrics::{self, Metrics};
 use super::polyglot::Polyglot;
 use super::records::Records;
 use super::{operations, queries, records, regions};
@@ -33,6 +34,8 @@ pub enum Face {
     Polyglot(Arc<Polyglot>),
     /// What several regions answer beyond records by key.
     Regions(Arc<dyn Regions>),
+    /// What was measured.
+    Metrics(Arc<Metrics>),
 }
 
 impl Face {
@@ -44,6 +47,7 @@ impl Face {
             Self::Queries(queries) => queries::endpoints(queries, whole),
             Self::Polyglot(polyglot) => Polyglot::endpoints(polyglot, whole),
             Self::Regions(regions) => regions::endpoints(regions),
+            Self::Metrics(metrics) => metrics::endpoints(metrics, whole),
         }
     }
 
@@ -52,7 +56,7 @@ impl Face {
         match self {
             Self::Documents(documents) => documents.health_fields(),
             Self::Polyglot(_) => Polyglot::health_fields(),
-            Self::Records(_) | Self::Queries(_) | Self::Regions(_) => &[],
+            Self::Records(_) | Self::Queries(_) | Self::Regions(_) | Self::Metrics(_) => &[],
         }
     }
 
@@ -61,7 +65,7 @@ impl Face {
         match self {
             Self::Records(records) => records.geography.clone(),
             Self::Documents(documents) => documents.records.geography.clone(),
-            Self::Queries(_) | Self::Regions(_) | Self::Polyglot(_) => None,
+            Self::Queries(_) | Self::Regions(_) | Self::Polyglot(_) | Self::Metrics(_) => None,
         }
     }
 }

@@ -1,9 +1,9 @@
 //! The seam between a request and its endpoint, where guards and observers stand.
 //!
-//! Every request passes the same chain: its id and the limits of its head ([`App`](super::app::App)),
-//! then what a service adds, in its order, then the endpoint. What one step has found out, such as who
-//! asks, it leaves for the later ones in the extensions of the [`Call`]'s parts. A service that adds
-//! nothing pays nothing.
+//! Every request passes the same chain: its id ([`App`](super::app::App)), then what a service adds, in
+//! its order, then the endpoint, or the refusal of a request that has none. What one step has found out,
+//! such as who asks, it leaves for the later ones in the extensions of the [`Call`]'s parts. A service
+//! that adds nothing pays nothing.
 
 use std::fmt;
 use std::sync::Arc;
@@ -12,14 +12,22 @@ use terrace_core::{BoxFuture, Inspection, Result};
 
 use super::call::Call;
 use super::endpoint::Access;
-use super::face::Whole;
+use super::face::{Face, Whole};
 use super::reply::Answer;
-use super::routes::Route;
+use super::routes::{Found, Route};
 
 /// One step of the chain.
 pub(crate) trait Middleware: fmt::Debug + Send + Sync + 'static {
     /// Answers the request, or lets `next` do it and looks at what came of it.
     fn handle<'a>(&'a self, call: &'a mut Call, next: Next<'a>) -> BoxFuture<'a, Answer>;
+
+    /// Hears of all routes, once and before the first request.
+    fn learn(&self, _routes: &[Route]) {}
+
+    /// What it serves itself.
+    fn face(self: Arc<Self>) -> Option<Face> {
+        None
+    }
 
     /// What it says of itself; nothing for a step that only passes requests on.
     fn inspect(&self) -> BoxFuture<'_, Option<Inspection>> {
@@ -41,6 +49,16 @@ pub struct Guards {
 impl Guards {
     pub(crate) fn new(steps: Vec<Arc<dyn Middleware>>) -> Self {
         Self { steps }
+    }
+
+    /// Tells them all routes.
+    pub(crate) fn learn(&self, routes: &[Route]) {
+        self.steps.iter().for_each(|step| step.learn(routes));
+    }
+
+    /// What they serve themselves.
+    pub fn faces(&self) -> impl Iterator<Item = Face> {
+        self.steps.iter().filter_map(|step| Arc::clone(step).face())
     }
 
     /// What is behind them, with what they say of themselves.
@@ -84,24 +102,30 @@ impl Whole for Guarded {
 /// What is left of the chain.
 pub(crate) struct Next<'a> {
     rest: &'a [Arc<dyn Middleware>],
-    route: &'a Route,
+    found: Found<'a>,
 }
 
 impl<'a> Next<'a> {
-    pub(crate) fn new(guards: &'a Guards, route: &'a Route) -> Self {
-        Self { rest: &guards.steps, route }
+    pub(crate) fn new(guards: &'a Guards, found: Found<'a>) -> Self {
+        Self { rest: &guards.steps, found }
+    }
+
+    /// The place of the request's route among those that the steps were told of.
+    pub(crate) fn route(&self) -> usize {
+        self.found.route
     }
 
     /// Who may call the endpoint.
     pub(crate) fn access(&self) -> Access {
-        self.route.access
+        self.found.access
     }
 
     /// Goes on with the next step, or with the endpoint.
     pub(crate) fn run(self, call: &'a mut Call) -> BoxFuture<'a, Answer> {
-        match self.rest.split_first() {
-            Some((first, rest)) => first.handle(call, Self { rest, ..self }),
-            None => self.route.handler.handle(call),
+        match (self.rest.split_first(), self.found) {
+            (Some((first, rest)), found) => first.handle(call, Self { rest, found }),
+            (None, Found { handler: Ok(handler), .. }) => handler.handle(call),
+            (None, Found { handler: Err(problem), .. }) => Box::pin(async { Err(problem) }),
         }
     }
 }
@@ -154,7 +178,7 @@ mod tests {
         }
     }
 
-    async fn passed(refuses: bool) -> (Vec<String>, Option<u16>) {
+    async fn passed(path: &str, refuses: bool) -> (Vec<String>, Option<u16>) {
         let log = Log::default();
         let step = |name, refuses| -> Arc<dyn Middleware> {
             Arc::new(Step { name, log: Arc::clone(&log), refuses })
@@ -171,17 +195,22 @@ mod tests {
         };
         let app = Arc::new(App::new(service));
         let (parts, ()) =
-            Request::get("/read/a").header("host", "a").body(()).expect("a request").into_parts();
+            Request::get(path).header("host", "a").body(()).expect("a request").into_parts();
         let mut call =
             Call { app: Arc::clone(&app), parts, body: None, peer: None, principal: None };
         let answer = app.run(&mut call).await;
         let log = log.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        (log, answer.ok().map(|reply| reply.status().as_u16()))
+        let status = |answer: Answer| match answer {
+            Ok(reply) => Some(reply.status().as_u16()),
+            Err(problem) if problem.status() == 404 => Some(404),
+            Err(_) => None,
+        };
+        (log, status(answer))
     }
 
     #[tokio::test]
     async fn steps_are_passed_in_order_and_see_the_answer_on_the_way_back() {
-        let (log, status) = passed(false).await;
+        let (log, status) = passed("/read/a", false).await;
         assert_eq!(status, Some(200));
         assert_eq!(
             log,
@@ -196,8 +225,16 @@ mod tests {
 
     #[tokio::test]
     async fn what_a_step_refuses_does_not_reach_the_endpoint() {
-        let (log, status) = passed(true).await;
+        let (log, status) = passed("/read/a", true).await;
         assert_eq!(status, None);
         assert_eq!(log, ["first after None", "second after Some(\"first\")", "first saw None"]);
+    }
+
+    #[tokio::test]
+    async fn a_request_without_an_endpoint_passes_them_too() {
+        let (log, status) = passed("/nothing", false).await;
+        assert_eq!((log.len(), status), (4, Some(404)), "{log:?}");
+        let (log, status) = passed("/nothing", true).await;
+        assert_eq!((log.len(), status), (3, None), "{log:?}");
     }
 }

@@ -195,6 +195,11 @@ impl Problem {
         Self::new(Kind::Forbidden, "this API key may not touch these records; use one that may")
     }
 
+    /// The status of the answer.
+    pub(crate) fn status(&self) -> StatusCode {
+        self.0.kind.facts().0
+    }
+
     /// Adds a header to the answer.
     pub(crate) fn header(mut self, name: HeaderName, value: HeaderValue) -> Self {
         self.0.headers.insert(name, value);

@@ -1,5 +1,6 @@
-//! Finds the route of a request; knows every path and method of the table, and nothing else.
+//! Finds the handler of a request; knows every path and method of the table, and nothing else.
 
+use std::fmt;
 use std::sync::Arc;
 
 use hyper::Method;
@@ -10,20 +11,36 @@ use super::problem::{Kind, Problem};
 
 /// The routes of one service.
 #[derive(Debug)]
-pub(crate) struct Routes(matchit::Router<Resource>);
-
-/// One method of one path.
-#[derive(Clone)]
-pub(crate) struct Route {
-    pub(crate) method: Method,
-    pub(crate) access: Access,
-    pub(crate) handler: Arc<dyn Handle>,
+pub(crate) struct Routes {
+    router: matchit::Router<Resource>,
+    /// First those of requests without an endpoint, one for each method and one for all other methods.
+    all: Vec<Route>,
+    others: usize,
 }
 
-/// All methods of one path.
+/// One method of one path. There are as many as the table has, whatever clients ask for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Route {
+    /// None: one that no path of the table has.
+    pub(crate) method: Option<Method>,
+    /// The path as it stands in the table, such as `/read/{key}`; none: no path of the table.
+    pub(crate) path: Option<&'static str>,
+}
+
+/// What answers a request.
+pub(crate) struct Found<'a> {
+    /// The place of its route.
+    pub(crate) route: usize,
+    /// Who may call it.
+    pub(crate) access: Access,
+    /// The endpoint, or why there is none.
+    pub(crate) handler: Result<&'a dyn Handle, Problem>,
+}
+
+/// All methods of one path, with their routes' places.
 #[derive(Clone)]
 struct Resource {
-    routes: Vec<Route>,
+    methods: Vec<(Method, usize, Access, Arc<dyn Handle>)>,
     allow: HeaderValue,
 }
 
@@ -32,39 +49,63 @@ impl Routes {
     /// the handler can say what is wrong with it.
     pub(crate) fn new(table: &[Endpoint]) -> Self {
         let mut router = matchit::Router::new();
+        let mut all = others(table);
+        let others = all.len();
         let mut paths = table.iter().map(|endpoint| endpoint.path).collect::<Vec<_>>();
         paths.dedup();
         for path in paths {
-            let resource = Resource::of(table.iter().filter(|endpoint| endpoint.path == path));
+            let endpoints = table.iter().filter(|endpoint| endpoint.path == path);
+            let resource = Resource::of(endpoints, &mut all);
             for path in [Some(path), without_parameter(path)].into_iter().flatten() {
                 // The table is in the source; two rows for one path would be found by every test.
                 let inserted = router.insert(path, resource.clone());
                 debug_assert!(inserted.is_ok(), "{path}: {inserted:?}");
             }
         }
-        Self(router)
+        Self { router, all, others }
     }
 
-    /// The route of a method of a path.
-    ///
-    /// # Errors
-    /// 404 for an unknown path, 405 with `Allow` for another method.
-    pub(crate) fn find(&self, method: &Method, path: &str) -> Result<&Route, Problem> {
-        let Ok(found) = self.0.at(path) else {
-            return Err(Problem::new(
-                Kind::UnknownPath,
-                "there is nothing under this path; see /docs, and write a slash in a key as %2F",
-            ));
+    /// All routes, by their places.
+    pub(crate) fn all(&self) -> &[Route] {
+        &self.all
+    }
+
+    /// What answers a method of a path: its handler, 404 for an unknown path, 405 with `Allow` for
+    /// another method.
+    pub(crate) fn find(&self, method: &Method, path: &str) -> Found<'_> {
+        let Ok(found) = self.router.at(path) else {
+            let detail =
+                "there is nothing under this path; see /docs, and write a slash in a key as %2F";
+            return self.refused(method, Problem::new(Kind::UnknownPath, detail));
         };
         let resource = found.value;
-        // HEAD is GET without the body, which the HTTP library leaves out.
-        let wanted = if method == Method::HEAD { &Method::GET } else { method };
-        resource
-            .routes
-            .iter()
-            .find(|route| route.method == wanted)
-            .ok_or_else(|| resource.refusal())
+        match resource.methods.iter().find(|(known, ..)| known == method) {
+            Some((_, route, access, handler)) => {
+                Found { route: *route, access: *access, handler: Ok(&**handler) }
+            }
+            None => self.refused(method, resource.refusal()),
+        }
     }
+
+    /// What answers a request that has no endpoint.
+    pub(crate) fn refused(&self, method: &Method, problem: Problem) -> Found<'_> {
+        let (others, last) = (&self.all[..self.others], self.others - 1);
+        let known = others.iter().position(|route| route.method.as_ref() == Some(method));
+        Found { route: known.unwrap_or(last), access: Access::OPEN, handler: Err(problem) }
+    }
+}
+
+/// The routes of requests without an endpoint.
+fn others(table: &[Endpoint]) -> Vec<Route> {
+    let mut methods = vec![Some(Method::HEAD)];
+    for endpoint in table {
+        let method = Some(endpoint.method.clone());
+        if !methods.contains(&method) {
+            methods.push(method);
+        }
+    }
+    methods.push(None);
+    methods.into_iter().map(|method| Route { method, path: None }).collect()
 }
 
 /// The path before its parameter, where it ends in one.
@@ -73,22 +114,21 @@ fn without_parameter(path: &'static str) -> Option<&'static str> {
 }
 
 impl Resource {
-    fn of<'a>(endpoints: impl Iterator<Item = &'a Endpoint>) -> Self {
-        let routes = endpoints.map(|endpoint| Route {
-            method: endpoint.method.clone(),
-            access: endpoint.access,
-            handler: Arc::clone(&endpoint.handler),
-        });
-        let routes = routes.collect::<Vec<_>>();
-        let mut names = Vec::new();
-        for Route { method, .. } in &routes {
-            names.push(method.as_str());
-            if method == Method::GET {
-                names.push("HEAD");
+    /// The routes are added to all others.
+    fn of<'a>(endpoints: impl Iterator<Item = &'a Endpoint>, all: &mut Vec<Route>) -> Self {
+        let mut methods = Vec::new();
+        for endpoint in endpoints {
+            // HEAD is GET without the body, which the HTTP library leaves out.
+            let head = (endpoint.method == Method::GET).then_some(Method::HEAD);
+            for method in [Some(endpoint.method.clone()), head].into_iter().flatten() {
+                let handler = Arc::clone(&endpoint.handler);
+                methods.push((method.clone(), all.len(), endpoint.access, handler));
+                all.push(Route { method: Some(method), path: Some(endpoint.path) });
             }
         }
+        let names = methods.iter().map(|(method, ..)| method.as_str()).collect::<Vec<_>>();
         let allow = HeaderValue::from_str(&names.join(", "));
-        Self { routes, allow: allow.unwrap_or(HeaderValue::from_static("")) }
+        Self { methods, allow: allow.unwrap_or(HeaderValue::from_static("")) }
     }
 
     fn refusal(&self) -> Problem {
@@ -98,8 +138,8 @@ impl Resource {
     }
 }
 
-impl std::fmt::Debug for Resource {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Debug for Resource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:?}", self.allow)
     }
 }

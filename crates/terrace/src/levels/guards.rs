@@ -6,7 +6,7 @@ use terrace_core::Result;
 
 use super::{Engines, Level};
 use crate::access::{ApiKey, KeyRing};
-use crate::http::{Authenticate, Guards, Middleware};
+use crate::http::{Authenticate, Guards, Metrics, Middleware};
 
 /// The guards of a level.
 #[derive(Debug)]
@@ -26,6 +26,10 @@ pub struct Guarding {
 pub async fn guards(level: &Level, engines: &Engines) -> Result<Guarding> {
     let (config, runtime) = (engines.config(), engines.runtime());
     let mut steps: Vec<Arc<dyn Middleware>> = Vec::new();
+    if is_on(&config.metrics.enabled, level) {
+        // Outermost, so that what the other guards refuse is counted, too.
+        steps.push(Arc::new(Metrics::default()));
+    }
     let mut first_key = None;
     let asks_for_keys = is_on(&config.auth.enabled, level);
     if asks_for_keys {

@@ -1,6 +1,22 @@
-//! The settings of who may do what.
+//! Settings of what stands before the endpoints.
 
 use serde::{Deserialize, Serialize};
+
+/// What is measured of requests, and where it is read.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct MetricsConfig {
+    /// Whether there is `/metrics`: `true`, `false` or `auto`, which means level 10. Default `auto`.
+    pub enabled: String,
+    /// A port that serves `/metrics` as well, and nothing of the level's data. Default 0: none.
+    pub port: u16,
+}
+
+impl Default for MetricsConfig {
+    fn default() -> Self {
+        Self { enabled: "auto".into(), port: 0 }
+    }
+}
 
 /// Keys of clients.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
