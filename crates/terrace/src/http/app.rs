@@ -69,7 +69,8 @@ impl App {
     ) -> Reply {
         let (parts, body) = request.into_parts();
         let id = self.ids.of(&parts.headers);
-        let mut call = Call { app: Arc::clone(&self), parts, body: Some(body), peer };
+        let mut call =
+            Call { app: Arc::clone(&self), parts, body: Some(body), peer, principal: None };
         let outcome = AssertUnwindSafe(self.run(&mut call)).catch_unwind().await;
         let answer = outcome.unwrap_or_else(|panic| Err(self.panicked(&*panic)));
         let mut reply = match answer {

@@ -80,7 +80,7 @@ async fn a_server_whose_greeting_is_lost_serves() {
         while client.get(format!("{url}/livez")).send().await.is_err() {
             tokio::task::yield_now().await;
         }
-        let program = Program { child, url, client };
+        let program = Program { child, said: Vec::new(), url, client };
         assert!(program.write("a", "1").await);
         assert_eq!(program.terminate().await.code(), Some(0), "{what}");
     }
