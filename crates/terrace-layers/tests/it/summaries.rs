@@ -1,5 +1,6 @@
 //! `Summaries` and `reconcile`: a copy of the accounts, how far it is, and what is wrong with it.
 
+mod dual_write;
 mod kept;
 
 use std::sync::Arc;
