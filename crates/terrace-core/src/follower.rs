@@ -60,6 +60,10 @@ pub struct Checkpoint {
     pub copied: Option<String>,
     /// Whether the first copy is complete, or none is needed.
     pub complete: bool,
+    /// Which of the beginnings it goes on from, in a follower that tells them apart: what was read before
+    /// another one says nothing of what is there after it.
+    #[serde(default)]
+    pub beginning: u64,
 }
 
 impl Checkpoint {
@@ -74,6 +78,11 @@ impl Checkpoint {
     /// The beginning of a log that holds everything, so that no first copy is needed.
     pub fn beginning(log: impl Into<String>) -> Self {
         Self { log: log.into(), complete: true, ..Self::default() }
+    }
+
+    /// Whether nothing was begun anew between the other one and this.
+    pub fn goes_on_from(&self, other: &Self) -> bool {
+        (&self.log, self.beginning) == (&other.log, other.beginning)
     }
 
     /// The same at another position of the log.

@@ -85,15 +85,17 @@ impl Summaries {
             _ => self.asked(how)?,
         };
         for round in 0.. {
-            // In this order: the copy is at least as new as the checkpoint that was read before it.
+            // In this order: the copy is at least as new as the checkpoint that was read before it, unless
+            // it has begun anew since.
             let checkpoint = self.kept.follower.checkpoint().await?;
             let read = one(self.kept.store.read(std::slice::from_ref(user), &plain(how)).await?)?;
+            let goes_on = self.kept.follower.checkpoint().await?.goes_on_from(&checkpoint);
             let lag = self.lag(&checkpoint, head.as_ref().ok());
             let fresh = match how.consistency {
                 Consistency::MaxStale(limit) => lag.is_some_and(|lag| lag <= limit),
                 _ => asked.is_none_or(|asked| self.has(&checkpoint, asked)),
             };
-            if fresh {
+            if fresh && goes_on {
                 let account = read.record.map(|record| Account::of(&record.value)).transpose()?;
                 return Ok(Summary { account, lag, token: self.token(&checkpoint) });
             }

@@ -73,6 +73,19 @@ async fn a_read_with_the_token_of_a_post_has_it() {
     summaries.stop().await;
 }
 
+/// Between the checkpoint, which has the token's transaction, and the row.
+#[tokio::test(start_paused = true)]
+async fn a_copy_that_begins_anew_during_a_read_does_not_answer_without_its_rows() {
+    let sides = Sides::new();
+    let summaries = sides.start();
+    let how = sides.post("a", 5).await;
+    summaries.read(&key("a"), &how).await.unwrap();
+    sides.kept.begin_anew_at_the_next_read();
+    let summary = summaries.read(&key("a"), &how).await.unwrap();
+    assert_eq!(cents(summary.account), Some(5));
+    summaries.stop().await;
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_copy_that_is_behind_says_so_and_does_not_answer_for_more() {
     let sides = Sides::new();

@@ -4,14 +4,16 @@ use std::fmt;
 use std::sync::Arc;
 
 use mongodb::Collection;
-use mongodb::bson::{RawDocumentBuf, doc};
+use mongodb::bson::{Document, RawDocumentBuf, doc};
 use terrace_core::{
-    Batch, BoxFuture, Checkpoint, Deadline, Error, ErrorKind, Follower, Logged, Result, Value, json,
+    Batch, BoxFuture, Checkpoint, Deadline, Error, ErrorKind, Follower, Logged, Result, Value,
+    Version, json,
 };
 
 use super::query::CollectionRows;
 use super::row::{Content, number};
 use super::store::Shared;
+use super::write::Writers;
 use super::{failure, history, write};
 
 /// Follows the accounts of a ledger into the collection of summaries.
@@ -19,6 +21,9 @@ use super::{failure, history, write};
 /// A standalone server has no transactions, so the checkpoint, a document of `terrace_meta`, is written
 /// after the rows. A row is written only over an older version, so what is applied again does nothing, and
 /// a checkpoint that was read before a row never says more than the row shows.
+///
+/// A row has the number of the beginning that it was written after, and counts for no other one. Numbers
+/// grow: who was overtaken by another beginning neither replaces its rows nor removes them.
 #[derive(Clone, Debug)]
 pub(super) struct MongoFollower {
     shared: Arc<Shared>,
@@ -28,63 +33,71 @@ impl MongoFollower {
     pub(super) fn new(shared: Arc<Shared>) -> Self {
         Self { shared }
     }
-
-    fn id(&self) -> String {
-        format!("followed:{}", self.shared.options.collection)
-    }
 }
 
 impl Follower for MongoFollower {
     fn checkpoint(&self) -> BoxFuture<'_, Result<Checkpoint>> {
-        let id = self.id();
-        let work =
-            |rows: CollectionRows| async move { Ok(FollowedTo::of(&rows, id).read().await?.0) };
+        let work = |rows: CollectionRows| async move { Ok(FollowedTo::of(&rows).read().await?.0) };
         Box::pin(self.shared.run(Deadline::NEVER, work))
     }
 
     fn apply<'a>(&'a self, batch: &'a Batch) -> BoxFuture<'a, Result<bool>> {
-        let (id, batch) = (self.id(), batch.clone());
-        let work = |rows: CollectionRows| async move {
-            apply(&rows, &FollowedTo::of(&rows, id), &batch).await
-        };
+        let batch = batch.clone();
+        let work = |rows: CollectionRows| async move { apply(&rows, &batch).await };
         let applied = self.shared.run(Deadline::NEVER, work);
         Box::pin(async move { applied.await.map_err(|error| error.during("follow")) })
     }
 
     fn begin_anew<'a>(&'a self, log: &'a str) -> BoxFuture<'a, Result<()>> {
-        let (id, log) = (self.id(), log.to_owned());
-        let work = |rows: CollectionRows| async move {
-            let place = FollowedTo::of(&rows, id);
-            let (_, known) = place.read().await?;
-            rows.session.writes()?;
-            // Rows of another log may have versions that this one never comes to.
-            rows.collection.delete_many(doc! {}).await.map_err(failure::of_write)?;
-            let begun = place.moves(known, &Checkpoint::beginning(log.as_str())).await?;
-            if begun { Ok(()) } else { Err(overtaken()) }
-        };
+        let (log, writers) = (log.to_owned(), Arc::clone(&self.shared.writers));
+        let work = |rows: CollectionRows| async move { begin_anew(&rows, &writers, log).await };
         let begun = self.shared.run(Deadline::NEVER, work);
         Box::pin(async move { begun.await.map_err(|error| error.during("begin anew")) })
     }
 }
 
-async fn apply(rows: &CollectionRows, place: &FollowedTo, batch: &Batch) -> Result<bool> {
+async fn begin_anew(rows: &CollectionRows, writers: &Writers, log: String) -> Result<()> {
+    let place = FollowedTo::of(rows);
+    let (checkpoint, known) = place.read().await?;
+    rows.session.writes()?;
+    let last = Version::new(checkpoint.beginning);
+    let beginning = writers.versions.next(last, &rows.session.runtime);
+    let anew = Checkpoint { beginning: beginning.get(), ..Checkpoint::beginning(log) };
+    if !place.moves(known, &anew).await? {
+        return Err(overtaken());
+    }
+    let older = older_beginnings(beginning);
+    if let Err(error) = rows.collection.delete_many(doc! { "$or": older }).await {
+        tracing::warn!(%error, "rows of an older beginning are left, which count no more");
+    }
+    Ok(())
+}
+
+/// The rows that are there since the last beginning.
+pub(super) async fn counted(rows: CollectionRows) -> Result<CollectionRows> {
+    let (checkpoint, _) = FollowedTo::of(&rows).read().await?;
+    Ok(CollectionRows { beginning: Some(number(Version::new(checkpoint.beginning))), ..rows })
+}
+
+async fn apply(rows: &CollectionRows, batch: &Batch) -> Result<bool> {
     if let Some(refused) = &batch.refused {
         let message = format!("a document cannot be set aside here: {refused}");
         return Err(Error::new(ErrorKind::Corrupt, message));
     }
+    let place = FollowedTo::of(rows);
     let (checkpoint, known) = place.read().await?;
     if checkpoint != batch.from {
         return Ok(false);
     }
     rows.session.writes()?;
     for change in &batch.changes {
-        follow(rows, change).await?;
+        follow(rows, change, Version::new(checkpoint.beginning)).await?;
     }
     place.moves(known, &batch.to).await
 }
 
 /// Puts a change in the place of what is older.
-async fn follow(rows: &CollectionRows, change: &Logged) -> Result<()> {
+async fn follow(rows: &CollectionRows, change: &Logged, beginning: Version) -> Result<()> {
     // A person may have changed a value to what is no document; it is kept as it is.
     let value = change.record.as_ref().map(|record| &record.value);
     let document = value.and_then(|value| json::object(value).ok());
@@ -101,15 +114,28 @@ async fn follow(rows: &CollectionRows, change: &Logged) -> Result<()> {
         requests: &[],
     };
     let key = change.key.as_str();
-    let older = doc! { "key": key, "version": { "$lt": number(change.version) } };
-    let updated = rows.collection.update_one(older, doc! { "$set": content.fields() }).await;
-    if updated.map_err(failure::of_write)?.matched_count == 0 {
-        let mut fields = doc! { "key": key };
-        fields.extend(content.fields());
+    let mut older = older_beginnings(beginning);
+    let version = doc! { "$lt": number(change.version) };
+    older.push(doc! { "beginning": number(beginning), "version": version });
+    // Not beside `$or`, where servers that are not MongoDB leave it out.
+    for one in &mut older {
+        one.insert("key", key);
+    }
+    let mut fields = content.fields();
+    fields.insert("beginning", number(beginning));
+    let updated = rows.collection.update_one(doc! { "$or": older }, doc! { "$set": &fields });
+    if updated.await.map_err(failure::of_write)?.matched_count == 0 {
+        fields.insert("key", key);
         // A row that is there has this version or a newer one.
         let _added = write::insert(rows, &fields).await?;
     }
     Ok(())
+}
+
+/// Either of which a row matches that was written after an older beginning than this.
+fn older_beginnings(beginning: Version) -> Vec<Document> {
+    let older = doc! { "beginning": { "$lt": number(beginning) } };
+    vec![older, doc! { "beginning": { "$exists": false } }]
 }
 
 /// Where the checkpoint is kept.
@@ -119,8 +145,9 @@ struct FollowedTo {
 }
 
 impl FollowedTo {
-    fn of(rows: &CollectionRows, id: String) -> Self {
-        Self { metas: rows.session.database.collection(history::COLLECTION), id }
+    fn of(rows: &CollectionRows) -> Self {
+        let metas = rows.session.database.collection(history::COLLECTION);
+        Self { metas, id: format!("followed:{}", rows.collection.name()) }
     }
 
     /// The checkpoint, and its text as it is stored.
@@ -129,9 +156,11 @@ impl FollowedTo {
             self.metas.find_one(doc! { "_id": &self.id }).await.map_err(failure::of_read)?;
         let Some(found) = found else { return Ok((Checkpoint::default(), None)) };
         let text = found.get_str("checkpoint").map_err(|_| failure::corrupt("checkpoint"))?;
-        let checkpoint = serde_json::from_str(text);
-        let checkpoint =
-            checkpoint.map_err(|error| failure::corrupt("checkpoint").caused_by(error))?;
+        let checkpoint: Checkpoint = serde_json::from_str(text)
+            .map_err(|error| failure::corrupt("checkpoint").caused_by(error))?;
+        // Of an earlier Terrace, whose rows have no beginning: it is begun anew.
+        let counts = checkpoint.beginning > 0;
+        let checkpoint = if counts { checkpoint } else { Checkpoint::default() };
         Ok((checkpoint, Some(text.to_owned())))
     }
 

@@ -21,12 +21,14 @@ const PATIENCE: Duration = Duration::from_secs(10);
 pub(super) struct CollectionRows {
     pub(super) session: ServerSession,
     pub(super) collection: Collection<RawDocumentBuf>,
+    /// Only rows of this beginning count, where a log is followed.
+    pub(super) beginning: Option<i64>,
 }
 
 impl CollectionRows {
     pub(super) fn of(session: ServerSession, collection: &str) -> Self {
         let collection = session.database.collection(collection);
-        Self { session, collection }
+        Self { session, collection, beginning: None }
     }
 
     /// The row of a key without its content.
@@ -93,7 +95,10 @@ impl CollectionRows {
         self.collection.count_documents(all).max_time(PATIENCE).await.map_err(failure::of_read)
     }
 
-    async fn find(&self, filter: Document) -> Result<Cursor<RawDocumentBuf>> {
+    async fn find(&self, mut filter: Document) -> Result<Cursor<RawDocumentBuf>> {
+        if let Some(beginning) = self.beginning {
+            filter.insert("beginning", beginning);
+        }
         let found = self.collection.find(filter).sort(doc! { "key": 1 });
         let found = found.projection(doc! { "words": 0, "requests": 0 });
         found.max_time(PATIENCE).await.map_err(failure::of_read)

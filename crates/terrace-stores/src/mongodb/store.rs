@@ -13,7 +13,7 @@ use terrace_core::{
     Version, Write, WriteOptions, history,
 };
 
-use super::follow::MongoFollower;
+use super::follow::{self, MongoFollower};
 use super::generations::{MongoGenerations, keep_looking};
 use super::history::History;
 use super::link::{Link, ServerSession};
@@ -49,7 +49,7 @@ pub(super) struct Shared {
     pub(super) options: MongoOptions,
     pub(super) link: Arc<Link>,
     pub(super) histories: Histories,
-    writers: Arc<Writers>,
+    pub(super) writers: Arc<Writers>,
     server: OnceLock<Server>,
     preparing: tokio::sync::Mutex<()>,
     /// Whether only a follower writes it, over a link that is another store's.
@@ -234,8 +234,11 @@ impl Shared {
         let rows = match keys {
             [] => Vec::new(),
             _ => {
-                let work =
-                    |rows: CollectionRows| async move { rows.of_keys(&wanted, budget).await };
+                let follows = self.follows;
+                let work = |rows: CollectionRows| async move {
+                    let rows = if follows { follow::counted(rows).await? } else { rows };
+                    rows.of_keys(&wanted, budget).await
+                };
                 self.run(how.deadline, work).await?
             }
         };
@@ -260,9 +263,11 @@ impl Shared {
         self.check(how)?;
         let asks = what.is_some_and(|what| query::is_understood(what, server));
         let proof = Self::proof(&self.histories.standing(), Version::NONE);
-        let (what, scan) = (what.cloned(), scan.clone());
-        let work =
-            |rows: CollectionRows| async move { rows.page(what.as_ref(), asks, &scan).await };
+        let (what, scan, follows) = (what.cloned(), scan.clone(), self.follows);
+        let work = |rows: CollectionRows| async move {
+            let rows = if follows { follow::counted(rows).await? } else { rows };
+            rows.page(what.as_ref(), asks, &scan).await
+        };
         let page = self.run(how.deadline, work).await?;
         let shown = page.records.iter().map(|record| record.version).max().unwrap_or(Version::NONE);
         let proof = Proof { shown: Position::new(shown.get()), ..proof };

@@ -33,7 +33,7 @@ const REMEMBERED: usize = 32;
 /// What the writers of a process share.
 #[derive(Debug)]
 pub(super) struct Writers {
-    versions: Versions,
+    pub(super) versions: Versions,
     /// Writers of a key wait in line here, and not for each other's versions.
     lines: Vec<Mutex<()>>,
 }

@@ -84,7 +84,9 @@ pub(super) fn perform(follow: &Follow, connection: &Connection, to: &Target) -> 
         Step::Merge(_) => Ok((Version::NONE, counter)),
         Step::BeginAnew(log) => {
             // The log of a file holds all of its records, so nothing is to be copied first.
-            keep(connection, &follow.source, &Checkpoint::beginning(log.as_str()))?;
+            let beginning = checkpoint(connection, &follow.source)?.beginning + 1;
+            let anew = Checkpoint { beginning, ..Checkpoint::beginning(log.as_str()) };
+            keep(connection, &follow.source, &anew)?;
             if to.is_replica {
                 run(connection, "DELETE FROM records")?;
             }

@@ -20,6 +20,7 @@ pub(super) type Rows = BTreeMap<Key, (Version, Option<Record>)>;
 pub(super) struct Kept {
     state: Mutex<(Rows, Checkpoint)>,
     held: AtomicBool,
+    loses_all: AtomicBool,
 }
 
 impl Kept {
@@ -30,6 +31,18 @@ impl Kept {
     /// Applies nothing more, or again.
     pub(super) fn hold(&self, held: bool) {
         self.held.store(held, Ordering::SeqCst);
+    }
+
+    /// Another instance begins anew as soon as the next read comes.
+    pub(super) fn begin_anew_at_the_next_read(&self) {
+        self.loses_all.store(true, Ordering::SeqCst);
+    }
+
+    fn lose_all(&self, log: &str) {
+        let (rows, checkpoint) = &mut *self.state.lock().unwrap();
+        rows.clear();
+        let beginning = checkpoint.beginning + 1;
+        *checkpoint = Checkpoint { beginning, ..Checkpoint::beginning(log) };
     }
 
     pub(super) fn rows(&self) -> Rows {
@@ -92,7 +105,7 @@ impl Follower for Kept {
 
     fn begin_anew<'a>(&'a self, log: &'a str) -> BoxFuture<'a, Result<()>> {
         Box::pin(async move {
-            *self.state.lock().unwrap() = (Rows::new(), Checkpoint::beginning(log));
+            self.lose_all(log);
             Ok(())
         })
     }
@@ -101,6 +114,10 @@ impl Follower for Kept {
 impl Store for Kept {
     fn read<'a>(&'a self, keys: &'a [Key], _: &'a ReadOptions) -> BoxFuture<'a, Result<Vec<Read>>> {
         Box::pin(async move {
+            if self.loses_all.swap(false, Ordering::SeqCst) {
+                let log = self.state.lock().unwrap().1.log.clone();
+                self.lose_all(&log);
+            }
             let rows = self.rows();
             let read = |key| {
                 let (version, record) = rows.get(key).cloned().unwrap_or_default();

@@ -1,10 +1,13 @@
 //! A collection that follows a change log.
 
+use mongodb::bson::{Document, doc};
 use terrace_core::testkit::{key, value};
-use terrace_core::{Batch, Checkpoint, LogPosition, Logged, Record, Runtime, StoreExt, Version};
-use terrace_lab::testing;
+use terrace_core::{
+    Batch, Checkpoint, LogPosition, Logged, Record, Runtime, Scan, StoreExt, Version,
+};
+use terrace_lab::{Direction, FaultProxy, testing};
 
-use super::connect;
+use super::{by_hand, connect};
 
 fn at(offset: u64) -> LogPosition {
     LogPosition { epoch: 0, offset }
@@ -36,7 +39,7 @@ async fn what_is_followed_has_its_origins_versions_and_is_applied_once() {
     assert_eq!(follower.checkpoint().await.unwrap(), Checkpoint::default());
     follower.begin_anew("log-1").await.unwrap();
     let start = follower.checkpoint().await.unwrap();
-    assert_eq!(start, Checkpoint::beginning("log-1"));
+    assert_eq!(Checkpoint { beginning: 0, ..start.clone() }, Checkpoint::beginning("log-1"));
 
     let first = batch(
         &start,
@@ -72,7 +75,9 @@ async fn what_is_followed_has_its_origins_versions_and_is_applied_once() {
     assert!(store.put(key("u1"), value("{}")).await.is_err(), "the ledger owns them");
     follower.begin_anew("log-2").await.unwrap();
     assert_eq!(store.get(&key("u1")).await.unwrap(), None);
-    let anew = batch(&Checkpoint::beginning("log-2"), vec![change("u1", 1, Some("{}"))]);
+    let anew = follower.checkpoint().await.unwrap();
+    assert!(!anew.goes_on_from(&second.to));
+    let anew = batch(&anew, vec![change("u1", 1, Some("{}"))]);
     assert!(follower.apply(&anew).await.unwrap());
     assert_eq!(store.get(&key("u1")).await.unwrap().unwrap().version, Version::new(1));
     assert!(documents.get(&key("u1")).await.unwrap().is_some());
@@ -87,7 +92,7 @@ async fn what_is_no_document_is_followed_as_it_is() {
     let documents = connect(&testing::fresh_documents()).await;
     let (store, follower) = documents.summaries();
     follower.begin_anew("log").await.unwrap();
-    let mut from = Checkpoint::beginning("log");
+    let mut from = follower.checkpoint().await.unwrap();
     let texts = ["{}", r#"{"a": 1}"#, "no JSON", "", "{}"];
     for (number, text) in texts.into_iter().enumerate() {
         let version = number as u64 + 1;
@@ -97,4 +102,64 @@ async fn what_is_no_document_is_followed_as_it_is() {
         assert_eq!((record.value.as_str(), record.version.get()), (text, version));
         from = batch.to;
     }
+}
+
+/// One of two instances that begin anew at once is held up after it has read the checkpoint; the other one
+/// begins, and follows.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_is_overtaken_when_it_begins_anew_takes_nothing_from_the_other() {
+    let url = testing::fresh_documents();
+    let proxy = FaultProxy::to_port(testing::mongo().port()).await.unwrap();
+    let (slow, other) = (connect(&proxy.url(&url)).await, connect(&url).await);
+    let ((_, slow), (store, other)) = (slow.summaries(), other.summaries());
+    slow.begin_anew("log-1").await.unwrap();
+    let mut overtaken = false;
+    for number in 0..20 {
+        let held = proxy.evidence().held_bytes;
+        proxy.hold(Direction::Responses);
+        let beginning = async { slow.begin_anew("log-2").await };
+        let meanwhile = async {
+            while proxy.evidence().held_bytes == held {
+                tokio::task::yield_now().await;
+            }
+            other.begin_anew("log-2").await.unwrap();
+            let from = other.checkpoint().await.unwrap();
+            let batch = batch(&from, vec![change("u", 1, Some(r#"{"sum":1}"#))]);
+            assert!(other.apply(&batch).await.unwrap());
+            proxy.pass();
+            batch.to
+        };
+        let (begun, checkpoint) = tokio::join!(beginning, meanwhile);
+        if begun.is_err() {
+            assert_eq!(other.checkpoint().await.unwrap(), checkpoint, "round {number}");
+            assert!(store.get(&key("u")).await.unwrap().is_some(), "round {number}");
+            overtaken = true;
+            break;
+        }
+        // What was held up first was something else.
+    }
+    assert!(overtaken, "it was never held up between the checkpoint and the rows");
+}
+
+/// An instance that was stopped in the middle of a batch goes on after another one has begun anew.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_row_of_an_older_beginning_does_not_count() {
+    let url = testing::fresh_documents();
+    let (store, follower) = connect(&url).await.summaries();
+    follower.begin_anew("log-1").await.unwrap();
+    let old = follower.checkpoint().await.unwrap();
+    assert!(follower.apply(&batch(&old, vec![change("u", 9, Some("{}"))])).await.unwrap());
+    let rows = by_hand(&url).await.collection::<Document>("summaries");
+    let row = rows.find_one(doc! { "key": "u" }).await.unwrap().unwrap();
+    follower.begin_anew("log-1").await.unwrap();
+    assert_eq!(rows.count_documents(doc! {}).await.unwrap(), 0);
+    rows.insert_one(row).await.unwrap();
+    assert_eq!(store.get(&key("u")).await.unwrap(), None);
+    assert_eq!(store.scan(&Scan::prefix(""), &Default::default()).await.unwrap().records, []);
+
+    let from = follower.checkpoint().await.unwrap();
+    assert!(!follower.apply(&batch(&old, vec![change("u", 9, None)])).await.unwrap());
+    let newer = batch(&from, vec![change("u", 1, Some(r#"{"sum":1}"#))]);
+    assert!(follower.apply(&newer).await.unwrap());
+    assert_eq!(store.get(&key("u")).await.unwrap().unwrap().version, Version::new(1));
 }
