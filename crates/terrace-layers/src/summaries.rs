@@ -63,6 +63,8 @@ impl Summaries {
     pub const WAIT: Duration = Duration::from_millis(500);
     /// How long the ledger is asked where its log ends.
     const ASK: Duration = Duration::from_millis(250);
+    /// Accounts of one batch. A document server writes each by itself, and all of them in one call.
+    const BATCH: usize = 100;
     const NAME: &str = "summaries";
 
     /// Starts to follow this ledger.
@@ -171,7 +173,7 @@ impl fmt::Debug for Summaries {
 
 fn follow(ledger: &dyn Ledger, kept: &SummaryStore, runtime: &Runtime) -> Follow {
     let follower = Arc::clone(&kept.follower);
-    let options = FollowOptions::default();
+    let options = FollowOptions { batch: Summaries::BATCH, ..FollowOptions::default() };
     Follow::new(Summaries::NAME, ledger.log(), follower, options, runtime.clone())
 }
 

@@ -86,6 +86,17 @@ async fn a_copy_that_begins_anew_during_a_read_does_not_answer_without_its_rows(
     summaries.stop().await;
 }
 
+/// A document server writes each change by itself, and its calls have a deadline.
+#[tokio::test(start_paused = true)]
+async fn a_batch_is_small() {
+    let sides = Sides::new();
+    for number in 0..500 {
+        sides.post(&format!("user {number}"), 1).await;
+    }
+    sides.settle().await;
+    assert_eq!(sides.kept.largest_batch(), 100);
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_copy_that_is_behind_says_so_and_does_not_answer_for_more() {
     let sides = Sides::new();

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -21,6 +21,7 @@ pub(super) struct Kept {
     state: Mutex<(Rows, Checkpoint)>,
     held: AtomicBool,
     loses_all: AtomicBool,
+    largest: AtomicUsize,
 }
 
 impl Kept {
@@ -36,6 +37,11 @@ impl Kept {
     /// Another instance begins anew as soon as the next read comes.
     pub(super) fn begin_anew_at_the_next_read(&self) {
         self.loses_all.store(true, Ordering::SeqCst);
+    }
+
+    /// The most changes that were applied at once.
+    pub(super) fn largest_batch(&self) -> usize {
+        self.largest.load(Ordering::SeqCst)
     }
 
     fn lose_all(&self, log: &str) {
@@ -88,6 +94,7 @@ impl Follower for Kept {
             if self.held.load(Ordering::SeqCst) {
                 return Err(Error::new(ErrorKind::Unavailable, "held up"));
             }
+            self.largest.fetch_max(batch.changes.len(), Ordering::SeqCst);
             let (rows, checkpoint) = &mut *self.state.lock().unwrap();
             if *checkpoint != batch.from {
                 return Ok(false);
