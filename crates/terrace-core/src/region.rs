@@ -55,7 +55,10 @@ pub trait RegionStore: Store + Generations {
     ///   and nothing of its batch was applied.
     /// - `begin_anew` forgets no record. It leaves a first copy to be made
     ///   ([`Checkpoint::complete`] is `false`): rows of the origin ([`RegionStore::rows`]), applied as
-    ///   batches whose `to` says how far the copy has come.
+    ///   batches whose `to` says how far the copy has come. The origin's horizon of
+    ///   [`RegionStore::collect`] comes with them.
+    /// - Where there is no row, changes up to that horizon have arrived: so a log that is followed again
+    ///   brings back nothing whose deletion was collected.
     fn follower_of(&self, origin: RegionId) -> Arc<dyn Follower>;
 
     /// Lets one of several instances follow this origin into this region; `None` where one process has
@@ -182,7 +185,7 @@ pub enum Ancestry {
     },
     /// Of a row: everything known of its key.
     Row {
-        /// What has arrived of the key.
+        /// What has arrived of the key, and up to when the region has collected deletions.
         seen: Seen,
         /// What was lost.
         lost: Vec<Conflict>,

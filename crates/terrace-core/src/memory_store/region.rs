@@ -11,7 +11,7 @@ use crate::shard::RequestResult;
 use crate::testkit::memory_shard::{deserialized, serialized};
 use crate::{
     Ancestry, Batch, Checkpoint, Checkpoints, Conflict, Idempotency, Key, KeyRange, KeyState,
-    LogPosition, Logged, RangeDigest, RegionId, RegionOptions, Result, Sequence, Version,
+    LogPosition, Logged, RangeDigest, RegionId, RegionOptions, Result, Seen, Sequence, Version,
 };
 
 /// Everything that a region has and another store has not.
@@ -35,7 +35,8 @@ impl RegionPart {
 
     /// All that is known of a key, beside its record.
     fn row_of(&self, key: &Key) -> Ancestry {
-        let state = self.keys.get(key).cloned().unwrap_or_default();
+        let mut state = self.keys.get(key).cloned().unwrap_or_default();
+        state.seen.add(self.collected);
         let all = (key.clone(), Version::NONE)..=(key.clone(), Version::UNKNOWN);
         Ancestry::Row {
             seen: state.seen,
@@ -83,7 +84,8 @@ impl State {
 
     fn merge(&mut self, change: &Logged, wall: Timestamp) {
         let Some(region) = &mut self.region else { return };
-        let before = region.keys.get(&change.key).cloned().unwrap_or_default();
+        let mut before = region.keys.get(&change.key).cloned().unwrap_or_default();
+        before.seen.add(region.collected);
         let after = before.with(change);
         for gone in before.lost.difference(&after.lost) {
             region.conflicts.remove(&(change.key.clone(), *gone));
@@ -164,6 +166,7 @@ impl MemoryStore {
         let state = &mut *state;
         let Some(region) = &mut state.region else { return Ok(false) };
         let newest = batch.changes.iter().map(|change| change.version).max().unwrap_or_default();
+        let collected = Seen::collected(&batch.changes);
         region.options.check_clock(newest, wall + region.ahead)?;
         if let Some(origin) = origin {
             let known = region.checkpoints.entry(origin).or_default();
@@ -171,6 +174,7 @@ impl MemoryStore {
                 return Ok(false);
             }
             *known = batch.to.clone();
+            region.collected = region.collected.max(collected);
         }
         for change in &batch.changes {
             state.merge(change, wall);
@@ -182,7 +186,7 @@ impl MemoryStore {
             }
         }
         if !batch.changes.is_empty() {
-            state.latest = state.latest.max(newest.get());
+            state.latest = state.latest.max(newest.max(collected).get());
             state.draw(wall);
         }
         Ok(true)

@@ -10,7 +10,8 @@ use crate::{Logged, Version};
 /// Up to which version updates of a key have arrived, of each region. Each region's updates of a key
 /// arrive in the order of their versions. Stored as a JSON list, ordered by region.
 ///
-/// A [`Version::at`] a time in it says that deletions up to then have arrived, of every region.
+/// A [`Version::at`] a time in it says that deletions up to then have arrived, of every region; where there
+/// is no row, that every update up to then has: it was deleted, and the deletion collected.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Seen(Vec<Version>);
@@ -19,6 +20,15 @@ impl Seen {
     /// Whether the version has arrived.
     pub fn has(&self, version: Version) -> bool {
         version <= self.of(version.region())
+    }
+
+    /// Up to when deletions were collected, as far as the rows of a region say.
+    pub fn collected(rows: &[Logged]) -> Version {
+        let each = rows.iter().map(|row| match row.ancestry.as_deref() {
+            Some(Ancestry::Row { seen, .. }) => seen.of(None),
+            _ => Version::NONE,
+        });
+        each.max().unwrap_or_default()
     }
 
     fn of(&self, region: Option<RegionId>) -> Version {
@@ -75,11 +85,12 @@ impl KeyState {
     /// region come in the order of their versions; one that comes again changes nothing.
     #[must_use]
     pub fn after(&self, version: Version, deleted: bool, replaced: Version) -> Self {
-        if self.seen.has(version) {
+        let is_old = version <= self.seen.of(None);
+        if self.seen.has(version) || (is_old && self.version == Version::NONE) {
             return self.clone();
         }
         let mut next = self.clone();
-        let was_replaced = next.awaited.contains(&version);
+        let was_replaced = next.awaited.contains(&version) || (is_old && deleted);
         let replaces_record = self.version == replaced
             || self.version == Version::NONE
             || (self.deleted && replaced.region().is_none() && self.version <= replaced);

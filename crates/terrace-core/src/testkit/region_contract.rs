@@ -17,8 +17,9 @@ use jiff::SignedDuration;
 
 use crate::testkit::{key, value};
 use crate::{
-    Batch, ChangeLog, Conflict, Deadline, KeyRange, LogPosition, Logged, Record, RegionId,
-    RegionOptions, RegionStore, Result, Runtime, StoreExt as _, Version, region,
+    Batch, ChangeLog, Checkpoint, Conflict, Deadline, KeyRange, LogPosition, Logged, Record,
+    RegionId, RegionOptions, RegionStore, Result, Runtime, StoreExt as _, Timestamp, Version,
+    region,
 };
 
 pub use clocks::*;
@@ -49,6 +50,8 @@ macro_rules! region_contract {
                 an_overwritten_loss_is_none,
                 a_deletion_is_compared_like_any_change,
                 deletions_are_forgotten_up_to_a_horizon,
+                a_collected_deletion_is_not_undone_by_a_log,
+                a_first_copy_brings_the_horizon,
                 whatever_order_changes_take_regions_agree,
                 writers_beside_followers_lose_nothing_unlisted,
                 a_first_copy_merges_rows,
@@ -130,7 +133,7 @@ impl Regions {
         let follower = self.stores[at].follower_of(self.stores[of].region().id);
         let mut from = follower.checkpoint().await?;
         if from.log.is_empty() {
-            from = crate::Checkpoint { log: log.name().to_string(), complete: true, ..from };
+            from = Checkpoint { log: log.name().to_string(), complete: true, ..from };
             follower.begin_anew(&log.name()).await?;
             let begun = follower.checkpoint().await?;
             let batch = Batch { from: begun, to: from.clone(), ..Batch::default() };
@@ -144,6 +147,25 @@ impl Regions {
         let batch = Batch { from, to, changes: part.changes, more: part.more, refused: None };
         // Another follower may be faster.
         follower.apply(&batch).await.map(|_| count.max(1))
+    }
+
+    /// Follows a region anew, by a copy of its rows.
+    async fn copy(&self, at: usize, of: usize) {
+        let log = self.stores[of].own_log();
+        let follower = self.stores[at].follower_of(self.stores[of].region().id);
+        follower.begin_anew(&log.name()).await.expect("a beginning");
+        let mut from = follower.checkpoint().await.expect("a place");
+        assert!(!from.complete && from.position == LogPosition::default());
+        let mut range = KeyRange::default();
+        while !from.complete {
+            let changes = self.stores[of].rows(&range, 2).await.expect("rows");
+            range.after = changes.last().map(|row| row.key.clone());
+            let copied = range.after.as_ref().map(ToString::to_string);
+            let to = Checkpoint { copied, complete: changes.is_empty(), ..from.clone() };
+            let batch = Batch { from, to: to.clone(), changes, ..Batch::default() };
+            assert!(follower.apply(&batch).await.expect("a batch"));
+            from = to;
+        }
     }
 
     /// How far a region has followed another one.
@@ -201,6 +223,12 @@ impl Regions {
         }
         lost
     }
+}
+
+/// A horizon after a version.
+fn after(version: Version) -> Version {
+    let next = version.time().as_millisecond() + 1;
+    Version::at(Timestamp::from_millisecond(next).expect("a time"))
 }
 
 /// Waits a little for something after a position.

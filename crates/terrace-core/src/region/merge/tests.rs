@@ -163,3 +163,23 @@ fn a_deletion_that_was_collected_where_the_key_is_made_anew_is_not_lost() {
     let state = KeyState::default().after(too_late, true, Version::NONE);
     assert_eq!(state.after(anew, false, horizon).lost, BTreeSet::from([too_late]));
 }
+
+#[test]
+fn a_change_from_before_a_horizon_is_not_new_where_there_is_no_row() {
+    let (put, horizon, later) = (version(5, 1), version(7, 0), version(9, 1));
+    let gone = KeyState { seen: Seen::from_iter([horizon]), ..KeyState::default() };
+    assert_eq!(gone.after(put, false, Version::NONE), gone);
+    let anew = gone.after(later, false, horizon);
+    assert_eq!(anew.version, later);
+    let deletion = version(6, 2);
+    for [one, two] in [[put, deletion], [deletion, put]] {
+        let again = |state: KeyState, it| match it == put {
+            true => state.after(put, false, Version::NONE),
+            false => state.after(deletion, true, put),
+        };
+        let state = again(again(anew.clone(), one), two);
+        assert!(state.lost.is_empty() && state.awaited.is_empty(), "{state:?}");
+    }
+    let row = KeyState::default().after(put, false, Version::NONE);
+    assert_eq!(gone.merge(&row).version, put, "a row is all that is known");
+}

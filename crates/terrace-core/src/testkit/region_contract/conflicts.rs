@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use super::{Regions, digest_of};
+use super::{Regions, after, digest_of};
 use crate::testkit::{key, value};
 use crate::{Ancestry, ErrorKind, Runtime, StoreExt as _, Timestamp, Version};
 
@@ -70,21 +70,47 @@ pub async fn deletions_are_forgotten_up_to_a_horizon(it: Arc<Regions>) {
     let refused = it.stores[0].collect(last).await.expect_err("a version is no horizon");
     assert_eq!(refused.kind(), ErrorKind::InvalidInput);
     assert_eq!(it.stores[0].collect(Version::at(Timestamp::UNIX_EPOCH)).await.expect("none"), 0);
-    let after = Timestamp::from_millisecond(last.time().as_millisecond() + 1).expect("a time");
-    assert_eq!(it.stores[0].collect(Version::at(after)).await.expect("two"), 2);
+    let after = after(last);
+    assert_eq!(it.stores[0].collect(after).await.expect("two"), 2);
     let rows = it.stores[0].rows(&Default::default(), 10).await.expect("rows");
     assert_eq!(rows.iter().map(|row| row.key.as_str()).collect::<Vec<_>>(), ["kept"]);
     let anew = it.put(0, "k", "2").await;
-    assert!(anew > Version::at(after), "above what was forgotten");
+    assert!(anew > after, "above what was forgotten");
     it.exchange().await;
     for at in 0..3 {
         assert_eq!(it.text(at, "k").await.as_deref(), Some("2"));
         assert_eq!(it.text(at, "old").await, None);
         assert_eq!(it.lost(at).await, Vec::new());
     }
-    assert_eq!(it.stores[1].collect(Version::at(after)).await.expect("one"), 1);
-    assert_eq!(it.stores[2].collect(Version::at(after)).await.expect("one"), 1);
+    assert_eq!(it.stores[1].collect(after).await.expect("one"), 1);
+    assert_eq!(it.stores[2].collect(after).await.expect("one"), 1);
     it.assert_equal().await;
+}
+
+/// A log that is followed again from its beginning brings back nothing; a row that is older than the horizon
+/// stays, and what is written later arrives.
+pub async fn a_collected_deletion_is_not_undone_by_a_log(it: Arc<Regions>) {
+    for name in ["k", "anew", "live"] {
+        it.put(0, name, "1").await;
+    }
+    it.exchange().await;
+    it.delete(1, "k").await;
+    let horizon = after(it.delete(1, "anew").await);
+    it.exchange().await;
+    for at in 0..3 {
+        assert_eq!(it.stores[at].collect(horizon).await.expect("traces"), 2);
+    }
+    it.put(0, "later", "1").await;
+    it.put(2, "anew", "2").await;
+    for of in 0..2 {
+        let origin = it.stores[of].region().id;
+        it.stores[2].forget_origin(origin).await.expect("an end");
+    }
+    it.exchange().await;
+    it.assert_equal().await;
+    let texts = [it.text(2, "k").await, it.text(2, "live").await, it.text(2, "later").await];
+    assert_eq!(texts.map(|text| text.is_some()), [false, true, true]);
+    assert_eq!(it.lost(2).await, []);
 }
 
 /// Random writes, and parts of logs in random order: the end is what the sets of updates say.

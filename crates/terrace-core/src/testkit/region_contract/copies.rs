@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use super::Regions;
-use crate::{Batch, KeyRange, LogPosition};
+use super::{Regions, after};
+use crate::KeyRange;
 
 /// A region that follows another one from now on has its own rows, and those of the other; nothing is
 /// forgotten, and what the copy brought does no harm when the log brings it again.
@@ -17,34 +17,36 @@ pub async fn a_first_copy_merges_rows(it: Arc<Regions>) {
     it.put(1, "mine", "1").await;
     it.follow_all(0, 2).await;
     it.put(0, "third", "2").await;
-
-    let (log, origin) = (it.stores[0].own_log(), it.stores[0].region().id);
-    let follower = it.stores[1].follower_of(origin);
-    follower.begin_anew(&log.name()).await.expect("a beginning");
-    assert_eq!(it.text(1, "mine").await.as_deref(), Some("1"), "nothing is forgotten");
-    let mut from = follower.checkpoint().await.expect("a place");
-    assert!(!from.complete && from.position == LogPosition::default());
-    let head = log.head().await.expect("a head");
     it.put(0, "theirs", "2").await;
-    let mut range = KeyRange::default();
-    loop {
-        let rows = it.stores[0].rows(&range, 2).await.expect("rows");
-        range.after = rows.last().map(|row| row.key.clone());
-        let mut to = from.clone();
-        (to.copied, to.complete) = (range.after.as_ref().map(ToString::to_string), rows.is_empty());
-        to.position = if rows.is_empty() { head } else { to.position };
-        let batch = Batch { from, to: to.clone(), changes: rows, ..Batch::default() };
-        assert!(follower.apply(&batch).await.expect("a batch"));
-        from = to;
-        if from.complete {
-            break;
-        }
-    }
+    it.copy(1, 0).await;
+    assert_eq!(it.text(1, "mine").await.as_deref(), Some("1"), "nothing is forgotten");
     assert_eq!(it.text(1, "theirs").await.as_deref(), Some("2"));
     assert_eq!(it.text(1, "third").await.as_deref(), Some("2"));
     assert_eq!(it.lost(1).await.len(), 1);
     it.exchange().await;
     assert_eq!(it.assert_equal().await.len(), 1);
+}
+
+/// Also of a put whose deletion was in the log of a region that is no more.
+pub async fn a_first_copy_brings_the_horizon(it: Arc<Regions>) {
+    it.put(0, "k", "1").await;
+    it.put(0, "live", "1").await;
+    it.follow_all(1, 0).await;
+    let deletion = it.delete(1, "k").await;
+    it.follow_all(0, 1).await;
+    let horizon = after(deletion);
+    for at in 0..2 {
+        assert_eq!(it.stores[at].collect(horizon).await.expect("a trace"), 1);
+    }
+    it.copy(2, 0).await;
+    it.follow_all(2, 0).await;
+    assert_eq!(it.text(2, "k").await, None);
+    assert_eq!(it.text(2, "live").await.as_deref(), Some("1"));
+    let anew = it.put(2, "k", "2").await;
+    assert!(anew > horizon, "above what was forgotten");
+    it.exchange().await;
+    assert_eq!(it.assert_equal().await, []);
+    assert_eq!(it.text(0, "k").await.as_deref(), Some("2"));
 }
 
 /// Both ways, whatever each lacks.

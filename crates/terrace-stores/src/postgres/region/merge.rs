@@ -8,7 +8,7 @@ mod columns;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use futures_util::future::{join3, join4, join5};
+use futures_util::future::{join4, join5};
 use terrace_core::{
     Ancestry, Checkpoint, Conflict, Error, ErrorKind, KeyState, Logged, RegionId, RegionOptions,
     Seen, Timestamp, Version, region,
@@ -42,6 +42,14 @@ const MOVE: &str = "INSERT INTO terrace_followed AS f (origin, checkpoint) \
 const LOCK: &str = "SELECT key, version, deleted FROM records WHERE key = ANY ($1::text[]) \
      ORDER BY key FOR UPDATE";
 const ARRIVED: &str = "SELECT key, seen FROM terrace_arrived WHERE key = ANY ($1::text[])";
+
+/// Up to when deletions were collected. Asked after the rows were looked for: it is raised before they go.
+pub(super) const HORIZON: &str = "SELECT value::bigint FROM terrace_meta WHERE name = 'collected'";
+
+/// Raises it to `$1`, and the sequence above `$2`.
+pub(super) const RAISE_HORIZON: &str = "INSERT INTO terrace_meta AS m (name, value) \
+     VALUES ('collected', $1::bigint::text) ON CONFLICT (name) DO UPDATE \
+       SET value = greatest(m.value::bigint, $1)::text RETURNING terrace_version_above($2)";
 
 /// Of changes, what they may have replaced; of rows, all.
 const LISTED: &str = "SELECT key, version, awaited FROM terrace_conflicts \
@@ -112,12 +120,13 @@ impl Merge<'_> {
             self.move_checkpoint(connection),
             connection.ask(CLOCK, none),
         );
-        let find = join3(
+        let find = join4(
             connection.ask(LOCK, &keys[..1]),
             connection.ask(ARRIVED, &keys[..1]),
             connection.ask(LISTED, &keys),
+            connection.ask(HORIZON, none),
         );
-        let ((begun, in_force, moved, clock), (locked, arrived, listed)) =
+        let ((begun, in_force, moved, clock), (locked, arrived, listed, horizon)) =
             futures_util::future::join(begin, find).await;
         begun?;
         in_force?.first().ok_or(Failure::AnotherHistory)?;
@@ -129,7 +138,8 @@ impl Merge<'_> {
         let clock = super::super::read::version(clock).time();
         self.options.check_clock(newest, clock).map_err(Failure::Refused)?;
         let mut keys = names.into_iter().map(|name| (name, Known::default())).collect();
-        known(&mut keys, &locked?, &arrived?, &listed?).map_err(corrupt)?;
+        let horizon = collected(&horizon?)?;
+        known(&mut keys, &locked?, &arrived?, &listed?, horizon).map_err(corrupt)?;
         Ok(Some(keys))
     }
 
@@ -191,7 +201,9 @@ impl Merge<'_> {
         let (made, changed) = (Records::of(keys, false), Records::of(keys, true));
         let (losses, seen) = (Losses::of(keys), Arrived::of(keys));
         let results = Results::of(self.changes);
-        let newest = self.newest();
+        // Rows that are followed are those of a first copy.
+        let rows = if self.follow.is_some() { self.changes } else { &[] };
+        let collected = Seen::collected(rows);
         let (listed, inserted, updated, arrived, rest) = join5(
             losses.keep(connection),
             made.run(connection, INSERT),
@@ -200,7 +212,7 @@ impl Merge<'_> {
             join4(
                 losses.drop(connection),
                 results.keep(connection),
-                raise(connection, newest),
+                raise(connection, self.newest(), collected),
                 connection.command("COMMIT"),
             ),
         )
@@ -223,6 +235,7 @@ fn known(
     locked: &[Row],
     arrived: &[Row],
     listed: &[Row],
+    horizon: Version,
 ) -> Result<(), tokio_postgres::Error> {
     for row in locked {
         let Some(known) = keys.get_mut(row.try_get::<_, &str>(0)?) else { continue };
@@ -245,6 +258,7 @@ fn known(
     }
     for known in keys.values_mut() {
         known.before.seen.add(known.before.version);
+        known.before.seen.add(horizon);
         known.now = known.before.clone();
     }
     Ok(())
@@ -254,6 +268,12 @@ fn known(
 pub(super) fn seen(row: &Row, column: usize) -> Result<Seen, tokio_postgres::Error> {
     let versions = row.try_get::<_, Option<Vec<i64>>>(column)?.unwrap_or_default();
     Ok(versions.into_iter().filter_map(Version::of_row).collect())
+}
+
+/// What [`HORIZON`] has answered.
+pub(super) fn collected(rows: &[Row]) -> Result<Version, Failure> {
+    let horizon = rows.first().map_or(Ok(0), |row| row.try_get(0)).map_err(corrupt)?;
+    Ok(super::super::read::version(horizon))
 }
 
 pub(super) fn text_of(checkpoint: &Checkpoint) -> Result<String, Failure> {
@@ -269,9 +289,15 @@ fn signed(version: Version) -> i64 {
 
 type Done = Result<(), tokio_postgres::Error>;
 
-/// The sequence goes on above what has come, before that can be seen.
-async fn raise(connection: &Connection, newest: Option<Version>) -> Done {
+/// The sequence goes on above what has come, before that can be seen; and above the horizon that has come.
+/// That is written last, so that whoever has it locked waits for nobody.
+async fn raise(connection: &Connection, newest: Option<Version>, collected: Version) -> Done {
     const RAISE: &str = "SELECT terrace_version_above($1)";
     let Some(newest) = newest else { return Ok(()) };
-    connection.ask(RAISE, &[(&signed(newest), Type::INT8)]).await.map(drop)
+    let (newest, horizon) = (signed(newest.max(collected)), signed(collected));
+    if collected == Version::NONE {
+        return connection.ask(RAISE, &[(&newest, Type::INT8)]).await.map(drop);
+    }
+    let both: [Typed<'_>; 2] = [(&horizon, Type::INT8), (&newest, Type::INT8)];
+    connection.ask(RAISE_HORIZON, &both).await.map(drop)
 }

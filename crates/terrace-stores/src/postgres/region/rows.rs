@@ -16,7 +16,7 @@ use super::super::log::of_region::stays;
 use super::super::read::version;
 use super::super::statements::Moment;
 use super::super::work::{Failure, Progress, Work, corrupt, end_transaction, not_allowed};
-use super::merge::seen;
+use super::merge::{HORIZON, RAISE_HORIZON, collected, seen};
 
 type Typed<'a> = (&'a (dyn ToSql + Sync), Type);
 
@@ -125,8 +125,6 @@ impl ReadRows<'_> {
         );
         const LISTED: &str = "SELECT key, version, winner, digest, noticed_at, awaited \
              FROM terrace_conflicts WHERE key = ANY ($1::text[]) ORDER BY key, version";
-        /// Where deletions were collected, all of them have arrived.
-        const HORIZON: &str = "SELECT value::bigint FROM terrace_meta WHERE name = 'collected'";
         let (after, through) = ends(self.range);
         let limit = i64::try_from(self.limit).unwrap_or(i64::MAX);
         let bytes = i64::try_from(Page::MAX_BYTES).unwrap_or(i64::MAX);
@@ -141,8 +139,8 @@ impl ReadRows<'_> {
         let keys = rows.iter().map(|row| row.try_get::<_, &str>(0)).collect::<Result<Vec<_>, _>>();
         let keys = keys.map_err(corrupt)?;
         let listed = connection.ask(LISTED, &[(&keys, Type::TEXT_ARRAY)]).await?;
-        let horizon = connection.ask(HORIZON, &[]).await?;
-        let horizon = horizon.first().map_or(Ok(0), |row| row.try_get(0)).map_err(corrupt)?;
+        // Where deletions were collected, all of them have arrived.
+        let horizon = collected(&connection.ask(HORIZON, &[]).await?)?;
         let mut known = HashMap::<&str, (Vec<Conflict>, Vec<Version>)>::new();
         for row in &listed {
             let (lost, awaited) = known.entry(row.try_get(0).map_err(corrupt)?).or_default();
@@ -155,7 +153,7 @@ impl ReadRows<'_> {
             let name = row.try_get::<_, &str>(0).map_err(corrupt)?;
             let (lost, awaited) = known.remove(name).unwrap_or_default();
             let mut seen = seen(row, 6).map_err(corrupt)?;
-            seen.add(version(horizon));
+            seen.add(horizon);
             logged(row, seen, lost, awaited)
         };
         rows.iter().map(each).collect()
@@ -236,11 +234,6 @@ impl Work for Collect<'_> {
         connection: &Connection,
         progress: &Progress,
     ) -> Result<Self::Answer, Failure> {
-        // Before any row goes: a key that is made anew has overwritten its deletion, and has a later
-        // version.
-        const HORIZON: &str = "INSERT INTO terrace_meta AS m (name, value) VALUES ('collected', $1::text) \
-             ON CONFLICT (name) DO UPDATE SET value = greatest(m.value::bigint, $1)::text \
-             RETURNING terrace_version_above($1)";
         const COLLECT: &str = "WITH old AS MATERIALIZED (SELECT key FROM records \
                WHERE deleted AND version <= $1 AND key > $2 ORDER BY key LIMIT 1000 \
                FOR UPDATE SKIP LOCKED), \
@@ -250,7 +243,10 @@ impl Work for Collect<'_> {
         let horizon = self.horizon.get().cast_signed();
         progress.commits();
         if self.after.is_empty() {
-            connection.ask(HORIZON, &[(&horizon, Type::INT8)]).await?;
+            // Before any row goes: a key that is made anew has overwritten its deletion, and has a later
+            // version.
+            let both: [Typed<'_>; 2] = [(&horizon, Type::INT8), (&horizon, Type::INT8)];
+            connection.ask(RAISE_HORIZON, &both).await?;
         }
         let parameters: [Typed<'_>; 2] = [(&horizon, Type::INT8), (&self.after, Type::TEXT)];
         let rows = connection.ask(COLLECT, &parameters).await?;

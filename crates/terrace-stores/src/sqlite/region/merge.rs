@@ -24,7 +24,9 @@ pub(in super::super) fn perform(
         let came = match &follow.step {
             Step::Apply(batch) => {
                 apply(connection, &follow.source, batch)?;
-                merge(connection, &batch.changes, options, now_micros)?
+                let collected = Seen::collected(&batch.changes);
+                raise_horizon(connection, collected)?;
+                merge(connection, &batch.changes, options, now_micros)?.max(Some(collected))
             }
             Step::Merge(rows) => merge(connection, rows, options, now_micros)?,
             Step::BeginAnew(log) => {
@@ -160,6 +162,7 @@ fn find(connection: &Connection, change: &Logged) -> Result<Known> {
     // Over a version that a person made up everything is new.
     state.version = Version::of_row(version).unwrap_or(Version::NONE);
     state.seen.add(state.version);
+    state.seen.add(horizon(connection)?);
     let (all, replaced) = match change.ancestry.as_deref() {
         Some(Ancestry::Change { replaced, .. }) => (false, *replaced),
         _ => (true, Version::NONE),
@@ -175,6 +178,19 @@ fn find(connection: &Connection, change: &Logged) -> Result<Known> {
         list.extend(Version::of_row(version));
     }
     Ok(known)
+}
+
+/// Up to when deletions were collected.
+pub(super) fn horizon(connection: &Connection) -> Result<Version> {
+    const HORIZON: &str = "SELECT value FROM meta WHERE name = 'collected'";
+    let asked = connection.prepare_cached(HORIZON);
+    let found = asked.and_then(|mut asked| asked.query_row([], |row| row.get(0)));
+    Ok(Version::of_row(found.map_err(failure::of)?).unwrap_or_default())
+}
+
+fn raise_horizon(connection: &Connection, horizon: Version) -> Result<()> {
+    const RAISE: &str = "UPDATE meta SET value = ?1 WHERE name = 'collected' AND value < ?1";
+    run(connection, RAISE, [signed(horizon)?])
 }
 
 /// What has arrived, as it is stored.

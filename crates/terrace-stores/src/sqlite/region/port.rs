@@ -15,7 +15,7 @@ use super::super::log::moment;
 use super::super::reader::decode;
 use super::super::{SqliteStore, failure, follow, schema};
 use super::RegionParts;
-use super::merge::parse;
+use super::merge::{horizon, parse};
 
 /// The name under which an origin's checkpoint is kept.
 fn source(origin: RegionId) -> String {
@@ -263,12 +263,14 @@ fn rows(
         WHERE key = ?1 AND version > ?2 AND awaited = 0 ORDER BY version LIMIT ?3";
     const AWAITED: &str = "SELECT version FROM conflicts WHERE key = ?1 AND awaited = 1";
     let (mut all, mut bytes) = (Vec::new(), 0);
+    let collected = horizon(snapshot)?;
     each(snapshot, range, residents, |row, key, version, record| {
         if all.len() >= limit || bytes >= Page::MAX_BYTES {
             return Ok(false);
         }
         let mut seen = parse(&row.get::<_, String>(6).map_err(failure::of)?)?;
         seen.add(version);
+        seen.add(collected);
         let mut awaited = snapshot.prepare_cached(AWAITED).map_err(failure::of)?;
         let awaited = awaited.query_map([key.as_str()], |row| row.get::<_, i64>(0));
         let awaited = awaited.and_then(Iterator::collect::<Result<Vec<_>, _>>);
