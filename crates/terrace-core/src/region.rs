@@ -248,6 +248,10 @@ pub struct Checkpoints {
     pub origins: Vec<(RegionId, Checkpoint)>,
     /// Who reads this region with it sees everything up to the checkpoints.
     pub token: Token,
+    /// Who has seen this region up to this position of the token's history has seen nothing of other
+    /// regions beyond the checkpoints. It may lie before the token, where a follower has not ended its
+    /// transaction yet, and after it.
+    pub through: Position,
 }
 
 impl Checkpoints {

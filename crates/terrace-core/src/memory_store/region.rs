@@ -156,7 +156,9 @@ impl MemoryStore {
     pub(crate) fn checkpoints(&self) -> Checkpoints {
         let state = self.state();
         let origins = state.region.iter().flat_map(|it| it.checkpoints.clone()).collect();
-        Checkpoints { origins, token: state.token() }
+        let token = state.token();
+        let through = token.marks().map(|(_, position)| position).max().unwrap_or_default();
+        Checkpoints { origins, token, through }
     }
 
     /// Applies a batch if the origin's checkpoint is where it begins; without one, always.

@@ -146,9 +146,9 @@ impl RegionLink {
         known.log.as_ref() == Some(log) && known.from <= from && until <= known.until
     }
 
-    /// Where a snapshot of checkpoints stands in the history of the region.
+    /// Up to where in the history of the region checkpoints tell what it had of others.
     pub(super) fn position(&self, of: &Checkpoints) -> Option<Position> {
-        of.token.position(&self.region.history()?)
+        of.token.position(&self.region.history()?).map(|_| of.through)
     }
 
     /// One of another life of the database replaces all that was heard before.

@@ -13,7 +13,7 @@ use tokio_postgres::types::{ToSql, Type};
 
 use super::super::connection::Connection;
 use super::super::log::of_region::HasNews;
-use super::super::snapshot::{self, Transaction};
+use super::super::snapshot::{self, Snapshot, Transaction};
 use super::super::work::{Failure, Progress, Work, corrupt};
 use super::super::worker::Worker;
 use super::super::{PostgresLog, PostgresStore};
@@ -216,7 +216,8 @@ impl fmt::Debug for RegionFollower {
 }
 
 /// How far all origins were followed. Each checkpoint has the transaction that moved it: who sees that
-/// one sees what it applied.
+/// one sees what it applied. A transaction that is under way may move one further, and have a lower
+/// number: the checkpoints speak for what lies before it.
 struct FindCheckpoints;
 
 impl Work for FindCheckpoints {
@@ -225,10 +226,15 @@ impl Work for FindCheckpoints {
     const OPERATION: &'static str = "find the checkpoints";
 
     async fn run(&self, connection: &Connection, _: &Progress) -> Result<Checkpoints, Failure> {
-        const FIND: &str = "SELECT origin, checkpoint, moved FROM terrace_followed ORDER BY origin";
-        let (mut origins, mut position) = (Vec::new(), Position::NONE);
+        const FIND: &str = "SELECT f.origin, f.checkpoint, f.moved, now.snapshot \
+             FROM (SELECT pg_current_snapshot() AS snapshot) AS now \
+             LEFT JOIN terrace_followed f ON true ORDER BY f.origin";
+        let (mut origins, mut position, mut through) = (Vec::new(), Position::NONE, Position::NONE);
         for row in connection.ask(FIND, &[]).await? {
-            let number = u8::try_from(row.try_get::<_, i16>(0).map_err(corrupt)?).unwrap_or(0);
+            let now: Snapshot = row.try_get(3).map_err(corrupt)?;
+            through = now.through(connection.generation);
+            let Some(number) = row.try_get::<_, Option<i16>>(0).map_err(corrupt)? else { continue };
+            let number = u8::try_from(number).unwrap_or(0);
             let text = row.try_get::<_, &str>(1).map_err(corrupt)?;
             let checkpoint = serde_json::from_str(text).map_err(|error| {
                 let message = "a checkpoint in the table `terrace_followed` cannot be read; remove \
@@ -240,7 +246,7 @@ impl Work for FindCheckpoints {
             origins.push((RegionId::new(number).map_err(Failure::Refused)?, checkpoint));
         }
         let token = Token::of(Arc::clone(&connection.history), position);
-        Ok(Checkpoints { origins, token })
+        Ok(Checkpoints { origins, token, through })
     }
 }
 

@@ -83,7 +83,9 @@ impl RegionStore for SqliteStore {
             });
             let (latest, origins) = found.await?;
             let latest = Version::of_row(latest).unwrap_or(Version::NONE);
-            Ok(Checkpoints { origins, token: self.shared.token(latest) })
+            // With one writer, all that was drawn before has ended.
+            let through = Position::new(latest.get());
+            Ok(Checkpoints { origins, token: self.shared.token(latest), through })
         })
     }
 

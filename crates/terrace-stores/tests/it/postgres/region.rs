@@ -8,7 +8,7 @@ use std::time::Duration;
 use jiff::SignedDuration;
 use terrace_core::testkit::{Fixture, Regions, StoreFixture};
 use terrace_core::{
-    Ancestry, Batch, Checkpoint, ErrorKind, Follower, Generations, LogPosition, Logged,
+    Ancestry, Batch, Checkpoint, ErrorKind, Follower, Generations, LogPosition, Logged, Position,
     RegionStore, Runtime, Store as _, StoreExt as _, Version, Write, WriteOptions,
 };
 use terrace_lab::testing;
@@ -291,4 +291,34 @@ async fn a_region_whose_server_is_down_is_opened_when_it_answers() {
     assert_eq!(logged(&store).await.len(), 1);
     assert!(Generations::history(&store).is_some());
     store.close().await.expect("an end");
+}
+
+/// Transactions do not end in the order of their numbers. What a slow one brings may be seen by clients
+/// whose token lies before a fast one that checkpoints have already told of.
+#[tokio::test]
+async fn checkpoints_speak_for_no_transaction_that_is_under_way() {
+    let urls = [testing::fresh_database(), testing::fresh_database()];
+    let (origin, store) = (region(&urls[0], 1).await, region(&urls[1], 2).await);
+    origin.put(key("a"), value("1")).await.expect("a write");
+    let mut session = session(&urls[1]).await;
+    let slow = session.transaction().await.expect("a transaction");
+    let begin = "INSERT INTO terrace_followed VALUES (3, '{}') RETURNING moved::text::bigint";
+    let slow_number = slow.query_one(begin, &[]).await.expect("a checkpoint").get::<_, i64>(0);
+    let log = origin.own_log();
+    let follower = store.follower_of(origin.region().id);
+    follower.begin_anew(&log.name()).await.expect("a beginning");
+    let from = follower.checkpoint().await.expect("a place");
+    let changes = logged(&origin).await;
+    let to = Checkpoint::beginning(log.name().as_ref()).at(changes[0].position);
+    let batch = Batch { from, to, changes, ..Batch::default() };
+    assert!(follower.apply(&batch).await.expect("a batch"));
+
+    let number = |position: Position| position.get() & ((1 << 48) - 1);
+    let seen = store.checkpoints().await.expect("checkpoints");
+    let token = seen.token.marks().map(|(_, position)| number(position)).max().expect("a mark");
+    assert!(token > slow_number.unsigned_abs(), "what was applied is asked for");
+    assert!(number(seen.through) < slow_number.unsigned_abs(), "{seen:?}");
+    slow.rollback().await.expect("an end");
+    let seen = store.checkpoints().await.expect("checkpoints");
+    assert!(number(seen.through) >= token, "{seen:?}");
 }
