@@ -102,8 +102,9 @@ pub trait RegionStore: Store + Generations {
     /// As [`RegionStore::checkpoints`].
     fn digest<'a>(&'a self, range: &'a KeyRange) -> BoxFuture<'a, Result<RangeDigest>>;
 
-    /// The rows of a range in the order of their keys, at most `limit`, of deleted records too, without
-    /// keys that stay in this region. Each with all that is known of its key ([`Ancestry::Row`]).
+    /// The rows of a range in the order of their keys, at most `limit` and about 16 MiB of values, of
+    /// deleted records too, without keys that stay in this region; none at the end of the range. Each
+    /// with all that is known of its key ([`Ancestry::Row`]).
     ///
     /// # Errors
     /// As [`RegionStore::checkpoints`].

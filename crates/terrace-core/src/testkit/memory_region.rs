@@ -246,7 +246,13 @@ impl RegionStore for MemoryRegion {
     fn rows<'a>(&'a self, range: &'a KeyRange, limit: usize) -> BoxFuture<'a, Result<Vec<Logged>>> {
         Box::pin(async move {
             self.inner.arrive().await?;
-            Ok(self.inner.store.region_rows(range, limit))
+            let mut bytes = 0;
+            let rows = self.inner.store.region_rows(range, limit).into_iter().take_while(|row| {
+                let fits = bytes < Page::MAX_BYTES;
+                bytes += row.record.as_ref().map_or(0, |record| record.value.as_str().len());
+                fits
+            });
+            Ok(rows.collect())
         })
     }
 

@@ -56,6 +56,7 @@ macro_rules! region_contract {
                 writers_beside_followers_lose_nothing_unlisted,
                 a_first_copy_merges_rows,
                 a_repair_makes_digests_equal,
+                rows_end_where_their_values_are_many_bytes,
                 a_digest_is_halved_to_the_difference,
                 a_clock_that_is_set_back_changes_no_order,
                 a_version_is_above_everything_stored,

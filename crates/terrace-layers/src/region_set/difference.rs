@@ -1,10 +1,11 @@
 //! What differs between regions: found by halving ranges whose digests are not the same.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::try_join;
-use terrace_core::{Key, KeyRange, Logged, RegionName, Result, Version};
+use terrace_core::{Key, KeyRange, Logged, RegionName, RegionStore, Result, Version};
 
 use super::{Pair, RegionSet};
 
@@ -61,11 +62,19 @@ impl RegionSet {
         let there = self.neighbours();
         let back = there.iter().rev().skip(1).copied().collect::<Vec<_>>();
         for (one, other) in there.into_iter().chain(back) {
-            for range in differing((one, other), vec![KeyRange::default()]).await? {
-                let (mine, theirs) = both((one, other), &range).await?;
-                merged += different((one, other), &mine, &theirs).len() as u64;
-                one.merge_rows(theirs).await?;
-                other.merge_rows(mine).await?;
+            let mut ranges = vec![KeyRange::default()];
+            // What is written meanwhile may differ again, and is on its way.
+            for _ in 0..Self::LOOKS {
+                ranges = differing((one, other), ranges).await?;
+                for range in &ranges {
+                    let (mine, theirs) = both((one, other), range).await?;
+                    merged += different((one, other), &mine, &theirs).len() as u64;
+                    merge_pages(one, theirs).await?;
+                    merge_pages(other, mine).await?;
+                }
+                if ranges.is_empty() {
+                    break;
+                }
             }
         }
         Ok(merged)
@@ -106,17 +115,36 @@ async fn compared(pair: Pair<'_>, ranges: &[KeyRange]) -> Result<Vec<RowDifferen
     Ok(found)
 }
 
+/// Rows as they were read: a page at a time, none of which has more than 16 MiB of values.
+type Pages = Vec<Vec<Logged>>;
+
 /// All rows of a small range in both.
-async fn both((one, other): Pair<'_>, range: &KeyRange) -> Result<(Vec<Logged>, Vec<Logged>)> {
-    // Some may have come since it was found to be small.
-    let most = usize::try_from(RegionSet::LEAF * 4).unwrap_or(usize::MAX);
-    try_join(one.rows(range, most), other.rows(range, most)).await
+async fn both((one, other): Pair<'_>, range: &KeyRange) -> Result<(Pages, Pages)> {
+    try_join(all(one, range), all(other, range)).await
 }
 
-fn different((one, other): Pair<'_>, mine: &[Logged], theirs: &[Logged]) -> Vec<RowDifference> {
+async fn all(region: &Arc<dyn RegionStore>, range: &KeyRange) -> Result<Pages> {
+    let (mut pages, mut rest) = (Vec::new(), range.clone());
+    let most = usize::try_from(RegionSet::LEAF).unwrap_or(usize::MAX);
+    loop {
+        let page = region.rows(&rest, most).await?;
+        let Some(last) = page.last() else { return Ok(pages) };
+        rest.after = Some(last.key.clone());
+        pages.push(page);
+    }
+}
+
+async fn merge_pages(into: &Arc<dyn RegionStore>, pages: Pages) -> Result<()> {
+    for page in pages {
+        into.merge_rows(page).await?;
+    }
+    Ok(())
+}
+
+fn different((one, other): Pair<'_>, mine: &Pages, theirs: &Pages) -> Vec<RowDifference> {
     let mut keys = BTreeMap::<&Key, [Option<&Logged>; 2]>::new();
-    mine.iter().for_each(|row| keys.entry(&row.key).or_default()[0] = Some(row));
-    theirs.iter().for_each(|row| keys.entry(&row.key).or_default()[1] = Some(row));
+    mine.iter().flatten().for_each(|row| keys.entry(&row.key).or_default()[0] = Some(row));
+    theirs.iter().flatten().for_each(|row| keys.entry(&row.key).or_default()[1] = Some(row));
     let content = |row: Option<&Logged>| {
         let value = |row: &Logged| row.record.as_ref().map(|record| record.value.clone());
         row.map(|row| (row.version, value(row)))

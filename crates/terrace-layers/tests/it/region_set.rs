@@ -96,6 +96,23 @@ async fn survivors_tell_each_other_what_they_have_of_a_lost_region() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn neighbours_with_more_values_than_a_page_holds_are_merged_to_the_end() {
+    let (regions, runtime) = regions(3);
+    let large = "x".repeat(1 << 20);
+    for number in 0..40 {
+        regions[2].put(key(format!("k{number}")), value(large.as_str())).await.expect("a write");
+    }
+    set(&[Arc::clone(&regions[2]), Arc::clone(&regions[0])], &runtime)
+        .seed(regions[0].region().name)
+        .await
+        .expect("a seed");
+    let survivors = set(&regions[..2], &runtime);
+    let merged = survivors.give_up(regions[2].region().id).await.expect("given up");
+    let digests = digests(&regions[..2]).await;
+    assert_eq!((merged, digests[0]), (40, digests[1]));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_new_region_gets_everything_and_a_restored_one_is_followed_after_a_repair() {
     let (regions, runtime) = regions(3);
     let all = set(&regions, &runtime);

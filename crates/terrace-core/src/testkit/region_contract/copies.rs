@@ -64,6 +64,22 @@ pub async fn a_repair_makes_digests_equal(it: Arc<Regions>) {
     assert_eq!(it.assert_equal().await, repaired, "the logs say nothing else");
 }
 
+/// A page is no larger than one answer may be, and the next one goes on after it.
+pub async fn rows_end_where_their_values_are_many_bytes(it: Arc<Regions>) {
+    let large = "x".repeat(1 << 20);
+    for number in 0..20 {
+        it.put(0, &format!("k{number:02}"), &large).await;
+    }
+    let (mut range, mut pages) = (KeyRange::default(), Vec::new());
+    loop {
+        let page = it.stores[0].rows(&range, 100).await.expect("rows");
+        let Some(last) = page.last() else { break };
+        range.after = Some(last.key.clone());
+        pages.push(page.len());
+    }
+    assert_eq!(pages, [16, 4]);
+}
+
 /// Two regions that differ in one row are told apart in few steps.
 pub async fn a_digest_is_halved_to_the_difference(it: Arc<Regions>) {
     for number in 0..20 {
