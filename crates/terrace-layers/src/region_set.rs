@@ -8,7 +8,9 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use terrace_core::{Deadline, Key, KeyRange, RegionName, RegionStore, Result, Runtime, Timestamp};
+use terrace_core::{
+    Deadline, Key, KeyRange, PositionLost, RegionName, RegionStore, Result, Runtime, Timestamp,
+};
 
 use crate::follow::{FirstRows, Follow, FollowOptions};
 
@@ -41,7 +43,7 @@ pub enum LagState {
     Behind(usize, Option<Timestamp>),
     /// Its first copy is not complete.
     Copying,
-    /// The origin's database is not the one that was followed.
+    /// The origin's database is not the one that was followed, or has lost what was.
     Stopped,
     /// One of the two does not answer.
     Unknown(String),
@@ -181,7 +183,10 @@ impl RegionSet {
         if !known.complete {
             return Ok(LagState::Copying);
         }
-        let page = log.after(known.position, Self::COUNTED).await?;
+        let page = match log.after(known.position, Self::COUNTED).await {
+            Err(error) if PositionLost::caused(&error) => return Ok(LagState::Stopped),
+            page => page?,
+        };
         let written = page.changes.iter().map(|change| change.version.time()).min();
         Ok(LagState::Behind(page.changes.len(), written))
     }

@@ -142,6 +142,10 @@ impl MemoryStore {
         })
     }
 
+    pub(crate) fn has_logged(&self, position: LogPosition) -> bool {
+        self.region(|region| region.log.iter().any(|change| change.position == position))
+    }
+
     pub(crate) fn checkpoint(&self, origin: RegionId) -> Checkpoint {
         self.region(|region| region.checkpoints.get(&origin).cloned().unwrap_or_default())
     }

@@ -11,9 +11,9 @@ use crate::memory_store::region::digest;
 use crate::{
     Batch, BoxFuture, ChangeLog, Changes, Checkpoint, Checkpoints, Conflict, Deadline, Error,
     ErrorKind, Follower, Generations, Inspection, Key, KeyRange, LeaderLease, LogPosition, Logged,
-    MemoryStore, Page, PartKind, Position, Proof, RangeDigest, Read, ReadOptions, Receipt,
-    RegionId, RegionOptions, RegionStore, Result, Runtime, Scan, Status, Store, Token, Version,
-    Write, WriteOptions, history,
+    MemoryStore, Page, PartKind, Position, PositionLost, Proof, RangeDigest, Read, ReadOptions,
+    Receipt, RegionId, RegionOptions, RegionStore, Result, Runtime, Scan, Status, Store, Token,
+    Version, Write, WriteOptions, history,
 };
 
 /// A [`MemoryStore`] that is one region of several: what the port of regions means, in its simplest
@@ -335,6 +335,9 @@ impl ChangeLog for Log {
     fn after(&self, position: LogPosition, limit: usize) -> BoxFuture<'_, Result<Changes>> {
         Box::pin(async move {
             self.0.arrive().await?;
+            if position != LogPosition::default() && !self.0.store.has_logged(position) {
+                return Err(PositionLost::error("the log has lost this position"));
+            }
             let mut changes = self.0.store.log_after(position);
             let more = changes.len() > limit;
             changes.truncate(limit);

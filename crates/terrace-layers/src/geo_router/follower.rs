@@ -4,8 +4,8 @@ use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use terrace_core::{
-    Batch, BoxFuture, Checkpoint, Error, ErrorKind, Follower, Key, RegionStore, Result, Runtime,
-    Version,
+    Batch, BoxFuture, Checkpoint, Error, ErrorKind, Follower, Key, LogPosition, RegionStore,
+    Result, Runtime, Version,
 };
 
 use super::{GeoRouterOptions, Region, RegionParts};
@@ -125,12 +125,14 @@ impl Follower for RegionFollower {
         })
     }
 
-    /// Where the log has another name than the one that was followed, the origin lives another life: it
-    /// was restored or replaced, and may lack what this region has of it. People decide what counts.
+    /// Where the log has another name than the one that was followed, or lacks the place that was reached,
+    /// the origin lives another life: it was restored or replaced, and may lack what this region has of
+    /// it. People decide what counts.
     fn begin_anew<'a>(&'a self, log: &'a str) -> BoxFuture<'a, Result<()>> {
         Box::pin(async move {
             let known = self.inner.checkpoint().await?;
-            if !known.log.is_empty() && known.log != log {
+            let has_begun = known.position > LogPosition::default();
+            if !known.log.is_empty() && (known.log != log || has_begun) {
                 let message = "a region's database is not the one that was followed: it was restored, or \
                                another took its place, and may have lost changes. Nothing is followed \
                                from there until somebody has run terrace regions repair";

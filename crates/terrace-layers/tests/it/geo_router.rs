@@ -8,11 +8,11 @@ use std::time::Duration;
 
 use terrace_core::testkit::{key, value};
 use terrace_core::{
-    Batch, Deadline, Durability, ErrorKind, Idempotency, KeyRange, Origin, Outcome, Read,
-    ReadOptions, Receipt, RegionStore as _, Result, Status, Store as _, StoreExt as _, Tier, Write,
-    WriteOptions,
+    Batch, Deadline, Durability, ErrorKind, Idempotency, KeyRange, LogPosition, Origin, Outcome,
+    Read, ReadOptions, Receipt, RegionStore, Result, Status, Store as _, StoreExt as _, Tier,
+    Write, WriteOptions,
 };
-use terrace_layers::{GeoRouterOptions, Home};
+use terrace_layers::{GeoRouterOptions, Home, LagState, RegionSet};
 
 use world::{Wanted, World, name};
 
@@ -254,6 +254,36 @@ async fn a_region_that_comes_back_as_another_is_not_followed_until_it_is_repaire
         let id = world.regions[0].region().id;
         world.regions[place].follower_of(id).begin_anew(&log).await.unwrap();
     }
+    world.settle().await;
+    assert_eq!(text(&read(&world, 1, "a").await.unwrap()), Some("2"));
+}
+
+/// The name of its log is the same: its database was overwritten in place.
+#[tokio::test(start_paused = true)]
+async fn an_origin_that_has_lost_what_was_followed_is_not_followed_until_it_is_repaired() {
+    let world = World::new(12, Wanted::default());
+    put(&world, 0, "a", "1").await.unwrap();
+    world.settle().await;
+    let origin = world.regions[0].region().id;
+    let follower = world.regions[1].follower_of(origin);
+    let from = follower.checkpoint().await.unwrap();
+    let lost = LogPosition { offset: from.position.offset + 1, ..from.position };
+    let batch = Batch { to: from.at(lost), from, ..Batch::default() };
+    assert!(follower.apply(&batch).await.unwrap());
+    put(&world, 0, "a", "2").await.unwrap();
+    world.runtime.sleep(Duration::from_secs(10)).await;
+    assert_eq!(text(&read(&world, 1, "a").await.unwrap()), Some("1"), "it is not followed");
+    let tree = world.router.inspect().await;
+    assert_eq!(tree.status, Status::Degraded);
+    assert!(tree.reason().contains("terrace regions repair"), "{}", tree.reason());
+
+    let ports = world.regions.iter().map(|region| Arc::clone(region) as Arc<dyn RegionStore>);
+    let set = RegionSet::new(ports.collect(), world.runtime.clone());
+    let lags = set.lags().await;
+    let stopped = lags.iter().filter(|it| it.state == LagState::Stopped).collect::<Vec<_>>();
+    assert_eq!(stopped.len(), 1, "{lags:?}");
+    assert_eq!((stopped[0].origin, stopped[0].region), (name(0), name(1)));
+    set.repair().await.unwrap();
     world.settle().await;
     assert_eq!(text(&read(&world, 1, "a").await.unwrap()), Some("2"));
 }

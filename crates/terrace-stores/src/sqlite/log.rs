@@ -9,7 +9,7 @@ use std::time::Duration;
 use rusqlite::{Connection, OptionalExtension, Row, Transaction};
 use terrace_core::shard::RequestResult;
 use terrace_core::{
-    Ancestry, BoxFuture, ChangeLog, Changes, Deadline, Key, LogPosition, Logged, Position,
+    Ancestry, BoxFuture, ChangeLog, Changes, Deadline, Error, Key, LogPosition, Logged, Position,
     PositionLost, Record, RegionOptions, Result, Runtime, Task, Timestamp, Value, Version, history,
 };
 
@@ -192,8 +192,11 @@ fn page(
     region: Option<&RegionOptions>,
 ) -> Result<Changes> {
     let text = if region.is_some() { AFTER_IN_REGION } else { AFTER };
-    let mut statement = connection.prepare_cached(text).map_err(failure::of)?;
     let after = i64::try_from(position.offset).unwrap_or(i64::MAX);
+    if region.is_some() && !has(connection, after)? {
+        return Err(restored());
+    }
+    let mut statement = connection.prepare_cached(text).map_err(failure::of)?;
     let mut rows = statement.query([after]).map_err(failure::of)?;
     let mut answer = Changes { changes: Vec::new(), position, more: false };
     let mut bytes = 0;
@@ -215,12 +218,23 @@ fn page(
         let latest: i64 =
             connection.query_row(LATEST, [], |row| row.get(0)).map_err(failure::of)?;
         if position.offset > unsigned(latest)? {
-            return Err(PositionLost::error(
-                "the database was restored to a time before what was read of its log",
-            ));
+            return Err(restored());
         }
     }
     Ok(answer)
+}
+
+/// Whether the log has the change at a place. The clock draws versions beyond a place that was lost, so
+/// that its end proves nothing; and a backup that overwrites the file in place is the same file. What a
+/// follower has come to is kept for it.
+fn has(connection: &Connection, position: i64) -> Result<bool> {
+    const HAS: &str = "SELECT ?1 = 0 OR EXISTS (SELECT 1 FROM commands WHERE position = ?1)";
+    let asked = connection.prepare_cached(HAS);
+    asked.and_then(|mut asked| asked.query_row([position], |row| row.get(0))).map_err(failure::of)
+}
+
+fn restored() -> Error {
+    PositionLost::error("the database was restored to a time before what was read of its log")
 }
 
 fn logged(row: &Row<'_>) -> Result<Logged> {

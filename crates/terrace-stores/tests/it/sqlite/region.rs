@@ -6,8 +6,8 @@ use std::time::Instant;
 
 use terrace_core::testkit::{Fixture, Regions, StoreFixture, key, value};
 use terrace_core::{
-    Ancestry, BoxFuture, Clock, ErrorKind, LogPosition, Logged, RegionStore, Rng, Runtime, Spawn,
-    Store as _, StoreExt as _, Task, Timestamp, Version,
+    Ancestry, BoxFuture, Clock, ErrorKind, LogPosition, Logged, PositionLost, RegionStore, Rng,
+    Runtime, Spawn, Store as _, StoreExt as _, Task, Timestamp, Version,
 };
 use terrace_stores::sqlite::{SqliteOptions, SqliteStore};
 
@@ -248,4 +248,33 @@ async fn a_copy_of_a_region_has_another_log() {
     assert_ne!(copy_store.own_log().name(), name);
     let next = copy_store.put(key("a"), value("2")).await.unwrap().version;
     assert!(next > version && next.time().duration_since(version.time()).as_secs() < 60);
+}
+
+/// The file is the same, and so is all that it says of itself; what is written next lies beyond all that was
+/// lost.
+#[tokio::test]
+async fn a_backup_that_overwrites_the_file_in_place_is_told_from_what_was_followed() {
+    let database = Database::new();
+    let store = database.open_with(options(&database, 1));
+    store.put(key("a"), value("1")).await.unwrap();
+    let kept = store.own_log().head().await.unwrap();
+    store.close().await.unwrap();
+    drop(store);
+    let backup = database.path().with_extension("backup");
+    std::fs::copy(database.path(), &backup).unwrap();
+    let store = database.open_with(options(&database, 1));
+    let name = store.own_log().name();
+    store.put(key("b"), value("1")).await.unwrap();
+    let followed = store.own_log().head().await.unwrap();
+    assert_eq!(store.own_log().after(followed, 10).await.unwrap().changes, []);
+    store.close().await.unwrap();
+    drop(store);
+    std::fs::copy(&backup, database.path()).unwrap();
+    let store = database.open_with(options(&database, 1));
+    assert_eq!(store.own_log().name(), name, "nothing in the file tells");
+    store.put(key("c"), value("1")).await.unwrap();
+    let lost = store.own_log().after(followed, 10).await.unwrap_err();
+    assert!(PositionLost::caused(&lost), "{lost}");
+    let rest = store.own_log().after(kept, 10).await.unwrap();
+    assert_eq!(rest.changes.iter().map(|it| it.key.as_str()).collect::<Vec<_>>(), ["c"]);
 }
