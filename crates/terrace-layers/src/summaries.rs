@@ -107,11 +107,7 @@ impl Summaries {
             // Where another instance follows, looks that begin at 2 ms and double.
             let look = Duration::from_millis(2 << round.min(5));
             let wanted = asked.or_else(|| head.as_ref().ok().copied()).unwrap_or_default();
-            match self.following.follow() {
-                // It does not know yet that the copy has begun anew.
-                follow if follow.has_reached(wanted) => self.runtime.sleep(look).await,
-                follow => follow.progressed(wanted, look, by).await,
-            }
+            self.following.follow().progressed(wanted, look, by).await;
         }
         Err(history::behind())
     }
