@@ -98,6 +98,13 @@ pub(super) fn corrupt(field: &'static str) -> Error {
         .with("field", field)
 }
 
+/// A row that another program has written, of which no document can be made.
+pub(super) fn no_document() -> Error {
+    let message = "what is stored is no document, or larger than 1 MiB, as only another program can write \
+                   it; write it anew or delete it";
+    Error::new(ErrorKind::Corrupt, message)
+}
+
 /// What was wrong with the server or the collection, to a caller who asked for something else.
 pub(super) fn of_preparing(error: Error) -> Error {
     match error.kind() {

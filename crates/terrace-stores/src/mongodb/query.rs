@@ -1,5 +1,6 @@
 //! What is asked of a collection.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use mongodb::bson::{Bson, Document, RawDocumentBuf, doc};
@@ -54,12 +55,13 @@ impl CollectionRows {
     }
 
     /// A page of the documents that are selected, of all without a selection. `asks` says whether the
-    /// server is asked to select, see [`is_understood`].
+    /// server is asked to select, see [`is_understood`]. What cannot be read is left out, and counted.
     pub(super) async fn page(
         &self,
         what: Option<&Selection>,
         asks: bool,
         scan: &Scan,
+        unreadable: &AtomicU64,
     ) -> Result<Page> {
         let limit = scan.limit.clamp(1, Scan::MAX_LIMIT);
         let mut found = self.find(filter(what.filter(|_| asks), scan)).await?;
@@ -74,7 +76,16 @@ impl CollectionRows {
             if until.passed(runtime.now()) {
                 return Err(failure::took_long());
             }
-            let Some(record) = Row::of(found.current())?.record()? else { continue };
+            let record = match Row::of(found.current()).and_then(|row| row.record()) {
+                Ok(Some(record)) => record,
+                Ok(None) => continue,
+                Err(error) => {
+                    if unreadable.fetch_add(1, Ordering::Relaxed) == 0 {
+                        tracing::warn!(%error, "documents that cannot be read are left out of lists");
+                    }
+                    continue;
+                }
+            };
             if !is_selected(what, &record) {
                 continue;
             }

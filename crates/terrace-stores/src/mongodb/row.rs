@@ -66,8 +66,9 @@ impl Row {
         let is_live = !deleted;
         let value = match get("data")? {
             Some(RawBsonRef::Document(data)) if is_live => {
-                let text = bson::object(data)?.to_string();
-                Some(Value::new(text).map_err(|_| failure::corrupt("data"))?)
+                let unfit = |error| failure::no_document().caused_by(error);
+                let text = bson::object(data).map_err(unfit)?.to_string();
+                Some(Value::new(text).map_err(unfit)?)
             }
             Some(RawBsonRef::Null) if is_live => match get("text")? {
                 Some(RawBsonRef::String(text)) => {
@@ -75,7 +76,7 @@ impl Row {
                 }
                 _ => None,
             },
-            Some(_) if is_live => return Err(failure::corrupt("data")),
+            Some(_) if is_live => return Err(failure::no_document()),
             _ => None,
         };
         let requests = match get("requests")? {
@@ -123,7 +124,7 @@ impl Row {
         if !self.is_live {
             return Ok(None);
         }
-        let missing = || in_row(failure::corrupt("data"), self.key.as_str());
+        let missing = || in_row(failure::no_document(), self.key.as_str());
         Ok(Some(Record {
             key: self.key.clone(),
             value: self.value.clone().ok_or_else(missing)?,

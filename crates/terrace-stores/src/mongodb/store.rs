@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
@@ -52,6 +52,8 @@ pub(super) struct Shared {
     pub(super) writers: Arc<Writers>,
     server: OnceLock<Server>,
     preparing: tokio::sync::Mutex<()>,
+    /// How often a row was left out of a list, as no document can be made of it.
+    unreadable: Arc<AtomicU64>,
     /// Whether only a follower writes it, over a link that is another store's.
     follows: bool,
     is_closed: AtomicBool,
@@ -123,6 +125,7 @@ impl Shared {
             writers: Arc::default(),
             server: OnceLock::new(),
             preparing: tokio::sync::Mutex::default(),
+            unreadable: Arc::default(),
             follows,
             is_closed: AtomicBool::new(false),
         }
@@ -264,9 +267,10 @@ impl Shared {
         let asks = what.is_some_and(|what| query::is_understood(what, server));
         let proof = Self::proof(&self.histories.standing(), Version::NONE);
         let (what, scan, follows) = (what.cloned(), scan.clone(), self.follows);
+        let unreadable = Arc::clone(&self.unreadable);
         let work = |rows: CollectionRows| async move {
             let rows = if follows { follow::counted(rows).await? } else { rows };
-            rows.page(what.as_ref(), asks, &scan).await
+            rows.page(what.as_ref(), asks, &scan, &unreadable).await
         };
         let page = self.run(how.deadline, work).await?;
         let shown = page.records.iter().map(|record| record.version).max().unwrap_or(Version::NONE);
@@ -414,7 +418,8 @@ impl Store for MongoDocuments {
             const WITHIN: Duration = Duration::from_millis(900);
             let shared = &self.shared;
             let tree = Inspection::of(PartKind::Database, "mongodb")
-                .text("collection", &shared.options.collection);
+                .text("collection", &shared.options.collection)
+                .counter("unreadable_documents", shared.unreadable.load(Ordering::Relaxed));
             let mut tree = shared.link.show(tree);
             let until = Deadline::at(shared.link.runtime.now() + WITHIN);
             let asked = shared.look(until).await;

@@ -5,7 +5,8 @@ use std::time::Duration;
 use mongodb::bson::{Bson, DateTime, Document, doc};
 use terrace_core::testkit::{key, value};
 use terrace_core::{
-    Documents, ErrorKind, Precondition, Runtime, Scan, Selection, StoreExt, Version, Write,
+    Documents, ErrorKind, Json, Page, Precondition, ReadOptions, Runtime, Scan, Selection, Store,
+    StoreExt, Value, Version, Write,
 };
 use terrace_lab::testing;
 use terrace_stores::{MongoDocuments, MongoOptions};
@@ -98,4 +99,36 @@ async fn upkeep_indexes_what_is_not_and_removes_what_is_old() {
     assert_eq!(left(doc! { "key": "gone" }).await, 0);
     assert_eq!(left(doc! { "key": "fresh" }).await, 1, "it is not old yet");
     assert_eq!(claims.count_documents(doc! {}).await.unwrap(), 0);
+}
+
+/// One that another program has put there stops no list; who asks for it is told what to do.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_cannot_be_read_is_left_out_of_lists() {
+    let url = testing::fresh_documents();
+    let rows = by_hand(&url).await.collection::<Document>("documents");
+    let theirs = [
+        doc! { "key": "a", "data": { "t": "word" } },
+        doc! { "key": "huge", "data": { "t": "x".repeat(Value::MAX_BYTES) } },
+        doc! { "key": "", "data": { "t": "word" } },
+        doc! { "key": "k".repeat(300), "data": { "t": "word" } },
+        doc! { "key": "list", "data": [1, 2] },
+        doc! { "key": "z", "data": { "t": "word" } },
+    ];
+    rows.insert_many(theirs).await.unwrap();
+    let store = connect(&url).await;
+    let keys = |page: Page| page.records.iter().map(|it| it.key.to_string()).collect::<Vec<_>>();
+    let how = ReadOptions::default();
+    let page = store.scan(&Scan::prefix(""), &how).await.unwrap();
+    assert_eq!(keys(page), ["a", "z"]);
+    let what = Selection::field("t", Json::Text("word".into())).unwrap();
+    let page = store.select(&what, &Scan::prefix(""), &how).await.unwrap();
+    assert_eq!(keys(page), ["a", "z"]);
+    assert_eq!(store.inspect().await.number("unreadable_documents"), Some(6));
+
+    for name in ["huge", "list"] {
+        let error = store.get(&key(name)).await.unwrap_err();
+        assert!(error.message().contains("write it anew or delete it"), "{error}");
+        store.put(key(name), value("{}")).await.unwrap();
+        assert!(store.get(&key(name)).await.unwrap().is_some());
+    }
 }
