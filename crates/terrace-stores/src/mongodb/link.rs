@@ -34,6 +34,8 @@ pub(super) struct Link {
     /// The client, and how many there were before it.
     client: Mutex<(u64, Client)>,
     permits: Arc<Semaphore>,
+    /// Of an eighth of the calls, for those that may look through many documents.
+    questions: Arc<Semaphore>,
     max_waiting: usize,
     waiting: AtomicUsize,
     connections: Arc<AtomicUsize>,
@@ -117,6 +119,7 @@ impl Link {
             database: database.unwrap_or_else(|| MongoOptions::DATABASE.to_owned()),
             client: Mutex::new((0, client)),
             permits: Arc::new(Semaphore::new(options.max_connections.max(1) as usize)),
+            questions: Arc::new(Semaphore::new((options.max_connections / 8).max(1) as usize)),
             max_waiting: options.max_waiting,
             waiting: AtomicUsize::default(),
             connections,
@@ -147,7 +150,7 @@ impl Link {
         if self.is_closed.load(Ordering::Acquire) {
             return Err(failure::closed());
         }
-        let turn = self.turn(deadline).await?;
+        let turn = self.turn(&self.permits, deadline).await?;
         if !self.breaker.admits() {
             return Err(self.outage().clone());
         }
@@ -221,10 +224,35 @@ impl Link {
         self.breaker.show(tree)
     }
 
-    async fn turn(&self, deadline: Deadline) -> Result<OwnedSemaphorePermit> {
-        if let Ok(permit) = Arc::clone(&self.permits).try_acquire_owned() {
+    /// The turn of a question, which comes before the turn of its call.
+    ///
+    /// # Errors
+    /// As [`Link::wait`].
+    pub(super) async fn question(&self, deadline: Deadline) -> Result<OwnedSemaphorePermit> {
+        self.turn(&self.questions, deadline).await
+    }
+
+    async fn turn(
+        &self,
+        permits: &Arc<Semaphore>,
+        deadline: Deadline,
+    ) -> Result<OwnedSemaphorePermit> {
+        if let Ok(permit) = Arc::clone(permits).try_acquire_owned() {
             return Ok(permit);
         }
+        let acquired = self.wait(deadline, Arc::clone(permits).acquire_owned()).await?;
+        acquired.map_err(|_| failure::closed())
+    }
+
+    /// What is waited for, as one of a bounded number of calls that wait.
+    ///
+    /// # Errors
+    /// `Overloaded` when too many wait, `DeadlineExceeded` when it takes too long.
+    pub(super) async fn wait<T>(
+        &self,
+        deadline: Deadline,
+        what: impl Future<Output = T>,
+    ) -> Result<T> {
         let _place = WaitingCall(&self.waiting);
         if self.waiting.fetch_add(1, Ordering::Relaxed) >= self.max_waiting {
             let message =
@@ -232,12 +260,7 @@ impl Link {
             let error = Error::new(ErrorKind::Overloaded, message);
             return Err(error.retry_after(Duration::from_secs(1)));
         }
-        let acquired = Arc::clone(&self.permits).acquire_owned();
-        match self.runtime.within(deadline, acquired).await {
-            Some(Ok(permit)) => Ok(permit),
-            Some(Err(_)) => Err(failure::closed()),
-            None => Err(Deadline::exceeded()),
-        }
+        self.runtime.within(deadline, what).await.ok_or_else(Deadline::exceeded)
     }
 
     /// A client of which a call was dropped may be broken: the next calls get another one.

@@ -10,7 +10,8 @@ pub struct MongoOptions {
     pub url: String,
     /// The collection. Default: `documents`.
     pub collection: String,
-    /// The most connections to each server, and calls at a time. Default: 32.
+    /// The most connections to each server, and calls at a time; lists, searches and counts have an eighth
+    /// of them, at least one. Default: 32.
     pub max_connections: u32,
     /// The most calls that wait for their turn; one more is refused as overloaded. Default: 4096.
     pub max_waiting: usize,

@@ -34,6 +34,8 @@ pub(super) enum Claim {
     Done(Results),
     /// The writes, and then [`Held::keep`].
     Held(Held),
+    /// Another one has it: it is asked for again after [`PAUSE`].
+    Theirs,
 }
 
 /// A claim of this caller.
@@ -43,12 +45,14 @@ pub(super) struct Held {
     mine: Document,
 }
 
-/// Takes the claim, or waits for what its holder makes of it.
+/// How long to wait for what the holder makes of a claim. Nothing is held meanwhile.
+pub(super) const PAUSE: Duration = Duration::from_millis(20);
+
+/// Takes the claim, or answers what its holder made of it.
 ///
 /// # Errors
 /// [`Idempotency::reused`] for another request under the key.
 pub(super) async fn claim(session: &ServerSession, request: &Idempotency) -> Result<Claim> {
-    const PAUSE: Duration = Duration::from_millis(20);
     let claims = session.database.collection::<RawDocumentBuf>(COLLECTION);
     // Kept as a whole number of JSON everywhere.
     let owner = i64::try_from(session.runtime.random() >> 12).unwrap_or(0);
@@ -82,22 +86,22 @@ pub(super) async fn claim(session: &ServerSession, request: &Idempotency) -> Res
         if let Some(results) = stored.results.filter(|_| !is_old) {
             return Ok(Claim::Done(results));
         }
-        if is_old || stored.until <= time(now) {
-            session.writes()?;
-            let taken = doc! { "$set": {
-                "fingerprint": fingerprint(request),
-                "at": time(now),
-                "owner": owner,
-                "until": time(now + HELD_FOR),
-                "result": null,
-            } };
-            let theirs = doc! { "_id": request.key(), "owner": stored.owner };
-            let taken = claims.update_one(theirs, taken).await.map_err(failure::of_write)?;
-            if taken.matched_count == 1 {
-                return Ok(Claim::Held(held()));
-            }
+        if !is_old && stored.until > time(now) {
+            return Ok(Claim::Theirs);
         }
-        session.runtime.sleep(PAUSE).await;
+        session.writes()?;
+        let taken = doc! { "$set": {
+            "fingerprint": fingerprint(request),
+            "at": time(now),
+            "owner": owner,
+            "until": time(now + HELD_FOR),
+            "result": null,
+        } };
+        let theirs = doc! { "_id": request.key(), "owner": stored.owner };
+        let taken = claims.update_one(theirs, taken).await.map_err(failure::of_write)?;
+        if taken.matched_count == 1 {
+            return Ok(Claim::Held(held()));
+        }
     }
 }
 

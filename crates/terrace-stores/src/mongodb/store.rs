@@ -21,7 +21,7 @@ use super::query::{self, CollectionRows};
 use super::requests::{self, Claim};
 use super::server::Server;
 use super::upkeep::Upkeep;
-use super::write::{self, Outcomes, Writers};
+use super::write::{self, Outcomes, Prepared, Writers};
 use super::{MongoOptions, check, failure};
 use crate::walks::{self, Walk};
 
@@ -162,6 +162,27 @@ impl Shared {
         self.server.get().ok_or_else(failure::closed)
     }
 
+    /// The same for what may look through many documents: few at a time, so that others have turns.
+    async fn question<T, F>(
+        &self,
+        deadline: Deadline,
+        work: impl FnOnce(CollectionRows) -> F + Send,
+    ) -> Result<T>
+    where
+        T: Send + 'static,
+        F: Future<Output = Result<T>> + Send + 'static,
+    {
+        let turn = self.link.question(deadline).await?;
+        let work = |rows: CollectionRows| {
+            let work = work(rows);
+            async move {
+                let _turn = turn;
+                work.await
+            }
+        };
+        self.run(deadline, work).await
+    }
+
     /// What the work answers, on a server that is ready.
     pub(super) async fn run<T, F>(
         &self,
@@ -272,7 +293,7 @@ impl Shared {
             let rows = if follows { follow::counted(rows).await? } else { rows };
             rows.page(what.as_ref(), asks, &scan, &unreadable).await
         };
-        let page = self.run(how.deadline, work).await?;
+        let page = self.question(how.deadline, work).await?;
         let shown = page.records.iter().map(|record| record.version).max().unwrap_or(Version::NONE);
         let proof = Proof { shown: Position::new(shown.get()), ..proof };
         Ok(page.proving(Self::token(&proof, how)))
@@ -284,20 +305,17 @@ impl Shared {
             let message = "summaries are written by what follows the ledger; write to the ledger";
             return Err(Error::invalid(message));
         }
-        let request = how.idempotency.clone();
-        let prepared = write::prepare(batch, request.as_deref())?;
+        let prepared = write::prepare(batch, how.idempotency.as_deref())?;
         let durability = self.ready(how.deadline).await?.durability();
         if prepared.is_empty() {
             return Ok(Vec::new());
         }
-        let writers = Arc::clone(&self.writers);
-        let work = |rows: CollectionRows| async move {
-            match request {
-                None => settled(write::apply(&rows, &writers, prepared).await),
-                Some(request) => once(&rows, &writers, prepared, &request).await,
+        let outcomes = loop {
+            match self.write_in_turn(prepared.clone(), how).await? {
+                Some(outcomes) => break outcomes,
+                None => self.link.runtime.sleep(requests::PAUSE).await,
             }
         };
-        let outcomes = self.run(how.deadline, work).await?;
         let shown = |version: Version| match version {
             Version::UNKNOWN => Position::NONE,
             version => Position::new(version.get()),
@@ -315,30 +333,50 @@ impl Shared {
         };
         Ok(outcomes.into_iter().map(receipt).collect())
     }
+
+    /// Writes; nothing while another one is at the same request.
+    async fn write_in_turn(
+        &self,
+        batch: Vec<Prepared>,
+        how: &WriteOptions,
+    ) -> Result<Option<requests::Results>> {
+        // First the lines of the keys: who waits there takes no turn from others.
+        let lines = self.link.wait(how.deadline, self.writers.lines(&batch)).await?;
+        let (writers, request) = (Arc::clone(&self.writers), how.idempotency.clone());
+        let work = |rows: CollectionRows| async move {
+            let _lines = lines;
+            match request {
+                None => settled(write::apply(&rows, &writers, batch).await).map(Some),
+                Some(request) => once(&rows, &writers, batch, &request).await,
+            }
+        };
+        self.run(how.deadline, work).await
+    }
 }
 
-/// Applies the writes unless the request was made before.
+/// Applies the writes unless the request was made before; nothing while another one is at it.
 async fn once(
     rows: &CollectionRows,
     writers: &Arc<Writers>,
-    batch: Vec<write::Prepared>,
+    batch: Vec<Prepared>,
     request: &Idempotency,
-) -> Result<requests::Results> {
+) -> Result<Option<requests::Results>> {
     let held = match requests::claim(&rows.session, request).await? {
-        Claim::Done(results) => return Ok(results),
+        Claim::Done(results) => return Ok(Some(results)),
         Claim::Held(held) => held,
+        Claim::Theirs => return Ok(None),
     };
     let outcomes = write::apply(rows, writers, batch).await;
     if outcomes.iter().any(Result::is_err) {
         held.give_back().await;
-        return settled(outcomes);
+        return settled(outcomes).map(Some);
     }
     let results = settled(outcomes)?;
     if let Err(error) = held.keep(&results).await {
         // The writes are done, and each row knows the request: a repeat finds them.
         tracing::warn!(%error, "the result of a request could not be kept");
     }
-    Ok(results)
+    Ok(Some(results))
 }
 
 /// What is answered: an error only when nothing was applied, or nobody knows of the only write.
@@ -379,7 +417,7 @@ impl Documents for MongoDocuments {
     fn count(&self) -> BoxFuture<'_, Result<u64>> {
         Box::pin(async move {
             let work = |rows: CollectionRows| async move { rows.count().await };
-            let count = self.shared.run(Deadline::NEVER, work).await;
+            let count = self.shared.question(Deadline::NEVER, work).await;
             count.map_err(|error| error.during("count"))
         })
     }

@@ -1,6 +1,6 @@
 //! Writes: the row's version is the condition of its next one.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
@@ -10,7 +10,7 @@ use terrace_core::{
     Change, Current, Error, ErrorKind, Idempotency, Json, Key, Outcome, Result, Sequence,
     Timestamp, Version, Write, decide, json,
 };
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, OwnedMutexGuard};
 
 use super::failure;
 use super::query::CollectionRows;
@@ -35,30 +35,38 @@ const REMEMBERED: usize = 32;
 pub(super) struct Writers {
     pub(super) versions: Versions,
     /// Writers of a key wait in line here, and not for each other's versions.
-    lines: Vec<Mutex<()>>,
+    lines: Vec<Arc<Mutex<()>>>,
 }
 
 impl Default for Writers {
     fn default() -> Self {
         const LINES: usize = 128;
-        Self {
-            versions: Versions::default(),
-            lines: (0..LINES).map(|_| Mutex::default()).collect(),
-        }
+        Self { versions: Versions::default(), lines: (0..LINES).map(|_| Arc::default()).collect() }
     }
 }
 
 impl Writers {
-    fn line(&self, key: &Key) -> &Mutex<()> {
+    /// The lines of these writes, one after the other; to be had before a turn at the server.
+    pub(super) async fn lines(&self, batch: &[Prepared]) -> Vec<OwnedMutexGuard<()>> {
+        let numbers = batch.iter().map(|prepared| self.line(&prepared.write.key));
+        let mut lines = Vec::new();
+        // In one order everywhere, or two batches could wait for each other.
+        for number in numbers.collect::<BTreeSet<_>>() {
+            lines.push(Arc::clone(&self.lines[number]).lock_owned().await);
+        }
+        lines
+    }
+
+    fn line(&self, key: &Key) -> usize {
         let mut hasher = DefaultHasher::new();
         key.hash(&mut hasher);
         let count = self.lines.len() as u64;
-        &self.lines[usize::try_from(hasher.finish() % count).unwrap_or(0)]
+        usize::try_from(hasher.finish() % count).unwrap_or(0)
     }
 }
 
 /// One write, with the document that it brings.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Prepared {
     write: Write,
     document: Option<Json>,
@@ -88,7 +96,7 @@ pub(super) fn prepare(batch: Vec<Write>, request: Option<&Idempotency>) -> Resul
 }
 
 /// Applies the writes of each key in their order, some keys at a time, and answers each. After one
-/// that fails no later one of its key is tried.
+/// that fails no later one of its key is tried. The caller has the lines of the keys.
 pub(super) async fn apply(
     rows: &CollectionRows,
     writers: &Arc<Writers>,
@@ -131,7 +139,6 @@ async fn one(
     prepared: &Prepared,
 ) -> Result<(Outcome, Version)> {
     let key = &prepared.write.key;
-    let _turn = writers.line(key).lock().await;
     for _ in 0..TRIES {
         let row = rows.head(key).await?;
         if let (Some(row), Some(request)) = (&row, &prepared.request)

@@ -11,6 +11,7 @@ mod repeats;
 #[cfg(feature = "sqlite")]
 mod same_bytes;
 mod taken_over;
+mod turns;
 
 use std::sync::Arc;
 

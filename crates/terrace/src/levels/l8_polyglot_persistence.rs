@@ -5,8 +5,8 @@ use std::sync::Arc;
 use futures_util::future::join3;
 use terrace_core::{BoxFuture, Documents, Inspection, Ledger as _, Result, Runtime, Status, Store};
 use terrace_layers::{
-    CacheAside, CacheAsideOptions, CachedLedger, ConcurrencyLimit, ConcurrencyLimitOptions,
-    DocumentSide, Late, LayeredDocuments, SingleFlight, Summaries,
+    CacheAside, CacheAsideOptions, CachedLedger, DocumentSide, Late, LayeredDocuments,
+    SingleFlight, Summaries,
 };
 
 use super::edge::edge;
@@ -36,12 +36,12 @@ pub(super) static LEVEL: Level = Level {
         (
             "embedded",
             "SingleFlight(CacheAside(memory, ConcurrencyLimit(sqlite))), \
-             Observe(Timeout(SingleFlight(CacheAside(memory, ConcurrencyLimit(sqlite)))))",
+             Observe(Timeout(SingleFlight(CacheAside(memory, sqlite))))",
         ),
         (
             "local, servers",
             "SingleFlight(CacheAside(redis, ConcurrencyLimit(postgres))), \
-             Observe(Timeout(SingleFlight(CacheAside(redis, ConcurrencyLimit(mongodb)))))",
+             Observe(Timeout(SingleFlight(CacheAside(redis, mongodb))))",
         ),
     ],
     guarded: false,
@@ -77,10 +77,8 @@ async fn documents(engines: Engines) -> Result<DocumentSide> {
     let history = generations.history();
     let far = engines.far_cache(history.as_deref().unwrap_or_default()).await?;
     let runtime = engines.runtime().clone();
-    // A dead cache sends every read here; and the driver's own queue has no bound.
-    let limit = ConcurrencyLimitOptions::default();
+    // Both engines bound their calls and who waits for them: a dead cache sends every read here.
     let store = Arc::clone(&documents) as Arc<dyn Store>;
-    let store = Arc::new(ConcurrencyLimit::new(store, limit, runtime.clone()));
     // Fills are ordered by version, so a slow reader cannot bring an old document back.
     let options = CacheAsideOptions::default();
     let store = CacheAside::new(store, far.cache, generations, options, runtime.clone());
