@@ -23,6 +23,9 @@
 //! grows where rows were removed by hand, as far as the clocks of the instances agree, and stays exact in
 //! JSON until 2054.
 //!
+//! A write of which nobody knows whether it was applied is ended by the same condition: its row is given
+//! another version, and the generation is raised.
+//!
 //! Each call runs in a task of its own, and only the wait for it ends with the caller or its deadline:
 //! futures of the driver that are dropped can leave it broken (RUST-937). Few calls run at a time; the
 //! driver's own queue has no bound. A call that has no end is dropped after 20 s together with the whole
@@ -35,6 +38,7 @@
 
 mod bson;
 mod check;
+mod doubts;
 mod failure;
 mod follow;
 mod generations;

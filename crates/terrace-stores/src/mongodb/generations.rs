@@ -6,7 +6,6 @@ use std::time::{Duration, Instant};
 use terrace_core::{BoxFuture, Deadline, Generations, Key, Proof, Result, Runtime, Task, Token};
 use tokio::sync::watch;
 
-use super::query::CollectionRows;
 use super::store::Shared;
 
 /// How often the history and the generation are looked at.
@@ -47,15 +46,7 @@ impl Generations for MongoGenerations {
     }
 
     fn raise<'a>(&'a self, _: &'a [Key]) -> BoxFuture<'a, Result<()>> {
-        Box::pin(async move {
-            let raise = || async {
-                let history = self.shared.history();
-                let work = |rows: CollectionRows| async move { history.raise(&rows.session).await };
-                self.shared.run(Deadline::NEVER, work).await
-            };
-            self.shared.histories.raise(raise).await?;
-            self.shared.look(Deadline::NEVER).await
-        })
+        Box::pin(self.shared.raise())
     }
 }
 
@@ -70,6 +61,13 @@ pub(super) fn keep_looking(runtime: &Runtime, shared: Arc<Shared>) -> Task {
                 // A server that is down is told of by every call, and by the inspection.
                 if let Err(error) = shared.look(Deadline::at(clock.now() + LOOK)).await {
                     tracing::debug!(%error, "the generation of the documents was not looked at");
+                    continue;
+                }
+                let until = Deadline::at(clock.now() + LOOK);
+                match clock.within(until, shared.settle_doubts()).await {
+                    Some(Ok(())) => {}
+                    Some(Err(error)) => tracing::debug!(%error, "writes are still in doubt"),
+                    None => tracing::debug!("writes are still in doubt"),
                 }
             }
         }

@@ -78,6 +78,11 @@ impl ServerSession {
     pub(super) fn writes(&self) -> Result<()> {
         if self.stage.moves_to(Stage::WRITING) { Ok(()) } else { Err(Deadline::exceeded()) }
     }
+
+    /// Whether a call that changes something may have been sent.
+    pub(super) fn has_written(&self) -> bool {
+        self.stage.0.load(Ordering::Acquire) == Stage::WRITING
+    }
 }
 
 impl Link {

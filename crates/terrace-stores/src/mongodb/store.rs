@@ -345,12 +345,62 @@ impl Shared {
         let (writers, request) = (Arc::clone(&self.writers), how.idempotency.clone());
         let work = |rows: CollectionRows| async move {
             let _lines = lines;
-            match request {
+            let doubt = writers.doubts.guard(write::keys(&batch), &rows.session);
+            let done = match request {
                 None => settled(write::apply(&rows, &writers, batch).await).map(Some),
                 Some(request) => once(&rows, &writers, batch, &request).await,
+            };
+            match done {
+                Ok(done) => Ok((done, doubt)),
+                Err(error) => {
+                    if error.kind() != ErrorKind::OutcomeUnknown {
+                        doubt.settle_all();
+                    }
+                    Err(error)
+                }
             }
         };
-        self.run(how.deadline, work).await
+        // Who does not take the answer was told that nobody knows.
+        let (done, doubt) = self.run(how.deadline, work).await?;
+        if !done.iter().flatten().any(|(outcome, _)| *outcome == Outcome::Unknown) {
+            doubt.settle_all();
+        }
+        Ok(done)
+    }
+
+    /// Raises the generation.
+    pub(super) async fn raise(&self) -> Result<()> {
+        let raise = || async {
+            let history = self.history();
+            let work = |rows: CollectionRows| async move { history.raise(&rows.session).await };
+            self.run(Deadline::NEVER, work).await
+        };
+        self.histories.raise(raise).await?;
+        self.look(Deadline::NEVER).await
+    }
+
+    /// Ends doubts about writes, see [`Doubts`](super::doubts::Doubts), and raises the generation if there
+    /// were any. Those whose key is being written stay.
+    pub(super) async fn settle_doubts(&self) -> Result<()> {
+        /// As many as can be ended before the next look.
+        const AT_ONCE: usize = 50;
+        let mut doubt = self.writers.doubts.take(AT_ONCE);
+        let mut ended = Vec::new();
+        for key in doubt.keys().clone() {
+            let Some(line) = self.writers.free_line(&key) else { continue };
+            let (writers, of) = (Arc::clone(&self.writers), key.clone());
+            let work = |rows: CollectionRows| async move {
+                let _line = line;
+                write::fence(&rows, &writers, &of).await
+            };
+            self.run(Deadline::NEVER, work).await?;
+            ended.push(key);
+        }
+        if !ended.is_empty() {
+            self.raise().await?;
+            ended.iter().for_each(|key| doubt.settle(key));
+        }
+        Ok(())
     }
 }
 

@@ -12,9 +12,10 @@ use terrace_core::{
 };
 use tokio::sync::{Mutex, OwnedMutexGuard};
 
+use super::doubts::Doubts;
 use super::failure;
 use super::query::CollectionRows;
-use super::row::{Content, Noted, Row};
+use super::row::{Content, Noted, Row, number};
 use super::versions::Versions;
 
 /// What a write came to.
@@ -36,12 +37,17 @@ pub(super) struct Writers {
     pub(super) versions: Versions,
     /// Writers of a key wait in line here, and not for each other's versions.
     lines: Vec<Arc<Mutex<()>>>,
+    pub(super) doubts: Arc<Doubts>,
 }
 
 impl Default for Writers {
     fn default() -> Self {
         const LINES: usize = 128;
-        Self { versions: Versions::default(), lines: (0..LINES).map(|_| Arc::default()).collect() }
+        Self {
+            versions: Versions::default(),
+            lines: (0..LINES).map(|_| Arc::default()).collect(),
+            doubts: Arc::default(),
+        }
     }
 }
 
@@ -57,12 +63,22 @@ impl Writers {
         lines
     }
 
+    /// The line of a key, unless somebody is in it.
+    pub(super) fn free_line(&self, key: &Key) -> Option<OwnedMutexGuard<()>> {
+        Arc::clone(&self.lines[self.line(key)]).try_lock_owned().ok()
+    }
+
     fn line(&self, key: &Key) -> usize {
         let mut hasher = DefaultHasher::new();
         key.hash(&mut hasher);
         let count = self.lines.len() as u64;
         usize::try_from(hasher.finish() % count).unwrap_or(0)
     }
+}
+
+/// The keys of these writes.
+pub(super) fn keys(batch: &[Prepared]) -> BTreeSet<Key> {
+    batch.iter().map(|prepared| prepared.write.key.clone()).collect()
 }
 
 /// One write, with the document that it brings.
@@ -192,6 +208,33 @@ async fn put(
             insert(rows, &fields).await
         }
     }
+}
+
+/// Gives the row of a key another version and leaves its content as it is: no write that was sent before
+/// can be applied any more. Where there is no row, that of a deleted document is made.
+pub(super) async fn fence(rows: &CollectionRows, writers: &Writers, key: &Key) -> Result<()> {
+    let row = rows.head(key).await?;
+    let current = row.as_ref().map_or(Version::NONE, Row::version);
+    let version = writers.versions.next(current, &rows.session.runtime);
+    rows.session.writes()?;
+    // Whoever is faster gives it another version, too.
+    if let Some(row) = row {
+        let fields = doc! { "$set": { "version": number(version) } };
+        let fenced = rows.collection.update_one(row.unchanged(), fields).await;
+        return fenced.map(drop).map_err(failure::of_write);
+    }
+    let now = rows.session.runtime.wall();
+    let content = Content {
+        document: None,
+        text: None,
+        version,
+        created_at: now,
+        updated_at: now,
+        requests: &[],
+    };
+    let mut fields = doc! { "key": key.as_str() };
+    fields.extend(content.fields());
+    insert(rows, &fields).await.map(drop)
 }
 
 /// Adds a row; `false` when there is one with its key.

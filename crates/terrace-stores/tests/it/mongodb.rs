@@ -3,6 +3,7 @@
 
 #![allow(clippy::unwrap_used, reason = "what a test needs is there, or the test fails")]
 
+mod doubts;
 mod follow;
 mod histories;
 mod instances;
