@@ -28,7 +28,8 @@ const TRIES: usize = 100;
 /// Keys of one batch that are written at a time.
 const KEYS_AT_A_TIME: usize = 8;
 
-/// The latest requests that a row remembers.
+/// The latest requests that a row remembers: enough for a repeat of one whose result could not be kept.
+/// All of a day would make the row of a busy document large.
 const REMEMBERED: usize = 32;
 
 /// What the writers of a process share.
