@@ -194,9 +194,10 @@ impl GeoRouter {
         Ok(Self { routes, tasks: std::sync::Mutex::new(tasks) })
     }
 
-    /// The other regions that have what a write has written, as soon as all have it or by the deadline.
-    pub async fn confirmed(&self, receipt: &Receipt, by: Deadline) -> Vec<RegionName> {
-        self.routes.confirmed(receipt, by).await
+    /// The regions beside the one that answered which have what a write has written to a key, as soon as
+    /// all have it or by the deadline. None of a key that resides in its home.
+    pub async fn confirmed(&self, key: &Key, receipt: &Receipt, by: Deadline) -> Vec<RegionName> {
+        self.routes.confirmed(key, receipt, by).await
     }
 
     /// Updates that were lost, as a region lists them. See

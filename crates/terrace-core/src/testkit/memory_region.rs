@@ -124,7 +124,9 @@ impl Store for MemoryRegion {
             let mut receipts = self.inner.store.write(batch, how).await?;
             for receipt in &mut receipts {
                 let offset = receipt.version.get();
-                let applied = receipt.outcome.is_applied();
+                // What was repeated may have been written in another region.
+                let here = receipt.version.region() == Some(self.inner.options.id);
+                let applied = receipt.outcome.is_applied() && here;
                 receipt.event = applied.then_some(LogPosition { epoch: 0, offset });
             }
             self.inner.written.send_replace(());

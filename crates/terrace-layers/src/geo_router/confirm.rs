@@ -1,22 +1,53 @@
 //! Which other regions have what was written in one.
 
+use std::collections::BTreeMap;
+
 use futures_util::future::join_all;
 use terrace_core::{
-    Deadline, Durability, Error, ErrorKind, LogPosition, Receipt, RegionName, Result, WriteOptions,
+    Deadline, Durability, Error, ErrorKind, Key, LogPosition, Receipt, RegionName, Result, Write,
+    WriteOptions,
 };
 
 use super::Routes;
 
 impl Routes {
-    pub(super) async fn confirmed(&self, receipt: &Receipt, by: Deadline) -> Vec<RegionName> {
-        let from = receipt.origin.region.and_then(|name| self.place(Some(name)).ok());
-        match from {
-            Some(from) => {
-                let places = self.having(from, std::slice::from_ref(receipt), by, usize::MAX).await;
-                places.into_iter().map(|place| self.regions[place].name).collect()
-            }
-            None => Vec::new(),
-        }
+    pub(super) async fn confirmed(
+        &self,
+        key: &Key,
+        receipt: &Receipt,
+        by: Deadline,
+    ) -> Vec<RegionName> {
+        let Some(from) = self.written_in(receipt).filter(|_| !self.resides(key)) else {
+            return Vec::new();
+        };
+        let mut places = self.having(from, &[receipt], by, usize::MAX).await;
+        places.push(from);
+        places.sort_unstable();
+        let names = places.into_iter().map(|place| self.regions[place].name);
+        names.filter(|name| receipt.origin.region != Some(*name)).collect()
+    }
+
+    /// Refuses what cannot come true before anything is written.
+    pub(super) fn may_be_replicated(&self, batch: &[Write]) -> Result<()> {
+        let Some(write) = batch.iter().find(|write| self.resides(&write.key)) else {
+            return Ok(());
+        };
+        let home = self.home(&write.key).map(|(home, _)| self.regions[home].name.to_string());
+        let message = "a key resides in its home, and no other region keeps it; nothing was written: ask \
+                       for another durability than replicated";
+        let error = Error::invalid(message).with("key", write.key.to_string());
+        Err(error.with("home", home.unwrap_or_default()))
+    }
+
+    fn resides(&self, key: &Key) -> bool {
+        self.home(key).is_some_and(|(_, home)| home.resides)
+    }
+
+    /// The place of the region whose log has a write; none where nothing was written. A repeated request
+    /// may have been answered by another one.
+    fn written_in(&self, receipt: &Receipt) -> Option<usize> {
+        let id = receipt.version.region().filter(|_| receipt.outcome.is_applied())?;
+        self.regions.iter().position(|region| region.id == id)
     }
 
     /// Waits until other regions have what was written, as many as was asked for.
@@ -35,16 +66,14 @@ impl Routes {
             Some(end) => Deadline::at(end - (end - self.runtime.now()) / 10),
             None => Deadline::NEVER,
         };
-        let mut froms = receipts
-            .iter()
-            .filter_map(|it| it.origin.region.and_then(|name| self.place(Some(name)).ok()))
-            .collect::<Vec<_>>();
-        froms.sort_unstable();
-        froms.dedup();
-        for from in froms {
+        let mut parts = BTreeMap::<usize, Vec<&Receipt>>::new();
+        for receipt in receipts.iter() {
+            if let Some(from) = self.written_in(receipt) {
+                parts.entry(from).or_default().push(receipt);
+            }
+        }
+        for (from, own) in parts {
             let name = self.regions[from].name;
-            let own = receipts.iter().filter(|it| it.origin.region == Some(name)).cloned();
-            let own = own.collect::<Vec<_>>();
             let having = self.having(from, &own, by, wanted - 1).await;
             if having.len() + 1 < wanted {
                 let names = having.iter().map(|place| self.regions[*place].name.to_string());
@@ -60,25 +89,29 @@ impl Routes {
     async fn having(
         &self,
         from: usize,
-        receipts: &[Receipt],
+        receipts: &[&Receipt],
         by: Deadline,
         enough: usize,
     ) -> Vec<usize> {
-        let link = self.link(from, from);
-        let Some(history) = link.region().history() else { return Vec::new() };
-        let positions = receipts.iter().filter_map(|it| it.token.position(&history));
-        let Some(position) = positions.max() else { return Vec::new() };
-        let log = link.region().own_log();
-        let (name, place) = (log.name(), log.place_of(position));
+        let answered = receipts.iter().filter_map(|it| self.place(Some(it.origin.region?)).ok());
+        let mut known = answered.filter(|place| *place != from).collect::<Vec<_>>();
+        known.dedup();
+        if known.len() >= enough {
+            return known;
+        }
+        let log = self.link(from, from).region().own_log();
+        let Some(place) = self.end_of(from, receipts, by).await else { return known };
+        let name = log.name();
         let others = (0..self.regions.len()).filter(|other| *other != from);
-        let having = std::sync::Mutex::new(Vec::new());
+        let others = others.filter(|other| !known.contains(other)).collect::<Vec<_>>();
+        let having = std::sync::Mutex::new(known);
         let note = |other: usize| {
             let mut known = having.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
             known.push(other);
             known.len() >= enough
         };
         let (sender, mut receiver) = tokio::sync::watch::channel(false);
-        let waits = others.map(|other| {
+        let waits = others.into_iter().map(|other| {
             let (name, note, sender) = (&name, &note, &sender);
             async move {
                 if self.comes_to(from, other, name, place, by).await && note(other) {
@@ -93,6 +126,24 @@ impl Routes {
         let mut having = having.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
         having.sort_unstable();
         having
+    }
+
+    /// The place in the log of a region up to which these writes are. Where another one answers in its
+    /// stead that is not known: its end is behind them.
+    async fn end_of(
+        &self,
+        from: usize,
+        receipts: &[&Receipt],
+        by: Deadline,
+    ) -> Option<LogPosition> {
+        let link = self.link(from, from);
+        let (log, history) = (link.region().own_log(), link.region().history()?);
+        let position = |it: &Receipt| Some(log.place_of(it.token.position(&history)?));
+        let places = receipts.iter().map(|it| it.event.or_else(|| position(it)));
+        match places.collect::<Option<Vec<_>>>() {
+            Some(places) => places.into_iter().max(),
+            None => link.call(by, &self.runtime, log.head()).await.ok(),
+        }
     }
 
     /// Whether a region comes to a place in the log of another one by the deadline.

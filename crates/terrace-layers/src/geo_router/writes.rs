@@ -20,6 +20,10 @@ impl Routes {
         self.open()?;
         how.deadline.check(self.runtime.now())?;
         let asked = self.place(how.region)?;
+        let is_replicated = how.durability == Some(Durability::Replicated);
+        if is_replicated {
+            self.may_be_replicated(&batch)?;
+        }
         let mut parts = BTreeMap::<Option<usize>, Vec<Placed>>::new();
         for (place, write) in batch.into_iter().enumerate() {
             let home = self.home(&write.key).map(|(home, _)| home);
@@ -34,7 +38,7 @@ impl Routes {
             }
             _ => self.write_parts(asked, parts, how).await?,
         };
-        if how.durability == Some(Durability::Replicated) {
+        if is_replicated {
             self.replicated(&mut receipts, how).await?;
         }
         Ok(receipts)

@@ -168,7 +168,7 @@ async fn a_write_is_replicated_when_most_regions_have_it() {
     let receipt = world.router.write(write("1"), &replicated(true)).await.unwrap().remove(0);
     assert_eq!(receipt.durability, Durability::Replicated);
     let by = Deadline::at(world.runtime.now() + Duration::from_millis(250));
-    assert_eq!(world.router.confirmed(&receipt, by).await, [name(1), name(2)]);
+    assert_eq!(world.router.confirmed(&key("a"), &receipt, by).await, [name(1), name(2)]);
 
     world.cut(0, 2, true);
     world.router.write(write("2"), &replicated(false)).await.expect("most");
@@ -196,6 +196,56 @@ async fn a_request_that_is_repeated_in_another_region_makes_no_second_version() 
     };
     let refused = world.router.write(write(), &other).await.unwrap_err();
     assert_eq!(refused.kind(), ErrorKind::InvalidInput, "another request under this key");
+}
+
+/// What another region has answered stands in the log of the one that did the write.
+#[tokio::test(start_paused = true)]
+async fn a_repeated_request_is_replicated_where_the_write_is_followed() {
+    let world = World::new(13, Wanted::default());
+    put(&world, 1, "other", "1").await.unwrap();
+    world.settle().await;
+    world.cut(0, 2, true);
+    let request = Arc::new(Idempotency::new("request-1", [7; 32]).unwrap());
+    let how = |place, everywhere, durability| WriteOptions {
+        idempotency: Some(Arc::clone(&request)),
+        deadline: Deadline::at(world.runtime.now() + Duration::from_secs(2)),
+        durability,
+        everywhere,
+        ..into(place)
+    };
+    let write = || vec![Write::put(key("a"), value("1"))];
+    world.router.write(write(), &how(0, false, None)).await.expect("a write");
+    while world.regions[1].get(&key("a")).await.unwrap().is_none() {
+        world.runtime.sleep(Duration::from_millis(20)).await;
+    }
+    let replicated = Some(Durability::Replicated);
+    world.router.write(write(), &how(1, false, replicated)).await.expect("two regions have it");
+    let unknown = world.router.write(write(), &how(1, true, replicated)).await.unwrap_err();
+    assert_eq!(unknown.kind(), ErrorKind::OutcomeUnknown);
+    assert!(unknown.message().contains("committed in us-east, and eu-west confirmed"), "{unknown}");
+    let again = world.router.write(write(), &how(1, false, None)).await.unwrap().remove(0);
+    assert_eq!(again.origin.region, Some(name(1)));
+    let by = || Deadline::at(world.runtime.now() + Duration::from_millis(250));
+    assert_eq!(world.router.confirmed(&key("a"), &again, by()).await, [name(0)]);
+    world.cut(0, 2, false);
+    world.runtime.sleep(Duration::from_secs(10)).await;
+    assert_eq!(world.router.confirmed(&key("a"), &again, by()).await, [name(0), name(2)]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_resides_in_its_home_is_replicated_nowhere() {
+    let world = World::new(14, at_home(true));
+    let receipt = put(&world, 0, "eu:a", "1").await.unwrap();
+    world.settle().await;
+    let by = Deadline::at(world.runtime.now() + Duration::from_millis(250));
+    assert_eq!(world.router.confirmed(&key("eu:a"), &receipt, by).await, []);
+    let deadline = Deadline::at(world.runtime.now() + Duration::from_secs(2));
+    let how = WriteOptions { durability: Some(Durability::Replicated), deadline, ..into(0) };
+    let batch = ["b", "eu:a"].map(|name| Write::put(key(name), value("2"))).to_vec();
+    let refused = world.router.write(batch, &how).await.unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::InvalidInput, "{refused}");
+    let found = [read(&world, 0, "eu:a").await.unwrap(), read(&world, 0, "b").await.unwrap()];
+    assert_eq!(found.each_ref().map(text), [Some("1"), None], "nothing was written");
 }
 
 #[tokio::test(start_paused = true)]

@@ -127,10 +127,12 @@ pub trait Regions: fmt::Debug + Send + Sync + 'static {
     /// All regions, in their order.
     fn names(&self) -> Vec<RegionName>;
 
-    /// The other regions that have what a write has written, as soon as all of them have it or by the
-    /// deadline. None where they do not follow each other.
+    /// The regions beside the one that answered which have what a write has written to a key, as soon as
+    /// all of them have it or by the deadline. None where they do not follow each other, and none of a key
+    /// that resides in its home.
     fn confirmed<'a>(
         &'a self,
+        key: &'a Key,
         receipt: &'a Receipt,
         by: Deadline,
     ) -> BoxFuture<'a, Vec<RegionName>>;

@@ -145,10 +145,11 @@ impl Regions for GeoRouter {
 
     fn confirmed<'a>(
         &'a self,
+        key: &'a Key,
         receipt: &'a Receipt,
         by: Deadline,
     ) -> BoxFuture<'a, Vec<RegionName>> {
-        Box::pin(GeoRouter::confirmed(self, receipt, by))
+        Box::pin(GeoRouter::confirmed(self, key, receipt, by))
     }
 
     fn conflicts<'a>(

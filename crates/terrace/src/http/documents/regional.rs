@@ -101,7 +101,7 @@ async fn write(all: &Regional, call: &mut Call) -> Answer {
     how.region = call.region(named.as_deref())?;
     let receipt = records.write_one(call, Write::put(key.clone(), value), &how).await?;
     let by = Deadline::at(call.app.runtime.now() + CONFIRMED_WITHIN).min(how.deadline);
-    let confirmed = all.regions.confirmed(&receipt, by).await;
+    let confirmed = all.regions.confirmed(&key, &receipt, by).await;
     let region = shown(receipt.origin.region.or(how.region));
     let message = match confirmed.len() {
         0 => format!("Written to {region}"),

@@ -42,10 +42,11 @@ impl Regions for Port {
 
     fn confirmed<'a>(
         &'a self,
+        key: &'a Key,
         receipt: &'a Receipt,
         by: Deadline,
     ) -> BoxFuture<'a, Vec<RegionName>> {
-        Box::pin(self.0.confirmed(receipt, by))
+        Box::pin(self.0.confirmed(key, receipt, by))
     }
 
     fn conflicts<'a>(
