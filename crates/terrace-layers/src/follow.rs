@@ -43,7 +43,8 @@ impl Default for FollowOptions {
 ///
 /// Where the log has another name than the checkpoint, or no longer has what follows, the follower
 /// begins anew. A batch that the follower refuses is halved until the one change is found that cannot be
-/// applied; its key is parked, visibly, and the others go on.
+/// applied; its key is parked, visibly, and the others go on. A follower that parks nothing stands before
+/// it, and the inspection says before which key, and why.
 pub struct Follow {
     name: &'static str,
     log: Arc<dyn ChangeLog>,
@@ -336,9 +337,9 @@ impl Follow {
                 return Ok(Step::Again);
             }
             tracing::error!(follower = %self.follower, %error, changes = count,
-                "a change cannot be applied; its key is set aside");
+                "a change cannot be applied; its key is set aside where that is possible");
             batch.refused = Some(error.to_string());
-            applied = self.follower.apply(&batch).await;
+            applied = self.follower.apply(&batch).await.map_err(|error| stands(error, &batch));
         }
         if applied.is_err() {
             // Perhaps it was too much at once.
@@ -372,6 +373,17 @@ impl Follow {
     pub fn inspect(&self) -> Inspection {
         self.progress.inspect(self.name, self.runtime.now()).text("log", self.log.name())
     }
+}
+
+/// A follower that sets nothing aside goes no further: whoever looks must see before what it stands.
+fn stands(error: Error, batch: &Batch) -> Error {
+    let Some(change) = batch.changes.first().filter(|_| is_refusal(&error)) else { return error };
+    let why = format!(
+        "the change of key {} cannot be applied, and nothing after it is: {}",
+        change.key,
+        error.message()
+    );
+    Error::new(error.kind(), why).caused_by(error)
 }
 
 /// Whether trying again would fail again.

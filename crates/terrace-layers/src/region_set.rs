@@ -9,7 +9,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use terrace_core::{
-    Deadline, Key, KeyRange, PositionLost, RegionName, RegionStore, Result, Runtime, Timestamp,
+    Deadline, Error, Key, KeyRange, PositionLost, RegionName, RegionStore, Result, Runtime,
+    Timestamp,
 };
 
 use crate::follow::{FirstRows, Follow, FollowOptions};
@@ -33,6 +34,8 @@ pub struct RegionLag {
     pub region: RegionName,
     /// What is known of it.
     pub state: LagState,
+    /// The key of the first change that waits. Where that cannot be applied, nothing after it is.
+    pub next: Option<Key>,
 }
 
 /// What is known of a follower.
@@ -78,9 +81,10 @@ impl RegionSet {
         let mut lags = Vec::new();
         for (origin, region) in self.pairs() {
             let state = self.lag(origin, region).await;
-            let state = state.unwrap_or_else(|error| LagState::Unknown(error.message().to_owned()));
+            let unknown = |error: Error| (LagState::Unknown(error.message().to_owned()), None);
+            let (state, next) = state.unwrap_or_else(unknown);
             let (origin, region) = (origin.region().name, region.region().name);
-            lags.push(RegionLag { origin, region, state });
+            lags.push(RegionLag { origin, region, state, next });
         }
         lags
     }
@@ -98,7 +102,7 @@ impl RegionSet {
         loop {
             let mut behind = Vec::new();
             for (origin, region) in self.pairs() {
-                let state = self.lag(origin, region).await?;
+                let (state, next) = self.lag(origin, region).await?;
                 let id = origin.region().id;
                 let head = heads.iter().find(|(known, _)| *known == id).map(|(_, head)| *head);
                 let known = region.checkpoints().await?;
@@ -106,7 +110,7 @@ impl RegionSet {
                 let has_all = matches!(state, LagState::Behind(0, _)) || reached >= head;
                 if !has_all || matches!(state, LagState::Copying | LagState::Stopped) {
                     let (origin, region) = (origin.region().name, region.region().name);
-                    behind.push(RegionLag { origin, region, state });
+                    behind.push(RegionLag { origin, region, state, next });
                 }
             }
             if behind.is_empty() || by.passed(self.runtime.now()) {
@@ -136,7 +140,7 @@ impl RegionSet {
     /// `Unavailable` when a region cannot be reached.
     pub async fn repair(&self) -> Result<u64> {
         for (origin, region) in self.pairs() {
-            if self.lag(origin, region).await? == LagState::Stopped {
+            if self.lag(origin, region).await?.0 == LagState::Stopped {
                 let follower = region.follower_of(origin.region().id);
                 follower.begin_anew(&origin.own_log().name()).await?;
             }
@@ -174,21 +178,22 @@ impl RegionSet {
         &self,
         origin: &Arc<dyn RegionStore>,
         region: &Arc<dyn RegionStore>,
-    ) -> Result<LagState> {
+    ) -> Result<(LagState, Option<Key>)> {
         let log = origin.own_log();
         let known = region.follower_of(origin.region().id).checkpoint().await?;
         if !known.log.is_empty() && !known.is_in(&log.name()) {
-            return Ok(LagState::Stopped);
+            return Ok((LagState::Stopped, None));
         }
         if !known.complete {
-            return Ok(LagState::Copying);
+            return Ok((LagState::Copying, None));
         }
         let page = match log.after(known.position, Self::COUNTED).await {
-            Err(error) if PositionLost::caused(&error) => return Ok(LagState::Stopped),
+            Err(error) if PositionLost::caused(&error) => return Ok((LagState::Stopped, None)),
             page => page?,
         };
         let written = page.changes.iter().map(|change| change.version.time()).min();
-        Ok(LagState::Behind(page.changes.len(), written))
+        let next = page.changes.first().map(|change| change.key.clone());
+        Ok((LagState::Behind(page.changes.len(), written), next))
     }
 
     /// Follows until what was committed before the call is applied. Another process may follow, too.

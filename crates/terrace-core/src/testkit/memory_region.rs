@@ -37,6 +37,8 @@ struct RegionState {
 struct Weather {
     delay: Duration,
     down: bool,
+    /// A key whose changes and rows are refused.
+    refused: Option<Key>,
 }
 
 impl MemoryRegion {
@@ -56,6 +58,11 @@ impl MemoryRegion {
     /// Makes every call begin by up to this much later.
     pub fn set_delay(&self, delay: Duration) {
         self.inner.weather().delay = delay;
+    }
+
+    /// Refuses what other regions have written to this key, or nothing any more.
+    pub fn refuse(&self, key: Option<Key>) {
+        self.inner.weather().refused = key;
     }
 
     /// Sets its clock so far before the runtime's, or after it.
@@ -92,6 +99,10 @@ impl RegionState {
     }
 
     fn merge(&self, origin: Option<RegionId>, batch: &Batch) -> Result<bool> {
+        let refused = self.weather().refused.clone();
+        if batch.changes.iter().any(|change| Some(&change.key) == refused.as_ref()) {
+            return Err(Error::new(ErrorKind::Internal, "the test says so"));
+        }
         self.store.merge_batch(origin, batch)
     }
 }

@@ -339,6 +339,34 @@ async fn an_origin_that_has_lost_what_was_followed_is_not_followed_until_it_is_r
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_change_that_cannot_be_applied_is_named_by_its_key() {
+    let world = World::new(15, Wanted::default());
+    put(&world, 0, "a", "1").await.unwrap();
+    world.settle().await;
+    world.regions[1].refuse(Some(key("bad")));
+    for name in ["good", "bad", "after"] {
+        put(&world, 0, name, "1").await.unwrap();
+    }
+    world.runtime.sleep(Duration::from_secs(20)).await;
+    let here = async |name: &str| world.regions[1].get(&key(name)).await.unwrap().is_some();
+    assert_eq!([here("good").await, here("bad").await, here("after").await], [true, false, false]);
+    let tree = world.router.inspect().await;
+    assert_eq!(tree.status, Status::Degraded);
+    let why = "the change of key bad cannot be applied, and nothing after it is: the test says so";
+    assert!(tree.reason().contains(why), "{}", tree.reason());
+    let ports = world.regions.iter().map(|region| Arc::clone(region) as Arc<dyn RegionStore>);
+    let set = RegionSet::new(ports.collect(), world.runtime.clone());
+    let lags = set.lags().await;
+    let next = lags.iter().filter_map(|lag| lag.next.as_ref()).collect::<Vec<_>>();
+    assert_eq!(next, [&key("bad")], "{lags:?}");
+    let stands = set.repair().await.unwrap_err();
+    assert!(stands.message().contains(why), "{stands}");
+    world.regions[1].refuse(None);
+    world.settle().await;
+    assert_eq!(world.router.inspect().await.status, Status::Healthy);
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_may_be_stale_for_a_time_comes_from_a_region_that_has_heard_all_within_it() {
     let world = World::new(10, Wanted::default());
     put(&world, 0, "a", "1").await.unwrap();

@@ -178,7 +178,8 @@ fn show(lags: &[RegionLag], runtime: &Runtime, as_json: bool) {
         let each = lags.iter().map(|lag| {
             let (changes, age) = waiting(lag);
             json!({"from": lag.origin.as_str(), "to": lag.region.as_str(),
-                "state": lag.state.to_string(), "waiting": changes, "oldest_ms": age.as_millis()})
+                "state": lag.state.to_string(), "waiting": changes, "oldest_ms": age.as_millis(),
+                "next": lag.next.as_ref().map(|key| key.as_str())})
         });
         let each = each.collect::<Vec<_>>();
         screen::line(&format!("{:#}", json!({ "followers": each })));
@@ -195,9 +196,10 @@ fn show(lags: &[RegionLag], runtime: &Runtime, as_json: bool) {
             lag.state.to_string(),
             format!("{changes}{more}"),
             oldest,
+            lag.next.as_ref().map(|key| key.to_string()).unwrap_or_default(),
         ]
     });
-    screen::table(["FROM", "TO", "STATE", "WAITING", "OLDEST"], rows);
+    screen::table(["FROM", "TO", "STATE", "WAITING", "OLDEST", "NEXT KEY"], rows);
 }
 
 fn differences(found: &[RowDifference], as_json: bool) {
