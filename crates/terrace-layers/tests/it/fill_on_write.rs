@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use terrace_core::testkit::{Hand, Scripted, StoreFixture, key, value};
 use terrace_core::{
-    ErrorKind, MemoryStore, Origin, ReadOptions, Runtime, Store as _, StoreExt as _, Write,
-    WriteOptions,
+    ErrorKind, MemoryStore, Origin, ReadOptions, Receipt, Runtime, Store as _, StoreExt as _,
+    Write, WriteOptions,
 };
 use terrace_layers::{CacheAside, CacheAsideOptions, FillOnWrite, NearCache, NearCacheOptions};
 
@@ -73,37 +73,35 @@ async fn keys_of_a_batch_are_told_one_by_one() {
     assert!(first.cached);
 }
 
+/// What a write answers while this happens below.
+async fn written(below: impl AsyncFnOnce(&mut Hand)) -> Receipt {
+    let (store, mut hand) = scripted();
+    let write = store.put(key("a"), value("1"));
+    let (receipt, ()) = tokio::join!(write, async {
+        hand.write().await.applied(1);
+        below(&mut hand).await;
+    });
+    receipt.expect("a write")
+}
+
 #[tokio::test(start_paused = true)]
 async fn an_answer_does_not_wait_for_caches_that_hang() {
-    let (store, mut hand) = scripted();
-    let store = Arc::new(store);
-    let writer = Arc::clone(&store);
-    let write = tokio::spawn(async move { writer.put(key("a"), value("1")).await });
-    hand.write().await.applied(1);
-    let hangs = hand.read().await;
-    let receipt = write.await.expect("no panic").expect("a write");
-    assert!(!receipt.cached);
-    drop(hangs);
+    let hangs = async |hand: &mut Hand| hand.read().await.abandoned().await;
+    assert!(!written(hangs).await.cached);
 }
 
 #[tokio::test]
 async fn a_read_that_fails_does_not_fail_the_write() {
-    let (store, mut hand) = scripted();
-    let write = tokio::spawn(async move { store.put(key("a"), value("1")).await });
-    hand.write().await.applied(1);
-    hand.read().await.fail(ErrorKind::Unavailable);
-    let receipt = write.await.expect("no panic").expect("a write");
-    assert!(!receipt.cached);
+    let fails = async |hand: &mut Hand| hand.read().await.fail(ErrorKind::Unavailable);
+    assert!(!written(fails).await.cached);
 }
 
 #[tokio::test]
-async fn another_database_answer_is_no_hit() {
-    let (store, mut hand) = scripted();
-    let write = tokio::spawn(async move { store.put(key("a"), value("1")).await });
-    hand.write().await.applied(1);
-    for _ in 0..2 {
-        hand.read().await.found(&[("a", "1", 1)]);
-    }
-    let receipt = write.await.expect("no panic").expect("a write");
-    assert!(!receipt.cached, "nothing kept it");
+async fn an_answer_of_the_database_is_no_hit() {
+    let misses = async |hand: &mut Hand| {
+        for _ in 0..2 {
+            hand.read().await.found(&[("a", "1", 1)]);
+        }
+    };
+    assert!(!written(misses).await.cached, "nothing kept it");
 }

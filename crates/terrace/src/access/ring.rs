@@ -325,3 +325,95 @@ fn value(grant: &Grant) -> Result<Value> {
     })?;
     Value::new(text)
 }
+
+#[cfg(test)]
+mod tests {
+    use terrace_core::MemoryStore;
+    use terrace_core::testkit::Scripted;
+
+    use super::*;
+
+    async fn ring(store: &Arc<MemoryStore>) -> KeyRing {
+        let store = Arc::clone(store) as Arc<dyn Store>;
+        KeyRing::open(store, None, Runtime::system()).await.expect("grants are read")
+    }
+
+    async fn pass(time: Duration) {
+        Runtime::system().sleep(time).await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_key_is_known_and_its_end_within_the_promised_time() {
+        let store = Arc::<MemoryStore>::default();
+        let rings = [ring(&store).await, ring(&store).await];
+        let key = ApiKey::generate().expect("random numbers");
+        let now = Runtime::system().wall();
+        let grant = Grant::new(&key, "app", &[Scope::Read], now);
+        add(&*store, key.id(), &grant).await.expect("it is kept");
+        pass(Duration::from_secs(2)).await;
+        for ring in &rings {
+            let principal = ring.principal(key.reveal()).expect("it is known");
+            assert!(principal.may(Scope::Read) && !principal.may(Scope::Write));
+        }
+        let other = ApiKey::generate().expect("random numbers");
+        let wrong = format!("trc_{}_{}", key.id(), &other.reveal()[15..]);
+        assert_eq!(rings[0].principal(&wrong), Err((Refusal::Malformed, None)));
+        let unknown = Err((Refusal::Unknown, Some(other.id().clone())));
+        assert_eq!(rings[0].principal(other.reveal()), unknown);
+        change(&*store, key.id(), |grant| grant.revoked_at = Some(now)).await.expect("it is there");
+        pass(Duration::from_secs(5)).await;
+        for ring in &rings {
+            let refused = Err((Refusal::Revoked, Some(key.id().clone())));
+            assert_eq!(ring.principal(key.reveal()), refused);
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_first_key_is_made_once() {
+        let store = Arc::<MemoryStore>::default();
+        let rings = [ring(&store).await, ring(&store).await];
+        let made = [rings[0].first().await, rings[1].first().await];
+        let made = made.map(|made| made.expect("it is kept"));
+        let key = made[0].as_ref().expect("the first one makes it");
+        assert!(made[1].is_none());
+        assert!(rings[0].principal(key.reveal()).expect("it is known").may(Scope::Write));
+        assert!(ring(&store).await.first().await.expect("grants are read").is_none());
+    }
+
+    /// While the store of grants is down, known keys go on for a while, and then nobody does.
+    #[tokio::test(start_paused = true)]
+    async fn what_cannot_be_decided_is_refused() {
+        let memory = MemoryStore::default();
+        let key = ApiKey::generate().expect("random numbers");
+        let grant = Grant::new(&key, "app", &[Scope::Read], Runtime::system().wall());
+        add(&memory, key.id(), &grant).await.expect("it is kept");
+        let (store, mut hand) = Scripted::new();
+        let (ring, ()) = tokio::join!(KeyRing::open(store, None, Runtime::system()), async {
+            hand.next().await.pass_on(&memory).await;
+        });
+        let ring = ring.expect("grants are read");
+        let _fails = Runtime::system().spawn("fails", async move {
+            loop {
+                hand.scan().await.fail(ErrorKind::Unavailable);
+            }
+        });
+        pass(KeyRing::BELIEVED_FOR - Duration::from_secs(1)).await;
+        assert!(ring.principal(key.reveal()).is_ok());
+        assert_eq!(ring.inspect().status, Status::Degraded);
+        pass(Duration::from_secs(2)).await;
+        let refused = Err((Refusal::Undecided, Some(key.id().clone())));
+        assert_eq!(ring.principal(key.reveal()), refused);
+    }
+
+    #[tokio::test]
+    async fn the_key_of_the_settings_may_do_everything() {
+        let store = Arc::<MemoryStore>::default() as Arc<dyn Store>;
+        let ring = KeyRing::open(store, Some("made up"), Runtime::system()).await;
+        let ring = ring.expect("grants are read");
+        assert!(ring.first().await.expect("nothing is made").is_none());
+        let principal = ring.principal("made up").expect("it is known");
+        assert!(principal.may(Scope::Admin) && !principal.is_restricted());
+        assert_eq!(ring.principal("made up "), Err((Refusal::Malformed, None)));
+        assert_eq!(ring.principal(""), Err((Refusal::Malformed, None)));
+    }
+}

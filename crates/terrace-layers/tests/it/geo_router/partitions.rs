@@ -11,7 +11,10 @@ use terrace_core::{
 
 use super::world::{Wanted, World, name};
 
-const SEEDS: u64 = 100;
+/// `TERRACE_SEEDS` runs so many.
+fn seeds() -> u64 {
+    std::env::var("TERRACE_SEEDS").ok().and_then(|text| text.parse().ok()).unwrap_or(100)
+}
 
 /// Everything that was ever written, by key: each version, and what it has replaced.
 async fn updates(world: &World) -> BTreeMap<Key, Vec<(Version, Version)>> {
@@ -97,7 +100,7 @@ async fn run(seed: u64) -> usize {
 #[tokio::test(start_paused = true)]
 async fn regions_are_equal_after_a_partition_and_what_was_lost_is_listed() {
     let mut lost = 0;
-    for seed in 0..SEEDS {
+    for seed in 0..seeds() {
         lost += run(seed).await;
     }
     assert!(lost > 100, "the partitions made no conflicts: {lost}");
@@ -169,7 +172,7 @@ async fn hop(seed: u64, cached: bool) -> (usize, usize) {
 #[tokio::test(start_paused = true)]
 async fn a_token_that_hops_between_regions_never_goes_back() {
     let (mut reads, mut refused) = (0, 0);
-    for seed in 0..SEEDS {
+    for seed in 0..seeds() {
         let (some, others) = hop(seed, seed % 2 == 1).await;
         (reads, refused) = (reads + some, refused + others);
     }

@@ -9,10 +9,10 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use terrace_lab::{PostgresOptions, PostgresServer};
 
+use super::cqrs::kills;
 use super::{Program, Stores, own_redis, send, terrace};
 
 const NAMES: [&str; 3] = ["us-east", "eu-west", "asia-pac"];
-const CYCLES: usize = 4;
 const KEYS: usize = 6;
 
 /// `terrace regions` beside the program; its answer, and whether it is content.
@@ -98,7 +98,7 @@ async fn write_everywhere(program: &Program, from: usize, acknowledged: &Acknowl
 
 async fn killed_amid_writes(stores: Stores<'_>) {
     let acknowledged = Acknowledged::default();
-    for cycle in 1..=CYCLES {
+    for cycle in 1..=kills() {
         let program = Program::serve(9, &stores).await;
         let from = cycle * 1_000_000;
         let writes = write_everywhere(&program, from, &acknowledged);
