@@ -21,7 +21,6 @@
 //! **The clock** is the function `terrace_clock`. Tests put another one in its place.
 
 mod install;
-mod later;
 mod merge;
 mod port;
 mod rows;

@@ -1,22 +1,22 @@
 //! What others ask a database that is a region.
 
 use std::fmt;
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use terrace_core::{
     Batch, BoxFuture, ChangeLog, Checkpoint, Checkpoints, Conflict, Deadline, Error, ErrorKind,
     Follower, Inspection, Key, KeyRange, LeaderLease, LogPosition, Logged, Position, RangeDigest,
-    RegionId, RegionOptions, RegionStore, Result, Task, Token, Unit, Version,
+    RegionId, RegionOptions, RegionStore, Result, Token, Unit, Version,
 };
 use tokio_postgres::types::{ToSql, Type};
 
+use super::super::PostgresStore;
 use super::super::connection::Connection;
 use super::super::log::of_region::HasNews;
 use super::super::snapshot::{self, Snapshot, Transaction};
 use super::super::work::{Failure, Progress, Work, corrupt};
 use super::super::worker::Worker;
-use super::super::{PostgresLog, PostgresStore};
 use super::RegionParts;
 use super::merge::{Merge, text_of};
 use super::rows::{Collect, Digest, ListConflicts, ReadRows};
@@ -29,13 +29,9 @@ const PATIENCE: Duration = Duration::from_secs(10 * 60);
 impl PostgresStore {
     /// Gives the log of a region its name.
     pub(in super::super) fn name_log(&self, name: Option<Arc<str>>) {
-        if let Some((log, name)) = self.region_log().zip(name) {
-            log.is_named(name);
+        if let Some((region, name)) = self.region.as_ref().zip(name) {
+            region.log.is_named(name);
         }
-    }
-
-    pub(super) fn region_log(&self) -> Option<Arc<PostgresLog>> {
-        self.region.as_ref().map(|region| Arc::clone(&region.log))
     }
 
     /// Says of a region how many losses are listed.
@@ -47,11 +43,6 @@ impl PostgresStore {
             Ok(listed) => tree.gauge("conflicts", listed, Unit::Count),
             Err(_) => tree,
         }
-    }
-
-    /// Stops this with the store.
-    pub(super) fn also_stop(&self, task: Task) {
-        self.upkeep.lock().unwrap_or_else(PoisonError::into_inner).push(task);
     }
 
     fn parts(&self) -> &RegionParts {

@@ -8,8 +8,8 @@ use std::time::Duration;
 use jiff::SignedDuration;
 use terrace_core::testkit::{Fixture, Regions, StoreFixture};
 use terrace_core::{
-    Ancestry, Batch, Checkpoint, ErrorKind, Follower, Generations, LogPosition, Logged, Position,
-    RegionStore, Runtime, Store as _, StoreExt as _, Version, Write, WriteOptions,
+    Ancestry, Batch, Checkpoint, ErrorKind, Follower, LogPosition, Logged, Position, RegionStore,
+    Runtime, Store as _, StoreExt as _, Version, Write, WriteOptions,
 };
 use terrace_lab::testing;
 use terrace_stores::postgres::ConnectionSource;
@@ -265,32 +265,6 @@ async fn a_position_that_commits_apart_is_caught() {
         None,
         "the change is lost"
     );
-}
-
-#[tokio::test]
-async fn a_region_whose_server_is_down_is_opened_when_it_answers() {
-    let server = testing::replicated(0, &[]).await.primary;
-    let url = server.url();
-    server.stop().await.expect("a stop");
-    let options = PostgresOptions {
-        region: Some(Regions::options(1)),
-        connect_timeout: Duration::from_secs(30),
-        ..PostgresOptions::new(&url)
-    };
-    let store = PostgresStore::region_later(options, Runtime::system()).expect("a store");
-    let refused = store.put(key("a"), value("1")).await.expect_err("a server that is down");
-    assert_eq!(refused.kind(), ErrorKind::Unavailable, "{refused}");
-    assert_eq!((store.history(), store.own_log().name()), ("".into(), "".into()));
-    assert_eq!(Generations::history(&store), None);
-    server.restart().await.expect("a start");
-    while store.own_log().name().is_empty() {
-        tokio::task::yield_now().await;
-    }
-    let version = store.put(key("a"), value("1")).await.expect("a write").version;
-    assert_eq!(version.region(), Some(store.region().id));
-    assert_eq!(logged(&store).await.len(), 1);
-    assert!(Generations::history(&store).is_some());
-    store.close().await.expect("an end");
 }
 
 /// Transactions do not end in the order of their numbers. What a slow one brings may be seen by clients
