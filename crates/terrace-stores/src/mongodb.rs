@@ -53,6 +53,7 @@ mod store;
 mod upkeep;
 mod versions;
 mod write;
+mod writing;
 
 pub use options::MongoOptions;
 pub use store::MongoDocuments;

@@ -6,7 +6,9 @@ use std::time::{Duration, Instant};
 use terrace_core::{BoxFuture, Deadline, Generations, Key, Proof, Result, Runtime, Task, Token};
 use tokio::sync::watch;
 
+use super::query::CollectionRows;
 use super::store::Shared;
+use super::write;
 
 /// How often the history and the generation are looked at.
 const LOOK: Duration = Duration::from_secs(1);
@@ -47,6 +49,43 @@ impl Generations for MongoGenerations {
 
     fn raise<'a>(&'a self, _: &'a [Key]) -> BoxFuture<'a, Result<()>> {
         Box::pin(self.shared.raise())
+    }
+}
+
+impl Shared {
+    /// Raises the generation.
+    pub(super) async fn raise(&self) -> Result<()> {
+        let raise = || async {
+            let history = self.history();
+            let work = |rows: CollectionRows| async move { history.raise(&rows.session).await };
+            self.run(Deadline::NEVER, work).await
+        };
+        self.histories.raise(raise).await?;
+        self.look(Deadline::NEVER).await
+    }
+
+    /// Ends doubts about writes, see [`Doubts`](super::doubts::Doubts), and raises the generation if there
+    /// were any. Those whose key is being written stay.
+    pub(super) async fn settle_doubts(&self) -> Result<()> {
+        /// As many as can be ended before the next look.
+        const AT_ONCE: usize = 50;
+        let mut doubt = self.writers.doubts.take(AT_ONCE);
+        let mut ended = Vec::new();
+        for key in doubt.keys().clone() {
+            let Some(line) = self.writers.free_line(&key) else { continue };
+            let (writers, of) = (Arc::clone(&self.writers), key.clone());
+            let work = |rows: CollectionRows| async move {
+                let _line = line;
+                write::fence(&rows, &writers, &of).await
+            };
+            self.run(Deadline::NEVER, work).await?;
+            ended.push(key);
+        }
+        if !ended.is_empty() {
+            self.raise().await?;
+            ended.iter().for_each(|key| doubt.settle(key));
+        }
+        Ok(())
     }
 }
 
