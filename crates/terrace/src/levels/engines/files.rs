@@ -107,13 +107,19 @@ pub(super) fn journal(directory: &Path, of: &Engines) -> Result<Arc<dyn Journal>
     Ok(Arc::new(SqliteJournal::open(options, of.runtime.clone())?))
 }
 
+/// What the file of summaries follows.
+const LEDGER: &str = "ledger";
+
 /// Documents in a file of this directory, and the summaries in another.
 pub(super) fn documents(directory: &Path, of: &Engines) -> Result<DocumentEngine> {
     let path = |name| directory.join(format!("l{}-{name}.sqlite", of.level));
     let open = SqliteOptions::new(path("documents"));
     let documents = Arc::new(SqliteDocuments::open(open, of.runtime.clone())?);
-    let summaries = SqliteStore::open(SqliteOptions::new(path("summaries")), of.runtime.clone())?;
-    let follower = Arc::new(summaries.follower("ledger"));
+    // A copy and nothing else: where the ledger's log is begun anew, nothing of an older one stays.
+    let copy =
+        SqliteOptions { replica_of: Some(LEDGER.into()), ..SqliteOptions::new(path("accounts")) };
+    let summaries = SqliteStore::open(copy, of.runtime.clone())?;
+    let follower = Arc::new(summaries.follower(LEDGER));
     Ok(DocumentEngine {
         generations: documents.generations(),
         documents,

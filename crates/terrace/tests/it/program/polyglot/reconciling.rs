@@ -60,3 +60,27 @@ async fn an_embedded_level_is_compared_beside_the_program_that_serves_it() {
     let (clean, found) = reconcile(&[], &arguments).await;
     assert_eq!((clean, &found["accounts"]), (true, &json!(1)));
 }
+
+/// What came after the backup is in no summary, and nobody has to do anything for it.
+#[tokio::test]
+async fn a_ledger_that_is_put_back_from_a_backup_takes_the_summaries_with_it() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let (file, backup) =
+        (directory.path().join("l8-ledger.sqlite"), directory.path().join("backup"));
+    let program = Program::serve(8, &Stores::Embedded(directory.path())).await;
+    assert_eq!(program.pay("a", 10.0).await.0, 200);
+    assert!(program.terminate().await.success());
+    std::fs::copy(&file, &backup).expect("a backup");
+    let program = Program::serve(8, &Stores::Embedded(directory.path())).await;
+    for user in ["a", "later"] {
+        assert_eq!(program.pay(user, 1.0).await.0, 200);
+        program.summary(user).await;
+    }
+    assert!(program.terminate().await.success());
+    std::fs::remove_file(&file).expect("the ledger is lost");
+    std::fs::copy(&backup, &file).expect("it is put back");
+    let program = Program::serve(8, &Stores::Embedded(directory.path())).await;
+    assert_eq!(program.summary("a").await["balance"], 10.0);
+    let later = program.send("GET", "/v1/users/later/summary", &Value::Null).await;
+    assert_eq!(later.0, 404, "{}", later.1);
+}
