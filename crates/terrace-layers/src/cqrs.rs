@@ -1,5 +1,6 @@
 //! Commands to one database, queries from another that follows it.
 
+mod filled;
 mod reads;
 mod rebuild;
 mod shared_log;
@@ -21,6 +22,7 @@ pub use rebuild::rebuild;
 use crate::follow::{Follow, FollowOptions, Following};
 use crate::heads::Heads;
 
+use filled::{Filled, Verdict};
 use reads::ReadCounts;
 use shared_log::SharedLog;
 
@@ -90,6 +92,7 @@ pub struct Cqrs {
     others: Vec<Following>,
     reads: Arc<ReadCounts>,
     heads: Heads,
+    filled: Filled,
     accepted: AtomicU64,
     fallbacks: AtomicU64,
     options: CqrsOptions,
@@ -145,6 +148,7 @@ impl Cqrs {
             others,
             reads,
             heads: Heads::default(),
+            filled: Filled::default(),
             accepted: AtomicU64::new(0),
             fallbacks: AtomicU64::new(0),
             options,
@@ -225,6 +229,9 @@ impl Cqrs {
                 return Ok(None);
             }
             let place = rows.checkpoint.position;
+            if mine && !self.is_filled(place).await? {
+                return Ok(None);
+            }
             let age = self.heads.age(place, self.runtime.now());
             let young = match how.consistency {
                 Consistency::MaxStale(limit) => age.is_some_and(|age| age <= limit),
@@ -246,6 +253,28 @@ impl Cqrs {
             follow.progressed(asked.unwrap_or_default(), look, budget).await;
         }
         Ok(None)
+    }
+
+    /// Whether a read model at this place of the log has all that it had before it began anew.
+    async fn is_filled(&self, place: LogPosition) -> Result<bool> {
+        let log = self.command.log.name();
+        match self.filled.judge(&log, place, self.runtime.now()) {
+            Verdict::Counts => return Ok(true),
+            Verdict::Lacks => return Ok(false),
+            Verdict::BeganAnew => {}
+        }
+        let end = self.head().await?;
+        self.filled.fills_to(&log, end, self.runtime.now());
+        Ok(self.filled.judge(&log, place, self.runtime.now()) == Verdict::Counts)
+    }
+
+    /// A page of the read model, unless it began anew.
+    async fn list(&self, scan: &Scan) -> Result<Option<Page>> {
+        // One that began anew and came to the end in between has a page of neither.
+        let lacked = self.filled.lacks();
+        let page = self.model.scan(scan).await?;
+        let whole = self.query(&[], &ReadOptions::default()).await?;
+        Ok(whole.filter(|_| !lacked).map(|_| page))
     }
 
     /// `None` when a key is parked: its record may be older than the checkpoint says.
@@ -342,10 +371,11 @@ impl Store for Cqrs {
             how.deadline.check(self.runtime.now())?;
             if how.consistency == Consistency::Default && how.token.is_none() {
                 let budget = self.budget(how);
-                match self.runtime.within(budget, self.model.scan(scan)).await {
-                    None => {}
+                match self.runtime.within(budget, self.list(scan)).await {
+                    None | Some(Ok(None)) => {}
                     Some(Err(error)) if may_fall_back(&error) => {}
-                    Some(answer) => return answer,
+                    Some(Ok(Some(page))) => return Ok(page),
+                    Some(Err(error)) => return Err(error),
                 }
             }
             self.falls_back();

@@ -21,7 +21,7 @@ pub(super) struct Health {
 impl Health {
     const KEPT_FOR: Duration = Duration::from_millis(500);
     /// An inspection must be done within a second.
-    const WITHIN: Duration = Duration::from_millis(900);
+    pub(super) const WITHIN: Duration = Duration::from_millis(900);
 
     /// Of a database of records.
     pub(super) async fn of_records(&self, worker: &Worker) -> (Status, String) {

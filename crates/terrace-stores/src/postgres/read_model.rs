@@ -141,7 +141,12 @@ impl ReadModel for PostgresReadModel {
             let durability = self.worker.pool.connector().durability();
             let mut tree = inspect::tree(&self.worker, &self.schema, durability, health);
             (tree.kind, tree.name) = (PartKind::ReadModel, "read-model");
-            if well && let Ok((records, parked)) = self.perform(&query::Counts).await {
+            // It may have fallen silent since the health was asked.
+            let counts = self.worker.runtime.within(
+                Deadline::at(self.worker.runtime.now() + inspect::Health::WITHIN),
+                self.perform(&query::Counts),
+            );
+            if well && let Some(Ok((records, parked))) = counts.await {
                 tree = tree.gauge("records", records, Unit::Count).gauge(
                     "parked",
                     parked,

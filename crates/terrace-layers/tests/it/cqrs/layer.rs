@@ -6,7 +6,7 @@ use std::time::Duration;
 use terrace_core::testkit::{key, value};
 use terrace_core::{
     Consistency, Histories, Key, Logged, MemoryStore, Origin, Position, ReadModel, ReadOptions,
-    Runtime, Standing, Store, StoreExt, Token, Value,
+    Runtime, Scan, Standing, Store, StoreExt, Token, Value,
 };
 use terrace_layers::{CommandSide, Cqrs, CqrsOptions};
 
@@ -120,6 +120,49 @@ async fn a_log_that_lost_its_end_is_projected_anew() {
         assert!(field.runtime.now() < until, "{texts:?}");
         field.runtime.sleep(Duration::from_millis(50)).await;
     }
+    field.cqrs.close().await.expect("an end");
+}
+
+/// What is filled again lacks records until it has come to the end: they are read and listed from the
+/// command side.
+#[tokio::test(start_paused = true)]
+async fn what_a_model_that_begins_anew_lacks_is_asked_of_the_command_side() {
+    let field = field();
+    let names = (0..3000).map(|number| key(format!("k{number:04}"))).collect::<Vec<_>>();
+    let mut last = 0;
+    for name in &names {
+        let (changes, _) = field.command(name, "1").await;
+        last = changes[0].position.epoch;
+        field.log.commit(changes);
+    }
+    let projected = |table: &super::memory::Table| table.rows.len() == names.len();
+    let until = field.runtime.now() + Duration::from_secs(60);
+    while !projected(&field.model.live()) {
+        assert!(field.runtime.now() < until);
+        field.runtime.sleep(Duration::from_millis(10)).await;
+    }
+    let newest = &names[names.len() - 1];
+    assert_eq!(field.read(newest, ReadOptions::default()).await.origin, Origin::READ_MODEL);
+    // Another life of the command side, which has lost something else.
+    let (changes, _) = field.command(&key("lost"), "1").await;
+    field.log.commit(changes);
+    let seen = field.read(newest, with(&token(last + 1))).await;
+    assert_eq!(seen.origin, Origin::READ_MODEL);
+    field.log.lose_from(last + 1);
+    let scan = Scan { prefix: "k2999".into(), after: None, limit: 1 };
+    let (mut emptied, mut from_command_side) = (false, 0);
+    let until = field.runtime.now() + Duration::from_secs(5);
+    while field.runtime.now() < until {
+        emptied |= !projected(&field.model.live());
+        let read = field.read(newest, ReadOptions::default()).await;
+        assert!(read.record.is_some(), "a record that is there is missing: {:?}", read.origin);
+        from_command_side += usize::from(read.origin == Origin::PRIMARY);
+        let page = field.cqrs.scan(&scan, &ReadOptions::default()).await.expect("a page");
+        assert_eq!(page.records.len(), 1, "a page lacks a record");
+        field.runtime.sleep(Duration::from_millis(1)).await;
+    }
+    assert!(emptied && from_command_side > 0, "it was filled again");
+    assert_eq!(field.read(newest, ReadOptions::default()).await.origin, Origin::READ_MODEL);
     field.cqrs.close().await.expect("an end");
 }
 
