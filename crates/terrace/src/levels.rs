@@ -32,6 +32,9 @@ pub use engines::{Engines, QuerySide, RegionEngine, RegionEngines, Servers, Shar
 pub use guards::{Guarding, guards};
 pub use l6_write_buffering::{FlusherApart, flusher, journal};
 
+/// Where the settings name the shards of a level, and how many it has without them.
+pub type NamedShards = for<'a> fn(&'a Config) -> (&'a [String], u16);
+
 /// One level of the climb.
 #[derive(Debug)]
 pub struct Level {
@@ -54,7 +57,7 @@ pub struct Level {
     /// Whether it can do without, when the settings say so.
     pub cache_is_optional: bool,
     /// The URLs of its shards, and how many a new set has without them, if it has shards.
-    pub shards: Option<for<'a> fn(&'a Config) -> (&'a [String], u16)>,
+    pub shards: Option<NamedShards>,
     /// The stack as text, by mode; a test compares it with what is built.
     pub stacks: [(&'static str, &'static str); 2],
     /// Whether its guards are on unless the settings say otherwise.
