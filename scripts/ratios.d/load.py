@@ -62,7 +62,7 @@ def figures(pattern, text):
     return found.groups()
 
 
-def wrk(url, connections, threads, script, *arguments):
+def wrk(url, connections, threads, script, *arguments, headers=None):
     """A closed loop over HTTP; any answer that is not 200 and any socket error fails the row."""
 
     def run(seconds):
@@ -75,6 +75,7 @@ def wrk(url, connections, threads, script, *arguments):
                 "--latency",
                 "-s",
                 str(HERE / script),
+                *(f"-H{name}: {value}" for name, value in (headers or {}).items()),
                 url,
                 "--",
                 *map(str, arguments),

@@ -43,10 +43,15 @@ def free_ports(count):
     raise Failed(f"no {count} free ports in a row from 18000 to 30000")
 
 
+# Level 10 asks for it; the others do not look.
+KEY = {"X-API-Key": "a key of this measurement alone"}
+
+
 def http_get(url, timeout=5):
     """(status, body) of a GET; status 0 when nobody answers."""
     try:
-        with urllib.request.urlopen(url, timeout=timeout) as answer:
+        request = urllib.request.Request(url, headers=KEY)
+        with urllib.request.urlopen(request, timeout=timeout) as answer:
             return answer.status, answer.read().decode()
     except urllib.error.HTTPError as error:
         return error.code, error.read().decode(errors="replace")

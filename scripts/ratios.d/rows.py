@@ -6,7 +6,7 @@ import json
 import time
 
 from load import Sample, Target, pgbench, redis_benchmark, sweep, wrk
-from processes import Failed, http_get, memory_mib
+from processes import KEY, Failed, http_get, memory_mib
 from regions import SHORTEST_TRIP_MS, over_wan
 from servers import FIRST_WIDE_KEY
 from tools import say
@@ -61,6 +61,7 @@ class Rows:
             self.l8_documents(),
             self.l8_ledger(),
             self.l9(),
+            self.l10(),
             self.embedded("read"),
             self.embedded("write"),
         ]
@@ -252,6 +253,35 @@ class Rows:
                 ("L9 --wan, p99 of replication past its round trip", "ms", 50, lambda: wan().lag_p99_ms),
             ),
         )
+
+    def l10(self):
+        return Group(
+            {
+                "L10 near hit": self.guarded_hit,
+                "L5 near hit": lambda: self.hit(5, "l1_cache_hits", "l1_cache_misses"),
+                "nginx proxy_cache": self.nginx,
+            },
+            [
+                Row("L10 near hit, all guards on", "L10 near hit", ("L5 near hit",), 0.85),
+                Row("L10 near hit, beside nginx", "L10 near hit", ("nginx proxy_cache",), 1.0),
+            ],
+        )
+
+    def guarded_hit(self):
+        """Reads with a key, of keys that are all in the near cache."""
+        server = self.field.terrace(10)
+        self.field.once("cached keys of l10", lambda: self.field.read_all(server["port"]))
+        url = server["url"]
+        run = wrk(url, CONNECTIONS, self.threads, "read.lua", "/read/", self.keys, headers=KEY)
+
+        def run_and_check(seconds):
+            sample = run(seconds)
+            answer = json.loads(http_get(f"{url}/read/{self.field.key_range().start}")[1])
+            if answer["cache_level"] != "L1":
+                raise Failed(f"a read was no near hit: {answer}")
+            return sample
+
+        return Target(run_and_check, server["pids"])
 
     def put(self, level, settings=None):
         """Writes by `PUT /v1/records/{key}`, which waits for no other region."""

@@ -8,7 +8,7 @@ import signal
 import time
 import urllib.request
 
-from processes import Failed, await_until, free_port, free_ports, http_get, memory_mib
+from processes import KEY, Failed, await_until, free_port, free_ports, http_get, memory_mib
 from tools import find, say
 
 HERE = pathlib.Path(__file__).parent
@@ -17,7 +17,7 @@ FIRST_KEY = 1_000_001
 FIRST_WIDE_KEY = 2_000_000
 BATCH = 1000
 # What `terrace up` serves by default today, level N on port base + N.
-UP_LEVELS = (0, 1, 2, 3, 4, 5, 6, 7, 8, 9)
+UP_LEVELS = range(11)
 # Rows about hits measure hits: both caches hold every key, and none expires during a run.
 CACHES = {"CACHE_TTL": "3600", "L1_CACHE_TTL": "3600", "L1_CACHE_SIZE": "100000"}
 POSTGRES_SETTINGS = {
@@ -266,6 +266,9 @@ class Field:
             if level >= 2:
                 environment["REDIS_URL"] = f"redis://127.0.0.1:{self.redis()['port']}/0"
                 pids += self.redis()["pids"]
+            if level == 10:
+                environment["API_KEY"] = KEY["X-API-Key"]
+                environment["RATE_LIMIT_REQUESTS"] = "1000000000"
             if level == 6:
                 environment["JOURNAL_URL"] = f"redis://127.0.0.1:{self.journal()['port']}"
                 pids += self.journal()["pids"]
@@ -370,7 +373,7 @@ class Field:
                 "POST",
                 "/v1/batch/write",
                 json.dumps({"writes": writes}),
-                {"Content-Type": "application/json"},
+                {"Content-Type": "application/json", **KEY},
             )
             answer = connection.getresponse()
             text = answer.read().decode(errors="replace")
@@ -391,7 +394,7 @@ class Field:
         """Reads every key twice, so that each cache on the way holds it."""
         connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
         for key in [*self.key_range(), *self.key_range()]:
-            connection.request("GET", f"/read/{key}")
+            connection.request("GET", f"/read/{key}", headers=KEY)
             answer = connection.getresponse()
             answer.read()
             if answer.status != 200:
