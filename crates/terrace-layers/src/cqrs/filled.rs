@@ -44,10 +44,9 @@ impl Filled {
     pub(super) fn judge(&self, log: &Arc<str>, place: LogPosition, now: Instant) -> Verdict {
         let mut known = self.known();
         let Some(known) = &mut *known else {
-            // Of what was before the start nothing is known. A model that has nothing begins.
+            // Of what was before the start nothing is known.
             *known = Some(Known::new(log, place, false, (place, now)));
-            let begins = place == LogPosition::default();
-            return if begins { Verdict::BeganAnew } else { Verdict::Counts };
+            return Verdict::Counts;
         };
         if known.log != *log || (place < known.floor && !known.is_filling) {
             return Verdict::BeganAnew;
@@ -130,10 +129,10 @@ mod tests {
     }
 
     #[test]
-    fn an_empty_model_begins() {
+    fn an_empty_log_is_come_to_at_once() {
         let (filled, now) = (Filled::default(), Runtime::seeded(1).now());
         let log: Arc<str> = "log".into();
-        assert_eq!(filled.judge(&log, at(0), now), Verdict::BeganAnew);
+        assert_eq!(filled.judge(&log, at(0), now), Verdict::Counts);
         filled.fills_to(&log, at(0), now);
         assert_eq!(filled.judge(&log, at(0), now), Verdict::Counts, "there is nothing to come to");
     }

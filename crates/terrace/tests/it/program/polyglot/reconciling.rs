@@ -66,7 +66,7 @@ async fn an_embedded_level_is_compared_beside_the_program_that_serves_it() {
 async fn a_ledger_that_is_put_back_from_a_backup_takes_the_summaries_with_it() {
     let directory = tempfile::tempdir().expect("a directory");
     let (file, backup) =
-        (directory.path().join("l8-ledger.sqlite"), directory.path().join("backup"));
+        (directory.path().join("embedded/l8-ledger.sqlite"), directory.path().join("backup"));
     let program = Program::serve(8, &Stores::Embedded(directory.path())).await;
     assert_eq!(program.pay("a", 10.0).await.0, 200);
     assert!(program.terminate().await.success());
