@@ -72,6 +72,9 @@ pub struct ServerConfig {
     pub worker_threads: usize,
     /// A request is answered within this time, in milliseconds. Default 5000.
     pub request_timeout_ms: u64,
+    /// Requests are served for this long after SIGTERM, while `/readyz` answers 503, in milliseconds.
+    /// Default 0: 5000 at level 10, and no time elsewhere.
+    pub drain_delay_ms: u64,
     /// Requests in flight may take this long after a stop was asked for, in milliseconds.
     /// Default 10 000.
     pub drain_timeout_ms: u64,
@@ -88,6 +91,7 @@ impl Default for ServerConfig {
             port_base: 8000,
             worker_threads: 0,
             request_timeout_ms: 5_000,
+            drain_delay_ms: 0,
             drain_timeout_ms: 10_000,
             max_connections: 10_000,
             max_body_bytes: 2 * 1024 * 1024,

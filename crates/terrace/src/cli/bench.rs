@@ -34,7 +34,7 @@ pub(super) fn bench(arguments: &Arguments) -> Result<(), Failure> {
     let stop = Arc::new(AtomicBool::new(false));
     let asked = Arc::clone(&stop);
     // What a second one ends takes with it what it has started.
-    signals::listen(130, move || asked.store(true, Ordering::Relaxed))?;
+    signals::listen(130, move |_| asked.store(true, Ordering::Relaxed))?;
     limits::check(&settings)?;
     let mut levels = Vec::new();
     let mut targets = urls(arguments)?;

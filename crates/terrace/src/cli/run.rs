@@ -2,12 +2,14 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use terrace_core::{BoxFuture, Runtime, Status, Task};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
+use super::signals::AskedBy;
 use super::{Failure, logging, screen, signals};
 use crate::access::ApiKey;
 use crate::config::{Config, Loaded, Mode, millis};
@@ -49,8 +51,9 @@ fn run(plan: Vec<(&'static Level, u16)>, loaded: Loaded, up: bool) -> Result<(),
     // A private server is used by every level that ever runs here, whichever command starts it.
     let shared = up || mode == Mode::Local;
     let outcome = tokio.block_on(async {
-        let stop = stop_signal()?;
-        Session { config, mode, shared, runtime: Runtime::system(), stop }.run(plan).await
+        let (stop, by_supervisor) = stop_signal()?;
+        let runtime = Runtime::system();
+        Session { config, mode, shared, runtime, stop, by_supervisor }.run(plan).await
     });
     // What is still running by now was given its time to end.
     tokio.shutdown_timeout(Duration::from_millis(200));
@@ -88,7 +91,7 @@ pub(super) fn with_engines(
         .map_err(|error| Failure::failed(format!("threads cannot be started: {error}")))?;
     let config = Arc::new(config);
     let outcome = tokio.block_on(async {
-        let stop = stop_signal()?;
+        let (stop, _) = stop_signal()?;
         let servers = Servers::start(&config, mode, true).await.map_err(|error| fatal(&error))?;
         let (shared, runtime) = (mode == Mode::Local, Runtime::system());
         let engines = Engines::new(6, shared, config, &servers, runtime);
@@ -115,6 +118,8 @@ struct Session {
     shared: bool,
     runtime: Runtime,
     stop: watch::Receiver<bool>,
+    /// Whether it was asked for by a supervisor, whose load balancers have yet to hear of it.
+    by_supervisor: Arc<AtomicBool>,
 }
 
 /// A level with its stack and its port.
@@ -170,7 +175,14 @@ impl Session {
             self.announce(&running);
             // The sender has told before it is gone.
             let _ = self.stop.wait_for(|stop| *stop).await;
-            tracing::info!("stopping: requests in flight are finished first");
+            let longest = running.iter().map(|one| self.drain_delay(one.level)).max();
+            match longest.unwrap_or_default() {
+                Duration::ZERO => tracing::info!("stopping: requests in flight are finished first"),
+                delay => tracing::info!(
+                    delay_ms = delay.as_millis(),
+                    "stopping: requests are served for a while, until load balancers know"
+                ),
+            }
         }
         drain(running, outcome.is_err()).await;
         outcome
@@ -212,10 +224,12 @@ impl Session {
             limits: limits(&self.config),
             runtime: runtime.clone(),
         };
-        let mut stop = self.stop.clone();
+        let (mut stop, by_supervisor) = (self.stop.clone(), Arc::clone(&self.by_supervisor));
+        let delay = drain_delay(&self.config, level);
         let server = runtime.spawn("http", async move {
             let stopped = async move {
                 let _ = stop.wait_for(|stop| *stop).await;
+                if by_supervisor.load(Ordering::Relaxed) { delay } else { Duration::ZERO }
             };
             serve_http(listener, service, stopped).await;
         });
@@ -224,6 +238,14 @@ impl Session {
             watch_health(level.number, Arc::clone(&watched), clock.clone())
         });
         Ok(Some(Running { level, address, whole, records, keyed, server, watch }))
+    }
+
+    /// How long a level goes on serving now that a stop is asked for.
+    fn drain_delay(&self, level: &Level) -> Duration {
+        match self.by_supervisor.load(Ordering::Relaxed) {
+            true => drain_delay(&self.config, level),
+            false => Duration::ZERO,
+        }
     }
 
     /// What the work answers, or `None` when a stop is asked for first.
@@ -361,11 +383,22 @@ async fn watch_health(
     }
 }
 
-/// Turns true when a stop is asked for.
-fn stop_signal() -> Result<watch::Receiver<bool>, Failure> {
+/// Turns true when a stop is asked for; before that it is noted whether a supervisor asks.
+fn stop_signal() -> Result<(watch::Receiver<bool>, Arc<AtomicBool>), Failure> {
     let (sender, receiver) = watch::channel(false);
-    signals::listen(1, move || {
+    let by_supervisor = Arc::<AtomicBool>::default();
+    let note = Arc::clone(&by_supervisor);
+    signals::listen(1, move |by| {
+        note.store(by == AskedBy::Supervisor, Ordering::Relaxed);
         sender.send_replace(true);
     })?;
-    Ok(receiver)
+    Ok((receiver, by_supervisor))
+}
+
+/// How long a level goes on serving after a supervisor's signal, while `/readyz` says no.
+fn drain_delay(config: &Config, level: &Level) -> Duration {
+    match config.server.drain_delay_ms {
+        0 if level.guarded => Duration::from_secs(5),
+        chosen => millis(chosen),
+    }
 }

@@ -5,9 +5,21 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::Failure;
 
+/// Who asks for the end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum AskedBy {
+    /// A supervisor, by SIGTERM.
+    Supervisor,
+    /// Whoever sits at the terminal, or its closing.
+    Terminal,
+}
+
 /// Calls `stop` at the first signal; the second ends the process with this code. On a thread of its own,
 /// so that nothing the process does can keep a signal from being heard.
-pub(super) fn listen(code: i32, stop: impl FnOnce() + Send + 'static) -> Result<(), Failure> {
+pub(super) fn listen(
+    code: i32,
+    stop: impl FnOnce(AskedBy) + Send + 'static,
+) -> Result<(), Failure> {
     let failed = |error| Failure::failed(format!("signals cannot be heard: {error}"));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(failed)?;
@@ -17,8 +29,7 @@ pub(super) fn listen(code: i32, stop: impl FnOnce() + Send + 'static) -> Result<
     };
     let hear = move || {
         runtime.block_on(async {
-            signals.next().await;
-            stop();
+            stop(signals.next().await);
             signals.next().await;
         });
         // Without a line in the log: whoever reads it may be what the process hangs on.
@@ -40,7 +51,7 @@ impl Signals {
         Ok(Self { terminate, interrupt: signal(SignalKind::interrupt())?, hangup })
     }
 
-    async fn next(&mut self) {
+    async fn next(&mut self) -> AskedBy {
         let hangup = async {
             match &mut self.hangup {
                 Some(hangup) => hangup.recv().await,
@@ -48,9 +59,9 @@ impl Signals {
             }
         };
         tokio::select! {
-            _ = self.terminate.recv() => {}
-            _ = self.interrupt.recv() => {}
-            _ = hangup => {}
+            _ = self.terminate.recv() => AskedBy::Supervisor,
+            _ = self.interrupt.recv() => AskedBy::Terminal,
+            _ = hangup => AskedBy::Terminal,
         }
     }
 }

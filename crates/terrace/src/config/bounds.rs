@@ -5,7 +5,7 @@ use std::ops::RangeInclusive;
 use toml::Value;
 
 /// Every whole number. The most is where larger values mean nothing, or overflow.
-pub(super) const NUMBERS: [(&str, RangeInclusive<i64>); 26] = [
+pub(super) const NUMBERS: [(&str, RangeInclusive<i64>); 27] = [
     ("cache.command_timeout_ms", 1..=DAY_MS),
     ("cache.near_max_bytes", 0..=TEBI),
     ("cache.near_max_records", 0..=TEBI),
@@ -26,6 +26,7 @@ pub(super) const NUMBERS: [(&str, RangeInclusive<i64>); 26] = [
     ("regions.max_clock_drift_ms", 1..=DAY_MS),
     ("replicas.count", 1..=100),
     ("replicas.max_lag_ms", 0..=DAY_MS),
+    ("server.drain_delay_ms", 0..=DAY_MS),
     ("server.drain_timeout_ms", 0..=DAY_MS),
     ("server.max_body_bytes", 1..=GIBI),
     ("server.max_connections", 1..=1_000_000),

@@ -66,7 +66,7 @@ pub fn bind(address: SocketAddr) -> Result<TcpListener> {
     })
 }
 
-/// Serves until `shutdown` ends; then takes no more connections, lets the requests in flight end
+/// Serves until `shutdown` ends, and for as long after that as it answers, while `/readyz` says no. Then takes no more connections, lets the requests in flight end
 /// within [`Limits::drain_time`], and closes the rest. Answers how many connections it had to cut.
 ///
 /// The store is not closed: that is for whoever built it, after this returns. Dropping the future
@@ -74,7 +74,7 @@ pub fn bind(address: SocketAddr) -> Result<TcpListener> {
 pub async fn serve(
     listener: TcpListener,
     service: Service,
-    shutdown: impl Future<Output = ()>,
+    shutdown: impl Future<Output = Duration>,
 ) -> usize {
     let app = Arc::new(App::new(service));
     // Every connection holds a slot, so that all slots being free means that all have ended.
@@ -90,10 +90,11 @@ pub async fn serve(
             async move { accept(&listener, &app, &slots, &life).await }
         })
     };
-    shutdown.await;
+    let delay = shutdown.await;
+    app.draining.store(true, Ordering::Relaxed);
+    app.runtime.sleep(delay).await;
     // Nobody else has the listener, which is closed with it.
     accepting.stop().await;
-    app.draining.store(true, Ordering::Relaxed);
     life.send_replace(Life::Draining);
     let until = Deadline::at(app.runtime.now() + app.limits.drain_time);
     let all = u32::try_from(total).unwrap_or(u32::MAX);

@@ -135,3 +135,31 @@ async fn a_dead_cache_or_shard_says_so_and_takes_no_other_with_it() {
         tokio::task::yield_now().await;
     }
 }
+
+/// A supervisor's signal is told to load balancers first: until they know, requests are served, also those
+/// on new connections. Whoever sits at a terminal does not wait.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_supervisor_is_served_on_and_a_terminal_is_not() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let stores = Stores::Embedded(directory.path());
+    let environment = [ENVIRONMENT[1], ("TERRACE_SERVER_DRAIN_DELAY_MS", "60000")];
+    let program = Program::serve_with(10, &stores, &[], &environment).await;
+    program.signal("TERM");
+    let until = tokio::time::Instant::now() + Duration::from_secs(30);
+    while program.get("/readyz").await.status() != 503 {
+        assert!(tokio::time::Instant::now() < until, "it says that it is ready");
+        tokio::task::yield_now().await;
+    }
+    let other = reqwest::Client::new().get(format!("{}/read/a", program.url())).send().await;
+    assert_eq!(other.expect("a new connection is served").status(), 200);
+    assert_eq!(program.written("a", "1").await.0, 200);
+    // A second signal ends at once.
+    assert_eq!(program.terminate().await.code(), Some(1));
+    let program = Program::serve_with(10, &stores, &[], &environment).await;
+    let asked = tokio::time::Instant::now();
+    assert!(program.end_by("INT").await.success());
+    assert!(asked.elapsed() < Duration::from_secs(30), "it did not wait");
+    let environment = [ENVIRONMENT[1], ("TERRACE_SERVER_DRAIN_DELAY_MS", "1")];
+    let program = Program::serve_with(10, &stores, &[], &environment).await;
+    assert!(program.terminate().await.success());
+}

@@ -111,6 +111,7 @@ impl Server {
         let task = Runtime::system().spawn("server", async move {
             let cut = serve(listener, service, async {
                 let _ = stopped.await;
+                Duration::ZERO
             });
             let _ = end.send(cut.await);
         });
