@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use serde::Serialize;
 
+use crate::Times;
+
 /// How well a part does its work.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(rename_all = "snake_case")]
@@ -98,6 +100,8 @@ pub enum Measure {
     Gauge(u64),
     /// How a quantity was spread lately.
     Histogram(Spread),
+    /// How long calls took since the start.
+    Times(Times),
 }
 
 /// How a quantity was spread over a window of time that ends now; zeros when nothing happened in it.
@@ -254,6 +258,12 @@ impl Inspection {
         self.figure(name, unit, Measure::Histogram(spread))
     }
 
+    /// Adds how long calls took since the start.
+    #[must_use]
+    pub fn times(self, name: &'static str, times: Times) -> Self {
+        self.figure(name, Unit::Micros, Measure::Times(times))
+    }
+
     fn figure(mut self, name: &'static str, unit: Unit, measure: Measure) -> Self {
         self.figures.push(Figure { name, unit, measure });
         self
@@ -315,7 +325,7 @@ impl Inspection {
     pub fn number(&self, name: &str) -> Option<u64> {
         match self.measure(name)? {
             Measure::Counter(number) | Measure::Gauge(number) => Some(number),
-            Measure::Histogram(_) => None,
+            Measure::Histogram(_) | Measure::Times(_) => None,
         }
     }
 
@@ -323,7 +333,15 @@ impl Inspection {
     pub fn spread(&self, name: &str) -> Option<Spread> {
         match self.measure(name)? {
             Measure::Histogram(spread) => Some(spread),
-            Measure::Counter(_) | Measure::Gauge(_) => None,
+            Measure::Counter(_) | Measure::Gauge(_) | Measure::Times(_) => None,
+        }
+    }
+
+    /// The times of this part's calls.
+    pub fn timed(&self, name: &str) -> Option<Times> {
+        match self.measure(name)? {
+            Measure::Times(times) => Some(times),
+            Measure::Counter(_) | Measure::Gauge(_) | Measure::Histogram(_) => None,
         }
     }
 

@@ -41,6 +41,7 @@ pub mod cache;
 pub mod change_log;
 mod decide;
 mod documents;
+mod durations;
 mod error;
 mod follower;
 pub mod history;
@@ -77,6 +78,7 @@ pub use cache::{Cache, Entry, Invalidations, Lease, Lookup, Notice, Offer};
 pub use change_log::{ChangeLog, Changes, HeldBack, LogPosition, Logged, PositionLost};
 pub use decide::{Current, Decision, decide};
 pub use documents::{Documents, Selection};
+pub use durations::{Durations, Times};
 pub use error::{Error, ErrorKind, Result};
 pub use follower::{Batch, Checkpoint, Follower, LeaderLease};
 /// What asynchronous methods of object-safe traits answer.

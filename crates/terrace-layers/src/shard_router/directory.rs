@@ -284,7 +284,7 @@ impl Node {
             state: None,
             failure: None,
             breaker: Arc::new(Breaker::new(1, pauses, runtime.clone())),
-            tally: Arc::default(),
+            tally: Arc::new(Tally::new(runtime.clone())),
         }
     }
 

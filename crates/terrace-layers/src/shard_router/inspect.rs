@@ -81,7 +81,8 @@ impl Shared {
             .gauge("number", number.into(), Unit::Count)
             .gauge("slots", map.slots_of(Some(number)) as u64, Unit::Count)
             .counter("reads", count(|tally| &tally.reads))
-            .counter("writes", count(|tally| &tally.writes));
+            .counter("writes", count(|tally| &tally.writes))
+            .times("call_time", tally.map(|tally| tally.times.times()).unwrap_or_default());
         let tree = asked.breaker.show(tree);
         let Some(shard) = asked.shard else {
             return tree.status(Status::Down, "a shard cannot be reached");

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::{Duration, Instant};
 
-use terrace_core::{Generations, Key, SLOTS, ShardState, Slot, Store};
+use terrace_core::{Durations, Generations, Key, Runtime, SLOTS, ShardState, Slot, Store};
 
 use super::Partitioner;
 
@@ -25,10 +25,28 @@ pub(super) struct View {
 }
 
 /// What went to a shard, over all of its epochs.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Tally {
     pub(super) reads: AtomicU64,
     pub(super) writes: AtomicU64,
+    /// How long its calls took, also those that failed.
+    pub(super) times: Durations,
+    runtime: Runtime,
+}
+
+impl Tally {
+    pub(super) fn new(runtime: Runtime) -> Self {
+        let (reads, writes) = (AtomicU64::new(0), AtomicU64::new(0));
+        Self { reads, writes, times: Durations::default(), runtime }
+    }
+
+    /// Times a call.
+    pub(super) async fn time<T>(&self, call: impl Future<Output = T>) -> T {
+        let begun = self.runtime.now();
+        let answer = call.await;
+        self.times.record(self.runtime.now().saturating_duration_since(begun));
+        answer
+    }
 }
 
 /// All shards, and the owner of each slot.

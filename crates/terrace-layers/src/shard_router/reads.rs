@@ -86,7 +86,7 @@ impl View {
     /// Reads here, and says so.
     async fn read(&self, keys: &[Key], how: &ReadOptions) -> Result<Vec<Read>> {
         self.tally.reads.fetch_add(keys.len() as u64, Ordering::Relaxed);
-        let mut reads = self.store.read(keys, how).await?;
+        let mut reads = self.tally.time(self.store.read(keys, how)).await?;
         if reads.len() != keys.len() {
             return Err(Error::new(ErrorKind::Internal, "a store broke its contract"));
         }

@@ -39,8 +39,9 @@ impl Shared {
 /// The page under this map; `None` when a shard refuses the map.
 async fn page(map: &Arc<ShardMap>, scan: &Scan, how: &ReadOptions) -> Result<Option<Page>> {
     let owners = map.views().filter(|view| map.slots_of(Some(view.number)) > 0);
-    let pages =
-        join_all(owners.map(|view| async move { (view.number, view.store.scan(scan, how).await) }));
+    let pages = join_all(owners.map(|view| async move {
+        (view.number, view.tally.time(view.store.scan(scan, how)).await)
+    }));
     let (mut records, mut ends, mut token) = (Vec::<Record>::new(), None::<Key>, Token::default());
     for (number, answer) in pages.await {
         let page = match answer {

@@ -80,7 +80,7 @@ impl Shared {
         let mut waits = self.waits(how.deadline);
         loop {
             let claimed = match map.view_at(slot) {
-                Some(view) => view.store.write(Vec::new(), &how).await,
+                Some(view) => view.tally.time(view.store.write(Vec::new(), &how)).await,
                 None if map.whole => Err(moved()),
                 None => Err(unreached()),
             };
@@ -140,7 +140,7 @@ impl View {
     async fn write(&self, batch: Vec<Write>, how: &WriteOptions) -> Result<Vec<Receipt>> {
         let count = batch.len();
         self.tally.writes.fetch_add(count as u64, Ordering::Relaxed);
-        let mut receipts = self.store.write(batch, how).await?;
+        let mut receipts = self.tally.time(self.store.write(batch, how)).await?;
         if receipts.len() != count {
             let message = "a store broke its contract; the write may have been applied";
             return Err(Error::new(ErrorKind::OutcomeUnknown, message));

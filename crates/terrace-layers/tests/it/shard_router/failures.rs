@@ -2,8 +2,8 @@
 
 use terrace_core::testkit::{key, value};
 use terrace_core::{
-    ErrorKind, Key, Outcome, Runtime, Shard as _, ShardState, Status, Store as _, StoreExt as _,
-    Version, Write, WriteOptions,
+    ErrorKind, Key, Outcome, ReadOptions, Runtime, Scan, Shard as _, ShardState, Status,
+    Store as _, StoreExt as _, Version, Write, WriteOptions,
 };
 use terrace_layers::ShardRouter;
 
@@ -77,6 +77,27 @@ async fn the_breaker_decides_when_a_shard_is_looked_at() {
     shards.shard(1).set_down(false);
     runtime.sleep(std::time::Duration::from_secs(3)).await;
     assert_eq!(router.inspect().await.status, Status::Healthy);
+}
+
+#[tokio::test]
+async fn every_call_of_a_shard_is_timed_also_one_that_fails() {
+    let runtime = Runtime::system();
+    let shards = Shards::of(3, &runtime);
+    let router = shards.router(3, &runtime).await;
+    let calls = async || {
+        let tree = router.inspect().await;
+        let count = |number: usize| tree.children[number].timed("call_time").unwrap().count();
+        [0, 1, 2].map(count)
+    };
+    let keys = on_each(&router);
+    router.put(keys[0].clone(), value("v")).await.unwrap();
+    router.get(&keys[0]).await.unwrap();
+    assert_eq!(calls().await, [2, 0, 0]);
+    router.scan(&Scan::prefix(""), &ReadOptions::default()).await.unwrap();
+    assert_eq!(calls().await, [3, 1, 1]);
+    shards.shard(1).set_down(true);
+    router.get(&keys[1]).await.unwrap_err();
+    assert_eq!(calls().await, [3, 2, 1]);
 }
 
 #[tokio::test]
