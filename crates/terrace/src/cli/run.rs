@@ -13,8 +13,8 @@ use super::signals::AskedBy;
 use super::{Failure, logging, screen, signals};
 use crate::access::ApiKey;
 use crate::config::{Config, Loaded, Mode, millis};
-use crate::http::{Face, Limits, Service, Whole, serve as serve_http};
-use crate::levels::{Engines, Guarding, Level, Servers, Stack, guards};
+use crate::http::{Face, Guards, Limits, Service, Whole, serve as serve_http};
+use crate::levels::{Engines, Guarding, Level, Servers, Stack, guards, is_measured};
 
 /// How often a level's health is looked at for the log.
 const WATCH_EVERY: Duration = Duration::from_secs(1);
@@ -122,6 +122,14 @@ struct Session {
     by_supervisor: Arc<AtomicBool>,
 }
 
+/// A level with its sockets.
+struct Bound {
+    level: &'static Level,
+    listener: TcpListener,
+    /// For `/metrics` alone.
+    metrics: Option<TcpListener>,
+}
+
 /// A level with its stack and its port.
 struct Running {
     level: &'static Level,
@@ -131,7 +139,7 @@ struct Running {
     records: bool,
     /// Whether its requests need a key, and the first key of the installation.
     keyed: (bool, Option<ApiKey>),
-    server: Task,
+    servers: Vec<Task>,
     /// Tells in the log how the level is.
     watch: Task,
 }
@@ -139,11 +147,8 @@ struct Running {
 impl Session {
     async fn run(mut self, plan: Vec<(&'static Level, u16)>) -> Result<(), Failure> {
         // Ports first: a mistake there shows before any store is touched.
-        let mut bound = Vec::new();
-        for (level, port) in plan {
-            bound.push((level, bind(&self.config, level, port).await?));
-        }
-        let cached = bound.iter().any(|(level, _)| level.uses_cache(&self.config));
+        let bound = self.bind(plan).await?;
+        let cached = bound.iter().any(|one| one.level.uses_cache(&self.config));
         let servers =
             match self.unless_stopped(Servers::start(&self.config, self.mode, cached)).await {
                 None => return Ok(()),
@@ -154,15 +159,11 @@ impl Session {
         outcome
     }
 
-    async fn serve_all(
-        &mut self,
-        bound: Vec<(&'static Level, TcpListener)>,
-        servers: &Servers,
-    ) -> Result<(), Failure> {
+    async fn serve_all(&mut self, bound: Vec<Bound>, servers: &Servers) -> Result<(), Failure> {
         let mut running = Vec::new();
         let mut outcome = Ok(());
-        for (level, listener) in bound {
-            match self.start(level, listener, servers).await {
+        for one in bound {
+            match self.start(one, servers).await {
                 Ok(Some(one)) => running.push(one),
                 Ok(None) => break,
                 Err(failure) => {
@@ -191,8 +192,7 @@ impl Session {
     /// Builds a level's stack and serves it; `None` when a stop came first.
     async fn start(
         &mut self,
-        level: &'static Level,
-        listener: TcpListener,
+        Bound { level, listener, metrics }: Bound,
         servers: &Servers,
     ) -> Result<Option<Running>, Failure> {
         // Of work in the background that fails, each level tells its own.
@@ -224,20 +224,54 @@ impl Session {
             limits: limits(&self.config),
             runtime: runtime.clone(),
         };
+        let apart = metrics.map(|listener| {
+            let faces = service.faces.iter().filter(|face| matches!(face, Face::Metrics(_)));
+            let faces = faces.cloned().collect();
+            self.serve(level, listener, Service { faces, guards: Guards::default(), ..service.clone() })
+        });
+        let servers = apart.into_iter().chain([self.serve(level, listener, service)]).collect();
+        let (watched, clock) = (Arc::clone(&whole), runtime.clone());
+        let watch = runtime.keep("health watch", move || {
+            watch_health(level.number, Arc::clone(&watched), clock.clone())
+        });
+        Ok(Some(Running { level, address, whole, records, keyed, servers, watch }))
+    }
+
+    /// Serves until a stop is asked for.
+    fn serve(&self, level: &Level, listener: TcpListener, service: Service) -> Task {
         let (mut stop, by_supervisor) = (self.stop.clone(), Arc::clone(&self.by_supervisor));
         let delay = drain_delay(&self.config, level);
-        let server = runtime.spawn("http", async move {
+        service.runtime.clone().spawn("http", async move {
             let stopped = async move {
                 let _ = stop.wait_for(|stop| *stop).await;
                 if by_supervisor.load(Ordering::Relaxed) { delay } else { Duration::ZERO }
             };
             serve_http(listener, service, stopped).await;
-        });
-        let (watched, clock) = (Arc::clone(&whole), runtime.clone());
-        let watch = runtime.keep("health watch", move || {
-            watch_health(level.number, Arc::clone(&watched), clock.clone())
-        });
-        Ok(Some(Running { level, address, whole, records, keyed, server, watch }))
+        })
+    }
+
+    /// Binds the ports of all levels, and `metrics.port` for the one that is measured.
+    async fn bind(&self, plan: Vec<(&'static Level, u16)>) -> Result<Vec<Bound>, Failure> {
+        let config = &self.config;
+        let port = config.metrics.port;
+        let measured = plan.iter().filter(|(level, _)| is_measured(level, config)).count();
+        if port != 0 && measured > 1 {
+            return Err(Failure::failed(format!(
+                "metrics.port is one port, and {measured} levels are measured; leave it out, as each of \
+                 them has /metrics on its own port, or serve one level"
+            )));
+        }
+        let mut bound = Vec::new();
+        for (level, level_port) in plan {
+            let what = format!("level {}", level.number);
+            let listener = bind(config, level_port, &what, "--port-base 9000").await?;
+            let metrics = match port != 0 && is_measured(level, config) {
+                true => Some(bind(config, port, "metrics.port", "PROMETHEUS_PORT=9100").await?),
+                false => None,
+            };
+            bound.push(Bound { level, listener, metrics });
+        }
+        Ok(bound)
     }
 
     /// How long a level goes on serving now that a stop is asked for.
@@ -302,11 +336,13 @@ impl Session {
 
 /// Ends serving, then closes the stores, so that what was accepted is finished.
 async fn drain(running: Vec<Running>, at_once: bool) {
-    for Running { level, whole, server, watch, .. } in running {
-        if at_once {
-            server.stop().await;
-        } else {
-            server.await;
+    for Running { level, whole, servers, watch, .. } in running {
+        for server in servers {
+            if at_once {
+                server.stop().await;
+            } else {
+                server.await;
+            }
         }
         // What closes is not unwell.
         watch.stop().await;
@@ -316,20 +352,24 @@ async fn drain(running: Vec<Running>, at_once: bool) {
     }
 }
 
-async fn bind(config: &Config, level: &Level, port: u16) -> Result<TcpListener, Failure> {
+async fn bind(
+    config: &Config,
+    port: u16,
+    what: &str,
+    instead: &str,
+) -> Result<TcpListener, Failure> {
     let host = config.server.host.as_str();
     TcpListener::bind((host, port)).await.map_err(|error| {
-        let number = level.number;
         Failure::failed(match error.kind() {
             std::io::ErrorKind::AddrInUse => format!(
-                "port {port} (level {number}) is in use; stop the program that has it, or choose \
-                 other ports, such as --port-base 9000"
+                "port {port} ({what}) is in use; stop the program that has it, or choose another, such \
+                 as {instead}"
             ),
             std::io::ErrorKind::PermissionDenied => format!(
-                "port {port} (level {number}) is not allowed to this user; choose ports above 1023 \
-                 with --port-base"
+                "port {port} ({what}) is not allowed to this user; choose one above 1023, such as \
+                 {instead}"
             ),
-            _ => format!("{host}:{port} (level {number}) cannot be bound: {error}; check --host"),
+            _ => format!("{host}:{port} ({what}) cannot be bound: {error}; check --host"),
         })
     })
 }

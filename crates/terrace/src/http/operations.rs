@@ -30,4 +30,4 @@ struct Operations {
 }
 
 /// The name under which the documentation lists these endpoints.
-const GROUP: &str = "Operations";
+pub(super) const GROUP: &str = "Operations";

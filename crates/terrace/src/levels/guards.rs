@@ -6,6 +6,7 @@ use terrace_core::Result;
 
 use super::{Engines, Level};
 use crate::access::{ApiKey, KeyRing};
+use crate::config::Config;
 use crate::http::{Authenticate, Guards, Metrics, Middleware};
 
 /// The guards of a level.
@@ -26,7 +27,7 @@ pub struct Guarding {
 pub async fn guards(level: &Level, engines: &Engines) -> Result<Guarding> {
     let (config, runtime) = (engines.config(), engines.runtime());
     let mut steps: Vec<Arc<dyn Middleware>> = Vec::new();
-    if is_on(&config.metrics.enabled, level) {
+    if is_measured(level, config) {
         // Outermost, so that what the other guards refuse is counted, too.
         steps.push(Arc::new(Metrics::default()));
     }
@@ -49,6 +50,11 @@ pub async fn guards(level: &Level, engines: &Engines) -> Result<Guarding> {
 
 /// Characters of a key that somebody made up, below which it can be guessed.
 const SHORT: usize = 20;
+
+/// Whether it has `/metrics`.
+pub fn is_measured(level: &Level, config: &Config) -> bool {
+    is_on(&config.metrics.enabled, level)
+}
 
 /// Whether a guard is on, by the word of its setting.
 fn is_on(word: &str, level: &Level) -> bool {

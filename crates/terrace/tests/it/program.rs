@@ -13,6 +13,7 @@ mod health;
 mod instances;
 mod journal;
 mod memory;
+mod metrics;
 mod openapi;
 mod output;
 mod past_the_log;

@@ -57,16 +57,23 @@ const ENVIRONMENT: Getter<Inspection> = Getter::Text(|tree| {
 const BREAKERS_ARE: &str = "Whether each shard and each cache is asked. The near cache is not while it \
      does not hear what other instances write.";
 
-const BREAKERS: Getter<Inspection> = Getter::Words(&["closed", "open", "half_open"], |tree| {
-    let mut words = by_shard(tree, |shard| breaker(Some(shard)));
-    let near = parts::near(tree).is_some_and(|near| near.note.is_empty());
-    words.insert("cache_l1".to_owned(), if near { "closed" } else { "open" });
-    words.insert("cache_l2".to_owned(), breaker(tree.find("cache-aside")));
-    words
-});
+const BREAKERS: Getter<Inspection> = Getter::Words(&["closed", "open", "half_open"], breakers);
 
-fn breaker(part: Option<&Inspection>) -> &'static str {
-    let state = part.and_then(|part| part.known("breaker")).map(ToString::to_string);
+/// Whether each shard and each cache that there is, is asked.
+pub(crate) fn breakers(tree: &Inspection) -> BTreeMap<String, &'static str> {
+    let mut words = by_shard(tree, breaker);
+    if let Some(near) = parts::near(tree) {
+        let heard = near.note.is_empty();
+        words.insert("cache_l1".to_owned(), if heard { "closed" } else { "open" });
+    }
+    if let Some(far) = tree.find("cache-aside") {
+        words.insert("cache_l2".to_owned(), breaker(far));
+    }
+    words
+}
+
+fn breaker(part: &Inspection) -> &'static str {
+    let state = part.known("breaker").map(ToString::to_string);
     match state.as_deref() {
         Some("open") => "open",
         Some("half-open") => "half_open",
@@ -75,7 +82,7 @@ fn breaker(part: Option<&Inspection>) -> &'static str {
 }
 
 /// Something of each shard, by the names of the documents.
-fn by_shard<T>(tree: &Inspection, of: impl Fn(&Inspection) -> T) -> BTreeMap<String, T> {
+pub(crate) fn by_shard<T>(tree: &Inspection, of: impl Fn(&Inspection) -> T) -> BTreeMap<String, T> {
     let shards = tree.find("shard-router").map(|router| &router.children);
     let shards = shards.into_iter().flatten();
     let number = |shard| u16::try_from(figure(Some(shard), "number")).unwrap_or(u16::MAX);

@@ -134,6 +134,16 @@ async fn a_dead_cache_or_shard_says_so_and_takes_no_other_with_it() {
         assert!(tokio::time::Instant::now() < until, "its breaker does not open");
         tokio::task::yield_now().await;
     }
+    let metrics = program.get("/metrics").await.text().await.expect("a body");
+    for figure in [
+        "circuit_breaker_state{service=\"shard2\"} 0",
+        "circuit_breaker_state{service=\"cache_l2\"} 0",
+        "terrace_part_status{part=\"shard\",which=\"shard 0\"} 2",
+        "terrace_part_status{part=\"shard\",which=\"shard 1\"} 0",
+    ] {
+        assert!(metrics.lines().any(|line| line == figure), "{figure} is not in\n{metrics}");
+    }
+    assert!(!metrics.contains("circuit_breaker_state{service=\"shard1\"} 0"), "{metrics}");
 }
 
 /// A supervisor's signal is told to load balancers first: until they know, requests are served, also those

@@ -15,7 +15,7 @@ const VALUE_BYTES: usize = 1_000_000;
 const ALLOWED: usize = 64 * 1024 * 1024;
 
 /// A figure of the process, in bytes.
-fn memory(program: &Program, name: &str) -> usize {
+pub(super) fn memory(program: &Program, name: &str) -> usize {
     let status = std::fs::read_to_string(format!("/proc/{}/status", program.pid()));
     let status = status.expect("it runs");
     let line = status.lines().find_map(|line| line.strip_prefix(name)).expect("a figure");
