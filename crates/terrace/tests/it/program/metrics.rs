@@ -1,13 +1,13 @@
-//! `/metrics` as Prometheus reads it: valid, equal to the statistics, and as many series as before whatever
-//! clients send.
+//! `/metrics` as Prometheus reads it: valid, equal to the statistics, as many series as before whatever
+//! clients send, and all that the dashboard and the alerts of `ops/` ask for.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::process::{Output, Stdio};
 
 use futures_util::future::join_all;
 use reqwest::Method;
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::process::Command;
@@ -48,6 +48,11 @@ fn figures(text: &str) -> Figures {
     let figures = Figures::from_iter(figures);
     assert_eq!(figures.len(), count, "a series is there twice");
     figures
+}
+
+/// The names without labels.
+fn names(figures: &Figures) -> BTreeSet<&str> {
+    figures.keys().map(|name| name.split('{').next().expect("a name")).collect()
 }
 
 async fn embedded(level: u8, environment: &[(&str, &str)]) -> (Program, tempfile::TempDir) {
@@ -273,4 +278,87 @@ async fn random_keys_paths_and_methods_add_no_series_and_no_memory() {
     };
     assert_eq!(all(&after) - all(&series), REQUESTS as f64 + 1.0, "and a scrape");
     assert!(grown.saturating_sub(bytes) < ALLOWED, "{bytes} bytes have become {grown}");
+}
+
+/// The expressions of the dashboard.
+fn asked_by_dashboard(of: &Value, into: &mut Vec<String>) {
+    match of {
+        Value::Object(fields) => {
+            for (name, field) in fields {
+                match field.as_str() {
+                    Some(text) if name == "expr" || name == "query" => into.push(text.to_owned()),
+                    _ => asked_by_dashboard(field, into),
+                }
+            }
+        }
+        Value::Array(items) => items.iter().for_each(|item| asked_by_dashboard(item, into)),
+        _ => {}
+    }
+}
+
+/// The names of figures in an expression: what is no label and no function.
+fn asked(expression: &str) -> BTreeSet<String> {
+    let mut plain = String::new();
+    let (mut depth, mut quoted) = (0_u32, false);
+    for letter in expression.chars() {
+        match letter {
+            '"' => quoted = !quoted,
+            '{' | '[' if !quoted => depth += 1,
+            '}' | ']' if !quoted => depth -= 1,
+            _ if quoted || depth > 0 => {}
+            letter => plain.push(letter),
+        }
+    }
+    let is_name = |word: &&str| {
+        ["terrace_", "http_", "cache_", "db_", "circuit_", "rate_limit_", "active_"]
+            .iter()
+            .any(|start| word.starts_with(start))
+    };
+    let words = plain.split(|letter: char| !letter.is_ascii_alphanumeric() && letter != '_');
+    // `cache_level` is a label.
+    words.filter(is_name).filter(|word| *word != "cache_level").map(str::to_owned).collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn dashboard_and_alerts_ask_for_what_is_there() {
+    let (ten, _one) = embedded(10, &[]).await;
+    used(&ten).await;
+    let (seven, _other) = embedded(7, &[("ENABLE_METRICS", "true")]).await;
+    assert!(seven.write("a", "v").await);
+    let [ten, seven] = [ten.metrics().await, seven.metrics().await];
+    content(&promtool(&["check", "metrics"], &seven).await);
+    let (ten, seven) = (figures(&ten), figures(&seven));
+    let known: BTreeSet<_> = names(&ten).union(&names(&seven)).copied().collect();
+
+    let ops = concat!(env!("CARGO_MANIFEST_DIR"), "/../../ops");
+    let dashboard = std::fs::read_to_string(format!("{ops}/grafana/terrace.json")).expect("a file");
+    let dashboard: Value = serde_json::from_str(&dashboard).expect("JSON");
+    let rules = format!("{ops}/prometheus/terrace.rules.yml");
+    let text = std::fs::read_to_string(&rules).expect("a file");
+    let alerts: Vec<_> = text
+        .lines()
+        .filter_map(|line| line.trim().strip_prefix("expr: "))
+        .map(str::to_owned)
+        .collect();
+    let mut drawn = Vec::new();
+    asked_by_dashboard(&dashboard, &mut drawn);
+    assert!(alerts.len() >= 6 && drawn.len() >= 14, "{alerts:?} {drawn:?}");
+    for expression in alerts.iter().chain(&drawn) {
+        for name in asked(expression) {
+            assert!(known.contains(name.as_str()), "{name} is not exported: {expression}");
+        }
+    }
+    for panel in dashboard["panels"].as_array().expect("panels") {
+        assert_eq!(panel["datasource"]["uid"], "${datasource}", "{}", panel["title"]);
+        for target in panel["targets"].as_array().expect("targets") {
+            let expression = target["expr"].as_str().expect("text");
+            assert!(!asked(expression).is_empty(), "{expression}");
+            assert!(!expression.contains("rate(") || expression.contains("[$__rate_interval]"));
+        }
+    }
+    content(&promtool(&["check", "rules", &rules], "").await);
+    let tests = format!("{ops}/prometheus/terrace.rules.test.yml");
+    content(&promtool(&["test", "rules", &tests], "").await);
+    let level = json!(asked("sum by (cache_level) (rate(cache_hits_total{a=\"b_c\"}[5m])) > x_y"));
+    assert_eq!(level, json!(["cache_hits_total"]));
 }
