@@ -174,6 +174,18 @@ async fn it_is_there_where_the_settings_want_it() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_level_can_wear_it() {
+    for level in 0..=9 {
+        let (program, _directory) = embedded(level, &[("ENABLE_METRICS", "true")]).await;
+        // Level 8 has no records, and counts the 404.
+        assert_eq!(program.write("a", "v").await, level != 8);
+        let text = program.metrics().await;
+        content(&promtool(&["check", "metrics"], &text).await);
+        assert!(figures(&text)["terrace_part_status{part=\"metrics\"}"] == 0.0, "{level}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_port_of_its_own_serves_nothing_else() {
     let port = free_port().to_string();
     let (program, directory) = embedded(10, &[("PROMETHEUS_PORT", &port)]).await;
