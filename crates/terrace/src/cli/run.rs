@@ -227,7 +227,11 @@ impl Session {
         let apart = metrics.map(|listener| {
             let faces = service.faces.iter().filter(|face| matches!(face, Face::Metrics(_)));
             let faces = faces.cloned().collect();
-            self.serve(level, listener, Service { faces, guards: Guards::default(), ..service.clone() })
+            self.serve(
+                level,
+                listener,
+                Service { faces, guards: Guards::default(), ..service.clone() },
+            )
         });
         let servers = apart.into_iter().chain([self.serve(level, listener, service)]).collect();
         let (watched, clock) = (Arc::clone(&whole), runtime.clone());
