@@ -76,16 +76,7 @@ pub(super) fn start(
         .process_group(0)
         .spawn()
         .map_err(failed)?;
-    let watch = Command::new("/bin/sh")
-        .args(["-c", WATCH, "terrace-bench-watch", &child.id().to_string()])
-        .arg(data.path())
-        .current_dir("/")
-        .stdin(Stdio::piped())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .process_group(0)
-        .spawn();
-    let watch = match watch {
+    let watch = match watch(&child, data.path()) {
         Ok(watch) => watch,
         Err(error) => {
             let _ = child.kill();
@@ -123,6 +114,19 @@ pub(super) fn start(
             Err(Failure::failed(format!("{name} cannot start: {why}")))
         }
     }
+}
+
+/// The shell that ends a level and removes its data.
+fn watch(level: &Child, data: &Path) -> std::io::Result<Child> {
+    Command::new("/bin/sh")
+        .args(["-c", WATCH, "terrace-bench-watch", &level.id().to_string()])
+        .arg(data)
+        .current_dir("/")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .process_group(0)
+        .spawn()
 }
 
 /// The address in the table that `serve` prints, if it does; `None` when a stop came first.
