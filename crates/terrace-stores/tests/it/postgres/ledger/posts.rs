@@ -65,7 +65,11 @@ async fn two_instances_post_for_one_user() {
     let hand = session(&url).await;
     let open = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'terrace' \
                 AND datname = current_database()";
-    while hand.query_one(open, &[]).await.expect("sessions").get::<_, i64>(0) > 0 {
+    // A session tells what it met when it ends, or a second after its last statement.
+    let until = tokio::time::Instant::now() + std::time::Duration::from_secs(30);
+    while hand.query_one(open, &[]).await.expect("sessions").get::<_, i64>(0) > 0
+        && tokio::time::Instant::now() < until
+    {
         tokio::task::yield_now().await;
     }
     let circles = "SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()";
