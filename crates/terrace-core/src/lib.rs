@@ -14,6 +14,7 @@
 //! - the ports of documents and of transactions: [`Documents`], [`Ledger`];
 //! - the port of a database that is one of several regions: [`RegionStore`];
 //! - the port of durable, ordered queues of accepted writes: [`Journal`];
+//! - limits on what a client may ask for, over all instances: [`RateLimiter`], [`Permits`];
 //! - one [`Error`], with a kind for each way in which a caller would act differently;
 //! - time, randomness and background work as parameters: [`Runtime`];
 //! - [`MemoryStore`] and [`MemoryCache`], which need no engine;
@@ -56,6 +57,7 @@ mod memory_cache;
 mod memory_store;
 pub mod node;
 pub mod opaque;
+mod rate_limit;
 pub mod read_model;
 mod record;
 pub mod region;
@@ -99,6 +101,7 @@ pub use locked_keys::LockedKeys;
 pub use memory_cache::{MemoryCache, MemoryCacheOptions};
 pub use memory_store::MemoryStore;
 pub use node::{Node, NodeState, Role};
+pub use rate_limit::{Admission, Permits, Quota, RateLimiter, SharedPermits, Taken, Window};
 pub use read_model::ReadModel;
 pub use record::{Record, Value, Version};
 pub use region::{

@@ -1,0 +1,117 @@
+//! The counter that all instances share, and what is done without it.
+
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use super::{Quota, Taken};
+use crate::{
+    Backoff, BoxFuture, Breaker, BreakerState, Deadline, Inspection, Result, Runtime, Status,
+};
+
+/// A counter of permits that all instances share, on one clock.
+pub trait Permits: fmt::Debug + Send + Sync + 'static {
+    /// What [`Window::take`](super::Window::take) does, for the client of this name. A call whose future
+    /// is dropped may have counted; its permits are lost.
+    ///
+    /// # Errors
+    /// `Unavailable` when nobody knows whether they were counted.
+    fn take<'a>(
+        &'a self,
+        client: &'a str,
+        quota: &'a Quota,
+        wanted: u32,
+    ) -> BoxFuture<'a, Result<Taken>>;
+}
+
+/// The shared counter, with what is known of its health. Several limiters may use it.
+///
+/// While it cannot be reached, and until a window has passed since, each instance keeps to its share of
+/// the limit by what it has admitted itself: a counter that comes back may have forgotten everything.
+#[derive(Debug)]
+pub struct SharedPermits {
+    permits: Arc<dyn Permits>,
+    instances: u32,
+    breaker: Breaker,
+    doubted_until: Mutex<Option<Instant>>,
+    runtime: Runtime,
+}
+
+impl SharedPermits {
+    /// The counter that so many instances share.
+    pub fn new(permits: Arc<dyn Permits>, instances: u32, runtime: Runtime) -> Self {
+        let pauses = Backoff::new(Duration::from_millis(100), Duration::from_secs(2));
+        // One failure opens it: who waits for another one waits in a request.
+        let breaker = Breaker::new(1, pauses, runtime.clone());
+        let doubted_until = Mutex::default();
+        Self { permits, instances: instances.max(1), breaker, doubted_until, runtime }
+    }
+
+    /// Permits of the counter, or nothing while it cannot be reached. What was granted may be used for
+    /// [`Quota::slot`] from before this call.
+    pub(super) async fn take(&self, client: &str, quota: &Quota, wanted: u32) -> Option<Taken> {
+        if !self.breaker.admits() {
+            return None;
+        }
+        // Later the permits are of no use.
+        let deadline = Deadline::at(self.runtime.now() + quota.slot());
+        let taken = self.runtime.within(deadline, self.permits.take(client, quota, wanted)).await;
+        match taken.unwrap_or_else(|| Err(Deadline::exceeded())) {
+            Ok(taken) => {
+                if self.breaker.state() != BreakerState::Closed {
+                    let until = self.runtime.now() + quota.memory();
+                    *self.doubted_until.lock().unwrap_or_else(PoisonError::into_inner) =
+                        Some(until);
+                }
+                if self.breaker.succeeded() {
+                    tracing::info!("limits are counted over all instances again");
+                }
+                Some(taken)
+            }
+            Err(error) => {
+                if self.breaker.failed() {
+                    tracing::warn!(%error, "limits cannot be counted over all instances");
+                }
+                None
+            }
+        }
+    }
+
+    /// Whether it is left alone for now.
+    pub(super) fn is_out(&self) -> bool {
+        self.breaker.state() == BreakerState::Open
+    }
+
+    /// What this instance may admit by its own count at this moment.
+    pub(super) fn own(&self, quota: &Quota, now: Instant) -> Quota {
+        let doubted = *self.doubted_until.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_sure = self.breaker.state() == BreakerState::Closed
+            && doubted.is_none_or(|until| until <= now);
+        match is_sure {
+            true => *quota,
+            false => Quota { limit: (quota.limit / self.instances).max(1), ..*quota },
+        }
+    }
+
+    /// Adds to what a limiter says of itself. Tries a counter that is due for it, as there may be no
+    /// requests that do.
+    pub async fn show(&self, quota: &Quota, tree: Inspection) -> Inspection {
+        if self.breaker.state() == BreakerState::HalfOpen {
+            self.take("probe", quota, 1).await;
+        }
+        let tree = self.breaker.show(tree);
+        if self.breaker.state() == BreakerState::Closed {
+            return tree;
+        }
+        let note = match self.instances {
+            1 => "the shared counter of limits cannot be reached: each instance admits the limit; \
+                  reconnecting"
+                .to_owned(),
+            count => format!(
+                "the shared counter of limits cannot be reached: each instance admits 1/{count} of \
+                 the limit; reconnecting"
+            ),
+        };
+        tree.status(Status::Degraded, note)
+    }
+}
