@@ -35,7 +35,10 @@ pub use postgres::{
     ServerReport,
 };
 #[cfg(feature = "redis")]
-pub use redis::{RedisCache, RedisCacheOptions, RedisStream, RedisStreamOptions};
+pub use redis::{
+    RedisCache, RedisCacheOptions, RedisPermits, RedisPermitsOptions, RedisStream,
+    RedisStreamOptions,
+};
 #[cfg(feature = "redis")]
 pub use redis_journal::{RedisJournal, RedisJournalOptions};
 #[cfg(feature = "sqlite")]

@@ -75,6 +75,7 @@ mod message;
 pub mod mutants;
 mod names;
 mod options;
+mod permits;
 pub(crate) mod refusal;
 mod scripts;
 mod stream;
@@ -100,6 +101,7 @@ use health::Counters;
 use link::Link;
 use names::Names;
 pub use options::RedisCacheOptions;
+pub use permits::{RedisPermits, RedisPermitsOptions};
 pub use stream::{RedisStream, RedisStreamOptions};
 use subscription::Subscription;
 

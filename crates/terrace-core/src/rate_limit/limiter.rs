@@ -178,11 +178,13 @@ impl RateLimiter {
             return Some(account.admit_alone(&quota, now));
         }
         let own = account.own.take(&quota, now, 0);
-        if own.left == 0 {
-            return Some(Admission::refused(own.more_in));
-        }
         let chunk = &mut account.chunk;
         let more_in = chunk.more_at.saturating_sub(now);
+        if own.left == 0 {
+            // Both must have some: the counter's slots begin at other times.
+            let shared = if chunk.left == 0 { more_in } else { Duration::ZERO };
+            return Some(Admission::refused(own.more_in.max(shared)));
+        }
         if chunk.permits > 0 && now < chunk.until {
             chunk.permits -= 1;
             let left = chunk.left.saturating_add(chunk.permits).min(own.left - 1);

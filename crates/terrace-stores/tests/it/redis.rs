@@ -8,6 +8,7 @@ mod late;
 #[cfg(feature = "mutants")]
 mod mutants;
 mod outages;
+mod permits;
 mod races;
 mod stream;
 

@@ -1,0 +1,155 @@
+//! The counter of permits that all instances share.
+
+use std::borrow::Cow;
+use std::fmt;
+use std::time::Duration;
+
+use redis::aio::MultiplexedConnection;
+use redis::{AsyncConnectionConfig, Client, FromRedisValue as _, RedisResult, Script};
+use terrace_core::{BoxFuture, Deadline, Error, ErrorKind, Permits, Quota, Result, Runtime, Taken};
+use tokio::sync::Mutex;
+
+use super::options::RedisCacheOptions;
+use super::refusal::{Needs, Refusal};
+use super::scripts::{call, call_of};
+
+/// How to count permits in Redis.
+#[derive(Clone)]
+pub struct RedisPermitsOptions {
+    /// `redis://user:password@host:port/number`.
+    pub url: String,
+    /// What the keys begin with. Instances that share limits have the same.
+    pub namespace: String,
+    /// Redis answers within this time or is taken for down. Default: 250 ms.
+    pub command_timeout: Duration,
+}
+
+impl RedisPermitsOptions {
+    /// The defaults for this server and namespace.
+    pub fn new(url: impl Into<String>, namespace: impl Into<String>) -> Self {
+        let command_timeout = Duration::from_millis(250);
+        Self { url: url.into(), namespace: namespace.into(), command_timeout }
+    }
+}
+
+impl fmt::Debug for RedisPermitsOptions {
+    /// Without the URL, which holds the password.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RedisPermitsOptions")
+            .field("namespace", &self.namespace)
+            .field("command_timeout", &self.command_timeout)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Permits in Redis: one hash for each client, `namespace:limit:{client}`, with a field for each slot that
+/// counts, 22 at most. A call is one script, on the clock of Redis. The hash goes by itself when none of it
+/// counts any more.
+///
+/// A server that evicts keys, or loses its memory, forgets what clients have taken.
+pub struct RedisPermits {
+    client: Client,
+    options: RedisPermitsOptions,
+    runtime: Runtime,
+    connection: Mutex<Connection>,
+    script: Script,
+}
+
+/// The connection that calls share, and its number.
+#[derive(Default)]
+struct Connection {
+    live: Option<MultiplexedConnection>,
+    number: u64,
+}
+
+impl RedisPermits {
+    /// A counter on this server; connects when it is first used.
+    ///
+    /// # Errors
+    /// `InvalidInput` for a URL that cannot be used.
+    pub fn new(options: RedisPermitsOptions, runtime: Runtime) -> Result<Self> {
+        let (info, _) = RedisCacheOptions::new(&*options.url).address()?;
+        let client = Client::open(info).map_err(|_driver_text_may_hold_the_url| {
+            Error::invalid("the Redis URL cannot be used; write redis://host[:port][/database]")
+        })?;
+        let script = Script::new(include_str!("lua/take.lua"));
+        Ok(Self { client, options, runtime, connection: Mutex::default(), script })
+    }
+
+    async fn take_of(&self, name: &str, quota: &Quota, wanted: u32) -> Result<Taken> {
+        let mut command = call_of(&self.script, 1);
+        command.arg(format!("{}:limit:{{{name}}}", self.options.namespace));
+        let slot = u64::try_from(quota.slot().as_micros()).unwrap_or(u64::MAX);
+        command.arg(quota.limit).arg(slot).arg(wanted);
+        let deadline = Deadline::at(self.runtime.now() + self.options.command_timeout);
+        let mut used = None;
+        let work = async {
+            let (number, mut connection) = self.connect().await?;
+            used = Some(number);
+            let answer = call(&mut connection, &self.script, &command).await?;
+            RedisResult::Ok(<(u32, u32, u64)>::from_redis_value(answer)?)
+        };
+        let answer = self.runtime.within(deadline, work).await;
+        if let Some(Ok((granted, left, micros))) = answer {
+            return Ok(Taken { granted, left, more_in: Duration::from_micros(micros) });
+        }
+        // Whatever is still to come on it is no answer to the next call.
+        self.give_up(used).await;
+        Err(match answer {
+            Some(Err(error)) => self.failure(error),
+            _ => unavailable("does not answer in time"),
+        })
+    }
+
+    /// The connection, made by the first who needs it.
+    async fn connect(&self) -> RedisResult<(u64, MultiplexedConnection)> {
+        let mut kept = self.connection.lock().await;
+        if let Some(live) = &kept.live {
+            return Ok((kept.number, live.clone()));
+        }
+        // The time of the whole call is bounded.
+        let config = AsyncConnectionConfig::new().set_response_timeout(None);
+        let live = self.client.get_multiplexed_async_connection_with_config(&config).await?;
+        kept.number += 1;
+        kept.live = Some(live.clone());
+        Ok((kept.number, live))
+    }
+
+    async fn give_up(&self, number: Option<u64>) {
+        let mut kept = self.connection.lock().await;
+        if number == Some(kept.number) {
+            kept.live = None;
+        }
+    }
+
+    fn failure(&self, error: redis::RedisError) -> Error {
+        let keys = format!("{}:limit:*", self.options.namespace);
+        let commands = "EVALSHA, SCRIPT, TIME, HGETALL, HINCRBY, HDEL and PEXPIRE";
+        let says = match Refusal::of(&error) {
+            Some(refusal) => Cow::Owned(refusal.says(Needs { keys: &keys, channel: "", commands })),
+            None => Cow::Borrowed("cannot be reached"),
+        };
+        unavailable(&says).caused_by(error)
+    }
+}
+
+fn unavailable(says: &str) -> Error {
+    Error::new(ErrorKind::Unavailable, format!("the Redis that counts requests {says}"))
+}
+
+impl Permits for RedisPermits {
+    fn take<'a>(
+        &'a self,
+        client: &'a str,
+        quota: &'a Quota,
+        wanted: u32,
+    ) -> BoxFuture<'a, Result<Taken>> {
+        Box::pin(self.take_of(client, quota, wanted))
+    }
+}
+
+impl fmt::Debug for RedisPermits {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RedisPermits").field("options", &self.options).finish_non_exhaustive()
+    }
+}
