@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-pub use guards::{AuthConfig, MetricsConfig};
+pub use guards::{AuthConfig, LimitsConfig, MetricsConfig};
 pub use levels::{
     CqrsConfig, EnterpriseConfig, JournalConfig, PolyglotConfig, ReplicasConfig, ShardsConfig,
 };
@@ -52,6 +52,8 @@ pub struct Config {
     pub enterprise: EnterpriseConfig,
     /// Keys of clients.
     pub auth: AuthConfig,
+    /// What clients may ask for.
+    pub limits: LimitsConfig,
     /// What is measured of requests.
     pub metrics: MetricsConfig,
     /// How far the private servers of the local mode are.

@@ -5,7 +5,7 @@ use std::ops::RangeInclusive;
 use toml::Value;
 
 /// Every whole number. The most is where larger values mean nothing, or overflow.
-pub(super) const NUMBERS: [(&str, RangeInclusive<i64>); 27] = [
+pub(super) const NUMBERS: [(&str, RangeInclusive<i64>); 31] = [
     ("cache.command_timeout_ms", 1..=DAY_MS),
     ("cache.near_max_bytes", 0..=TEBI),
     ("cache.near_max_records", 0..=TEBI),
@@ -22,6 +22,10 @@ pub(super) const NUMBERS: [(&str, RangeInclusive<i64>); 27] = [
     // NATS takes no more.
     ("journal.replicas", 1..=5),
     ("journal.takeover_seconds", 1..=86_400),
+    ("limits.address_requests", 0..=GIGA),
+    ("limits.instances", 1..=10_000),
+    ("limits.requests", 1..=GIGA),
+    ("limits.window_seconds", 1..=86_400),
     ("metrics.port", 0..=65_535),
     ("regions.max_clock_drift_ms", 1..=DAY_MS),
     ("replicas.count", 1..=100),
@@ -41,14 +45,16 @@ pub(super) const NUMBERS: [(&str, RangeInclusive<i64>); 27] = [
 const MINUTE_US: i64 = 60_000_000;
 const DAY_MS: i64 = 86_400_000;
 const TEN_YEARS_SECONDS: i64 = 315_360_000;
+const GIGA: i64 = 1_000_000_000;
 const GIBI: i64 = 1 << 30;
 const TEBI: i64 = 1 << 40;
 
 /// Every setting that is one of some words.
-const WORDS: [(&str, &[&str]); 6] = [
+const WORDS: [(&str, &[&str]); 7] = [
     ("auth.enabled", GUARD),
     ("journal.engine", &["auto", "sqlite", "redis", "nats"]),
     ("journal.flusher", &["inside", "apart"]),
+    ("limits.enabled", GUARD),
     ("log.format", &["text", "json"]),
     ("metrics.enabled", GUARD),
     ("stores.mode", &["auto", "embedded", "local", "servers"]),

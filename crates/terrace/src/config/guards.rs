@@ -35,3 +35,38 @@ impl Default for AuthConfig {
         Self { enabled: "auto".into(), api_key: String::new(), protect_figures: false }
     }
 }
+
+/// What clients may ask for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct LimitsConfig {
+    /// `true`, `false`, or `auto`: at level 10. Whether requests are limited. Default `auto`.
+    pub enabled: String,
+    /// The most requests of a client in any window: of a key, or of an address where there are no keys.
+    /// Default 100.
+    pub requests: u32,
+    /// The length of a window, in seconds. Default 60.
+    pub window_seconds: u64,
+    /// The most requests of an address in any window, whatever keys they have. Default 0: ten times
+    /// `requests`.
+    pub address_requests: u32,
+    /// The Redis in which requests are counted, `redis://:password@host:port/number`. Default none: that
+    /// of the far cache; in the embedded mode the process counts.
+    pub url: String,
+    /// While that Redis cannot be reached, each instance admits its part of the limit as one of so many.
+    /// Default 1.
+    pub instances: u32,
+}
+
+impl Default for LimitsConfig {
+    fn default() -> Self {
+        Self {
+            enabled: "auto".into(),
+            requests: 100,
+            window_seconds: 60,
+            address_requests: 0,
+            url: String::new(),
+            instances: 1,
+        }
+    }
+}

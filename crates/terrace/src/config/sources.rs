@@ -10,7 +10,7 @@ use super::{Config, DistanceConfig, Mode, bounds, redacted, regions, service_lin
 
 /// Names of the environment that the described system uses, and the settings they stand for.
 /// `TERRACE_<SECTION>_<KEY>` works for every setting.
-pub const DOCUMENTED_NAMES: [(&str, &str); 21] = [
+pub const DOCUMENTED_NAMES: [(&str, &str); 24] = [
     ("DATABASE_URL", "database.url"),
     ("REDIS_URL", "cache.url"),
     ("PRIMARY_DATABASE_URL", "replicas.primary_url"),
@@ -32,6 +32,9 @@ pub const DOCUMENTED_NAMES: [(&str, &str); 21] = [
     ("API_KEY", "auth.api_key"),
     ("ENABLE_METRICS", "metrics.enabled"),
     ("PROMETHEUS_PORT", "metrics.port"),
+    ("RATE_LIMIT_REQUESTS", "limits.requests"),
+    ("RATE_LIMIT_WINDOW", "limits.window_seconds"),
+    ("RATE_LIMITER_URL", "limits.url"),
 ];
 
 /// The setting that is a secret as a whole.

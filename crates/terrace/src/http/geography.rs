@@ -8,16 +8,15 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 
 use hyper::header::{HeaderMap, HeaderName};
-use ipnet::IpNet;
 use terrace_core::{Inspection, RegionId, RegionName, Runtime, Version};
 
+use super::client_address::TrustedProxies;
 use super::headers;
 use super::places::Places;
 use super::problem::Problem;
 
 /// Names the region that a request is for.
 const X_REGION: HeaderName = HeaderName::from_static("x-region");
-const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 
 /// The regions that are served, and what tells which of them a request is for.
 #[derive(Debug)]
@@ -28,7 +27,7 @@ pub struct Geography {
     ids: Vec<RegionId>,
     /// The region of this process.
     here: RegionName,
-    proxies: Vec<IpNet>,
+    proxies: TrustedProxies,
     places: Option<Places>,
     /// Codes of countries and continents, and the nearest region.
     nearest: Vec<(String, RegionName)>,
@@ -41,8 +40,8 @@ pub struct ClientPlaces {
     pub file: PathBuf,
     /// Codes of countries and continents, and the nearest region.
     pub nearest: Vec<(String, RegionName)>,
-    /// The networks of proxies whose `X-Forwarded-For` is believed.
-    pub proxies: Vec<IpNet>,
+    /// The proxies that are believed.
+    pub proxies: TrustedProxies,
 }
 
 impl Geography {
@@ -112,7 +111,7 @@ impl Geography {
     /// The region of a request that names none.
     pub(crate) fn nearest(&self, peer: Option<IpAddr>, headers: &HeaderMap) -> RegionName {
         let found = self.places.as_ref().and_then(|places| {
-            let client = self.client(peer?, headers);
+            let client = self.proxies.client(peer?, headers);
             places.find(client, |code| {
                 let near = |(known, _): &&(String, RegionName)| known.eq_ignore_ascii_case(code);
                 self.nearest.iter().find(near).map(|(_, region)| *region)
@@ -120,36 +119,6 @@ impl Geography {
         });
         found.unwrap_or(self.here)
     }
-
-    /// Whose request it is: what a trusted proxy says of its peer, as often as that is one, too.
-    fn client(&self, peer: IpAddr, headers: &HeaderMap) -> IpAddr {
-        let trusted = |address: IpAddr| {
-            let address = address.to_canonical();
-            self.proxies.iter().any(|network| network.contains(&address))
-        };
-        let mut client = peer;
-        // A header may be there several times; the last address of the last one is the nearest.
-        let sent = headers.get_all(X_FORWARDED_FOR).into_iter().collect::<Vec<_>>();
-        // Behind a line that cannot be read, nobody knows who wrote the others.
-        let texts = sent.iter().rev().map_while(|value| value.to_str().ok());
-        let hops = texts.flat_map(|text| text.rsplit(',')).map(str::trim);
-        for hop in hops.filter(|hop| !hop.is_empty()) {
-            if !trusted(client) {
-                break;
-            }
-            // What is no address was not written by a proxy that knows its peer.
-            let Some(address) = address(hop) else { break };
-            client = address;
-        }
-        client
-    }
-}
-
-/// An address, which some proxies write with its port.
-fn address(text: &str) -> Option<IpAddr> {
-    let with_port = || text.parse::<std::net::SocketAddr>().ok().map(|it| it.ip());
-    let bare = text.trim_start_matches('[').trim_end_matches(']').parse().ok();
-    bare.or_else(with_port)
 }
 
 #[cfg(test)]
@@ -158,6 +127,7 @@ mod tests {
     use std::path::Path;
 
     use hyper::header::HeaderValue;
+    use ipnet::IpNet;
     use maxminddb_writer::Database;
     use maxminddb_writer::metadata::IpVersion;
     use maxminddb_writer::paths::IpAddrWithMask;
@@ -214,7 +184,7 @@ mod tests {
         let names = ["us-east", "eu-west", "asia-pac"].map(name);
         let code = |code: &str, place: usize| (code.to_owned(), names[place]);
         let nearest = vec![code("NA", 0), code("EU", 1), code("AS", 2), code("IS", 0)];
-        let proxies = vec!["10.0.0.0/8".parse().expect("a network")];
+        let proxies = TrustedProxies::new(vec!["10.0.0.0/8".parse().expect("a network")]);
         let clients = ClientPlaces { file: file.to_owned(), nearest, proxies };
         let regions = names.into_iter().zip(1..);
         let regions = regions.map(|(name, id)| (name, RegionId::new(id).expect("a number")));
@@ -224,7 +194,7 @@ mod tests {
     fn forwarded(texts: &[&'static str]) -> HeaderMap {
         let mut headers = HeaderMap::new();
         for text in texts {
-            headers.append(X_FORWARDED_FOR, HeaderValue::from_static(text));
+            headers.append("x-forwarded-for", HeaderValue::from_static(text));
         }
         headers
     }

@@ -206,6 +206,17 @@ impl Problem {
         self
     }
 
+    /// Says how long to wait before the next try.
+    pub(crate) fn retry_after(mut self, wait: Duration) -> Self {
+        self.0.wait = Some(wait);
+        self
+    }
+
+    /// The headers of the answer.
+    pub(crate) fn headers_mut(&mut self) -> &mut HeaderMap {
+        &mut self.0.headers
+    }
+
     /// Puts where it was found before the detail: `writes[3]: key is empty`.
     pub(crate) fn within(mut self, place: &str) -> Self {
         self.0.detail = format!("{place}: {}", self.0.detail).into();
@@ -237,14 +248,18 @@ impl Problem {
         headers.insert(header::CACHE_CONTROL, NO_STORE);
         if inner.kind.has_retry_after() {
             let wait = inner.wait.unwrap_or(Duration::from_secs(1));
-            let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
-            headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds.max(1)));
+            headers.insert(header::RETRY_AFTER, HeaderValue::from(whole_seconds(wait).max(1)));
         }
         if inner.kind == Kind::Unauthenticated {
             headers.entry(header::WWW_AUTHENTICATE).or_insert(CHALLENGE);
         }
         reply
     }
+}
+
+/// Seconds, with a part of one as a whole.
+pub(crate) fn whole_seconds(time: Duration) -> u64 {
+    time.as_secs() + u64::from(time.subsec_nanos() > 0)
 }
 
 const PROBLEM_JSON: HeaderValue = HeaderValue::from_static("application/problem+json");

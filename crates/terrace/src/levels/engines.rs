@@ -18,6 +18,7 @@ mod mongodb;
 #[cfg(feature = "nats")]
 mod nats;
 mod options;
+mod permits;
 mod regions;
 mod servers;
 mod shards;
@@ -244,7 +245,10 @@ trait EngineMode: Debug + Send + Sync {
     fn documents<'a>(&'a self, of: &'a Engines) -> BoxFuture<'a, Result<DocumentEngine>>;
 
     /// Where the grants of the installation's keys are kept, the same for all levels.
-    fn grants<'a>(&'a self, of: &'a Engines) -> BoxFuture<'a, Result<Arc<dyn Store>>>;
+    fn grants<'a>(&'a self, of: &'a Engines) -> BoxFuture<'a, Result<Database>>;
+
+    /// The Redis that counts what clients ask for; `None` where there is one instance.
+    fn permits_url(&self) -> Result<Option<String>>;
 
     /// Ends what this process runs for it.
     fn stop(&self) -> BoxFuture<'_, ()>;
@@ -377,7 +381,7 @@ impl Engines {
     /// # Errors
     /// What cannot be reached, and the next step.
     pub async fn grants(&self) -> Result<Arc<dyn Store>> {
-        self.mode.grants(self).await
+        Ok(self.mode.grants(self).await?.store)
     }
 
     /// The owners of transactions and of summaries, also while another process serves them.

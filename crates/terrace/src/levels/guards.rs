@@ -7,7 +7,7 @@ use terrace_core::Result;
 use super::{Engines, Level};
 use crate::access::{ApiKey, KeyRing};
 use crate::config::Config;
-use crate::http::{Authenticate, Guards, Metrics, Middleware};
+use crate::http::{Authenticate, Guards, Metrics, Middleware, RateLimit};
 
 /// The guards of a level.
 #[derive(Debug)]
@@ -33,6 +33,19 @@ pub async fn guards(level: &Level, engines: &Engines) -> Result<Guarding> {
     }
     let mut first_key = None;
     let asks_for_keys = is_on(&config.auth.enabled, level);
+    let mut by_key = None;
+    if is_on(&config.limits.enabled, level) {
+        let ([addresses, clients], proxies) =
+            (engines.limiters().await?, engines.trusted_proxies()?);
+        if asks_for_keys {
+            // Before keys are looked at, so that they cannot be tried without end.
+            let [before, after] = RateLimit::around_keys(addresses, clients, proxies);
+            steps.push(Arc::new(before));
+            by_key = Some(after);
+        } else {
+            steps.push(Arc::new(RateLimit::alone(clients, proxies)));
+        }
+    }
     if asks_for_keys {
         let fixed = Some(config.auth.api_key.as_str()).filter(|key| !key.is_empty());
         if fixed.is_some_and(|key| key.chars().count() < SHORT) {
@@ -45,6 +58,7 @@ pub async fn guards(level: &Level, engines: &Engines) -> Result<Guarding> {
         let figures = config.auth.protect_figures;
         steps.push(Arc::new(Authenticate::new(ring, figures, runtime.clone())));
     }
+    steps.extend(by_key.map(|step| Arc::new(step) as _));
     Ok(Guarding { guards: Guards::new(steps), asks_for_keys, first_key })
 }
 

@@ -12,6 +12,7 @@ mod enterprise;
 mod health;
 mod instances;
 mod journal;
+mod limits;
 mod memory;
 mod metrics;
 mod openapi;
@@ -100,6 +101,8 @@ impl Program {
     ) -> Self {
         let mut command = terrace(&["serve", &level.to_string()]);
         stores.tell(&mut command);
+        // Limits have tests of their own.
+        command.env("RATE_LIMIT_REQUESTS", "1000000");
         command.args(arguments).envs(environment.iter().copied());
         Self::start(command).await
     }

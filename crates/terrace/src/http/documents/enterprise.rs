@@ -6,7 +6,7 @@ use std::sync::Arc;
 use hyper::{Method, StatusCode};
 use serde::Deserialize;
 use serde_json::json;
-use terrace_core::{Inspection, Key, Origin, PartKind, Read, Status, Tier, Write};
+use terrace_core::{Fact, Inspection, Key, Origin, PartKind, Read, Status, Tier, Write};
 use utoipa::openapi::schema::Schema;
 
 use super::levels::PLAIN;
@@ -44,6 +44,13 @@ const HEALTH: HealthFields = &[
             let near = parts::near(tree).is_some_and(|near| near.note.is_empty());
             let far = parts::is_up(parts::far(tree));
             [("L1".to_owned(), near), ("L2".to_owned(), far)].into()
+        }),
+    ),
+    Field::new(
+        "rate_limiter_healthy",
+        "Whether requests are counted over all instances; also true where none are counted.",
+        Getter::Bool(|tree| {
+            tree.find("rate-limit").is_none_or(|part| part.status == Status::Healthy)
         }),
     ),
     Field::new("circuit_breakers", BREAKERS_ARE, BREAKERS),
@@ -233,11 +240,17 @@ fn stats_endpoint(whole: &Arc<dyn Whole>) -> Endpoint {
         ("l1_maxsize", Shape::Count.schema("The most entries of the near cache.")),
         ("l2_keys", Shape::Count.schema("Entries in the far cache.")),
     ]);
+    let limits = object(&[
+        ("enabled", Shape::Bool.schema("Whether requests are limited.")),
+        ("max_requests", Shape::Count.schema("The most of a client in any window.")),
+        ("window_seconds", Shape::Count.schema("The length of a window.")),
+    ]);
     let answer = object(&[
         ("environment", Shape::Text.schema("What the settings call the installation.")),
         ("shards", shards.build().into()),
         ("cache", cache.build().into()),
         Field::new("circuit_breakers", BREAKERS_ARE, BREAKERS).described(),
+        ("rate_limiting", limits.build().into()),
         ("features", Shape::Flags.schema("What is switched on.")),
     ]);
     Endpoint::new(whole, Method::GET, "/stats", |whole, _| Box::pin(stats(whole)))
@@ -281,6 +294,23 @@ async fn stats(whole: &dyn Whole) -> Answer {
     let answer = Field::write_all(&named("environment", ENVIRONMENT), &tree, answer)
         .field("shards", &shards)
         .field("cache", &cache);
-    let answer = Field::write_all(&named("circuit_breakers", BREAKERS), &tree, answer);
+    let answer = Field::write_all(&named("circuit_breakers", BREAKERS), &tree, answer)
+        .field("rate_limiting", &rate_limiting(&tree));
     Ok(reply::json(Field::write_all(&named("features", FEATURES), &tree, answer)))
+}
+
+fn rate_limiting(tree: &Inspection) -> serde_json::Value {
+    let part = tree.find("rate-limit");
+    let fact = |name| part.and_then(|part| part.known(name));
+    let max_requests = match fact("max_requests") {
+        Some(Fact::Number(number)) => *number,
+        _ => 0,
+    };
+    let window = match fact("window") {
+        Some(Fact::Time(time)) => time.as_secs(),
+        _ => 0,
+    };
+    json!({
+        "enabled": part.is_some(), "max_requests": max_requests, "window_seconds": window,
+    })
 }

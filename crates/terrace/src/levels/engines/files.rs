@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use terrace_core::{
     BoxFuture, Error, ErrorKind, Follower, Journal, Ledger, MemoryCache, MemoryCacheOptions,
-    ReadModel, Result, Shard, Store,
+    ReadModel, Result, Shard,
 };
 use terrace_layers::{CommandSide, Follow, FollowOptions, SummaryStore};
 use terrace_stores::sqlite::{self, Synchronous};
@@ -235,10 +235,14 @@ impl EngineMode for Files {
         Box::pin(async { documents(&self.directory, of) })
     }
 
-    fn grants<'a>(&'a self, of: &'a Engines) -> BoxFuture<'a, Result<Arc<dyn Store>>> {
+    fn grants<'a>(&'a self, of: &'a Engines) -> BoxFuture<'a, Result<Database>> {
         let open = SqliteOptions::new(self.directory.join("grants.sqlite"));
         let store = SqliteStore::open(open, of.runtime.clone());
-        Box::pin(async move { Ok(Arc::new(store?) as Arc<dyn Store>) })
+        Box::pin(async move { Ok(Database::sqlite(store?)) })
+    }
+
+    fn permits_url(&self) -> Result<Option<String>> {
+        Ok(None)
     }
 
     fn stop(&self) -> BoxFuture<'_, ()> {

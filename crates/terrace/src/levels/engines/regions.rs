@@ -9,7 +9,7 @@ use terrace_stores::SqliteStore;
 
 use super::Engines;
 use crate::config::{HomeSettings, RegionSettings, millis};
-use crate::http::{ClientPlaces, Geography};
+use crate::http::{ClientPlaces, Geography, TrustedProxies};
 
 /// A region, as each region reaches it.
 #[derive(Clone, Debug)]
@@ -82,10 +82,15 @@ impl Engines {
         let clients = ClientPlaces {
             file: config.geoip_file.clone().into(),
             nearest: config.places().map_err(wrong)?,
-            proxies: config.proxies().map_err(wrong)?,
+            proxies: self.trusted_proxies()?,
         };
         let regions = regions.iter().map(|region| (region.name, region.id)).collect();
         Ok(Geography::new(regions, self.here()?, clients, &self.runtime))
+    }
+
+    /// The proxies whose word on their clients is believed.
+    pub(in crate::levels) fn trusted_proxies(&self) -> Result<TrustedProxies> {
+        Ok(TrustedProxies::new(self.config.regions.proxies().map_err(wrong)?))
     }
 
     /// The region of this process.

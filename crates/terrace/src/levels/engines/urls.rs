@@ -8,7 +8,7 @@ use std::time::Duration;
 use terrace_core::history::{lineage, log_of};
 use terrace_core::{
     BoxFuture, Error, Follower, Journal, Ledger, ReadModel, RegionName, RegionOptions, Result,
-    Shard, Store,
+    Shard,
 };
 use terrace_layers::CommandSide;
 use terrace_stores::redis::{RedisStream, RedisStreamOptions};
@@ -154,12 +154,12 @@ impl<W: Whereabouts> ByUrl<W> {
     }
 
     /// In a schema of their own in the database that all levels use, or else the first shard's.
-    async fn open_grants(&self, of: &Engines) -> Result<Arc<dyn Store>> {
+    async fn open_grants(&self, of: &Engines) -> Result<Database> {
         let first = of.named_shards().0.first().map(String::as_str);
         let url = Some(self.0.database()).filter(|url| !url.is_empty()).or(first);
         let options = of.in_default_schema(url.ok_or_else(no_database)?);
         let options = PostgresOptions { schema: "terrace_grants".to_owned(), ..options };
-        Ok(Arc::new(PostgresStore::connect(options, of.runtime.clone()).await?))
+        Ok(Database::postgres(PostgresStore::connect(options, of.runtime.clone()).await?))
     }
 
     async fn open_journal(&self, of: &Engines, history: &str) -> Result<Arc<dyn Journal>> {
@@ -352,8 +352,20 @@ impl<W: Whereabouts> EngineMode for ByUrl<W> {
         Box::pin(self.open_documents(of))
     }
 
-    fn grants<'a>(&'a self, of: &'a Engines) -> BoxFuture<'a, Result<Arc<dyn Store>>> {
+    fn grants<'a>(&'a self, of: &'a Engines) -> BoxFuture<'a, Result<Database>> {
         Box::pin(self.open_grants(of))
+    }
+
+    fn permits_url(&self) -> Result<Option<String>> {
+        match (self.0.cache(), self.0.directory()) {
+            // Private servers have one process.
+            ("", Some(_)) => Ok(None),
+            ("", None) => Err(Error::invalid(
+                "limits over several instances need a Redis that counts; set \
+                 RATE_LIMITER_URL=redis://host:6379, or limits.enabled to false",
+            )),
+            (url, _) => Ok(Some(url.to_owned())),
+        }
     }
 
     fn stop(&self) -> BoxFuture<'_, ()> {
