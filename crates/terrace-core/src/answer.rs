@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
 
 use crate::{
     Error, Key, LogPosition, Place, Proof, Record, RegionName, Result, Slot, Token, Value, Version,
@@ -293,6 +294,15 @@ impl Idempotency {
     pub fn in_region(&self, home: Option<RegionName>) -> Self {
         let home = home.map(|home| home.to_string()).unwrap_or_default();
         Self { key: format!("\n{home}:{}", self.key).into(), fingerprint: self.fingerprint }
+    }
+
+    /// The same request of one of several clients: what one has used under a key is nothing to another.
+    #[must_use]
+    pub fn of_client(&self, client: &str) -> Self {
+        let digest = Sha256::digest(format!("{client}\n{}", self.key).as_bytes());
+        let key =
+            digest.iter().fold("client:".to_owned(), |key, byte| key + &format!("{byte:02x}"));
+        Self { key: key.into(), fingerprint: self.fingerprint }
     }
 
     /// The client's key.

@@ -78,8 +78,9 @@ impl RedisPermits {
 
     async fn take_of(&self, name: &str, quota: &Quota, wanted: u32) -> Result<Taken> {
         let mut command = call_of(&self.script, 1);
-        command.arg(format!("{}:limit:{{{name}}}", self.options.namespace));
         let slot = u64::try_from(quota.slot().as_micros()).unwrap_or(u64::MAX);
+        // Slots of another length have other numbers, and so a count of their own.
+        command.arg(format!("{}:limit:{slot}:{{{name}}}", self.options.namespace));
         command.arg(quota.limit).arg(slot).arg(wanted);
         let deadline = Deadline::at(self.runtime.now() + self.options.command_timeout);
         let mut used = None;

@@ -104,7 +104,8 @@ impl Grant {
 
     /// How it is at this time.
     pub fn state(&self, now: Timestamp) -> GrantState {
-        if self.revoked_at.is_some_and(|at| at <= now) {
+        // Whatever the clock of whoever revoked it said.
+        if self.revoked_at.is_some() {
             GrantState::Revoked
         } else if self.expires_at.is_some_and(|at| at <= now) {
             GrantState::Expired
@@ -151,6 +152,11 @@ impl Principal {
     pub(super) fn of_settings() -> Self {
         let name = "auth.api_key".to_owned();
         Self { id: None, name, scopes: vec![Scope::Admin], prefixes: Vec::new() }
+    }
+
+    /// Whose requests these are.
+    pub fn client(&self) -> &str {
+        self.id.as_ref().map_or("settings", KeyId::as_str)
     }
 
     /// Whether requests of this kind are allowed.

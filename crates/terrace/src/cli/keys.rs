@@ -77,6 +77,10 @@ async fn run(
     let failed = |error: Error| fatal(&error);
     match action {
         Action::Create { name, scopes, prefix, expires_in } => {
+            if prefix.iter().any(String::is_empty) {
+                let text = "--prefix is empty, which would be all records; leave it out for all";
+                return Err(Failure::usage(text));
+            }
             let key = ApiKey::generate().map_err(failed)?;
             let mut grant = Grant::new(&key, name, scopes, now);
             grant.prefixes.clone_from(prefix);
@@ -105,6 +109,9 @@ async fn run(
             access::add(store, key.id(), &grant).await.map_err(failed)?;
             let ended = access::change(store, &id, |grant| {
                 grant.expires_at = Some(grant.expires_at.map_or(ends, |at| at.min(ends)));
+                if *at_once {
+                    grant.revoked_at.get_or_insert(now);
+                }
             });
             ended.await.map_err(failed)?;
             show(&key, &grant, as_json);

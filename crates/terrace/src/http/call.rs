@@ -85,7 +85,10 @@ impl Call {
     /// How to write, by the headers and the body; the deadline begins now, after the body came.
     pub(crate) fn write_options(&self, body: &[u8]) -> Result<WriteOptions, Problem> {
         let Parts { method, uri, headers, .. } = &self.parts;
-        let how = headers::write_options(method.as_str(), uri, headers, body, self.deadline())?;
+        let mut how = headers::write_options(method.as_str(), uri, headers, body, self.deadline())?;
+        if let (Some(principal), Some(request)) = (&self.principal, &how.idempotency) {
+            how.idempotency = Some(Arc::new(request.of_client(principal.client())));
+        }
         let Some(region) = self.region(None)? else { return Ok(how) };
         headers::confirmed(headers, WriteOptions { region: Some(region), ..how })
     }

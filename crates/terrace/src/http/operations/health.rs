@@ -75,11 +75,13 @@ async fn say_health(operations: &Operations, call: &mut Call) -> Answer {
 }
 
 async fn say_ready(operations: &Operations, call: &mut Call) -> Answer {
+    let is_down = operations.whole.inspect().await.status == Status::Down;
+    // Looked at last: it may have been asked to stop meanwhile.
     if call.app.draining.load(Ordering::Relaxed) {
         let detail = "this instance is stopping; send requests to another";
         return Err(Problem::new(Kind::Unavailable, detail));
     }
-    if operations.whole.inspect().await.status == Status::Down {
+    if is_down {
         let detail = "records can be neither read nor written; /health names the part";
         return Err(Problem::new(Kind::Unavailable, detail));
     }

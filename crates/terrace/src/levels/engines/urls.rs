@@ -158,7 +158,7 @@ impl<W: Whereabouts> ByUrl<W> {
         let first = of.named_shards().0.first().map(String::as_str);
         let url = Some(self.0.database()).filter(|url| !url.is_empty()).or(first);
         let options = of.in_default_schema(url.ok_or_else(no_database)?);
-        let options = PostgresOptions { schema: "terrace_grants".to_owned(), ..options };
+        let options = PostgresOptions { schema: format!("{}_grants", of.schemas()), ..options };
         Ok(Database::postgres(PostgresStore::connect(options, of.runtime.clone()).await?))
     }
 

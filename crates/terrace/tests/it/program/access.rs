@@ -224,9 +224,32 @@ async fn every_instance_hears_how_a_key_ends() {
         let found = listed.as_array().expect("a list").iter().find(|it| it["id"] == id);
         found.expect("it is listed")["state"].as_str().expect("text").to_owned()
     };
-    assert_eq!([state(&id), state(&new_id), state(&newer_id)], ["active", "expired", "revoked"]);
+    assert_eq!([state(&id), state(&new_id), state(&newer_id)], ["active", "revoked", "revoked"]);
     assert!(!listed.to_string().contains(&old) && !listed.to_string().contains("digest"));
     let (short, _) = created(&stores, &["create", "short", "--expires-in", "4s"]).await;
     each(&short, StatusCode::OK).await;
     each(&short, StatusCode::UNAUTHORIZED).await;
+}
+
+/// What one key has used an Idempotency-Key for is nothing to another.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_repeated_request_is_of_its_own_key() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let stores = embedded(directory.path());
+    let program =
+        Program::serve_with(10, &stores, &[], &[("API_KEY", "all of it, for a test")]).await;
+    let (one, _) = created(&stores, &["create", "one", "--prefix", "a/"]).await;
+    let (other, _) = created(&stores, &["create", "other", "--prefix", "b/"]).await;
+    program.comes_to(&one, StatusCode::FORBIDDEN, KNOWN).await;
+    program.comes_to(&other, StatusCode::FORBIDDEN, KNOWN).await;
+    let put = async |key: &str, path: &str, value: &str| {
+        let request = program.asks(Method::PUT, path, key).header("Idempotency-Key", "order-1");
+        let answer = request.json(&json!({"value": value})).send().await.expect("an answer");
+        (answer.status().as_u16(), answer.json::<Value>().await.expect("a body")["version"].clone())
+    };
+    let (status, version) = put(&one, "/v1/records/a%2F1", "1").await;
+    assert_eq!(status, 201);
+    assert_eq!(put(&one, "/v1/records/a%2F1", "1").await, (201, version), "the first result");
+    assert_eq!(put(&one, "/v1/records/a%2F2", "1").await.0, 422, "another request");
+    assert_eq!(put(&other, "/v1/records/b%2F1", "1").await.0, 201, "of nobody else");
 }
