@@ -25,15 +25,14 @@ impl TrustedProxies {
         }
         // A header may be there several times; the last address of the last one is the nearest.
         let sent = headers.get_all(X_FORWARDED_FOR).into_iter().collect::<Vec<_>>();
-        // Behind a line that cannot be read, nobody knows who wrote the others.
-        let texts = sent.iter().rev().map_while(|value| value.to_str().ok());
-        let hops = texts.flat_map(|text| text.rsplit(',')).map(str::trim);
-        for hop in hops.filter(|hop| !hop.is_empty()) {
+        let hops =
+            sent.iter().rev().flat_map(|value| value.as_bytes().rsplit(|byte| *byte == b','));
+        for hop in hops.map(<[u8]>::trim_ascii).filter(|hop| !hop.is_empty()) {
             if !self.trust(client) {
                 break;
             }
             // What is no address was not written by a proxy that knows its peer.
-            let Some(address) = address(hop) else { break };
+            let Some(address) = str::from_utf8(hop).ok().and_then(address) else { break };
             client = address;
         }
         client
@@ -50,4 +49,26 @@ fn address(text: &str) -> Option<IpAddr> {
     let with_port = || text.parse::<std::net::SocketAddr>().ok().map(|it| it.ip());
     let bare = text.trim_start_matches('[').trim_end_matches(']').parse().ok();
     bare.or_else(with_port)
+}
+
+#[cfg(test)]
+mod tests {
+    use hyper::header::HeaderValue;
+
+    use super::*;
+
+    /// What a client writes before it changes nothing of what a proxy has added.
+    #[test]
+    fn what_a_proxy_has_added_counts_behind_anything() {
+        let proxies = TrustedProxies::new(vec!["10.0.0.0/8".parse().expect("a network")]);
+        let peer = "10.0.0.1".parse().expect("an address");
+        for sent in
+            [&b"\xff, 2.3.4.5"[..], b"2.3.4.5", b"x,, 2.3.4.5", b"9.9.9.9, 2.3.4.5,10.0.0.2"]
+        {
+            let mut headers = HeaderMap::new();
+            headers.append(X_FORWARDED_FOR, HeaderValue::from_bytes(sent).expect("a value"));
+            let found = proxies.client(peer, &headers);
+            assert_eq!(found.to_string(), "2.3.4.5", "{sent:?}");
+        }
+    }
 }

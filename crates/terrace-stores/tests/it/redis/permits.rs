@@ -207,5 +207,5 @@ async fn a_script_that_the_server_forgot_and_a_connection_that_ended_are_made_an
     private.by_hand::<i64>("CLIENT KILL TYPE normal").await;
     until("another connection", || async { take().await.is_ok() }).await;
     let keys: Vec<String> = private.by_hand("KEYS *").await;
-    assert_eq!(keys, ["test:limit:{a}"]);
+    assert_eq!(keys, ["test:limit:30000000:{a}"]);
 }
