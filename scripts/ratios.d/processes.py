@@ -167,7 +167,8 @@ class Processes:
             )
         self.running.append((process, stop))
         try:
-            await_until(ready, name, process)
+            # Over a WAN a start takes as many round trips as it has statements.
+            await_until(ready, name, process, seconds=120)
         except Failed as error:
             last = "\n".join(log.read_text(errors="replace").splitlines()[-8:])
             raise Failed(f"{error}; the end of its log:\n{last}") from None
