@@ -17,13 +17,13 @@ use super::key::{ApiKey, KeyDigest, KeyId};
 /// What grants there are, in a store of their own, and a copy of them in memory.
 #[derive(Debug)]
 pub struct KeyRing {
-    shared: Arc<Shared>,
+    shared: Arc<HeldGrants>,
     /// Reads them again.
     _task: Task,
 }
 
 #[derive(Debug)]
-struct Shared {
+struct HeldGrants {
     store: Arc<dyn Store>,
     known: ArcSwap<Known>,
     /// The one key of the settings.
@@ -105,7 +105,7 @@ impl KeyRing {
         let grants = read_all(&*store, &runtime).await?;
         let known = Known { grants, read_at: runtime.now(), trouble: None };
         let known = ArcSwap::from_pointee(known);
-        let shared = Arc::new(Shared { store, known, fixed, runtime: runtime.clone() });
+        let shared = Arc::new(HeldGrants { store, known, fixed, runtime: runtime.clone() });
         let reads = Arc::clone(&shared);
         let task = runtime.keep("grants of keys", move || {
             let reads = Arc::clone(&reads);
@@ -197,7 +197,7 @@ impl KeyRing {
     }
 }
 
-impl Shared {
+impl HeldGrants {
     /// Never ends.
     async fn go_on_reading(&self) -> Result<()> {
         loop {

@@ -84,14 +84,18 @@ async fn build(engines: &Engines) -> Result<Stack> {
 
 /// A region's whole stack, as it is reached from somewhere.
 #[derive(Clone)]
-struct Way {
+struct ReachedRegion {
     engine: Arc<RegionEngine>,
     cache: Arc<CacheAside>,
     link: Arc<RegionLink>,
 }
 
 /// Level 2 over the engines of a region; one stack where several reach it by the same way.
-fn way(known: &mut Vec<Way>, engine: &Arc<RegionEngine>, runtime: &Runtime) -> Way {
+fn way(
+    known: &mut Vec<ReachedRegion>,
+    engine: &Arc<RegionEngine>,
+    runtime: &Runtime,
+) -> ReachedRegion {
     if let Some(way) = known.iter().find(|way| Arc::ptr_eq(&way.engine, engine)) {
         return way.clone();
     }
@@ -111,7 +115,7 @@ fn way(known: &mut Vec<Way>, engine: &Arc<RegionEngine>, runtime: &Runtime) -> W
     let store = Arc::new(SingleFlight::new(Arc::clone(&cache) as _, runtime.clone()));
     let database = Arc::clone(&engine.database);
     let link = Arc::new(RegionLink::new(store, database, runtime.clone()));
-    known.push(Way { engine: Arc::clone(engine), cache, link });
+    known.push(ReachedRegion { engine: Arc::clone(engine), cache, link });
     known[known.len() - 1].clone()
 }
 
