@@ -34,9 +34,24 @@ pub(super) trait Work: Sync {
 pub(super) struct Progress {
     committing: AtomicBool,
     in_transaction: AtomicBool,
+    /// How often others were faster before this try.
+    races: u32,
 }
 
 impl Progress {
+    /// The tries that give way to whom they may wait for in a circle; later ones wait as others do.
+    const GIVE_WAY: u32 = 8;
+
+    /// Of a try before which others were faster so often.
+    pub(super) fn after(races: u32) -> Self {
+        Self { races, ..Self::default() }
+    }
+
+    /// Whether to end the try where others are in the way for a moment.
+    pub(super) fn gives_way(&self) -> bool {
+        self.races < Self::GIVE_WAY
+    }
+
     /// What is sent from now on commits by itself.
     pub(super) fn commits(&self) {
         self.committing.store(true, Ordering::Relaxed);

@@ -96,7 +96,7 @@ impl Worker {
         let (mut races, mut waits, mut reconnects, mut preparations) = (0, 0, 0, 0);
         loop {
             let Unfinished { failure, stage, open } =
-                match self.attempt(work, &mut lease, deadline).await {
+                match self.attempt(work, &mut lease, races, deadline).await {
                     Ok(answer) => return Ok(answer),
                     Err(unfinished) => unfinished,
                 };
@@ -165,10 +165,11 @@ impl Worker {
         &self,
         work: &W,
         lease: &mut Lease,
+        races: u32,
         deadline: Deadline,
     ) -> Result<W::Answer, Unfinished> {
         lease.unsettle();
-        let progress = Progress::default();
+        let progress = Progress::after(races);
         let mut doubt = self.doubts.guard(lease.backend, &progress);
         let limit = deadline.min(Deadline::at(self.runtime.now() + self.patience));
         let done = self.runtime.within(limit, work.run(lease, &progress)).await;

@@ -353,9 +353,10 @@ impl WriteBatch<'_> {
         let stored = plan.answers.iter();
         let stored = stored.map(|&answer| DoneWrite::of(connection, answer, number_of_log));
         let first = first_written(&plan.answers);
+        let holds = plan.insert.keys.len() < keys.len();
         let (logged, inserted, updated, remembered, committed) = join5(
             self.log_superseded(connection, &plan),
-            insert(connection, &plan),
+            make(connection, progress, holds, insert(connection, &plan)),
             update(connection, &plan),
             claim.keep(connection, stored, first),
             connection.command("COMMIT"),
@@ -365,7 +366,7 @@ impl WriteBatch<'_> {
             progress.in_transaction(false);
         }
         logged?;
-        inserted.map_err(overtaken)?;
+        inserted?;
         updated?;
         remembered?;
         committed?;
@@ -459,13 +460,38 @@ async fn update(connection: &Connection, plan: &Plan<'_>) -> Result<(), tokio_po
     connection.run(Sql::Update, &columns).await.map(drop)
 }
 
-/// A row that a lock did not find was made by another writer meanwhile; the next try will find it. A
-/// column that a person made unique is another matter.
-pub(super) fn overtaken(error: tokio_postgres::Error) -> Failure {
+/// Makes rows that a lock did not find, in a transaction that may hold others. A put takes new rows and
+/// old ones in the order of their keys: one that has made a row of these may wait for one that is held
+/// here. The server finds such a circle after a second, and all others wait as long; so the first tries
+/// wait for a moment only, and begin again without any lock.
+pub(super) async fn make(
+    connection: &Connection,
+    progress: &Progress,
+    holds: bool,
+    insert: impl Future<Output = Result<(), tokio_postgres::Error>>,
+) -> Result<(), Failure> {
+    const MOMENT: &str = "SET LOCAL lock_timeout = '50ms'";
+    let gives_way = holds && progress.gives_way();
+    let limit = async {
+        match gives_way {
+            true => connection.command(MOMENT).await,
+            false => Ok(()),
+        }
+    };
+    // Sent together, in this order.
+    let (limited, inserted) = futures_util::future::join(limit, insert).await;
+    inserted.map_err(|error| overtaken(error, gives_way))?;
+    Ok(limited?)
+}
+
+/// A row that a lock did not find was made by another writer meanwhile, or is being made; the next try
+/// will find it. A column that a person made unique is another matter.
+fn overtaken(error: tokio_postgres::Error, gives_way: bool) -> Failure {
     match error.as_db_error() {
         Some(refused) if *refused.code() == SqlState::UNIQUE_VIOLATION && of_keys(refused) => {
             Failure::Overtaken(error)
         }
+        Some(_) if gives_way && is_locked(&error) => Failure::Overtaken(error),
         _ => Failure::Driver(error),
     }
 }

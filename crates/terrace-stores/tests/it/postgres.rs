@@ -4,6 +4,7 @@
 
 mod by_hand;
 mod cancellation;
+mod circles;
 mod dropped;
 mod durability;
 mod faults;

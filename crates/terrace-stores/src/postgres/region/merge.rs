@@ -19,7 +19,7 @@ use tokio_postgres::types::{ToSql, Type};
 use super::super::connection::Connection;
 use super::super::statements::{Parameter, Sql};
 use super::super::work::{Failure, Progress, Work, corrupt};
-use super::super::write::overtaken;
+use super::super::write::make;
 use columns::{Arrived, INSERT, Losses, Records, Results, UPDATE};
 
 /// Changes of an origin, or rows of any region.
@@ -74,7 +74,7 @@ impl Work for Merge<'_> {
             }
         };
         progress.commits();
-        let written = Box::pin(self.write(connection, &merged)).await;
+        let written = Box::pin(self.write(connection, progress, &merged)).await;
         if written.is_ok() {
             progress.in_transaction(false);
         }
@@ -197,7 +197,12 @@ impl Merge<'_> {
     }
 
     /// Writes what has come of it, and commits.
-    async fn write(&self, connection: &Connection, keys: &Keys<'_>) -> Result<(), Failure> {
+    async fn write(
+        &self,
+        connection: &Connection,
+        progress: &Progress,
+        keys: &Keys<'_>,
+    ) -> Result<(), Failure> {
         let (made, changed) = (Records::of(keys, false), Records::of(keys, true));
         let (losses, seen) = (Losses::of(keys), Arrived::of(keys));
         let results = Results::of(self.changes);
@@ -206,7 +211,12 @@ impl Merge<'_> {
         let collected = Seen::collected(rows);
         let (listed, inserted, updated, arrived, rest) = join5(
             losses.keep(connection),
-            made.run(connection, INSERT),
+            make(
+                connection,
+                progress,
+                keys.values().any(|it| it.exists),
+                made.run(connection, INSERT),
+            ),
             changed.run(connection, UPDATE),
             seen.keep(connection),
             join4(
@@ -219,7 +229,7 @@ impl Merge<'_> {
         .await;
         // After a failure COMMIT ends the transaction as a ROLLBACK; the first failure is the cause.
         listed?;
-        inserted.map_err(overtaken)?;
+        inserted?;
         updated?;
         arrived?;
         let (dropped, kept, raised, committed) = rest;

@@ -70,7 +70,7 @@ mod one_region {
     terrace_core::store_contract!(a_region);
 }
 
-async fn logged(store: &PostgresStore) -> Vec<Logged> {
+pub(super) async fn logged(store: &PostgresStore) -> Vec<Logged> {
     let log = store.own_log();
     let head = log.head().await.expect("a head");
     let (mut all, mut position) = (Vec::new(), LogPosition::default());

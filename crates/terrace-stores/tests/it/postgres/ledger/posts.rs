@@ -8,6 +8,7 @@ use terrace_core::testkit::ledger_contract::posting;
 use terrace_core::{Deadline, ErrorKind, Ledger, LogPosition, Status, Version, WriteOptions};
 use terrace_lab::testing;
 
+use super::super::circles::broken_circles;
 use super::{account, all, assert_sound, connect, key, open, options, post, session};
 
 /// Two instances post for one user, and for others in the opposite order: sums are exact, nobody waits
@@ -62,18 +63,7 @@ async fn two_instances_post_for_one_user() {
     for ledger in &ledgers {
         ledger.close().await.expect("closed: its sessions have told what they met");
     }
-    let hand = session(&url).await;
-    let open = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'terrace' \
-                AND datname = current_database()";
-    // A session tells what it met when it ends, or a second after its last statement.
-    let until = tokio::time::Instant::now() + std::time::Duration::from_secs(30);
-    while hand.query_one(open, &[]).await.expect("sessions").get::<_, i64>(0) > 0
-        && tokio::time::Instant::now() < until
-    {
-        tokio::task::yield_now().await;
-    }
-    let circles = "SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()";
-    assert_eq!(hand.query_one(circles, &[]).await.expect("statistics").get::<_, i64>(0), 0);
+    assert_eq!(broken_circles(&url).await, 0);
 }
 
 /// Posts that come together are one transaction; one that a person's constraint refuses fails alone.
