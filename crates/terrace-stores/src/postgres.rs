@@ -422,12 +422,12 @@ impl Store for PostgresStore {
                      before it until they expire"
                 );
             }
-            self.worker.pool.close();
             let take =
                 || std::mem::take(&mut *self.upkeep.lock().unwrap_or_else(PoisonError::into_inner));
             for task in take() {
                 task.stop().await;
             }
+            self.worker.pool.close().await;
             self.worker.apart.end().await;
             Ok(())
         })

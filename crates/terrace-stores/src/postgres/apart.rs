@@ -57,7 +57,8 @@ impl Apart {
             };
             match work.run(&session, &Progress::default()).await {
                 Ok(answer) => {
-                    *place = Some(session);
+                    // Who looked while the store was closed is the last.
+                    *place = Some(session).filter(|_| !self.pool.is_closed());
                     return Ok(answer);
                 }
                 // It may have ended while nobody used it, or be of another history.

@@ -53,6 +53,13 @@ impl Openings {
         }
     }
 
+    /// Ends what nobody will want, now and later. Waits for who is waiting for a connection just now.
+    pub(super) async fn close(&self) {
+        let mut next = self.next.lock().await;
+        next.close();
+        while next.try_recv().is_ok() {}
+    }
+
     async fn first_ready(&self) -> Result<Connection> {
         let _counted = Counted::one(&self.wanted);
         self.open_missing();

@@ -102,8 +102,10 @@ impl Pool {
         drop(self.inner.retain(|_, _| false));
     }
 
-    pub(super) fn close(&self) {
+    /// Ends all connections, also those that are still being opened.
+    pub(super) async fn close(&self) {
         self.inner.close();
+        self.inner.manager().close().await;
     }
 
     pub(super) fn is_closed(&self) -> bool {

@@ -163,11 +163,11 @@ impl ReadModel for PostgresReadModel {
 
     fn close(&self) -> BoxFuture<'_, Result<()>> {
         Box::pin(async move {
-            self.worker.pool.close();
             let upkeep = self.upkeep.lock().unwrap_or_else(PoisonError::into_inner).take();
             if let Some(upkeep) = upkeep {
                 upkeep.stop().await;
             }
+            self.worker.pool.close().await;
             self.worker.apart.end().await;
             Ok(())
         })
