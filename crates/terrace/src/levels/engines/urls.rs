@@ -5,6 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::try_join_all;
 use terrace_core::history::{lineage, log_of};
 use terrace_core::{
     BoxFuture, Error, Follower, Journal, Ledger, ReadModel, RegionName, RegionOptions, Result,
@@ -118,23 +119,29 @@ impl<W: Whereabouts> ByUrl<W> {
         Ok(Arc::new(RegionEngine { database: Arc::new(database), cache: Arc::new(cache), away }))
     }
 
+    /// All at once: over long ways each takes many round trips.
     async fn open_regions(&self, of: &Engines) -> Result<Vec<RegionEngines>> {
         let all = of.region_settings()?;
-        let mut regions = Vec::new();
-        for (settings, options) in &all {
-            let RegionPlaces { near, far } = self.0.region(of, settings).await?;
-            let near = self.open_region(of, options, near).await?;
-            let mut links = Vec::new();
-            for (from, _) in &all {
-                let apart = far.iter().find(|(name, _)| *name == from.name);
-                links.push(match apart {
-                    Some((_, place)) => self.open_region(of, options, place.clone()).await?,
-                    None => Arc::clone(&near),
+        let regions = all.iter().map(|(settings, options)| {
+            let reached_from = all.iter().map(|(from, _)| from.name);
+            Box::pin(async move {
+                let RegionPlaces { near, far } = self.0.region(of, settings).await?;
+                let near = self.open_region(of, options, near).await?;
+                let far = &far;
+                let links = reached_from.map(|name| {
+                    let near = Arc::clone(&near);
+                    async move {
+                        match far.iter().find(|(from, _)| *from == name) {
+                            Some((_, place)) => self.open_region(of, options, place.clone()).await,
+                            None => Ok(near),
+                        }
+                    }
                 });
-            }
-            regions.push(RegionEngines { options: options.clone(), links });
-        }
-        Ok(regions)
+                let links = try_join_all(links).await?;
+                Ok(RegionEngines { options: options.clone(), links })
+            })
+        });
+        try_join_all(regions).await
     }
 
     async fn open_shard(&self, of: &Engines, address: &str) -> Result<Arc<dyn Shard>> {
