@@ -26,18 +26,18 @@ pub trait ReadModel: fmt::Debug + fmt::Display + Send + Sync + 'static {
     /// Lets one of several instances project, where several may.
     fn lease(&self) -> Option<Arc<dyn LeaderLease>>;
 
-    /// One row a key in the order asked, and the checkpoint, out of one snapshot. More values than the
+    /// One row a key in the order asked, and how far the projection had come, out of one snapshot. More values than the
     /// budget holds are refused before they are loaded.
     ///
     /// # Errors
     /// As [`Follower::checkpoint`].
     fn read<'a>(&'a self, keys: &'a [Key], budget: Budget) -> BoxFuture<'a, Result<Rows>>;
 
-    /// As [`Store::scan`](crate::Store::scan).
+    /// As [`Store::scan`](crate::Store::scan), and how far the projection had come, out of one snapshot.
     ///
     /// # Errors
     /// As [`Follower::checkpoint`].
-    fn scan<'a>(&'a self, scan: &'a Scan) -> BoxFuture<'a, Result<Page>>;
+    fn scan<'a>(&'a self, scan: &'a Scan) -> BoxFuture<'a, Result<(Page, Reached)>>;
 
     /// Records whose key or value has all these words, the best first.
     ///
@@ -144,7 +144,27 @@ pub struct Rows {
     /// One a key.
     pub rows: Vec<Row>,
     /// How far the projection had come.
+    pub reached: Reached,
+}
+
+/// How far a projection had come when it answered.
+///
+/// One that begins anew, because its log did or because somebody emptied it, is right from its first change
+/// on and lacks all that it has yet to come to. So it is not whole before a batch has brought the end of
+/// the log; that is kept with the checkpoint, where every instance sees it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Reached {
+    /// Where it was.
     pub checkpoint: Checkpoint,
+    /// Whether it has come to the end of the log since it began.
+    pub whole: bool,
+}
+
+impl Reached {
+    /// Its place in this log, in which it is whole.
+    pub fn place_in(&self, log: &str) -> Option<LogPosition> {
+        (self.whole && self.checkpoint.is_in(log)).then_some(self.checkpoint.position)
+    }
 }
 
 /// One record with its counts.

@@ -1,6 +1,5 @@
 //! Commands to one database, queries from another that follows it.
 
-mod filled;
 mod reads;
 mod rebuild;
 mod shared_log;
@@ -22,7 +21,6 @@ pub use rebuild::rebuild;
 use crate::follow::{Follow, FollowOptions, Following};
 use crate::heads::Heads;
 
-use filled::{Filled, Verdict};
 use reads::ReadCounts;
 use shared_log::SharedLog;
 
@@ -92,7 +90,6 @@ pub struct Cqrs {
     others: Vec<Following>,
     reads: Arc<ReadCounts>,
     heads: Heads,
-    filled: Filled,
     accepted: AtomicU64,
     fallbacks: AtomicU64,
     options: CqrsOptions,
@@ -148,7 +145,6 @@ impl Cqrs {
             others,
             reads,
             heads: Heads::default(),
-            filled: Filled::default(),
             accepted: AtomicU64::new(0),
             fallbacks: AtomicU64::new(0),
             options,
@@ -224,21 +220,17 @@ impl Cqrs {
                 return Ok(None);
             };
             let rows = rows?;
-            let mine = rows.checkpoint.is_in(&self.command.log.name());
-            if !mine && asked.is_none() {
+            let place = rows.reached.place_in(&self.command.log.name());
+            if place.is_none() && asked.is_none() {
                 return Ok(None);
             }
-            let place = rows.checkpoint.position;
-            if mine && !self.is_filled(place).await? {
-                return Ok(None);
-            }
-            let age = self.heads.age(place, self.runtime.now());
+            let age = place.and_then(|place| self.heads.age(place, self.runtime.now()));
             let young = match how.consistency {
                 Consistency::MaxStale(limit) => age.is_some_and(|age| age <= limit),
                 _ => true,
             };
             // Of the answer's own snapshot: a read database that crashed may have gone back.
-            if young && asked.is_none_or(|asked| mine && place >= asked) {
+            if young && asked.is_none_or(|asked| place >= Some(asked)) {
                 return Ok(self.answer(keys, rows, age));
             }
             if budget.passed(self.runtime.now()) {
@@ -255,26 +247,10 @@ impl Cqrs {
         Ok(None)
     }
 
-    /// Whether a read model at this place of the log has all that it had before it began anew.
-    async fn is_filled(&self, place: LogPosition) -> Result<bool> {
-        let log = self.command.log.name();
-        match self.filled.judge(&log, place, self.runtime.now()) {
-            Verdict::Counts => return Ok(true),
-            Verdict::Lacks => return Ok(false),
-            Verdict::BeganAnew => {}
-        }
-        let end = self.head().await?;
-        self.filled.fills_to(&log, end, self.runtime.now());
-        Ok(self.filled.judge(&log, place, self.runtime.now()) == Verdict::Counts)
-    }
-
-    /// A page of the read model, unless it began anew.
+    /// A page of the read model, unless that lacks something.
     async fn list(&self, scan: &Scan) -> Result<Option<Page>> {
-        // One that began anew and came to the end in between has a page of neither.
-        let lacked = self.filled.lacks();
-        let page = self.model.scan(scan).await?;
-        let whole = self.query(&[], &ReadOptions::default()).await?;
-        Ok(whole.filter(|_| !lacked).map(|_| page))
+        let (page, reached) = self.model.scan(scan).await?;
+        Ok(reached.place_in(&self.command.log.name()).map(|_| page))
     }
 
     /// `None` when a key is parked: its record may be older than the checkpoint says.
@@ -282,7 +258,7 @@ impl Cqrs {
         if rows.rows.iter().any(|row| row.parked) {
             return None;
         }
-        let position = self.command.log.position_of(rows.checkpoint.position);
+        let position = self.command.log.position_of(rows.reached.checkpoint.position);
         let token = Token::of(self.command.histories.name(), position);
         let reads = keys.iter().zip(rows.rows).map(|(key, row)| {
             if row.record.is_some() {

@@ -11,18 +11,19 @@ use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use terrace_core::read_model::{Activity, Counted, Difference, Parked, Projection, Row, Rows};
+use terrace_core::read_model::{
+    Activity, Counted, Difference, Parked, Projection, Reached, Row, Rows,
+};
 use terrace_core::{
-    Batch, BoxFuture, Budget, Checkpoint, Deadline, Follower, Inspection, Key, LeaderLease, Origin,
-    Page, PartKind, ReadModel, Result, Runtime, Scan, Status, Task, Unit,
+    Batch, BoxFuture, Budget, Checkpoint, Deadline, Follower, Inspection, Key, LeaderLease, Page,
+    PartKind, ReadModel, Result, Runtime, Scan, Status, Task, Unit,
 };
 
 use super::inspect::{self, Health};
 use super::lease::{Lease, Leased};
 use super::options::PostgresOptions;
 use super::pool::Pool;
-use super::read::ScanPage;
-use super::statements::{Dialect, NO_EPOCH};
+use super::statements::Dialect;
 use super::work::Work;
 use super::worker::Worker;
 
@@ -88,11 +89,8 @@ impl ReadModel for PostgresReadModel {
         Box::pin(async move { self.perform(&query::ReadRows { keys, budget }).await })
     }
 
-    fn scan<'a>(&'a self, scan: &'a Scan) -> BoxFuture<'a, Result<Page>> {
-        Box::pin(async move {
-            let page = self.perform(&ScanPage { scan, asked: None, epoch: NO_EPOCH }).await?;
-            Ok(Page { origin: Origin::READ_MODEL, ..page })
-        })
+    fn scan<'a>(&'a self, scan: &'a Scan) -> BoxFuture<'a, Result<(Page, Reached)>> {
+        Box::pin(async move { self.perform(&query::ReadPage(scan)).await })
     }
 
     fn search<'a>(&'a self, words: &'a str, limit: usize) -> BoxFuture<'a, Result<Vec<Row>>> {

@@ -9,7 +9,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rusqlite::{Connection, TransactionBehavior};
-use terrace_core::read_model::{Activity, Counted, Difference, Parked, Projection, Row, Rows};
+use terrace_core::read_model::{
+    Activity, Counted, Difference, Parked, Projection, Reached, Row, Rows,
+};
 use terrace_core::{
     Batch, BoxFuture, Budget, Checkpoint, Follower, Inspection, Key, LeaderLease, Page, PartKind,
     ReadModel, Result, Runtime, Scan, Status, Unit,
@@ -105,7 +107,7 @@ impl ReadModel for SqliteReadModel {
         Box::pin(async move { self.query("read", move |it| query::rows(it, &keys, budget)).await })
     }
 
-    fn scan<'a>(&'a self, scan: &'a Scan) -> BoxFuture<'a, Result<Page>> {
+    fn scan<'a>(&'a self, scan: &'a Scan) -> BoxFuture<'a, Result<(Page, Reached)>> {
         let scan = scan.clone();
         Box::pin(async move { self.query("scan", move |it| query::page(it, &scan)).await })
     }

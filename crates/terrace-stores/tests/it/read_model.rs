@@ -117,6 +117,7 @@ macro_rules! on_both {
 
 on_both!(
     what_is_written_is_projected_with_its_counts,
+    what_begins_anew_is_whole_at_the_end_of_its_log,
     a_batch_is_applied_from_its_checkpoint_alone,
     the_highest_version_counts_wherever_it_stands,
     a_refused_change_stops_its_key_until_it_is_retried,
@@ -127,6 +128,25 @@ on_both!(
     a_position_beyond_the_log_is_lost,
     a_finished_rebuild_leaves_nothing_to_swap,
 );
+
+/// Other instances read, and know of no beginning.
+#[tokio::test]
+async fn what_a_person_empties_is_whole_again_at_the_end_of_its_log() {
+    let url = testing::fresh_database();
+    let sides = postgres_at(url.clone()).await;
+    for table in ["records", "terrace_projection"] {
+        for name in ["a", "b", "c"] {
+            sides.write(name, table).await;
+        }
+        sides.projector().await;
+        assert!(sides.is_whole().await);
+        let empty = format!("TRUNCATE side.{table}");
+        crate::postgres::session(&url).await.batch_execute(&empty).await.expect("an end of all");
+        assert!(!sides.is_whole().await, "{table}");
+        sides.projector().await;
+        assert!(sides.is_whole().await, "{table}");
+    }
+}
 
 /// What people change in the file is logged, and positions only rise.
 #[tokio::test]

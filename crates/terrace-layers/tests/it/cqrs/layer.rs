@@ -70,6 +70,9 @@ fn with(token: &Token) -> ReadOptions {
 #[tokio::test(start_paused = true)]
 async fn a_token_waits_for_the_projection_and_then_goes_to_the_command_side() {
     let field = field();
+    let (changes, token) = field.command(&key("before"), "1").await;
+    field.log.commit(changes);
+    field.read(&key("before"), with(&token)).await;
     let name = key("a");
     let (changes, token) = field.command(&name, "1").await;
     // Not committed in the log yet: the projection cannot come as far.

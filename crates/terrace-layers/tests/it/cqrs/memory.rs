@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use terrace_core::Budget;
 use terrace_core::read_model::{
-    Activity, Counted, Difference, Folded, Parked, Projection, Row, Rows, fold,
+    Activity, Counted, Difference, Folded, Parked, Projection, Reached, Row, Rows, fold,
 };
 use terrace_core::{
     Batch, BoxFuture, ChangeLog, Changes, Checkpoint, Deadline, Error, ErrorKind, Follower,
@@ -242,8 +242,15 @@ struct Model {
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct Table {
     checkpoint: Checkpoint,
+    whole: bool,
     pub(super) rows: BTreeMap<Key, Row>,
     pub(super) parked: BTreeMap<Key, (Folded, String)>,
+}
+
+impl Table {
+    fn reached(&self) -> Reached {
+        Reached { checkpoint: self.checkpoint.clone(), whole: self.whole }
+    }
 }
 
 impl MemoryModel {
@@ -336,6 +343,7 @@ impl Follower for Projecting {
                 }
             }
             next.checkpoint = batch.to.clone();
+            next.whole |= !batch.more;
             *table = next;
             Ok(true)
         }))
@@ -393,17 +401,18 @@ impl ReadModel for MemoryModel {
             for record in rows.iter().filter_map(|row| row.record.as_ref()) {
                 budget.spend(record.value.as_str().len())?;
             }
-            Ok(Rows { rows, checkpoint: table.checkpoint.clone() })
+            Ok(Rows { rows, reached: table.reached() })
         }))
     }
 
-    fn scan<'a>(&'a self, scan: &'a Scan) -> BoxFuture<'a, Result<Page>> {
+    fn scan<'a>(&'a self, scan: &'a Scan) -> BoxFuture<'a, Result<(Page, Reached)>> {
         Box::pin(self.shared.changing(move |model| {
-            let rows = &model.tables.entry(false).or_default().rows;
+            let table = model.tables.entry(false).or_default();
+            let rows = &table.rows;
             let after = |record: &Record| scan.after.as_ref().is_none_or(|it| record.key > *it);
             let records = rows.values().filter_map(|row| row.record.clone());
             let records = records.filter(after).take(scan.limit + 1).collect();
-            Ok(Page::cut(records, scan.limit, Origin::READ_MODEL))
+            Ok((Page::cut(records, scan.limit, Origin::READ_MODEL), table.reached()))
         }))
     }
 

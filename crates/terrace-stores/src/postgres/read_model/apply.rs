@@ -76,7 +76,7 @@ fn text(of: Projection) -> String {
     let (end, records, name) = (suffix(of), tables::records(of), name(of));
     format!(
         "WITH moved AS ( \
-           UPDATE terrace_projection SET epoch = $1, place = $2 \
+           UPDATE terrace_projection SET epoch = $1, place = $2, whole = whole OR $18 \
            WHERE name = '{name}' AND source = $3 AND epoch = $4 AND place = $5 \
              AND (paused_until IS NULL OR paused_until < clock_timestamp()) RETURNING 1), \
          input AS ( \
@@ -131,7 +131,8 @@ impl Work for Apply<'_> {
         let [epoch, place, from_epoch, from_place] =
             [to.epoch, to.offset, from.epoch, from.offset].map(signed);
         let source = batch.from.log.as_str();
-        let parameters: [Typed<'_>; 17] = [
+        let ends = !batch.more;
+        let parameters: [Typed<'_>; 18] = [
             (&epoch, Type::INT8),
             (&place, Type::INT8),
             (&source, Type::TEXT),
@@ -149,6 +150,7 @@ impl Work for Apply<'_> {
             (&columns.places, Type::INT8_ARRAY),
             (&minutes, Type::INT8_ARRAY),
             (&writes, Type::INT8_ARRAY),
+            (&ends, Type::BOOL),
         ];
         let text = text(self.of);
         let (lock, work) = match self.of {

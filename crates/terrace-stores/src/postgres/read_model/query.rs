@@ -3,14 +3,17 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use terrace_core::read_model::{Activity, Counted, Parked, Row, Rows};
-use terrace_core::{Budget, Checkpoint, Key, LogPosition, Record, Timestamp, Value};
+use futures_util::future::join4;
+use terrace_core::read_model::{Activity, Counted, Parked, Reached, Row, Rows};
+use terrace_core::{
+    Budget, Checkpoint, Key, LogPosition, Origin, Page, Record, Scan, Timestamp, Value,
+};
 use tokio_postgres::types::Type;
 
 use super::super::connection::Connection;
 use super::super::inspect::COUNT;
-use super::super::read::{MAX_PAGE_BYTES, version, within};
-use super::super::statements::Moment;
+use super::super::read::{MAX_PAGE_BYTES, ScanPage, version, within};
+use super::super::statements::{Moment, NO_EPOCH};
 use super::super::work::{Failure, Progress, Work, corrupt, not_allowed};
 use super::apply::signed;
 use super::tables::{ROWS, words};
@@ -68,7 +71,50 @@ impl Work for Pause {
 }
 
 /// Where a read within a budget says how many bytes all values have.
-const TOTAL: usize = 12;
+const TOTAL: usize = 13;
+
+/// How far the projection had come, in the first columns of a row.
+fn reached(row: &tokio_postgres::Row) -> Result<Reached, Failure> {
+    let log = row.try_get::<_, &str>(0).map_err(corrupt)?;
+    let checkpoint = Checkpoint::beginning(log).at(position(row, 1)?);
+    Ok(Reached { checkpoint, whole: row.try_get(3).map_err(corrupt)? })
+}
+
+/// A page, and how far the projection had come, in one snapshot.
+pub(super) struct ReadPage<'a>(pub(super) &'a Scan);
+
+impl Work for ReadPage<'_> {
+    type Answer = (Page, Reached);
+
+    const OPERATION: &'static str = "scan";
+
+    async fn run(
+        &self,
+        connection: &Connection,
+        progress: &Progress,
+    ) -> Result<(Page, Reached), Failure> {
+        const BEGIN: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
+        const REACHED: &str =
+            "SELECT source, epoch, place, whole FROM terrace_projection WHERE name = 'live'";
+        let page = ScanPage { scan: self.0, asked: None, epoch: NO_EPOCH };
+        progress.in_transaction(true);
+        let (begun, found, page, ended) = join4(
+            connection.command(BEGIN),
+            connection.ask(REACHED, &[]),
+            page.run(connection, progress),
+            connection.command("COMMIT"),
+        )
+        .await;
+        if ended.is_ok() {
+            progress.in_transaction(false);
+        }
+        begun?;
+        let reached = found?.first().map(reached).transpose()?.unwrap_or_default();
+        let page = Page { origin: Origin::READ_MODEL, ..page? };
+        ended?;
+        Ok((page, reached))
+    }
+}
 
 /// Rows by keys.
 pub(super) struct ReadRows<'a> {
@@ -105,14 +151,13 @@ impl Work for ReadRows<'_> {
         // Each row goes when it is copied: values may be large.
         for row in found {
             let row = &row;
-            row.try_get::<_, &str>(0).map_err(corrupt)?.clone_into(&mut answer.checkpoint.log);
-            answer.checkpoint.position = position(row, 1)?;
-            let Some(place) = row.try_get::<_, Option<i64>>(3).map_err(corrupt)? else { continue };
+            answer.reached = reached(row)?;
+            let Some(place) = row.try_get::<_, Option<i64>>(4).map_err(corrupt)? else { continue };
             let place = usize::try_from(place).unwrap_or(0).wrapping_sub(1);
             if let (Some(key), Some(place)) = (distinct.get(place), rows.get_mut(place)) {
-                place.parked = row.try_get(4).map_err(corrupt)?;
-                if row.try_get::<_, Option<i64>>(5).map_err(corrupt)?.is_some() {
-                    *place = Row { parked: place.parked, ..counted((*key).clone(), row, 5)? };
+                place.parked = row.try_get(5).map_err(corrupt)?;
+                if row.try_get::<_, Option<i64>>(6).map_err(corrupt)?.is_some() {
+                    *place = Row { parked: place.parked, ..counted((*key).clone(), row, 6)? };
                 }
             }
         }

@@ -22,7 +22,7 @@ impl Work for Begin<'_> {
 
     async fn run(&self, connection: &Connection, progress: &Progress) -> Result<(), Failure> {
         const START: &str = "UPDATE terrace_projection SET source = $2, epoch = 0, place = 0, \
-             paused_until = NULL WHERE name = $1";
+             whole = false, paused_until = NULL WHERE name = $1";
         let (lock, tables) = match self.name {
             SEARCH => (LOCK_SEARCH, "TRUNCATE terrace_words"),
             name if name == tables::name(Projection::Next) => (LOCK_NEXT, NEXT),

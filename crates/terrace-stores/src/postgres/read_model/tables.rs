@@ -53,7 +53,9 @@ const CHECKPOINTS: &str = "CREATE TABLE IF NOT EXISTS terrace_projection (
         paused_until timestamptz
     );
     ALTER TABLE terrace_projection ADD COLUMN IF NOT EXISTS pid integer,
-        ADD COLUMN IF NOT EXISTS session_begun timestamptz, DROP COLUMN IF EXISTS words_behind;
+        ADD COLUMN IF NOT EXISTS session_begun timestamptz,
+        ADD COLUMN IF NOT EXISTS whole boolean NOT NULL DEFAULT true,
+        ALTER COLUMN whole SET DEFAULT false, DROP COLUMN IF EXISTS words_behind;
 ";
 
 /// The rows of the checkpoints, which somebody may have removed.
@@ -63,8 +65,8 @@ pub(super) const ROWS: &str = "INSERT INTO terrace_projection (name) \
 /// Who empties a table by hand takes its checkpoint along: it is filled again.
 const EMPTIED: &str = "CREATE OR REPLACE FUNCTION terrace_emptied() RETURNS trigger
     LANGUAGE plpgsql AS $function$ BEGIN
-        EXECUTE format('UPDATE %I.terrace_projection SET source = '''', epoch = 0, place = 0 \
-WHERE name = %L', TG_TABLE_SCHEMA, TG_ARGV[0]);
+        EXECUTE format('UPDATE %I.terrace_projection SET source = '''', epoch = 0, place = 0, \
+whole = false WHERE name = %L', TG_TABLE_SCHEMA, TG_ARGV[0]);
         RETURN NULL;
     END $function$;
     CREATE OR REPLACE TRIGGER terrace_emptied BEFORE TRUNCATE ON records
@@ -122,7 +124,7 @@ const TABLES: [Table; 5] = [
         "terrace_projection",
         &["name", "source", "epoch", "place", "owner", "leased_until", "paused_until"],
     )
-    .with_later(&["pid", "session_begun"])
+    .with_later(&["pid", "session_begun", "whole"])
     .formerly("projection"),
     Table::new("records", &["key", "value", "version", "read_count", "write_count", "deleted"])
         .with_later(&["created_at", "updated_at"]),

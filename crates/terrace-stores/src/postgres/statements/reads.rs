@@ -75,9 +75,9 @@ pub(super) const EPOCH_SCAN: &str = scan!(
     "AND CASE WHEN (SELECT epoch FROM terrace_shard) = $6 THEN true ELSE terrace_shard_look($6) END "
 );
 
-/// The checkpoint of a read model, and for each of distinct keys its place, its row and whether it is
+/// How far a read model has come, and for each of distinct keys its place, its row and whether it is
 /// parked: one snapshot.
-pub(super) const READ_ROWS: &str = "SELECT p.source, p.epoch, p.place, u.i, k.key IS NOT NULL, \
+pub(super) const READ_ROWS: &str = "SELECT p.source, p.epoch, p.place, p.whole, u.i, k.key IS NOT NULL, \
        r.version, r.deleted, r.created_at, r.updated_at, r.value, r.read_count, r.write_count \
      FROM terrace_projection p LEFT JOIN unnest($1::text[]) WITH ORDINALITY AS u(k, i) ON true \
      LEFT JOIN records r ON r.key = u.k LEFT JOIN terrace_parked k ON k.key = u.k \
@@ -85,9 +85,9 @@ pub(super) const READ_ROWS: &str = "SELECT p.source, p.epoch, p.place, u.i, k.ke
 
 /// The same within a budget: the bytes of all values beside each row, which are left out when they are
 /// more.
-pub(super) const READ_ROWS_WITHIN: &str = "SELECT source, epoch, place, i, parked, version, deleted, created_at, \
+pub(super) const READ_ROWS_WITHIN: &str = "SELECT source, epoch, place, whole, i, parked, version, deleted, created_at, \
        updated_at, CASE WHEN total <= $2 THEN value END, read_count, write_count, total \
-     FROM (SELECT p.source, p.epoch, p.place, u.i, k.key IS NOT NULL AS parked, r.version, r.deleted, \
+     FROM (SELECT p.source, p.epoch, p.place, p.whole, u.i, k.key IS NOT NULL AS parked, r.version, r.deleted, \
          r.created_at, r.updated_at, r.value, r.read_count, r.write_count, \
          (sum(octet_length(r.value)) FILTER (WHERE NOT r.deleted) OVER ())::bigint AS total \
        FROM terrace_projection p LEFT JOIN unnest($1::text[]) WITH ORDINALITY AS u(k, i) ON true \

@@ -49,7 +49,8 @@ pub(super) fn begin(it: &Connection, of: Projection, log: &str) -> Result<()> {
     for table in ["records", "parked", "activity"] {
         run(it, &format!("DELETE FROM {table}{end}"), [])?;
     }
-    let start = "UPDATE projection SET source = ?2, epoch = 0, place = 0, paused_until = 0
+    let start =
+        "UPDATE projection SET source = ?2, epoch = 0, place = 0, whole = 0, paused_until = 0
          WHERE name = ?1";
     run(it, start, params![name, log]).map(drop)
 }
@@ -64,7 +65,7 @@ pub(super) fn apply(it: &Connection, of: Projection, batch: &Batch, now: i64) ->
     let (name, end) = names(of);
     let moved = run(
         it,
-        "UPDATE projection SET epoch = ?1, place = ?2
+        "UPDATE projection SET epoch = ?1, place = ?2, whole = whole OR ?8
          WHERE name = ?3 AND source = ?4 AND epoch = ?5 AND place = ?6 AND paused_until < ?7",
         params![
             signed(batch.to.position.epoch),
@@ -74,6 +75,7 @@ pub(super) fn apply(it: &Connection, of: Projection, batch: &Batch, now: i64) ->
             signed(batch.from.position.epoch),
             signed(batch.from.position.offset),
             now,
+            !batch.more,
         ],
     )?;
     if moved == 0 {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use rusqlite::types::Value as Sql;
 use rusqlite::{Connection, OptionalExtension, params};
-use terrace_core::read_model::{Activity, Counted, Parked, Projection, Row, Rows};
+use terrace_core::read_model::{Activity, Counted, Parked, Projection, Reached, Row, Rows};
 use terrace_core::{
     Budget, Key, LogPosition, Origin, Page, Record, Result, Scan, Timestamp, Value, Version,
 };
@@ -60,8 +60,14 @@ fn signed(number: usize) -> i64 {
     i64::try_from(number).unwrap_or(i64::MAX)
 }
 
+fn reached(it: &Connection) -> Result<Reached> {
+    let whole = "SELECT whole FROM projection WHERE name = 'live'";
+    let whole = it.query_row(whole, [], |row| row.get(0)).map_err(failure::of)?;
+    Ok(Reached { checkpoint: checkpoint(it, Projection::Live)?, whole })
+}
+
 pub(super) fn rows(it: &Connection, keys: &[Key], mut budget: Budget) -> Result<Rows> {
-    let checkpoint = checkpoint(it, Projection::Live)?;
+    let reached = reached(it)?;
     let text = format!("SELECT {COLUMNS} FROM records r WHERE r.key = ?1");
     let mut lookup = it.prepare_cached(&text).map_err(failure::of)?;
     let mut stopped =
@@ -74,10 +80,10 @@ pub(super) fn rows(it: &Connection, keys: &[Key], mut budget: Budget) -> Result<
         row.parked = stopped.exists([key.as_str()]).map_err(failure::of)?;
         rows.push(row);
     }
-    Ok(Rows { rows, checkpoint })
+    Ok(Rows { rows, reached })
 }
 
-pub(super) fn page(it: &Connection, scan: &Scan) -> Result<Page> {
+pub(super) fn page(it: &Connection, scan: &Scan) -> Result<(Page, Reached)> {
     let text = format!(
         "SELECT {COLUMNS} FROM records r WHERE r.key > ?1 AND r.key >= ?2 AND r.key < ?4
          AND r.deleted = 0 ORDER BY r.key LIMIT ?3"
@@ -92,7 +98,7 @@ pub(super) fn page(it: &Connection, scan: &Scan) -> Result<Page> {
     let cut = rows.iter().map(bytes).sum::<usize>() >= Page::MAX_BYTES;
     let limit = if cut { rows.len().saturating_sub(1).clamp(1, scan.limit) } else { scan.limit };
     let records = rows.into_iter().filter_map(|row| row.record).collect();
-    Ok(Page::cut(records, limit, Origin::READ_MODEL))
+    Ok((Page::cut(records, limit, Origin::READ_MODEL), reached(it)?))
 }
 
 /// Each word is quoted, so that none is taken for syntax.

@@ -4,7 +4,8 @@ CREATE TABLE IF NOT EXISTS projection (
     source       TEXT NOT NULL DEFAULT '',
     epoch        INTEGER NOT NULL DEFAULT 0,
     place        INTEGER NOT NULL DEFAULT 0,
-    paused_until INTEGER NOT NULL DEFAULT 0
+    paused_until INTEGER NOT NULL DEFAULT 0,
+    whole        INTEGER NOT NULL DEFAULT 0
 ) STRICT;
 INSERT OR IGNORE INTO projection (name) VALUES ('live'), ('next');
 

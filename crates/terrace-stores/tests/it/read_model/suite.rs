@@ -45,6 +45,7 @@ impl Sides {
                 continue;
             }
             let batch = batch(&from, page.position, &page.changes);
+            let batch = Batch { more: page.more, ..batch };
             assert!(follower.apply(&batch).await.expect("applied"));
             from = batch.to;
         }
@@ -73,6 +74,15 @@ impl Sides {
             let soon = Runtime::system().now() + Duration::from_millis(20);
             self.log.wait(page.position, Deadline::at(soon)).await.expect("a wait");
         }
+    }
+
+    /// What every instance sees of how far it has come: alike, however it is asked.
+    pub(super) async fn is_whole(&self) -> bool {
+        let log = self.log.name();
+        let rows = self.model.read(&[key("a")], Budget::default()).await.expect("rows");
+        let (_, reached) = self.model.scan(&Scan::prefix("")).await.expect("a page");
+        assert_eq!(rows.reached, reached);
+        reached.place_in(&log).is_some()
     }
 
     async fn row(&self, name: &str) -> Row {
@@ -112,16 +122,36 @@ pub(super) async fn what_is_written_is_projected_with_its_counts(sides: Sides) {
     let keys = [key("a"), key("nobody"), key("a")];
     let rows = sides.model.read(&keys, Budget::default()).await.expect("rows");
     assert_eq!(rows.rows, [a.clone(), Row::default(), a]);
-    assert!(rows.checkpoint.is_in(&sides.log.name()));
-    let page = sides.model.scan(&Scan::prefix("")).await.expect("a page");
+    assert!(sides.is_whole().await);
+    let (page, _) = sides.model.scan(&Scan::prefix("")).await.expect("a page");
     assert_eq!(page.records.iter().map(|it| it.key.as_str()).collect::<Vec<_>>(), ["a", "c"]);
     for (prefix, keys) in
         [("a", vec!["a"]), ("b", vec![]), ("c", vec!["c"]), ("\u{10ffff}", vec![])]
     {
-        let page = sides.model.scan(&Scan::prefix(prefix)).await.expect("a page");
+        let (page, _) = sides.model.scan(&Scan::prefix(prefix)).await.expect("a page");
         assert_eq!(page.records.iter().map(|it| it.key.as_str()).collect::<Vec<_>>(), keys);
     }
     assert_eq!(sides.model.inspect().await.number("records"), Some(2));
+}
+
+/// It is right from its first change on, and lacks what it has yet to come to.
+pub(super) async fn what_begins_anew_is_whole_at_the_end_of_its_log(sides: Sides) {
+    for name in ["a", "b", "c"] {
+        sides.write(name, "1").await;
+    }
+    let live = sides.live();
+    for _ in 0..2 {
+        live.begin_anew(&sides.log.name()).await.expect("begun");
+        assert!(!sides.is_whole().await, "it is empty");
+        let from = live.checkpoint().await.expect("a checkpoint");
+        let page = sides.changes(from.position, 3).await;
+        let first = batch(&from, page.changes[0].position, &page.changes[..1]);
+        let first = Batch { more: true, ..first };
+        assert!(live.apply(&first).await.expect("applied"));
+        assert!(!sides.is_whole().await, "it lacks two");
+        sides.project(10).await;
+        assert!(sides.is_whole().await);
+    }
 }
 
 pub(super) async fn a_batch_is_applied_from_its_checkpoint_alone(sides: Sides) {
