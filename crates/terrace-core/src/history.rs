@@ -180,6 +180,16 @@ impl Histories {
         }
     }
 
+    /// Notes the history of a replica, unless something was heard before: whoever starts while no primary
+    /// is there has a name to begin with. Of generations a replica may know less than its primary, so
+    /// nothing was looked at.
+    pub fn begins_with(&self, history: &Arc<str>) {
+        self.standing.rcu(|known| match known.history.is_empty() {
+            true => Arc::new(Standing::of(Arc::clone(history))),
+            false => Arc::clone(known),
+        });
+    }
+
     /// See [`Generations::looked_at`].
     pub fn looked_at(&self) -> Option<Instant> {
         **self.looked_at.load()

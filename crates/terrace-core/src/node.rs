@@ -5,6 +5,7 @@
 //! behind, follows from comparing its log with where that of the primary was, and when.
 
 use std::fmt;
+use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 
@@ -59,4 +60,7 @@ pub struct NodeState {
     /// acknowledged before it was asked, on a replica what it shows. Lag is told from it, and nothing
     /// else.
     pub log_end: u64,
+    /// Of a replica, how long ago the newest transaction that it shows was committed, by its own clock and
+    /// that of its primary; it shows everything before that. Counts where nobody has seen the primary.
+    pub committed_ago: Option<Duration>,
 }

@@ -62,7 +62,7 @@ use std::time::{Duration, Instant};
 
 use terrace_core::{
     BoxFuture, Deadline, Error, ErrorKind, Generations, Histories, Inspection, Key, Node,
-    NodeState, Page, Precondition, Proof, Read, ReadOptions, Receipt, Result, Runtime, Scan,
+    NodeState, Page, Precondition, Proof, Read, ReadOptions, Receipt, Result, Role, Runtime, Scan,
     Sequence, Standing, Status, Store, Task, Token, Write, WriteOptions,
 };
 use tokio::sync::watch;
@@ -144,6 +144,12 @@ impl PostgresStore {
     /// one that is down.
     pub async fn examine(&self) -> Result<()> {
         self.worker.pool.connector().open_first().await.map(drop)
+    }
+
+    /// Whether the server takes writes, as it says now. Only of one of several servers.
+    pub async fn takes_writes(&self) -> bool {
+        let patience = Deadline::at(self.worker.runtime.now() + self.worker.patience);
+        self.state(patience).await.is_ok_and(|state| state.role == Role::Primary)
     }
 
     fn assemble(options: PostgresOptions, connector: Connector, runtime: Runtime) -> Result<Self> {

@@ -1,7 +1,9 @@
 //! Which replicas are fresh enough.
 //!
 //! Lag is not what a replica believes. The router remembers where the log of the primary was, and
-//! when: a replica that has come to where the primary was a second ago is at most a second old.
+//! when: a replica that has come to where the primary was a second ago is at most a second old. Only who has
+//! seen no primary since it started has nothing but the replica's word, and takes it for reads that would
+//! else be refused.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -68,12 +70,12 @@ impl PrimaryLog {
 
 impl Seat {
     /// What is known of a server after it has said this.
-    pub(super) fn heard(known: Option<Self>, state: NodeState) -> Self {
+    pub(super) fn heard(known: Option<Self>, state: NodeState, asked: Instant) -> Self {
         let position = state.position.get();
         let Some(known) = known else {
             let reached = Arc::new(AtomicU64::new(position));
             let (fresh_as_of, returned, trouble) = (None, None, None);
-            return Self { state, reached, fresh_as_of, silences: 0, returned, trouble };
+            return Self { state, reached, asked, fresh_as_of, silences: 0, returned, trouble };
         };
         let same_life = known.state.life == state.life;
         // A copy that began anew has gone back within its life.
@@ -87,7 +89,7 @@ impl Seat {
         };
         // What it showed before it may show no more.
         let fresh_as_of = known.fresh_as_of.filter(|_| same_life && !back);
-        Self { state, reached, fresh_as_of, silences: 0, ..known }
+        Self { state, reached, asked, fresh_as_of, silences: 0, ..known }
     }
 
     /// Whether this is the same life in the same history, in which nothing went back.
@@ -109,10 +111,20 @@ impl Seat {
 
     /// How old what it shows may be; `None` when nobody knows.
     pub(super) fn age(&self, now: Instant) -> Option<Duration> {
+        let ago = |ago| now.saturating_duration_since(self.asked).saturating_add(ago);
+        self.measured_age(now).or_else(|| self.state.committed_ago.map(ago))
+    }
+
+    /// The same by the log of the primary alone.
+    fn measured_age(&self, now: Instant) -> Option<Duration> {
         self.fresh_as_of.map(|then| now.saturating_duration_since(then))
     }
 
     pub(super) fn grants(&self, wish: Wish, now: Instant) -> bool {
-        self.has_reached(wish.reached) && self.age(now).is_some_and(|age| age <= wish.within)
+        let age = match wish.within {
+            Duration::MAX => self.age(now),
+            _ => self.measured_age(now),
+        };
+        self.has_reached(wish.reached) && age.is_some_and(|age| age <= wish.within)
     }
 }

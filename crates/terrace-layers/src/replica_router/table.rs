@@ -28,6 +28,8 @@ pub(super) struct Seat {
     pub(super) state: NodeState,
     /// What it shows; answers move it on. Shared by the tables of one life and history.
     pub(super) reached: Arc<AtomicU64>,
+    /// When it was asked for that.
+    pub(super) asked: Instant,
     /// It shows everything that was acknowledged before.
     pub(super) fresh_as_of: Option<Instant>,
     /// Questions without an answer since the last that had one.
@@ -90,7 +92,7 @@ impl Table {
     ) {
         let (history, log_end) = (Arc::clone(&state.standing.history), state.log_end);
         let known = self.seats[number].take();
-        self.seats[number] = Some(Seat::heard(known, state));
+        self.seats[number] = Some(Seat::heard(known, state, asked));
         self.choose(log);
         if self.lead.primary == Some(number) {
             log.note(number, log_end, asked);

@@ -280,7 +280,9 @@ impl Connector {
         connection.history = Arc::clone(&standing.history);
         connection.generation = standing.generation;
         connection.is_replica = look.is_replica;
-        if !look.is_replica {
+        if look.is_replica {
+            self.histories.begins_with(&connection.history);
+        } else {
             self.histories.heard(standing, asked);
             if !self.histories.has(&connection.history) {
                 let message = "another server has taken this one's place just now; try again";

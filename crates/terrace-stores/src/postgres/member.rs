@@ -5,6 +5,7 @@
 //! the primary's log ended a second ago is at most a second old, whatever clocks say.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
 
 use terrace_core::{Deadline, Error, ErrorKind, NodeState, Result, Role, Runtime};
 use tokio::sync::Mutex;
@@ -84,6 +85,7 @@ async fn ask_by(
     let row = &rows[0];
     let log_end = row.try_get::<_, Option<PgLsn>>(1).map_err(failed)?;
     let snapshot: Snapshot = row.try_get(2).map_err(failed)?;
+    let ago = row.try_get::<_, Option<i64>>(3).map_err(failed)?;
     if !look.is_replica {
         connector.heard(&look, standing.clone(), asked);
     }
@@ -94,6 +96,7 @@ async fn ask_by(
         position: snapshot.through(standing.generation),
         standing,
         log_end: log_end.map_or(0, u64::from),
+        committed_ago: ago.map(|micros| Duration::from_micros(micros.unsigned_abs())),
     })
 }
 

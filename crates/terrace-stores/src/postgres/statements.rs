@@ -239,7 +239,9 @@ const UPDATE: &str = "UPDATE records r SET value = u.v, version = u.n, deleted =
 const STATE: &str = "SELECT (extract(epoch FROM pg_postmaster_start_time()) * 1000000)::bigint, \
        CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() \
          ELSE pg_current_wal_flush_lsn() END, \
-       pg_current_snapshot()";
+       pg_current_snapshot(), \
+       CASE WHEN pg_is_in_recovery() THEN greatest(0, extract(epoch FROM clock_timestamp() \
+         - pg_last_xact_replay_timestamp()) * 1000000)::bigint END";
 
 const SEEN: &str =
     concat!("SELECT pg_current_snapshot(), ", generation!("$1"), ", pg_is_in_recovery()");

@@ -280,6 +280,8 @@ impl Node for SqliteStore {
                 timeline: 1,
                 position: Position::new(reached),
                 log_end: reached,
+                // The primary is a file of the same process.
+                committed_ago: None,
             })
         })
     }

@@ -157,6 +157,7 @@ impl Server {
             timeline: 1,
             position: Position::new(100),
             log_end: 100,
+            committed_ago: None,
         };
         Self {
             number,

@@ -20,27 +20,28 @@ impl Engines {
             let options = self.postgres_options(url, Connections::Pooled);
             PostgresOptions { member: true, ..options }
         };
-        // The one that takes writes makes the tables and names the history; it need not be the
-        // first, after a promotion.
+        // The one that takes writes makes the tables; it need not be the first, after a promotion. Where
+        // none does, a replica names the history: reads go on.
         let mut found = Err(Error::invalid("no database is named; set PRIMARY_DATABASE_URL"));
         for (place, url) in urls.iter().enumerate() {
             let connected = PostgresStore::connect(options(url), self.runtime.clone()).await;
-            match (connected, &found) {
-                (Ok(store), _) => {
+            match connected {
+                Ok(store) if store.takes_writes().await => {
                     found = Ok((place, store));
                     break;
                 }
+                Ok(store) if found.is_err() => found = Ok((place, store)),
                 // What is wrong with the first is what people look for.
-                (Err(error), Err(_)) if place == 0 => found = Err(error),
-                (Err(_), _) => {}
+                Err(error) if place == 0 => found = Err(error),
+                _ => {}
             }
         }
-        let (primary, store) = found?;
+        let (known, store) = found?;
         let history = store.history();
         let mut store = Some(store);
         let mut members = Vec::new();
         for (place, url) in urls.iter().enumerate() {
-            let member = match store.take_if(|_| place == primary) {
+            let member = match store.take_if(|_| place == known) {
                 Some(store) => store,
                 None => PostgresStore::member(options(url), self.runtime.clone())?,
             };

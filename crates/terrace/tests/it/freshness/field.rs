@@ -63,6 +63,18 @@ impl Field {
         database: &str,
         environment: &[(&str, &str)],
     ) -> Instance {
+        let instance = self.instance_unwell(name, database, environment).await;
+        instance.becomes_healthy().await;
+        instance
+    }
+
+    /// One that starts while something is down.
+    pub(super) async fn instance_unwell(
+        &self,
+        name: &str,
+        database: &str,
+        environment: &[(&str, &str)],
+    ) -> Instance {
         let redis = FaultProxy::to_port(self.redis.port()).await.expect("a proxy");
         let postgres = FaultProxy::to_port(port_of(database)).await.expect("a proxy");
         let (url, cache) = (postgres.url(database), redis.url(&self.redis.url()));
@@ -70,9 +82,7 @@ impl Field {
         let environment = [&[("TERRACE_LOG_LEVEL", "error")], environment].concat();
         let program = Program::serve_with(self.level, &stores, &[], &environment).await;
         let client = Client::new(name, program.url(), &self.history);
-        let instance = Instance { program, client, redis, postgres };
-        instance.becomes_healthy().await;
-        instance
+        Instance { program, client, redis, postgres }
     }
 }
 

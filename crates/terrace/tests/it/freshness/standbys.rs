@@ -107,6 +107,59 @@ async fn lists_with_tokens_are_fresh_while_replay_is_paused() {
     lists_are_fresh(true).await;
 }
 
+/// Whoever starts while there is no primary reads from replicas, and writes when one is back, whether it is
+/// the same or a replica that was promoted.
+async fn an_instance_starts_without_a_primary(promotes: bool, cache: &str) {
+    let servers = Servers::new(2).await;
+    let a = servers.instance("a", &[]).await;
+    a.writes("k", "before").await;
+    for standby in &servers.all.standbys {
+        let read = "SELECT value FROM records WHERE key = 'k'";
+        until("it is replayed", async || sql(&standby.url(), read).await == "before").await;
+    }
+    servers.all.primary.kill();
+    let replicas = ("REPLICA_DATABASE_URL", servers.replicas.as_str());
+    let environment = [replicas, ("TERRACE_CACHE_ENABLED", cache)];
+    let b = servers.field.instance_unwell("b", &servers.field.database, &environment).await;
+    let read = b.client.read("k").send().await;
+    assert_eq!((read.status, read.found.as_deref()), (200, Some("before")), "{read}");
+    match promotes {
+        true => servers.all.standbys[1].promote().await.expect("a promotion"),
+        false => servers.all.primary.restart().await.expect("PostgreSQL starts again"),
+    }
+    until("it writes", async || {
+        pause(Duration::from_millis(100)).await;
+        b.client.write("k", "after").send().await.is_acknowledged()
+    })
+    .await;
+    let read = b.client.read("k").strong().send().await;
+    assert_eq!((read.status, read.found.as_deref()), (200, Some("after")), "{read}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_instance_starts_while_the_primary_is_down() {
+    an_instance_starts_without_a_primary(false, "true").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_instance_starts_before_a_promotion() {
+    an_instance_starts_without_a_primary(true, "false").await;
+}
+
+/// After a promotion the settings still name the old primary, which is a standby now.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_primary_is_found_whatever_it_is_named() {
+    let servers = Servers::new(1).await;
+    let a = servers.instance("a", &[]).await;
+    a.writes("k", "old").await;
+    let primary = servers.field.database.clone();
+    let replicas = [("REPLICA_DATABASE_URL", primary.as_str())];
+    let b = servers.field.instance_with("b", &servers.replicas, &replicas).await;
+    b.writes("k", "new").await;
+    let read = a.client.read("k").strong().send().await;
+    assert_eq!(read.found.as_deref(), Some("new"), "{read}");
+}
+
 /// Two standbys are promoted to one timeline; one of them ends, and the other takes the writes.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn writes_go_on_when_the_rival_is_gone() {
