@@ -6,6 +6,7 @@ use terrace_lab::{PostgresServer, RedisServer};
 
 use super::super::own_postgres;
 use super::*;
+use crate::freshness::until;
 
 /// The level over engines of its own.
 struct Level {
@@ -58,20 +59,37 @@ impl Level {
 }
 
 /// The endpoints of the matrix, and which engines each cannot do without.
-const MATRIX: [(&str, &str, &[Down]); 10] = [
+const MATRIX: [(&str, &str, &[Down]); 13] = [
     ("POST", "/write/transaction", &[Down::Ledger]),
     ("GET", "/read/transaction/new", &[Down::Ledger]),
+    ("GET", "/read/transaction/cached", &[]),
     ("POST", "/v1/transactions", &[Down::Ledger]),
     ("GET", "/v1/transactions?user_id=u", &[Down::Ledger]),
     ("POST", "/write/document", &[Down::Documents]),
     ("GET", "/read/document/new", &[Down::Documents]),
+    ("GET", "/read/document/cached", &[]),
+    ("GET", "/v1/documents/cached", &[]),
     ("PUT", "/v1/documents/d", &[Down::Documents]),
     ("GET", "/v1/documents/search?q=ada", &[Down::Documents]),
     ("GET", "/v1/users/u/summary", &[Down::Documents]),
     ("GET", "/stats", &[]),
 ];
 
-/// Every cell of the row of this engine; `None` is that of no engine. What is read was never cached.
+/// Reads what the matrix calls cached, until it is.
+async fn cache(program: &Program) {
+    program.pay("cached", 1.0).await;
+    let document = json!({"key": "cached", "data": {"name": "Ada"}});
+    program.send("POST", "/write/document", &document).await;
+    for (path, from_cache) in [
+        ("/read/transaction/cached", ("source", json!("cache"))),
+        ("/read/document/cached", ("from_cache", json!(true))),
+    ] {
+        until(path, async || program.json(path).await[from_cache.0] == from_cache.1).await;
+    }
+}
+
+/// Every cell of the row of this engine; `None` is that of no engine. What is read was never cached, unless
+/// its name says so.
 async fn row(program: &Program, down: Option<Down>) {
     static ROWS: AtomicU64 = AtomicU64::new(0);
     let number = ROWS.fetch_add(1, Ordering::Relaxed).to_string();
@@ -106,8 +124,10 @@ async fn each_engine_alone_may_be_killed_and_comes_back() {
     program.becomes("healthy").await;
     program.pay("u", 1.0).await;
     program.summary("u").await;
+    cache(&program).await;
     row(&program, None).await;
     for down in [Down::Ledger, Down::Documents, Down::Cache] {
+        cache(&program).await;
         level.kill(down);
         program.becomes("degraded").await;
         row(&program, Some(down)).await;
@@ -118,8 +138,11 @@ async fn each_engine_alone_may_be_killed_and_comes_back() {
     let (_, posted) = program.pay("u", 1.0).await;
     assert_eq!(posted["success"], true);
     let all = program.json("/stats").await["total_transactions"].as_u64().expect("a count");
-    let summary = program.summary("u").await;
-    assert_eq!(summary["transactions"], all, "nothing was lost on the way");
+    let mut told = 0;
+    for user in ["u", "cached"] {
+        told += program.summary(user).await["transactions"].as_u64().expect("a count");
+    }
+    assert_eq!(told, all, "nothing was lost on the way");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -135,7 +158,9 @@ async fn the_level_starts_while_any_engine_is_down() {
         level.kill(down);
         let program = level.serve().await;
         for (method, path, needs) in MATRIX {
-            if method == "GET" && path != "/v1/users/u/summary" {
+            // What may be believed of the cache, only the engine tells that is down.
+            let known = !path.ends_with("summary") && !path.ends_with("cached");
+            if method == "GET" && known {
                 let path = path.replace("new", &format!("{down:?}"));
                 let (status, answer) = program.send(method, &path, &Value::Null).await;
                 assert_eq!(status.is_success(), !needs.contains(&down), "{down:?} {path} {answer}");
@@ -144,6 +169,7 @@ async fn the_level_starts_while_any_engine_is_down() {
         assert_eq!(program.health().await, "degraded", "{down:?}");
         level.restart(down).await;
         program.becomes("healthy").await;
+        cache(&program).await;
         row(&program, None).await;
         program.terminate().await;
     }
