@@ -30,6 +30,7 @@ mod lease;
 mod ledger;
 mod locked;
 pub mod log;
+mod made;
 mod member;
 mod migrate;
 mod openings;

@@ -241,16 +241,9 @@ struct Model {
 
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct Table {
-    checkpoint: Checkpoint,
-    whole: bool,
+    reached: Reached,
     pub(super) rows: BTreeMap<Key, Row>,
     pub(super) parked: BTreeMap<Key, (Folded, String)>,
-}
-
-impl Table {
-    fn reached(&self) -> Reached {
-        Reached { checkpoint: self.checkpoint.clone(), whole: self.whole }
-    }
 }
 
 impl MemoryModel {
@@ -309,15 +302,16 @@ impl Follower for Projecting {
     fn checkpoint(&self) -> BoxFuture<'_, Result<Checkpoint>> {
         Box::pin(self.shared.changing(|model| {
             let table = model.tables.entry(self.of == Projection::Next).or_default();
-            Ok(table.checkpoint.clone())
+            Ok(table.reached.checkpoint.clone())
         }))
     }
 
     fn begin_anew<'a>(&'a self, log: &'a str) -> BoxFuture<'a, Result<()>> {
         Box::pin(self.shared.changing(move |model| {
             let checkpoint = Checkpoint::beginning(log);
+            let reached = Reached { checkpoint, whole: false };
             let next = self.of == Projection::Next;
-            model.tables.insert(next, Table { checkpoint, ..Table::default() });
+            model.tables.insert(next, Table { reached, ..Table::default() });
             Ok(())
         }))
     }
@@ -328,7 +322,7 @@ impl Follower for Projecting {
             let live = self.of == Projection::Live;
             let paused = live && model.paused_until.is_some_and(|until| until > now);
             let table = model.tables.entry(!live).or_default();
-            if paused || table.checkpoint != batch.from {
+            if paused || table.reached.checkpoint != batch.from {
                 return Ok(false);
             }
             let mut next = table.clone();
@@ -342,8 +336,8 @@ impl Follower for Projecting {
                     (None, None) => self.shared.put(&mut next, &folded)?,
                 }
             }
-            next.checkpoint = batch.to.clone();
-            next.whole |= !batch.more;
+            next.reached.checkpoint = batch.to.clone();
+            next.reached.whole |= !batch.more;
             *table = next;
             Ok(true)
         }))
@@ -401,7 +395,7 @@ impl ReadModel for MemoryModel {
             for record in rows.iter().filter_map(|row| row.record.as_ref()) {
                 budget.spend(record.value.as_str().len())?;
             }
-            Ok(Rows { rows, reached: table.reached() })
+            Ok(Rows { rows, reached: table.reached.clone() })
         }))
     }
 
@@ -412,7 +406,7 @@ impl ReadModel for MemoryModel {
             let after = |record: &Record| scan.after.as_ref().is_none_or(|it| record.key > *it);
             let records = rows.values().filter_map(|row| row.record.clone());
             let records = records.filter(after).take(scan.limit + 1).collect();
-            Ok((Page::cut(records, scan.limit, Origin::READ_MODEL), table.reached()))
+            Ok((Page::cut(records, scan.limit, Origin::READ_MODEL), table.reached.clone()))
         }))
     }
 
@@ -464,7 +458,7 @@ impl ReadModel for MemoryModel {
         Box::pin(self.shared.changing(move |model| {
             let (live, next) = (model.tables.get(&false), model.tables.get(&true));
             let (Some(live), Some(next)) = (live.cloned(), next.cloned()) else { return Ok(None) };
-            if live.checkpoint != next.checkpoint {
+            if live.reached.checkpoint != next.reached.checkpoint {
                 return Ok(None);
             }
             let differing = live.rows.iter().filter(|(key, row)| {

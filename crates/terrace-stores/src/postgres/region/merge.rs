@@ -17,9 +17,9 @@ use tokio_postgres::Row;
 use tokio_postgres::types::{ToSql, Type};
 
 use super::super::connection::Connection;
+use super::super::made::make;
 use super::super::statements::{Parameter, Sql};
 use super::super::work::{Failure, Progress, Work, corrupt};
-use super::super::write::make;
 use columns::{Arrived, INSERT, Losses, Records, Results, UPDATE};
 
 /// Changes of an origin, or rows of any region.
