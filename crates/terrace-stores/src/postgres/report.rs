@@ -18,6 +18,8 @@ pub struct ServerReport {
     /// For how long the oldest transaction that writes has been open, in any database of the server.
     /// Meanwhile no cache and no replica can prove that it has a later write.
     pub oldest_writer: Option<Duration>,
+    /// How many sessions the server admits of users who are no superusers.
+    pub sessions: u32,
     /// The history in force, where Terrace has served this database before: what it has on brokers is
     /// named by it.
     pub history: Option<String>,
@@ -34,7 +36,10 @@ impl PostgresStore {
              has_function_privilege('pg_walfile_name(pg_lsn)', 'EXECUTE'), \
              (SELECT extract(epoch FROM max(clock_timestamp() - open.since))::float8 FROM ( \
                SELECT xact_start AS since FROM pg_stat_activity WHERE backend_xid IS NOT NULL \
-               UNION ALL SELECT prepared FROM pg_prepared_xacts) AS open)";
+               UNION ALL SELECT prepared FROM pg_prepared_xacts) AS open), \
+             current_setting('max_connections')::integer \
+               - current_setting('superuser_reserved_connections')::integer \
+               - coalesce(current_setting('reserved_connections', true), '0')::integer";
         const KNOWN: &str = "SELECT to_regclass('terrace_history') IS NOT NULL";
         const HISTORY: &str = "SELECT name FROM terrace_history WHERE identity IS NOT NULL";
         let options = PostgresOptions { member: true, ..options };
@@ -53,6 +58,7 @@ impl PostgresStore {
             tells_its_identity: row.get(0),
             tells_its_timeline: row.get(1),
             oldest_writer: since.map(|seconds| Duration::from_secs_f64(seconds.max(0.0))),
+            sessions: u32::try_from(row.get::<_, i32>(3)).unwrap_or(0),
             history: history.first().map(|row| row.get(0)),
         })
     }

@@ -11,7 +11,7 @@ use terrace_lab::{ProgramState, programs};
 use terrace_stores::{PostgresOptions, PostgresStore, ServerReport};
 
 use super::{Failure, run, screen};
-use crate::config::{Loaded, Mode, redacted};
+use crate::config::{Config, Loaded, Mode, redacted};
 
 /// One thing looked at.
 struct Finding {
@@ -98,7 +98,9 @@ fn servers(loaded: &Loaded) -> Result<Vec<Finding>, Failure> {
         if !url.is_empty() {
             let report = PostgresStore::report(PostgresOptions::new(url), Runtime::system()).await;
             findings = match &report {
-                Ok(report) => told(report),
+                Ok(report) => {
+                    told(report).into_iter().chain([sessions(report, &loaded.config)]).collect()
+                }
                 Err(error) => vec![finding("database", false, error.message())],
             };
             history = report.ok().and_then(|report| report.history);
@@ -142,6 +144,24 @@ fn told(report: &ServerReport) -> Vec<Finding> {
         finding("database timeline", report.tells_its_timeline, timeline),
         finding("open transactions", short, &writer),
     ]
+}
+
+/// Whether the server has a session for each connection that all instances of a level may open.
+fn sessions(report: &ServerReport, config: &Config) -> Finding {
+    /// What an instance has open beside its pool: who looks at the history, who listens to the log, who
+    /// asks for a state, and one that is being opened.
+    const BESIDE: u64 = 4;
+    let (instances, pool) = (u64::from(config.limits.instances), config.database.pool_max as u64);
+    let (wanted, admitted) = (instances * (pool + BESIDE), u64::from(report.sessions));
+    let sum = format!(
+        "{instances} x ({pool} + {BESIDE}) = {wanted} sessions for each level (limits.instances, \
+         database.pool_max); the server admits {admitted}"
+    );
+    let says = match wanted <= admitted {
+        true => sum,
+        false => format!("{sum}: lower database.pool_max, or raise max_connections"),
+    };
+    finding("database sessions", wanted <= admitted, &says)
 }
 
 fn finding(what: &str, good: bool, says: &str) -> Finding {

@@ -360,6 +360,10 @@ async fn dashboard_and_alerts_ask_for_what_is_there() {
             assert!(known.contains(name.as_str()), "{name} is not exported: {expression}");
         }
     }
+    let autoscaler = std::fs::read_to_string(format!("{ops}/kubernetes/autoscaler.yml"));
+    let autoscaler = autoscaler.expect("a file");
+    let mut signals = autoscaler.lines().filter_map(|it| it.trim().strip_prefix("name: terrace_"));
+    assert!(signals.all(|name| known.contains(format!("terrace_{name}").as_str())));
     for panel in dashboard["panels"].as_array().expect("panels") {
         assert_eq!(panel["datasource"]["uid"], "${datasource}", "{}", panel["title"]);
         for target in panel["targets"].as_array().expect("targets") {

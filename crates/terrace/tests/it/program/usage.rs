@@ -175,6 +175,24 @@ async fn a_line_end_after_a_secret_is_no_part_of_it() {
     }
 }
 
+/// All instances together need a session for each of their connections.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_doctor_counts_the_sessions_of_all_instances() {
+    let database = terrace_lab::testing::fresh_database();
+    for (instances, is_good) in [("1", true), ("1000", false)] {
+        let environment =
+            [("DATABASE_URL", database.as_str()), ("TERRACE_LIMITS_INSTANCES", instances)];
+        let (exit, found, _) = run(&["doctor", "--json"], &environment).await;
+        assert_eq!(exit, Some(0));
+        let found: serde_json::Value = serde_json::from_str(&found).expect("JSON");
+        let all = found["findings"].as_array().expect("findings");
+        let sessions = all.iter().find(|it| it["what"] == "database sessions").expect("it");
+        assert_eq!(sessions["good"], is_good, "{sessions}");
+        let says = sessions["says"].as_str().expect("text");
+        assert_eq!(says.contains("raise max_connections"), !is_good, "{says}");
+    }
+}
+
 /// What the user of Redis may not do is named, with the pattern that grants it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_doctor_names_rights_that_are_missing() {
