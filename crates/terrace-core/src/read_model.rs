@@ -33,7 +33,8 @@ pub trait ReadModel: fmt::Debug + fmt::Display + Send + Sync + 'static {
     /// As [`Follower::checkpoint`].
     fn read<'a>(&'a self, keys: &'a [Key], budget: Budget) -> BoxFuture<'a, Result<Rows>>;
 
-    /// As [`Store::scan`](crate::Store::scan), and how far the projection had come, out of one snapshot.
+    /// As [`Store::scan`](crate::Store::scan), and how far the projection had come, out of one snapshot. While
+    /// keys are stopped, no page is whole.
     ///
     /// # Errors
     /// As [`Follower::checkpoint`].
@@ -156,7 +157,7 @@ pub struct Rows {
 pub struct Reached {
     /// Where it was.
     pub checkpoint: Checkpoint,
-    /// Whether it has come to the end of the log since it began.
+    /// Whether it has come to the end of the log since it began, and a page lacks nothing of a stopped key.
     pub whole: bool,
 }
 

@@ -406,7 +406,9 @@ impl ReadModel for MemoryModel {
             let after = |record: &Record| scan.after.as_ref().is_none_or(|it| record.key > *it);
             let records = rows.values().filter_map(|row| row.record.clone());
             let records = records.filter(after).take(scan.limit + 1).collect();
-            Ok((Page::cut(records, scan.limit, Origin::READ_MODEL), table.reached.clone()))
+            let mut reached = table.reached.clone();
+            reached.whole &= table.parked.is_empty();
+            Ok((Page::cut(records, scan.limit, Origin::READ_MODEL), reached))
         }))
     }
 

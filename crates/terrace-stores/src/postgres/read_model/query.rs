@@ -94,8 +94,10 @@ impl Work for ReadPage<'_> {
         progress: &Progress,
     ) -> Result<(Page, Reached), Failure> {
         const BEGIN: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
-        const REACHED: &str =
-            "SELECT source, epoch, place, whole FROM terrace_projection WHERE name = 'live'";
+        // The record of a key that is parked may be old, or missing.
+        const REACHED: &str = "SELECT source, epoch, place, \
+               whole AND NOT EXISTS (SELECT FROM terrace_parked) \
+             FROM terrace_projection WHERE name = 'live'";
         let page = ScanPage { scan: self.0, asked: None, epoch: NO_EPOCH };
         progress.in_transaction(true);
         let (begun, found, page, ended) = join4(

@@ -98,7 +98,12 @@ pub(super) fn page(it: &Connection, scan: &Scan) -> Result<(Page, Reached)> {
     let cut = rows.iter().map(bytes).sum::<usize>() >= Page::MAX_BYTES;
     let limit = if cut { rows.len().saturating_sub(1).clamp(1, scan.limit) } else { scan.limit };
     let records = rows.into_iter().filter_map(|row| row.record).collect();
-    Ok((Page::cut(records, limit, Origin::READ_MODEL), reached(it)?))
+    // The record of a key that is parked may be old, or missing.
+    let parked = "SELECT EXISTS (SELECT 1 FROM parked)";
+    let parked: bool = it.query_row(parked, [], |row| row.get(0)).map_err(failure::of)?;
+    let Reached { checkpoint, whole } = reached(it)?;
+    let reached = Reached { checkpoint, whole: whole && !parked };
+    Ok((Page::cut(records, limit, Origin::READ_MODEL), reached))
 }
 
 /// Each word is quoted, so that none is taken for syntax.
