@@ -42,8 +42,15 @@ fn table(schema: &str) -> String {
             created_at timestamptz NOT NULL,
             time timestamptz NOT NULL
         );
-        CREATE INDEX commands_order ON {schema}.commands (transaction, version);"
+        CREATE INDEX commands_order ON {schema}.commands (transaction, version);
+        {gone_through}",
+        gone_through = gone_through(schema)
     )
+}
+
+/// The latest version that a removal by hand was given.
+fn gone_through(schema: &str) -> String {
+    format!("CREATE SEQUENCE {schema}.commands_gone_through CACHE 1;")
 }
 
 /// A schema may have the name of a key word.
@@ -65,13 +72,30 @@ pub(super) fn tell() -> String {
     )
 }
 
-/// A replaced row's time is past both of its times, so only a new record has two equal ones.
+/// Rows that people bring may have versions of their own. Where the sequence has yet to come to them, what
+/// comes after them is newer all the same, and so is all that is drawn later. Where rows were removed since,
+/// as before a dump is put back, they get new ones: else their keys would stay removed for who follows. A replaced row's time is past both of its times, so only a new record has two equal ones.
 fn functions(schema: &str) -> String {
     let tell = tell();
     let log =
         format!("INSERT INTO {schema}.commands (version, type, key, value, created_at, time)");
     format!(
-        "CREATE OR REPLACE FUNCTION {schema}.commands_changed() RETURNS trigger
+        "CREATE OR REPLACE FUNCTION {schema}.commands_version_after(old bigint) RETURNS bigint
+        LANGUAGE plpgsql AS $function$ DECLARE
+            drawn bigint := nextval('{schema}.records_version');
+        BEGIN
+            IF drawn <= old AND old < 9007199254740992 THEN
+                drawn := setval('{schema}.records_version',
+                    greatest(old + 1, pg_sequence_last_value('{schema}.records_version')));
+            END IF;
+            RETURN setval('{schema}.commands_gone_through', drawn);
+        END $function$;
+        CREATE OR REPLACE FUNCTION {schema}.commands_brought() RETURNS trigger
+        LANGUAGE plpgsql AS $function$ BEGIN
+            NEW.version := nextval('{schema}.records_version');
+            RETURN NEW;
+        END $function$;
+        CREATE OR REPLACE FUNCTION {schema}.commands_changed() RETURNS trigger
         LANGUAGE plpgsql AS $function$ BEGIN
             {log}
             SELECT version, CASE WHEN deleted THEN 'RecordDeleted'
@@ -83,27 +107,27 @@ fn functions(schema: &str) -> String {
         CREATE OR REPLACE FUNCTION {schema}.commands_gone() RETURNS trigger
         LANGUAGE plpgsql AS $function$ BEGIN
             {log}
-            SELECT nextval('{schema}.records_version'), 'RecordDeleted', key, NULL, created_at, now()
+            SELECT {schema}.commands_version_after(version), 'RecordDeleted', key, NULL, created_at, now()
             FROM gone WHERE NOT deleted;
             {tell}
         END $function$;
         CREATE OR REPLACE FUNCTION {schema}.commands_truncated() RETURNS trigger
         LANGUAGE plpgsql AS $function$ BEGIN
             {log}
-            SELECT nextval('{schema}.records_version'), 'RecordDeleted', key, NULL, created_at, now()
+            SELECT {schema}.commands_version_after(version), 'RecordDeleted', key, NULL, created_at, now()
             FROM {schema}.records WHERE NOT deleted;
             {tell}
         END $function$;
         CREATE OR REPLACE FUNCTION {schema}.commands_renamed() RETURNS trigger
         LANGUAGE plpgsql AS $function$ BEGIN
             {log}
-            VALUES (nextval('{schema}.records_version'), 'RecordDeleted', OLD.key, NULL,
+            VALUES ({schema}.commands_version_after(OLD.version), 'RecordDeleted', OLD.key, NULL,
                 OLD.created_at, now());
             {tell}
         END $function$;
         CREATE OR REPLACE FUNCTION {schema}.commands_by_hand() RETURNS trigger
         LANGUAGE plpgsql AS $function$ BEGIN
-            NEW.version := greatest(nextval('{schema}.records_version'), OLD.version + 1);
+            NEW.version := {schema}.commands_version_after(OLD.version);
             IF NEW.updated_at = OLD.updated_at THEN
                 NEW.updated_at := greatest(now(), OLD.updated_at + interval '1 microsecond',
                     OLD.created_at + interval '1 microsecond');
@@ -136,13 +160,30 @@ fn triggers(schema: &str) -> String {
     )
 }
 
+/// What people bring after rows were removed. Not counted among the others: regions and shards have none.
+fn brought(schema: &str) -> String {
+    format!(
+        "CREATE TRIGGER commands_0_brought BEFORE INSERT ON {schema}.records FOR EACH ROW
+            WHEN (NEW.version <= pg_sequence_last_value('{schema}.commands_gone_through'))
+            EXECUTE FUNCTION {schema}.commands_brought();"
+    )
+}
+
 /// Triggers come and go under a lock of the table that waits for whoever uses it, and behind which
 /// everybody else queues.
 const NOT_LONG: &str = "SET LOCAL lock_timeout = '400ms'";
 
 /// Ends the log of a table of records that is made anew; the next start begins another.
 pub(in super::super) fn end_of_triggers() -> String {
-    let names = ["1_inserted", "2_updated", "3_deleted", "4_truncated", "5_by_hand", "6_renamed"];
+    let names = [
+        "0_brought",
+        "1_inserted",
+        "2_updated",
+        "3_deleted",
+        "4_truncated",
+        "5_by_hand",
+        "6_renamed",
+    ];
     let drop = |name| format!("DROP TRIGGER IF EXISTS commands_{name} ON records;");
     names.map(drop).concat()
 }
@@ -150,11 +191,20 @@ pub(in super::super) fn end_of_triggers() -> String {
 /// Removes all of it, whatever is there of it.
 fn removal(schema: &str) -> String {
     let mut text = end_of_triggers();
-    for name in ["changed", "gone", "truncated", "renamed", "by_hand"] {
-        text.push_str(&format!("DROP FUNCTION IF EXISTS {schema}.commands_{name}();"));
+    for name in [
+        "changed()",
+        "gone()",
+        "truncated()",
+        "renamed()",
+        "by_hand()",
+        "brought()",
+        "version_after(bigint)",
+    ] {
+        text.push_str(&format!("DROP FUNCTION IF EXISTS {schema}.commands_{name};"));
     }
     text.push_str(&format!(
         "DROP TABLE IF EXISTS {schema}.commands;
+        DROP SEQUENCE IF EXISTS {schema}.commands_gone_through;
         DELETE FROM {schema}.terrace_meta WHERE name ~ '^log( |$)'"
     ));
     text
@@ -221,15 +271,25 @@ pub(in super::super) async fn change(
     }
 }
 
+/// Whether the functions are those of an earlier Terrace. A region's are its own, and draw no number of a
+/// sequence.
+const IS_EARLIER: &str = "SELECT to_regproc('commands_version_after') IS NULL \
+     AND (SELECT prosrc FROM pg_proc WHERE oid = to_regproc('commands_gone')) LIKE '%nextval%'";
+
 /// Installs the log unless it is there, and answers its name. A log that cannot be followed any more
 /// is begun anew.
 async fn install(client: &mut Client, schema: &str, begin: LogBegin) -> Result<Arc<str>> {
     if let Some(name) = current(client).await.map_err(failed)? {
-        return Ok(name);
+        let is_earlier = client.query_one(IS_EARLIER, &[]).await.map_err(failed)?;
+        if is_earlier.get::<_, Option<bool>>(0) != Some(true) {
+            return Ok(name);
+        }
     }
     let transaction = client.transaction().await.map_err(failed)?;
     lock(&transaction, schema).await?;
     if let Some(name) = current(transaction.client()).await.map_err(failed)? {
+        complete(&transaction, &quoted(schema), begin).await?;
+        transaction.commit().await.map_err(failed)?;
         return Ok(name);
     }
     make(&transaction, schema, begin).await?;
@@ -237,6 +297,19 @@ async fn install(client: &mut Client, schema: &str, begin: LogBegin) -> Result<A
     let name = transaction.query_one(name, &[]).await.map_err(failed)?;
     transaction.commit().await.map_err(failed)?;
     Ok(Arc::from(name.get::<_, &str>(0)))
+}
+
+/// Gives the log of an earlier Terrace what it lacks.
+async fn complete(transaction: &Transaction<'_>, schema: &str, begin: LogBegin) -> Result<()> {
+    let is_earlier = transaction.query_one(IS_EARLIER, &[]).await.map_err(failed)?;
+    if is_earlier.get::<_, Option<bool>>(0) != Some(true) || begin == LogBegin::Empty {
+        return Ok(());
+    }
+    run(transaction, NOT_LONG).await?;
+    for text in [gone_through(schema), functions(schema), brought(schema)] {
+        run(transaction, &text).await?;
+    }
+    Ok(())
 }
 
 async fn make(transaction: &Transaction<'_>, schema: &str, begin: LogBegin) -> Result<()> {
@@ -253,7 +326,9 @@ async fn make(transaction: &Transaction<'_>, schema: &str, begin: LogBegin) -> R
          ('log', 'log-' || left(replace(gen_random_uuid()::text, '-', ''), 12))",
     )
     .await?;
+    // A shard takes rows from others, with their versions.
     if begin == LogBegin::WithRecords {
+        run(transaction, &brought(schema)).await?;
         let copy = format!(
             "INSERT INTO {schema}.commands (version, type, key, value, created_at, time) \
              SELECT version, 'RecordCreated', key, value, created_at, updated_at \

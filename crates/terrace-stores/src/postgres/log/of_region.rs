@@ -171,6 +171,7 @@ pub(in super::super) fn functions(schema: &str, region: RegionId) -> String {
             END IF;
             RETURN NEW;
         END $function$;
+        DROP TRIGGER IF EXISTS commands_0_brought ON {schema}.records;
         DROP TRIGGER IF EXISTS commands_5_by_hand ON {schema}.records;
         CREATE TRIGGER commands_5_by_hand BEFORE UPDATE ON {schema}.records FOR EACH ROW
             WHEN (NEW.replaced = OLD.replaced AND OLD.version < 9007199254740992)

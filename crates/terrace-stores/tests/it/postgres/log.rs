@@ -142,6 +142,41 @@ async fn what_people_change_is_logged() {
     assert_eq!(found[0].version, again.version, "past that of the deletion");
 }
 
+/// Rows may be brought with versions of their own, as from a dump or another installation. Of each key what
+/// comes later is newer all the same, in the log and in the records.
+#[tokio::test]
+async fn what_people_bring_is_newer_than_what_was_there() {
+    let url = testing::fresh_database();
+    let (store, log) = logged(&url).await;
+    let hand = session(&url).await;
+    let put = async |text: &str| {
+        store.put(key("a"), value(text)).await.expect("a put");
+    };
+    put("1").await;
+    let saved = "CREATE TABLE saved AS SELECT * FROM records";
+    hand.batch_execute(saved).await.expect("a copy");
+    put("2").await;
+    let back = "INSERT INTO records SELECT * FROM saved";
+    let far = "INSERT INTO records (key, value, version) VALUES ('a', 'far', 1000000)";
+    for commands in
+        [["TRUNCATE records", back], ["DELETE FROM records", back], ["TRUNCATE records", far]]
+    {
+        for command in commands {
+            hand.batch_execute(command).await.expect(command);
+        }
+    }
+    hand.batch_execute("UPDATE records SET key = 'b'").await.expect("another key");
+    put("3").await;
+    hand.batch_execute("DELETE FROM records").await.expect("an end");
+    put("4").await;
+    let (found, _) = follow(&log, LogPosition::default(), 100).await;
+    let of_key = found.iter().filter(|change| change.key.as_str() == "a");
+    let versions = of_key.map(|change| change.version).collect::<Vec<_>>();
+    assert!(versions.is_sorted_by(|one, two| one < two) && versions.len() == 12, "{found:?}");
+    let stored = store.get(&key("a")).await.expect("a read").expect("a record");
+    assert_eq!(versions.last(), Some(&stored.version));
+}
+
 /// A transaction draws its number, a faster one draws a later number and commits first.
 async fn slow_and_fast(log: &PostgresLog, store: &PostgresStore, url: &str) -> Vec<String> {
     let slow = session(url).await;
