@@ -118,7 +118,7 @@ impl Cqrs {
         let live = model.follower(Projection::Live);
         let projector = follow("projector", live, options.projection.clone());
         let lease = model.lease();
-        let projector = projector.led_by(lease.clone()).start();
+        let projector = projector.mending().led_by(lease.clone()).start();
         let search = model
             .search_index()
             .map(|index| follow("search index", index, Self::SEARCH).led_by(lease).start());

@@ -15,6 +15,8 @@ use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use terrace_core::history::log_of;
+use terrace_core::read_model::Difference;
 use terrace_core::{
     Backoff, Batch, BoxFuture, ChangeLog, Changes, Checkpoint, Deadline, Error, ErrorKind,
     Follower, Inspection, Key, LeaderLease, LogPosition, Logged, PositionLost, Result, Runtime,
@@ -51,6 +53,7 @@ pub struct Follow {
     follower: Arc<dyn Follower>,
     lease: Option<Arc<dyn LeaderLease>>,
     rows: Option<FirstRows>,
+    mends: bool,
     options: FollowOptions,
     runtime: Runtime,
     progress: FollowProgress,
@@ -109,7 +112,8 @@ impl Follow {
         runtime: Runtime,
     ) -> Self {
         let progress = FollowProgress::new(runtime.now());
-        Self { name, log, follower, lease: None, rows: None, options, runtime, progress }
+        let (lease, rows, mends) = (None, None, false);
+        Self { name, log, follower, lease, rows, mends, options, runtime, progress }
     }
 
     /// Only while this instance has the lease.
@@ -123,6 +127,12 @@ impl Follow {
     #[must_use]
     pub fn copying(self, rows: FirstRows) -> Self {
         Self { rows: Some(rows), ..self }
+    }
+
+    /// Compares the log with the records, and mends it, before it follows another life of the database.
+    #[must_use]
+    pub fn mending(self) -> Self {
+        Self { mends: true, ..self }
     }
 
     /// Follows in the background from now on.
@@ -319,6 +329,18 @@ impl Follow {
     async fn begin_anew(&self, from: &Checkpoint) -> Result<Step> {
         let log = self.log.name();
         tracing::info!(follower = %self.follower, from = from.log, to = &*log, "a log is followed");
+        if self.mends && from.log != *log && log_of(&from.log) == log_of(&log) {
+            // Another life of the database: records that were restored by themselves are not in its log.
+            let Difference { keys, differing, .. } = self.log.compare_with_records(true).await?;
+            if differing > 0 {
+                tracing::warn!(
+                    log = &*log,
+                    keys,
+                    differing,
+                    "records that the log lacked are logged"
+                );
+            }
+        }
         self.follower.begin_anew(&log).await?;
         self.progress.begin_anew();
         Ok(Step::Again)
