@@ -252,6 +252,9 @@ async fn a_parked_key_is_read_from_the_command_side_and_the_others_go_on() {
     let read = field.read(&bad, with(&token)).await;
     assert_eq!(read.origin, Origin::PRIMARY);
     assert_eq!(read.record.expect("a record").value.as_str(), "poison");
+    let page = field.cqrs.scan(&Scan::prefix(""), &ReadOptions::default()).await.expect("a page");
+    let values = page.records.iter().map(|it| it.value.as_str()).collect::<Vec<_>>();
+    assert_eq!(values, ["poison", "3"], "a list is no older than a read");
     assert_eq!(field.model.live().parked.keys().collect::<Vec<_>>(), [&bad]);
     let row = field.model.live().rows[&good].clone();
     assert_eq!(row.writes, 3, "each command once");

@@ -210,6 +210,8 @@ pub(super) async fn a_refused_change_stops_its_key_until_it_is_retried(sides: Si
     assert_eq!(text(&sides.row("good").await), Some("1"));
     let parked = sides.model.parked(10).await.expect("keys");
     assert_eq!((parked.len(), parked[0].commands, &*parked[0].reason), (1, 2, "why"));
+    let (_, reached) = sides.model.scan(&Scan::prefix("")).await.expect("a page");
+    assert!(!reached.whole, "a page lacks its record");
     assert_eq!(sides.model.inspect().await.status, terrace_core::Status::Degraded);
     (sides.refuse)(false);
     assert!(sides.model.retry(&key("bad")).await.expect("an answer"));
