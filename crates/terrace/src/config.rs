@@ -10,6 +10,7 @@ mod redact;
 mod regions;
 mod service_links;
 pub mod sources;
+mod tls;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -23,6 +24,7 @@ pub use levels::{
 pub use redact::redacted;
 pub use regions::{HomeSettings, RegionSettings, RegionsConfig};
 pub use sources::{ConfigError, Loaded, Overrides, load};
+pub use tls::TlsConfig;
 
 /// All settings.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -56,6 +58,8 @@ pub struct Config {
     pub limits: LimitsConfig,
     /// What is measured of requests.
     pub metrics: MetricsConfig,
+    /// The certificate of this server.
+    pub tls: TlsConfig,
     /// How far the private servers of the local mode are.
     pub distance: DistanceConfig,
     /// What is logged.

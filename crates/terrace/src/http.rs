@@ -43,7 +43,9 @@ mod reply;
 mod request_id;
 mod routes;
 mod schema;
+mod secure;
 mod server;
+mod tls;
 
 pub(crate) use authenticate::Authenticate;
 pub use client_address::TrustedProxies;
@@ -58,6 +60,8 @@ pub(crate) use polyglot::{DOCUMENTS, TRANSACTIONS};
 pub(crate) use rate_limit::RateLimit;
 pub use records::{Records, Values};
 pub use server::{bind, serve};
+pub(crate) use tls::Pair;
+pub use tls::{PairFiles, Tls};
 
 /// What is served.
 #[derive(Clone, Debug)]
@@ -72,6 +76,8 @@ pub struct Service {
     pub guards: Guards,
     /// What a client may use up.
     pub limits: Limits,
+    /// The certificate, where connections are over TLS.
+    pub tls: Option<Tls>,
     /// Clock, random numbers and background work.
     pub runtime: Runtime,
 }
@@ -90,8 +96,8 @@ pub struct Limits {
     pub body_bytes: usize,
     /// The most bytes of a value, at most and by default 1 MiB (422).
     pub value_bytes: usize,
-    /// From a request's first byte to the end of its headers; then the connection is closed.
-    /// Default 10 s.
+    /// From a request's first byte to the end of its headers; then the connection is closed. The
+    /// handshake of TLS counts as a part of the first one. Default 10 s.
     pub header_time: Duration,
     /// How long a connection may lie idle between requests. Default 75 s: longer than the 60 s
     /// after which the usual load balancers close theirs, so that they use none that is being

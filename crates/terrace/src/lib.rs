@@ -24,5 +24,6 @@
 pub mod access;
 pub mod cli;
 pub mod config;
+mod file_state;
 pub mod http;
 pub mod levels;

@@ -12,6 +12,7 @@ use terrace_stores::{PostgresOptions, PostgresStore, ServerReport};
 
 use super::{Failure, run, screen};
 use crate::config::{Config, Loaded, Mode, redacted};
+use crate::http::Pair;
 
 /// One thing looked at.
 struct Finding {
@@ -37,6 +38,7 @@ pub(super) fn doctor(loaded: &Loaded, as_json: bool) -> Result<(), Failure> {
     findings.extend(ports(loaded));
     findings.extend(urls(loaded));
     findings.extend(regions::look(loaded));
+    findings.extend(certificate(loaded));
     findings.extend(servers(loaded)?);
     if as_json {
         let all: Vec<_> = findings
@@ -84,6 +86,22 @@ fn ports(loaded: &Loaded) -> impl Iterator<Item = Finding> {
         };
         Finding { what: format!("port {port}"), good: free.is_ok(), says }
     })
+}
+
+/// Whether the certificate fits its key, and until when it is good.
+fn certificate(loaded: &Loaded) -> Option<Finding> {
+    let files = run::pair_files(&loaded.config)?;
+    let (good, says) = match Pair::read(&files) {
+        Err(why) => (false, why),
+        Ok(pair) if pair.key_is_open => {
+            (false, format!("every user of this machine can read {}", files.key.display()))
+        }
+        Ok(Pair { expires_at: None, .. }) => (true, "fits its key".to_owned()),
+        Ok(Pair { expires_at: Some(at), .. }) => {
+            (at > Runtime::system().wall(), format!("fits its key, and is good until {at}"))
+        }
+    };
+    Some(finding("certificate", good, &says))
 }
 
 /// What the database lets Terrace notice, and what the brokers let it do, if there are such.

@@ -13,7 +13,7 @@ use super::signals::AskedBy;
 use super::{Failure, logging, screen, signals};
 use crate::access::ApiKey;
 use crate::config::{Config, Loaded, Mode, millis};
-use crate::http::{Face, Guards, Limits, Service, Whole, serve as serve_http};
+use crate::http::{Face, Guards, Limits, PairFiles, Service, Tls, Whole, serve as serve_http};
 use crate::levels::{Engines, Guarding, Level, Servers, Stack, guards, is_measured};
 
 /// How often a level's health is looked at for the log.
@@ -53,7 +53,8 @@ fn run(plan: Vec<(&'static Level, u16)>, loaded: Loaded, up: bool) -> Result<(),
     let outcome = tokio.block_on(async {
         let (stop, by_supervisor) = stop_signal()?;
         let runtime = Runtime::system();
-        Session { config, mode, shared, runtime, stop, by_supervisor }.run(plan).await
+        let tls = tls(&config, &runtime)?;
+        Session { config, mode, shared, runtime, tls, stop, by_supervisor }.run(plan).await
     });
     // What is still running by now was given its time to end.
     tokio.shutdown_timeout(Duration::from_millis(200));
@@ -117,6 +118,8 @@ struct Session {
     mode: Mode,
     shared: bool,
     runtime: Runtime,
+    /// The certificate, where connections are over TLS.
+    tls: Option<Tls>,
     stop: watch::Receiver<bool>,
     /// Whether it was asked for by a supervisor, whose load balancers have yet to hear of it.
     by_supervisor: Arc<AtomicBool>,
@@ -215,6 +218,10 @@ impl Session {
             guarding.map_err(|error| fatal(&error))?;
         let keyed = (asks_for_keys, first_key);
         let whole = guards.before(whole);
+        let whole = match &self.tls {
+            Some(tls) => tls.before(whole),
+            None => whole,
+        };
         faces.extend(guards.faces());
         let service = Service {
             name: level.name,
@@ -222,6 +229,7 @@ impl Session {
             whole: Arc::clone(&whole),
             guards,
             limits: limits(&self.config),
+            tls: self.tls.clone(),
             runtime: runtime.clone(),
         };
         let apart = metrics.map(|listener| {
@@ -295,6 +303,15 @@ impl Session {
         }
     }
 
+    /// An address that can be typed into a browser.
+    fn url(&self, address: SocketAddr) -> String {
+        let scheme = if self.tls.is_some() { "https" } else { "http" };
+        match address.ip().is_unspecified() {
+            true => format!("{scheme}://127.0.0.1:{}", address.port()),
+            false => format!("{scheme}://{address}"),
+        }
+    }
+
     fn announce(&self, running: &[Running]) {
         screen::line(&format!(
             "Terrace {} with {} stores{}",
@@ -307,7 +324,7 @@ impl Session {
         ));
         screen::line("");
         let rows = running.iter().map(|one| {
-            [format!("L{}", one.level.number), one.level.title.to_owned(), url(one.address)]
+            [format!("L{}", one.level.number), one.level.title.to_owned(), self.url(one.address)]
         });
         screen::table(["LEVEL", "WHAT", "URL"], rows);
         screen::line("");
@@ -321,7 +338,7 @@ impl Session {
         let shown = keeps_records(false).or_else(|| keeps_records(true)).or(running.last());
         let Some(shown) = shown else { return };
         let key = if shown.keyed.0 { " -H \"X-API-Key: $KEY\"" } else { "" };
-        let url = url(shown.address);
+        let url = self.url(shown.address);
         let (write, body, read) = match shown.records {
             true => ("/write", r#"{"key":"user:1","value":"Ada"}"#, "/read/user:1"),
             false => {
@@ -397,12 +414,19 @@ fn limits(config: &Config) -> Limits {
     }
 }
 
-/// An address that can be typed into a browser.
-fn url(address: SocketAddr) -> String {
-    match address.ip().is_unspecified() {
-        true => format!("http://127.0.0.1:{}", address.port()),
-        false => format!("http://{address}"),
+/// The certificate of the settings, if there is one.
+fn tls(config: &Config, runtime: &Runtime) -> Result<Option<Tls>, Failure> {
+    match pair_files(config) {
+        Some(files) => Tls::open(files, runtime).map(Some).map_err(|error| fatal(&error)),
+        None => Ok(None),
     }
+}
+
+/// Where the certificate is, if there is one.
+pub(super) fn pair_files(config: &Config) -> Option<PairFiles> {
+    let tls = &config.tls;
+    let files = PairFiles { certificate: (&tls.certificate).into(), key: (&tls.key).into() };
+    tls.is_on().then_some(files)
 }
 
 /// One log line for each change of a level's health.

@@ -340,6 +340,7 @@ impl Merged {
             ));
         }
         config.regions.check(&config.distance)?;
+        config.tls.check()?;
         if config.database.pool_min > config.database.pool_max {
             let [least, most] = ["database.pool_min", "database.pool_max"].map(|path| {
                 let (value, source) = &sources[path];
@@ -462,6 +463,7 @@ mod tests {
             (with(&[("CACHE_TTL", "0")], None), "from 1 to"),
             (with(&[("TERRACE_STORES_MODE", "docker")], None), "embedded, local or servers"),
             (with(&[("DB_POOL_MIN_SIZE", "20")], None), "must not be above"),
+            (with(&[("TERRACE_TLS_KEY", "a.pem")], None), "tls.certificate is not; set both"),
         ];
         for (answer, wanted) in cases {
             let error = answer.expect_err(wanted);

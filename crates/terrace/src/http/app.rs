@@ -20,6 +20,7 @@ use super::problem::{Kind, Problem};
 use super::reply::{Answer, Reply};
 use super::request_id::{RequestIds, X_REQUEST_ID};
 use super::routes::Routes;
+use super::tls::Tls;
 use super::{Limits, Service, body, http_date, openapi, operations};
 
 /// The service, ready to answer.
@@ -30,6 +31,8 @@ pub(crate) struct App {
     pub(crate) runtime: Runtime,
     pub(crate) pages: openapi::Pages,
     pub(crate) draining: AtomicBool,
+    /// The certificate, where connections are over TLS.
+    pub(crate) tls: Option<Tls>,
     /// Where requests may go.
     pub(crate) geography: Option<Arc<Geography>>,
     panics: AtomicU64,
@@ -41,7 +44,7 @@ pub(crate) struct App {
 impl App {
     /// Builds the routes and the documents from one table.
     pub(crate) fn new(service: Service) -> Self {
-        let Service { name, faces, whole, guards, limits, runtime } = service;
+        let Service { name, faces, whole, guards, limits, tls, runtime } = service;
         let mut table = faces.iter().flat_map(|face| face.endpoints(&whole)).collect::<Vec<_>>();
         let health = faces.iter().map(Face::health_fields).collect();
         table.extend(operations::endpoints(whole, health));
@@ -51,6 +54,7 @@ impl App {
             pages: openapi::Pages::new(name, &table),
             routes,
             draining: AtomicBool::new(false),
+            tls,
             panics: AtomicU64::new(0),
             ids: RequestIds::new(&runtime),
             guards,

@@ -163,6 +163,7 @@ mod tests {
             whole: Arc::clone(&whole),
             guards,
             limits: Limits { uri_bytes: 100, ..Limits::default() },
+            tls: None,
             runtime: Runtime::system(),
         };
         (metrics, Arc::new(App::new(service)), whole)

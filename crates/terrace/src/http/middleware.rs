@@ -191,6 +191,7 @@ mod tests {
             whole: Arc::new(store),
             guards: Guards::new(vec![step("first", false), step("second", refuses)]),
             limits: Limits::default(),
+            tls: None,
             runtime: Runtime::system(),
         };
         let app = Arc::new(App::new(service));

@@ -4,11 +4,13 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use maxminddb::{MaxMindDbError, PathElement, Reader};
 use terrace_core::{Inspection, Result, Runtime, Status, Task};
+
+use crate::file_state::FileState;
 
 /// Countries and continents of addresses.
 ///
@@ -35,9 +37,6 @@ struct Loaded {
     reader: Result<Reader<Vec<u8>>, String>,
     state: FileState,
 }
-
-/// What tells one file from its successor: when it was written and how long it is.
-type FileState = Option<(SystemTime, u64)>;
 
 /// Where files have the codes of a place, the nearest first.
 const CODES: [&[PathElement<'_>]; 6] = [
@@ -154,7 +153,6 @@ impl File {
 
 impl Loaded {
     fn from(path: &Path) -> Self {
-        // Before the file is read: what is written meanwhile is looked at once more.
         let state = FileState::at(path);
         let reader = Reader::open_readfile(path).map_err(|error| {
             format!(
@@ -164,17 +162,5 @@ impl Loaded {
             )
         });
         Self { reader, state }
-    }
-}
-
-/// Looks at a file.
-trait At {
-    fn at(path: &Path) -> Self;
-}
-
-impl At for FileState {
-    fn at(path: &Path) -> Self {
-        let known = std::fs::metadata(path).ok()?;
-        Some((known.modified().ok()?, known.len()))
     }
 }

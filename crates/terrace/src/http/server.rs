@@ -13,14 +13,15 @@ use std::time::Duration;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
-use terrace_core::{Deadline, Error, ErrorKind, Result};
+use terrace_core::{Deadline, Error, ErrorKind, Result, Runtime};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpSocket};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
 use super::app::App;
-use super::connection::Watched;
+use super::connection::{Stage, Watched};
 use super::refusals::Refusing;
+use super::secure::connection_over_tls;
 use super::{Limits, Service};
 
 /// Connections that wait to be accepted; the kernel may allow fewer.
@@ -30,7 +31,7 @@ const BACK_OFF: Duration = Duration::from_millis(100);
 
 /// Where a service is in its life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Life {
+pub(super) enum Life {
     Serving,
     /// Requests in flight end, no new ones begin.
     Draining,
@@ -147,13 +148,35 @@ async fn accept(
         // Small answers leave at once; a socket that refuses is about to fail anyway.
         let _ = stream.set_nodelay(true);
         let watched = Watched::new(stream, app.runtime.clone(), Arc::clone(&limits));
-        let work = connection(watched, Some(peer.ip()), Arc::clone(app), life.clone());
-        let task = app.runtime.spawn("http connection", async move {
-            work.await;
-            drop(slot);
-        });
-        task.detach();
+        let (app, life) = (Arc::clone(app), life.clone());
+        match app.tls.clone() {
+            None => {
+                let stage = watched.stage();
+                let work = connection(watched, stage, Some(peer.ip()), Arc::clone(&app), life);
+                begin(work, slot, &app.runtime);
+            }
+            Some(tls) => {
+                let runtime = app.runtime.clone();
+                let work = async move {
+                    connection_over_tls(watched, &tls, Some(peer.ip()), app, life).await;
+                };
+                begin(work, slot, &runtime);
+            }
+        }
     }
+}
+
+/// Serves a connection in a task of its own, which holds a slot.
+fn begin(
+    work: impl Future<Output = ()> + Send + 'static,
+    slot: OwnedSemaphorePermit,
+    runtime: &Runtime,
+) {
+    let task = runtime.spawn("http connection", async move {
+        work.await;
+        drop(slot);
+    });
+    task.detach();
 }
 
 /// Failures of a connection that was gone before it was taken.
@@ -165,15 +188,16 @@ fn is_of_one_connection(error: &io::Error) -> bool {
     )
 }
 
-async fn connection<S>(
-    stream: Watched<S>,
+/// Serves HTTP/1.1 over a stream whose limits are kept by a [`Watched`] with this stage.
+pub(super) async fn connection<S>(
+    stream: S,
+    stage: Arc<Stage>,
     peer: Option<IpAddr>,
     app: Arc<App>,
     mut life: watch::Receiver<Life>,
 ) where
     S: AsyncRead + AsyncWrite + Unpin + Send,
 {
-    let stage = stream.stage();
     let service = service_fn(|request| {
         stage.busy();
         let (app, stage) = (Arc::clone(&app), Arc::clone(&stage));
@@ -234,7 +258,7 @@ mod tests {
     use hyper::Response;
     use hyper::body::Frame;
     use std::sync::Mutex;
-    use terrace_core::{BoxFuture, MemoryStore, Runtime, Store};
+    use terrace_core::{BoxFuture, MemoryStore, Store};
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
     use tokio::sync::mpsc;
 
@@ -269,6 +293,7 @@ mod tests {
             whole: Arc::new(store),
             guards: Guards::new(vec![pieces]),
             limits: Limits::default(),
+            tls: None,
             runtime: Runtime::system(),
         };
         let app = Arc::new(App::new(service));
@@ -276,7 +301,8 @@ mod tests {
         let limits = Arc::new(app.limits.clone());
         let watched = Watched::new(server, app.runtime.clone(), limits);
         let (_life, watcher) = watch::channel(Life::Serving);
-        let served = connection(watched, None, app, watcher);
+        let stage = watched.stage();
+        let served = connection(watched, stage, None, app, watcher);
         let talk = async {
             client.write_all(b"GET /livez HTTP/1.1\r\nHost: a\r\n\r\n").await.expect("sent");
             let mut seen = String::new();

@@ -34,4 +34,5 @@ mod routes {
     mod records;
     mod regions;
     mod statistics;
+    mod tls;
 }

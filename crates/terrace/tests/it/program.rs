@@ -22,6 +22,7 @@ mod polyglot;
 mod regions;
 mod reshard;
 mod signals;
+mod tls;
 mod twice;
 mod usage;
 

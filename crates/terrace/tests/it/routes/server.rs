@@ -36,6 +36,7 @@ pub(super) fn service(store: Arc<dyn Store>) -> Service {
         faces: faces(Documents::of(&documents::L0, Records::of(store))),
         guards: Guards::default(),
         limits: Limits::default(),
+        tls: None,
         runtime: Runtime::system(),
     }
 }
