@@ -87,6 +87,9 @@ pub struct Service {
 pub struct Limits {
     /// The most connections at a time; further ones wait in the listener's queue. Default 10 000.
     pub connections: usize,
+    /// The most requests at a time of one connection, over HTTP/2; the client hears of it and waits.
+    /// Default 100.
+    pub streams: u32,
     /// The most bytes of a path with its query (414). Default 8 KiB.
     pub uri_bytes: usize,
     /// The most bytes of all request headers (431). Default 32 KiB. A head of more than 100 headers
@@ -99,9 +102,9 @@ pub struct Limits {
     /// From a request's first byte to the end of its headers; then the connection is closed. The
     /// handshake of TLS counts as a part of the first one. Default 10 s.
     pub header_time: Duration,
-    /// How long a connection may lie idle between requests. Default 75 s: longer than the 60 s
-    /// after which the usual load balancers close theirs, so that they use none that is being
-    /// closed.
+    /// How long a connection may lie idle between requests; over HTTP/2 also how long its last answers
+    /// may take to be fetched. Default 75 s: longer than the 60 s after which the usual load balancers
+    /// close theirs, so that they use none that is being closed.
     pub idle_time: Duration,
     /// How long a body may take (408). Default 10 s.
     pub body_time: Duration,
@@ -119,6 +122,7 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             connections: 10_000,
+            streams: 100,
             uri_bytes: 8 * 1024,
             header_bytes: 32 * 1024,
             body_bytes: 2 * 1024 * 1024,

@@ -3,7 +3,7 @@
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Instant;
 
@@ -32,9 +32,24 @@ pub(crate) struct Watched<S> {
     writing: Alarm,
 }
 
-/// What a connection is doing; shared by its stream and its service, which run in one task.
+/// What a connection is doing; shared by its stream and its service. They run in one task, but for the
+/// requests of HTTP/2, which have tasks of their own.
 #[derive(Debug)]
-pub(crate) struct Stage(AtomicU8);
+pub(crate) struct Stage {
+    now: AtomicU8,
+    /// Requests of HTTP/2 that are being answered.
+    open: AtomicUsize,
+}
+
+/// A request of HTTP/2 that is being answered, until it is dropped.
+#[derive(Debug)]
+pub(super) struct OpenRequest(Arc<Stage>);
+
+impl Drop for OpenRequest {
+    fn drop(&mut self) {
+        self.0.open.fetch_sub(1, Ordering::Relaxed);
+    }
+}
 
 impl Stage {
     /// A head is coming.
@@ -45,15 +60,24 @@ impl Stage {
     const ANSWERED: u8 = 2;
     /// Nothing is going on.
     const IDLE: u8 = 3;
+    /// It is of HTTP/2, and a first request has come.
+    const MANY: u8 = 4;
 
     /// A request has come.
     pub(crate) fn busy(&self) {
-        self.0.store(Self::BUSY, Ordering::Relaxed);
+        self.set(Self::BUSY);
     }
 
     /// Its answer is ready to be written.
     pub(crate) fn answered(&self) {
-        self.0.store(Self::ANSWERED, Ordering::Relaxed);
+        self.set(Self::ANSWERED);
+    }
+
+    /// A request of HTTP/2 has come, which may be one of several.
+    pub(super) fn opens(self: &Arc<Self>) -> OpenRequest {
+        self.open.fetch_add(1, Ordering::Relaxed);
+        self.set(Self::MANY);
+        OpenRequest(Arc::clone(self))
     }
 
     /// Whether a request is under way, its answer included.
@@ -62,18 +86,18 @@ impl Stage {
     }
 
     fn get(&self) -> u8 {
-        self.0.load(Ordering::Relaxed)
+        self.now.load(Ordering::Relaxed)
     }
 
     fn set(&self, stage: u8) {
-        self.0.store(stage, Ordering::Relaxed);
+        self.now.store(stage, Ordering::Relaxed);
     }
 }
 
 impl<S> Watched<S> {
     /// Watches a new connection, whose first head is awaited from now on.
     pub(crate) fn new(stream: S, runtime: Runtime, limits: Arc<Limits>) -> Self {
-        let stage = Arc::new(Stage(AtomicU8::new(Stage::HEAD)));
+        let stage = Arc::new(Stage { now: AtomicU8::new(Stage::HEAD), open: AtomicUsize::new(0) });
         let since = Some(runtime.now());
         let (reading, writing) = (Alarm::default(), Alarm::default());
         Self { stream, stage, runtime, limits, since, stalled: None, reading, writing }
@@ -89,6 +113,15 @@ impl<S> Watched<S> {
         let limit = match self.stage.get() {
             Stage::HEAD => self.limits.header_time,
             Stage::IDLE => self.limits.idle_time,
+            Stage::MANY => {
+                // A client of HTTP/2 also sends what is no request, so reading alone means nothing. Every
+                // look while a request is answered moves the moment on. What is no request any more and
+                // was not taken ends with the connection.
+                if self.stage.open.load(Ordering::Relaxed) > 0 {
+                    self.since = Some(self.runtime.now());
+                }
+                self.limits.idle_time
+            }
             _ => return Poll::Pending,
         };
         let since = *self.since.get_or_insert_with(|| self.runtime.now());

@@ -1,15 +1,26 @@
-//! Connections over TLS: the handshake, then HTTP as everywhere.
+//! Connections over TLS: the handshake, then HTTP/1.1 as everywhere, or HTTP/2.
+//!
+//! HTTP/2 is spoken over TLS alone, where the handshake names it. Without TLS the version would have to be
+//! guessed from the first bytes of every connection, which would cost those of HTTP/1.1 something.
 
+use std::convert::Infallible;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use hyper::rt::Executor;
+use hyper::server::conn::http2;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use terrace_core::Runtime;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 
+use super::Limits;
 use super::app::App;
-use super::connection::Watched;
-use super::server::{Life, connection};
-use super::tls::Tls;
+use super::connection::{Stage, Watched};
+use super::server::{Life, connection, drive};
+use super::tls::{HTTP_2, Tls};
 
 /// Serves one connection.
 ///
@@ -30,8 +41,49 @@ pub(super) async fn connection_over_tls(
         _ = life.wait_for(|life| *life >= Life::Draining) => return,
     };
     match stream {
+        Ok(stream) if stream.get_ref().1.alpn_protocol() == Some(HTTP_2) => {
+            connection_of_http2(stream, stage, peer, app, life).await;
+        }
         Ok(stream) => connection(stream, stage, peer, app, life).await,
         // Whoever scans the port causes it, too.
         Err(error) => tracing::debug!(%error, ?peer, "no connection over TLS"),
+    }
+}
+
+async fn connection_of_http2(
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    stage: Arc<Stage>,
+    peer: Option<IpAddr>,
+    app: Arc<App>,
+    life: watch::Receiver<Life>,
+) {
+    let service = service_fn(|request| {
+        let (open, app) = (stage.opens(), Arc::clone(&app));
+        async move {
+            let reply = app.answer(request, peer).await;
+            drop(open);
+            Ok::<_, Infallible>(reply)
+        }
+    });
+    let protocol = protocol(&app.limits, app.runtime.clone());
+    drive(protocol.serve_connection(TokioIo::new(stream), service), &app, life).await;
+}
+
+/// HTTP/2 as strict as the library has it: it bounds continued heads, and requests that are taken back.
+fn protocol(limits: &Limits, runtime: Runtime) -> http2::Builder<Tasks> {
+    let mut builder = http2::Builder::new(Tasks(runtime));
+    let heads = 2 * limits.header_bytes + limits.uri_bytes;
+    builder.max_concurrent_streams(limits.streams);
+    builder.max_header_list_size(u32::try_from(heads).unwrap_or(u32::MAX));
+    builder
+}
+
+/// Runs each request of a connection in a task of its own.
+#[derive(Clone)]
+struct Tasks(Runtime);
+
+impl<F: Future<Output = ()> + Send + 'static> Executor<F> for Tasks {
+    fn execute(&self, request: F) {
+        self.0.spawn("http request", request).detach();
     }
 }

@@ -13,6 +13,7 @@ use std::time::Duration;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
+use hyper_util::server::graceful::GracefulConnection;
 use terrace_core::{Deadline, Error, ErrorKind, Result, Runtime};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpSocket};
@@ -194,9 +195,9 @@ pub(super) async fn connection<S>(
     stage: Arc<Stage>,
     peer: Option<IpAddr>,
     app: Arc<App>,
-    mut life: watch::Receiver<Life>,
+    life: watch::Receiver<Life>,
 ) where
-    S: AsyncRead + AsyncWrite + Unpin + Send,
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let service = service_fn(|request| {
         stage.busy();
@@ -208,9 +209,17 @@ pub(super) async fn connection<S>(
         }
     });
     let stream = Refusing::new(stream, Arc::clone(&stage), Arc::clone(&app));
-    let mut connection =
-        pin!(protocol(&app.limits).serve_connection(TokioIo::new(stream), service));
+    let connection = protocol(&app.limits).serve_connection(TokioIo::new(stream), service);
+    drive(connection, &app, life).await;
+}
 
+/// Serves a connection to its end, which comes in order when the service drains.
+pub(super) async fn drive(
+    connection: impl GracefulConnection,
+    app: &App,
+    mut life: watch::Receiver<Life>,
+) {
+    let mut connection = pin!(connection);
     let mut over = life.clone();
     let ended = {
         let mut draining = pin!(life.wait_for(|life| *life >= Life::Draining));

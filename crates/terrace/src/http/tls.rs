@@ -22,6 +22,9 @@ use x509_cert::der::Decode as _;
 use super::face::Whole;
 use crate::file_state::FileState;
 
+/// How a handshake names HTTP/2.
+pub(super) const HTTP_2: &[u8] = b"h2";
+
 /// A certificate with its key, from two files that may be replaced while they are in use.
 ///
 /// A new pair is used by the connections that begin after it was noticed. One that cannot be used changes
@@ -128,7 +131,7 @@ fn config(served: &Arc<ServedPair>) -> Result<ServerConfig> {
     let config = config.map_err(|error| Error::invalid(format!("TLS cannot be used: {error}")))?;
     let resolver = Arc::clone(served) as Arc<dyn ResolvesServerCert>;
     let mut config = config.with_no_client_auth().with_cert_resolver(resolver);
-    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    config.alpn_protocols = vec![HTTP_2.to_vec(), b"http/1.1".to_vec()];
     Ok(config)
 }
 

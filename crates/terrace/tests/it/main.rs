@@ -29,6 +29,7 @@ mod routes {
     mod documents;
     mod errors;
     mod health;
+    mod http2;
     mod openapi;
     mod queued;
     mod records;
