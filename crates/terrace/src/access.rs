@@ -6,13 +6,18 @@
 //! them again each second. So a request is decided without a question to anybody, and a key that is
 //! revoked is refused by every instance within 5 s.
 //!
+//! A client may also send a token of an identity provider: [`Tokens`]. Whatever was sent, what comes of it is one
+//! [`Principal`], and nobody behind this asks which it was.
+//!
 //! **Fail closed.** What cannot be decided is refused. An instance that cannot read the grants goes on by
 //! those it has for [`KeyRing::BELIEVED_FOR`]; then it refuses every key until it can.
 
 mod grant;
 mod key;
 mod ring;
+mod token;
 
-pub use grant::{Grant, GrantState, Principal, Scope};
+pub use grant::{ClientId, Grant, GrantState, Principal, Scope};
 pub use key::{ApiKey, KeyId};
 pub use ring::{KeyRing, Refusal, add, change, list};
+pub use token::{TokenOptions, Tokens};

@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-pub use guards::{AuthConfig, LimitsConfig, MetricsConfig};
+pub use guards::{AuthConfig, JwtConfig, LimitsConfig, MetricsConfig};
 pub use levels::{
     CqrsConfig, EnterpriseConfig, JournalConfig, PolyglotConfig, ReplicasConfig, ShardsConfig,
 };
@@ -54,6 +54,8 @@ pub struct Config {
     pub enterprise: EnterpriseConfig,
     /// Keys of clients.
     pub auth: AuthConfig,
+    /// Tokens of an identity provider, beside keys.
+    pub jwt: JwtConfig,
     /// What clients may ask for.
     pub limits: LimitsConfig,
     /// What is measured of requests.

@@ -130,11 +130,33 @@ impl Grant {
     }
 }
 
+/// Whose requests these are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ClientId {
+    /// Of whoever has the key of the settings.
+    Settings,
+    /// Of whoever has the key of this id.
+    Key(KeyId),
+    /// Of whom tokens call so.
+    Subject(String),
+}
+
+/// For the audit log, and as the owner of what a client keeps here. No two are the same text.
+impl fmt::Display for ClientId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Settings => f.write_str("settings"),
+            Self::Key(id) => id.fmt(f),
+            Self::Subject(subject) => write!(f, "sub:{subject}"),
+        }
+    }
+}
+
 /// Who sent a request, and what that one may do.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Principal {
-    /// The id of the key; none for the one of the settings.
-    pub id: Option<KeyId>,
+    /// Whose request it is.
+    pub id: ClientId,
     /// What people call it.
     pub name: String,
     scopes: Vec<Scope>,
@@ -145,18 +167,19 @@ impl Principal {
     /// Who has this grant.
     pub(super) fn of(id: KeyId, grant: &Grant) -> Self {
         let Grant { name, scopes, prefixes, .. } = grant.clone();
-        Self { id: Some(id), name, scopes, prefixes }
+        Self { id: ClientId::Key(id), name, scopes, prefixes }
     }
 
     /// Who has the one key of the settings: everything.
     pub(super) fn of_settings() -> Self {
         let name = "auth.api_key".to_owned();
-        Self { id: None, name, scopes: vec![Scope::Admin], prefixes: Vec::new() }
+        Self { id: ClientId::Settings, name, scopes: vec![Scope::Admin], prefixes: Vec::new() }
     }
 
-    /// Whose requests these are.
-    pub fn client(&self) -> &str {
-        self.id.as_ref().map_or("settings", KeyId::as_str)
+    /// Whom a token is about.
+    pub(super) fn of_subject(subject: &str, scopes: Vec<Scope>, prefixes: Vec<String>) -> Self {
+        let name = subject.to_owned();
+        Self { id: ClientId::Subject(name.clone()), name, scopes, prefixes }
     }
 
     /// Whether requests of this kind are allowed.

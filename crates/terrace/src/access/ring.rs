@@ -46,7 +46,7 @@ struct KnownGrant {
     principal: Arc<Principal>,
 }
 
-/// Why a key is refused. For the audit log; the client hears one answer for all.
+/// Why a key or a token is refused. For the audit log; the client hears one answer for all.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Refusal {
     /// No key came.
@@ -61,7 +61,23 @@ pub enum Refusal {
     Expired,
     /// Somebody has ended it.
     Revoked,
-    /// The grants could not be read for too long.
+    /// Of a token: no key of the provider has this id.
+    UnknownSigner,
+    /// Of a token: it is not signed by the key that it names.
+    WrongSignature,
+    /// Of a token: it is signed by another algorithm than its key is for.
+    WrongAlgorithm,
+    /// Of a token: its time has not come.
+    NotYet,
+    /// Of a token: somebody else issued it.
+    WrongIssuer,
+    /// Of a token: it is for somebody else.
+    WrongAudience,
+    /// Of a token: it does not say whom it is about, or in too many bytes.
+    WithoutSubject,
+    /// Of a token: the claim with its prefixes is missing or empty.
+    WithoutPrefixes,
+    /// The grants, or the keys of tokens, could not be read for too long.
     Undecided,
 }
 
@@ -70,12 +86,20 @@ impl Refusal {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Missing => "no key",
-            Self::Malformed => "no key of this form, or its checksum does not fit",
+            Self::Malformed => "no key or token of this form, or a checksum does not fit",
             Self::Unknown => "unknown id",
             Self::WrongSecret => "wrong secret",
             Self::Expired => "expired",
             Self::Revoked => "revoked",
-            Self::Undecided => "the grants could not be read for too long",
+            Self::UnknownSigner => "unknown kid",
+            Self::WrongSignature => "wrong signature",
+            Self::WrongAlgorithm => "wrong algorithm",
+            Self::NotYet => "not valid yet",
+            Self::WrongIssuer => "wrong issuer",
+            Self::WrongAudience => "wrong audience",
+            Self::WithoutSubject => "no subject, or one that is too long",
+            Self::WithoutPrefixes => "no prefixes",
+            Self::Undecided => "what is known of keys could not be read for too long",
         }
     }
 }

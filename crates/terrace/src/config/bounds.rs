@@ -5,7 +5,7 @@ use std::ops::RangeInclusive;
 use toml::Value;
 
 /// Every whole number. The most is where larger values mean nothing, or overflow.
-pub(super) const NUMBERS: [(&str, RangeInclusive<i64>); 31] = [
+pub(super) const NUMBERS: [(&str, RangeInclusive<i64>); 32] = [
     ("cache.command_timeout_ms", 1..=DAY_MS),
     ("cache.near_max_bytes", 0..=TEBI),
     ("cache.near_max_records", 0..=TEBI),
@@ -22,6 +22,7 @@ pub(super) const NUMBERS: [(&str, RangeInclusive<i64>); 31] = [
     // NATS takes no more.
     ("journal.replicas", 1..=5),
     ("journal.takeover_seconds", 1..=86_400),
+    ("jwt.leeway_seconds", 0..=600),
     ("limits.address_requests", 0..=GIGA),
     ("limits.instances", 1..=10_000),
     ("limits.requests", 1..=GIGA),

@@ -36,6 +36,40 @@ impl Default for AuthConfig {
     }
 }
 
+/// Tokens of an identity provider, beside keys.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct JwtConfig {
+    /// The key set of the provider (JWKS): a file, or a URL. Default none: there are no tokens.
+    pub jwks: String,
+    /// Who issues tokens: their claim `iss`. Default none.
+    pub issuer: String,
+    /// Whom they are for: one of their claim `aud`. Default none.
+    pub audience: String,
+    /// Algorithms that are taken: `RS256`, `ES256`, `EdDSA`. Default `RS256`.
+    pub algorithms: Vec<String>,
+    /// The claim with `read`, `write` and `admin`. Default `scope`.
+    pub scope_claim: String,
+    /// The claim with what the keys of records begin with that a token may touch. Default none: all.
+    pub prefix_claim: String,
+    /// How far the provider's clock and this one may differ, in seconds. Default 30.
+    pub leeway_seconds: u64,
+}
+
+impl Default for JwtConfig {
+    fn default() -> Self {
+        Self {
+            jwks: String::new(),
+            issuer: String::new(),
+            audience: String::new(),
+            algorithms: vec!["RS256".into()],
+            scope_claim: "scope".into(),
+            prefix_claim: String::new(),
+            leeway_seconds: 30,
+        }
+    }
+}
+
 /// What clients may ask for.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]

@@ -1,4 +1,4 @@
-//! Asks every request for a key, and refuses what the key is not for.
+//! Asks every request for a key or a token, and refuses what the key is not for.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -12,7 +12,7 @@ use super::endpoint::{Access, Needs};
 use super::middleware::{Middleware, Next};
 use super::problem::Problem;
 use super::reply::Answer;
-use crate::access::{KeyRing, Principal, Refusal, Scope};
+use crate::access::{KeyId, KeyRing, Principal, Refusal, Scope, Tokens};
 
 /// Why a request is refused is for the audit log alone: a client that tries keys hears one answer.
 const INVALID: &str = "Invalid API key; send a valid one in the header X-API-Key, or as Authorization: \
@@ -24,31 +24,53 @@ const API_KEY: &str = "x-api-key";
 /// `X-API-Key`, and would give the answer to anybody.
 const PRIVATE: HeaderValue = HeaderValue::from_static("private, no-cache");
 
-/// A step that lets nobody pass without a key, but for endpoints that are open.
+/// Who asks, or why that is not known, with the id that a key claims.
+type Found = std::result::Result<Arc<Principal>, (Refusal, Option<KeyId>)>;
+
+/// A step that lets nobody pass without a key or a token, but for endpoints that are open.
 #[derive(Debug)]
 pub(crate) struct Authenticate {
     ring: KeyRing,
+    /// Tokens, where an identity provider is named.
+    tokens: Option<Tokens>,
     /// Whether figures are for those who may read.
     protects_figures: bool,
     audit: Audit,
 }
 
 impl Authenticate {
-    /// By the keys of this ring.
-    pub(crate) fn new(ring: KeyRing, protects_figures: bool, runtime: Runtime) -> Self {
-        Self { ring, protects_figures, audit: Audit::new(runtime) }
+    /// By the keys of this ring, and by tokens.
+    pub(crate) fn new(
+        ring: KeyRing,
+        tokens: Option<Tokens>,
+        protects_figures: bool,
+        runtime: Runtime,
+    ) -> Self {
+        Self { ring, tokens, protects_figures, audit: Audit::new(runtime) }
+    }
+
+    /// Who asks.
+    async fn find(&self, call: &Call) -> Found {
+        let Some(text) = key(&call.parts.headers) else { return Err((Refusal::Missing, None)) };
+        match (self.ring.principal(text), &self.tokens) {
+            (Err((Refusal::Malformed, _)), Some(tokens)) if Tokens::is_one(text) => {
+                let mut found = tokens.principal(text);
+                if found == Err(Refusal::UnknownSigner) && tokens.look_again().await {
+                    found = tokens.principal(text);
+                }
+                found.map_err(|refusal| (refusal, None))
+            }
+            (found, _) => found,
+        }
     }
 
     fn admit(
         &self,
+        found: Found,
         call: &Call,
         scope: Scope,
         access: Access,
     ) -> std::result::Result<Arc<Principal>, Problem> {
-        let found = match key(&call.parts.headers) {
-            Some(key) => self.ring.principal(key),
-            None => Err((Refusal::Missing, None)),
-        };
         let principal = found.map_err(|(refusal, id)| {
             let error = match refusal {
                 Refusal::Undecided => {
@@ -60,7 +82,7 @@ impl Authenticate {
             let id = id.map(|id| id.to_string()).unwrap_or_default();
             self.refused(error, refusal.as_str(), &id, call)
         })?;
-        let id = || principal.id.as_ref().map(ToString::to_string).unwrap_or_default();
+        let id = || principal.id.to_string();
         if !principal.may(scope) {
             let message = format!("this API key is not for requests that {scope}; use one that is");
             let error = Error::new(ErrorKind::Forbidden, message);
@@ -109,11 +131,9 @@ impl Middleware for Authenticate {
             Needs::Figures => Scope::Read,
             Needs::Scope(scope) => scope,
         };
-        match self.admit(call, scope, access) {
-            Ok(principal) => call.principal = Some(principal),
-            Err(problem) => return Box::pin(async { Err(problem) }),
-        }
-        Box::pin(async {
+        Box::pin(async move {
+            let found = self.find(call).await;
+            call.principal = Some(self.admit(found, call, scope, access)?);
             let mut reply = next.run(call).await?;
             reply.headers_mut().insert(CACHE_CONTROL, PRIVATE);
             Ok(reply)
@@ -123,7 +143,11 @@ impl Middleware for Authenticate {
     fn inspect(&self) -> BoxFuture<'_, Option<Inspection>> {
         Box::pin(async {
             let tree = self.ring.inspect();
-            Some(tree.counter("refused", self.audit.refused.load(Relaxed)))
+            let tree = tree.counter("refused", self.audit.refused.load(Relaxed));
+            Some(match &self.tokens {
+                Some(tokens) => tree.helped_by(tokens.inspect()),
+                None => tree,
+            })
         })
     }
 

@@ -87,7 +87,7 @@ impl Call {
         let Parts { method, uri, headers, .. } = &self.parts;
         let mut how = headers::write_options(method.as_str(), uri, headers, body, self.deadline())?;
         if let (Some(principal), Some(request)) = (&self.principal, &how.idempotency) {
-            how.idempotency = Some(Arc::new(request.of_client(principal.client())));
+            how.idempotency = Some(Arc::new(request.of_client(&principal.id.to_string())));
         }
         let Some(region) = self.region(None)? else { return Ok(how) };
         headers::confirmed(headers, WriteOptions { region: Some(region), ..how })

@@ -18,6 +18,7 @@ use super::endpoint::Needs;
 use super::middleware::{Middleware, Next};
 use super::problem::{Kind, Problem, whole_seconds};
 use super::reply::Answer;
+use crate::access::ClientId;
 
 const POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
 const STATE: HeaderName = HeaderName::from_static("ratelimit");
@@ -48,7 +49,7 @@ pub(crate) struct RateLimit {
 enum Rule {
     /// An address.
     Address,
-    /// A key; of the key of the settings, each of its clients.
+    /// A key, or whom a token is about; of the key of the settings, each of its clients.
     Key,
 }
 
@@ -91,9 +92,12 @@ impl RateLimit {
         let headers = &call.parts.headers;
         match (self.rule, &call.principal) {
             (Rule::Key, Some(principal)) => match &principal.id {
-                Some(id) => format!("key:{id}"),
+                ClientId::Key(id) => format!("key:{id}"),
+                ClientId::Subject(subject) => digest("subject", subject.as_bytes()),
                 // Who has this key names its clients; of other keys they would only be ways around.
-                None => headers.get(X_CLIENT_ID).map_or("settings".to_owned(), of_settings),
+                ClientId::Settings => {
+                    headers.get(X_CLIENT_ID).map_or("settings".to_owned(), of_settings)
+                }
             },
             _ => match call.peer {
                 Some(peer) => format!("address:{}", network(self.proxies.client(peer, headers))),
@@ -128,11 +132,15 @@ fn text(text: String) -> HeaderValue {
     HeaderValue::try_from(text).unwrap_or(HeaderValue::from_static(""))
 }
 
-/// A client of the key of the settings, by a digest: an id may be anything, and of any length.
+/// A client of the key of the settings.
 fn of_settings(id: &HeaderValue) -> String {
     let id = id.as_bytes();
-    let digest = Sha256::digest(&id[..id.len().min(CLIENT_ID_BYTES)]);
-    digest[..16].iter().fold("settings:".to_owned(), |mut name, byte| {
+    digest("settings", &id[..id.len().min(CLIENT_ID_BYTES)])
+}
+
+/// A client by a digest: an id may be anything, and of any length.
+fn digest(of: &str, id: &[u8]) -> String {
+    Sha256::digest(id)[..16].iter().fold(format!("{of}:"), |mut name, byte| {
         // Text does not fail to grow.
         let _ = write!(name, "{byte:02x}");
         name

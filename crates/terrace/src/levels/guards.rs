@@ -5,8 +5,8 @@ use std::sync::Arc;
 use terrace_core::Result;
 
 use super::{Engines, Level};
-use crate::access::{ApiKey, KeyRing};
-use crate::config::Config;
+use crate::access::{ApiKey, KeyRing, TokenOptions, Tokens};
+use crate::config::{Config, JwtConfig, seconds};
 use crate::http::{Authenticate, Guards, Metrics, Middleware, RateLimit};
 
 /// The guards of a level.
@@ -55,11 +55,25 @@ pub async fn guards(level: &Level, engines: &Engines) -> Result<Guarding> {
         }
         let ring = KeyRing::open(engines.grants().await?, fixed, runtime.clone()).await?;
         first_key = ring.first().await?;
+        let tokens = match token_options(&config.jwt) {
+            Some(options) => Some(Tokens::open(&options, runtime).await?),
+            None => None,
+        };
         let figures = config.auth.protect_figures;
-        steps.push(Arc::new(Authenticate::new(ring, figures, runtime.clone())));
+        steps.push(Arc::new(Authenticate::new(ring, tokens, figures, runtime.clone())));
     }
     steps.extend(by_key.map(|step| Arc::new(step) as _));
     Ok(Guarding { guards: Guards::new(steps), asks_for_keys, first_key })
+}
+
+/// What tokens must be, where an identity provider is named.
+fn token_options(jwt: &JwtConfig) -> Option<TokenOptions> {
+    let JwtConfig { issuer, audience, jwks, algorithms, scope_claim, .. } = jwt.clone();
+    let prefix_claim = Some(jwt.prefix_claim.clone()).filter(|name| !name.is_empty());
+    let leeway = seconds(jwt.leeway_seconds);
+    let options =
+        TokenOptions { issuer, audience, jwks, algorithms, scope_claim, prefix_claim, leeway };
+    (!jwt.jwks.is_empty()).then_some(options)
 }
 
 /// Characters of a key that somebody made up, below which it can be guessed.

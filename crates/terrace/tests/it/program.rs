@@ -23,6 +23,7 @@ mod regions;
 mod reshard;
 mod signals;
 mod tls;
+mod tokens;
 mod twice;
 mod usage;
 
