@@ -3,6 +3,8 @@
 //! Each engine is a cargo feature, so a program that uses one compiles one.
 
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
+mod contents;
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
 mod held;
 #[cfg(any(feature = "nats", feature = "redis", feature = "sqlite"))]
 mod journal;
@@ -25,14 +27,16 @@ pub mod sqlite_journal;
 #[cfg(any(feature = "mongodb", feature = "postgres", feature = "sqlite"))]
 mod walks;
 
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
+pub use contents::Contents;
 #[cfg(feature = "mongodb")]
 pub use mongodb::{MongoDocuments, MongoOptions};
 #[cfg(feature = "nats")]
 pub use nats_journal::{NatsJournal, NatsJournalOptions};
 #[cfg(feature = "postgres")]
 pub use postgres::{
-    PostgresLedger, PostgresLog, PostgresOptions, PostgresReadModel, PostgresShard, PostgresStore,
-    ServerReport,
+    BackupServer, PostgresBackup, PostgresLedger, PostgresLog, PostgresOptions, PostgresReadModel,
+    PostgresShard, PostgresStore, ServerReport,
 };
 #[cfg(feature = "redis")]
 pub use redis::{
@@ -43,8 +47,8 @@ pub use redis::{
 pub use redis_journal::{RedisJournal, RedisJournalOptions};
 #[cfg(feature = "sqlite")]
 pub use sqlite::{
-    SqliteDocuments, SqliteLedger, SqliteLog, SqliteOptions, SqliteReadModel, SqliteShard,
-    SqliteStore,
+    SqliteBackup, SqliteDocuments, SqliteLedger, SqliteLog, SqliteOptions, SqliteReadModel,
+    SqliteShard, SqliteStore,
 };
 #[cfg(feature = "sqlite")]
 pub use sqlite_journal::{SqliteJournal, SqliteJournalOptions};

@@ -20,6 +20,7 @@
 
 mod altering;
 mod apart;
+mod backup;
 mod connect;
 mod connection;
 mod doubts;
@@ -68,6 +69,7 @@ use terrace_core::{
 };
 use tokio::sync::watch;
 
+pub use backup::{BackupServer, PostgresBackup};
 pub use ledger::PostgresLedger;
 pub use log::{LogBegin, PostgresLog};
 pub use options::{ConnectionSource, PoolOptions, PostgresOptions};

@@ -32,6 +32,7 @@
 //! inspection.
 
 mod apply;
+mod backup;
 mod change_log;
 pub(crate) mod connect;
 mod documents;
@@ -56,6 +57,7 @@ mod vitals;
 mod words;
 mod writer;
 
+pub use backup::SqliteBackup;
 pub use change_log::SqliteChangeLog;
 pub use documents::SqliteDocuments;
 pub use follow::SqliteFollower;

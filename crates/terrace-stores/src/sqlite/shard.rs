@@ -140,7 +140,7 @@ impl Inner {
             Ok(()) => Ok(Box::new(file)),
             Err(TryLockError::WouldBlock) => Err(Error::new(
                 ErrorKind::Unavailable,
-                "another terrace reshard is at work; wait for its end",
+                "another terrace reshard or terrace backup is at work; wait for its end",
             )),
             Err(TryLockError::Error(error)) => Err(failed(error)),
         }

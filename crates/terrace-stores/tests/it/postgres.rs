@@ -2,6 +2,7 @@
 
 #![allow(clippy::expect_used, clippy::disallowed_methods, reason = "everything here is a test")]
 
+mod backup;
 mod by_hand;
 mod cancellation;
 mod circles;

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "what a test needs is there, or the test fails")]
 
+mod backup;
 mod by_hand;
 mod change_log;
 mod documents;

@@ -51,7 +51,7 @@ impl Inner {
         let reserve = format!("SELECT pg_try_advisory_lock({MOVING}, {table}::int)");
         let reserved = session.client().query_one(&reserve, &[]).await.map_err(refused)?;
         if !reserved.get::<_, bool>(0) {
-            let message = "another terrace reshard is at work; wait for its end";
+            let message = "another terrace reshard or terrace backup is at work; wait for its end";
             return Err(Error::new(ErrorKind::Unavailable, message));
         }
         Ok(Box::new(session))
