@@ -196,6 +196,18 @@ impl Home {
         self.own(&self.path).map_err(LabError::file("give the server", &self.path))
     }
 
+    /// Gives the server a directory with all that is in it.
+    pub(crate) fn own_all(&self, path: &Path) -> Result<()> {
+        self.own(path).map_err(LabError::file("give the server", path))?;
+        if path.is_symlink() || !path.is_dir() {
+            return Ok(());
+        }
+        for entry in fs::read_dir(path).map_err(LabError::file("read", path))? {
+            self.own_all(&entry.map_err(LabError::file("read", path))?.path())?;
+        }
+        Ok(())
+    }
+
     fn own(&self, path: &Path) -> std::io::Result<()> {
         match &self.account {
             Some(account) => lchown(path, Some(account.uid), Some(account.gid)),

@@ -1,6 +1,7 @@
 //! A private PostgreSQL server, and its standbys.
 
 mod engine;
+mod restored;
 mod standby;
 
 use std::ops::Deref;

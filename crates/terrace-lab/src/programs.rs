@@ -7,8 +7,15 @@ use std::{env, fs};
 use crate::error::{LabError, LabErrorKind, Result};
 
 /// What must stand together in one directory: they refuse each other's data across versions.
-const POSTGRES_PROGRAMS: [&str; 6] =
-    ["postgres", "initdb", "createdb", "pg_ctl", "pg_basebackup", "pg_receivewal"];
+const POSTGRES_PROGRAMS: [&str; 7] = [
+    "postgres",
+    "initdb",
+    "createdb",
+    "pg_ctl",
+    "pg_basebackup",
+    "pg_receivewal",
+    "pg_verifybackup",
+];
 
 /// Valkey is the same server by another name.
 const REDIS_PROGRAMS: [&str; 2] = ["redis-server", "valkey-server"];
