@@ -3,6 +3,7 @@
 //! Output is for people on a terminal, `--json` for programs. Exit codes: 0 done, 1 failed, 2 wrong
 //! usage.
 
+mod backup;
 mod bench;
 mod config;
 mod doctor;
@@ -104,6 +105,19 @@ enum Command {
     Regions {
         #[command(subcommand)]
         action: regions::Action,
+        /// Print JSON.
+        #[arg(long, global = true)]
+        json: bool,
+        #[command(flatten)]
+        settings: Settings,
+    },
+    /// Make backups of all databases of a level to one logical point, restore them, and try that out.
+    Backup {
+        #[command(subcommand)]
+        action: backup::Action,
+        /// The directory of all backups.
+        #[arg(long, global = true, value_name = "DIR")]
+        dir: Option<PathBuf>,
         /// Print JSON.
         #[arg(long, global = true)]
         json: bool,
@@ -301,6 +315,11 @@ fn execute(command: Command) -> Result<(), Failure> {
         }
         Command::Regions { action, json, settings } => {
             regions::regions(&action, json, settings.load()?)
+        }
+        Command::Backup { action, dir, json, settings } => {
+            let dir =
+                dir.ok_or_else(|| Failure::usage("name the directory of backups with --dir"))?;
+            backup::backup(&action, &dir, json, settings.load()?)
         }
         Command::Flush { settings } => run::flush(settings.load()?),
         Command::Journal { what, json, settings } => {

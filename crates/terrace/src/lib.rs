@@ -22,6 +22,7 @@
 //! ```
 
 pub mod access;
+pub mod backup;
 pub mod cli;
 pub mod config;
 mod file_state;

@@ -18,6 +18,7 @@ mod mongodb;
 #[cfg(feature = "nats")]
 mod nats;
 mod options;
+mod originals;
 mod permits;
 mod regions;
 mod servers;
@@ -39,6 +40,7 @@ use terrace_layers::{
 use terrace_stores::{PostgresStore, SqliteStore};
 
 pub(crate) use broker::broker_name;
+pub use originals::{Original, Place};
 pub use regions::{RegionEngine, RegionEngines};
 pub use shards::ShardEngines;
 
@@ -211,6 +213,10 @@ trait EngineMode: Debug + Send + Sync {
         of: &'a Engines,
         address: &'a str,
     ) -> BoxFuture<'a, Result<Arc<dyn Shard>>>;
+
+    /// Where the level's one database is, or the shard at an address.
+    fn place<'a>(&'a self, of: &'a Engines, shard: Option<&'a str>)
+    -> BoxFuture<'a, Result<Place>>;
 
     /// See [`terrace_layers::ShardOpener::tend`].
     fn tend_shards<'a>(&'a self, of: &'a Engines) -> BoxFuture<'a, Result<()>>;

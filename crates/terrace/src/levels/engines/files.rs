@@ -17,7 +17,7 @@ use terrace_stores::{
 
 use super::regions::{RegionEngine, in_one_place};
 use super::{
-    Connections, Database, DocumentEngine, EngineMode, Engines, FarCache, RegionEngines,
+    Connections, Database, DocumentEngine, EngineMode, Engines, FarCache, Place, RegionEngines,
     Replicated, no_directory, no_log,
 };
 use crate::config::{Config, seconds};
@@ -171,6 +171,19 @@ impl EngineMode for Files {
         Box::pin(async move {
             let options = SqliteOptions::new(self.directory.join(address));
             Ok(Arc::new(SqliteShard::open(options, of.runtime.clone())?) as _)
+        })
+    }
+
+    fn place<'a>(
+        &'a self,
+        of: &'a Engines,
+        shard: Option<&'a str>,
+    ) -> BoxFuture<'a, Result<Place>> {
+        Box::pin(async move {
+            Ok(Place::File(match shard {
+                Some(address) => self.directory.join(address),
+                None => self.path(of, ""),
+            }))
         })
     }
 

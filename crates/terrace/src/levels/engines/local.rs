@@ -46,8 +46,9 @@ pub(super) async fn start(config: &Config, cached: bool) -> Result<ByUrl<Private
     }
     let directory = private.directory.clone();
     fs::create_dir_all(&directory).map_err(|error| no_directory(&directory, error))?;
-    let postgres = private.postgres(LabOptions::new(directory.join("postgres"))).await?;
-    private.database = private.create(&postgres).await?;
+    let home = directory.join(SHARED);
+    let postgres = private.postgres(LabOptions::new(&home)).await?;
+    private.database = private.create(&postgres, &home).await?;
     if cached {
         private.cache = private.redis(RedisOptions::new(directory.join("redis"))).await?;
     }
@@ -87,9 +88,10 @@ impl Private {
         }
     }
 
-    /// Makes the database of a server; answers its URL.
-    async fn create(&self, server: &PostgresServer) -> Result<String> {
+    /// Makes the database of a server, and tells where it is; answers its URL.
+    async fn create(&self, server: &PostgresServer, home: &Path) -> Result<String> {
         let url = server.create_database("terrace").await.map_err(from_lab)?;
+        tell(home, &url)?;
         self.reach(server, url, self.database_rtt).await
     }
 
@@ -138,15 +140,18 @@ impl Private {
         ]
         .map(|(name, value)| (name.to_owned(), value.to_owned()))
         .into();
-        let options = |name: &str| {
-            let place = self.place(of, &format!("-{name}"));
-            LabOptions { settings: settings.clone(), ..LabOptions::new(place) }
+        let options = |name: &str| LabOptions {
+            settings: settings.clone(),
+            ..LabOptions::new(self.place(of, name))
         };
-        let primary = self.postgres(options("primary")).await?;
-        let mut urls = vec![self.create(&primary).await?];
+        let primary = self.postgres(options(PRIMARY)).await?;
+        let mut urls = vec![self.create(&primary, &self.place(of, PRIMARY)).await?];
         for number in 1..=of.config.replicas.count {
             let name = format!("replica_{number}");
-            let started = primary.start_standby(&name, options(&name)).await.map_err(from_lab)?;
+            let started = primary
+                .start_standby(&name, options(&format!("-{name}")))
+                .await
+                .map_err(from_lab)?;
             self.keep(&started);
             let url = started.database_url("terrace");
             urls.push(self.reach(&started, url, self.database_rtt).await?);
@@ -185,9 +190,7 @@ impl Private {
             return told(of, &home).await;
         }
         let server = self.postgres(LabOptions::new(&home)).await?;
-        let url = server.create_database("terrace").await.map_err(from_lab)?;
-        tell(&home, &url)?;
-        self.reach(&server, url, self.database_rtt).await
+        self.create(&server, &home).await
     }
 
     /// A server of its own for the database and for the cache of a region, and a way to them from each
@@ -247,6 +250,16 @@ impl Private {
 impl Whereabouts for Private {
     fn database(&self) -> &str {
         &self.database
+    }
+
+    fn primary<'a>(&'a self, of: &'a Engines) -> BoxFuture<'a, Result<String>> {
+        Box::pin(async {
+            let home = match of.level {
+                3 => self.place(of, PRIMARY),
+                _ => self.directory.join(SHARED),
+            };
+            told(of, &home).await
+        })
     }
 
     fn cache(&self) -> &str {
@@ -323,6 +336,10 @@ impl Whereabouts for Private {
         })
     }
 }
+
+/// The directories of the server that levels with one database share, and, after the level's, of a primary.
+const SHARED: &str = "postgres";
+const PRIMARY: &str = "-primary";
 
 /// What the files beside a private server's directory end with.
 const URL: &str = "url";

@@ -50,6 +50,18 @@ impl Whereabouts for Named {
         &self.database
     }
 
+    fn primary<'a>(&'a self, of: &'a Engines) -> BoxFuture<'a, Result<String>> {
+        Box::pin(async {
+            match of.level {
+                3 if !of.config.replicas.primary_url.is_empty() => {
+                    Ok(of.config.replicas.primary_url.clone())
+                }
+                _ if self.database.is_empty() => Err(no_database()),
+                _ => Ok(self.database.clone()),
+            }
+        })
+    }
+
     fn cache(&self) -> &str {
         &self.cache
     }

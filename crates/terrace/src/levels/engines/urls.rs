@@ -21,7 +21,7 @@ use terrace_stores::{
 use super::broker::broker_name;
 use super::regions::RegionEngine;
 use super::{
-    Connections, Database, DocumentEngine, EngineMode, Engines, FarCache, RegionEngines,
+    Connections, Database, DocumentEngine, EngineMode, Engines, FarCache, Place, RegionEngines,
     Replicated, files, mongodb, no_database, no_log,
 };
 use crate::config::{RegionSettings, millis, seconds};
@@ -30,6 +30,9 @@ use crate::config::{RegionSettings, millis, seconds};
 pub(super) trait Whereabouts: Debug + Send + Sync + 'static {
     /// The PostgreSQL that every level may use; empty when none is named.
     fn database(&self) -> &str;
+
+    /// The URL of the level's one database, or of its primary, also for a process beside the one that serves.
+    fn primary<'a>(&'a self, of: &'a Engines) -> BoxFuture<'a, Result<String>>;
 
     /// The Redis that every level may use; empty when there is none.
     fn cache(&self) -> &str;
@@ -144,20 +147,31 @@ impl<W: Whereabouts> ByUrl<W> {
         try_join_all(regions).await
     }
 
-    async fn open_shard(&self, of: &Engines, address: &str) -> Result<Arc<dyn Shard>> {
+    async fn shard_options(&self, of: &Engines, address: &str) -> Result<PostgresOptions> {
         let by_url = || {
             let is_url = address.starts_with("postgres://") || address.starts_with("postgresql://");
             // Its default schema: the database is this shard's alone.
             is_url.then(|| of.in_default_schema(address))
         };
         let own = self.0.shard(of, address).await?;
-        let options = own.or_else(by_url).ok_or_else(|| {
+        own.or_else(by_url).ok_or_else(|| {
             Error::invalid(
                 "a shard has an address that this mode has no engine for; name it by its URL",
             )
             .with("kind", address.split(':').next().unwrap_or_default().to_owned())
-        })?;
+        })
+    }
+
+    async fn open_shard(&self, of: &Engines, address: &str) -> Result<Arc<dyn Shard>> {
+        let options = self.shard_options(of, address).await?;
         Ok(Arc::new(PostgresShard::connect(options, of.runtime.clone()).await?))
+    }
+
+    async fn find(&self, of: &Engines, shard: Option<&str>) -> Result<Place> {
+        Ok(Place::Server(Box::new(match shard {
+            Some(address) => self.shard_options(of, address).await?,
+            None => of.postgres_options(&self.0.primary(of).await?, Connections::Pooled),
+        })))
     }
 
     /// In a schema of their own in the database that all levels use, or else the first shard's.
@@ -303,6 +317,14 @@ impl<W: Whereabouts> EngineMode for ByUrl<W> {
         address: &'a str,
     ) -> BoxFuture<'a, Result<Arc<dyn Shard>>> {
         Box::pin(self.open_shard(of, address))
+    }
+
+    fn place<'a>(
+        &'a self,
+        of: &'a Engines,
+        shard: Option<&'a str>,
+    ) -> BoxFuture<'a, Result<Place>> {
+        Box::pin(self.find(of, shard))
     }
 
     fn tend_shards<'a>(&'a self, of: &'a Engines) -> BoxFuture<'a, Result<()>> {

@@ -16,7 +16,7 @@ pub(crate) async fn sql(url: &str, statement: &str) -> String {
 }
 
 /// A program of PostgreSQL that belongs to the server.
-pub(super) fn postgres_program(name: &str, arguments: &[&str]) -> Command {
+pub(crate) fn postgres_program(name: &str, arguments: &[&str]) -> Command {
     let server = terrace_lab::find_program("postgres").expect("PostgreSQL");
     let mut command = Command::new(server.with_file_name(name));
     command.args(arguments).kill_on_drop(true);

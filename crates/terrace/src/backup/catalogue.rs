@@ -1,0 +1,207 @@
+//! What a backup says of itself, and what is really there.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use terrace_core::{Error, ErrorKind, Result, Timestamp};
+
+use super::files;
+
+/// The file that makes a directory a backup.
+const FILE: &str = "backup.json";
+
+/// All that a backup says of itself; stored as JSON.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Catalogue {
+    /// The version of this form.
+    pub format: u32,
+    /// Its name, which is that of its directory.
+    pub name: String,
+    /// The level.
+    pub level: u8,
+    /// The version of Terrace that made it.
+    pub terrace: String,
+    /// When it was begun.
+    pub began_at: Timestamp,
+    /// The logical point to which it restores.
+    pub marker_at: Timestamp,
+    /// For how long writers waited at most, in milliseconds.
+    pub held_ms: u64,
+    /// The PostgreSQL servers; none where databases are files.
+    pub servers: Vec<ServerCopy>,
+    /// The databases, in the order of their numbers.
+    pub databases: Vec<DatabaseCopy>,
+    /// All directories, so that empty ones are made again.
+    pub directories: Vec<String>,
+    /// All files but this one.
+    pub files: Vec<FileCopy>,
+}
+
+/// A copy of a PostgreSQL server.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ServerCopy {
+    /// The directory in the backup, with `base` and `wal`.
+    pub directory: String,
+    /// The server's version.
+    pub version: String,
+    /// Where its log has the marker.
+    pub marker_at: String,
+}
+
+/// A database as it was at the marker.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DatabaseCopy {
+    /// Which of the level's shards; 0 where there is one database.
+    pub number: u16,
+    /// The address by which its level names it, without a password; empty where there is one database.
+    pub address: String,
+    /// Its file, or the directory of its server.
+    pub at: String,
+    /// The schema of its tables; empty for a file.
+    pub schema: String,
+    /// The history that it was of.
+    pub history: String,
+    /// How many rows of records it had.
+    pub rows: u64,
+    /// Their digest.
+    pub sha256: String,
+}
+
+/// A file of a backup.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FileCopy {
+    /// Its path in the backup.
+    pub path: String,
+    /// Its size.
+    pub bytes: u64,
+    /// SHA-256, in hexadecimal digits.
+    pub sha256: String,
+}
+
+impl Catalogue {
+    const FORMAT: u32 = 1;
+
+    pub(super) fn begin(name: String, level: u8, began_at: Timestamp) -> Self {
+        Self {
+            format: Self::FORMAT,
+            name,
+            level,
+            terrace: env!("CARGO_PKG_VERSION").to_owned(),
+            began_at,
+            marker_at: began_at,
+            held_ms: 0,
+            servers: Vec::new(),
+            databases: Vec::new(),
+            directories: Vec::new(),
+            files: Vec::new(),
+        }
+    }
+
+    /// The name of the marker in each server's log.
+    pub fn marker(&self) -> String {
+        format!("terrace-{}", self.name)
+    }
+
+    /// The size of all files.
+    pub fn bytes(&self) -> u64 {
+        self.files.iter().map(|file| file.bytes).sum()
+    }
+}
+
+/// A backup that is whole.
+#[derive(Clone, Debug)]
+pub struct Backup {
+    /// Its directory.
+    pub place: PathBuf,
+    /// What it says of itself.
+    pub catalogue: Catalogue,
+}
+
+impl Backup {
+    /// Takes all files into the catalogue and makes a backup of the directory, on disk and in one step.
+    pub(super) fn seal(place: PathBuf, mut catalogue: Catalogue) -> Result<Self> {
+        let (directories, found) = files::tree(&place)?;
+        for path in found {
+            let (bytes, sha256) = files::digest(&place.join(&path))?;
+            catalogue.files.push(FileCopy { path, bytes, sha256 });
+        }
+        for directory in &directories {
+            files::sync(&place.join(directory))?;
+        }
+        catalogue.directories = directories;
+        let text = serde_json::to_string_pretty(&catalogue).map_err(|error| {
+            Error::new(ErrorKind::Internal, "the catalogue cannot be written").caused_by(error)
+        })?;
+        files::write(&place.join(FILE), &text)?;
+        if let Some(parent) = place.parent() {
+            files::sync(parent)?;
+        }
+        Ok(Self { place, catalogue })
+    }
+
+    /// A backup by its name.
+    ///
+    /// # Errors
+    /// `InvalidInput` when there is none of this name, or it is of a newer Terrace.
+    pub fn open(directory: &Path, name: &str) -> Result<Self> {
+        let place = directory.join(name);
+        let text = fs::read_to_string(place.join(FILE)).map_err(|error| {
+            let message = "there is no such backup; terrace backup list shows those that are whole";
+            Error::invalid(message).with("name", name.to_owned()).caused_by(error)
+        })?;
+        let catalogue: Catalogue = serde_json::from_str(&text).map_err(|error| {
+            let message =
+                "the catalogue of the backup cannot be read; it is damaged, or of a newer Terrace";
+            Error::new(ErrorKind::Corrupt, message).with("name", name.to_owned()).caused_by(error)
+        })?;
+        let fits = catalogue.format == Catalogue::FORMAT && catalogue.name == name;
+        if !fits {
+            let message = "the catalogue is of another backup, or of a newer Terrace";
+            return Err(Error::new(ErrorKind::Corrupt, message).with("name", name.to_owned()));
+        }
+        Ok(Self { place, catalogue })
+    }
+
+    /// All whole backups in a directory, the oldest first.
+    ///
+    /// # Errors
+    /// When the directory, or a catalogue in it, cannot be read.
+    pub fn list(directory: &Path) -> Result<Vec<Self>> {
+        let entries = fs::read_dir(directory).map_err(files::failed("read", directory))?;
+        let names = entries.flatten().filter(|entry| entry.path().join(FILE).exists());
+        let names = names.filter_map(|entry| entry.file_name().into_string().ok());
+        let mut all = names.map(|name| Self::open(directory, &name)).collect::<Result<Vec<_>>>()?;
+        all.sort_by_key(|backup| backup.catalogue.began_at);
+        Ok(all)
+    }
+
+    /// Reads every file, and tells what is not as it was made. Empty when all is.
+    ///
+    /// # Errors
+    /// When the directory cannot be read.
+    pub fn faults(&self) -> Result<Vec<String>> {
+        let (_, found) = files::tree(&self.place)?;
+        let mut known =
+            self.catalogue.files.iter().map(|it| (&*it.path, it)).collect::<BTreeMap<_, _>>();
+        let mut faults = Vec::new();
+        for path in found.iter().filter(|path| *path != FILE) {
+            match known.remove(&**path) {
+                None => faults.push(format!("{path} is no part of the backup")),
+                Some(file) => {
+                    let (bytes, sha256) = files::digest(&self.place.join(path))?;
+                    if (bytes, &sha256) != (file.bytes, &file.sha256) {
+                        faults.push(format!("{path} is not as it was made"));
+                    }
+                }
+            }
+        }
+        faults.extend(known.keys().map(|path| format!("{path} is missing")));
+        Ok(faults)
+    }
+}
