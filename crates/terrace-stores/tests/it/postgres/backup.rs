@@ -8,7 +8,7 @@ use terrace_stores::postgres::ConnectionSource;
 use terrace_stores::{PostgresBackup, PostgresOptions};
 
 use super::rights::{DatabaseRole, role};
-use super::{connect, key, session, value};
+use super::{connect, key, session, value, within};
 
 async fn opened(url: &str) -> PostgresBackup {
     let options =
@@ -20,7 +20,9 @@ async fn opened(url: &str) -> PostgresBackup {
 async fn until_one_waits(hand: &tokio_postgres::Client) {
     const WAITS: &str = "SELECT EXISTS (SELECT FROM pg_locks WHERE NOT granted \
          AND relation = 'records'::regclass AND mode = 'RowExclusiveLock')";
+    let end = within(Duration::from_secs(30));
     while !hand.query_one(WAITS, &[]).await.expect("locks").get::<_, bool>(0) {
+        assert!(!end.passed(Runtime::system().now()), "no writer waits");
         tokio::task::yield_now().await;
     }
 }
@@ -81,7 +83,9 @@ async fn the_log_is_kept_for_as_long_as_the_backup_is_there() {
     backup.keep_log(&slot).await.expect("a slot");
     assert_eq!(hand.query_one(SLOTS, &[&slot]).await.expect("slots").get::<_, i64>(0), 1);
     drop(backup);
+    let end = within(Duration::from_secs(30));
     while hand.query_one(SLOTS, &[&slot]).await.expect("slots").get::<_, i64>(0) > 0 {
+        assert!(!end.passed(Runtime::system().now()), "the slot stays");
         tokio::task::yield_now().await;
     }
 }
