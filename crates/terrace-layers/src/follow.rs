@@ -30,8 +30,8 @@ use progress::FollowProgress;
 pub struct FollowOptions {
     /// The most changes of one batch. Default 1000.
     pub batch: usize,
-    /// The least time from the end of a batch to the next: what comes meanwhile is one batch, with one
-    /// commit. Default 0.
+    /// The least time from the end of the log to the next batch: what comes meanwhile is one batch, with
+    /// one commit. Default 0.
     pub pace: Duration,
 }
 
@@ -85,9 +85,9 @@ struct Run {
 
 /// What came of a step.
 enum Step {
-    /// A batch was applied.
+    /// A batch was applied, and the log had no more.
     Applied,
-    /// The checkpoint is elsewhere, or the batch was too large: the next step looks again.
+    /// There is more, or the checkpoint is elsewhere, or the batch was too large.
     Again,
     /// There is nothing after this position just now.
     AtEnd(LogPosition),
@@ -375,8 +375,9 @@ impl Follow {
         // Back slowly: what does not arrive in time costs its whole timeout.
         run.limit = (run.limit + run.limit / 8 + 1).min(self.options.batch);
         self.progress.applied(&batch, began, self.runtime.now());
+        let step = if batch.more { Step::Again } else { Step::Applied };
         run.checkpoint = Some(batch.to);
-        Ok(Step::Applied)
+        Ok(step)
     }
 
     /// Returns when the follower may have come to this position: this instance's own progress wakes it;

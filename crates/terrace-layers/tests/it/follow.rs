@@ -270,3 +270,15 @@ async fn what_comes_within_the_pace_is_one_batch() {
     assert!(taken >= Duration::from_secs(6) && taken <= pace, "{taken:?}");
     assert_eq!(following.follow().inspect().number("batches"), Some(2));
 }
+
+/// Else a follower that is behind would never catch up with a log that grows faster than its batches.
+#[tokio::test(start_paused = true)]
+async fn what_waits_already_is_applied_without_a_pause() {
+    let (log, copy) = set_up(0);
+    let options = FollowOptions { batch: 10, pace: Duration::from_secs(7) };
+    log.end.send_replace(100);
+    let begun = Runtime::system().now();
+    let _following = start(&log, &copy, options);
+    applied(&copy, 100).await;
+    assert!(Runtime::system().now() - begun < Duration::from_secs(7));
+}
