@@ -5,7 +5,7 @@
 //! Database Systems", SIGMOD 1984, section 5.2, without its timer).
 
 use rusqlite::Connection;
-use terrace_core::{Error, Load, Origin, Outcome, Receipt, Result, Sequence};
+use terrace_core::{Error, Load, Origin, Outcome, Receipt, Result, Sequence, Version};
 
 use super::apply::{Moment, Statements};
 use super::idempotency::{self, Results};
@@ -87,10 +87,10 @@ impl<'c> Writer<'c> {
     fn commit(&mut self, jobs: &mut Vec<WriteJob>, most: usize) {
         let mut results = Vec::with_capacity(jobs.len());
         match self.fill(jobs, most, &mut results) {
-            Ok(()) => {
+            Ok(latest) => {
                 let failed = self.statements.commit().map_err(failure::of_commit).err();
                 self.roll_back_if_open();
-                self.answer(jobs, results, failed);
+                self.answer(jobs, results, latest, failed);
             }
             // One job can take the whole transaction down; then each has one to itself.
             Err(_) if jobs.len() > 1 => {
@@ -109,13 +109,14 @@ impl<'c> Writer<'c> {
         }
     }
 
-    /// Applies the jobs and notes the result of each. An error stands for the whole transaction.
+    /// Applies the jobs and notes the result of each; answers the version drawn last. An error stands for
+    /// the whole transaction.
     fn fill(
         &mut self,
         jobs: &mut Vec<WriteJob>,
         most: usize,
         results: &mut Vec<Result<Results>>,
-    ) -> Result<()> {
+    ) -> Result<Version> {
         let before = self.statements.latest()?;
         let micros = self.shared.runtime.wall().as_microsecond();
         let is_replica = self.shared.is_replica();
@@ -145,7 +146,8 @@ impl<'c> Writer<'c> {
         if moment.latest != before {
             self.statements.keep_latest(moment.latest)?;
         }
-        self.collect(repeatable, deleted, &moment)
+        self.collect(repeatable, deleted, &moment)?;
+        Ok(Version::new(moment.latest))
     }
 
     /// Lets jobs that have arrived meanwhile join the group: they need not wait for the next fsync.
@@ -178,6 +180,7 @@ impl<'c> Writer<'c> {
         &self,
         jobs: &mut Vec<WriteJob>,
         results: Vec<Result<Results>>,
+        latest: Version,
         failed: Option<Error>,
     ) {
         let vitals = &self.shared.vitals;
@@ -196,19 +199,20 @@ impl<'c> Writer<'c> {
                 vitals.failed(error);
             }
             let answer = result.and_then(|done| match &failed {
-                None => Ok(self.receipts(done)),
+                None => Ok(self.receipts(done, latest)),
                 Some(error) => Err(error.clone()),
             });
             let _ = job.reply.send(answer);
         }
     }
 
-    fn receipts(&self, results: Results) -> Vec<Receipt> {
+    /// What found nothing to change has seen all that came before it.
+    fn receipts(&self, results: Results, latest: Version) -> Vec<Receipt> {
         let receipt = |(outcome, version)| Receipt {
             outcome,
             version,
             durability: self.shared.durability,
-            token: self.shared.token(version),
+            token: self.shared.token(if version == Version::NONE { latest } else { version }),
             origin: Origin::PRIMARY,
             event: self.shared.event(outcome, version),
             cached: false,
