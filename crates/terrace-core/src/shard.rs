@@ -112,7 +112,8 @@ pub struct ShardState {
     pub cluster: String,
     /// Which of them it is.
     pub number: u16,
-    /// Grows with every change; the highest of all shards is drawn from for the next.
+    /// Grows with every change but that of `founded`; the highest of all shards is drawn from for the
+    /// next.
     pub epoch: u64,
     /// How keys fall into slots, as text; the same on all shards.
     pub partitioner: String,
@@ -122,7 +123,7 @@ pub struct ShardState {
     pub given: SlotSet,
     /// All shards that this one knows.
     pub members: Vec<Member>,
-    /// Whether every member has been made a shard.
+    /// Whether every member has been made a shard, as far as this one has heard.
     pub founded: bool,
     /// What is being moved.
     pub plan: Option<Plan>,

@@ -132,6 +132,7 @@ impl ShardRouter {
         let mut directory = Directory::new(addresses, partitioner, opener, around, runtime.clone());
         directory.found().await?;
         let map = directory.look(None).await?;
+        directory.note_founded().await;
         let shared = Arc::new(Shared {
             map: ArcSwap::from_pointee(map),
             directory: Mutex::new(directory),

@@ -9,7 +9,7 @@ use futures_util::future::join_all;
 use terrace_core::history::origin;
 use terrace_core::{
     Backoff, BoxFuture, Breaker, Deadline, Error, ErrorKind, Member, Result, Runtime, Shard,
-    ShardState, Store,
+    ShardState, Store, Version,
 };
 
 use super::Partitioner;
@@ -215,12 +215,28 @@ impl Directory {
             self.make_shard(number, first.clone()).await?;
         }
         let founded = ShardState { founded: true, epoch: 2, ..first };
-        match self.shard(0)?.change(1, founded, terrace_core::Version::NONE).await {
+        match self.shard(0)?.change(1, founded, Version::NONE).await {
             // Another instance was faster.
             Err(error) if error.kind() != ErrorKind::Moved => Err(error),
             _ => {
                 self.look_at_all().await;
                 Ok(())
+            }
+        }
+    }
+
+    /// Notes in all shards that are reached that the set is whole, so that who starts later learns it from
+    /// any one of them. A shard that is missed is told at another start.
+    pub(super) async fn note_founded(&self) {
+        for node in &self.nodes {
+            let (Some(shard), Some(known)) = (&node.shard, node.member()) else { continue };
+            if known.founded {
+                continue;
+            }
+            // Under the same epoch: nothing has moved, and nobody's map or plan is out of date.
+            let whole = ShardState { founded: true, ..known.clone() };
+            if let Err(error) = shard.change(known.epoch, whole, Version::NONE).await {
+                tracing::debug!(%error, "a shard is not told that its set is whole");
             }
         }
     }

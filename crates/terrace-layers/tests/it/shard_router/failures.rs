@@ -58,6 +58,34 @@ async fn an_instance_starts_while_a_shard_is_down_and_finds_it_later() {
     router.put(keys[2].clone(), value("v")).await.unwrap();
 }
 
+/// Each shard alone says that its set is whole, also of a set of which one shard alone said it.
+#[tokio::test(start_paused = true)]
+async fn an_instance_starts_with_any_one_shard() {
+    let runtime = Runtime::system();
+    let shards = Shards::of(3, &runtime);
+    let keys = on_each(&shards.router(3, &runtime).await);
+    for only in 0..3 {
+        // As an earlier build left it.
+        for number in 1..3 {
+            let shard = shards.shard(number);
+            let known = shard.state().await.unwrap().unwrap();
+            let alone = ShardState { founded: false, ..known.clone() };
+            shard.change(known.epoch, alone, Version::NONE).await.unwrap();
+        }
+        drop(shards.router(3, &runtime).await);
+        (0..3).filter(|it| *it != only).for_each(|it| shards.shard(it).set_down(true));
+        let router = shards.router(3, &runtime).await;
+        for (number, it) in keys.iter().enumerate() {
+            let written = router.put(it.clone(), value("v")).await;
+            assert_eq!(written.is_ok(), number == only, "{number} with {only} alone");
+        }
+        (0..3).for_each(|it| shards.shard(it).set_down(false));
+        runtime.sleep(std::time::Duration::from_secs(3)).await;
+        assert_eq!(router.inspect().await.status, Status::Healthy);
+        router.put(keys[0].clone(), value("v")).await.unwrap();
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn the_breaker_decides_when_a_shard_is_looked_at() {
     let runtime = Runtime::system();

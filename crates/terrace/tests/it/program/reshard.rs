@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use terrace_core::Runtime;
 use terrace_lab::PostgresServer;
+use terrace_lab::testing::fresh_database;
 
 use super::{Program, Stores, own_postgres, own_redis, terrace};
 
@@ -367,4 +368,48 @@ async fn a_database_that_is_killed_takes_only_its_keys_with_it() {
     }
     program.becomes("healthy").await;
     assert_eq!(program.read(&keys[1][0]).await, Ok(Some("3".to_owned())));
+}
+
+/// Whoever starts while the first shard is down serves the others' keys, and that one's when it is back.
+async fn starts_without_the_first_shard(level: u8, name: impl Fn(usize) -> String) {
+    let directory = tempfile::tempdir().expect("a directory");
+    let redis = own_redis(directory.path()).await;
+    let first = own_postgres(directory.path()).await;
+    let own = first.create_database("shard").await.expect("a database");
+    let (other, apart) = (fresh_database(), fresh_database());
+    let start = async || {
+        let mut command = terrace(&["serve", &level.to_string()]);
+        command.env("REDIS_URL", redis.url()).env("CACHE_L2_URL", redis.url());
+        command.env("DATABASE_URL", &apart).env("AUTH_ENABLED", "false");
+        command.env("RATE_LIMIT_REQUESTS", "1000000");
+        command.env(name(0), &own).env(name(1), &other);
+        Program::start(command).await
+    };
+    let founder = start().await;
+    founder.becomes("healthy").await;
+    assert!(founder.terminate().await.success());
+    first.kill();
+    let program = start().await;
+    program.becomes("degraded").await;
+    let mut written = HashSet::new();
+    for index in 0..30 {
+        written.insert(program.write(&self::name(index), "1").await);
+    }
+    assert_eq!(written, HashSet::from([true, false]), "the other's keys are written");
+    first.restart().await.expect("it is back");
+    program.becomes("healthy").await;
+    for index in 0..30 {
+        assert!(program.write(&self::name(index), "2").await);
+    }
+    assert!(program.terminate().await.success());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn level_4_starts_without_the_first_shard() {
+    starts_without_the_first_shard(4, |number| format!("SHARD_{number}_URL")).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn level_10_starts_without_the_first_shard() {
+    starts_without_the_first_shard(10, |number| format!("DB_SHARD{}_URL", number + 1)).await;
 }
