@@ -249,19 +249,16 @@ impl FlushLoop {
         }
     }
 
-    /// Sets aside again what was a dead letter and is older than its record: a direct write since then has
-    /// no sequence that the guard in the row could tell.
+    /// Sets aside again what was a dead letter and is, or may be, older than its record: a direct write since
+    /// then has no sequence that the guard in the row could tell.
     async fn without_outrun(&self, items: Vec<Item>, open: &mut Open) -> Vec<Item> {
         let (letters, mut items): (Vec<_>, Vec<_>) = items.into_iter().partition(|it| it.was_dead);
         for letter in letters {
-            match self.is_outrun(&letter).await {
-                Ok(false) => items.push(letter),
-                Ok(true) => {
+            match self.outrun(&letter).await {
+                Ok(None) => items.push(letter),
+                Ok(Some(reason)) => {
                     self.dead.fetch_add(1, Ordering::Relaxed);
-                    open.set_aside(
-                        letter,
-                        "the record was written or deleted since; drop this one",
-                    );
+                    open.set_aside(letter, reason);
                 }
                 Err(error) => {
                     tracing::debug!(%error, "a dead letter waits for a look at its record");
@@ -272,15 +269,20 @@ impl FlushLoop {
         items
     }
 
-    async fn is_outrun(&self, letter: &Item) -> Result<bool> {
+    /// Why a dead letter is, or may be, older than what there is now.
+    async fn outrun(&self, letter: &Item) -> Result<Option<&'static str>> {
         let how =
             ReadOptions::strong(Deadline::at(self.runtime.now() + self.options.batch_timeout));
         let read = self.store.read(std::slice::from_ref(&letter.write.key), &how).await?;
         let read = one(read)?;
         Ok(match read.record {
-            Some(record) => record.updated_at > letter.sequence.time(),
+            Some(record) => (record.updated_at > letter.sequence.time())
+                .then_some("the record was written since; drop this one"),
             // The trace of a deletion does not say when that was.
-            None => read.version != Version::NONE,
+            None => (read.version != Version::NONE).then_some(
+                "the record is deleted, and whether before this write or since is not known; drop this \
+                 one, and write it anew if it is wanted",
+            ),
         })
     }
 

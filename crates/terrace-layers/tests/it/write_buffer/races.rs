@@ -204,6 +204,11 @@ async fn a_dead_letter_undoes_no_direct_write() {
     assert_eq!(plain(&*inner, "deleted").await, None);
     assert_eq!(plain(&*inner, "left").await, is("letter"), "nobody wrote it since");
     assert_eq!(progress(&journal).await.dead, 2, "they stay set aside");
+    for letter in journal.dead(Sequence::NONE, 10).await.unwrap() {
+        // When a record was deleted is not kept.
+        let knows = letter.reason.starts_with("the record was written since");
+        assert_eq!(knows, letter.write.key == key("written"), "{}", letter.reason);
+    }
     flusher.stop().await;
 }
 
