@@ -262,7 +262,8 @@ async fn a_repeated_request_is_visible_where_it_was_answered() {
 async fn what_waits_is_learnt_when_the_journal_comes_back() {
     let runtime = Runtime::system();
     let (inner, journal) = (Arc::new(MemoryStore::new(runtime.clone())), journal(&runtime));
-    open(inner.clone(), &journal, idle()).await.put(key("a"), value("1")).await.unwrap();
+    let one = open(inner.clone(), &journal, idle()).await;
+    let waiting = one.put(key("a"), value("1")).await.unwrap();
     let down = Arc::new(FaultyJournal {
         inner: Arc::clone(&journal),
         runtime: runtime.clone(),
@@ -280,6 +281,10 @@ async fn what_waits_is_learnt_when_the_journal_comes_back() {
     )
     .await;
     assert_eq!(plain(&two, "a").await, None, "nobody can know");
+    for asked in [with_token(&waiting), ReadOptions::strong(Deadline::NEVER)] {
+        let refused = text(&two, "a", &asked).await.unwrap_err();
+        assert_eq!(refused.kind(), ErrorKind::Unavailable);
+    }
     down.rate.store(0, Ordering::Relaxed);
     runtime.sleep(Duration::from_secs(3)).await;
     assert_eq!(plain(&two, "a").await, is("1"));
