@@ -399,12 +399,14 @@ impl WriteBatch<'_> {
     }
 }
 
-/// The times are those of the transaction, and of the record for as long as the batch leaves it.
+/// The times are those of the transaction, and of the record for as long as the batch leaves it. Only a
+/// new record has two equal ones, as elsewhere: followers tell it by them.
 const LOG_SUPERSEDED: &str = "INSERT INTO commands (version, type, key, value, created_at, time) \
      SELECT u.n, CASE WHEN u.d THEN 'RecordDeleted' WHEN u.c THEN 'RecordCreated' \
          ELSE 'RecordUpdated' END, \
        u.k, CASE WHEN u.d THEN NULL ELSE u.v END, \
-       CASE WHEN r.deleted IS NOT FALSE OR u.c THEN now() ELSE r.created_at END, now() \
+       CASE WHEN r.deleted IS NOT FALSE OR u.c THEN now() ELSE r.created_at END, \
+       now() + CASE WHEN u.c OR u.d THEN 0 ELSE 1 END * interval '1 microsecond' \
      FROM unnest($1::text[], $2::text[], $3::bigint[], $4::boolean[], $5::boolean[]) \
        AS u(k, v, n, d, c) LEFT JOIN records r ON r.key = u.k";
 

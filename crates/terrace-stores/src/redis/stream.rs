@@ -52,9 +52,10 @@ impl fmt::Debug for RedisStreamOptions {
 /// It goes on whatever the log's name is: a failover without loss leaves consumers where they are. After
 /// one with loss it stands behind the log's end, and refuses to begin anew.
 ///
-/// Fields: `type` (`RecordCreated`, `RecordUpdated`, `RecordDeleted`), `key`, `value` (but of a
-/// deletion), `version`, `time` (microseconds since 1970; but of a deletion). Two events of one key may
-/// stand in either order when their transactions overlapped: the higher version is the newer.
+/// Fields: `type` (`RecordCreated` where the record's two times are equal, else `RecordUpdated`;
+/// `RecordDeleted`), `key`, `value` (but of a deletion), `version`, `time` (microseconds since 1970; but
+/// of a deletion). Two events of one key may stand in either order when their transactions overlapped: the
+/// higher version is the newer.
 pub struct RedisStream {
     client: Client,
     options: RedisStreamOptions,

@@ -100,6 +100,26 @@ async fn each_change_is_logged_once_with_its_version() {
     assert_eq!(record.record, stored, "times and all");
 }
 
+/// Who follows knows a new record by its times, as the log has no other word for it to give.
+#[tokio::test]
+async fn a_change_has_two_equal_times_where_the_log_calls_it_a_creation() {
+    let url = testing::fresh_database();
+    let (store, log) = logged(&url).await;
+    let put = |name: &str| Write::put(key(name), value("v"));
+    write(&store, vec![put("a"), put("a"), put("a"), put("b"), Write::delete(key("b"))]).await;
+    write(&store, vec![put("a"), put("a"), put("b"), put("b"), put("b")]).await;
+    let (mut changes, _) = follow(&log, LogPosition::default(), 100).await;
+    changes.sort_unstable_by_key(|change| change.version);
+    let told = changes.iter().map(|change| match &change.record {
+        None => "RecordDeleted",
+        Some(record) if record.created_at == record.updated_at => "RecordCreated",
+        Some(_) => "RecordUpdated",
+    });
+    let types = "SELECT string_agg(type, ' ' ORDER BY version) FROM commands";
+    let types = session(&url).await.query_one(types, &[]).await.expect("types");
+    assert_eq!(told.collect::<Vec<_>>().join(" "), types.get::<_, &str>(0));
+}
+
 #[tokio::test]
 async fn what_people_change_is_logged() {
     let url = testing::fresh_database();
