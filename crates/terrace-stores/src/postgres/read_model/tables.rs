@@ -54,8 +54,7 @@ const CHECKPOINTS: &str = "CREATE TABLE IF NOT EXISTS terrace_projection (
     );
     ALTER TABLE terrace_projection ADD COLUMN IF NOT EXISTS pid integer,
         ADD COLUMN IF NOT EXISTS session_begun timestamptz,
-        ADD COLUMN IF NOT EXISTS whole boolean NOT NULL DEFAULT true,
-        ALTER COLUMN whole SET DEFAULT false, DROP COLUMN IF EXISTS words_behind;
+        ADD COLUMN IF NOT EXISTS whole boolean NOT NULL DEFAULT false, DROP COLUMN IF EXISTS words_behind;
 ";
 
 /// The rows of the checkpoints, which somebody may have removed.

@@ -37,9 +37,8 @@ pub(super) fn make(connection: &mut Connection) -> Result<()> {
     let lost = schema::lost(&transaction, &PROJECTED)?.is_some();
     let is_earlier = schema::ask(&transaction, EARLIER)? && !schema::ask(&transaction, HAS_WHOLE)?;
     if is_earlier {
-        // What an earlier Terrace filled is whole, or is by its next change.
-        let add = "ALTER TABLE projection ADD COLUMN whole INTEGER NOT NULL DEFAULT 0;
-            UPDATE projection SET whole = 1";
+        // Whether an earlier Terrace had come to the end is not known: the next change tells.
+        let add = "ALTER TABLE projection ADD COLUMN whole INTEGER NOT NULL DEFAULT 0";
         transaction.execute_batch(add).map_err(failed)?;
     }
     let lost_words = schema::lost(&transaction, &["words"])?.is_some();
