@@ -1,32 +1,66 @@
 //! Whether something that fails is called again.
 
+mod circuit;
+#[cfg(test)]
+mod tests;
+
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use crate::{Backoff, Inspection, Runtime};
+use circuit::{Caller, Circuit};
 
 /// A circuit breaker (Nygard, "Release It!", 2nd edition, 2018, chapter 5).
 ///
-/// *Closed*: every call is admitted. After `threshold` failures in a row it *opens*: calls are refused
-/// until a pause is over, the longer the more often the calls after a pause have failed. Then it is
-/// *half-open*: one caller is admitted as a probe, and everybody else is refused until the outcome
-/// of the probe is known. A probe whose caller goes away is replaced after another pause.
+/// *Closed*: every call is admitted. When too many have failed (see [`Trip`]) it *opens*: calls are
+/// refused until a pause is over, the longer the more often the calls after a pause have failed. Then it
+/// is *half-open*: a limited number of callers is admitted as probes, and everybody else is refused until
+/// the outcome of the probes is known. It closes when as many probes have succeeded, and opens again with
+/// the first that fails.
 ///
-/// Any success closes the breaker, also one of a call that began before it opened. Failures that
-/// become known while it is open change nothing, unless there is a probe that they may be of.
+/// Whoever is admitted holds an [`Pass`] and says how the call went. One that is dropped says
+/// nothing: the caller went away, or the failure was the caller's own. The place of a probe is free again
+/// then.
 ///
-/// A call on a closed breaker costs one atomic load.
-#[derive(Debug)]
+/// Failures that become known while it is open change nothing, unless they are a probe's. A success
+/// of another call closes a breaker that counts [in a row](Trip::InARow), and no other.
+///
+/// A call on a closed breaker that counts in a row costs one atomic load and a count of references, on
+/// one that counts a rate a short lock besides. Clones are the same breaker.
+#[derive(Clone, Debug)]
 pub struct Breaker {
-    circuit: Mutex<Circuit>,
-    /// Whether the circuit is other than new. While it is not, nobody takes the lock.
-    is_troubled: AtomicBool,
-    opened: AtomicU64,
-    probes: AtomicU64,
-    refused: AtomicU64,
-    runtime: Runtime,
+    board: Arc<Board>,
+}
+
+/// When a closed [`Breaker`] opens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Trip {
+    /// After so many failures in a row, at least 1; one probe decides. For calls that are few, as looks
+    /// and connections are, and for those whose failure makes a request wait.
+    InARow(u32),
+    /// When of at least `calls` calls of the last `within` this share has failed. For many calls at once:
+    /// a connection that is lost, or a batch, fails all of its calls together and is no outage.
+    Rate {
+        /// Of 100 calls so many.
+        percent: u32,
+        /// Fewer calls say nothing. At least 1.
+        calls: u32,
+        /// How far back calls count; half of it at least.
+        within: Duration,
+        /// Probes at once; so many that succeed close the breaker. At least 1.
+        probes: u32,
+    },
+}
+
+impl Trip {
+    fn probes(self) -> u32 {
+        match self {
+            Self::InARow(_) => 1,
+            Self::Rate { probes, .. } => probes.max(1),
+        }
+    }
 }
 
 /// What a [`Breaker`] does with the next call.
@@ -50,60 +84,82 @@ impl fmt::Display for BreakerState {
     }
 }
 
+/// What all clones of a breaker, and whoever it has admitted, share.
+#[derive(Debug)]
+struct Board {
+    trip: Trip,
+    circuit: Mutex<Circuit>,
+    /// Whether the circuit may refuse a call, or a success would change it. While it is not, nobody takes
+    /// the lock for being admitted.
+    is_troubled: AtomicBool,
+    /// [`Circuit::stretch`], to be read without the lock.
+    stretch: AtomicU64,
+    opened: AtomicU64,
+    probes: AtomicU64,
+    refused: AtomicU64,
+    runtime: Runtime,
+}
+
+/// The right to make one call. Dropped without a word it counts for nothing, and gives the place of a
+/// probe back.
+#[must_use = "say how the call went, or its outcome does not count"]
+#[derive(Debug)]
+pub struct Pass {
+    /// Nothing once it was told how the call went.
+    board: Option<Arc<Board>>,
+    caller: Caller,
+}
+
 impl Breaker {
-    /// A closed breaker that opens after this many failures in a row, at least 1, with these pauses.
-    pub fn new(threshold: u32, pauses: Backoff, runtime: Runtime) -> Self {
-        let circuit = Circuit { threshold, pauses, failures: 0, broken: None };
-        Self {
-            circuit: Mutex::new(circuit),
+    /// A closed breaker with these pauses.
+    pub fn new(trip: Trip, pauses: Backoff, runtime: Runtime) -> Self {
+        let board = Board {
+            trip,
+            circuit: Mutex::new(Circuit::new(trip, pauses, runtime.now())),
             is_troubled: AtomicBool::new(false),
+            stretch: AtomicU64::new(0),
             opened: AtomicU64::new(0),
             probes: AtomicU64::new(0),
             refused: AtomicU64::new(0),
             runtime,
-        }
+        };
+        Self { board: Arc::new(board) }
     }
 
-    /// Whether to make a call now. Whoever is admitted tells the breaker how the call went.
-    pub fn admits(&self) -> bool {
-        if !self.is_troubled() {
-            return true;
-        }
-        let before = self.circuit().admit(self.runtime.now());
-        match before {
-            BreakerState::Closed => {}
-            BreakerState::HalfOpen => drop(self.probes.fetch_add(1, Ordering::Relaxed)),
-            BreakerState::Open => drop(self.refused.fetch_add(1, Ordering::Relaxed)),
-        }
-        before != BreakerState::Open
+    /// Whether to make a call now.
+    pub fn admit(&self) -> Option<Pass> {
+        let board = &self.board;
+        let caller = if board.is_troubled() {
+            let mut circuit = board.circuit();
+            let admitted = circuit.admit(board.runtime.now());
+            match admitted {
+                Some(Caller::Probe(_)) => drop(board.probes.fetch_add(1, Ordering::Relaxed)),
+                Some(_) => {}
+                None => drop(board.refused.fetch_add(1, Ordering::Relaxed)),
+            }
+            admitted?
+        } else {
+            Caller::Admitted(board.stretch.load(Ordering::Acquire))
+        };
+        Some(Pass { board: Some(Arc::clone(board)), caller })
     }
 
-    /// Notes a call that went well. Answers whether that has closed the breaker.
+    /// Notes a success of a call that was made without being admitted. Answers whether that has closed the
+    /// breaker.
     pub fn succeeded(&self) -> bool {
-        if !self.is_troubled() {
-            return false;
-        }
-        let mut circuit = self.circuit();
-        self.is_troubled.store(false, Ordering::Release);
-        circuit.succeeded()
+        self.board.succeeded(Caller::Other)
     }
 
-    /// Notes a call that failed. Answers whether that has opened the breaker.
+    /// Notes a failure of such a call. Answers whether that has opened the breaker.
     pub fn failed(&self) -> bool {
-        let mut circuit = self.circuit();
-        self.is_troubled.store(true, Ordering::Release);
-        let opens = circuit.failed(&self.runtime);
-        if opens {
-            self.opened.fetch_add(1, Ordering::Relaxed);
-        }
-        opens
+        self.board.failed(Caller::Other)
     }
 
     /// What it would do with a call now; changes nothing.
     pub fn state(&self) -> BreakerState {
-        match self.is_troubled() {
+        match self.board.is_troubled() {
             false => BreakerState::Closed,
-            true => self.circuit().state(self.runtime.now()),
+            true => self.board.circuit().state(self.board.runtime.now()),
         }
     }
 
@@ -111,157 +167,67 @@ impl Breaker {
     /// itself.
     #[must_use]
     pub fn show(&self, tree: Inspection) -> Inspection {
+        let count = |count: &AtomicU64| count.load(Ordering::Relaxed);
         tree.text("breaker", self.state())
-            .counter("breaker_opened", self.opened.load(Ordering::Relaxed))
-            .counter("breaker_probes", self.probes.load(Ordering::Relaxed))
-            .counter("breaker_refused", self.refused.load(Ordering::Relaxed))
+            .counter("breaker_opened", count(&self.board.opened))
+            .counter("breaker_probes", count(&self.board.probes))
+            .counter("breaker_refused", count(&self.board.refused))
+    }
+}
+
+impl Pass {
+    /// Notes that the call went well. Answers whether that has closed the breaker.
+    pub fn succeeded(mut self) -> bool {
+        self.board.take().is_some_and(|board| board.succeeded(self.caller))
     }
 
+    /// Notes that the call failed. Answers whether that has opened the breaker.
+    pub fn failed(mut self) -> bool {
+        self.board.take().is_some_and(|board| board.failed(self.caller))
+    }
+}
+
+impl Drop for Pass {
+    fn drop(&mut self) {
+        if let (Some(board), Caller::Probe(stretch)) = (&self.board, self.caller) {
+            board.circuit().give_back(stretch);
+        }
+    }
+}
+
+impl Board {
     fn is_troubled(&self) -> bool {
         self.is_troubled.load(Ordering::Acquire)
+    }
+
+    fn succeeded(&self, caller: Caller) -> bool {
+        if matches!(self.trip, Trip::InARow(_)) && !self.is_troubled() {
+            return false;
+        }
+        let mut circuit = self.circuit();
+        let closes = circuit.succeeded(caller, self.runtime.now());
+        self.publish(&circuit);
+        closes
+    }
+
+    fn failed(&self, caller: Caller) -> bool {
+        let mut circuit = self.circuit();
+        let opens = circuit.failed(caller, &self.runtime);
+        self.publish(&circuit);
+        if opens {
+            self.opened.fetch_add(1, Ordering::Relaxed);
+        }
+        opens
+    }
+
+    /// Under the lock, for those who do not take it.
+    fn publish(&self, circuit: &Circuit) {
+        self.stretch.store(circuit.stretch(), Ordering::Release);
+        self.is_troubled.store(circuit.is_troubled(), Ordering::Release);
     }
 
     fn circuit(&self) -> MutexGuard<'_, Circuit> {
         // Every change is complete when a panic could happen, so poison means nothing.
         self.circuit.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// The state machine.
-#[derive(Debug)]
-struct Circuit {
-    threshold: u32,
-    pauses: Backoff,
-    /// Failures in a row while it is closed.
-    failures: u32,
-    /// `None` while it is closed.
-    broken: Option<Broken>,
-}
-
-#[derive(Clone, Copy, Debug)]
-struct Broken {
-    pause: Duration,
-    /// Open until then, half-open from then on.
-    until: Instant,
-    /// Whether a probe was admitted of which nothing is known.
-    is_probed: bool,
-}
-
-impl Circuit {
-    fn state(&self, now: Instant) -> BreakerState {
-        match self.broken {
-            None => BreakerState::Closed,
-            Some(broken) if now < broken.until => BreakerState::Open,
-            Some(_) => BreakerState::HalfOpen,
-        }
-    }
-
-    /// Answers the state that the call has met.
-    fn admit(&mut self, now: Instant) -> BreakerState {
-        let state = self.state(now);
-        if let (BreakerState::HalfOpen, Some(broken)) = (state, &mut self.broken) {
-            broken.until = now + broken.pause;
-            broken.is_probed = true;
-        }
-        state
-    }
-
-    fn failed(&mut self, runtime: &Runtime) -> bool {
-        match self.broken {
-            None => {
-                self.failures += 1;
-                if self.failures < self.threshold {
-                    return false;
-                }
-            }
-            Some(broken) if !broken.is_probed => return false,
-            Some(_) => {}
-        }
-        let pause = self.pauses.next_pause(runtime);
-        let broken = Broken { pause, until: runtime.now() + pause, is_probed: false };
-        self.broken.replace(broken).is_none()
-    }
-
-    fn succeeded(&mut self) -> bool {
-        self.failures = 0;
-        self.pauses.reset();
-        self.broken.take().is_some()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::BreakerState::{Closed, HalfOpen, Open};
-    use super::*;
-
-    const SECOND: Duration = Duration::from_secs(1);
-
-    fn breaker(threshold: u32) -> Breaker {
-        let pauses = Backoff::new(10 * SECOND, 40 * SECOND);
-        Breaker::new(threshold, pauses, Runtime::seeded(1))
-    }
-
-    /// With the ± 20 % of a pause.
-    async fn pass_pauses(seconds: u32) {
-        tokio::time::advance(SECOND * seconds * 6 / 5).await;
-    }
-
-    fn figures(breaker: &Breaker) -> [Option<u64>; 3] {
-        let tree = breaker.show(Inspection::new("user"));
-        ["breaker_opened", "breaker_probes", "breaker_refused"].map(|name| tree.number(name))
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn opens_after_failures_in_a_row_and_admits_one_probe() {
-        let breaker = breaker(2);
-        assert!(!breaker.failed());
-        assert!(!breaker.succeeded(), "it was closed");
-        assert!(!breaker.failed() && breaker.admits(), "no two in a row");
-        assert!(breaker.failed() && !breaker.admits());
-        assert_eq!(breaker.state(), Open);
-        pass_pauses(10).await;
-        assert_eq!(breaker.state(), HalfOpen);
-        assert!(breaker.admits() && !breaker.admits() && !breaker.admits());
-        assert!(breaker.succeeded() && breaker.admits());
-        assert_eq!(breaker.state(), Closed);
-        assert_eq!(figures(&breaker), [Some(1), Some(1), Some(3)]);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_failed_probe_makes_the_next_pause_longer_and_a_success_the_first_again() {
-        let breaker = breaker(1);
-        assert!(breaker.failed());
-        for seconds in [10, 20, 40, 40] {
-            tokio::time::advance(SECOND * seconds * 4 / 5 - SECOND / 10).await;
-            assert!(!breaker.admits(), "{seconds}");
-            tokio::time::advance(SECOND * seconds * 2 / 5 + SECOND / 5).await;
-            assert!(breaker.admits(), "{seconds}");
-            assert!(!breaker.failed(), "it was open");
-        }
-        assert!(breaker.succeeded() && breaker.failed());
-        pass_pauses(10).await;
-        assert!(breaker.admits());
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_probe_whose_caller_went_away_is_replaced_after_a_pause() {
-        let breaker = breaker(1);
-        breaker.failed();
-        pass_pauses(10).await;
-        assert!(breaker.admits() && !breaker.admits());
-        pass_pauses(10).await;
-        assert!(breaker.admits() && !breaker.admits());
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn failures_of_earlier_calls_make_no_pause_longer() {
-        let breaker = breaker(1);
-        for _ in 0..100 {
-            breaker.failed();
-        }
-        pass_pauses(10).await;
-        breaker.failed();
-        assert_eq!(breaker.state(), HalfOpen);
-        assert_eq!(figures(&breaker), [Some(1), Some(0), Some(0)]);
     }
 }

@@ -194,6 +194,17 @@ impl Error {
         self.0.retry_after
     }
 
+    /// Whether the part that was asked did not do its work, and would not have done another request's: it
+    /// cannot be reached, or did not answer in time. What the request itself is the reason of is none, nor is
+    /// a limit, nor a row that somebody holds.
+    pub fn is_outage(&self) -> bool {
+        let kind = matches!(
+            self.kind(),
+            ErrorKind::Unavailable | ErrorKind::DeadlineExceeded | ErrorKind::OutcomeUnknown
+        );
+        kind && self.0.locked.is_none()
+    }
+
     /// See [`locked`](Self::locked): the keys, if they have a name; `None` when it is another failure.
     pub fn locked_keys(&self) -> Option<&[Key]> {
         self.0.locked.as_deref()

@@ -75,7 +75,7 @@ pub use answer::{
 };
 pub use backoff::Backoff;
 pub use batcher::{BatchCounts, BatchItem, BatchLimits, Batcher, Merge};
-pub use breaker::{Breaker, BreakerState};
+pub use breaker::{Breaker, BreakerState, Pass, Trip};
 pub use cache::{Cache, Entry, Invalidations, Lease, Lookup, Notice, Offer};
 pub use change_log::{ChangeLog, Changes, HeldBack, LogPosition, Logged, PositionLost};
 pub use decide::{Current, Decision, decide};

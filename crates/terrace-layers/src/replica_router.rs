@@ -21,7 +21,7 @@ use futures_util::future::join_all;
 use terrace_core::{
     Backoff, BoxFuture, Breaker, Error, ErrorKind, Generations, Histories, Inspection, Key, Node,
     Page, Proof, Read, ReadOptions, Receipt, Result, Runtime, Scan, Standing, Store, Task, Token,
-    Write, WriteOptions,
+    Trip, Write, WriteOptions,
 };
 use tokio::sync::{Notify, Semaphore, watch as channel};
 
@@ -100,9 +100,9 @@ impl Default for ReplicaRouterOptions {
 /// **On failure.** A read that fails on a replica, or takes longer than `patience`, is tried once on
 /// another, then on the primary. Reads go to the primary for want of a replica only within
 /// `fallback_limit`; beyond it they are answered from a lagging replica with its age, if their
-/// wishes allow that, or refused. A replica that fails three reads in a row rests for 1 to 30 s (see
-/// [`Breaker`]), unless all do; one that comes back gets its full share within 10 s. Writes are never tried again. Two servers that take writes on the same newest
-/// timeline stop all writes until one of them gives way. A server that takes writes on an older
+/// wishes allow that, or refused. A replica that fails half of at least five reads within 2 s rests for 1 to
+/// 30 s (see [`Breaker`]), unless all do; one that comes back gets its full share within 10 s. Writes are
+/// never tried again. Two servers that take writes on the same newest timeline stop all writes until one of them gives way. A server that takes writes on an older
 /// timeline, or has another history, is ignored.
 ///
 /// **Defaults.** See [`ReplicaRouterOptions`].
@@ -179,12 +179,14 @@ impl Drop for Busy<'_> {
 }
 
 impl Server {
-    /// Reads that fail in a row until it rests.
-    const FAILURES: u32 = 3;
+    /// When it rests. Its reads go elsewhere meanwhile, so half of them may fail first. One probe: the
+    /// others need not wait for it.
+    const TRIP: Trip =
+        Trip::Rate { percent: 50, calls: 5, within: Duration::from_secs(2), probes: 1 };
 
     fn new(member: Member, runtime: &Runtime) -> Self {
         let rests = Backoff::new(Duration::from_secs(1), Duration::from_secs(30));
-        let breaker = Breaker::new(Self::FAILURES, rests, runtime.clone());
+        let breaker = Breaker::new(Self::TRIP, rests, runtime.clone());
         Self { member, outstanding: AtomicUsize::new(0), breaker, look: Notify::new() }
     }
 

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::{Quota, Taken};
 use crate::{
-    Backoff, BoxFuture, Breaker, BreakerState, Deadline, Inspection, Result, Runtime, Status,
+    Backoff, BoxFuture, Breaker, BreakerState, Deadline, Inspection, Result, Runtime, Status, Trip,
 };
 
 /// A counter of permits that all instances share, on one clock.
@@ -42,7 +42,7 @@ impl SharedPermits {
     pub fn new(permits: Arc<dyn Permits>, instances: u32, runtime: Runtime) -> Self {
         let pauses = Backoff::new(Duration::from_millis(100), Duration::from_secs(2));
         // One failure opens it: who waits for another one waits in a request.
-        let breaker = Breaker::new(1, pauses, runtime.clone());
+        let breaker = Breaker::new(Trip::InARow(1), pauses, runtime.clone());
         let doubted_until = Mutex::default();
         Self { permits, instances: instances.max(1), breaker, doubted_until, runtime }
     }
@@ -50,9 +50,7 @@ impl SharedPermits {
     /// Permits of the counter, or nothing while it cannot be reached. What was granted may be used for
     /// [`Quota::slot`] from before this call.
     pub(super) async fn take(&self, client: &str, quota: &Quota, wanted: u32) -> Option<Taken> {
-        if !self.breaker.admits() {
-            return None;
-        }
+        let pass = self.breaker.admit()?;
         // Later the permits are of no use.
         let deadline = Deadline::at(self.runtime.now() + quota.slot());
         let taken = self.runtime.within(deadline, self.permits.take(client, quota, wanted)).await;
@@ -63,13 +61,13 @@ impl SharedPermits {
                     *self.doubted_until.lock().unwrap_or_else(PoisonError::into_inner) =
                         Some(until);
                 }
-                if self.breaker.succeeded() {
+                if pass.succeeded() {
                     tracing::info!("limits are counted over all instances again");
                 }
                 Some(taken)
             }
             Err(error) => {
-                if self.breaker.failed() {
+                if pass.failed() {
                     tracing::warn!(%error, "limits cannot be counted over all instances");
                 }
                 None

@@ -11,7 +11,7 @@ use futures_util::FutureExt as _;
 use futures_util::future::Shared;
 use terrace_core::{
     Backoff, BoxFuture, Breaker, BreakerState, Cache, Deadline, Error, ErrorKind, Inspection, Key,
-    Lease, Lookup, Offer, ReadOptions, Result, Runtime, Version,
+    Lease, Lookup, Offer, Pass, ReadOptions, Result, Runtime, Trip, Version,
 };
 
 #[derive(Debug)]
@@ -44,7 +44,8 @@ impl Far {
         Self {
             cache,
             timeout,
-            breaker: Breaker::new(1, Backoff::new(rest, 5 * rest), runtime.clone()),
+            // One failure opens it: each costs a read the whole timeout.
+            breaker: Breaker::new(Trip::InARow(1), Backoff::new(rest, 5 * rest), runtime.clone()),
             runtime,
             failures: AtomicU64::new(0),
             watch: Mutex::new(None),
@@ -73,28 +74,26 @@ impl Far {
 
     /// What the cache has of each key, or nothing when it has no say now.
     pub(super) async fn get(&self, keys: &[Key], how: &ReadOptions) -> Option<Vec<Lookup>> {
-        if !self.breaker.admits() {
-            return None;
-        }
-        let lookups = self.look_up(keys, how).await.ok()?;
+        let pass = self.breaker.admit()?;
+        let lookups = self.look_up(keys, how, pass).await.ok()?;
         (lookups.len() == keys.len()).then_some(lookups)
     }
 
-    async fn look_up(&self, keys: &[Key], how: &ReadOptions) -> Result<Vec<Lookup>> {
+    async fn look_up(&self, keys: &[Key], how: &ReadOptions, pass: Pass) -> Result<Vec<Lookup>> {
         let mut work = self.cache.get(keys, how.budget);
         // What is ready at once needs no watch.
         let first = poll_fn(|context| Poll::Ready(work.as_mut().poll(context)));
         if let Poll::Ready(result) = first.await {
-            return self.noted(result);
+            return self.noted(result, Some(pass));
         }
         let watch = self.watch();
         if how.deadline.passed(watch.ends) {
-            return self.call(self.timeout, how.deadline, work).await;
+            return self.call(self.timeout, how.deadline, Some(pass), work).await;
         }
         tokio::select! {
             biased;
-            result = work => self.noted(result),
-            () = watch.end => self.noted(Err(late())),
+            result = work => self.noted(result, Some(pass)),
+            () = watch.end => self.noted(Err(late()), Some(pass)),
         }
     }
 
@@ -123,11 +122,12 @@ impl Far {
         written: &[(Key, Version)],
         deadline: Deadline,
     ) -> Result<()> {
-        self.call(self.timeout, deadline, self.cache.invalidate(written)).await
+        // Told also while it is left alone: what it hears now it need not be suspected of later.
+        self.call(self.timeout, deadline, None, self.cache.invalidate(written)).await
     }
 
     pub(super) async fn clear(&self) -> Result<()> {
-        self.call(self.timeout, Deadline::NEVER, self.cache.clear()).await
+        self.call(self.timeout, Deadline::NEVER, None, self.cache.clear()).await
     }
 
     pub(super) async fn inspect(&self) -> Inspection {
@@ -146,32 +146,34 @@ impl Far {
         &self,
         time: Duration,
         deadline: Deadline,
+        pass: Option<Pass>,
         work: impl Future<Output = Result<T>>,
     ) -> Result<T> {
         let own = Deadline::at(self.runtime.now() + time);
         let Some(result) = self.runtime.within(own.min(deadline), work).await else {
             // A client in a hurry says nothing of the cache's health.
             let failed = own.passed(self.runtime.now());
-            return if failed { self.noted(Err(late())) } else { Err(late()) };
+            return if failed { self.noted(Err(late()), pass) } else { Err(late()) };
         };
-        self.noted(result)
+        self.noted(result, pass)
     }
 
     /// The same result, after what it says of the cache's health was noted.
-    fn noted<T>(&self, result: Result<T>) -> Result<T> {
+    fn noted<T>(&self, result: Result<T>, pass: Option<Pass>) -> Result<T> {
         match &result {
-            Ok(_) if self.breaker.succeeded() => {
-                tracing::debug!(cache = %self.cache, "the cache answers again");
+            Ok(_) => {
+                if pass.map_or_else(|| self.breaker.succeeded(), Pass::succeeded) {
+                    tracing::debug!(cache = %self.cache, "the cache answers again");
+                }
             }
-            Ok(_) => {}
-            Err(error) => self.failed(error),
+            Err(error) => self.failed(error, pass),
         }
         result
     }
 
-    fn failed(&self, error: &Error) {
+    fn failed(&self, error: &Error, pass: Option<Pass>) {
         self.failures.fetch_add(1, Ordering::AcqRel);
-        if self.breaker.failed() {
+        if pass.map_or_else(|| self.breaker.failed(), Pass::failed) {
             tracing::debug!(
                 cache = %self.cache, %error,
                 "the cache fails; reads go to the store below until it answers"

@@ -7,7 +7,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use terrace_core::{
     Backoff, BoxFuture, Breaker, BreakerState, Checkpoints, Deadline, Error, ErrorKind,
-    LogPosition, Position, RegionStore, Result, Runtime, Store,
+    LogPosition, Position, RegionStore, Result, Runtime, Store, Trip,
 };
 
 /// A region as it is reached from one place. Where all are in one place, one link to a region serves all
@@ -44,7 +44,7 @@ impl RegionLink {
     /// To a region: its records by way of its cache, and its database.
     pub fn new(store: Arc<dyn Store>, region: Arc<dyn RegionStore>, runtime: Runtime) -> Self {
         let pauses = Backoff::new(Duration::from_secs(1), Duration::from_secs(5));
-        let breaker = Breaker::new(Self::FAILURES, pauses, runtime);
+        let breaker = Breaker::new(Trip::InARow(Self::FAILURES), pauses, runtime);
         let (checkpoints, quiet) = (ArcSwap::default(), ArcSwap::default());
         let lost = AtomicBool::new(false);
         Self { store, region, breaker, checkpoints, lost, quiet }
@@ -101,7 +101,7 @@ impl RegionLink {
         match answer {
             // The caller had no time; that says nothing of the region.
             Err(error) if is_late(error) && taken < Self::PATIENCE => {}
-            Err(error) if is_silence(error) => drop(self.breaker.failed()),
+            Err(error) if error.is_outage() => drop(self.breaker.failed()),
             _ => drop(self.breaker.succeeded()),
         }
     }
@@ -162,12 +162,4 @@ impl RegionLink {
 
 fn is_late(error: &Error) -> bool {
     matches!(error.kind(), ErrorKind::DeadlineExceeded | ErrorKind::OutcomeUnknown)
-}
-
-/// Whether a region has not answered, in time or at all.
-fn is_silence(error: &Error) -> bool {
-    matches!(
-        error.kind(),
-        ErrorKind::Unavailable | ErrorKind::DeadlineExceeded | ErrorKind::OutcomeUnknown
-    )
 }

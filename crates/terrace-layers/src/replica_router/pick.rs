@@ -4,18 +4,25 @@
 
 use std::time::{Duration, Instant};
 
-use terrace_core::BreakerState;
+use terrace_core::{BreakerState, Pass};
 
 use super::Shared;
 use super::freshness::Wish;
 use super::table::{Seat, Table};
+
+/// A replica that was chosen for a read.
+pub(super) struct Picked {
+    pub(super) number: usize,
+    /// None where all rest, and one is asked all the same: that says nothing to its breaker.
+    pub(super) pass: Option<Pass>,
+}
 
 impl Shared {
     /// How long a replica that comes back takes to its full share of the reads.
     const RAMP: Duration = Duration::from_secs(10);
 
     /// A replica that grants the wish and is none of `tried`.
-    pub(super) fn pick(&self, table: &Table, wish: Wish, tried: Option<usize>) -> Option<usize> {
+    pub(super) fn pick(&self, table: &Table, wish: Wish, tried: Option<usize>) -> Option<Picked> {
         let (now, random) = (self.runtime.now(), self.runtime.random());
         let granted = self.granted(table, wish);
         let fits = |number: usize| Some(number) != tried && granted(number);
@@ -35,11 +42,14 @@ impl Shared {
         };
         // Last, for whoever is admitted as a probe is asked. Of the reads that come at once after a
         // rest the others go where no probe is needed.
-        if self.members[chosen].breaker.admits() || self.all_rest(table) {
-            return Some(chosen);
+        let admit = |number: usize| self.members[number].breaker.admit();
+        let pass = admit(chosen);
+        if pass.is_some() || self.all_rest(table) {
+            return Some(Picked { number: chosen, pass });
         }
         let closed = |number: usize| number != chosen && fits(number) && self.is_closed(number);
-        draw(&table.replicas, random >> 42, closed)
+        let number = draw(&table.replicas, random >> 42, closed)?;
+        Some(Picked { number, pass: Some(admit(number)?) })
     }
 
     /// Whether some replica grants the wish.

@@ -4,10 +4,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use terrace_core::{
-    Consistency, Deadline, Error, ErrorKind, Origin, Position, ReadOptions, Result, Token,
+    Consistency, Deadline, Error, ErrorKind, Origin, Pass, Position, ReadOptions, Result, Token,
 };
 
 use super::freshness::Wish;
+use super::pick::Picked;
 use super::question::Question;
 use super::table::{Seat, Table};
 use super::{Shared, count};
@@ -46,8 +47,9 @@ impl Shared {
         let mut tried = None;
         // Once, and once elsewhere.
         for _ in 0..2 {
-            let Some(number) = self.pick(&table, wish, tried) else { break };
-            match self.ask_replica(question, how, &table, number).await {
+            let Some(picked) = self.pick(&table, wish, tried) else { break };
+            let number = picked.number;
+            match self.ask_replica(question, how, &table, picked).await {
                 Ok(Some(answer)) => return Ok(answer),
                 Err(error) if error.kind() == ErrorKind::InvalidInput => return Err(error),
                 Ok(None) | Err(_) => {
@@ -137,7 +139,7 @@ impl Shared {
         question: &Q,
         how: &ReadOptions,
         table: &Table,
-        number: usize,
+        Picked { number, pass }: Picked,
     ) -> Result<Option<Q::Answer>> {
         let server = &self.members[number];
         let Some(seat) = &table.seats[number] else { return Ok(None) };
@@ -152,11 +154,11 @@ impl Shared {
         let mut answer = match answer {
             Ok(answer) => answer,
             Err(error) => {
-                self.failed(number, how, &error);
+                self.failed(number, how, &error, pass);
                 return Err(error);
             }
         };
-        if server.breaker.succeeded() {
+        if pass.is_some_and(Pass::succeeded) {
             tracing::info!(node = %server.member.node, "a replica answers reads again");
             let now = self.runtime.now();
             self.change(None, |table, _| table.recovered(number, now));
@@ -188,7 +190,7 @@ impl Shared {
     }
 
     /// Notes a failed read.
-    fn failed(&self, number: usize, how: &ReadOptions, error: &Error) {
+    fn failed(&self, number: usize, how: &ReadOptions, error: &Error, pass: Option<Pass>) {
         // Neither a client in a hurry nor a long line says anything of the server.
         let no_fault = matches!(error.kind(), ErrorKind::InvalidInput | ErrorKind::Overloaded);
         if no_fault || how.deadline.passed(self.runtime.now()) {
@@ -196,7 +198,7 @@ impl Shared {
         }
         let server = &self.members[number];
         server.look.notify_one();
-        if server.breaker.failed() {
+        if pass.is_some_and(Pass::failed) {
             tracing::warn!(node = %server.member.node, %error, "the reads of a replica fail; it rests");
         }
     }
@@ -242,8 +244,8 @@ impl Shared {
         any: Wish,
     ) -> Option<Q::Answer> {
         let table = self.table.load_full();
-        let number = self.pick(&table, any, None)?;
-        let answer = self.ask_replica(question, how, &table, number).await.ok()??;
+        let picked = self.pick(&table, any, None)?;
+        let answer = self.ask_replica(question, how, &table, picked).await.ok()??;
         count(&self.counts.stale);
         Some(answer)
     }

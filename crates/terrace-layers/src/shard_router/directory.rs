@@ -8,8 +8,8 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use terrace_core::history::origin;
 use terrace_core::{
-    Backoff, BoxFuture, Breaker, Deadline, Error, ErrorKind, Member, Result, Runtime, Shard,
-    ShardState, Store, Version,
+    Backoff, BoxFuture, Breaker, Deadline, Error, ErrorKind, Member, Pass, Result, Runtime, Shard,
+    ShardState, Store, Trip, Version,
 };
 
 use super::Partitioner;
@@ -48,7 +48,7 @@ pub(super) struct Node {
     /// Why the last look failed.
     pub(super) failure: Option<Error>,
     /// Whether a failing one is asked again.
-    pub(super) breaker: Arc<Breaker>,
+    pub(super) breaker: Breaker,
     tally: Arc<Tally>,
 }
 
@@ -125,8 +125,11 @@ impl Directory {
 
     async fn look_at_all(&mut self) {
         let (runtime, opener) = (&self.runtime, &self.opener);
-        let due = self.nodes.iter_mut().filter(|node| node.breaker.admits());
-        join_all(due.map(|node| node.look(&**opener, runtime))).await;
+        let due = self.nodes.iter_mut().filter_map(|node| {
+            let pass = node.breaker.admit()?;
+            Some(node.look(pass, &**opener, runtime))
+        });
+        join_all(due).await;
     }
 
     /// The shards that there are, as the one knows that changed last.
@@ -299,7 +302,8 @@ impl Node {
             shard: None,
             state: None,
             failure: None,
-            breaker: Arc::new(Breaker::new(1, pauses, runtime.clone())),
+            // Of looks once a second no share would say anything in time.
+            breaker: Breaker::new(Trip::InARow(1), pauses, runtime.clone()),
             tally: Arc::new(Tally::new(runtime.clone())),
         }
     }
@@ -313,11 +317,11 @@ impl Node {
         self.state.as_ref().filter(|state| state.is_member())
     }
 
-    async fn look(&mut self, opener: &dyn ShardOpener, runtime: &Runtime) {
+    async fn look(&mut self, pass: Pass, opener: &dyn ShardOpener, runtime: &Runtime) {
         let looked = self.try_look(opener, runtime).await;
         let _ = match looked.is_ok() {
-            true => self.breaker.succeeded(),
-            false => self.breaker.failed(),
+            true => pass.succeeded(),
+            false => pass.failed(),
         };
         match looked {
             Ok(Some(state)) => {

@@ -111,13 +111,13 @@ impl Shared {
 struct Asked {
     shard: Option<Arc<dyn Shard>>,
     failure: Option<Error>,
-    breaker: Arc<Breaker>,
+    breaker: Breaker,
 }
 
 impl Asked {
     fn of(node: &Node) -> Self {
         let (shard, failure) = (node.shard.clone(), node.failure.clone());
-        Self { shard, failure, breaker: Arc::clone(&node.breaker) }
+        Self { shard, failure, breaker: node.breaker.clone() }
     }
 }
 

@@ -13,7 +13,7 @@ use mongodb::options::{
 };
 use mongodb::{Client, Database};
 use terrace_core::{
-    Backoff, Breaker, Deadline, Error, ErrorKind, Inspection, Result, Runtime, Unit,
+    Backoff, Breaker, Deadline, Error, ErrorKind, Inspection, Pass, Result, Runtime, Trip, Unit,
 };
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
@@ -128,7 +128,8 @@ impl Link {
             max_waiting: options.max_waiting,
             waiting: AtomicUsize::default(),
             connections,
-            breaker: Breaker::new(3, pauses, runtime.clone()),
+            // In a row: a call that fails has waited for the driver, so there are never many of them.
+            breaker: Breaker::new(Trip::InARow(3), pauses, runtime.clone()),
             outage: Mutex::new(failure::unreachable_server()),
             is_closed: AtomicBool::default(),
             runtime,
@@ -156,9 +157,7 @@ impl Link {
             return Err(failure::closed());
         }
         let turn = self.turn(&self.permits, deadline).await?;
-        if !self.breaker.admits() {
-            return Err(self.outage().clone());
-        }
+        let Some(pass) = self.breaker.admit() else { return Err(self.outage().clone()) };
         let (number, client) = self.client().clone();
         let options = DatabaseOptions::builder();
         let options = options.read_concern(has_majority.then(ReadConcern::majority)).build();
@@ -174,7 +173,7 @@ impl Link {
             let limit = Deadline::at(link.runtime.now() + LONGEST);
             let done = link.runtime.within(limit, work).await;
             drop(turn);
-            let _nobody_waits = reply.send(link.learn(done, number));
+            let _nobody_waits = reply.send(link.learn(done, number, pass));
         };
         self.runtime.spawn("mongodb-call", task).detach();
         let unfinished = |otherwise: Error| match stage.moves_to(Stage::GIVEN_UP) {
@@ -191,17 +190,17 @@ impl Link {
     }
 
     /// Notes how a call went, also one for which nobody waits.
-    fn learn<T>(&self, done: Option<Result<T>>, number: u64) -> Option<Result<T>> {
+    fn learn<T>(&self, done: Option<Result<T>>, number: u64, pass: Pass) -> Option<Result<T>> {
         match &done {
             None => {
                 self.replace(number);
-                self.breaker.failed();
+                pass.failed();
             }
             Some(Err(error)) if is_outage(error) => {
                 *self.outage() = error.clone();
-                self.breaker.failed();
+                pass.failed();
             }
-            Some(_) => drop(self.breaker.succeeded()),
+            Some(_) => drop(pass.succeeded()),
         }
         done
     }

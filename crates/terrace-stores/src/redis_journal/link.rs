@@ -9,7 +9,7 @@ use redis::{
     ServerErrorKind, Value,
 };
 use terrace_core::{
-    Backoff, Breaker, Deadline, Durability, Error, ErrorKind, Result, Runtime, Sequence,
+    Backoff, Breaker, Deadline, Durability, Error, ErrorKind, Result, Runtime, Sequence, Trip,
 };
 use tokio::sync::Mutex;
 
@@ -95,7 +95,7 @@ impl Link {
             client,
             main: Mutex::default(),
             blocking: Mutex::default(),
-            breaker: Breaker::new(1, Backoff::new(PAUSE, PAUSE), runtime.clone()),
+            breaker: Breaker::new(Trip::InARow(1), Backoff::new(PAUSE, PAUSE), runtime.clone()),
             connects: AtomicU64::new(0),
             closed: AtomicBool::new(false),
             furthest: AtomicU64::new(0),
@@ -151,9 +151,7 @@ impl Link {
         if self.closed.load(Ordering::Acquire) {
             return Err(journal::closed());
         }
-        if !self.breaker.admits() {
-            return Err(unreachable());
-        }
+        let pass = self.breaker.admit().ok_or_else(unreachable)?;
         let config = AsyncConnectionConfig::new()
             .set_connection_timeout(None)
             .set_response_timeout(None)
@@ -162,12 +160,12 @@ impl Link {
         let work = self.client.get_multiplexed_async_connection_with_config(&config);
         match self.runtime.within(deadline, work).await {
             Some(Ok(live)) => {
-                self.breaker.succeeded();
+                pass.succeeded();
                 *place = Some(live.clone());
                 Ok(live)
             }
             failed => {
-                self.breaker.failed();
+                pass.failed();
                 let lost = failed.and_then(Result::err).map_or(Lost::Silent, Lost::Said);
                 Err(self.failed(lost, Sent::Harmless))
             }
