@@ -11,12 +11,19 @@ pub struct Backoff {
     first: Duration,
     longest: Duration,
     next: Duration,
+    is_full: bool,
 }
 
 impl Backoff {
     /// From the first wait to the longest.
     pub const fn new(first: Duration, longest: Duration) -> Self {
-        Self { first, longest, next: first }
+        Self { first, longest, next: first, is_full: false }
+    }
+
+    /// The same, but each wait is a random part of what it would be: for requests, of which many fail at the
+    /// same moment, and which begin anew with the first wait.
+    pub const fn with_full_jitter(first: Duration, longest: Duration) -> Self {
+        Self { first, longest, next: first, is_full: true }
     }
 
     /// Begins again with the first wait: it went well.
@@ -26,7 +33,10 @@ impl Backoff {
 
     /// How long to wait now; the next time is longer.
     pub fn next_pause(&mut self, runtime: &Runtime) -> Duration {
-        let pause = runtime.jitter(self.next, 0.2);
+        let pause = match self.is_full {
+            true => runtime.jitter(self.next / 2, 1.0),
+            false => runtime.jitter(self.next, 0.2),
+        };
         self.next = (self.next * 2).min(self.longest);
         pause
     }
@@ -41,6 +51,8 @@ impl Backoff {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
 
     #[tokio::test(start_paused = true)]
     async fn waits_double_up_to_the_longest_and_begin_again() {
@@ -59,6 +71,23 @@ mod tests {
         };
         for expected in [10, 20, 30, 10] {
             waited(expected).await;
+        }
+    }
+
+    #[test]
+    fn full_jitter_is_anything_up_to_the_wait() {
+        let runtime = Runtime::seeded(1);
+        let pauses = (0..1000).map(|_| {
+            let mut backoff = Backoff::with_full_jitter(SECOND, SECOND);
+            backoff.next_pause(&runtime)
+        });
+        let pauses = pauses.collect::<Vec<_>>();
+        assert!(pauses.iter().all(|pause| *pause <= SECOND));
+        for tenth in 0..10 {
+            let of = |pause: &&Duration| {
+                (SECOND * tenth / 10..SECOND * (tenth + 1) / 10).contains(pause)
+            };
+            assert!(pauses.iter().filter(of).count() > 60, "{tenth}");
         }
     }
 }

@@ -4,8 +4,10 @@
 //! defaults with units; where it belongs in a stack; what it gives up. This crate's manifest lists
 //! no database driver: that is the proof that a layer works over every store.
 
+mod budget;
 mod cache_aside;
 mod cached_ledger;
+mod circuit_breaker;
 mod coalesce;
 mod concurrency_limit;
 mod cqrs;
@@ -24,6 +26,7 @@ mod partial;
 mod region_set;
 mod replica_router;
 pub mod resharding;
+mod retry;
 mod shard_router;
 mod single_flight;
 mod summaries;
@@ -32,6 +35,7 @@ mod write_buffer;
 
 pub use cache_aside::{CacheAside, CacheAsideOptions};
 pub use cached_ledger::{CachedLedger, Latest};
+pub use circuit_breaker::{CircuitBreaker, CircuitBreakerOptions};
 pub use coalesce::{Coalesce, CoalesceOptions};
 pub use concurrency_limit::{ConcurrencyLimit, ConcurrencyLimitOptions};
 pub use cqrs::{CommandSide, Cqrs, CqrsOptions, rebuild};
@@ -46,6 +50,7 @@ pub use observe::Observe;
 pub use region_set::{DrillReport, LagState, RegionLag, RegionSet, RowDifference};
 pub use replica_router::{Member, ReplicaRouter, ReplicaRouterOptions};
 pub use resharding::{Resharding, ReshardingOptions};
+pub use retry::{Retry, RetryOptions};
 pub use shard_router::{
     Around, GeoPartitioner, HashPartitioner, Partitioner, RangePartitioner, ShardOpener,
     ShardRouter, ShardRouterOptions, partitioner,

@@ -8,6 +8,7 @@
 
 mod cache_aside;
 mod cached_ledger;
+mod circuit_breaker;
 mod coalesce;
 mod concurrency_limit;
 mod cqrs;
@@ -20,6 +21,7 @@ mod observe;
 mod region_set;
 mod replica_router;
 mod resharding;
+mod retry;
 mod shard_router;
 mod single_flight;
 mod summaries;
