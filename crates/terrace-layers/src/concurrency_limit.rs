@@ -1,126 +1,97 @@
 //! `ConcurrencyLimit`: no more calls at once than the store below can bear.
 
+mod aimd;
+mod turns;
+
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use terrace_core::{
-    BoxFuture, Deadline, Error, ErrorKind, Inspection, Key, Page, Read, ReadOptions, Receipt,
-    Result, Runtime, Scan, Store, Unit, Write, WriteOptions,
+    BoxFuture, Deadline, Inspection, Key, Page, Read, ReadOptions, Receipt, Result, Runtime, Scan,
+    Store, Write, WriteOptions,
 };
-use tokio::sync::{Semaphore, SemaphorePermit, TryAcquireError};
+
+pub use aimd::Adaptive;
+use turns::{Class, Turn, Turns};
 
 /// Lets at most so many calls of the inner store run at once; the others wait their turn.
 ///
-/// It protects a database on the day when the cache above it dies and every hit becomes a load.
+/// It protects a database on the day when the cache above it dies and every hit becomes a load. One that is
+/// [`adaptive`](ConcurrencyLimitOptions::adaptive) also finds out how many calls that are: one more while
+/// they are quick, a quarter less when they become slow (see [`Adaptive`]).
 ///
-/// **On read, on write, on delete.** The call takes a permit, waits for one in order of arrival
-/// when there is none, and holds it until the inner call has ended or was dropped. Scans count
-/// alike.
+/// **On read, on write, on delete.** The call takes a turn, waits for one in order of arrival
+/// when there is none, and holds it until the inner call has ended or was dropped.
+///
+/// **On scan.** Alike, but behind all reads and writes that wait, and in a quarter of the turns at most.
+/// How long a list takes does not change the limit.
 ///
 /// **On failure.** When the deadline passes in the queue the answer is `DeadlineExceeded`; when the
-/// queue is full it is `Overloaded`, with a wait of 1 s. In both cases the inner store was not
-/// called. A caller that goes away leaves the queue.
+/// queue is full, or the call has waited for `max_wait`, it is `Overloaded`, with a wait of 1 s. In all cases
+/// the inner store was not called. A caller that goes away leaves the queue. Inspections never wait, so
+/// health does not stand behind requests.
 ///
-/// **Defaults.** 64 calls at once, 4096 waiting: [`ConcurrencyLimitOptions`].
+/// **Defaults.** 64 calls at once, 4096 waiting until their deadlines: [`ConcurrencyLimitOptions`].
 ///
 /// **Where it belongs.** Between a cache and what the cache protects:
 ///
 /// ```text
-/// right:  CacheAside(far) > ConcurrencyLimit > postgres
+/// right:  CacheAside(far) > ConcurrencyLimit > Coalesce > postgres
 /// wrong:  ConcurrencyLimit > CacheAside(far) > postgres     hits wait behind loads
-/// wrong:  ConcurrencyLimit > Coalesce > postgres            few calls at once make small batches
+/// wrong:  Coalesce > ConcurrencyLimit > postgres            a limit of batches bounds no callers
 /// ```
-///
-/// Above a `Coalesce`, which bounds its batches itself, it would only make them smaller.
 ///
 /// **What it gives up.** Throughput that the inner store could have given beyond the limit.
 #[derive(Debug)]
 pub struct ConcurrencyLimit {
     inner: Arc<dyn Store>,
-    limit: u32,
-    max_waiting: usize,
-    runtime: Runtime,
-    permits: Semaphore,
-    waiting: AtomicUsize,
-    rejected: AtomicU64,
+    turns: Arc<Turns>,
 }
 
 /// How many calls run and wait.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ConcurrencyLimitOptions {
-    /// Calls of the inner store at once. Default 64; at least 1, at most 2^29 - 1.
+    /// Calls of the inner store at once, or with `adaptive` where to begin. Default 64; at least 1.
     pub limit: u32,
     /// Calls that may wait for their turn. Default 4096. Beyond, calls answer `Overloaded`.
     pub max_waiting: usize,
+    /// How long a call waits for its turn at most. By default until its deadline.
+    pub max_wait: Duration,
+    /// Between which bounds the limit is found out. By default it is fixed.
+    pub adaptive: Option<Adaptive>,
 }
 
 impl Default for ConcurrencyLimitOptions {
     fn default() -> Self {
-        Self { limit: 64, max_waiting: 4096 }
+        Self { limit: 64, max_waiting: 4096, max_wait: Duration::MAX, adaptive: None }
+    }
+}
+
+impl ConcurrencyLimitOptions {
+    /// From 8 to 512 calls at once, fewer once they take longer than 250 ms; who has waited for 250 ms is
+    /// refused. So a request that is let in is answered in about half a second, however many come.
+    pub fn adaptive() -> Self {
+        let quarter = Duration::from_millis(250);
+        let adaptive = Some(Adaptive { least: 8, most: 512, slow: quarter });
+        Self { max_wait: quarter, adaptive, ..Self::default() }
     }
 }
 
 impl ConcurrencyLimit {
-    /// As many permits as tokio's semaphore has on every platform.
-    const MOST: u32 = u32::MAX >> 3;
-
     /// Around this store.
     pub fn new(inner: Arc<dyn Store>, options: ConcurrencyLimitOptions, runtime: Runtime) -> Self {
-        let limit = options.limit.clamp(1, Self::MOST);
-        Self {
-            inner,
-            limit,
-            max_waiting: options.max_waiting,
-            runtime,
-            permits: Semaphore::new(limit as usize),
-            waiting: AtomicUsize::new(0),
-            rejected: AtomicU64::new(0),
-        }
+        Self { inner, turns: Arc::new(Turns::new(options, runtime)) }
     }
 
-    /// A turn for one call.
     async fn turn(
         &self,
         operation: &'static str,
+        class: Class,
         deadline: Deadline,
-    ) -> Result<SemaphorePermit<'_>> {
-        match self.permits.try_acquire() {
-            Ok(permit) => return Ok(permit),
-            Err(TryAcquireError::Closed) => return Err(closed().during(operation)),
-            Err(TryAcquireError::NoPermits) => {}
-        }
-        let _place = self.queue().map_err(|error| error.during(operation))?;
-        match self.runtime.within(deadline, self.permits.acquire()).await {
-            Some(Ok(permit)) => Ok(permit),
-            Some(Err(_)) => Err(closed().during(operation)),
-            None => Err(Deadline::exceeded().during(operation)),
-        }
+    ) -> Result<Turn> {
+        self.turns.take(class, deadline).await.map_err(|error| error.during(operation))
     }
-
-    fn queue(&self) -> Result<Place<'_>> {
-        let place = Place(&self.waiting);
-        if self.waiting.fetch_add(1, Ordering::Relaxed) < self.max_waiting {
-            return Ok(place);
-        }
-        self.rejected.fetch_add(1, Ordering::Relaxed);
-        let message = "too many calls are waiting for the database; try again a little later";
-        Err(Error::new(ErrorKind::Overloaded, message).retry_after(Duration::from_secs(1)))
-    }
-}
-
-/// A place in the queue, counted until it is dropped.
-struct Place<'a>(&'a AtomicUsize);
-
-impl Drop for Place<'_> {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
-fn closed() -> Error {
-    Error::new(ErrorKind::Unavailable, "the store is closed")
 }
 
 impl fmt::Display for ConcurrencyLimit {
@@ -137,7 +108,7 @@ impl Store for ConcurrencyLimit {
         how: &'a ReadOptions,
     ) -> BoxFuture<'a, Result<Vec<Read>>> {
         Box::pin(async move {
-            let _turn = self.turn("read", how.deadline).await?;
+            let _turn = self.turn("read", Class::Keys, how.deadline).await?;
             self.inner.read(keys, how).await
         })
     }
@@ -148,37 +119,29 @@ impl Store for ConcurrencyLimit {
         how: &'a WriteOptions,
     ) -> BoxFuture<'a, Result<Vec<Receipt>>> {
         Box::pin(async move {
-            let _turn = self.turn("write", how.deadline).await?;
+            let _turn = self.turn("write", Class::Keys, how.deadline).await?;
             self.inner.write(batch, how).await
         })
     }
 
     fn scan<'a>(&'a self, scan: &'a Scan, how: &'a ReadOptions) -> BoxFuture<'a, Result<Page>> {
         Box::pin(async move {
-            let _turn = self.turn("scan", how.deadline).await?;
+            let _turn = self.turn("scan", Class::Lists, how.deadline).await?;
             self.inner.scan(scan, how).await
         })
     }
 
     fn inspect(&self) -> BoxFuture<'_, Inspection> {
         Box::pin(async move {
-            let in_use = u64::from(self.limit) - self.permits.available_permits() as u64;
-            Inspection::new("concurrency-limit")
-                .fact("limit", self.limit)
-                .fact("max_waiting", self.max_waiting)
-                .gauge("in_use", in_use, Unit::Count)
-                .gauge("waiting", self.waiting.load(Ordering::Relaxed) as u64, Unit::Count)
-                .counter("rejected", self.rejected.load(Ordering::Relaxed))
-                .needs(self.inner.inspect().await)
+            let tree = self.turns.show(Inspection::new("concurrency-limit"));
+            tree.needs(self.inner.inspect().await)
         })
     }
 
     fn close(&self) -> BoxFuture<'_, Result<()>> {
         Box::pin(async move {
-            // All permits at once come after everybody who was accepted before.
-            let all = self.permits.acquire_many(self.limit).await;
-            self.permits.close();
-            drop(all);
+            // After everybody who was accepted before.
+            self.turns.close().await;
             self.inner.close().await
         })
     }

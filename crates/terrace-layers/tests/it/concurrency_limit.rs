@@ -4,9 +4,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::FutureExt as _;
+use futures_util::future::join_all;
 use terrace_core::testkit::{Hand, Scripted, StoreFixture, key};
 use terrace_core::{
-    BoxFuture, Deadline, ErrorKind, MemoryStore, ReadOptions, Runtime, Store, StoreExt as _,
+    BoxFuture, Deadline, ErrorKind, MemoryStore, ReadOptions, Runtime, Scan, Store, StoreExt as _,
 };
 use terrace_layers::{ConcurrencyLimit, ConcurrencyLimitOptions};
 
@@ -21,7 +22,8 @@ terrace_core::store_contract!(over_memory);
 
 fn limited(limit: u32, max_waiting: usize) -> (ConcurrencyLimit, Hand) {
     let (inner, hand) = Scripted::new();
-    let options = ConcurrencyLimitOptions { limit, max_waiting };
+    let options =
+        ConcurrencyLimitOptions { limit, max_waiting, ..ConcurrencyLimitOptions::default() };
     (ConcurrencyLimit::new(inner, options, Runtime::system()), hand)
 }
 
@@ -52,7 +54,7 @@ async fn calls_beyond_the_limit_take_turns_in_order_and_beyond_the_queue_are_tur
             call.found(&[]);
         }
     };
-    tokio::join!(futures_util::future::join_all(calls), order);
+    tokio::join!(join_all(calls), order);
     assert_eq!(figures(&store).await, [Some(0), Some(0), Some(1)]);
 }
 
@@ -101,4 +103,59 @@ async fn closing_lets_those_who_wait_have_their_turn() {
     assert!(first.is_ok() && second.is_ok() && closed.is_ok());
     let error = store.get_read(&a, &how).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Unavailable);
+}
+
+/// Reads go before a list that came earlier, and lists have a quarter of the turns.
+#[tokio::test(start_paused = true)]
+async fn lists_wait_behind_reads_and_leave_them_most_turns() {
+    let (store, mut hand) = limited(4, 8);
+    let (a, how, all) = (key("a"), ReadOptions::default(), Scan::prefix(""));
+    let mut lists = vec![store.scan(&all, &how), store.scan(&all, &how)];
+    lists.iter_mut().for_each(begin);
+    let mut reads = (0..5).map(|_| store.get_read(&a, &how)).collect::<Vec<_>>();
+    reads.iter_mut().for_each(begin);
+    let list = hand.scan().await;
+    let mut running = Vec::new();
+    for _ in 0..3 {
+        running.push(hand.read().await);
+    }
+    assert!(hand.try_next().is_none(), "no second list, and no fifth call");
+    let tree = store.inspect().await;
+    let names = ["limit", "in_use", "in_use_by_lists", "waiting"];
+    assert_eq!(names.map(|name| tree.number(name)), [Some(4), Some(4), Some(1), Some(3)]);
+    // The place of the list goes to a read, though the other list has waited longer.
+    list.fail(ErrorKind::Internal);
+    assert!(lists.remove(0).now_or_never().is_some(), "it has ended");
+    begin(&mut reads[3]);
+    running.push(hand.read().await);
+    assert!(hand.try_next().is_none());
+    let turns = async {
+        running.into_iter().for_each(|read| read.found(&[]));
+        hand.read().await.found(&[]);
+        hand.scan().await.fail(ErrorKind::Internal);
+    };
+    let (reads, lists) = (join_all(reads), join_all(lists));
+    let (reads, _, ()) = tokio::join!(reads, lists, turns);
+    assert!(reads.iter().all(Result::is_ok));
+}
+
+/// The deadline is far; the patience of the limit is not.
+#[tokio::test(start_paused = true)]
+async fn who_waits_too_long_is_refused_in_time_to_go_elsewhere() {
+    let (inner, mut hand) = Scripted::new();
+    let options = ConcurrencyLimitOptions { limit: 8, ..ConcurrencyLimitOptions::adaptive() };
+    let store = ConcurrencyLimit::new(inner, options, Runtime::system());
+    let (a, how) = (key("a"), ReadOptions::default());
+    let mut held = (0..8).map(|_| store.get_read(&a, &how)).collect::<Vec<_>>();
+    held.iter_mut().for_each(begin);
+    let begun = Runtime::system().now();
+    let error = store.get_read(&a, &how).await.unwrap_err();
+    assert_eq!((error.kind(), error.wait()), (ErrorKind::Overloaded, Some(Duration::from_secs(1))));
+    assert_eq!(Runtime::system().now() - begun, Duration::from_millis(250));
+    assert_eq!(store.inspect().await.number("shed"), Some(1));
+    drop(held);
+    assert!(hand.try_next().is_some(), "it was asked");
+    let mut next = store.get_read(&a, &how);
+    begin(&mut next);
+    assert_eq!(figures(&store).await, [Some(1), Some(0), Some(0)], "all turns came back");
 }

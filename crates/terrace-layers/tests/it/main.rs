@@ -18,6 +18,7 @@ mod geo_router;
 mod late;
 mod near_cache;
 mod observe;
+mod overload;
 mod region_set;
 mod replica_router;
 mod resharding;
