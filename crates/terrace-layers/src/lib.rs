@@ -4,6 +4,7 @@
 //! defaults with units; where it belongs in a stack; what it gives up. This crate's manifest lists
 //! no database driver: that is the proof that a layer works over every store.
 
+mod alarm;
 mod budget;
 mod cache_aside;
 mod cached_ledger;

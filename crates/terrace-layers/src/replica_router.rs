@@ -1,6 +1,7 @@
 //! `ReplicaRouter`: writes to the primary, reads to replicas that are new enough.
 
 mod freshness;
+mod hedge;
 mod inspect;
 mod pick;
 mod primary;
@@ -27,6 +28,7 @@ use tokio::sync::{Notify, Semaphore, watch as channel};
 
 use crate::Following;
 use freshness::PrimaryLog;
+use hedge::Hedge;
 use table::Table;
 
 /// One server: how its records are reached, and what it says of itself.
@@ -95,6 +97,9 @@ impl Default for ReplicaRouterOptions {
 /// token that holds all that they show. An answer counts only if the server still is in the same
 /// life as when it was chosen: a restarted one may have gone back.
 ///
+/// A read that takes longer than 99 in 100 of the last minute did, and than 1 ms, is asked of a second replica as
+/// well (a *hedge*), for at most 5 % of the reads. The first answer counts, and the other read is dropped.
+///
 /// **On write, on delete.** To the primary. Without one, after `primary_wait`: refused.
 ///
 /// **On failure.** A read that fails on a replica, or takes longer than `patience`, is tried once on
@@ -139,6 +144,7 @@ struct Shared {
     /// Told when a table is swapped in.
     swapped: channel::Sender<u64>,
     fallback: Semaphore,
+    hedge: Hedge,
     options: ReplicaRouterOptions,
     runtime: Runtime,
     counts: Counts,
@@ -215,6 +221,7 @@ impl ReplicaRouter {
             histories: Histories::new(Standing::of(history)),
             swapped: channel::Sender::new(0),
             fallback: Semaphore::new(options.fallback_limit.max(1)),
+            hedge: Hedge::new(runtime.clone()),
             options,
             runtime,
             counts: Counts::default(),

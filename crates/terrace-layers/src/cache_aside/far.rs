@@ -2,17 +2,17 @@
 
 use std::fmt;
 use std::future::poll_fn;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::task::Poll;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use futures_util::FutureExt as _;
-use futures_util::future::Shared;
 use terrace_core::{
-    Backoff, BoxFuture, Breaker, BreakerState, Cache, Deadline, Error, ErrorKind, Inspection, Key,
-    Lease, Lookup, Offer, Pass, ReadOptions, Result, Runtime, Trip, Version,
+    Backoff, Breaker, BreakerState, Cache, Deadline, Error, ErrorKind, Inspection, Key, Lease,
+    Lookup, Offer, Pass, ReadOptions, Result, Runtime, Trip, Version,
 };
+
+use crate::alarm::Alarm;
 
 #[derive(Debug)]
 pub(super) struct Far {
@@ -21,17 +21,7 @@ pub(super) struct Far {
     runtime: Runtime,
     breaker: Breaker,
     failures: AtomicU64,
-    watch: Mutex<Option<Watch>>,
-}
-
-/// One timer for all lookups that begin within an eighth of the timeout, by the first of them: a
-/// timer each would be a fifteenth of what a hit costs this side.
-#[derive(Clone, Debug)]
-struct Watch {
-    /// When lookups no longer join.
-    closes: Instant,
-    ends: Instant,
-    end: Shared<BoxFuture<'static, ()>>,
+    alarm: Alarm,
 }
 
 impl Far {
@@ -46,9 +36,9 @@ impl Far {
             timeout,
             // One failure opens it: each costs a read the whole timeout.
             breaker: Breaker::new(Trip::InARow(1), Backoff::new(rest, 5 * rest), runtime.clone()),
-            runtime,
             failures: AtomicU64::new(0),
-            watch: Mutex::new(None),
+            alarm: Alarm::new(runtime.clone()),
+            runtime,
         }
     }
 
@@ -81,32 +71,20 @@ impl Far {
 
     async fn look_up(&self, keys: &[Key], how: &ReadOptions, pass: Pass) -> Result<Vec<Lookup>> {
         let mut work = self.cache.get(keys, how.budget);
-        // What is ready at once needs no watch.
+        // What is ready at once needs no timer.
         let first = poll_fn(|context| Poll::Ready(work.as_mut().poll(context)));
         if let Poll::Ready(result) = first.await {
             return self.noted(result, Some(pass));
         }
-        let watch = self.watch();
-        if how.deadline.passed(watch.ends) {
+        let ring = self.alarm.after(self.timeout);
+        if how.deadline.passed(ring.at) {
             return self.call(self.timeout, how.deadline, Some(pass), work).await;
         }
         tokio::select! {
             biased;
             result = work => self.noted(result, Some(pass)),
-            () = watch.end => self.noted(Err(late()), Some(pass)),
+            () = ring.end => self.noted(Err(late()), Some(pass)),
         }
-    }
-
-    /// The watch for a lookup that begins now.
-    fn watch(&self) -> Watch {
-        let now = self.runtime.now();
-        let mut place = self.watch.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(watch) = place.as_ref().filter(|watch| now < watch.closes) {
-            return watch.clone();
-        }
-        let ends = now + self.timeout;
-        let end = self.runtime.sleep_until(ends).shared();
-        place.insert(Watch { closes: now + self.timeout / 8, ends, end }).clone()
     }
 
     /// Offers what was loaded, waiting no longer than this.

@@ -24,6 +24,8 @@ impl Shared {
             .counter("fallbacks", count(&self.counts.fallbacks))
             .counter("stale", count(&self.counts.stale))
             .counter("retried", count(&self.counts.retried))
+            .counter("hedges", count(&self.hedge.hedges))
+            .counter("hedges_won", count(&self.hedge.won))
             .counter("token_waits", count(&self.counts.waits))
             .counter("refused", count(&self.counts.refused));
         let mut reads = false;

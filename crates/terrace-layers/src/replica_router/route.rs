@@ -49,7 +49,7 @@ impl Shared {
         for _ in 0..2 {
             let Some(picked) = self.pick(&table, wish, tried) else { break };
             let number = picked.number;
-            match self.ask_replica(question, how, &table, picked).await {
+            match self.ask_one_or_two(question, how, &table, wish, picked).await {
                 Ok(Some(answer)) => return Ok(answer),
                 Err(error) if error.kind() == ErrorKind::InvalidInput => return Err(error),
                 Ok(None) | Err(_) => {
@@ -134,7 +134,7 @@ impl Shared {
     }
 
     /// Asks a replica; nothing when its answer proves nothing, because it is another since.
-    async fn ask_replica<Q: Question>(
+    pub(super) async fn ask_replica<Q: Question>(
         &self,
         question: &Q,
         how: &ReadOptions,
@@ -170,7 +170,9 @@ impl Shared {
         if let Some(through) = Q::through(&answer) {
             seat.shows(through);
         }
-        let age = seat.age(self.runtime.now()).unwrap_or(Duration::MAX);
+        let ended = self.runtime.now();
+        self.hedge.took(ended - now, ended);
+        let age = seat.age(ended).unwrap_or(Duration::MAX);
         Q::mark(&mut answer, origin(number), age);
         count(&self.counts.replica_reads);
         Ok(Some(answer))

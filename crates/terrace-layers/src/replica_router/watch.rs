@@ -21,6 +21,7 @@ pub(super) async fn run(router: Arc<Shared>, number: usize) -> Result<()> {
             () = router.members[number].look.notified() => {}
         }
         let _noted = router.look(number).await;
+        router.hedge.look(router.runtime.now());
     }
 }
 

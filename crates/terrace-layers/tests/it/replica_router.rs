@@ -1,6 +1,7 @@
 //! `ReplicaRouter` over servers that say and do what the test wants.
 
 mod generations;
+mod hedges;
 mod promotions;
 mod servers;
 
