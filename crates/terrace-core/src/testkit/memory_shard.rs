@@ -87,6 +87,11 @@ impl Inner {
         self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn inspection(&self) -> Inspection {
+        let part = Inspection::of(PartKind::Database, "memory");
+        if self.kept().down { part.status(Status::Down, "down") } else { part }
+    }
+
     /// A call arrives: late, or not at all.
     async fn arrive(&self) -> Result<()> {
         let (delay, down) = {
@@ -249,12 +254,7 @@ impl Shard for MemoryShard {
     }
 
     fn inspect(&self) -> BoxFuture<'_, Inspection> {
-        Box::pin(async {
-            match self.inner.kept().down {
-                true => Inspection::of(PartKind::Database, "memory").status(Status::Down, "down"),
-                false => Inspection::of(PartKind::Database, "memory"),
-            }
-        })
+        Box::pin(async { self.inner.inspection() })
     }
 
     fn size(&self) -> BoxFuture<'_, Result<u64>> {
@@ -454,7 +454,7 @@ impl Store for At {
     }
 
     fn inspect(&self) -> BoxFuture<'_, Inspection> {
-        self.inner.store.inspect()
+        Box::pin(async { self.inner.inspection() })
     }
 
     fn close(&self) -> BoxFuture<'_, Result<()>> {

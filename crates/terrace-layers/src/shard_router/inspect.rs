@@ -72,7 +72,8 @@ impl Shared {
         number: u16,
         asked: Asked,
     ) -> Inspection {
-        let tally = map.view_of(number).map(|view| &view.tally);
+        let view = map.view_of(number);
+        let tally = view.map(|view| &view.tally);
         let count = |of: fn(&Tally) -> &AtomicU64| {
             tally.map_or(0, |tally| of(tally).load(Ordering::Relaxed))
         };
@@ -88,10 +89,10 @@ impl Shared {
             return tree.status(Status::Down, "a shard cannot be reached");
         };
         let runtime = &self.runtime;
-        let (inner, size) = tokio::join!(
-            runtime.within(within, shard.inspect()),
-            runtime.within(within, shard.size())
-        );
+        // With what is put around it, once it is in use.
+        let inspected = view.map_or_else(|| shard.inspect(), |view| view.store.inspect());
+        let (inner, size) =
+            tokio::join!(runtime.within(within, inspected), runtime.within(within, shard.size()));
         let tree = match size {
             Some(Ok(size)) => tree.gauge("records", size, Unit::Count),
             _ => tree,

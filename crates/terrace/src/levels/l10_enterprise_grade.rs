@@ -2,8 +2,11 @@
 
 use std::sync::Arc;
 
-use terrace_core::{BoxFuture, Inspection, Result, Store};
-use terrace_layers::{FillOnWrite, NearCache};
+use terrace_core::{BoxFuture, Inspection, Result, Runtime, Store};
+use terrace_layers::{
+    Around, CircuitBreaker, CircuitBreakerOptions, ConcurrencyLimit, ConcurrencyLimitOptions,
+    FillOnWrite, NearCache, Retry, RetryOptions,
+};
 
 use super::edge::edge;
 use super::{Engines, Level, Stack, l4_db_sharding};
@@ -22,8 +25,8 @@ pub(super) static LEVEL: Level = Level {
   requests ──▶ FillOnWrite ──▶ NearCache (hit: done) ──▶ CacheAside ──▶ far cache (hit: done)
                                                              │ miss
                                                              ▼
-                                                         ShardRouter ──▶ shard 0: level 1
-                                                                    └──▶ shard 1: level 1
+                                                         ShardRouter ──▶ shard 0, shard 1
+  each shard: Retry ──▶ CircuitBreaker ──▶ ConcurrencyLimit ──▶ level 1
   a write commits below, empties its key in all caches, and is read back into them",
     cached: true,
     cache_is_optional: false,
@@ -32,12 +35,12 @@ pub(super) static LEVEL: Level = Level {
         (
             "embedded",
             "Observe(Timeout(FillOnWrite(NearCache(SingleFlight(CacheAside(memory, \
-             ShardRouter(2 x ConcurrencyLimit(Coalesce(sqlite)))))))))",
+             ShardRouter(2 x Retry(CircuitBreaker(ConcurrencyLimit(Coalesce(sqlite)))))))))))",
         ),
         (
             "local, servers",
             "Observe(Timeout(FillOnWrite(NearCache(SingleFlight(CacheAside(redis, \
-             ShardRouter(2 x ConcurrencyLimit(Coalesce(postgres)))))))))",
+             ShardRouter(2 x Retry(CircuitBreaker(ConcurrencyLimit(Coalesce(postgres)))))))))))",
         ),
     ],
     guarded: true,
@@ -45,7 +48,7 @@ pub(super) static LEVEL: Level = Level {
 };
 
 async fn build(engines: &Engines) -> Result<Stack> {
-    let shards = l4_db_sharding::shards(engines).await?;
+    let shards = l4_db_sharding::shards(engines, around(engines.runtime())).await?;
     let (store, far) = l4_db_sharding::cached(engines, &shards).await?;
     // Answers without leaving the process, as at level 5; a raise on any shard empties it.
     let (options, runtime) = (engines.near_cache_options(), engines.runtime().clone());
@@ -58,6 +61,22 @@ async fn build(engines: &Engines) -> Result<Stack> {
     let records = Records { shards: Some(shards), ..Records::of(store) };
     let Stack { faces, .. } = Stack::of(Documents::of(&documents::L10, records));
     Ok(Stack { faces, whole })
+}
+
+/// What is around each shard.
+fn around(runtime: &Runtime) -> Around {
+    let on = runtime.clone();
+    Arc::new(move |shard| {
+        let store = l4_db_sharding::batches(shard, &on);
+        // As many callers as the shard can serve in time; the others are refused early.
+        let options = ConcurrencyLimitOptions::adaptive();
+        let store = Arc::new(ConcurrencyLimit::new(store, options, on.clone()));
+        // Above the limit: who is refused by an open one waits for no turn.
+        let options = CircuitBreakerOptions::default();
+        let store = Arc::new(CircuitBreaker::new(store, options, on.clone()));
+        // The one place in which a failed call is made again. A budget for each shard.
+        Arc::new(Retry::new(store, RetryOptions::default(), on.clone()))
+    })
 }
 
 /// The stack, with what it is used for.

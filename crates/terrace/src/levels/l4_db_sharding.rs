@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
-use terrace_core::{BoxFuture, Key, Result, Store};
+use terrace_core::{BoxFuture, Key, Result, Runtime, Store};
 use terrace_layers::{
-    CacheAside, CacheAsideOptions, Coalesce, CoalesceOptions, ConcurrencyLimit,
+    Around, CacheAside, CacheAsideOptions, Coalesce, CoalesceOptions, ConcurrencyLimit,
     ConcurrencyLimitOptions, ShardRouter, ShardRouterOptions, SingleFlight,
 };
 
@@ -56,7 +56,7 @@ pub(super) static LEVEL: Level = Level {
 };
 
 async fn build(engines: &Engines) -> Result<Stack> {
-    let shards = shards(engines).await?;
+    let shards = shards(engines, around(engines.runtime())).await?;
     let mut store: Arc<dyn Store> = Arc::clone(&shards) as _;
     if engines.has_cache(&LEVEL) {
         store = cached(engines, &shards).await?.0;
@@ -65,26 +65,34 @@ async fn build(engines: &Engines) -> Result<Stack> {
     Ok(Stack::of(Documents::of(&documents::L4, records)))
 }
 
-/// The shards behind their router.
-pub(super) async fn shards(engines: &Engines) -> Result<Arc<ShardRouter>> {
-    let runtime = engines.runtime().clone();
+/// Batches for a shard.
+pub(super) fn batches(shard: Arc<dyn Store>, runtime: &Runtime) -> Arc<dyn Store> {
+    // One lane: with several databases at work, a second one would only make batches smaller.
+    let options = CoalesceOptions { read_lanes: 1, ..CoalesceOptions::default() };
+    Arc::new(Coalesce::new(shard, options, runtime.clone()))
+}
+
+/// What is around each shard.
+fn around(runtime: &Runtime) -> Around {
     let on = runtime.clone();
-    let around = move |shard: Arc<dyn Store>| -> Arc<dyn Store> {
-        // One lane: with several databases at work, a second one would only make batches smaller.
-        let options = CoalesceOptions { read_lanes: 1, ..CoalesceOptions::default() };
-        let store = Arc::new(Coalesce::new(shard, options, on.clone()));
+    Arc::new(move |shard| {
+        let store = batches(shard, &on);
         // A cap a shard: who waits for a dead one must not keep the others' callers out.
         Arc::new(ConcurrencyLimit::new(store, ConcurrencyLimitOptions::default(), on.clone()))
-    };
+    })
+}
+
+/// The shards behind their router.
+pub(super) async fn shards(engines: &Engines, around: Around) -> Result<Arc<ShardRouter>> {
     // Which key lives where is the shards' word; this instance keeps a copy of it.
     let addresses = engines.shards()?;
     let shards = ShardRouter::open(
         &addresses,
         engines.partitioner()?,
         engines.shard_opener(),
-        Arc::new(around),
+        around,
         ShardRouterOptions::default(),
-        runtime,
+        engines.runtime().clone(),
     );
     Ok(Arc::new(shards.await?))
 }

@@ -68,7 +68,7 @@ const BREAKERS: Getter<Inspection> = Getter::Words(&["closed", "open", "half_ope
 
 /// Whether each shard and each cache that there is, is asked.
 pub(crate) fn breakers(tree: &Inspection) -> BTreeMap<String, &'static str> {
-    let mut words = by_shard(tree, breaker);
+    let mut words = by_shard(tree, shard_breaker);
     if let Some(near) = parts::near(tree) {
         let heard = near.note.is_empty();
         words.insert("cache_l1".to_owned(), if heard { "closed" } else { "open" });
@@ -86,6 +86,13 @@ fn breaker(part: &Inspection) -> &'static str {
         Some("half-open") => "half_open",
         _ => "closed",
     }
+}
+
+/// Of a shard: whether it is looked at, and whether its calls are let through; the worst word.
+fn shard_breaker(shard: &Inspection) -> &'static str {
+    let around = shard.find("circuit-breaker").into_iter().flat_map(|part| &part.children);
+    let words = around.map(breaker).chain([breaker(shard)]).collect::<Vec<_>>();
+    ["open", "half_open"].into_iter().find(|word| words.contains(word)).unwrap_or("closed")
 }
 
 /// Something of each shard, by the names of the documents.
@@ -313,4 +320,26 @@ fn rate_limiting(tree: &Inspection) -> serde_json::Value {
     json!({
         "enabled": part.is_some(), "max_requests": max_requests, "window_seconds": window,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_shard_of_which_one_breaker_refuses_calls_is_not_closed() {
+        let part = |state: &str| Inspection::new("breaker").text("breaker", state);
+        let word = |looks, reads, writes| {
+            let around = Inspection::new("circuit-breaker");
+            let around = around.helped_by(part(reads)).helped_by(part(writes));
+            let around = Inspection::new("retry").needs(around);
+            let shard = Inspection::of(PartKind::Shard, "shard").text("breaker", looks);
+            let router = Inspection::new("shard-router").needs(shard.needs(around));
+            breakers(&router)["shard1"]
+        };
+        assert_eq!(word("closed", "closed", "closed"), "closed");
+        assert_eq!(word("closed", "half-open", "open"), "open");
+        assert_eq!(word("closed", "closed", "half-open"), "half_open");
+        assert_eq!(word("open", "closed", "closed"), "open");
+    }
 }
