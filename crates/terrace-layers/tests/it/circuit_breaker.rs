@@ -22,17 +22,24 @@ async fn over_memory() -> StoreFixture {
 terrace_core::store_contract!(over_memory);
 
 const SECOND: Duration = Duration::from_secs(1);
+const DOWN: (ErrorKind, Duration) = (ErrorKind::Unavailable, Duration::ZERO);
 
 fn breaker() -> (CircuitBreaker, Hand) {
     let (inner, hand) = Scripted::new();
     (CircuitBreaker::new(inner, CircuitBreakerOptions::default(), Runtime::seeded(1)), hand)
 }
 
-/// Reads at once, each of which fails like this.
-async fn fail_reads(store: &CircuitBreaker, hand: &mut Hand, count: usize, kind: ErrorKind) {
+/// Reads at once, each of which fails like this after a while.
+async fn fail_reads(
+    store: &CircuitBreaker,
+    hand: &mut Hand,
+    count: usize,
+    (kind, after): (ErrorKind, Duration),
+) {
     let (a, how) = (key("a"), ReadOptions::default());
     let reads = join_all((0..count).map(|_| store.get_read(&a, &how)));
     let turns = async {
+        Runtime::system().sleep(after).await;
         for _ in 0..count {
             hand.read().await.fail(kind);
         }
@@ -57,7 +64,7 @@ fn state(tree: &Inspection, of: usize) -> String {
 #[tokio::test(start_paused = true)]
 async fn of_a_thousand_calls_at_once_the_probes_alone_reach_the_store() {
     let (store, mut hand) = breaker();
-    fail_reads(&store, &mut hand, 20, ErrorKind::Unavailable).await;
+    fail_reads(&store, &mut hand, 20, DOWN).await;
     assert!(is_refused(&store).await);
     Runtime::system().sleep(SECOND).await;
     let (a, how) = (key("a"), ReadOptions::default());
@@ -94,14 +101,14 @@ async fn of_a_thousand_calls_at_once_the_probes_alone_reach_the_store() {
 async fn what_the_client_is_the_reason_of_opens_nothing() {
     let (store, mut hand) = breaker();
     for kind in [ErrorKind::InvalidInput, ErrorKind::Overloaded, ErrorKind::Moved] {
-        fail_reads(&store, &mut hand, 100, kind).await;
+        fail_reads(&store, &mut hand, 100, (kind, 2 * SECOND)).await;
     }
     // Their callers had no time: it took none.
-    fail_reads(&store, &mut hand, 100, ErrorKind::DeadlineExceeded).await;
+    fail_reads(&store, &mut hand, 100, (ErrorKind::DeadlineExceeded, Duration::ZERO)).await;
     assert!(!is_refused(&store).await);
     let Some(Call::Read(asked)) = hand.try_next() else { panic!("the look came through") };
     assert!(asked.is_abandoned());
-    fail_reads(&store, &mut hand, 20, ErrorKind::Unavailable).await;
+    fail_reads(&store, &mut hand, 20, DOWN).await;
     assert!(is_refused(&store).await);
 }
 
@@ -128,7 +135,7 @@ async fn writes_that_fail_keep_no_reads_out() {
 #[tokio::test(start_paused = true)]
 async fn whoever_looks_tries_it_where_no_request_does() {
     let (store, mut hand) = breaker();
-    fail_reads(&store, &mut hand, 20, ErrorKind::Unavailable).await;
+    fail_reads(&store, &mut hand, 20, DOWN).await;
     assert_eq!(store.inspect().await.status, Status::Degraded);
     Runtime::system().sleep(SECOND).await;
     let turn = async { hand.scan().await.fail(ErrorKind::Unavailable) };
