@@ -103,7 +103,7 @@ impl Token {
 
     /// The text forms that are taken, as a regular expression.
     pub fn pattern() -> String {
-        format!("^{}(~{}{{1,255}}~[0-9]{{1,20}}){{0,1024}}$", Self::FORMAT, opaque::PATTERN)
+        format!("^{}(~{}+~[0-9]{{1,20}}){{0,{}}}$", Self::FORMAT, opaque::PATTERN, Self::MAX_MARKS)
     }
 }
 

@@ -17,6 +17,7 @@ mod body;
 mod call;
 mod client_address;
 mod connection;
+mod docs;
 pub mod documents;
 mod endpoint;
 mod etag;

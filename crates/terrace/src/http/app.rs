@@ -13,6 +13,7 @@ use hyper::{Request, Version};
 use terrace_core::Runtime;
 
 use super::call::Call;
+use super::docs::Pages;
 use super::face::Face;
 use super::geography::Geography;
 use super::middleware::{Guards, Next};
@@ -21,7 +22,7 @@ use super::reply::{Answer, Reply};
 use super::request_id::{RequestIds, X_REQUEST_ID};
 use super::routes::Routes;
 use super::tls::Tls;
-use super::{Limits, Service, body, http_date, openapi, operations};
+use super::{Limits, Service, body, http_date, operations};
 
 /// The service, ready to answer.
 #[derive(Debug)]
@@ -29,7 +30,7 @@ pub(crate) struct App {
     pub(crate) name: &'static str,
     pub(crate) limits: Limits,
     pub(crate) runtime: Runtime,
-    pub(crate) pages: openapi::Pages,
+    pub(crate) pages: Pages,
     pub(crate) draining: AtomicBool,
     /// The certificate, where connections are over TLS.
     pub(crate) tls: Option<Tls>,
@@ -48,10 +49,11 @@ impl App {
         let mut table = faces.iter().flat_map(|face| face.endpoints(&whole)).collect::<Vec<_>>();
         let health = faces.iter().map(Face::health_fields).collect();
         table.extend(operations::endpoints(whole, health));
+        let table = table.into_iter().map(|it| guards.describe(it)).collect::<Vec<_>>();
         let routes = Routes::new(&table);
         guards.learn(routes.all());
         Self {
-            pages: openapi::Pages::new(name, &table),
+            pages: Pages::new(name, &table),
             routes,
             draining: AtomicBool::new(false),
             tls,

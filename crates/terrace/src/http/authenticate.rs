@@ -8,9 +8,9 @@ use hyper::header::{AUTHORIZATION, CACHE_CONTROL, HeaderMap, HeaderValue};
 use terrace_core::{BoxFuture, Error, ErrorKind, Inspection, Result, Runtime};
 
 use super::call::Call;
-use super::endpoint::{Access, Needs};
+use super::endpoint::{Access, Endpoint, Needs};
 use super::middleware::{Middleware, Next};
-use super::problem::Problem;
+use super::problem::{Kind, Problem};
 use super::reply::Answer;
 use crate::access::{KeyId, KeyRing, Principal, Refusal, Scope, Tokens};
 
@@ -61,6 +61,15 @@ impl Authenticate {
                 found.map_err(|refusal| (refusal, None))
             }
             (found, _) => found,
+        }
+    }
+
+    /// What the key of a request must be for; none where it needs none.
+    fn scope(&self, access: Access) -> Option<Scope> {
+        match access.needs {
+            Needs::Nothing => None,
+            Needs::Figures => self.protects_figures.then_some(Scope::Read),
+            Needs::Scope(scope) => Some(scope),
         }
     }
 
@@ -125,12 +134,7 @@ fn key(headers: &HeaderMap) -> Option<&str> {
 impl Middleware for Authenticate {
     fn handle<'a>(&'a self, call: &'a mut Call, next: Next<'a>) -> BoxFuture<'a, Answer> {
         let access = next.access();
-        let scope = match access.needs {
-            Needs::Nothing => return next.run(call),
-            Needs::Figures if !self.protects_figures => return next.run(call),
-            Needs::Figures => Scope::Read,
-            Needs::Scope(scope) => scope,
-        };
+        let Some(scope) = self.scope(access) else { return next.run(call) };
         Box::pin(async move {
             let found = self.find(call).await;
             call.principal = Some(self.admit(found, call, scope, access)?);
@@ -138,6 +142,14 @@ impl Middleware for Authenticate {
             reply.headers_mut().insert(CACHE_CONTROL, PRIVATE);
             Ok(reply)
         })
+    }
+
+    fn describe(&self, endpoint: Endpoint) -> Endpoint {
+        let Some(scope) = self.scope(endpoint.access) else { return endpoint };
+        endpoint
+            .asks_for_key(scope)
+            .problems(&[Kind::Unauthenticated, Kind::Forbidden, Kind::Unavailable])
+            .always(&["Cache-Control"])
     }
 
     fn inspect(&self) -> BoxFuture<'_, Option<Inspection>> {

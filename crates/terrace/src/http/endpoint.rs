@@ -5,14 +5,14 @@ use std::sync::Arc;
 
 use hyper::{Method, StatusCode};
 use terrace_core::BoxFuture;
-use utoipa::openapi::path::{Parameter, ParameterBuilder, ParameterIn};
-use utoipa::openapi::schema::Schema;
+use utoipa::openapi::path::{Parameter, ParameterBuilder, ParameterIn, ParameterStyle};
+use utoipa::openapi::schema::{AdditionalProperties, ObjectBuilder, OneOfBuilder, Schema, Type};
 use utoipa::openapi::{Required, path};
 
 use super::call::Call;
 use super::problem::Kind;
 use super::reply::Answer;
-use super::schema::{HEADER, Shape};
+use super::schema::Shape;
 use crate::access::Scope;
 
 /// What runs for a request.
@@ -78,6 +78,10 @@ pub(crate) struct Endpoint {
     pub(crate) request: Option<(Schema, serde_json::Value)>,
     pub(crate) responses: Vec<Described>,
     pub(crate) problems: Vec<Kind>,
+    /// What the key that it asks for must be for, where it asks for one.
+    pub(crate) key_for: Option<Scope>,
+    /// Headers that every answer may have, refusals included.
+    pub(crate) headers: Vec<&'static str>,
 }
 
 /// An answer as the documentation describes it.
@@ -109,6 +113,8 @@ impl Endpoint {
             request: None,
             responses: Vec::new(),
             problems: Vec::new(),
+            key_for: None,
+            headers: Vec::new(),
         }
         .with_key()
     }
@@ -167,6 +173,28 @@ impl Endpoint {
         self
     }
 
+    /// Query parameters that go together: those of one of these objects. The name is not sent.
+    pub(crate) fn parameters_of<const N: usize>(
+        mut self,
+        name: &'static str,
+        choice: [ObjectBuilder; N],
+    ) -> Self {
+        let closed = |it: ObjectBuilder| {
+            it.additional_properties(Some(AdditionalProperties::<Schema>::FreeForm(false))).build()
+        };
+        let choice = choice.into_iter().map(closed);
+        let choice = choice.fold(OneOfBuilder::new(), |all, one| all.item(one));
+        let parameter = ParameterBuilder::new()
+            .name(name)
+            .parameter_in(ParameterIn::Query)
+            .required(Required::True)
+            .style(Some(ParameterStyle::Form))
+            .explode(Some(true))
+            .schema(Some(Schema::from(choice.schema_type(Type::Object).build())));
+        self.parameters.push(parameter.build());
+        self
+    }
+
     /// A query parameter that it cannot do without.
     pub(crate) fn needs(mut self, name: &'static str, shape: Shape, meaning: &'static str) -> Self {
         let place = ParameterIn::Query;
@@ -190,7 +218,7 @@ impl Endpoint {
     pub(crate) fn writes(self) -> Self {
         self.parameter(ParameterIn::Header, "Idempotency-Key", REQUEST, IDEMPOTENCY)
             .parameter(ParameterIn::Header, "Terrace-Token", Shape::Token, SEEN)
-            .parameter(ParameterIn::Header, "Prefer", HEADER, PREFER)
+            .parameter(ParameterIn::Header, "Prefer", Shape::Text, PREFER)
             .problems(&[
                 Kind::InvalidInput,
                 Kind::Overloaded,
@@ -236,6 +264,18 @@ impl Endpoint {
                 self.problems.push(*kind);
             }
         }
+        self
+    }
+
+    /// A guard asks for a key that is for this.
+    pub(crate) fn asks_for_key(mut self, scope: Scope) -> Self {
+        self.key_for = Some(scope);
+        self
+    }
+
+    /// Headers that every answer may have.
+    pub(crate) fn always(mut self, headers: &[&'static str]) -> Self {
+        self.headers.extend(headers);
         self
     }
 

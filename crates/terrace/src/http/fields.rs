@@ -128,9 +128,27 @@ pub(crate) fn array<'a>(
 pub(crate) fn number(name: &str, raw: Raw<'_>) -> Result<Option<u64>, Problem> {
     let Some(raw) = raw else { return Ok(None) };
     expect_type(name, raw, "a whole number")?;
-    raw.get().parse().map(Some).map_err(|_| {
-        Problem::invalid(format!("{name} must be a whole number from 0 to {}", u64::MAX))
+    let number = whole(raw.get()).filter(|number| i64::try_from(*number).is_ok());
+    number.map(Some).ok_or_else(|| {
+        Problem::invalid(format!("{name} must be a whole number from 0 to {}", i64::MAX))
     })
+}
+
+/// The whole number that a number of JSON is, however it is written: `7`, `7.0`, `70e-1`.
+fn whole(text: &str) -> Option<u64> {
+    let (mantissa, exponent) = text.split_once(['e', 'E']).unwrap_or((text, "0"));
+    let (ahead, behind) = mantissa.split_once('.').unwrap_or((mantissa, ""));
+    let exponent = exponent.parse::<i32>().ok()?.checked_sub(i32::try_from(behind.len()).ok()?)?;
+    let digits = format!("{}{behind}", ahead.trim_start_matches('-')).parse::<u128>().ok()?;
+    if digits == 0 {
+        return Some(0);
+    }
+    let power = 10_u128.checked_pow(exponent.unsigned_abs())?;
+    let number = match exponent {
+        0.. => digits.checked_mul(power)?,
+        _ => (digits % power == 0).then_some(digits / power)?,
+    };
+    u64::try_from(number).ok().filter(|_| !ahead.starts_with('-'))
 }
 
 fn present<'a>(name: &str, raw: Raw<'a>, wanted: &str) -> Result<&'a RawValue, Problem> {
@@ -159,5 +177,29 @@ fn shown(error: &serde_json::Error) -> String {
     match message.char_indices().nth(SHOWN_CHARS) {
         Some((end, _)) => format!("{}... at line {}", &message[..end], error.line()),
         None => message,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_whole_number_is_one_however_it_is_written() {
+        for (text, number) in [
+            ("7", 7),
+            ("7.0", 7),
+            ("70e-1", 7),
+            ("-0.0", 0),
+            ("0e999999999", 0),
+            ("9.1e+18", 9_100_000_000_000_000_000),
+            ("9007199254740993.0", 9_007_199_254_740_993),
+            ("18446744073709551615", u64::MAX),
+        ] {
+            assert_eq!(whole(text), Some(number), "{text}");
+        }
+        for text in ["-1", "7.5", "7e-1", "1e20", "1e999999999999", "18446744073709551616"] {
+            assert_eq!(whole(text), None, "{text}");
+        }
     }
 }

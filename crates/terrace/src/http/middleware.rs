@@ -11,7 +11,7 @@ use std::sync::Arc;
 use terrace_core::{BoxFuture, Inspection, Result};
 
 use super::call::Call;
-use super::endpoint::Access;
+use super::endpoint::{Access, Endpoint};
 use super::face::{Face, Whole};
 use super::reply::Answer;
 use super::routes::{Found, Route};
@@ -23,6 +23,11 @@ pub(crate) trait Middleware: fmt::Debug + Send + Sync + 'static {
 
     /// Hears of all routes, once and before the first request.
     fn learn(&self, _routes: &[Route]) {}
+
+    /// Adds to the description of an endpoint what it asks and answers before it.
+    fn describe(&self, endpoint: Endpoint) -> Endpoint {
+        endpoint
+    }
 
     /// What it serves itself.
     fn face(self: Arc<Self>) -> Option<Face> {
@@ -54,6 +59,11 @@ impl Guards {
     /// Tells them all routes.
     pub(crate) fn learn(&self, routes: &[Route]) {
         self.steps.iter().for_each(|step| step.learn(routes));
+    }
+
+    /// An endpoint, with what they ask and answer before it.
+    pub(crate) fn describe(&self, endpoint: Endpoint) -> Endpoint {
+        self.steps.iter().fold(endpoint, |endpoint, step| step.describe(endpoint))
     }
 
     /// What they serve themselves.

@@ -1,49 +1,34 @@
-//! The OpenAPI document and its page, made from the same table as the routes.
+//! The OpenAPI document, made from the same table as the routes.
 
 use std::collections::BTreeMap;
 
-use bytes::Bytes;
 use hyper::Method;
 use utoipa::openapi::content::ContentBuilder;
-use utoipa::openapi::header::HeaderBuilder;
 use utoipa::openapi::path::{HttpMethod, Operation, OperationBuilder, PathItem, PathsBuilder};
 use utoipa::openapi::request_body::RequestBodyBuilder;
 use utoipa::openapi::response::{Response, ResponseBuilder};
-use utoipa::openapi::schema::{ComponentsBuilder, Ref, Schema};
+use utoipa::openapi::schema::{Components, ComponentsBuilder, Ref, Schema};
+use utoipa::openapi::security::{
+    ApiKey, ApiKeyValue, HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme,
+};
 use utoipa::openapi::{Info, OpenApi, OpenApiBuilder, Required};
 
 use super::endpoint::{Described, Endpoint};
 use super::problem::Kind;
-use super::schema::{Shape, object};
+use super::records::Values;
+use super::schema::{self, Shape, object};
 
-/// The documents that a service answers, made once.
-#[derive(Clone, Debug)]
-pub(crate) struct Pages {
-    /// `/openapi.json`.
-    pub(crate) openapi: Bytes,
-    /// `/docs`.
-    pub(crate) docs: Bytes,
-}
+mod headers;
 
-/// The page; the document is put in place of the marker.
-const PAGE: &str = include_str!("docs.html");
-const MARKER: &str = "{{openapi}}";
-const PROBLEMS_MARKER: &str = "{{problems}}";
+/// The kinds of problems that every endpoint can answer.
+const COMMON: [Kind; 4] =
+    [Kind::MalformedRequest, Kind::UriTooLong, Kind::HeadersTooLarge, Kind::Internal];
 
-impl Pages {
-    /// The documents for this table.
-    pub(crate) fn new(level: &str, table: &[Endpoint]) -> Self {
-        let openapi = serde_json::to_vec(&document(level, table));
-        #[expect(clippy::expect_used, reason = "the proof stands in the message")]
-        let openapi = openapi.expect("every key is a string, and a Vec takes every byte");
-        // In a script element only `<` could end the data early; as an escape it cannot.
-        let data = String::from_utf8_lossy(&openapi).replace('<', "\\u003c");
-        let page = PAGE.replacen(PROBLEMS_MARKER, &problem_rows(), 1).replacen(MARKER, &data, 1);
-        Self { openapi: openapi.into(), docs: page.into() }
-    }
-}
+/// The schemes under which a key is sent.
+const SCHEMES: [&str; 2] = ["X-API-Key", "Bearer"];
 
-fn document(level: &str, table: &[Endpoint]) -> OpenApi {
+/// The document for this table.
+pub(crate) fn document(level: &str, table: &[Endpoint]) -> OpenApi {
     let mut info = Info::new("Terrace", env!("CARGO_PKG_VERSION"));
     info.description = Some(format!(
         "Level `{level}`. Two faces over the same records: the documents' API, which differs from \
@@ -68,8 +53,28 @@ fn document(level: &str, table: &[Endpoint]) -> OpenApi {
     }
     let paths =
         paths.into_iter().fold(PathsBuilder::new(), |all, (path, item)| all.path(path, item));
-    let components = ComponentsBuilder::new().schema("Problem", problem_schema()).build();
-    OpenApiBuilder::new().info(info).paths(paths.build()).components(Some(components)).build()
+    OpenApiBuilder::new()
+        .info(info)
+        .paths(paths.build())
+        .components(Some(components(table)))
+        .build()
+}
+
+fn components(table: &[Endpoint]) -> Components {
+    let mut components = ComponentsBuilder::new().schema("Problem", problem_schema());
+    if table.iter().any(|endpoint| endpoint.group == Values::Documents.group()) {
+        components = components.schema(schema::JSON, schema::json());
+    }
+    if table.iter().any(|endpoint| endpoint.key_for.is_some()) {
+        let key = "A key, as `terrace keys create` shows it.";
+        let either = "The same key, or a token of the identity provider that the settings name.";
+        let header = ApiKeyValue::with_description(SCHEMES[0], key);
+        let bearer = HttpBuilder::new().scheme(HttpAuthScheme::Bearer).description(Some(either));
+        components = components
+            .security_scheme(SCHEMES[0], SecurityScheme::ApiKey(ApiKey::Header(header)))
+            .security_scheme(SCHEMES[1], SecurityScheme::Http(bearer.build()));
+    }
+    components.build()
 }
 
 fn operation(endpoint: &Endpoint) -> Operation {
@@ -91,44 +96,55 @@ fn operation(endpoint: &Endpoint) -> Operation {
             .required(Some(Required::True));
         operation = operation.request_body(Some(body.build()));
     }
+    if let Some(scope) = endpoint.key_for {
+        for scheme in SCHEMES {
+            operation = operation.security(SecurityRequirement::new(scheme, [scope.to_string()]));
+        }
+    }
     let mut problems = BTreeMap::<u16, Vec<Kind>>::new();
-    for kind in &endpoint.problems {
+    for kind in endpoint.problems.iter().chain(&COMMON) {
         problems.entry(kind.facts().0.as_u16()).or_default().push(*kind);
     }
     for (status, kinds) in problems {
-        operation = operation.response(status.to_string(), problem_response(&kinds));
+        let response = problem_response(&kinds, &endpoint.headers);
+        operation = operation.response(status.to_string(), response);
     }
     for answer in &endpoint.responses {
-        operation = operation.response(answer.status.as_str(), response(answer));
+        let response = response(answer, &endpoint.headers);
+        operation = operation.response(answer.status.as_str(), response);
     }
     operation.build()
 }
 
-fn response(answer: &Described) -> Response {
+fn response(answer: &Described, always: &[&str]) -> Response {
     let mut response = ResponseBuilder::new().description(answer.meaning);
     if let Some((content_type, schema)) = &answer.content {
         let content = ContentBuilder::new().schema(Some(schema.clone())).build();
         response = response.content(*content_type, content);
     }
-    for name in answer.headers {
-        let text = Shape::Text.schema("");
-        let header = HeaderBuilder::new().schema(Some(text)).description(Some(meaning_of(name)));
-        response = response.header(*name, header.build());
-    }
-    response.build()
+    with_headers(response, answer.headers.iter().chain(always)).build()
 }
 
-fn problem_response(kinds: &[Kind]) -> Response {
+fn problem_response(kinds: &[Kind], always: &[&str]) -> Response {
     let meanings = kinds.iter().map(|kind| {
         let (_, slug, title) = kind.facts();
         format!("`{slug}`: {title}. {}", kind.advice())
     });
     let schema = Ref::from_schema_name("Problem");
     let content = ContentBuilder::new().schema(Some(schema)).build();
-    ResponseBuilder::new()
+    let response = ResponseBuilder::new()
         .description(meanings.collect::<Vec<_>>().join(" "))
-        .content("application/problem+json", content)
-        .build()
+        .content("application/problem+json", content);
+    let own = kinds.iter().flat_map(|kind| kind.headers());
+    with_headers(response, own.chain(always)).build()
+}
+
+fn with_headers<'a>(
+    response: ResponseBuilder,
+    names: impl Iterator<Item = &'a &'a str>,
+) -> ResponseBuilder {
+    let names = names.chain(&["X-Request-ID"]);
+    names.fold(response, |response, name| response.header(*name, headers::header(name)))
 }
 
 /// What HEAD answers: the same without bodies.
@@ -154,28 +170,4 @@ fn problem_schema() -> Schema {
     ])
     .build()
     .into()
-}
-
-fn problem_rows() -> String {
-    let row = |kind: Kind| {
-        let (status, slug, title) = kind.facts();
-        let (code, advice) = (status.as_u16(), kind.advice().replace('<', "&lt;"));
-        format!(
-            "<dt id=\"{slug}\"><b>{code}</b> {title} <code>{slug}</code></dt><dd>{advice}</dd>\n"
-        )
-    };
-    Kind::ALL.map(row).concat()
-}
-
-fn meaning_of(header: &str) -> &'static str {
-    match header {
-        "ETag" => "The version, in quotes; for If-Match and If-None-Match.",
-        "Last-Modified" => "When the version was written, to the second.",
-        "Age" => "Seconds since it was loaded from a database.",
-        "Cache-Control" => "`no-cache`: ask again each time, with If-None-Match.",
-        "Terrace-Origin" => "Where it came from: near, far, primary, journal.",
-        "Terrace-Durability" => "How safe it is: accepted, journaled, committed, replicated.",
-        "Terrace-Token" => "Send it back in a later request to read at least this.",
-        _ => "",
-    }
 }

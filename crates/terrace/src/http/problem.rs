@@ -136,9 +136,20 @@ impl Kind {
         }
     }
 
+    /// The headers that its answer may have beside those of every answer.
+    pub(crate) fn headers(self) -> &'static [&'static str] {
+        match self {
+            Self::RateLimited | Self::Overloaded | Self::Unavailable => &["Retry-After"],
+            Self::Unauthenticated => &["WWW-Authenticate"],
+            Self::RecordMissing => &["Terrace-Origin", "Terrace-Token"],
+            Self::PreconditionFailed => &["ETag", "Terrace-Origin", "Terrace-Token"],
+            _ => &[],
+        }
+    }
+
     /// Whether the answer tells when to come back.
     fn has_retry_after(self) -> bool {
-        matches!(self, Self::RateLimited | Self::Overloaded | Self::Unavailable)
+        self.headers().contains(&"Retry-After")
     }
 }
 

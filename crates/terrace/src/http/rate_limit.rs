@@ -11,13 +11,15 @@ use std::sync::Arc;
 use hyper::header::{HeaderMap, HeaderName, HeaderValue};
 use sha2::{Digest as _, Sha256};
 use terrace_core::{Admission, BoxFuture, Inspection, RateLimiter};
+use utoipa::openapi::path::ParameterIn;
 
 use super::call::Call;
 use super::client_address::TrustedProxies;
-use super::endpoint::Needs;
+use super::endpoint::{Access, Endpoint, Needs};
 use super::middleware::{Middleware, Next};
 use super::problem::{Kind, Problem, whole_seconds};
 use super::reply::Answer;
+use super::schema::Shape;
 use crate::access::ClientId;
 
 const POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
@@ -25,6 +27,18 @@ const STATE: HeaderName = HeaderName::from_static("ratelimit");
 const X_LIMIT: HeaderName = HeaderName::from_static("x-ratelimit-limit");
 const X_REMAINING: HeaderName = HeaderName::from_static("x-ratelimit-remaining");
 const X_RESET: HeaderName = HeaderName::from_static("x-ratelimit-reset");
+
+/// The same, as they are described.
+const HEADERS: [&str; 5] = [
+    "RateLimit-Policy",
+    "RateLimit",
+    "X-RateLimit-Limit",
+    "X-RateLimit-Remaining",
+    "X-RateLimit-Reset",
+];
+
+const CLIENT: &str = "Names one of several clients that share the key of the settings: each has a limit \
+     of its own. Of other keys it counts nothing. The first 64 bytes count.";
 
 /// Names a client of the key of the settings.
 const X_CLIENT_ID: HeaderName = HeaderName::from_static("x-client-id");
@@ -85,6 +99,11 @@ impl RateLimit {
         let quota = limiter.quota();
         let policy = text(format!("\"{name}\";q={};w={}", quota.limit, quota.window.as_secs()));
         Self { rule, name, limiter, proxies, told, policy }
+    }
+
+    /// Whether requests of an endpoint are counted.
+    fn counts(access: Access) -> bool {
+        matches!(access.needs, Needs::Scope(_))
     }
 
     /// The name under which a request is counted.
@@ -160,7 +179,7 @@ fn network(address: IpAddr) -> IpAddr {
 
 impl Middleware for RateLimit {
     fn handle<'a>(&'a self, call: &'a mut Call, next: Next<'a>) -> BoxFuture<'a, Answer> {
-        if !matches!(next.access().needs, Needs::Scope(_)) {
+        if !Self::counts(next.access()) {
             return next.run(call);
         }
         Box::pin(async move {
@@ -176,6 +195,20 @@ impl Middleware for RateLimit {
             self.tell(&admission, headers);
             answer
         })
+    }
+
+    fn describe(&self, endpoint: Endpoint) -> Endpoint {
+        // The headers of both are the same, and so are their refusals.
+        if !Self::counts(endpoint.access) || self.told.is_empty() {
+            return endpoint;
+        }
+        let endpoint = endpoint.problems(&[Kind::RateLimited]).always(&HEADERS);
+        match self.rule {
+            Rule::Address => endpoint,
+            Rule::Key => {
+                endpoint.parameter(ParameterIn::Header, "X-Client-ID", Shape::Text, CLIENT)
+            }
+        }
     }
 
     fn inspect(&self) -> BoxFuture<'_, Option<Inspection>> {

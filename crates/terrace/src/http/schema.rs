@@ -2,10 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use utoipa::openapi::RefOr;
 use utoipa::openapi::schema::{
-    ArrayBuilder, KnownFormat, ObjectBuilder, Schema, SchemaFormat, SchemaType, Type,
+    ArrayBuilder, KnownFormat, ObjectBuilder, OneOfBuilder, Schema, SchemaFormat, SchemaType, Type,
 };
+use utoipa::openapi::{Ref, RefOr};
 
 use terrace_core::Token;
 
@@ -61,6 +61,10 @@ pub(crate) enum Shape {
     Form(&'static str),
     /// Text in this form, of at most so many characters.
     Short(&'static str, usize),
+    /// `*` or a list of entity tags.
+    Tags,
+    /// A document: any JSON object.
+    Document,
 }
 
 impl Shape {
@@ -75,11 +79,17 @@ impl Shape {
             Self::Count => object
                 .schema_type(Type::Integer)
                 .format(format(KnownFormat::Int64))
-                .minimum(Some(0)),
+                .minimum(Some(0))
+                .maximum(Some(i64::MAX)),
             Self::MaybeCount => object
                 .schema_type(SchemaType::from_iter([Type::Integer, Type::Null]))
                 .format(format(KnownFormat::Int64))
-                .minimum(Some(0)),
+                .minimum(Some(0))
+                .maximum(Some(i64::MAX)),
+            Self::Tags => {
+                let (any, tags) = (Self::Word(&["*"]).schema(""), Self::Form(TAGS).schema(""));
+                return OneOfBuilder::new().item(any).item(tags).build().into();
+            }
             Self::Texts => return array(Self::Text.schema(meaning), 0, 100),
             Self::Percent => object.schema_type(Type::Number).minimum(Some(0)).maximum(Some(100)),
             Self::Number => object.schema_type(Type::Number).minimum(Some(0)),
@@ -114,6 +124,10 @@ impl Shape {
                 object.schema_type(Type::Integer).minimum(Some(1)).maximum(Some(most))
             }
             Self::Form(pattern) => object.schema_type(Type::String).pattern(Some(pattern)),
+            Self::Document => object
+                .schema_type(Type::Object)
+                .property_names(Some(Self::Form(NO_NUL).schema("")))
+                .additional_properties(Some(Ref::from_schema_name(JSON))),
             Self::Short(pattern, most) => {
                 object.schema_type(Type::String).pattern(Some(pattern)).max_length(Some(most))
             }
@@ -123,14 +137,30 @@ impl Shape {
     }
 }
 
-/// Whatever a header may have.
-pub(crate) const HEADER: Shape = Shape::Form("^[ -~]*$");
-/// `*` or a list of entity tags.
-pub(crate) const ETAGS: Shape =
-    Shape::Form("^(\\*|(W/)?\"[!#-~]*\"( ?, ?(W/)?\"[!#-~]*\"){0,99})$");
+const TAGS: &str = "^(W/)?\"[!#-~]*\"( ?, ?(W/)?\"[!#-~]*\"){0,99}$";
 
 /// Text without the character that PostgreSQL cannot keep.
 const NO_NUL: &str = "^[^\\u0000]*$";
+
+/// The name of the schema of [`json`].
+pub(crate) const JSON: &str = "Json";
+
+/// Any value within a document. A float may lie beyond the bounds, an integer may not: in a schema the two
+/// are one type.
+pub(crate) fn json() -> Schema {
+    let of = |kind| ObjectBuilder::new().schema_type(kind);
+    let number = of(Type::Number).minimum(Some(i64::MIN)).maximum(Some(i64::MAX));
+    let items = RefOr::Ref(Ref::from_schema_name(JSON));
+    OneOfBuilder::new()
+        .item(of(Type::Null).build())
+        .item(Shape::Bool.schema(""))
+        .item(number.build())
+        .item(Shape::Text.schema(""))
+        .item(ArrayBuilder::new().items(items).build())
+        .item(Shape::Document.schema(""))
+        .build()
+        .into()
+}
 
 /// An object with these fields; a name that ends in `?` is optional.
 pub(crate) fn object(fields: &[(&'static str, Schema)]) -> ObjectBuilder {

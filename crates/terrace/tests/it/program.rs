@@ -9,6 +9,7 @@ mod caches;
 mod cqrs;
 mod crash;
 mod databases;
+mod docs;
 mod enterprise;
 mod health;
 mod instances;

@@ -18,7 +18,7 @@ use crate::http::fields::{self, Raw};
 use crate::http::json::Object;
 use crate::http::records::value;
 use crate::http::reply::{self, Answer, WithHeaders as _};
-use crate::http::schema::{HEADER, Shape, array, object};
+use crate::http::schema::{Shape, array, object};
 
 /// How long a write waits for other regions before it is answered.
 const CONFIRMED_WITHIN: Duration = Duration::from_millis(250);
@@ -70,7 +70,10 @@ fn write_endpoint(all: &Arc<Regional>) -> Endpoint {
     let request = object(&[
         ("key", Shape::Key.schema("")),
         ("value", Shape::Value.schema("")),
-        ("region?", HEADER.schema("As the header X-Region, which counts where both are there.")),
+        (
+            "region?",
+            Shape::Text.schema("As the header X-Region, which counts where both are there."),
+        ),
     ]);
     Endpoint::new(all, Method::POST, "/write", |all, call| Box::pin(write(all, call)))
         .summary(GROUP, "Write a record")
@@ -81,7 +84,7 @@ fn write_endpoint(all: &Arc<Regional>) -> Endpoint {
         .takes(request.build(), json!({"key": "greeting", "value": "hello", "region": "eu-west"}))
         .writes()
         .checks_keys()
-        .parameter(ParameterIn::Header, "X-Region", HEADER, REGION)
+        .parameter(ParameterIn::Header, "X-Region", Shape::Text, REGION)
         .answers(
             StatusCode::OK,
             "It is written, as safely as Terrace-Durability says.",
@@ -141,7 +144,7 @@ fn read_endpoint(documents: &Arc<Documents>) -> Endpoint {
     )
     .reads()
     .checks_keys()
-    .parameter(ParameterIn::Header, "X-Region", HEADER, REGION)
+    .parameter(ParameterIn::Header, "X-Region", Shape::Text, REGION)
     .answers(
         StatusCode::OK,
         "The record, or that there is none.",

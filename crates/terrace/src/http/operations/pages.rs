@@ -14,11 +14,6 @@ use crate::http::json::Object;
 use crate::http::reply::{self, Answer, WithHeaders as _, full};
 use crate::http::schema::{Shape, object};
 
-/// The page brings all it needs and may fetch nothing.
-const POLICY: HeaderValue = HeaderValue::from_static(
-    "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; \
-     base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
-);
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 const HTML: HeaderValue = HeaderValue::from_static("text/html; charset=utf-8");
 
@@ -46,11 +41,12 @@ pub(super) fn endpoints() -> [Endpoint; 3] {
         .answers(StatusCode::OK, "The document.", any, &[]),
         Endpoint::new(&none, Method::GET, "/docs", |(), call| {
             Box::pin(async {
-                Ok(page_of(&call.app.pages.docs, HTML).with(CONTENT_SECURITY_POLICY, POLICY))
+                let policy = call.app.pages.policy.clone();
+                Ok(page_of(&call.app.pages.docs, HTML).with(CONTENT_SECURITY_POLICY, policy))
             })
         })
         .open_to(Needs::Nothing)
-        .summary(GROUP, "This description, to read")
+        .summary(GROUP, "This description, to read and to try")
         .described(page),
     ]
 }

@@ -217,7 +217,8 @@ pub(super) fn sum_schema() -> Schema {
     ObjectBuilder::new().schema_type(Type::Number).description(Some("Two decimals.")).build().into()
 }
 
-const CURSOR: Shape = Shape::Form("^x1~-?[0-9]{1,18}~[0-9]{1,19}$");
+/// Microseconds of 17 digits end in the year 5138, within what a time can be.
+const CURSOR: Shape = Shape::Form("^x1~-?[0-9]{1,17}~[0-9]{1,19}$");
 const CURSOR_FORMAT: &str = "x1~";
 
 fn cursor(before: Before) -> String {

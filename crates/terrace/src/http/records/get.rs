@@ -14,7 +14,7 @@ use crate::http::etag::{Conditions, etag};
 use crate::http::http_date;
 use crate::http::problem::{Kind, Problem};
 use crate::http::reply::{self, Answer, Reply, WithHeaders};
-use crate::http::schema::{ETAGS, HEADER};
+use crate::http::schema::Shape;
 
 /// A cache of the web may keep an answer, but asks each time whether it still holds, which costs a
 /// 304 without a body. Anything laxer would take back what the levels promise.
@@ -38,22 +38,22 @@ pub(super) fn endpoint(records: &Arc<Records>) -> Endpoint {
     .parameter(
         ParameterIn::Header,
         "If-None-Match",
-        ETAGS,
+        Shape::Tags,
         "ETags that the client has; 304 when one is current.",
     )
     .parameter(
         ParameterIn::Header,
         "If-Match",
-        ETAGS,
+        Shape::Tags,
         "ETags that the client expects; 412 when none is current.",
     )
     .parameter(
         ParameterIn::Header,
         "If-Modified-Since",
-        HEADER,
+        Shape::Text,
         "Without If-None-Match: 304 when the record was not written after this second.",
     )
-    .parameter(ParameterIn::Header, "If-Unmodified-Since", HEADER, UNMODIFIED_SINCE)
+    .parameter(ParameterIn::Header, "If-Unmodified-Since", Shape::Text, UNMODIFIED_SINCE)
     .answers(StatusCode::OK, "What is under the key.", values.answer(), HEADERS)
     .described(Described {
         status: StatusCode::NOT_MODIFIED,

@@ -15,7 +15,7 @@ use crate::http::etag::etag;
 use crate::http::json::Object;
 use crate::http::problem::Kind;
 use crate::http::reply::{self, Answer, WithHeaders as _};
-use crate::http::schema::{ETAGS, HEADER, Shape, object};
+use crate::http::schema::{Shape, object};
 
 const HEADERS: &[&str] = &["ETag", "Terrace-Origin", "Terrace-Durability", "Terrace-Token"];
 
@@ -55,16 +55,16 @@ pub(super) fn conditional(endpoint: Endpoint) -> Endpoint {
         .parameter(
             ParameterIn::Header,
             "If-Match",
-            ETAGS,
+            Shape::Tags,
             "Write only if the record has one of these ETags, or with `*` if there is a record.",
         )
         .parameter(
             ParameterIn::Header,
             "If-None-Match",
-            ETAGS,
+            Shape::Tags,
             "Write only if the record has none of these ETags, or with `*` if there is no record.",
         )
-        .parameter(ParameterIn::Header, "If-Unmodified-Since", HEADER, UNMODIFIED_SINCE)
+        .parameter(ParameterIn::Header, "If-Unmodified-Since", Shape::Text, UNMODIFIED_SINCE)
         .problems(&[Kind::PreconditionFailed])
 }
 

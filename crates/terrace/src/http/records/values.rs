@@ -151,8 +151,7 @@ pub(crate) fn any_document() -> Schema {
         "Any object: integers of up to 64 bits, names without NUL, at most {} levels.",
         Json::MAX_DEPTH
     );
-    let any = Some(AdditionalProperties::FreeForm(true));
-    object(&[]).additional_properties(any).description(Some(meaning)).build().into()
+    Shape::Document.schema(&meaning)
 }
 
 fn listed_schema(value: (&'static str, Schema)) -> Schema {

@@ -84,5 +84,7 @@ async fn the_page_brings_all_it_needs() {
     let text = page.text();
     assert!(!text.contains("{{") && !text.contains("http://") && !text.contains("https://"));
     assert!(text.contains("id=\"outcome-unknown\"") && text.contains("/v1/records/{key}"));
-    assert!(page.header("content-security-policy").unwrap().contains("default-src 'none'"));
+    let policy = page.header("content-security-policy").unwrap();
+    assert!(policy.contains("default-src 'none'") && policy.contains("connect-src 'self'"));
+    assert!(!policy.contains("unsafe") && policy.matches("'sha256-").count() == 2, "{policy}");
 }
