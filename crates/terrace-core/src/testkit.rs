@@ -15,6 +15,7 @@
 //! - [`ScriptedGenerations`] are generations that the test raises, holds and fails.
 //! - [`BrokenStore`] and [`BrokenCache`] have one flaw each: a checker that does not catch it shows
 //!   nothing.
+//! - [`fuzzed`] tries a property on inputs [like those](bytes_like) that come from outside, for a time.
 //! - [`FaultyStore`], [`FaultyCache`] and [`FaultyGenerations`] delay, fail, and lose replies as a seed
 //!   decides.
 
@@ -23,6 +24,7 @@ pub mod cache_contract;
 pub mod change_log_contract;
 pub mod document_contract;
 mod faults;
+mod fuzzed;
 mod generations;
 pub mod journal_contract;
 pub mod ledger_contract;
@@ -40,6 +42,7 @@ use std::sync::Arc;
 
 pub use broken::{BrokenCache, BrokenStore, CacheFlaw, StoreFlaw};
 pub use faults::{FaultRates, FaultyCache, FaultyStore};
+pub use fuzzed::{bytes_like, fuzzed};
 pub use generations::{FaultyGenerations, ScriptedGenerations};
 pub use memory_ledger::MemoryLedger;
 pub use memory_region::MemoryRegion;

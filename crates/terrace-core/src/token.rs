@@ -167,6 +167,22 @@ mod tests {
         token.marks().map(|(name, position)| (Arc::clone(name), position)).collect()
     }
 
+    #[test]
+    fn fuzzed_tokens_are_read_or_refused() {
+        const LIKE: &[&str] =
+            &["t3", "t3~sqlite-b3ad6bc433d2.1~12", "t3~a_2f__e9_~18446744073709551615~b~0"];
+        let inputs = crate::testkit::bytes_like(LIKE);
+        let tried = crate::testkit::fuzzed(&inputs, |input| {
+            let Ok(text) = String::from_utf8(input) else { return };
+            let Ok(token) = text.parse::<Token>() else { return };
+            assert_eq!(token.to_string().parse::<Token>().unwrap(), token);
+            let mut twice = token.clone();
+            twice.merge(&token);
+            assert_eq!(twice, token);
+        });
+        println!("{tried} inputs were tried");
+    }
+
     proptest! {
         #[test]
         fn text_keeps_what_is_asked(token in tokens()) {

@@ -314,4 +314,27 @@ mod tests {
         assert!(decode(&[]).is_err());
         assert!(decode(&[9, 0]).is_err());
     }
+
+    #[test]
+    fn fuzzed_entries_are_read_or_refused() {
+        // A put under a sequence, a put and a delete without one, an empty entry.
+        let like = &[
+            "\u{1}\u{2c}\u{2}\u{0}\u{3}key\u{5}value",
+            "\u{1}\u{0}\u{0}\u{1}a\u{0}\u{1}\u{3}\u{e3}b",
+            "\u{1}\u{0}",
+        ];
+        let inputs = terrace_core::testkit::bytes_like(like);
+        let tried = terrace_core::testkit::fuzzed(&inputs, |input| {
+            let Ok((first, writes)) = decode(&input) else { return };
+            let request = Append { writes, idempotency: None };
+            let packed = Packed::of(std::slice::from_ref(&request));
+            let again = packed.chunks.first().map(|chunk| decode(&chunk.payload).unwrap().1);
+            assert_eq!(again.unwrap_or_default(), request.writes);
+            if let (Some(first), [write]) = (first, &*request.writes) {
+                let alone = (Some(first), vec![write.clone()]);
+                assert_eq!(decode(&encode(first, write)).unwrap(), alone);
+            }
+        });
+        println!("{tried} inputs were tried");
+    }
 }

@@ -119,4 +119,27 @@ mod tests {
             r#"{"date":"2020-01-01T00:00:00Z","id":"507f1f77bcf86cd799439011","price":"12.50","n":"NaN","small":5}"#
         );
     }
+
+    #[test]
+    fn fuzzed_json_comes_back_out_of_bson_and_any_bytes_are_read_or_refused() {
+        let like = &[
+            r#"{"b":1,"a":1.0,"":{"$oid":"507f1f77bcf86cd799439011"},"a.b":[null,true,"x"]}"#,
+            r#"{"n":[9007199254740993,-9223372036854775808,-0.0,1e308],"\u00e9":"\ud83d\ude00"}"#,
+            // BSON: {"a": 1, "b": ["x"]}
+            "\u{1d}\0\0\0\u{10}a\0\u{1}\0\0\0\u{4}b\0\u{e}\0\0\0\u{2}\u{30}\0\u{2}\0\0\0x\0\0\0",
+        ];
+        let inputs = terrace_core::testkit::bytes_like(like);
+        let tried = terrace_core::testkit::fuzzed(&inputs, |input| {
+            if let Ok(raw) = RawDocument::from_bytes(&input) {
+                let _ = object(raw);
+            }
+            let Ok(text) = str::from_utf8(&input) else { return };
+            let Ok(json @ Json::Object(_)) = Json::parse(text) else { return };
+            let Bson::Document(bson) = of_json(&json) else { panic!("an object is a document") };
+            let raw = RawDocumentBuf::try_from(&bson).unwrap();
+            assert_eq!(object(&raw).unwrap().to_string(), json.to_string());
+            assert_eq!(Json::parse(&json.to_string()).unwrap(), json);
+        });
+        println!("{tried} inputs were tried");
+    }
 }

@@ -470,4 +470,21 @@ mod tests {
             assert!(error.contains(wanted), "{error:?} should say {wanted:?}");
         }
     }
+
+    #[test]
+    fn fuzzed_files_and_variables_are_read_or_refused() {
+        let like = &[
+            "[server]\nport_base = 9000\n[regions]\nnames = [\"a\", \"b\"]\n",
+            "[regions]\nplaces = \"us-east=NA,SA\"\nhomes = \"eu/=eu-west\"\n[limits]\nenabled = \"true\"\n",
+            "[database]\nurl = \"postgres://u:p@h1,h2:5433/d?x=1\"\npool_max = 3\n",
+        ];
+        let tried =
+            terrace_core::testkit::fuzzed(&terrace_core::testkit::bytes_like(like), |input| {
+                let text = String::from_utf8_lossy(&input);
+                let (name, _) = DOCUMENTED_NAMES[input.len() % DOCUMENTED_NAMES.len()];
+                let _ = with(&[(name, text.lines().last().unwrap_or_default())], None);
+                assert!(with(&[], Some(&text)).err().is_none_or(|why| !why.is_empty()));
+            });
+        println!("{tried} inputs were tried");
+    }
 }

@@ -170,4 +170,26 @@ mod tests {
             assert!(scan(Some(bad)).is_err(), "{bad}");
         }
     }
+
+    #[test]
+    fn fuzzed_paths_and_queries_are_read_or_refused() {
+        const LIKE: &[&str] = &[
+            "/v1/records/a%2Fb%20%E3%81%82",
+            "prefix=a%2F&cursor=c2a_2f_b&limit=7",
+            "q=two+words&limit=1000",
+        ];
+        let inputs = terrace_core::testkit::bytes_like(LIKE);
+        let tried = terrace_core::testkit::fuzzed(&inputs, |input| {
+            let text = String::from_utf8_lossy(&input);
+            if let Ok(key) = key(&text) {
+                assert_eq!(read_cursor(&cursor(&key)).expect("its own cursor"), key);
+            }
+            if let Ok(scan) = scan(Some(&text)) {
+                assert!((1..=Scan::MAX_LIMIT).contains(&scan.limit));
+            }
+            let _ = query(Some(&text), &["q", "limit"]);
+            let _ = read_cursor(&text);
+        });
+        println!("{tried} inputs were tried");
+    }
 }

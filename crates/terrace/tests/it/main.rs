@@ -28,6 +28,7 @@ mod routes {
     mod connections;
     mod documents;
     mod errors;
+    mod fuzzed;
     mod health;
     mod http2;
     mod openapi;
