@@ -81,6 +81,8 @@ struct Run {
     renew_at: Option<Instant>,
     /// When the log was told last how far the follower is, and how far that was.
     told: Option<(Instant, LogPosition)>,
+    /// Whether the follower knows that it has come to the end since it began, or since the start.
+    ended: bool,
 }
 
 /// What came of a step.
@@ -129,7 +131,8 @@ impl Follow {
         Self { rows: Some(rows), ..self }
     }
 
-    /// Compares the log with the records, and mends it, before it follows another life of the database.
+    /// Compares the log with the records, and mends it, before it follows another life of the database; and
+    /// applies a batch without changes where it finds the end at once.
     #[must_use]
     pub fn mending(self) -> Self {
         Self { mends: true, ..self }
@@ -199,7 +202,7 @@ impl Follow {
 
     fn begin(&self) -> Run {
         let limit = self.options.batch;
-        Run { log: "".into(), checkpoint: None, limit, renew_at: None, told: None }
+        Run { log: "".into(), checkpoint: None, limit, renew_at: None, told: None, ended: false }
     }
 
     /// One step under the lease, and the pause after it.
@@ -252,13 +255,13 @@ impl Follow {
             None => {
                 let found = self.follower.checkpoint().await?;
                 if !self.has_what_it_ends_with(&found).await? {
-                    return self.begin_anew(&found).await;
+                    return self.begin_anew(run, &found).await;
                 }
                 found
             }
         };
         if !from.is_in(&log) {
-            return self.begin_anew(&from).await;
+            return self.begin_anew(run, &from).await;
         }
         if !from.complete {
             return self.copy(run, from).await;
@@ -266,7 +269,7 @@ impl Follow {
         let page = match self.page(run, from.position).await {
             Err(error) if PositionLost::caused(&error) => {
                 tracing::error!(follower = %self.follower, %error, "a follower begins anew");
-                return self.begin_anew(&from).await;
+                return self.begin_anew(run, &from).await;
             }
             page => page?,
         };
@@ -276,6 +279,12 @@ impl Follow {
         }
         // A page may say no more than that the last change was the end of its transaction.
         if page.changes.is_empty() && page.position <= from.position {
+            if self.mends && !run.ended {
+                // A log in which nothing follows has its end, too.
+                let step = self.apply(run, from, page).await?;
+                run.ended = matches!(step, Step::Applied);
+                return Ok(step);
+            }
             self.progress.reach(page.position);
             run.checkpoint = Some(from);
             return Ok(Step::AtEnd(page.position));
@@ -326,7 +335,7 @@ impl Follow {
         Ok(Step::Again)
     }
 
-    async fn begin_anew(&self, from: &Checkpoint) -> Result<Step> {
+    async fn begin_anew(&self, run: &mut Run, from: &Checkpoint) -> Result<Step> {
         let log = self.log.name();
         tracing::info!(follower = %self.follower, from = from.log, to = &*log, "a log is followed");
         if self.mends && from.log != *log && log_of(&from.log) == log_of(&log) {
@@ -342,6 +351,7 @@ impl Follow {
             }
         }
         self.follower.begin_anew(&log).await?;
+        run.ended = false;
         self.progress.begin_anew();
         Ok(Step::Again)
     }

@@ -94,6 +94,16 @@ async fn a_token_waits_for_the_projection_and_then_goes_to_the_command_side() {
     field.cqrs.close().await.expect("an end");
 }
 
+/// Nothing was ever written: the read model knows that as well.
+#[tokio::test(start_paused = true)]
+async fn an_empty_read_model_answers_that_there_is_nothing() {
+    let field = field();
+    field.runtime.sleep(Duration::from_secs(1)).await;
+    let read = field.read(&key("a"), ReadOptions::default()).await;
+    assert_eq!((read.origin, read.record), (Origin::READ_MODEL, None));
+    field.cqrs.close().await.expect("an end");
+}
+
 /// A command side that was restored knows nothing of what was projected last: all begins anew.
 #[tokio::test(start_paused = true)]
 async fn a_log_that_lost_its_end_is_projected_anew() {
