@@ -12,6 +12,8 @@ mod journal;
 pub mod mongodb;
 #[cfg(feature = "nats")]
 pub mod nats_journal;
+#[cfg(any(feature = "postgres", feature = "redis"))]
+mod parameters;
 #[cfg(feature = "postgres")]
 pub mod postgres;
 #[cfg(feature = "redis")]
@@ -24,6 +26,8 @@ mod row;
 pub mod sqlite;
 #[cfg(feature = "sqlite")]
 pub mod sqlite_journal;
+#[cfg(any(feature = "postgres", feature = "redis"))]
+mod tls;
 #[cfg(any(feature = "mongodb", feature = "postgres", feature = "sqlite"))]
 mod walks;
 

@@ -78,6 +78,7 @@ mod options;
 mod permits;
 pub(crate) mod refusal;
 mod scripts;
+pub(crate) mod servers;
 mod stream;
 mod subscription;
 
@@ -90,8 +91,8 @@ use futures_util::StreamExt as _;
 use futures_util::future::BoxFuture;
 use futures_util::stream::BoxStream;
 use terrace_core::{
-    Budget, Cache, Error, Inspection, Invalidations, Key, Lease, Lookup, Notice, Offer, Result,
-    Runtime, Task, Version,
+    Budget, Cache, Inspection, Invalidations, Key, Lease, Lookup, Notice, Offer, Result, Runtime,
+    Task, Version,
 };
 
 use batches::Batches;
@@ -102,6 +103,7 @@ use link::Link;
 use names::Names;
 pub use options::RedisCacheOptions;
 pub use permits::{RedisPermits, RedisPermitsOptions};
+use servers::Servers;
 pub use stream::{RedisStream, RedisStreamOptions};
 use subscription::Subscription;
 
@@ -164,12 +166,10 @@ impl RedisCache {
     /// as a malformed URL.
     pub async fn connect(options: RedisCacheOptions, runtime: Runtime) -> Result<Self> {
         options.check()?;
-        let (info, address) = options.address()?;
+        let servers = Servers::of(&options.url)?;
         let names = Names::new(&options.namespace)?;
-        let client = redis::Client::open(info).map_err(|_| {
-            Error::invalid("the Redis URL cannot be used; write redis://host[:port][/database]")
-        })?;
-        let link = Link::new(client, names.clone(), options.clone(), runtime.clone());
+        let address = servers.shown().to_owned();
+        let link = Link::new(servers, names.clone(), options.clone(), runtime.clone());
         let shared = Arc::new_cyclic(|this| Shared {
             options,
             address,

@@ -187,7 +187,7 @@ pub struct CacheConfig {
     /// Whether levels 3 and 4 have a far cache. Default `true`. Levels that are about their cache
     /// have one in any case.
     pub enabled: bool,
-    /// `redis://:password@host:port/number`. Default none.
+    /// `redis://:password@host:port/number` or `rediss://...`. Default none.
     pub url: String,
     /// A record is cached this long, in seconds, ± 10 %. Default 300.
     pub ttl_seconds: u64,

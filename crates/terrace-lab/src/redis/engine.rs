@@ -21,9 +21,8 @@ const SETTINGS_FILE: &str = "redis.conf";
 const PID_FILE: &str = "redis.pid";
 
 /// Settings that the server's privacy, its supervision and [`Persistence`] rest on.
-const RESERVED: [&str; 15] = [
+const RESERVED: [&str; 14] = [
     "port",
-    "tls-port",
     "bind",
     "unixsocket",
     "protected-mode",

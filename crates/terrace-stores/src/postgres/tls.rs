@@ -4,49 +4,26 @@ use std::sync::Arc;
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
-use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
-use terrace_core::{Error, ErrorKind, Result};
+use rustls::{ClientConfig, DigitallySignedStruct, SignatureScheme};
+use terrace_core::Result;
 use tokio_postgres::config::SslMode;
 
 use super::options::Target;
+use crate::tls;
 
 /// What the target's `sslmode` and `sslrootcert` ask for.
 pub(super) fn client(target: &Target) -> Result<ClientConfig> {
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
-        .with_safe_default_protocol_versions()
-        .map_err(|error| {
-            Error::new(ErrorKind::Internal, "TLS cannot be set up").caused_by(error)
-        })?;
     if !target.verify || target.ssl_mode == SslMode::Disable {
-        let anyone = Arc::new(AnyCertificate(provider));
+        let builder = tls::builder()?;
+        let anyone = Arc::new(AnyCertificate(Arc::clone(builder.crypto_provider())));
         return Ok(builder
             .dangerous()
             .with_custom_certificate_verifier(anyone)
             .with_no_client_auth());
     }
-    let mut roots = RootCertStore::empty();
-    match &target.root_certificates {
-        Some(path) => {
-            let unreadable = "sslrootcert cannot be read; name a file with PEM certificates";
-            let certificates = CertificateDer::pem_file_iter(path)
-                .and_then(Iterator::collect::<Result<Vec<_>, _>>)
-                .map_err(|error| Error::invalid(unreadable).caused_by(error))?;
-            roots.add_parsable_certificates(certificates);
-        }
-        None => {
-            roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-        }
-    }
-    if roots.is_empty() {
-        return Err(Error::invalid(
-            "there is no certificate authority to verify the database with; set sslrootcert, or \
-             install the system's ca-certificates",
-        ));
-    }
-    Ok(builder.with_root_certificates(roots).with_no_client_auth())
+    let roots = target.root_certificates.as_deref();
+    Ok(tls::trusting(roots, "sslrootcert", "the database")?.with_no_client_auth())
 }
 
 /// `prefer` and `require`: encrypted, whoever answers, as in libpq.

@@ -6,6 +6,8 @@ use terrace_core::{Error, Result};
 use tokio_postgres::Config;
 use tokio_postgres::config::SslMode;
 
+use crate::parameters::decode;
+
 /// What the driver takes as it stands.
 const DRIVER: [&str; 16] = [
     "application_name",
@@ -146,26 +148,6 @@ fn words(text: &str) -> Vec<String> {
     }
     words.extend(word);
     words
-}
-
-fn decode(name: &str, text: &str) -> Result<String> {
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text.as_bytes();
-    while let Some((&first, tail)) = rest.split_first() {
-        let digits = tail.get(..2).and_then(|two| std::str::from_utf8(two).ok());
-        let coded = digits.and_then(|digits| u8::from_str_radix(digits, 16).ok());
-        match (first, coded) {
-            (b'%', Some(byte)) => {
-                bytes.push(byte);
-                rest = &tail[2..];
-            }
-            _ => {
-                bytes.push(first);
-                rest = tail;
-            }
-        }
-    }
-    String::from_utf8(bytes).map_err(|_| Error::invalid(format!("{name} must be UTF-8")))
 }
 
 #[cfg(test)]

@@ -6,8 +6,8 @@ use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
+use redis::RedisResult;
 use redis::aio::MultiplexedConnection;
-use redis::{AsyncConnectionConfig, Client, RedisResult};
 use terrace_core::{Backoff, Deadline, Lease, Result, Runtime};
 use tokio::sync::{Notify, watch};
 
@@ -18,6 +18,7 @@ use super::names::Names;
 use super::options::RedisCacheOptions;
 use super::refusal::Refusal;
 use super::scripts::{Scripts, call, call_of};
+use super::servers::Servers;
 
 /// How many requests may wait for the driver before callers wait; its default of 50 makes them wait
 /// for each other at a few thousand requests a second.
@@ -76,7 +77,7 @@ impl fmt::Debug for Live {
 /// Holds the live connection, if there is one.
 #[derive(Debug)]
 pub(super) struct Link {
-    client: Client,
+    servers: Servers,
     names: Names,
     options: RedisCacheOptions,
     pub(super) scripts: Scripts,
@@ -95,13 +96,13 @@ pub(super) struct Link {
 
 impl Link {
     pub(super) fn new(
-        client: Client,
+        servers: Servers,
         names: Names,
         options: RedisCacheOptions,
         runtime: Runtime,
     ) -> Self {
         Self {
-            client,
+            servers,
             names,
             scripts: Scripts::of(&options),
             options,
@@ -252,12 +253,7 @@ impl Link {
     }
 
     async fn connect_and_check(&self) -> std::result::Result<Live, Down> {
-        // Timeouts are Terrace's own: one timer for a batch instead of one for each command.
-        let config = AsyncConnectionConfig::new()
-            .set_connection_timeout(None)
-            .set_response_timeout(None)
-            .set_pipeline_buffer_size(PIPELINE);
-        let connected = self.client.get_multiplexed_async_connection_with_config(&config).await;
+        let connected = self.servers.connect(&self.runtime, PIPELINE).await;
         let mut connection = connected.map_err(|error| Down::of(&error))?;
         let info = info(&mut connection).await.map_err(|error| Down::of(&error))?;
         if field(&info, "redis_version").is_some_and(is_too_old) {
@@ -373,7 +369,7 @@ impl Link {
         channel: &str,
     ) -> std::result::Result<redis::aio::PubSub, Down> {
         let work = async {
-            let mut listener = self.client.get_async_pubsub().await?;
+            let mut listener = self.servers.listen().await?;
             listener.subscribe(channel).await?;
             Ok(listener)
         };

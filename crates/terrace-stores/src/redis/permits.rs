@@ -5,18 +5,21 @@ use std::fmt;
 use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
-use redis::{AsyncConnectionConfig, Client, FromRedisValue as _, RedisResult, Script};
+use redis::{FromRedisValue as _, RedisResult, Script};
 use terrace_core::{BoxFuture, Deadline, Error, ErrorKind, Permits, Quota, Result, Runtime, Taken};
 use tokio::sync::Mutex;
 
-use super::options::RedisCacheOptions;
 use super::refusal::{Needs, Refusal};
 use super::scripts::{call, call_of};
+use super::servers::Servers;
+
+/// How many requests may wait for the driver before callers wait.
+const PIPELINE: usize = 1024;
 
 /// How to count permits in Redis.
 #[derive(Clone)]
 pub struct RedisPermitsOptions {
-    /// `redis://user:password@host:port/number`.
+    /// As [`RedisCacheOptions::url`](super::RedisCacheOptions::url).
     pub url: String,
     /// What the keys begin with. Instances that share limits have the same.
     pub namespace: String,
@@ -48,7 +51,7 @@ impl fmt::Debug for RedisPermitsOptions {
 ///
 /// A server that evicts keys, or loses its memory, forgets what clients have taken.
 pub struct RedisPermits {
-    client: Client,
+    servers: Servers,
     options: RedisPermitsOptions,
     runtime: Runtime,
     connection: Mutex<Connection>,
@@ -68,12 +71,9 @@ impl RedisPermits {
     /// # Errors
     /// `InvalidInput` for a URL that cannot be used.
     pub fn new(options: RedisPermitsOptions, runtime: Runtime) -> Result<Self> {
-        let (info, _) = RedisCacheOptions::new(&*options.url).address()?;
-        let client = Client::open(info).map_err(|_driver_text_may_hold_the_url| {
-            Error::invalid("the Redis URL cannot be used; write redis://host[:port][/database]")
-        })?;
+        let servers = Servers::of(&options.url)?;
         let script = Script::new(include_str!("lua/take.lua"));
-        Ok(Self { client, options, runtime, connection: Mutex::default(), script })
+        Ok(Self { servers, options, runtime, connection: Mutex::default(), script })
     }
 
     async fn take_of(&self, name: &str, quota: &Quota, wanted: u32) -> Result<Taken> {
@@ -108,9 +108,7 @@ impl RedisPermits {
         if let Some(live) = &kept.live {
             return Ok((kept.number, live.clone()));
         }
-        // The time of the whole call is bounded.
-        let config = AsyncConnectionConfig::new().set_response_timeout(None);
-        let live = self.client.get_multiplexed_async_connection_with_config(&config).await?;
+        let live = self.servers.connect(&self.runtime, PIPELINE).await?;
         kept.number += 1;
         kept.live = Some(live.clone());
         Ok((kept.number, live))

@@ -2,6 +2,8 @@
 
 use redis::{ErrorKind as Kind, RedisError};
 
+use super::servers::Distrust;
+
 /// What a server's refusal says of it, or of its user.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Refusal {
@@ -27,6 +29,8 @@ pub(crate) enum Refusal {
     Busy,
     /// `MOVED`, `ASK`, `CLUSTERDOWN`, `CROSSSLOT`.
     Cluster,
+    /// TLS did not come about, on this side or that.
+    Distrusted(Distrust),
     /// Anything else.
     Other,
 }
@@ -47,6 +51,9 @@ impl Refusal {
     pub(crate) fn of(error: &RedisError) -> Option<Self> {
         if error.kind() == Kind::AuthenticationFailed {
             return Some(Self::Credentials);
+        }
+        if let Some(distrust) = Distrust::in_driver(error) {
+            return Some(Self::Distrusted(distrust));
         }
         // A transaction is refused for what one of its commands was refused for.
         let errors = error.clone().into_server_errors()?;
@@ -120,6 +127,7 @@ impl Refusal {
                 "is a node of a cluster that does not own the keys; give the address of the one that \
                  does"
             }
+            Self::Distrusted(distrust) => distrust.says(),
             Self::Other => "refuses a command; look into its log",
         };
         text.to_owned()

@@ -5,7 +5,7 @@ use std::fmt;
 use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
-use redis::{AsyncConnectionConfig, Client, Pipeline, RedisResult, Script};
+use redis::{Pipeline, RedisResult, Script};
 use terrace_core::{
     Batch, BoxFuture, Checkpoint, Deadline, Error, ErrorKind, Follower, LogPosition, Logged,
     Result, Runtime,
@@ -13,11 +13,15 @@ use terrace_core::{
 use tokio::sync::Mutex;
 
 use super::refusal::{Needs, Refusal};
+use super::servers::Servers;
+
+/// How many requests may wait for the driver before callers wait.
+const PIPELINE: usize = 1024;
 
 /// How to publish on a Redis stream.
 #[derive(Clone)]
 pub struct RedisStreamOptions {
-    /// `redis://user:password@host:port/number`.
+    /// As [`RedisCacheOptions::url`](super::RedisCacheOptions::url).
     pub url: String,
     /// The stream's key.
     pub key: String,
@@ -57,7 +61,7 @@ impl fmt::Debug for RedisStreamOptions {
 /// of a deletion). Two events of one key may stand in either order when their transactions overlapped: the
 /// higher version is the newer.
 pub struct RedisStream {
-    client: Client,
+    servers: Servers,
     options: RedisStreamOptions,
     runtime: Runtime,
     connection: Mutex<Option<MultiplexedConnection>>,
@@ -105,13 +109,10 @@ impl RedisStream {
     /// # Errors
     /// `InvalidInput` for a URL that cannot be read.
     pub fn new(options: RedisStreamOptions, runtime: Runtime) -> Result<Self> {
-        let client =
-            Client::open(options.url.as_str()).map_err(|_driver_text_may_hold_the_url| {
-                Error::invalid("the Redis URL cannot be read; write redis://host:port/number")
-            })?;
+        let servers = Servers::of(&options.url)?;
         let (connection, published, last) =
             (Mutex::default(), std::sync::Mutex::default(), Script::new(LAST));
-        Ok(Self { client, options, runtime, connection, published, last })
+        Ok(Self { servers, options, runtime, connection, published, last })
     }
 
     /// One exchange with the broker; after a failure the next one has a new connection.
@@ -124,11 +125,7 @@ impl RedisStream {
         let work = async {
             let mut connection = match kept.take() {
                 Some(connection) => connection,
-                None => {
-                    // The timeout is that of the whole exchange: a large page takes a while.
-                    let config = AsyncConnectionConfig::new().set_response_timeout(None);
-                    self.client.get_multiplexed_async_connection_with_config(&config).await?
-                }
+                None => self.servers.connect(&self.runtime, PIPELINE).await?,
             };
             let answer = work(&mut connection).await?;
             *kept = Some(connection);

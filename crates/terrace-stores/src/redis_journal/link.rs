@@ -4,10 +4,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use redis::aio::MultiplexedConnection;
-use redis::{
-    AsyncConnectionConfig, Client, Cmd, ErrorKind as Kind, RedisError, RedisResult, Script,
-    ServerErrorKind, Value,
-};
+use redis::{Cmd, ErrorKind as Kind, RedisError, RedisResult, Script, ServerErrorKind, Value};
 use terrace_core::{
     Backoff, Breaker, Deadline, Durability, Error, ErrorKind, Result, Runtime, Sequence, Trip,
 };
@@ -16,6 +13,7 @@ use tokio::sync::Mutex;
 use super::options::RedisJournalOptions;
 use crate::journal::{self, SettingsLook};
 use crate::redis::refusal::{Needs, Refusal};
+use crate::redis::servers::Servers;
 
 /// The consumer group of all flushers.
 pub(super) const GROUP: &str = "flushers";
@@ -54,7 +52,7 @@ pub(super) struct Link {
     pub(super) consumer: String,
     pub(super) scripts: Scripts,
     settings: SettingsLook,
-    client: Client,
+    servers: Servers,
     main: Mutex<Place>,
     blocking: Mutex<Place>,
     /// Whether to connect again.
@@ -73,10 +71,7 @@ type Place = Option<MultiplexedConnection>;
 impl Link {
     pub(super) fn new(options: RedisJournalOptions, runtime: Runtime) -> Result<Self> {
         options.check()?;
-        let (info, address) = options.address()?;
-        let client = Client::open(info).map_err(|_| {
-            Error::invalid("the journal's URL cannot be used; write redis://host[:port]")
-        })?;
+        let servers = Servers::of(&options.url)?;
         let named = |name: &str| format!("{{{}}}:{name}", options.namespace);
         let with = |text: &str| Script::new(&format!("{PROGRESS}\n{text}"));
         Ok(Self {
@@ -92,7 +87,8 @@ impl Link {
                 enter: with(include_str!("lua/enter.lua")),
             },
             settings: SettingsLook::default(),
-            client,
+            address: servers.shown().to_owned(),
+            servers,
             main: Mutex::default(),
             blocking: Mutex::default(),
             breaker: Breaker::new(Trip::InARow(1), Backoff::new(PAUSE, PAUSE), runtime.clone()),
@@ -102,7 +98,6 @@ impl Link {
             swept: Mutex::default(),
             options,
             runtime,
-            address,
         })
     }
 
@@ -152,12 +147,8 @@ impl Link {
             return Err(journal::closed());
         }
         let pass = self.breaker.admit().ok_or_else(unreachable)?;
-        let config = AsyncConnectionConfig::new()
-            .set_connection_timeout(None)
-            .set_response_timeout(None)
-            .set_pipeline_buffer_size(PIPELINE);
         let deadline = Deadline::at(self.runtime.now() + self.options.connect_timeout);
-        let work = self.client.get_multiplexed_async_connection_with_config(&config);
+        let work = self.servers.connect(&self.runtime, PIPELINE);
         match self.runtime.within(deadline, work).await {
             Some(Ok(live)) => {
                 pass.succeeded();
@@ -366,8 +357,11 @@ impl Lost {
     /// One that was refused for what is asked is as good as before; another server, or another memory
     /// of it, may be the right one.
     fn ends_connection(&self) -> bool {
-        use Refusal::{Cluster, Credentials, Loading, Replica};
-        matches!(self.refusal(), None | Some(Cluster | Credentials | Loading | Replica))
+        use Refusal::{Cluster, Credentials, Distrusted, Loading, Replica};
+        matches!(
+            self.refusal(),
+            None | Some(Cluster | Credentials | Distrusted(_) | Loading | Replica)
+        )
     }
 }
 

@@ -3,14 +3,12 @@
 use std::fmt;
 use std::time::Duration;
 
-use redis::io::tcp::{TcpSettings, socket2::TcpKeepalive};
-use redis::{ConnectionInfo, IntoConnectionInfo as _};
 use terrace_core::{Error, JournalLimits, Result};
 
 /// The options of a [`RedisJournal`](super::RedisJournal). `Debug` shows no password.
 #[derive(Clone)]
 pub struct RedisJournalOptions {
-    /// `redis://[user][:password@]host[:port][/database]`.
+    /// As [`RedisCacheOptions::url`](crate::RedisCacheOptions::url).
     pub url: String,
     /// What the journal's keys begin with: 1 to 64 letters, digits or `-_.:/`. Instances that share
     /// a journal have the same. Default: `terrace-journal`.
@@ -36,26 +34,6 @@ impl RedisJournalOptions {
             command_timeout: Duration::from_secs(3),
             connect_timeout: Duration::from_secs(1),
         }
-    }
-
-    /// The address as the driver wants it, and as people may see it.
-    pub(super) fn address(&self) -> Result<(ConnectionInfo, String)> {
-        if self.url.starts_with("rediss:") || self.url.starts_with("valkeys:") {
-            return Err(Error::invalid(
-                "TLS to Redis is not supported; use redis:// over a private network or a tunnel",
-            ));
-        }
-        // The driver's error may repeat a part of the URL, and a URL holds a password.
-        let info = self.url.as_str().into_connection_info().map_err(|_| {
-            Error::invalid(
-                "the journal's URL is malformed; write redis://[user:password@]host[:port]",
-            )
-        })?;
-        let shown = info.addr().to_string();
-        let settings = TcpSettings::default()
-            .set_nodelay(true)
-            .set_keepalive(TcpKeepalive::new().with_time(Duration::from_secs(10)));
-        Ok((info.set_tcp_settings(settings), shown))
     }
 
     pub(super) fn check(&self) -> Result<()> {

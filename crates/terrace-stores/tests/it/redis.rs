@@ -10,6 +10,7 @@ mod mutants;
 mod outages;
 mod permits;
 mod races;
+mod secure;
 mod stream;
 
 use std::sync::Arc;

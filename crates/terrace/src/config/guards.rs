@@ -84,7 +84,7 @@ pub struct LimitsConfig {
     /// The most requests of an address in any window, whatever keys they have. Default 0: ten times
     /// `requests`.
     pub address_requests: u32,
-    /// The Redis in which requests are counted, `redis://:password@host:port/number`. Default none: that
+    /// The Redis in which requests are counted, `redis://:password@host:port/number` or `rediss://...`. Default none: that
     /// of the far cache; in the embedded mode the process counts.
     pub url: String,
     /// While that Redis cannot be reached, each instance admits its part of the limit as one of so many.

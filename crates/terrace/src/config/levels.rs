@@ -80,7 +80,7 @@ pub struct JournalConfig {
     /// `sqlite`, `redis`, `nats` or `auto`. Default `auto`: what the URL names; without one a file in
     /// the embedded mode, else Redis.
     pub engine: String,
-    /// `redis://:password@host:port`, set up with `appendfsync always`, or
+    /// `redis://:password@host:port` or `rediss://...`, set up with `appendfsync always`, or
     /// `nats://user:password@host:port` with JetStream. Default: in the local mode a
     /// private server of its own; with servers that of the cache, which rarely is as safe.
     pub url: String,

@@ -20,7 +20,7 @@ pub struct RegionsConfig {
     /// `postgres://...` of each region, in their order, with `-` in the place of a removed one. Default
     /// none. `DB_US_EAST_URL`, `DB_EU_WEST_URL`, ... name them, too.
     pub database_urls: Vec<String>,
-    /// `redis://...` of each region, in their order. Default none. `CACHE_US_EAST_URL`, ... name them, too.
+    /// `redis://...` or `rediss://...` of each region, in their order. Default none. `CACHE_US_EAST_URL`, ... name them, too.
     pub cache_urls: Vec<String>,
     /// The region that this process is in: it serves requests that name none, and follows the others
     /// into this one alone. Default: the first region, and this process follows for all of them.

@@ -139,7 +139,7 @@ async fn a_replica_is_not_used() {
 
 #[tokio::test]
 async fn a_url_that_is_wrong_is_refused() {
-    for url in ["nonsense", "http://localhost", "redis://host:99999", "rediss://localhost"] {
+    for url in ["nonsense", "http://localhost", "redis://host:99999", "rediss://localhost?ca="] {
         let options = RedisCacheOptions::new(url);
         let error = RedisCache::connect(options, Runtime::system()).await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::InvalidInput, "{url}");

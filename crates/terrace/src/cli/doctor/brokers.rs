@@ -37,7 +37,8 @@ pub(super) async fn look(config: &Config, history: Option<&str>) -> Vec<Finding>
             Err(error) => finding("event stream", false, error.message()),
         });
     }
-    if journal.starts_with("redis:") {
+    let engine = config.journal.engine.as_str();
+    if ["auto", "redis"].contains(&engine) && !journal.is_empty() && !journal.starts_with("nats:") {
         let namespace = name(&format!("{space}-journal"));
         let options = RedisJournalOptions { namespace, ..RedisJournalOptions::new(journal) };
         findings.push(match RedisJournal::connect(options, runtime).await {
