@@ -35,6 +35,8 @@ pub struct RedisOptions {
     pub port: Option<u16>,
     /// What is written to disk. Default: nothing.
     pub persistence: Persistence,
+    /// Whether it is a sentinel, which watches other servers and keeps no data. Default: false.
+    pub sentinel: bool,
     /// Settings of `redis.conf` as (name, value), such as `maxmemory` and `64mb`. Default: none.
     pub settings: Vec<(String, String)>,
     /// How long until the server must answer, loading its data included. Default: 60 s.
@@ -51,6 +53,7 @@ impl RedisOptions {
             directory: directory.into(),
             port: None,
             persistence: Persistence::None,
+            sentinel: false,
             settings: Vec::new(),
             start_within: Duration::from_secs(60),
             temporary: false,

@@ -13,8 +13,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use crate::error::{LabError, Result};
 use crate::home::random_name;
 use crate::{
-    MongoOptions, MongoServer, NatsOptions, NatsServer, PgBouncer, PostgresOptions, PostgresServer,
-    RedisOptions, RedisServer,
+    MongoOptions, MongoServer, NatsOptions, NatsServer, Persistence, PgBouncer, PostgresOptions,
+    PostgresServer, RedisOptions, RedisServer,
 };
 
 /// The shared PostgreSQL, with durable settings and room for 300 connections.
@@ -115,6 +115,71 @@ pub fn redis() -> &'static RedisServer {
             })
         }))
     })
+}
+
+/// A Redis with a replica, and the sentinels that watch them, of one test's own.
+#[derive(Debug)]
+pub struct WatchedRedis {
+    /// What takes the writes at first.
+    pub primary: RedisServer,
+    /// What follows it.
+    pub replica: RedisServer,
+    /// Three, which count a server as down that does not answer for 0.4 s.
+    pub sentinels: Vec<RedisServer>,
+}
+
+/// A new primary with its replica and three sentinels, all with the persistence that servers have. Sentinels
+/// take a moment to find each other.
+///
+/// # Panics
+/// When Redis cannot be started; the message says what to do.
+pub async fn watched_redis(persistence: Persistence) -> WatchedRedis {
+    let directory = or_fail(temporary_directory("watched"));
+    let options = |name: &str, settings: &[(&str, String)]| RedisOptions {
+        persistence,
+        settings: settings.iter().map(|(name, it)| ((*name).to_owned(), it.clone())).collect(),
+        temporary: true,
+        ..RedisOptions::new(directory.join(name))
+    };
+    // One login for all, whoever is the primary.
+    let peer = [
+        ("user", "peer on >shared allkeys allchannels allcommands".to_owned()),
+        ("masteruser", "peer".to_owned()),
+        ("masterauth", "shared".to_owned()),
+        ("repl-diskless-sync-delay", "0".to_owned()),
+    ];
+    let primary = or_fail(RedisServer::start(options("primary", &peer)).await);
+    let follow = [("replicaof", format!("127.0.0.1 {}", primary.port()))];
+    let replica = options("replica", &[&peer[..], &follow].concat());
+    let replica = or_fail(RedisServer::start(replica).await);
+    let watch = [
+        format!("monitor main 127.0.0.1 {} 2", primary.port()),
+        "auth-user main peer".to_owned(),
+        "auth-pass main shared".to_owned(),
+        "down-after-milliseconds main 400".to_owned(),
+        "failover-timeout main 2000".to_owned(),
+        "sentinel-user peer".to_owned(),
+        "sentinel-pass shared".to_owned(),
+    ];
+    let mut settings = vec![peer[0].clone()];
+    settings.extend(watch.map(|setting| ("sentinel", setting)));
+    let mut sentinels = Vec::new();
+    for name in ["sentinel_1", "sentinel_2", "sentinel_3"] {
+        let options = RedisOptions { sentinel: true, ..options(name, &settings) };
+        sentinels.push(or_fail(RedisServer::start(options).await));
+    }
+    WatchedRedis { primary, replica, sentinels }
+}
+
+impl WatchedRedis {
+    /// The URL of whoever the sentinels name.
+    #[must_use]
+    pub fn url(&self) -> String {
+        let hosts: Vec<_> =
+            self.sentinels.iter().map(|it| format!("127.0.0.1:{}", it.port())).collect();
+        let login = "sentinel_user=peer&sentinel_password=shared";
+        format!("redis+sentinel://peer:shared@{}/main?{login}", hosts.join(","))
+    }
 }
 
 /// The shared NATS.

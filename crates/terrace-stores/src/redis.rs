@@ -35,6 +35,10 @@
 //! filled the new one. An instance also refuses to see an epoch again that it saw end. A client that reconnects by itself could not give that moment, so
 //! the connection here is made, checked, swapped in and taken out by this module alone.
 //!
+//! Where sentinels name the server it is all the same: a replica that was promoted has another run id, and may
+//! lack invalidations. The one that it replaced may go on where it is cut off, and its instances with it; so
+//! each asks the sentinels again at every heartbeat, and leaves with the others.
+//!
 //! # Why every instance writes, even to read
 //! A server may refuse writes and go on answering reads: `MISCONF` after a failed snapshot,
 //! `NOREPLICAS`, a primary that became a replica. Nobody could invalidate what it answers. So each

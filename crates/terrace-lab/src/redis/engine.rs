@@ -44,6 +44,7 @@ pub(super) struct Redis {
     program: PathBuf,
     pub(super) password: Secret,
     persistence: Persistence,
+    sentinel: bool,
     settings: Vec<(String, String)>,
 }
 
@@ -57,6 +58,7 @@ impl Redis {
             program: programs::find_program("redis-server")?,
             password: home.password()?,
             persistence: options.persistence,
+            sentinel: options.sentinel,
             settings: options.settings.clone(),
         })
     }
@@ -86,11 +88,12 @@ impl Redis {
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
         let mut stream = TcpStream::connect_timeout(&address, patience)?;
         stream.set_read_timeout(Some(patience))?;
-        stream
-            .write_all(format!("AUTH {}\r\nPING\r\nQUIT\r\n", self.password.reveal()).as_bytes())?;
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer)?;
-        Ok(answer.starts_with("+OK\r\n+PONG\r\n"))
+        stream.write_all(format!("AUTH {}\r\nPING\r\n", self.password.reveal()).as_bytes())?;
+        // Not until it closes: a sentinel knows no QUIT.
+        let mut answer = *b"+OK\r\n+PONG\r\n";
+        let wanted = answer;
+        stream.read_exact(&mut answer)?;
+        Ok(answer == wanted)
     }
 }
 
@@ -113,7 +116,11 @@ impl Engine for Redis {
     }
 
     fn command(&self, home: &Home) -> Vec<OsString> {
-        vec![self.program.clone().into(), home.path().join(SETTINGS_FILE).into()]
+        let mut command = vec![self.program.clone().into(), home.path().join(SETTINGS_FILE).into()];
+        if self.sentinel {
+            command.push("--sentinel".into());
+        }
+        command
     }
 
     fn answers(&self, _: &Home, port: u16, _: u32) -> bool {
@@ -123,7 +130,7 @@ impl Engine for Redis {
     /// A running Redis shows its address in the place of its arguments; before, the file.
     fn is_leftover(&self, home: &Home, process: &Process) -> bool {
         let settings = home.path().join(SETTINGS_FILE);
-        if process.command.ends_with(&format!("-server {}", settings.display())) {
+        if process.command.contains(&format!("-server {}", settings.display())) {
             return true;
         }
         let pid = fs::read_to_string(home.path().join(PID_FILE)).unwrap_or_default();

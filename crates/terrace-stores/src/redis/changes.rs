@@ -128,6 +128,7 @@ impl Shared {
             // Where the reason was better known the connection is gone already.
             self.link.lose(&live, Down::Unwritable);
         }
+        self.link.leave_with_others(&live).await;
         done
     }
 

@@ -13,6 +13,7 @@ pub(super) enum Down {
     Unreachable,
     Silent,
     Unwritable,
+    Replaced,
     TooOld,
     Refused(Refusal),
     Closed,
@@ -30,6 +31,9 @@ impl Down {
             Self::Unwritable => {
                 "refuses writes, or has other memory than a moment ago; reads go to the database \
                  until it takes them; look for a synchronisation in the log of Redis; reconnecting"
+            }
+            Self::Replaced => {
+                "was left for another server; connecting to that one, reads go to the database"
             }
             Self::TooOld => "is older than Redis 7; upgrade it; reads go to the database",
             Self::Refused(refusal) => {
@@ -65,7 +69,12 @@ impl Down {
     /// answer when it is well again.
     pub(super) fn leaves_doubt(self) -> bool {
         use Refusal::{CannotSave, Replica, TooFewReplicas};
-        matches!(self, Self::Unwritable | Self::Refused(CannotSave | Replica | TooFewReplicas))
+        matches!(
+            self,
+            Self::Unwritable
+                | Self::Replaced
+                | Self::Refused(CannotSave | Replica | TooFewReplicas)
+        )
     }
 
     pub(super) fn error(self) -> Error {

@@ -6,8 +6,8 @@ use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
-use redis::RedisResult;
 use redis::aio::MultiplexedConnection;
+use redis::{ConnectionAddr, RedisResult};
 use terrace_core::{Backoff, Deadline, Lease, Result, Runtime};
 use tokio::sync::{Notify, watch};
 
@@ -29,6 +29,7 @@ const ENDED: usize = 16;
 /// A connection whose server's memory has been checked.
 pub(super) struct Live {
     pub(super) connection: MultiplexedConnection,
+    address: ConnectionAddr,
     /// Names the server's process, and the memory that it has from itself or from another server.
     pub(super) run_id: String,
     pub(super) clock: ServerClock,
@@ -131,12 +132,6 @@ impl Link {
         *self.down.borrow()
     }
 
-    /// Returns once the cache is closed.
-    pub(super) async fn closed(&self) {
-        let mut state = self.down.subscribe();
-        let _ = state.wait_for(|down| *down == Some(Down::Closed)).await;
-    }
-
     /// How often a live connection was given up.
     pub(super) fn losses(&self) -> u64 {
         self.losses.load(Relaxed)
@@ -184,6 +179,26 @@ impl Link {
     fn is_current(&self, live: &Arc<Live>) -> bool {
         let place = self.live.read().unwrap_or_else(PoisonError::into_inner);
         place.as_ref().is_some_and(|current| Arc::ptr_eq(current, live))
+    }
+
+    /// Takes a connection out whose server others have left, though it answers: one that is cut off from those
+    /// who decide goes on for a while.
+    pub(super) async fn leave_with_others(&self, live: &Arc<Live>) {
+        if self.servers.have_left(&self.runtime, &live.address).await {
+            self.lose(live, Down::Replaced);
+        }
+    }
+
+    /// Returns once there is no live connection, where another server may take the place of this one;
+    /// elsewhere when the cache is closed.
+    pub(super) async fn gone(&self) {
+        let mut state = self.down.subscribe();
+        let _ = state
+            .wait_for(|down| match down {
+                Some(Down::Closed) => true,
+                down => down.is_some() && self.servers.may_fail_over(),
+            })
+            .await;
     }
 
     /// Takes a connection out, unless another took its place already, and begins to reconnect.
@@ -254,7 +269,7 @@ impl Link {
 
     async fn connect_and_check(&self) -> std::result::Result<Live, Down> {
         let connected = self.servers.connect(&self.runtime, PIPELINE).await;
-        let mut connection = connected.map_err(|error| Down::of(&error))?;
+        let (mut connection, address) = connected.map_err(|error| Down::of(&error))?;
         let info = info(&mut connection).await.map_err(|error| Down::of(&error))?;
         if field(&info, "redis_version").is_some_and(is_too_old) {
             return Err(Down::TooOld);
@@ -263,7 +278,7 @@ impl Link {
         let run_id = self.identity(&run_id).to_owned();
         self.scripts.load(&mut connection).await.map_err(|error| Down::of(&error))?;
         let (clock, born) = (ServerClock::default(), AtomicU64::new(u64::MAX));
-        let live = Live { connection, run_id, clock, message: Mutex::default(), born };
+        let live = Live { connection, address, run_id, clock, message: Mutex::default(), born };
         // Others may have begun an epoch in this process, and filled it, while this instance still
         // told the previous one of its writes.
         let anew = self.previous().as_ref().is_some_and(|previous| *previous != live.run_id);
@@ -369,7 +384,7 @@ impl Link {
         channel: &str,
     ) -> std::result::Result<redis::aio::PubSub, Down> {
         let work = async {
-            let mut listener = self.servers.listen().await?;
+            let mut listener = self.servers.listen(&self.runtime).await?;
             listener.subscribe(channel).await?;
             Ok(listener)
         };

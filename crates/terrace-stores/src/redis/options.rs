@@ -9,7 +9,8 @@ use terrace_core::{Error, Result};
 #[derive(Clone)]
 pub struct RedisCacheOptions {
     /// `redis://[user][:password@]host[:port][/database]`, or `rediss://` for TLS, with
-    /// `?ca=FILE&cert=FILE&key=FILE`. Default: `redis://127.0.0.1:6379`.
+    /// `?ca=FILE&cert=FILE&key=FILE`; `redis+sentinel://host:port,host:port/name` where sentinels name the
+    /// server. Default: `redis://127.0.0.1:6379`.
     pub url: String,
     /// What the cache's keys begin with: 1 to 64 letters, digits or `-_.:/`. Instances that share a
     /// cache have the same. Default: `terrace`.

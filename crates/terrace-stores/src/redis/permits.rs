@@ -108,7 +108,7 @@ impl RedisPermits {
         if let Some(live) = &kept.live {
             return Ok((kept.number, live.clone()));
         }
-        let live = self.servers.connect(&self.runtime, PIPELINE).await?;
+        let (live, _) = self.servers.connect(&self.runtime, PIPELINE).await?;
         kept.number += 1;
         kept.live = Some(live.clone());
         Ok((kept.number, live))

@@ -2,7 +2,7 @@
 
 use redis::{ErrorKind as Kind, RedisError};
 
-use super::servers::Distrust;
+use super::servers::{Distrust, Lost, made_here};
 
 /// What a server's refusal says of it, or of its user.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,6 +31,8 @@ pub(crate) enum Refusal {
     Cluster,
     /// TLS did not come about, on this side or that.
     Distrusted(Distrust),
+    /// There is no server to connect to, as those say who should know.
+    Lost(Lost),
     /// Anything else.
     Other,
 }
@@ -52,8 +54,11 @@ impl Refusal {
         if error.kind() == Kind::AuthenticationFailed {
             return Some(Self::Credentials);
         }
-        if let Some(distrust) = Distrust::in_driver(error) {
+        if let Some(distrust) = made_here::<Distrust>(error) {
             return Some(Self::Distrusted(distrust));
+        }
+        if let Some(lost) = made_here::<Lost>(error) {
+            return Some(Self::Lost(lost));
         }
         // A transaction is refused for what one of its commands was refused for.
         let errors = error.clone().into_server_errors()?;
@@ -128,6 +133,7 @@ impl Refusal {
                  does"
             }
             Self::Distrusted(distrust) => distrust.says(),
+            Self::Lost(lost) => lost.says(),
             Self::Other => "refuses a command; look into its log",
         };
         text.to_owned()

@@ -1,37 +1,57 @@
 //! Where Redis is, as a URL says it, and connections to there.
 //!
-//! `redis://` is one server. `rediss://` is one over TLS: `ca` names a file with the authorities that its
-//! certificate may be of, `cert` and `key` the client's own certificate. Everything that uses Redis connects
-//! by this module alone, so a URL means the same wherever it stands.
+//! `redis://` is one server. `redis+sentinel://` is the primary that sentinels name; they are asked at each
+//! connection, and a server that says it is a replica is not believed. With `rediss` in the place of `redis`
+//! all of it goes over TLS: `ca` names a file with the authorities that a server's certificate may be of,
+//! `cert` and `key` the client's own certificate. Everything that uses Redis connects by this module alone,
+//! so a URL means the same wherever it stands.
 
+mod guides;
 mod tls;
 mod url;
 
+use std::error::Error as StdError;
 use std::fmt;
+use std::io;
+use std::sync::Arc;
 use std::time::Duration;
 
 use redis::aio::{MultiplexedConnection, PubSub};
 use redis::io::tcp::{TcpSettings, socket2::TcpKeepalive};
 use redis::{
-    AsyncConnectionConfig, Client, ConnectionAddr, ConnectionInfo, IntoConnectionInfo as _,
-    RedisConnectionInfo, RedisResult,
+    AsyncConnectionConfig, Client, ConnectionAddr, IntoConnectionInfo as _, RedisConnectionInfo,
+    RedisError, RedisResult,
 };
 use terrace_core::{Result, Runtime};
 
+use self::guides::Guides;
+pub(crate) use self::guides::Lost;
 pub(crate) use self::tls::Distrust;
 use self::tls::Tls;
-use self::url::Form;
+use self::url::{Form, Place};
 
 /// After how long without traffic the system asks whether the other side is there.
 const IDLE: Duration = Duration::from_secs(10);
 
 /// What a URL names.
-#[derive(Clone)]
 pub(crate) struct Servers {
-    address: ConnectionAddr,
+    known: Known,
+    way: Way,
+    shown: String,
+}
+
+/// Who serves.
+enum Known {
+    One(ConnectionAddr),
+    /// Whom these name.
+    By(Guides),
+}
+
+/// How to connect, whoever it is.
+#[derive(Clone)]
+struct Way {
     login: RedisConnectionInfo,
     tls: Option<Tls>,
-    shown: String,
 }
 
 impl Servers {
@@ -40,20 +60,69 @@ impl Servers {
     /// # Errors
     /// `InvalidInput` that says what is wrong with the URL, without repeating it: it holds a password.
     pub(crate) fn of(url: &str) -> Result<Self> {
-        let Form { server, login, tls, shown } = url::parse(url)?;
-        let tls = tls.map(Tls::open).transpose()?;
-        Ok(Self { address: server, login, tls, shown })
+        let Form { place, login, tls, shown } = url::parse(url)?;
+        let way = Way { login, tls: tls.map(Tls::open).transpose()? };
+        let known = match place {
+            Place::One(address) => Known::One(address),
+            Place::By { question, guides, login } => {
+                Known::By(Guides::new(question, guides, Way { login, tls: way.tls.clone() }))
+            }
+        };
+        Ok(Self { known, way, shown })
     }
 
-    /// Host and port, for people.
+    /// Hosts and ports, for people.
     pub(crate) fn shown(&self) -> &str {
         &self.shown
     }
 
+    /// Whether another server may take the place of the one that serves, without what that one took last:
+    /// replication is asynchronous.
+    pub(crate) fn may_fail_over(&self) -> bool {
+        matches!(self.known, Known::By(_))
+    }
+
     /// A connection that waits for answers for as long as its caller does, and lets so many requests wait
-    /// for the driver before callers wait.
+    /// for the driver before callers wait; and to whom it is.
     pub(crate) async fn connect(
         &self,
+        runtime: &Runtime,
+        pipeline: usize,
+    ) -> RedisResult<(MultiplexedConnection, ConnectionAddr)> {
+        let address = self.find(runtime).await?;
+        let mut connection = self.way.connect(&address, runtime, pipeline).await?;
+        if let Known::By(guides) = &self.known {
+            guides.question.check(&mut connection).await?;
+        }
+        Ok((connection, address))
+    }
+
+    /// A connection for subscriptions.
+    pub(crate) async fn listen(&self, runtime: &Runtime) -> RedisResult<PubSub> {
+        let address = self.find(runtime).await?;
+        self.way.listen(&address).await
+    }
+
+    /// Whether another server has the place of this one by now. Where nobody can say, none has.
+    pub(crate) async fn have_left(&self, runtime: &Runtime, address: &ConnectionAddr) -> bool {
+        match &self.known {
+            Known::One(_) => false,
+            Known::By(guides) => guides.find(runtime).await.is_ok_and(|now| now != *address),
+        }
+    }
+
+    async fn find(&self, runtime: &Runtime) -> RedisResult<ConnectionAddr> {
+        match &self.known {
+            Known::One(address) => Ok(address.clone()),
+            Known::By(guides) => guides.find(runtime).await,
+        }
+    }
+}
+
+impl Way {
+    async fn connect(
+        &self,
+        address: &ConnectionAddr,
         runtime: &Runtime,
         pipeline: usize,
     ) -> RedisResult<MultiplexedConnection> {
@@ -62,7 +131,7 @@ impl Servers {
             .set_connection_timeout(None)
             .set_response_timeout(None)
             .set_pipeline_buffer_size(pipeline);
-        match (&self.tls, &self.address) {
+        match (&self.tls, address) {
             (Some(tls), ConnectionAddr::Tcp(host, port)) => {
                 let stream = tls.connect((host, *port), &settings()).await?;
                 let made = MultiplexedConnection::new_with_config(&self.login, stream, config);
@@ -71,28 +140,37 @@ impl Servers {
                 runtime.spawn("redis driver", driver).detach();
                 Ok(connection)
             }
-            (_, address) => {
+            _ => {
                 let client = self.client(address)?;
                 client.get_multiplexed_async_connection_with_config(&config).await
             }
         }
     }
 
-    /// A connection for subscriptions.
-    pub(crate) async fn listen(&self) -> RedisResult<PubSub> {
-        match (&self.tls, &self.address) {
+    async fn listen(&self, address: &ConnectionAddr) -> RedisResult<PubSub> {
+        match (&self.tls, address) {
             (Some(tls), ConnectionAddr::Tcp(host, port)) => {
                 let stream = tls.connect((host, *port), &settings()).await?;
                 PubSub::new(&self.login, stream).await
             }
-            (_, address) => self.client(address)?.get_async_pubsub().await,
+            _ => self.client(address)?.get_async_pubsub().await,
         }
     }
 
     fn client(&self, address: &ConnectionAddr) -> RedisResult<Client> {
-        let info: ConnectionInfo = address.clone().into_connection_info()?;
+        let info = address.clone().into_connection_info()?;
         Client::open(info.set_redis_settings(self.login.clone()).set_tcp_settings(settings()))
     }
+}
+
+/// What an error of the driver's holds that was made here.
+pub(crate) fn made_here<E: StdError + Copy + 'static>(error: &RedisError) -> Option<E> {
+    let source = error.source()?;
+    let failed = match source.downcast_ref::<Arc<dyn StdError + Send + Sync>>() {
+        Some(shared) => shared.downcast_ref::<io::Error>(),
+        None => source.downcast_ref::<io::Error>(),
+    };
+    failed?.get_ref()?.downcast_ref::<E>().copied()
 }
 
 fn settings() -> TcpSettings {

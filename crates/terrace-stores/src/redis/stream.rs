@@ -125,7 +125,7 @@ impl RedisStream {
         let work = async {
             let mut connection = match kept.take() {
                 Some(connection) => connection,
-                None => self.servers.connect(&self.runtime, PIPELINE).await?,
+                None => self.servers.connect(&self.runtime, PIPELINE).await?.0,
             };
             let answer = work(&mut connection).await?;
             *kept = Some(connection);

@@ -77,7 +77,7 @@ impl Shared {
                     backoff.reset();
                     let why = tokio::select! {
                         why = self.listen(listener, sender) => why,
-                        () = self.link.closed() => "the cache was closed",
+                        () = self.link.gone() => "the cache was closed, or left its server",
                     };
                     tracing::debug!(why, "the invalidations from Redis were interrupted");
                     if sender.send(Notice::Disconnected).await.is_err() {

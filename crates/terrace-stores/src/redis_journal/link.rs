@@ -4,7 +4,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use redis::aio::MultiplexedConnection;
-use redis::{Cmd, ErrorKind as Kind, RedisError, RedisResult, Script, ServerErrorKind, Value};
+use redis::{
+    Cmd, ConnectionAddr, ErrorKind as Kind, RedisError, RedisResult, Script, ServerErrorKind, Value,
+};
 use terrace_core::{
     Backoff, Breaker, Deadline, Durability, Error, ErrorKind, Result, Runtime, Sequence, Trip,
 };
@@ -65,8 +67,8 @@ pub(super) struct Link {
     pub(super) swept: Mutex<Option<Instant>>,
 }
 
-/// A connection, while there is one.
-type Place = Option<MultiplexedConnection>;
+/// A connection, while there is one, and to whom it is.
+type Place = Option<(MultiplexedConnection, ConnectionAddr)>;
 
 impl Link {
     pub(super) fn new(options: RedisJournalOptions, runtime: Runtime) -> Result<Self> {
@@ -134,7 +136,7 @@ impl Link {
     /// The connection that pipelines.
     pub(super) async fn connection(&self) -> Result<MultiplexedConnection> {
         let mut place = self.main.lock().await;
-        if let Some(live) = &*place {
+        if let Some((live, _)) = &*place {
             return Ok(live.clone());
         }
         let live = self.connect(&mut place).await?;
@@ -150,9 +152,9 @@ impl Link {
         let deadline = Deadline::at(self.runtime.now() + self.options.connect_timeout);
         let work = self.servers.connect(&self.runtime, PIPELINE);
         match self.runtime.within(deadline, work).await {
-            Some(Ok(live)) => {
+            Some(Ok((live, address))) => {
                 pass.succeeded();
-                *place = Some(live.clone());
+                *place = Some((live.clone(), address));
                 Ok(live)
             }
             failed => {
@@ -215,7 +217,9 @@ impl Link {
         let durability = match self.timed(ask.query_async::<Vec<String>>(live)).await {
             Ok(settings) => {
                 evicts = self::evicts(&settings);
-                if is_flushed(&settings) { Durability::Journaled } else { Durability::Accepted }
+                // Whoever takes the place of a server may lack what that one has flushed.
+                let keeps = is_flushed(&settings) && !self.servers.may_fail_over();
+                if keeps { Durability::Journaled } else { Durability::Accepted }
             }
             // Not every user may ask.
             Err(lost) if lost.refusal() == Some(Refusal::Command) => Durability::Accepted,
@@ -238,6 +242,7 @@ impl Link {
 
     /// Asks how Redis is set up.
     pub(super) async fn look_at_settings(&self) -> Result<()> {
+        self.leave_with_others(&mut *self.main.lock().await).await;
         let mut live = self.connection().await?;
         let learned = match self.enter(&mut live).await {
             Ok(()) => self.learn_settings(&mut live).await,
@@ -275,6 +280,16 @@ impl Link {
         }
     }
 
+    /// Gives a connection up whose server others have left, though it answers: one that is cut off from those
+    /// who decide goes on for a while.
+    async fn leave_with_others(&self, place: &mut Place) {
+        if let Some((_, address)) = &*place
+            && self.servers.have_left(&self.runtime, address).await
+        {
+            *place = None;
+        }
+    }
+
     /// Gives the connection up; the next call connects.
     async fn lose(&self) {
         *self.main.lock().await = None;
@@ -283,8 +298,9 @@ impl Link {
     /// Runs a command that may block on the connection for those.
     pub(super) async fn block(&self, command: &Cmd, patience: Duration) -> Result<Value> {
         let mut place = self.blocking.lock().await;
+        self.leave_with_others(&mut place).await;
         let mut live = match &*place {
-            Some(live) => live.clone(),
+            Some((live, _)) => live.clone(),
             None => self.connect(&mut place).await?,
         };
         let deadline = Deadline::at(self.runtime.now() + patience + self.options.command_timeout);
@@ -360,7 +376,9 @@ impl Lost {
         use Refusal::{Cluster, Credentials, Distrusted, Loading, Replica};
         matches!(
             self.refusal(),
-            None | Some(Cluster | Credentials | Distrusted(_) | Loading | Replica)
+            None | Some(
+                Cluster | Credentials | Distrusted(_) | Loading | Refusal::Lost(_) | Replica
+            )
         )
     }
 }

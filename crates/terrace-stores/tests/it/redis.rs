@@ -11,6 +11,7 @@ mod outages;
 mod permits;
 mod races;
 mod secure;
+mod sentinels;
 mod stream;
 
 use std::sync::Arc;

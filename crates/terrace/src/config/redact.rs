@@ -33,6 +33,10 @@ mod tests {
             ("postgres://u:p@ss:w@h/d?x=1", "postgres://u:***@h/d?x=1"),
             ("redis://:secret@h", "redis://:***@h"),
             ("redis://h:6379/0", "redis://h:6379/0"),
+            (
+                "redis+sentinel://u:p@h1,h2/main?sentinel_password=q&ca=c",
+                "redis+sentinel://u:***@h1,h2/main?sentinel_password=***&ca=c",
+            ),
             ("postgres://u@h/d", "postgres://u@h/d"),
             ("postgres://h/d?user=u&password=p&x=1", "postgres://h/d?user=u&password=***&x=1"),
             ("text", "text"),

@@ -29,6 +29,7 @@ mod projections;
 mod refusing_cache;
 mod replaced_memory;
 mod restore;
+mod sentinels;
 mod settings;
 mod siblings;
 mod slow_looks;

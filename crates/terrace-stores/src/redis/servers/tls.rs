@@ -6,7 +6,6 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use redis::RedisError;
 use redis::io::tcp::{TcpSettings, socket2::SockRef};
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
@@ -170,17 +169,6 @@ impl Distrust {
                  more; bring them back"
             }
         }
-    }
-
-    /// What an error of the driver's holds, if it is of this kind.
-    pub(crate) fn in_driver(error: &RedisError) -> Option<Self> {
-        let source = error.source()?;
-        let shared = source.downcast_ref::<Arc<dyn StdError + Send + Sync>>();
-        let failed = match shared {
-            Some(shared) => shared.downcast_ref::<io::Error>(),
-            None => source.downcast_ref::<io::Error>(),
-        };
-        failed?.get_ref()?.downcast_ref::<Self>().copied()
     }
 
     /// In the place of what rustls says. Later errors of a stream stay what they are: they say nothing of

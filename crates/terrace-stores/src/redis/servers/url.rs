@@ -5,20 +5,35 @@ use std::path::PathBuf;
 use redis::{ConnectionAddr, IntoConnectionInfo as _, RedisConnectionInfo};
 use terrace_core::{Error, Result};
 
+use super::guides::Question;
 use super::tls::Files;
 use crate::parameters::decode;
 
 /// What a URL says.
 #[derive(Debug)]
 pub(super) struct Form {
-    pub(super) server: ConnectionAddr,
+    pub(super) place: Place,
     pub(super) login: RedisConnectionInfo,
     pub(super) tls: Option<Files>,
     pub(super) shown: String,
 }
 
+/// Where the server is.
+#[derive(Debug)]
+pub(super) enum Place {
+    One(ConnectionAddr),
+    /// Where those say who are asked this, with a login of their own.
+    By {
+        question: Question,
+        guides: Vec<ConnectionAddr>,
+        login: RedisConnectionInfo,
+    },
+}
+
 const MALFORMED: &str = "the Redis URL is malformed; write redis://[user:password@]host[:port][/database], \
-                         or rediss:// for TLS";
+                         redis+sentinel://host:port,host:port/name, or rediss in the place of redis for TLS";
+/// Where sentinels are by themselves.
+const SENTINEL_PORT: u16 = 26379;
 
 /// What stands behind the `?`.
 #[derive(Debug, Default)]
@@ -26,6 +41,9 @@ struct Parameters<'a> {
     files: [Option<PathBuf>; 3],
     /// What the driver understands.
     protocol: Option<&'a str>,
+    /// The login at sentinels.
+    sentinel_user: Option<String>,
+    sentinel_password: Option<String>,
 }
 
 impl<'a> Parameters<'a> {
@@ -50,21 +68,27 @@ impl<'a> Parameters<'a> {
                 Some(place) => {
                     parameters.files[place] = Some(PathBuf::from(decode(name, value)?));
                 }
-                None if name == "protocol" => parameters.protocol = Some(value),
-                None => {
-                    return Err(Error::invalid(format!(
-                        "the Redis URL has the parameter `{name}`, which Terrace does not know; remove \
-                         it (known: ca, cert, key, protocol)"
-                    )));
-                }
+                None => match name {
+                    "protocol" => parameters.protocol = Some(value),
+                    "sentinel_user" => parameters.sentinel_user = Some(decode(name, value)?),
+                    "sentinel_password" => {
+                        parameters.sentinel_password = Some(decode(name, value)?);
+                    }
+                    _ => return Err(unknown(name)),
+                },
             }
         }
         Ok(parameters)
     }
 
+    /// What is the driver's.
+    fn of_driver(&self) -> String {
+        self.protocol.map_or_else(String::new, |version| format!("?protocol={version}"))
+    }
+
     /// The files, where they are of use.
-    fn tls(self, encrypted: bool) -> Result<Option<Files>> {
-        match (encrypted, self.files) {
+    fn tls(&mut self, encrypted: bool) -> Result<Option<Files>> {
+        match (encrypted, std::mem::take(&mut self.files)) {
             (false, [None, None, None]) => Ok(None),
             (false, _) => Err(Error::invalid(
                 "the Redis URL names certificates, and asks for no TLS; write rediss://",
@@ -78,15 +102,24 @@ impl<'a> Parameters<'a> {
     }
 }
 
+fn unknown(name: &str) -> Error {
+    Error::invalid(format!(
+        "the Redis URL has the parameter `{name}`, which Terrace does not know here; remove it (known: ca, \
+         cert, key, protocol, and sentinel_user and sentinel_password with sentinels)"
+    ))
+}
+
 /// Reads a URL. No error repeats a part of it that may be a password.
 pub(super) fn parse(url: &str) -> Result<Form> {
-    let (scheme, rest) = url.split_once("://").ok_or_else(|| Error::invalid(MALFORMED))?;
-    let encrypted = match scheme {
-        "redis" | "valkey" => false,
-        "rediss" | "valkeys" => true,
+    let (scheme, rest) = url.split_once("://").ok_or_else(malformed)?;
+    let (encrypted, kind) = match scheme {
+        "redis" | "valkey" => (false, ""),
+        "rediss" | "valkeys" => (true, ""),
+        "redis+sentinel" | "valkey+sentinel" => (false, "sentinel"),
+        "rediss+sentinel" | "valkeys+sentinel" => (true, "sentinel"),
         // A socket of this machine, with parameters of its own.
-        "unix" | "redis+unix" | "valkey+unix" => return plain(url, None),
-        _ => return Err(Error::invalid(MALFORMED)),
+        "unix" | "redis+unix" | "valkey+unix" => return one(url, None),
+        _ => return Err(malformed()),
     };
     if rest.contains('#') {
         return Err(Error::invalid(
@@ -95,18 +128,81 @@ pub(super) fn parse(url: &str) -> Result<Form> {
         ));
     }
     let (place, query) = rest.split_once('?').unwrap_or((rest, ""));
-    let parameters = Parameters::parse(query)?;
-    let protocol = parameters.protocol.map(|version| format!("?protocol={version}"));
+    let mut parameters = Parameters::parse(query)?;
     let tls = parameters.tls(encrypted)?;
-    plain(&format!("redis://{place}{}", protocol.unwrap_or_default()), tls)
+    match kind {
+        "sentinel" => sentinels(place, &parameters, tls),
+        _ if parameters.sentinel_user.is_some() => Err(unknown("sentinel_user")),
+        _ if parameters.sentinel_password.is_some() => Err(unknown("sentinel_password")),
+        _ => one(&format!("redis://{place}{}", parameters.of_driver()), tls),
+    }
 }
 
 /// One server, as the driver reads it.
-fn plain(url: &str, tls: Option<Files>) -> Result<Form> {
+fn one(url: &str, tls: Option<Files>) -> Result<Form> {
+    let (address, login) = read(url)?;
+    Ok(Form { shown: address.to_string(), place: Place::One(address), login, tls })
+}
+
+fn read(url: &str) -> Result<(ConnectionAddr, RedisConnectionInfo)> {
     // The driver's error may repeat a part of the URL, and a URL holds a password.
-    let info = url.into_connection_info().map_err(|_| Error::invalid(MALFORMED))?;
-    let (server, login) = (info.addr().clone(), info.redis_settings().clone());
-    Ok(Form { shown: server.to_string(), server, login, tls })
+    let info = url.into_connection_info().map_err(|_| malformed())?;
+    Ok((info.addr().clone(), info.redis_settings().clone()))
+}
+
+/// `user:password@host:port,host:port/name/database`.
+fn sentinels(place: &str, parameters: &Parameters<'_>, tls: Option<Files>) -> Result<Form> {
+    let (authority, path) = place.split_once('/').unwrap_or((place, ""));
+    let (name, database) = path.split_once('/').unwrap_or((path, ""));
+    if name.is_empty() {
+        return Err(Error::invalid(
+            "the Redis URL names sentinels, and not whom they watch; write \
+             redis+sentinel://host:port,host:port/name, with the name of their `sentinel monitor`",
+        ));
+    }
+    let question = Question::Primary(decode("the name that sentinels watch", name)?);
+    let (guides, login) = several(authority, database, parameters, SENTINEL_PORT)?;
+    let mut of_guides = RedisConnectionInfo::default();
+    if let Some(user) = &parameters.sentinel_user {
+        of_guides = of_guides.set_username(user);
+    }
+    if let Some(password) = &parameters.sentinel_password {
+        of_guides = of_guides.set_password(password);
+    }
+    let shown = format!("{name} of {}", shown(&guides));
+    Ok(Form { place: Place::By { question, guides, login: of_guides }, login, tls, shown })
+}
+
+/// Hosts with the login that stands before them.
+fn several(
+    authority: &str,
+    database: &str,
+    parameters: &Parameters<'_>,
+    port: u16,
+) -> Result<(Vec<ConnectionAddr>, RedisConnectionInfo)> {
+    let (login, hosts) = match authority.rsplit_once('@') {
+        Some((login, hosts)) => (format!("{login}@"), hosts),
+        None => (String::new(), authority),
+    };
+    let mut found = (Vec::new(), RedisConnectionInfo::default());
+    for host in hosts.split(',') {
+        // Behind the bracket of an address of IPv6, or in a name.
+        let has_port = host.rsplit_once(']').map_or(host, |(_, behind)| behind).contains(':');
+        let port = if has_port { String::new() } else { format!(":{port}") };
+        let driver = parameters.of_driver();
+        let (address, settings) = read(&format!("redis://{login}{host}{port}/{database}{driver}"))?;
+        found.0.push(address);
+        found.1 = settings;
+    }
+    Ok(found)
+}
+
+fn shown(addresses: &[ConnectionAddr]) -> String {
+    addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(",")
+}
+
+fn malformed() -> Error {
+    Error::invalid(MALFORMED)
 }
 
 #[cfg(test)]
@@ -134,11 +230,28 @@ mod tests {
     }
 
     #[test]
+    fn sentinels_have_hosts_a_name_and_a_login_of_their_own() {
+        let url = "rediss+sentinel://u:p@h1:1,[::1],h3/main/2?sentinel_password=q%20q";
+        let form = parse(url).unwrap();
+        assert_eq!(form.shown, "main of h1:1,::1:26379,h3:26379");
+        assert_eq!((form.login.password(), form.login.db()), (Some("p"), 2));
+        assert!(form.tls.is_some());
+        let Place::By { question, guides, login } = form.place else { panic!("one server") };
+        assert_eq!((question, guides.len()), (Question::Primary("main".to_owned()), 3));
+        assert_eq!((login.username(), login.password(), login.db()), (None, Some("q q"), 0));
+        assert!(refused("redis+sentinel://h1,h2").contains("not whom they watch"));
+        assert!(refused("redis+sentinel://h1,/main").contains("malformed"));
+        assert!(refused("redis://h?sentinel_user=a").contains("`sentinel_user`"));
+    }
+
+    #[test]
     fn no_error_shows_a_password() {
         for url in [
             "redis://user:hush@",
             "redis://:hush@host/not-a-number",
             "rediss://:hush@host?x=1",
+            "redis+sentinel://:hush@host",
+            "redis+sentinel://:hush@host/main/none",
             "redis://:pa?ss=hush@host",
             "redis://:hu#hush@host",
             "http://:hush@host",
