@@ -35,9 +35,9 @@
 //! filled the new one. An instance also refuses to see an epoch again that it saw end. A client that reconnects by itself could not give that moment, so
 //! the connection here is made, checked, swapped in and taken out by this module alone.
 //!
-//! Where sentinels name the server it is all the same: a replica that was promoted has another run id, and may
+//! Where sentinels or the nodes of a cluster name the server it is all the same: a replica that was promoted has another run id, and may
 //! lack invalidations. The one that it replaced may go on where it is cut off, and its instances with it; so
-//! each asks the sentinels again at every heartbeat, and leaves with the others.
+//! each asks again at every heartbeat, and leaves with the others.
 //!
 //! # Why every instance writes, even to read
 //! A server may refuse writes and go on answering reads: `MISCONF` after a failed snapshot,
@@ -170,8 +170,8 @@ impl RedisCache {
     /// as a malformed URL.
     pub async fn connect(options: RedisCacheOptions, runtime: Runtime) -> Result<Self> {
         options.check()?;
-        let servers = Servers::of(&options.url)?;
         let names = Names::new(&options.namespace)?;
+        let servers = Servers::of(&options.url, &names.epoch)?;
         let address = servers.shown().to_owned();
         let link = Link::new(servers, names.clone(), options.clone(), runtime.clone());
         let shared = Arc::new_cyclic(|this| Shared {

@@ -10,7 +10,7 @@ use terrace_core::{Error, Result};
 pub struct RedisCacheOptions {
     /// `redis://[user][:password@]host[:port][/database]`, or `rediss://` for TLS, with
     /// `?ca=FILE&cert=FILE&key=FILE`; `redis+sentinel://host:port,host:port/name` where sentinels name the
-    /// server. Default: `redis://127.0.0.1:6379`.
+    /// server, `redis+cluster://host:port,host:port` where the nodes of a cluster do. Default: `redis://127.0.0.1:6379`.
     pub url: String,
     /// What the cache's keys begin with: 1 to 64 letters, digits or `-_.:/`. Instances that share a
     /// cache have the same. Default: `terrace`.

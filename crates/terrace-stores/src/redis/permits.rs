@@ -71,7 +71,7 @@ impl RedisPermits {
     /// # Errors
     /// `InvalidInput` for a URL that cannot be used.
     pub fn new(options: RedisPermitsOptions, runtime: Runtime) -> Result<Self> {
-        let servers = Servers::of(&options.url)?;
+        let servers = Servers::of(&options.url, &format!("{{{}:limit}}", options.namespace))?;
         let script = Script::new(include_str!("lua/take.lua"));
         Ok(Self { servers, options, runtime, connection: Mutex::default(), script })
     }
@@ -80,7 +80,7 @@ impl RedisPermits {
         let mut command = call_of(&self.script, 1);
         let slot = u64::try_from(quota.slot().as_micros()).unwrap_or(u64::MAX);
         // Slots of another length have other numbers, and so a count of their own.
-        command.arg(format!("{}:limit:{slot}:{{{name}}}", self.options.namespace));
+        command.arg(format!("{}:{slot}:{{{name}}}", self.prefix()));
         command.arg(quota.limit).arg(slot).arg(wanted);
         let deadline = Deadline::at(self.runtime.now() + self.options.command_timeout);
         let mut used = None;
@@ -100,6 +100,16 @@ impl RedisPermits {
             Some(Err(error)) => self.failure(error),
             _ => unavailable("does not answer in time"),
         })
+    }
+
+    /// What all keys begin with. In a cluster it is in braces, so that all have one slot: whoever counts has
+    /// one connection.
+    fn prefix(&self) -> String {
+        let namespace = &self.options.namespace;
+        match self.servers.are_a_cluster() {
+            true => format!("{{{namespace}:limit}}"),
+            false => format!("{namespace}:limit"),
+        }
     }
 
     /// The connection, made by the first who needs it.
@@ -122,7 +132,7 @@ impl RedisPermits {
     }
 
     fn failure(&self, error: redis::RedisError) -> Error {
-        let keys = format!("{}:limit:*", self.options.namespace);
+        let keys = format!("{}:*", self.prefix());
         let commands = "EVALSHA, SCRIPT, TIME, HGETALL, HINCRBY, HDEL and PEXPIRE";
         let says = match Refusal::of(&error) {
             Some(refusal) => Cow::Owned(refusal.says(Needs { keys: &keys, channel: "", commands })),

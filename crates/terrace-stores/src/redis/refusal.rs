@@ -27,7 +27,7 @@ pub(crate) enum Refusal {
     Full,
     /// `BUSY`.
     Busy,
-    /// `MOVED`, `ASK`, `CLUSTERDOWN`, `CROSSSLOT`.
+    /// `MOVED`, `ASK`, `TRYAGAIN`, `CLUSTERDOWN`, `CROSSSLOT`.
     Cluster,
     /// TLS did not come about, on this side or that.
     Distrusted(Distrust),
@@ -84,7 +84,7 @@ impl Refusal {
             "NOREPLICAS" => Self::TooFewReplicas,
             "OOM" => Self::Full,
             "BUSY" => Self::Busy,
-            "MOVED" | "ASK" | "CLUSTERDOWN" | "CROSSSLOT" => Self::Cluster,
+            "MOVED" | "ASK" | "TRYAGAIN" | "CLUSTERDOWN" | "CROSSSLOT" => Self::Cluster,
             _ => Self::Other,
         }
     }
@@ -129,8 +129,8 @@ impl Refusal {
             }
             Self::Busy => "is busy with a script of somebody (BUSY); end it with SCRIPT KILL",
             Self::Cluster => {
-                "is a node of a cluster that does not own the keys; give the address of the one that \
-                 does"
+                "is a node of a cluster that does not own the keys, or gives them away just now; write \
+                 redis+cluster:// with the addresses of its nodes, or wait until they are moved"
             }
             Self::Distrusted(distrust) => distrust.says(),
             Self::Lost(lost) => lost.says(),

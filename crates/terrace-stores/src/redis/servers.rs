@@ -1,7 +1,9 @@
 //! Where Redis is, as a URL says it, and connections to there.
 //!
 //! `redis://` is one server. `redis+sentinel://` is the primary that sentinels name; they are asked at each
-//! connection, and a server that says it is a replica is not believed. With `rediss` in the place of `redis`
+//! connection, and a server that says it is a replica is not believed. `redis+cluster://` is the node that
+//! has the slot of a namespace, as nodes say that are asked in the same way: a namespace has one slot, so one
+//! connection does, and one that is told that the slot has moved (`MOVED`) is made anew. With `rediss` in the place of `redis`
 //! all of it goes over TLS: `ca` names a file with the authorities that a server's certificate may be of,
 //! `cert` and `key` the client's own certificate. Everything that uses Redis connects by this module alone,
 //! so a URL means the same wherever it stands.
@@ -24,8 +26,8 @@ use redis::{
 };
 use terrace_core::{Result, Runtime};
 
-use self::guides::Guides;
 pub(crate) use self::guides::Lost;
+use self::guides::{Guides, Question};
 pub(crate) use self::tls::Distrust;
 use self::tls::Tls;
 use self::url::{Form, Place};
@@ -55,12 +57,13 @@ struct Way {
 }
 
 impl Servers {
-    /// What this URL names. The files that it names are read.
+    /// What this URL names, for the use of keys that have one slot, that of this one. The files that it names
+    /// are read.
     ///
     /// # Errors
     /// `InvalidInput` that says what is wrong with the URL, without repeating it: it holds a password.
-    pub(crate) fn of(url: &str) -> Result<Self> {
-        let Form { place, login, tls, shown } = url::parse(url)?;
+    pub(crate) fn of(url: &str, key: &str) -> Result<Self> {
+        let Form { place, login, tls, shown } = url::parse(url, key)?;
         let way = Way { login, tls: tls.map(Tls::open).transpose()? };
         let known = match place {
             Place::One(address) => Known::One(address),
@@ -74,6 +77,14 @@ impl Servers {
     /// Hosts and ports, for people.
     pub(crate) fn shown(&self) -> &str {
         &self.shown
+    }
+
+    /// Whether all keys must have one slot.
+    pub(crate) fn are_a_cluster(&self) -> bool {
+        match &self.known {
+            Known::One(_) => false,
+            Known::By(guides) => matches!(guides.question, Question::Owner { .. }),
+        }
     }
 
     /// Whether another server may take the place of the one that serves, without what that one took last:

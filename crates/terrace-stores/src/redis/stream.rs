@@ -109,7 +109,7 @@ impl RedisStream {
     /// # Errors
     /// `InvalidInput` for a URL that cannot be read.
     pub fn new(options: RedisStreamOptions, runtime: Runtime) -> Result<Self> {
-        let servers = Servers::of(&options.url)?;
+        let servers = Servers::of(&options.url, &options.key)?;
         let (connection, published, last) =
             (Mutex::default(), std::sync::Mutex::default(), Script::new(LAST));
         Ok(Self { servers, options, runtime, connection, published, last })

@@ -73,8 +73,8 @@ type Place = Option<(MultiplexedConnection, ConnectionAddr)>;
 impl Link {
     pub(super) fn new(options: RedisJournalOptions, runtime: Runtime) -> Result<Self> {
         options.check()?;
-        let servers = Servers::of(&options.url)?;
         let named = |name: &str| format!("{{{}}}:{name}", options.namespace);
+        let servers = Servers::of(&options.url, &named("stream"))?;
         let with = |text: &str| Script::new(&format!("{PROGRESS}\n{text}"));
         Ok(Self {
             keys: ["stream", "meta", "dead", "order", "again"].map(named),

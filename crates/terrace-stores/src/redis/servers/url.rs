@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use redis::{ConnectionAddr, IntoConnectionInfo as _, RedisConnectionInfo};
 use terrace_core::{Error, Result};
 
-use super::guides::Question;
+use super::guides::{Question, slot_of};
 use super::tls::Files;
 use crate::parameters::decode;
 
@@ -31,9 +31,12 @@ pub(super) enum Place {
 }
 
 const MALFORMED: &str = "the Redis URL is malformed; write redis://[user:password@]host[:port][/database], \
-                         redis+sentinel://host:port,host:port/name, or rediss in the place of redis for TLS";
+                         redis+sentinel://host:port,host:port/name, \
+                         redis+cluster://host:port,host:port, or rediss in the place of redis for TLS";
 /// Where sentinels are by themselves.
 const SENTINEL_PORT: u16 = 26379;
+/// Where Redis is by itself.
+const PORT: u16 = 6379;
 
 /// What stands behind the `?`.
 #[derive(Debug, Default)]
@@ -81,6 +84,10 @@ impl<'a> Parameters<'a> {
         Ok(parameters)
     }
 
+    fn has_no_sentinels(&self) -> bool {
+        self.sentinel_user.is_none() && self.sentinel_password.is_none()
+    }
+
     /// What is the driver's.
     fn of_driver(&self) -> String {
         self.protocol.map_or_else(String::new, |version| format!("?protocol={version}"))
@@ -109,14 +116,17 @@ fn unknown(name: &str) -> Error {
     ))
 }
 
-/// Reads a URL. No error repeats a part of it that may be a password.
-pub(super) fn parse(url: &str) -> Result<Form> {
+/// Reads a URL, for the use of keys that all have the slot of this one. No error repeats a part of it that may
+/// be a password.
+pub(super) fn parse(url: &str, key: &str) -> Result<Form> {
     let (scheme, rest) = url.split_once("://").ok_or_else(malformed)?;
     let (encrypted, kind) = match scheme {
         "redis" | "valkey" => (false, ""),
         "rediss" | "valkeys" => (true, ""),
         "redis+sentinel" | "valkey+sentinel" => (false, "sentinel"),
         "rediss+sentinel" | "valkeys+sentinel" => (true, "sentinel"),
+        "redis+cluster" | "valkey+cluster" => (false, "cluster"),
+        "rediss+cluster" | "valkeys+cluster" => (true, "cluster"),
         // A socket of this machine, with parameters of its own.
         "unix" | "redis+unix" | "valkey+unix" => return one(url, None),
         _ => return Err(malformed()),
@@ -132,6 +142,7 @@ pub(super) fn parse(url: &str) -> Result<Form> {
     let tls = parameters.tls(encrypted)?;
     match kind {
         "sentinel" => sentinels(place, &parameters, tls),
+        "cluster" if parameters.has_no_sentinels() => nodes(place, &parameters, tls, key),
         _ if parameters.sentinel_user.is_some() => Err(unknown("sentinel_user")),
         _ if parameters.sentinel_password.is_some() => Err(unknown("sentinel_password")),
         _ => one(&format!("redis://{place}{}", parameters.of_driver()), tls),
@@ -173,6 +184,20 @@ fn sentinels(place: &str, parameters: &Parameters<'_>, tls: Option<Files>) -> Re
     Ok(Form { place: Place::By { question, guides, login: of_guides }, login, tls, shown })
 }
 
+/// `user:password@host:port,host:port`.
+fn nodes(place: &str, parameters: &Parameters<'_>, tls: Option<Files>, key: &str) -> Result<Form> {
+    let (authority, database) = place.split_once('/').unwrap_or((place, ""));
+    if !["", "0"].contains(&database) {
+        return Err(Error::invalid(
+            "the Redis URL names a database of a cluster, which has one alone; end it with the last port",
+        ));
+    }
+    let question = Question::Owner { slot: slot_of(key), by_name: tls.is_some() };
+    let (guides, login) = several(authority, database, parameters, PORT)?;
+    let (shown, of_guides) = (format!("the cluster of {}", shown(&guides)), login.clone());
+    Ok(Form { place: Place::By { question, guides, login: of_guides }, login, tls, shown })
+}
+
 /// Hosts with the login that stands before them.
 fn several(
     authority: &str,
@@ -210,18 +235,19 @@ mod tests {
     use super::*;
 
     fn refused(url: &str) -> String {
-        parse(url).expect_err(url).to_string()
+        parse(url, "key").expect_err(url).to_string()
     }
 
     #[test]
     fn files_belong_to_tls() {
-        let form = parse("rediss://u:p@h:7000/2?ca=/a%20b.pem&cert=c.pem&key=k.pem").unwrap();
+        let form =
+            parse("rediss://u:p@h:7000/2?ca=/a%20b.pem&cert=c.pem&key=k.pem", "key").unwrap();
         let files = form.tls.expect("TLS");
         assert_eq!(files.ca, Some(PathBuf::from("/a b.pem")));
         assert_eq!(files.pair, Some((PathBuf::from("c.pem"), PathBuf::from("k.pem"))));
         assert_eq!((form.shown.as_str(), form.login.db()), ("h:7000", 2));
-        assert!(parse("rediss://h").unwrap().tls.is_some());
-        assert!(parse("redis://h?protocol=resp3").unwrap().tls.is_none());
+        assert!(parse("rediss://h", "key").unwrap().tls.is_some());
+        assert!(parse("redis://h?protocol=resp3", "key").unwrap().tls.is_none());
         assert!(refused("redis://h?ca=a.pem").contains("write rediss://"));
         assert!(refused("rediss://h?cert=a.pem").contains("name both"));
         assert!(refused("rediss://h?ca=").contains("write ca=/path/ca.pem"));
@@ -232,7 +258,7 @@ mod tests {
     #[test]
     fn sentinels_have_hosts_a_name_and_a_login_of_their_own() {
         let url = "rediss+sentinel://u:p@h1:1,[::1],h3/main/2?sentinel_password=q%20q";
-        let form = parse(url).unwrap();
+        let form = parse(url, "key").unwrap();
         assert_eq!(form.shown, "main of h1:1,::1:26379,h3:26379");
         assert_eq!((form.login.password(), form.login.db()), (Some("p"), 2));
         assert!(form.tls.is_some());
@@ -242,6 +268,17 @@ mod tests {
         assert!(refused("redis+sentinel://h1,h2").contains("not whom they watch"));
         assert!(refused("redis+sentinel://h1,/main").contains("malformed"));
         assert!(refused("redis://h?sentinel_user=a").contains("`sentinel_user`"));
+    }
+
+    #[test]
+    fn nodes_of_a_cluster_are_asked_for_a_slot() {
+        let form = parse("rediss+cluster://:p@h1,h2:7001/", "{foo}:a").unwrap();
+        assert_eq!(form.shown, "the cluster of h1:6379,h2:7001");
+        let Place::By { question, login, .. } = form.place else { panic!("one server") };
+        assert_eq!(question, Question::Owner { slot: 12182, by_name: true });
+        assert_eq!((login.password(), form.login.password()), (Some("p"), Some("p")));
+        assert!(refused("redis+cluster://h/1").contains("which has one alone"));
+        assert!(refused("redis+cluster://h?sentinel_user=a").contains("`sentinel_user`"));
     }
 
     #[test]
