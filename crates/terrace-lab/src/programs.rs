@@ -205,6 +205,10 @@ fn how_to_install(name: &str) -> String {
         "install NATS (`apt-get install nats-server`, or `brew install nats-server`)".to_owned()
     } else if name == "pgbouncer" {
         "install PgBouncer (`apt-get install pgbouncer`, or `brew install pgbouncer`)".to_owned()
+    } else if name == "varnishd" {
+        "install Varnish (`apt-get install varnish`, or `brew install varnish`)".to_owned()
+    } else if name == "nginx" {
+        "install nginx (`apt-get install nginx`, or `brew install nginx`)".to_owned()
     } else if DOCUMENT_PROGRAMS.contains(&name) {
         "install MongoDB (https://www.mongodb.com/docs/manual/installation/), or nx-27017, which \
          speaks its protocol (`pip install nx-27017` in a virtual environment whose `bin` is on PATH)"
