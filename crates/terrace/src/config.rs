@@ -4,6 +4,7 @@
 //! where each value came from; unknown keys are refused with the nearest known one.
 
 mod bounds;
+mod edge;
 mod guards;
 mod levels;
 mod redact;
@@ -17,6 +18,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+pub use edge::EdgeConfig;
 pub use guards::{AuthConfig, JwtConfig, LimitsConfig, MetricsConfig};
 pub use levels::{
     CqrsConfig, EnterpriseConfig, JournalConfig, PolyglotConfig, ReplicasConfig, ShardsConfig,
@@ -58,6 +60,8 @@ pub struct Config {
     pub jwt: JwtConfig,
     /// What clients may ask for.
     pub limits: LimitsConfig,
+    /// Caches in front.
+    pub edge: EdgeConfig,
     /// What is measured of requests.
     pub metrics: MetricsConfig,
     /// The certificate of this server.

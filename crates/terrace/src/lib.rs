@@ -28,3 +28,4 @@ pub mod config;
 mod file_state;
 pub mod http;
 pub mod levels;
+mod outbound;

@@ -341,6 +341,7 @@ impl Merged {
         }
         config.regions.check(&config.distance)?;
         config.tls.check()?;
+        config.edge.check()?;
         if config.database.pool_min > config.database.pool_max {
             let [least, most] = ["database.pool_min", "database.pool_max"].map(|path| {
                 let (value, source) = &sources[path];
@@ -464,6 +465,9 @@ mod tests {
             (with(&[("TERRACE_STORES_MODE", "docker")], None), "embedded, local or servers"),
             (with(&[("DB_POOL_MIN_SIZE", "20")], None), "must not be above"),
             (with(&[("TERRACE_TLS_KEY", "a.pem")], None), "tls.certificate is not; set both"),
+            (with(&[("TERRACE_EDGE_PUBLIC", "shop/")], None), "prefix=seconds, from 1 to 86400"),
+            (with(&[("TERRACE_EDGE_PUBLIC", "a/=1 a/=2")], None), "\"a/\" twice"),
+            (with(&[("TERRACE_EDGE_PURGE", "http://a")], None), "edge.public is not"),
         ];
         for (answer, wanted) in cases {
             let error = answer.expect_err(wanted);

@@ -8,17 +8,20 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use bytes::Bytes;
 use futures_util::FutureExt as _;
 use hyper::body::Incoming;
-use hyper::header::{CONNECTION, CONTENT_LENGTH, DATE, HOST, HeaderMap, HeaderValue};
+use hyper::header::{
+    CACHE_CONTROL, CONNECTION, CONTENT_LENGTH, DATE, HOST, HeaderMap, HeaderValue,
+};
 use hyper::{Request, Version};
 use terrace_core::Runtime;
 
 use super::call::Call;
 use super::docs::Pages;
 use super::face::Face;
+use super::front_caches::is_for_all;
 use super::geography::Geography;
 use super::middleware::{Guards, Next};
 use super::problem::{Kind, Problem};
-use super::reply::{Answer, Reply};
+use super::reply::{Answer, REVALIDATE, Reply};
 use super::request_id::{RequestIds, X_REQUEST_ID};
 use super::routes::Routes;
 use super::tls::Tls;
@@ -75,8 +78,7 @@ impl App {
     ) -> Reply {
         let (parts, body) = request.into_parts();
         let id = self.ids.of(&parts.headers);
-        let mut call =
-            Call { app: Arc::clone(&self), parts, body: Some(body), peer, principal: None };
+        let mut call = Call::new(&self, parts, Some(body), peer);
         let outcome = AssertUnwindSafe(self.run(&mut call)).catch_unwind().await;
         let answer = outcome.unwrap_or_else(|panic| Err(self.panicked(&*panic)));
         let mut reply = match answer {
@@ -88,7 +90,10 @@ impl App {
                 problem.into_reply(&id)
             }
         };
-        reply.headers_mut().insert(X_REQUEST_ID, id.into_header());
+        if !is_for_all(&reply) {
+            reply.headers_mut().insert(X_REQUEST_ID, id.into_header());
+        }
+        reply.headers_mut().entry(CACHE_CONTROL).or_insert(REVALIDATE);
         reply
     }
 

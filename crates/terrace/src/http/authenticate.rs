@@ -9,6 +9,7 @@ use terrace_core::{BoxFuture, Error, ErrorKind, Inspection, Result, Runtime};
 
 use super::call::Call;
 use super::endpoint::{Access, Endpoint, Needs};
+use super::front_caches::is_for_all;
 use super::middleware::{Middleware, Next};
 use super::problem::{Kind, Problem};
 use super::reply::Answer;
@@ -139,7 +140,9 @@ impl Middleware for Authenticate {
             let found = self.find(call).await;
             call.principal = Some(self.admit(found, call, scope, access)?);
             let mut reply = next.run(call).await?;
-            reply.headers_mut().insert(CACHE_CONTROL, PRIVATE);
+            if !is_for_all(&reply) {
+                reply.headers_mut().insert(CACHE_CONTROL, PRIVATE);
+            }
             Ok(reply)
         })
     }

@@ -9,6 +9,7 @@ use hyper::http::request::Parts;
 use terrace_core::{BoxFuture, Deadline, Key, ReadOptions, RegionName, Result, WriteOptions};
 
 use super::app::App;
+use super::front_caches::FrontCaches;
 use super::geography::Geography;
 use super::problem::Problem;
 use super::{body, headers, path};
@@ -27,9 +28,21 @@ pub(crate) struct Call {
     pub(crate) peer: Option<IpAddr>,
     /// Who asks, where clients have keys.
     pub(crate) principal: Option<Arc<Principal>>,
+    /// The caches in front, where some answers are for all clients.
+    pub(crate) front_caches: Option<Arc<FrontCaches>>,
 }
 
 impl Call {
+    /// A request of which nobody has found out anything.
+    pub(crate) fn new(
+        app: &Arc<App>,
+        parts: Parts,
+        body: Option<Incoming>,
+        peer: Option<IpAddr>,
+    ) -> Self {
+        Self { app: Arc::clone(app), parts, body, peer, principal: None, front_caches: None }
+    }
+
     /// The key in the path.
     pub(crate) fn key(&self) -> Result<Key, Problem> {
         path::key(self.parts.uri.path())

@@ -172,8 +172,7 @@ mod tests {
     async fn ask(app: &Arc<App>, method: &str, path: &str) {
         let request = Request::builder().method(method).uri(path).header("host", "a").body(());
         let (parts, ()) = request.expect("a request").into_parts();
-        let mut call =
-            Call { app: Arc::clone(app), parts, body: None, peer: None, principal: None };
+        let mut call = Call::new(app, parts, None, None);
         let _ = AssertUnwindSafe(app.run(&mut call)).catch_unwind().await;
     }
 

@@ -207,8 +207,7 @@ mod tests {
         let app = Arc::new(App::new(service));
         let (parts, ()) =
             Request::get(path).header("host", "a").body(()).expect("a request").into_parts();
-        let mut call =
-            Call { app: Arc::clone(&app), parts, body: None, peer: None, principal: None };
+        let mut call = Call::new(&app, parts, None, None);
         let answer = app.run(&mut call).await;
         let log = log.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let status = |answer: Answer| match answer {

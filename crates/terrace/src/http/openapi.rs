@@ -33,7 +33,8 @@ pub(crate) fn document(level: &str, table: &[Endpoint]) -> OpenApi {
     info.description = Some(format!(
         "Level `{level}`. Two faces over the same records: the documents' API, which differs from \
          level to level, and the record API under `/v1`, which does not. Every answer has \
-         `X-Request-ID`, taken from the request or made. Errors are problem documents (RFC 9457). \
+         `X-Request-ID`, taken from the request or made, unless it is for all clients of a cache in \
+         front. Errors are problem documents (RFC 9457). \
          What is no request of HTTP/1.1, or does not name one `Host`, is answered 400 under any path."
     ));
     let mut paths = BTreeMap::<&str, PathItem>::new();

@@ -16,6 +16,7 @@ use utoipa::openapi::path::ParameterIn;
 use super::call::Call;
 use super::client_address::TrustedProxies;
 use super::endpoint::{Access, Endpoint, Needs};
+use super::front_caches::is_for_all;
 use super::middleware::{Middleware, Next};
 use super::problem::{Kind, Problem, whole_seconds};
 use super::reply::Answer;
@@ -188,11 +189,12 @@ impl Middleware for RateLimit {
                 true => next.run(call).await,
                 false => Err(Self::refusal(&admission)),
             };
-            let headers = match &mut answer {
-                Ok(reply) => reply.headers_mut(),
-                Err(problem) => problem.headers_mut(),
-            };
-            self.tell(&admission, headers);
+            match &mut answer {
+                // What is left is one client's.
+                Ok(reply) if is_for_all(reply) => {}
+                Ok(reply) => self.tell(&admission, reply.headers_mut()),
+                Err(problem) => self.tell(&admission, problem.headers_mut()),
+            }
             answer
         })
     }

@@ -31,6 +31,11 @@ pub(crate) const TERRACE_TOKEN: HeaderName = HeaderName::from_static("terrace-to
 /// How fresh an answer must be.
 pub(crate) const TERRACE_CONSISTENCY: HeaderName = HeaderName::from_static("terrace-consistency");
 
+/// A cache of the web may keep an answer, but asks each time whether it still holds, which costs a
+/// 304 without a body where there is an ETag. Anything laxer would take back what the levels promise;
+/// without a word, some caches keep an answer for minutes.
+pub(crate) const REVALIDATE: HeaderValue = HeaderValue::from_static("no-cache");
+
 const PRIMARY: HeaderValue = HeaderValue::from_static("primary");
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 

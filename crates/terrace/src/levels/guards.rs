@@ -2,12 +2,14 @@
 
 use std::sync::Arc;
 
-use terrace_core::Result;
+use terrace_core::{Error, Result, Runtime};
 
 use super::{Engines, Level};
 use crate::access::{ApiKey, KeyRing, TokenOptions, Tokens};
 use crate::config::{Config, JwtConfig, seconds};
-use crate::http::{Authenticate, Guards, Metrics, Middleware, RateLimit};
+use crate::http::{
+    Authenticate, FrontCaches, Guards, Metrics, Middleware, RateLimit, TellFrontCaches,
+};
 
 /// The guards of a level.
 #[derive(Debug)]
@@ -30,6 +32,10 @@ pub async fn guards(level: &Level, engines: &Engines) -> Result<Guarding> {
     if is_measured(level, config) {
         // Outermost, so that what the other guards refuse is counted, too.
         steps.push(Arc::new(Metrics::default()));
+    }
+    if let Some(caches) = front_caches(config, runtime)? {
+        // Further in than what counts, further out than what refuses.
+        steps.push(Arc::new(TellFrontCaches::new(caches)));
     }
     let mut first_key = None;
     let asks_for_keys = is_on(&config.auth.enabled, level);
@@ -64,6 +70,15 @@ pub async fn guards(level: &Level, engines: &Engines) -> Result<Guarding> {
     }
     steps.extend(by_key.map(|step| Arc::new(step) as _));
     Ok(Guarding { guards: Guards::new(steps), asks_for_keys, first_key })
+}
+
+/// The caches in front, where they may keep anything.
+fn front_caches(config: &Config, runtime: &Runtime) -> Result<Option<FrontCaches>> {
+    let prefixes = config.edge.prefixes().map_err(|error| Error::invalid(error.to_string()))?;
+    if prefixes.is_empty() {
+        return Ok(None);
+    }
+    FrontCaches::new(prefixes, &config.edge.purge, runtime).map(Some)
 }
 
 /// What tokens must be, where an identity provider is named.

@@ -11,6 +11,7 @@ mod crash;
 mod databases;
 mod docs;
 mod enterprise;
+mod front_caches;
 mod health;
 mod instances;
 mod journal;
@@ -112,8 +113,13 @@ impl Program {
     }
 
     /// Starts a `terrace serve` that lacks nothing but its port, and waits until it says that it serves.
-    async fn start(mut command: Command) -> Self {
-        let port = free_port().to_string();
+    async fn start(command: Command) -> Self {
+        Self::start_on(free_port(), command).await
+    }
+
+    /// The same on a port that something else knows already.
+    async fn start_on(port: u16, mut command: Command) -> Self {
+        let port = port.to_string();
         command.args(["--port", &port]);
         let mut child = command.stdout(Stdio::piped()).spawn().expect("the program starts");
         let mut lines = BufReader::new(child.stdout.take().expect("a pipe")).lines();

@@ -7,18 +7,15 @@ use hyper::{Method, StatusCode};
 use terrace_core::{Read, Record, Version};
 use utoipa::openapi::path::ParameterIn;
 
-use super::Records;
+use super::{Records, Values};
 use crate::http::call::Call;
 use crate::http::endpoint::{Described, Endpoint};
 use crate::http::etag::{Conditions, etag};
+use crate::http::front_caches::shared;
 use crate::http::http_date;
 use crate::http::problem::{Kind, Problem};
-use crate::http::reply::{self, Answer, Reply, WithHeaders};
+use crate::http::reply::{self, Answer, REVALIDATE, Reply, WithHeaders};
 use crate::http::schema::Shape;
-
-/// A cache of the web may keep an answer, but asks each time whether it still holds, which costs a
-/// 304 without a body. Anything laxer would take back what the levels promise.
-const REVALIDATE: HeaderValue = HeaderValue::from_static("no-cache");
 
 const HEADERS: &[&str] =
     &["ETag", "Last-Modified", "Age", "Cache-Control", "Terrace-Origin", "Terrace-Token"];
@@ -83,7 +80,12 @@ async fn get(records: &Records, call: &mut Call) -> Answer {
     } else {
         reply::empty(StatusCode::NOT_MODIFIED)
     };
-    Ok(proven(described(reply, record, &read), &read))
+    let reply = proven(described(reply, record, &read), &read);
+    // What waits for its version is on its way to becoming everybody's.
+    if record.version == Version::NONE || records.values != Values::Texts {
+        return Ok(reply);
+    }
+    Ok(shared(call, &key, reply))
 }
 
 /// The problem of a key without a record.

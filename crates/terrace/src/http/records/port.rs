@@ -10,6 +10,7 @@ use terrace_core::{
 use super::Values;
 use crate::http::call::Call;
 use crate::http::face::Shards;
+use crate::http::front_caches::telling;
 use crate::http::geography::Geography;
 use crate::http::headers;
 use crate::http::problem::Problem;
@@ -97,6 +98,8 @@ impl Records {
     ) -> Result<Vec<Receipt>, Problem> {
         batch.iter().try_for_each(|write| call.may_touch(&write.key))?;
         let seen = headers::token(&call.parts.headers)?;
+        let is_text = self.values == Values::Texts;
+        let _told = is_text.then(|| telling(call, batch.iter().map(|write| &write.key)));
         let mut receipts = self.store.write(batch, how).await?;
         if let Some(seen) = &seen {
             receipts.iter_mut().for_each(|receipt| receipt.token.merge(seen));

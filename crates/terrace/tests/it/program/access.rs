@@ -20,7 +20,7 @@ async fn keys(stores: &Stores<'_>, arguments: &[&str]) -> Value {
 }
 
 /// The secret of a new key, and its id.
-async fn created(stores: &Stores<'_>, arguments: &[&str]) -> (String, String) {
+pub(super) async fn created(stores: &Stores<'_>, arguments: &[&str]) -> (String, String) {
     let made = keys(stores, arguments).await;
     let text = |name: &str| made[name].as_str().expect("text").to_owned();
     (text("key"), text("id"))
@@ -36,7 +36,7 @@ impl Program {
     }
 
     /// Waits until a key is answered so.
-    async fn comes_to(&self, key: &str, wanted: StatusCode, within: Duration) {
+    pub(super) async fn comes_to(&self, key: &str, wanted: StatusCode, within: Duration) {
         let until = tokio::time::Instant::now() + within;
         while self.reads("/read/a", key).await != wanted {
             assert!(tokio::time::Instant::now() < until, "{key} is not answered {wanted}");
@@ -46,7 +46,7 @@ impl Program {
 }
 
 /// How long a new key, or the end of an old one, may take to be known.
-const KNOWN: Duration = Duration::from_secs(5);
+pub(super) const KNOWN: Duration = Duration::from_secs(5);
 
 fn first_key(program: &Program) -> Option<String> {
     program
