@@ -19,7 +19,7 @@ pub(super) fn header(name: &str) -> Header {
         "Cache-Control" => (
             Shape::Text,
             "`no-cache`: ask again each time, with If-None-Match. `private`: only the one who asked may \
-             keep it.",
+             keep it. `public`: a shared cache may give it to anybody, for `s-maxage` seconds.",
         ),
         "Terrace-Origin" => (ORIGINS, "Where it came from."),
         "Terrace-Durability" => (DURABILITIES, "How safe it is."),
