@@ -197,6 +197,7 @@ impl Making {
         {
             (copy.rows, copy.sha256) = (rows, sha256);
         }
+        self.catalogue.marker = moment.marker;
         for (number, at) in moment.markers {
             self.servers[number].receive(&at).await?;
             self.catalogue.servers[number].marker_at = at;

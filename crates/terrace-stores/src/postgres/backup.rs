@@ -117,7 +117,8 @@ impl PostgresBackup {
     /// # Errors
     /// `Unavailable` when the session is lost.
     pub async fn pin(&self) -> Result<()> {
-        const BEGIN: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; \
+        // What an earlier try has pinned goes: a BEGIN within its transaction would change nothing.
+        const BEGIN: &str = "ROLLBACK; BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; \
              SET LOCAL statement_timeout = 0; SET LOCAL idle_in_transaction_session_timeout = 0; \
              SELECT FROM records LIMIT 1";
         self.snapshot.command(BEGIN).await.map_err(failed)

@@ -78,9 +78,13 @@ impl SqliteBackup {
     /// # Errors
     /// What SQLite says.
     pub fn pin(&self) -> Result<()> {
-        // The first read takes the snapshot.
-        let begin = "BEGIN; SELECT count(*) FROM meta";
-        lock(&self.snapshot).execute_batch(begin).map_err(failure::of)
+        let snapshot = lock(&self.snapshot);
+        // What an earlier try has pinned goes. The first read takes the snapshot.
+        let begin = match snapshot.is_autocommit() {
+            true => "BEGIN; SELECT count(*) FROM meta",
+            false => "ROLLBACK; BEGIN; SELECT count(*) FROM meta",
+        };
+        snapshot.execute_batch(begin).map_err(failure::of)
     }
 
     /// Lets writers go on.

@@ -17,7 +17,9 @@ const BETWEEN: Duration = Duration::from_millis(300);
 
 /// The moment, when it is over.
 pub(super) struct Moment {
-    /// For each server, where its log has the marker.
+    /// The name of the marker.
+    pub(super) marker: String,
+    /// For each server, where its log has it.
     pub(super) markers: Vec<(usize, String)>,
     /// For how long writers may have waited.
     pub(super) held: Duration,
@@ -37,6 +39,7 @@ pub(super) async fn mark(
         if again > 0 {
             runtime.sleep(runtime.jitter(BETWEEN, 0.3)).await;
         }
+        let marker = catalogue.new_marker(runtime);
         let begun = runtime.now();
         let held = join_all(databases.iter().map(|it| it.hold(runtime))).await;
         let marked = match held.iter().position(|held| !matches!(held, Ok(true))) {
@@ -46,7 +49,7 @@ pub(super) async fn mark(
             }
             None => {
                 let end = Deadline::at(runtime.now() + MARK_WITHIN);
-                runtime.within(end, mark_all(databases, &catalogue.marker())).await
+                runtime.within(end, mark_all(databases, &marker)).await
             }
         };
         // All of them, whatever became of the others.
@@ -55,7 +58,7 @@ pub(super) async fn mark(
         let Some(markers) = marked.transpose()? else { continue };
         released.into_iter().collect::<Result<Vec<_>>>()?;
         let held = runtime.now().duration_since(begun);
-        return Ok(Moment { markers, held });
+        return Ok(Moment { marker, markers, held });
     }
     let database = &catalogue.databases[held_by_another];
     let message = "writers cannot be held for the moment of a backup, because another session has the records \
@@ -157,6 +160,23 @@ mod tests {
         let moment = marking.await.expect("a moment");
         assert!(moment.held <= WITHIN, "writers waited {:?}", moment.held);
         assert!(is_free(&first).await && is_free(&second).await);
+    }
+
+    /// Of two markers of one name a server recovers to the first.
+    #[tokio::test(start_paused = true)]
+    async fn each_try_has_a_marker_of_its_own_and_the_last_snapshot() {
+        let (directory, runtime) = (tempfile::tempdir().expect("a directory"), Runtime::system());
+        let (sources, mut catalogue) = two(directory.path()).await;
+        let first = mark(&sources, &catalogue, &runtime).await.expect("a moment");
+        let path = directory.path().join("0");
+        let store = SqliteStore::open(SqliteOptions::new(&path), runtime.clone()).expect("a file");
+        let (key, value) = (terrace_core::Key::new("b"), terrace_core::Value::new("between"));
+        store.put(key.expect("a key"), value.expect("a value")).await.expect("a put");
+        let second = mark(&sources, &catalogue, &runtime).await.expect("a moment");
+        assert_ne!(first.marker, second.marker);
+        catalogue.databases[0].at = "copy".to_owned();
+        let read = sources[0].read(directory.path(), &catalogue.databases[0]).await;
+        assert_eq!(read.expect("contents").rows, 2, "what was pinned last is read");
     }
 
     #[tokio::test(start_paused = true)]

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
-use terrace_core::{Error, ErrorKind, Result, Timestamp};
+use terrace_core::{Error, ErrorKind, Result, Runtime, Timestamp};
 
 use super::files;
 
@@ -28,6 +28,8 @@ pub struct Catalogue {
     pub began_at: Timestamp,
     /// The logical point to which it restores.
     pub marker_at: Timestamp,
+    /// The name of the marker in each server's log. No other one has it: a server recovers to the first of a name.
+    pub marker: String,
     /// For how long writers waited at most, in milliseconds.
     pub held_ms: u64,
     /// The PostgreSQL servers; none where databases are files.
@@ -95,6 +97,7 @@ impl Catalogue {
             terrace: env!("CARGO_PKG_VERSION").to_owned(),
             began_at,
             marker_at: began_at,
+            marker: String::new(),
             held_ms: 0,
             servers: Vec::new(),
             databases: Vec::new(),
@@ -103,9 +106,9 @@ impl Catalogue {
         }
     }
 
-    /// The name of the marker in each server's log.
-    pub fn marker(&self) -> String {
-        format!("terrace-{}", self.name)
+    /// A name for a marker that nothing else has, also no earlier try of this backup.
+    pub(super) fn new_marker(&self, runtime: &Runtime) -> String {
+        format!("terrace-{}-{:016x}", self.name, runtime.random())
     }
 
     /// The size of all files.

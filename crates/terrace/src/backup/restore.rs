@@ -89,7 +89,7 @@ pub(super) fn server(backup: &Backup, number: usize, home: &Path) -> Result<()> 
 pub(super) fn recovery(backup: &Backup) -> [(&'static str, String); 4] {
     [
         ("restore_command", FETCH.to_owned()),
-        ("recovery_target_name", backup.catalogue.marker()),
+        ("recovery_target_name", backup.catalogue.marker.clone()),
         ("recovery_target_timeline", "current".to_owned()),
         ("recovery_target_action", "promote".to_owned()),
     ]

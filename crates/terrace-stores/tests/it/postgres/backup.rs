@@ -72,6 +72,19 @@ async fn a_writer_that_stays_is_not_waited_for_without_end() {
     assert_eq!(backup.contents("x").await.expect("contents").rows, 2);
 }
 
+/// A try that came to nothing after it had pinned; the next one's marker is later than that.
+#[tokio::test]
+async fn what_is_pinned_again_is_what_is_read() {
+    let url = testing::fresh_database();
+    let store = connect(&url, ConnectionSource::pooled(1, 2)).await;
+    let backup = opened(&url).await;
+    backup.pin().await.expect("a snapshot");
+    store.put(key("a"), value("between")).await.expect("a put");
+    backup.pin().await.expect("another one");
+    let contents = backup.contents("a").await.expect("contents");
+    assert_eq!(contents.asked.as_deref(), Some("between"));
+}
+
 #[tokio::test]
 async fn the_log_is_kept_for_as_long_as_the_backup_is_there() {
     const SLOTS: &str = "SELECT count(*) FROM pg_replication_slots WHERE slot_name = $1 AND restart_lsn IS NOT NULL";
