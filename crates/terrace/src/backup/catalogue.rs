@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use terrace_core::{Error, ErrorKind, Result, Runtime, Timestamp};
@@ -111,6 +111,24 @@ impl Catalogue {
         format!("terrace-{}-{:016x}", self.name, runtime.random())
     }
 
+    /// A path in it that leads elsewhere, if there is one: whoever restores may do more than whoever wrote it.
+    fn outside(&self) -> Option<&str> {
+        let directories =
+            self.directories.iter().chain(self.servers.iter().map(|it| &it.directory));
+        let paths = directories.chain(self.files.iter().map(|it| &it.path));
+        let mut paths = paths.chain(self.databases.iter().map(|it| &it.at));
+        let is_inside = |path: &str| {
+            let mut parts = Path::new(path).components();
+            !path.is_empty() && parts.all(|part| matches!(part, Component::Normal(_)))
+        };
+        paths.find(|path| !is_inside(path)).map(String::as_str)
+    }
+
+    /// Whether the marker can stand in a server's settings.
+    fn has_plain_marker(&self) -> bool {
+        self.marker.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
+    }
+
     /// The size of all files.
     pub fn bytes(&self) -> u64 {
         self.files.iter().map(|file| file.bytes).sum()
@@ -164,9 +182,15 @@ impl Backup {
             Error::new(ErrorKind::Corrupt, message).with("name", name.to_owned()).caused_by(error)
         })?;
         let fits = catalogue.format == Catalogue::FORMAT && catalogue.name == name;
+        let fits = fits && catalogue.has_plain_marker();
         if !fits {
             let message = "the catalogue is of another backup, or of a newer Terrace";
             return Err(Error::new(ErrorKind::Corrupt, message).with("name", name.to_owned()));
+        }
+        if let Some(path) = catalogue.outside() {
+            let message = "the catalogue names a path outside of the backup; use one that you know the origin of";
+            let error = Error::new(ErrorKind::Corrupt, message).with("name", name.to_owned());
+            return Err(error.with("path", path.to_owned()));
         }
         Ok(Self { place, catalogue })
     }
@@ -206,5 +230,63 @@ impl Backup {
         }
         faults.extend(known.keys().map(|path| format!("{path} is missing")));
         Ok(faults)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A backup in a directory, after somebody else has had the catalogue.
+    fn opened(change: impl FnOnce(&mut Catalogue)) -> Result<Backup> {
+        let directory = tempfile::tempdir().expect("a directory");
+        let began_at = Runtime::system().wall();
+        let mut catalogue = Catalogue::begin("one".to_owned(), 4, began_at);
+        catalogue.marker = catalogue.new_marker(&Runtime::system());
+        change(&mut catalogue);
+        let place = directory.path().join("one");
+        fs::create_dir(&place).expect("a directory");
+        let text = serde_json::to_string(&catalogue).expect("JSON");
+        fs::write(place.join(FILE), text).expect("a file");
+        Backup::open(directory.path(), "one")
+    }
+
+    #[test]
+    fn a_catalogue_that_leads_outside_is_refused() {
+        let file = |path: &str| FileCopy { path: path.to_owned(), bytes: 0, sha256: String::new() };
+        let at = |path: &str| DatabaseCopy { at: path.to_owned(), ..DatabaseCopy::default() };
+        let server = |path: &str| {
+            let directory = path.to_owned();
+            ServerCopy { directory, version: String::new(), marker_at: String::new() }
+        };
+        opened(|it| {
+            it.directories.push("server-0/base".to_owned());
+            it.files.push(file("server-0/base/..2"));
+            it.databases.push(at("server-0"));
+            it.servers.push(server("server-0"));
+        })
+        .expect("nothing leads outside");
+        for path in ["../a", "server-0/../../a", "/etc/a", ".", ""] {
+            let outside: [Result<Backup>; 4] = [
+                opened(|it| it.directories.push(path.to_owned())),
+                opened(|it| it.files.push(file(path))),
+                opened(|it| it.databases.push(at(path))),
+                opened(|it| it.servers.push(server(path))),
+            ];
+            for refused in outside {
+                let refused = refused.expect_err(path);
+                assert!(refused.message().contains("a path outside"), "{refused}");
+            }
+        }
+        let settings = opened(|it| it.marker = "a'\nport = '1".to_owned());
+        settings.expect_err("a marker is no setting");
+    }
+
+    #[test]
+    fn links_are_no_part_of_a_backup() {
+        let directory = tempfile::tempdir().expect("a directory");
+        std::os::unix::fs::symlink("/etc", directory.path().join("a")).expect("a link");
+        let refused = files::tree(directory.path()).expect_err("it is a link");
+        assert!(refused.particulars().contains("link"), "{refused:?}");
     }
 }

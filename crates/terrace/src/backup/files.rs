@@ -61,8 +61,13 @@ pub(super) fn tree(root: &Path) -> Result<(Vec<String>, Vec<String>)> {
                     .with("name", name.to_string_lossy().into_owned())
             })?;
             let path = if below.is_empty() { name } else { format!("{below}/{name}") };
-            // Links are followed by nobody: what they lead to is no part of a backup.
-            match entry.file_type().map_err(failed("read", &place))?.is_dir() {
+            let kind = entry.file_type().map_err(failed("read", &place))?;
+            if kind.is_symlink() {
+                let message = "a backup has a link, and what it leads to is no part of it; use one that you \
+                               know the origin of";
+                return Err(Error::new(ErrorKind::Corrupt, message).with("link", path));
+            }
+            match kind.is_dir() {
                 true => {
                     directories.push(path.clone());
                     open.push(path);
