@@ -77,12 +77,23 @@ pub(super) fn server(backup: &Backup, number: usize, home: &Path) -> Result<()> 
     }
     let data = home.join("data");
     let own = data.join("postgresql.auto.conf");
-    let mut text = fs::read_to_string(&own).map_err(files::failed("read", &own))?;
+    let copied = fs::read_to_string(&own).map_err(files::failed("read", &own))?;
+    let mut text = without_recovery(&copied);
     for (name, value) in recovery(backup) {
         text.push_str(&format!("{name} = '{value}'\n"));
     }
     files::write(&own, &text)?;
     files::write(&data.join("recovery.signal"), "")
+}
+
+/// Settings without those of a recovery of the original: a server that has two targets does not start.
+fn without_recovery(settings: &str) -> String {
+    let of_recovery = |line: &str| {
+        let name = line.trim_start().to_ascii_lowercase();
+        ["recovery_target", "primary_", "restore_command"].iter().any(|it| name.starts_with(it))
+    };
+    let kept = settings.lines().filter(|line| !of_recovery(line));
+    kept.map(|line| format!("{line}\n")).collect()
 }
 
 /// The settings of a recovery to the marker, and no further.

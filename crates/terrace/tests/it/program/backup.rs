@@ -197,6 +197,10 @@ async fn servers_that_are_written_to_restore_to_one_point_and_are_adopted() {
     let cache = terrace_lab::testing::redis().url();
     let stores = Stores::Shards { databases: &urls, cache: &cache };
     let program = Program::serve(4, &stores).await;
+    // What a recovery of its own has left in its settings.
+    let target = "ALTER SYSTEM SET recovery_target_time = '2020-01-01 00:00:00+00'";
+    let set = postgres_program("psql", &["-X", "-q", "-c", target, &urls[0]]).status().await;
+    assert!(set.expect("psql runs").success());
     let (name, least, most) = under_load(&program, &stores, directory.path()).await;
     let to = directory.path().join("restored");
     let place = to.to_string_lossy().into_owned();
