@@ -44,6 +44,9 @@ pub use catalogue::{Backup, Catalogue, DatabaseCopy, FileCopy, ServerCopy};
 pub use drill::{DrillReport, drill};
 pub use restore::{Restored, restore};
 
+/// Hears what a backup waits for, in a sentence for people.
+pub type Tell = fn(&str);
+
 /// A backup that is being made.
 #[derive(Debug)]
 pub struct Making {
@@ -182,12 +185,14 @@ impl Making {
         try_join_all(self.servers.iter().map(|it| it.copy(&self.catalogue.name))).await.map(drop)
     }
 
-    /// Writes the marker, brings everything up to it, and makes a backup of it.
+    /// Writes the marker, brings everything up to it, and makes a backup of it. While the records of a database
+    /// are maintained (`VACUUM`, `ANALYZE`), it waits for an hour at most and says so.
     ///
     /// # Errors
     /// `Unavailable` when writers cannot be held; what the programs say.
-    pub async fn finish(mut self) -> Result<Backup> {
-        let moment = barrier::mark(&self.databases, &self.catalogue, &self.runtime).await?;
+    pub async fn finish(mut self, tell: Tell) -> Result<Backup> {
+        let clock = (&self.runtime, tell);
+        let moment = barrier::mark(&self.databases, &self.catalogue, clock).await?;
         self.catalogue.marker_at = self.runtime.wall();
         self.catalogue.held_ms = u64::try_from(moment.held.as_millis()).unwrap_or(u64::MAX);
         let read = self.databases.iter().zip(&self.catalogue.databases);

@@ -92,6 +92,22 @@ impl PostgresBackup {
         })
     }
 
+    /// Who maintains the records' table, such as `VACUUM of records by pid 7`. No lock that keeps writers out
+    /// can be had beside it, and it takes as long as it takes.
+    ///
+    /// # Errors
+    /// `Unavailable` when the session is lost.
+    pub async fn maintenance(&self) -> Result<Option<String>> {
+        const ASK: &str = "SELECT coalesce(substring(upper(query) FROM \
+               '(VACUUM|ANALYZE|CREATE(?: UNIQUE)? INDEX|REINDEX|ALTER TABLE)'), 'maintenance') \
+               || ' of records by pid ' || pid \
+             FROM pg_locks JOIN pg_stat_activity USING (pid) \
+             WHERE database = (SELECT oid FROM pg_database WHERE datname = current_database()) \
+               AND relation = 'records'::regclass AND mode = 'ShareUpdateExclusiveLock' AND granted LIMIT 1";
+        let rows = self.writers.ask(ASK, &[]).await.map_err(failed)?;
+        Ok(rows.first().map(|row| row.get(0)))
+    }
+
     /// Keeps writers of records out from now on until [`PostgresBackup::release`], after those under way have
     /// ended; false when another session held the table for so long. To be released in either case.
     ///

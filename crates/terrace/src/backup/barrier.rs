@@ -5,7 +5,7 @@ use std::time::Duration;
 use futures_util::future::{join_all, try_join_all};
 use terrace_core::{Deadline, Error, ErrorKind, Result, Runtime};
 
-use super::{Catalogue, Source};
+use super::{Catalogue, DatabaseCopy, Source, Tell};
 
 /// How long all databases together may take to hold their writers. Less than a write waits for a lock.
 const WITHIN: Duration = Duration::from_millis(400);
@@ -14,6 +14,9 @@ const MARK_WITHIN: Duration = Duration::from_secs(1);
 /// How often it is tried, and how long writers have to themselves in between.
 const TRIES: u32 = 10;
 const BETWEEN: Duration = Duration::from_millis(300);
+/// How long maintenance of the records is waited for, while writers go on, and how often it is looked for.
+const MAINTAINED_FOR: Duration = Duration::from_secs(3_600);
+const LOOK_EVERY: Duration = Duration::from_millis(500);
 
 /// The moment, when it is over.
 pub(super) struct Moment {
@@ -32,13 +35,15 @@ pub(super) struct Moment {
 pub(super) async fn mark(
     databases: &[Source],
     catalogue: &Catalogue,
-    runtime: &Runtime,
+    (runtime, tell): (&Runtime, Tell),
 ) -> Result<Moment> {
+    let patience = Deadline::at(runtime.now() + MAINTAINED_FOR);
     let mut held_by_another = 0;
     for again in 0..TRIES {
         if again > 0 {
             runtime.sleep(runtime.jitter(BETWEEN, 0.3)).await;
         }
+        until_unmaintained(databases, catalogue, patience, (runtime, tell)).await?;
         let marker = catalogue.new_marker(runtime);
         let begun = runtime.now();
         let held = join_all(databases.iter().map(|it| it.hold(runtime))).await;
@@ -60,11 +65,44 @@ pub(super) async fn mark(
         let held = runtime.now().duration_since(begun);
         return Ok(Moment { marker, markers, held });
     }
-    let database = &catalogue.databases[held_by_another];
-    let message = "writers cannot be held for the moment of a backup, because another session has the records \
-                   of a database; end its transaction (pg_stat_activity names it) and try again";
+    let by = "another session has the records of a database; end its transaction (pg_stat_activity names it)";
+    Err(held_by(by, &catalogue.databases[held_by_another]))
+}
+
+/// What is told when writers cannot be held.
+fn held_by(whom: &str, database: &DatabaseCopy) -> Error {
+    let message =
+        format!("writers cannot be held for the moment of a backup, because {whom} and try again");
     let error = Error::new(ErrorKind::Unavailable, message);
-    Err(error.with("database", database.number.to_string()).with("at", database.at.clone()))
+    error.with("database", database.number.to_string()).with("at", database.at.clone())
+}
+
+/// Waits until no table of records is maintained: that may take longer than all tries, and ends by itself.
+async fn until_unmaintained(
+    databases: &[Source],
+    catalogue: &Catalogue,
+    patience: Deadline,
+    (runtime, tell): (&Runtime, Tell),
+) -> Result<()> {
+    let mut told = None;
+    loop {
+        let found = try_join_all(databases.iter().map(Source::maintenance)).await?;
+        let found = found.into_iter().zip(&catalogue.databases);
+        let Some((by, database)) = found.filter_map(|(by, it)| Some((by?, it))).next() else {
+            return Ok(());
+        };
+        if patience.passed(runtime.now()) {
+            return Err(held_by(&format!("{by} goes on; let it end"), database));
+        }
+        if told.as_ref() != Some(&by) {
+            let number = database.number;
+            tell(&format!(
+                "Database {number}: waiting for the end of {by}. The copy is kept, and writers go on."
+            ));
+            told = Some(by);
+        }
+        runtime.sleep(LOOK_EVERY).await;
+    }
 }
 
 async fn mark_all(databases: &[Source], marker: &str) -> Result<Vec<(usize, String)>> {
@@ -82,6 +120,13 @@ async fn mark_all(databases: &[Source], marker: &str) -> Result<Vec<(usize, Stri
 }
 
 impl Source {
+    async fn maintenance(&self) -> Result<Option<String>> {
+        match self {
+            Source::Postgres(source, _) => source.maintenance().await,
+            Source::Sqlite(_) => Ok(None),
+        }
+    }
+
     async fn hold(&self, runtime: &Runtime) -> Result<bool> {
         match self {
             Source::Postgres(source, _) => source.hold(WITHIN).await,
@@ -152,7 +197,7 @@ mod tests {
         let (sources, catalogue) = two(directory.path()).await;
         let (first, second) = (beside(directory.path(), 0), beside(directory.path(), 1));
         assert!(second.hold(Duration::ZERO, &runtime).await.expect("an answer"));
-        let mut marking = Box::pin(mark(&sources, &catalogue, &runtime));
+        let mut marking = Box::pin(mark(&sources, &catalogue, (&runtime, |_| ())));
         let early = Deadline::at(runtime.now() + WITHIN / 2);
         assert!(runtime.within(early, &mut marking).await.is_none(), "one is not held yet");
         assert!(!is_free(&first).await, "the other one is, and stays so");
@@ -167,12 +212,12 @@ mod tests {
     async fn each_try_has_a_marker_of_its_own_and_the_last_snapshot() {
         let (directory, runtime) = (tempfile::tempdir().expect("a directory"), Runtime::system());
         let (sources, mut catalogue) = two(directory.path()).await;
-        let first = mark(&sources, &catalogue, &runtime).await.expect("a moment");
+        let first = mark(&sources, &catalogue, (&runtime, |_| ())).await.expect("a moment");
         let path = directory.path().join("0");
         let store = SqliteStore::open(SqliteOptions::new(&path), runtime.clone()).expect("a file");
         let (key, value) = (terrace_core::Key::new("b"), terrace_core::Value::new("between"));
         store.put(key.expect("a key"), value.expect("a value")).await.expect("a put");
-        let second = mark(&sources, &catalogue, &runtime).await.expect("a moment");
+        let second = mark(&sources, &catalogue, (&runtime, |_| ())).await.expect("a moment");
         assert_ne!(first.marker, second.marker);
         catalogue.databases[0].at = "copy".to_owned();
         let read = sources[0].read(directory.path(), &catalogue.databases[0]).await;
@@ -186,7 +231,8 @@ mod tests {
         let (first, second) = (beside(directory.path(), 0), beside(directory.path(), 1));
         assert!(second.hold(Duration::ZERO, &runtime).await.expect("an answer"));
         let begun = runtime.now();
-        let error = mark(&sources, &catalogue, &runtime).await.err().expect("it is given up");
+        let error =
+            mark(&sources, &catalogue, (&runtime, |_| ())).await.err().expect("it is given up");
         assert!(error.message().contains("another session has the records"), "{error}");
         assert!(error.particulars().contains("database 1"), "{error:?}");
         assert!(runtime.now() - begun < TRIES * (WITHIN + 2 * BETWEEN));

@@ -17,7 +17,7 @@ use terrace_lab::{PostgresOptions as LabOptions, PostgresServer};
 use terrace_stores::{Contents, PostgresBackup, PostgresOptions, SqliteBackup};
 
 use super::files::{self, blocking};
-use super::{Backup, Making, restore, url};
+use super::{Backup, Making, Tell, restore, url};
 use crate::levels::{Engines, Original, Place};
 
 /// Between two rounds of writes.
@@ -50,7 +50,7 @@ pub async fn drill(
     engines: &Engines,
     (level, directory): (u8, &Path),
     given: Option<Backup>,
-    runtime: &Runtime,
+    (runtime, tell): (&Runtime, Tell),
 ) -> Result<DrillReport> {
     let originals = engines.originals().await?;
     let is_given = given.is_some();
@@ -58,7 +58,7 @@ pub async fn drill(
         Some(backup) => (backup, None),
         None => {
             let (backup, rounds) =
-                rehearse(engines, &originals, (level, directory), runtime).await?;
+                rehearse(engines, &originals, (level, directory), (runtime, tell)).await?;
             (backup, Some(rounds))
         }
     };
@@ -97,7 +97,7 @@ async fn rehearse(
     engines: &Engines,
     originals: &[Original],
     to: (u8, &Path),
-    runtime: &Runtime,
+    (runtime, tell): (&Runtime, Tell),
 ) -> Result<(Backup, Rounds)> {
     let making = Making::begin(originals, to, runtime).await?;
     let mut targets = Vec::new();
@@ -117,7 +117,7 @@ async fn rehearse(
     let made = async {
         writer.until_written(runtime).await?;
         let before = writer.written.load(Ordering::Acquire);
-        Ok((making.finish().await?, before))
+        Ok((making.finish(tell).await?, before))
     };
     let made = made.await;
     writer.over.store(true, Ordering::Release);

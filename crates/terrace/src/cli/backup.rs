@@ -101,7 +101,7 @@ async fn with_databases(
             let making =
                 Making::begin(&originals, (*level, directory), runtime).await.map_err(failed)?;
             making.copy_servers().await.map_err(failed)?;
-            let made = making.finish().await.map_err(failed)?;
+            let made = making.finish(screen::progress).await.map_err(failed)?;
             for original in originals {
                 original.close().await.map_err(failed)?;
             }
@@ -125,8 +125,9 @@ async fn with_databases(
         }
         Action::Drill { level, backup } => {
             let given = backup.as_ref().map(|name| open(directory, name, *level)).transpose()?;
-            let found =
-                drill(engines, (*level, directory), given, runtime).await.map_err(failed)?;
+            let found = drill(engines, (*level, directory), given, (runtime, screen::progress))
+                .await
+                .map_err(failed)?;
             let (point, time) = (found.recovery_point.as_millis(), found.recovery_time.as_millis());
             if as_json {
                 let data = json!({"backup": found.backup, "rows": found.rows, "rounds": found.rounds,

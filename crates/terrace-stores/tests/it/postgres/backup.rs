@@ -85,6 +85,29 @@ async fn what_is_pinned_again_is_what_is_read() {
     assert_eq!(contents.asked.as_deref(), Some("between"));
 }
 
+/// Beside it writers cannot be held, and it lasts for longer than anybody tries.
+#[tokio::test]
+async fn who_maintains_the_records_is_named() {
+    let url = testing::fresh_database();
+    let _store = connect(&url, ConnectionSource::pooled(1, 2)).await;
+    let hand = session(&url).await;
+    let backup = opened(&url).await;
+    assert_eq!(backup.maintenance().await.expect("an answer"), None);
+    let pid: i32 = hand.query_one("SELECT pg_backend_pid()", &[]).await.expect("a row").get(0);
+    for (work, name) in [
+        ("ANALYZE records", "ANALYZE"),
+        ("LOCK TABLE records IN SHARE UPDATE EXCLUSIVE MODE", "maintenance"),
+    ] {
+        hand.batch_execute(&format!("BEGIN; {work}")).await.expect("it goes on");
+        let found = backup.maintenance().await.expect("an answer");
+        assert_eq!(found, Some(format!("{name} of records by pid {pid}")));
+        assert!(!backup.hold(Duration::from_millis(100)).await.expect("an answer"));
+        backup.release().await.expect("nothing is held");
+        hand.batch_execute("COMMIT").await.expect("it ends");
+    }
+    assert_eq!(backup.maintenance().await.expect("an answer"), None);
+}
+
 #[tokio::test]
 async fn the_log_is_kept_for_as_long_as_the_backup_is_there() {
     const SLOTS: &str = "SELECT count(*) FROM pg_replication_slots WHERE slot_name = $1 AND restart_lsn IS NOT NULL";

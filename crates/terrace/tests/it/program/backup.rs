@@ -8,6 +8,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use terrace_core::Runtime;
 use terrace_lab::{PostgresOptions, PostgresServer};
+use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::process::Command;
 
 use super::{Program, Stores, terrace};
@@ -353,7 +354,7 @@ async fn a_server_whose_records_are_held_is_named_and_nothing_stays_held() {
     let mut holder = psql.stdout(std::process::Stdio::piped()).spawn().expect("psql runs");
     let mut said = [0; 4];
     let mut output = holder.stdout.take().expect("a pipe");
-    tokio::io::AsyncReadExt::read_exact(&mut output, &mut said).await.expect("it says so");
+    output.read_exact(&mut said).await.expect("it says so");
     let refused = backup(command(&stores, directory.path(), &["create", "4"])).await;
     let refused = refused.expect_err("a database is held");
     assert!(refused.contains("another session has the records"), "{refused}");
@@ -364,6 +365,36 @@ async fn a_server_whose_records_are_held_is_named_and_nothing_stays_held() {
     let left = std::fs::read_dir(directory.path().join("backups")).expect("a directory").count();
     assert_eq!(left, 0, "nothing is left of it");
     holder.kill().await.expect("it ends");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn maintenance_of_records_is_named_and_waited_for() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let (_servers, urls) = two(directory.path()).await;
+    let cache = terrace_lab::testing::redis().url();
+    let stores = Stores::Shards { databases: &urls, cache: &cache };
+    let program = Program::serve(4, &stores).await;
+    let piped = std::process::Stdio::piped;
+    let mut psql = postgres_program("psql", &["-X", "-q", &urls[1]]);
+    let mut maintainer = psql.stdin(piped()).stdout(piped()).spawn().expect("psql runs");
+    let mut input = maintainer.stdin.take().expect("a pipe");
+    input.write_all(b"BEGIN;\nANALYZE records;\n\\echo held\n").await.expect("a write");
+    let mut output = maintainer.stdout.take().expect("a pipe");
+    output.read_exact(&mut [0; 4]).await.expect("it says so");
+    let mut command = command(&stores, directory.path(), &["create", "4"]);
+    let making = command.arg("--json").stdout(piped()).stderr(piped()).kill_on_drop(true).spawn();
+    let mut making = making.expect("it starts");
+    let mut told = BufReader::new(making.stderr.take().expect("a pipe")).lines();
+    loop {
+        let line = told.next_line().await.expect("text").expect("it waits, and says so");
+        if line.contains("Database 1") && line.contains("ANALYZE of records by pid") {
+            break;
+        }
+    }
+    assert!(program.write("meanwhile", "1").await, "writers go on");
+    drop(input);
+    maintainer.wait().await.expect("it ends");
+    assert!(making.wait().await.expect("it ends").success(), "it is a backup then");
 }
 
 #[tokio::test]
