@@ -65,6 +65,14 @@ impl PostgresBackup {
             version: server.get(2),
         };
         let (writers, snapshot) = (connector.open().await?, connector.open().await?);
+        // The slot keeps the log for as long as the server believes that this machine is there.
+        const NOTICE: &str = "SET tcp_keepalives_idle = 30; SET tcp_keepalives_interval = 10; \
+             SET tcp_keepalives_count = 3";
+        session.command(NOTICE).await.map_err(failed)?;
+        for idle in [&session, &writers, &snapshot] {
+            // Files are copied for hours.
+            idle.command("SET idle_session_timeout = 0").await.map_err(failed)?;
+        }
         Ok(Self { session, writers, snapshot, server, history })
     }
 

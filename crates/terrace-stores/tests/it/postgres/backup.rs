@@ -126,6 +126,31 @@ async fn the_log_is_kept_for_as_long_as_the_backup_is_there() {
     }
 }
 
+/// Files are copied for hours, and nobody asks anything meanwhile.
+#[tokio::test]
+async fn a_server_that_ends_idle_sessions_lets_a_backup_be() {
+    const ENDED: &str = "SELECT count(*) = 0 FROM pg_stat_activity \
+         WHERE datname = current_database() AND application_name = 'bystander'";
+    let url = testing::fresh_database();
+    let _store = connect(&url, ConnectionSource::pooled(1, 2)).await;
+    let hand = session(&url).await;
+    let database = url.rsplit_once('/').expect("a path").1;
+    let set = format!("ALTER DATABASE {database} SET idle_session_timeout = '500ms'");
+    hand.batch_execute(&set).await.expect("a setting");
+    let backup = opened(&url).await;
+    let bystander = session(&url).await;
+    bystander.batch_execute("SET application_name = 'bystander'").await.expect("a name");
+    let end = within(Duration::from_secs(30));
+    while !hand.query_one(ENDED, &[]).await.expect("sessions").get::<_, bool>(0) {
+        assert!(!end.passed(Runtime::system().now()), "the bystander stays");
+        tokio::task::yield_now().await;
+    }
+    assert!(backup.hold(Duration::from_secs(1)).await.expect("an answer"), "it was idle longer");
+    backup.pin().await.expect("a snapshot");
+    backup.release().await.expect("writers go on");
+    backup.keep_log(&format!("idle_{database}")).await.expect("a slot");
+}
+
 #[tokio::test]
 async fn a_user_without_the_rights_is_told_which() {
     let url = testing::fresh_database();
