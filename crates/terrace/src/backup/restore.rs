@@ -1,6 +1,7 @@
 //! Brings a backup's files back, where nothing is.
 
-use std::fs;
+use std::fs::{self, OpenOptions};
+use std::io;
 use std::path::{Path, PathBuf};
 
 use terrace_core::{Error, Result};
@@ -9,6 +10,9 @@ use super::{Backup, files};
 
 /// Where SQLite files come, so that the directory is a `--data-dir`.
 const FILES: &str = "embedded";
+
+/// Is in a directory for as long as a restore to it is at work.
+const CLAIM: &str = ".restoring";
 
 /// How a restored server comes to the marker: its log is beside its data, wherever those are moved.
 const FETCH: &str = r#"cp "../wal/%f" "%p""#;
@@ -28,18 +32,41 @@ pub struct Restored {
 /// `InvalidInput` when the directory is not empty; `Corrupt` when a file is missing or is not as it was made.
 /// Nothing is left then.
 pub fn restore(backup: &Backup, to: &Path) -> Result<Restored> {
-    let in_use = fs::read_dir(to).is_ok_and(|mut entries| entries.next().is_some());
-    if in_use || to.is_file() {
+    let in_use = || {
         let message = "the directory to restore to is not empty; name another one";
-        return Err(Error::invalid(message).with("to", to.display().to_string()));
+        Error::invalid(message).with("to", to.display().to_string())
+    };
+    if to.is_file() {
+        return Err(in_use());
     }
     files::make(to)?;
-    let to = to.canonicalize().map_err(files::failed("open", to))?;
-    let restored = bring_back(backup, &to);
-    if restored.is_err() {
-        let _what_is_left_does_not_start = fs::remove_dir_all(&to);
+    let place = to.canonicalize().map_err(files::failed("open", to))?;
+    let claim = place.join(CLAIM);
+    if !claimed(&place, &claim).map_err(files::failed("write", &claim))? {
+        return Err(in_use());
+    }
+    let restored = bring_back(backup, &place);
+    match restored.is_ok() {
+        true => fs::remove_file(&claim).map_err(files::failed("remove", &claim))?,
+        false => {
+            let _what_is_left_does_not_start = fs::remove_dir_all(&place);
+        }
     }
     restored
+}
+
+/// Makes an empty directory this run's own: what is in it from now on this run has made, and may remove.
+fn claimed(place: &Path, claim: &Path) -> io::Result<bool> {
+    match OpenOptions::new().write(true).create_new(true).open(claim) {
+        Ok(_) => {}
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Ok(false),
+        Err(error) => return Err(error),
+    }
+    let is_alone = fs::read_dir(place)?.take(2).count() == 1;
+    if !is_alone {
+        fs::remove_file(claim)?;
+    }
+    Ok(is_alone)
 }
 
 fn bring_back(backup: &Backup, to: &Path) -> Result<Restored> {
@@ -104,4 +131,36 @@ pub(super) fn recovery(backup: &Backup) -> [(&'static str, String); 4] {
         ("recovery_target_timeline", "current".to_owned()),
         ("recovery_target_action", "promote".to_owned()),
     ]
+}
+
+#[cfg(test)]
+mod tests {
+    use terrace_core::Runtime;
+
+    use super::super::{Catalogue, FileCopy};
+    use super::*;
+
+    #[test]
+    fn a_restore_that_fails_leaves_what_another_one_makes() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let catalogue = Catalogue::begin("one".to_owned(), 0, Runtime::system().wall());
+        let mut backup = Backup { place: directory.path().join("one"), catalogue };
+        let missing = FileCopy { path: "gone".to_owned(), bytes: 0, sha256: String::new() };
+        backup.catalogue.files.push(missing);
+        let to = directory.path().join("to");
+        // The other one has come so far.
+        fs::create_dir(&to).expect("a directory");
+        assert!(claimed(&to, &to.join(CLAIM)).expect("an answer"));
+        let refused = restore(&backup, &to).expect_err("the other one is at work");
+        assert!(refused.message().contains("is not empty"), "{refused}");
+        assert!(to.join(CLAIM).exists());
+        fs::remove_file(to.join(CLAIM)).expect("it ends");
+        fs::write(to.join("restored"), "").expect("and leaves what it made");
+        restore(&backup, &to).expect_err("it is not empty");
+        let left = fs::read_dir(&to).expect("a directory").flatten();
+        assert_eq!(left.map(|it| it.file_name()).collect::<Vec<_>>(), ["restored"]);
+        fs::remove_file(to.join("restored")).expect("it is removed");
+        restore(&backup, &to).expect_err("a file is missing");
+        assert!(!to.exists(), "nothing is left of what it made itself");
+    }
 }
