@@ -40,7 +40,7 @@ use crate::config::redacted;
 use crate::levels::{Original, Place};
 
 pub use adopt::adopt;
-pub use catalogue::{Backup, Catalogue, DatabaseCopy, FileCopy, ServerCopy};
+pub use catalogue::{Backup, Catalogue, DatabaseCopy, FileCopy, ServerCopy, Unusable};
 pub use drill::{DrillReport, drill};
 pub use restore::{Restored, restore};
 

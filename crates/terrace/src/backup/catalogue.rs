@@ -135,6 +135,9 @@ impl Catalogue {
     }
 }
 
+/// The name of a backup whose catalogue is not to be used, and why.
+pub type Unusable = (String, Error);
+
 /// A backup that is whole.
 #[derive(Clone, Debug)]
 pub struct Backup {
@@ -195,17 +198,25 @@ impl Backup {
         Ok(Self { place, catalogue })
     }
 
-    /// All whole backups in a directory, the oldest first.
+    /// All whole backups in a directory, the oldest first, and the names of those whose catalogue is not to be used,
+    /// with why.
     ///
     /// # Errors
-    /// When the directory, or a catalogue in it, cannot be read.
-    pub fn list(directory: &Path) -> Result<Vec<Self>> {
+    /// When the directory cannot be read.
+    pub fn list(directory: &Path) -> Result<(Vec<Self>, Vec<Unusable>)> {
         let entries = fs::read_dir(directory).map_err(files::failed("read", directory))?;
         let names = entries.flatten().filter(|entry| entry.path().join(FILE).exists());
         let names = names.filter_map(|entry| entry.file_name().into_string().ok());
-        let mut all = names.map(|name| Self::open(directory, &name)).collect::<Result<Vec<_>>>()?;
+        let (mut all, mut unusable) = (Vec::new(), Vec::new());
+        for name in names {
+            match Self::open(directory, &name) {
+                Ok(backup) => all.push(backup),
+                Err(error) => unusable.push((name, error)),
+            }
+        }
         all.sort_by_key(|backup| backup.catalogue.began_at);
-        Ok(all)
+        unusable.sort_by(|(one, _), (other, _)| one.cmp(other));
+        Ok((all, unusable))
     }
 
     /// Reads every file, and tells what is not as it was made. Empty when all is.

@@ -9,7 +9,7 @@ use terrace_core::{Error, Runtime};
 
 use super::run::{block_on, fatal};
 use super::{Failure, known, screen};
-use crate::backup::{Backup, Making, adopt, drill, restore};
+use crate::backup::{Backup, Making, Unusable, adopt, drill, restore};
 use crate::config::{Loaded, Mode};
 use crate::levels::{Engines, Servers};
 
@@ -169,10 +169,12 @@ fn described(Backup { catalogue, .. }: &Backup) -> serde_json::Value {
 }
 
 fn list(directory: &Path, as_json: bool) -> Result<(), Failure> {
-    let all = Backup::list(directory).map_err(|error| fatal(&error))?;
+    let (all, unusable) = Backup::list(directory).map_err(|error| fatal(&error))?;
     if as_json {
         let each = all.iter().map(described).collect::<Vec<_>>();
-        screen::line(&format!("{:#}", json!({ "backups": each })));
+        let why = |(name, error): &Unusable| json!({"name": name, "error": error.message()});
+        let unusable = unusable.iter().map(why).collect::<Vec<_>>();
+        screen::line(&format!("{:#}", json!({"backups": each, "unusable": unusable})));
         return Ok(());
     }
     let rows = all.iter().map(|Backup { catalogue, .. }| {
@@ -185,6 +187,9 @@ fn list(directory: &Path, as_json: bool) -> Result<(), Failure> {
         ]
     });
     screen::table(["NAME", "LEVEL", "RESTORES TO", "DATABASES", "SIZE"], rows);
+    for (name, error) in &unusable {
+        screen::progress(&format!("{name} is not to be used: {}", error.message()));
+    }
     Ok(())
 }
 

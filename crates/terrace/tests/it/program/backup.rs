@@ -157,8 +157,13 @@ async fn files_that_are_written_to_restore_to_one_point() {
     let drilled = backup(command(&stores, directory.path(), &["drill", "4"])).await;
     let drilled = drilled.expect("a drill");
     assert!(drilled["rounds"].as_u64() >= Some(1), "{drilled}");
+    // One that is damaged hides no other.
+    let damaged = directory.path().join("backups/damaged");
+    std::fs::create_dir(&damaged).expect("a directory");
+    std::fs::write(damaged.join("backup.json"), "{").expect("a file");
     let listed = backup(command(&stores, directory.path(), &["list"])).await.expect("a list");
     assert_eq!(listed["backups"].as_array().expect("a list").len(), 1, "{listed}");
+    assert_eq!(listed["unusable"][0]["name"], "damaged", "{listed}");
 }
 
 /// Two servers of this test's own, and their URLs.
