@@ -7,7 +7,7 @@ use clap::Subcommand;
 use serde_json::json;
 use terrace_core::{Error, Runtime};
 
-use super::run::{block_on, fatal};
+use super::run::{block_on, fatal, stop_signal};
 use super::{Failure, known, screen};
 use crate::backup::{Backup, Making, Unusable, adopt, drill, restore};
 use crate::config::{Loaded, Mode};
@@ -75,12 +75,17 @@ pub(super) fn backup(
             known(*level)?;
             let mode = loaded.config.mode()?;
             block_on(async {
+                let (mut stop, _) = stop_signal()?;
                 let config = Arc::new(loaded.config);
                 let servers =
                     Servers::beside(&config, mode).await.map_err(|error| fatal(&error))?;
                 let (runtime, shared) = (Runtime::system(), mode == Mode::Local);
                 let engines = Engines::new(*level, shared, config, &servers, runtime.clone());
-                let done = with_databases(action, directory, (&engines, &runtime), as_json).await;
+                // What is dropped ends its programs and removes what it has begun.
+                let done = tokio::select! {
+                    done = with_databases(action, directory, (&engines, &runtime), as_json) => done,
+                    _ = stop.changed() => Err(Failure::failed("stopped before it was done".to_owned())),
+                };
                 servers.stop().await;
                 done
             })

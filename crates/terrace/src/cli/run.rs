@@ -452,7 +452,7 @@ async fn watch_health(
 }
 
 /// Turns true when a stop is asked for; before that it is noted whether a supervisor asks.
-fn stop_signal() -> Result<(watch::Receiver<bool>, Arc<AtomicBool>), Failure> {
+pub(super) fn stop_signal() -> Result<(watch::Receiver<bool>, Arc<AtomicBool>), Failure> {
     let (sender, receiver) = watch::channel(false);
     let by_supervisor = Arc::<AtomicBool>::default();
     let note = Arc::clone(&by_supervisor);

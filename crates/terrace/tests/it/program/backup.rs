@@ -329,6 +329,21 @@ async fn one_that_is_killed_is_none_and_the_next_is_one() {
         tokio::task::yield_now().await;
     }
     child.kill().await.expect("it is killed");
+    // One that is asked to end leaves nothing at all.
+    let spawn = || command(&stores, directory.path(), &["create", "4"]).spawn().expect("it starts");
+    let mut asked = spawn();
+    while begun() < 2 {
+        // A name is given out once a second.
+        if asked.try_wait().expect("a status").is_some() {
+            asked = spawn();
+        }
+        tokio::task::yield_now().await;
+    }
+    let pid = asked.id().expect("a process").to_string();
+    let sent = std::process::Command::new("kill").args(["-TERM", &pid]).status();
+    assert!(sent.expect("kill runs").success());
+    assert_eq!(asked.wait().await.expect("it ends").code(), Some(1));
+    assert_eq!(begun(), 1, "what it has begun is removed");
     let list = || command(&stores, directory.path(), &["list"]);
     let listed = backup(list()).await.expect("a list");
     assert_eq!(listed["backups"], json!([]), "what was begun is no backup");
