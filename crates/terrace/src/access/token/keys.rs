@@ -97,7 +97,7 @@ impl std::fmt::Debug for HeldKeys {
 }
 
 impl ProviderKeys {
-    /// How often a server is asked without need.
+    /// How often keys are read without need.
     pub(super) const EVERY: Duration = Duration::from_secs(5 * 60);
     /// How long it is left alone at least, whatever tokens come.
     pub(super) const COOLDOWN: Duration = Duration::from_secs(30);
@@ -178,9 +178,13 @@ impl ProviderKeys {
 impl HeldKeys {
     /// Whether it is too early to ask again. Files are looked at often enough.
     fn is_resting(&self) -> bool {
+        matches!(self.source, KeySource::File(_)) || self.since_begun() < ProviderKeys::COOLDOWN
+    }
+
+    /// How long ago the last reading began.
+    fn since_begun(&self) -> Duration {
         let begun = self.readings.borrow().begun;
-        let passed = self.runtime.now().saturating_duration_since(begun);
-        matches!(self.source, KeySource::File(_)) || passed < ProviderKeys::COOLDOWN
+        self.runtime.now().saturating_duration_since(begun)
     }
 
     /// Never ends.
@@ -193,7 +197,8 @@ impl HeldKeys {
             if let KeySource::File(path) = &self.source {
                 self.runtime.sleep(ProviderKeys::LOOK).await;
                 let now = Some(FileState::at(path));
-                if seen != now {
+                // Also one that nobody replaces: its keys are believed from the last reading on.
+                if seen != now || self.since_begun() >= ProviderKeys::EVERY {
                     seen = now;
                     self.read().await;
                 }
@@ -372,6 +377,24 @@ mod tests {
         Runtime::system().sleep(ProviderKeys::COOLDOWN + Duration::from_secs(1)).await;
         assert!(knows(&keys, "a"));
         assert_eq!(keys.inspect().status, Status::Healthy);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_file_that_nobody_replaces_is_believed_for_more_than_a_day() {
+        let file = tempfile::NamedTempFile::new().expect("a file");
+        std::fs::write(file.path(), set("a")).expect("a file");
+        let source = KeySource::File(file.path().to_owned());
+        let held = vec![Validation::new(Algorithm::EdDSA)];
+        let keys = ProviderKeys::open(source, held, Runtime::system()).await.expect("keys");
+        Runtime::system().sleep(ProviderKeys::BELIEVED_FOR + Duration::from_secs(3600)).await;
+        assert!(knows(&keys, "a"));
+        assert_eq!(keys.inspect().status, Status::Healthy);
+        drop(file);
+        Runtime::system().sleep(Duration::from_secs(3600)).await;
+        assert!(knows(&keys, "a"));
+        assert_eq!(keys.inspect().status, Status::Degraded);
+        Runtime::system().sleep(ProviderKeys::BELIEVED_FOR).await;
+        assert_eq!(keys.known().err(), Some(Refusal::Undecided));
     }
 
     #[tokio::test(start_paused = true)]
