@@ -3,7 +3,7 @@
 //! One task reads them; requests look at what it has read last. A token of an unknown key wakes the task, unless
 //! the keys were read lately: that pause is the memory of keys that do not exist, of no size, whoever makes them
 //! up. A reading that fails changes nothing, and one that succeeds replaces all keys, so that those which the
-//! provider has withdrawn are gone.
+//! provider has withdrawn are gone, also where none is left.
 
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -54,6 +54,9 @@ pub(super) struct VerifyKey {
     pub(super) key: DecodingKey,
     pub(super) validation: Validation,
 }
+
+/// What is wrong with a key set that has no key that may be used.
+const WITHOUT_KEYS: &str = "no key of the set has an id and is of an algorithm of jwt.algorithms";
 
 type KeysById = HashMap<String, VerifyKey>;
 
@@ -165,10 +168,13 @@ impl ProviderKeys {
         match &known.trouble {
             None => tree,
             Some(why) => {
-                let note = format!(
-                    "the keys of tokens cannot be read ({why}); those that are known go on for a day \
-                     after they were read"
-                );
+                let note = match known.keys.is_empty() {
+                    true => format!("there is no key of tokens, so every token is refused: {why}"),
+                    false => format!(
+                        "the keys of tokens cannot be read ({why}); those that are known go on for a \
+                         day after they were read"
+                    ),
+                };
                 tree.status(Status::Degraded, note)
             }
         }
@@ -230,9 +236,13 @@ impl HeldKeys {
         };
         match text.and_then(|text| self.keys_in(&text)) {
             Ok(keys) => {
-                tracing::info!(keys = keys.len(), "the keys of tokens were read");
+                let trouble = keys.is_empty().then(|| WITHOUT_KEYS.to_owned());
+                match &trouble {
+                    None => tracing::info!(keys = keys.len(), "the keys of tokens were read"),
+                    Some(why) => tracing::warn!(why, "every token is refused"),
+                }
                 let keys = Arc::new(keys);
-                self.known.store(Arc::new(Known { keys, read_at: Some(begun), trouble: None }));
+                self.known.store(Arc::new(Known { keys, read_at: Some(begun), trouble }));
             }
             Err(why) => {
                 let known = Known::clone(&self.known.load());
@@ -246,7 +256,7 @@ impl HeldKeys {
         self.readings.send_modify(|now| (now.under_way, now.ended) = (false, now.ended + 1));
     }
 
-    /// The keys that may be used; a set without one is no set.
+    /// The keys that may be used, of which a provider may have withdrawn the last.
     fn keys_in(&self, text: &[u8]) -> std::result::Result<KeysById, String> {
         #[derive(Deserialize)]
         struct Set {
@@ -255,13 +265,7 @@ impl HeldKeys {
         let set: Set = serde_json::from_slice(text)
             .map_err(|error| format!("this is no JSON Web Key Set: {error}"))?;
         let keys = set.keys.into_iter().filter_map(|key| self.key(&Jwk::deserialize(key).ok()?));
-        let keys: KeysById = keys.collect();
-        match keys.is_empty() {
-            true => {
-                Err("no key of it has an id and is of an algorithm of jwt.algorithms".to_owned())
-            }
-            false => Ok(keys),
-        }
+        Ok(keys.collect())
     }
 
     fn key(&self, jwk: &Jwk) -> Option<(String, VerifyKey)> {
@@ -364,7 +368,7 @@ mod tests {
         let provider = Provider::default();
         provider.says(Some(set("a")));
         let keys = keys(&provider).await;
-        for wrong in [None, Some(b"<html>".to_vec()), Some(br#"{"keys":[]}"#.to_vec())] {
+        for wrong in [None, Some(b"<html>".to_vec()), Some(br#"{"key":[]}"#.to_vec())] {
             provider.says(wrong);
             Runtime::system().sleep(ProviderKeys::COOLDOWN).await;
             assert!(keys.look_again().await);
@@ -377,6 +381,28 @@ mod tests {
         Runtime::system().sleep(ProviderKeys::COOLDOWN + Duration::from_secs(1)).await;
         assert!(knows(&keys, "a"));
         assert_eq!(keys.inspect().status, Status::Healthy);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_set_without_a_usable_key_takes_all_keys_away() {
+        let secret = br#"{"keys":[{"kty":"oct","k":"AAAA","kid":"a"}]}"#.to_vec();
+        for empty in [br#"{"keys":[]}"#.to_vec(), secret] {
+            let provider = Provider::default();
+            provider.says(Some(set("a")));
+            let keys = keys(&provider).await;
+            assert!(knows(&keys, "a"));
+            provider.says(Some(empty));
+            Runtime::system().sleep(ProviderKeys::COOLDOWN).await;
+            assert!(keys.look_again().await);
+            assert!(keys.known().is_ok_and(|known| known.is_empty()), "they are withdrawn");
+            let tree = keys.inspect();
+            assert_eq!(tree.status, Status::Degraded);
+            assert!(tree.note.contains("every token is refused"), "{}", tree.note);
+            provider.says(Some(set("b")));
+            Runtime::system().sleep(ProviderKeys::COOLDOWN + Duration::from_secs(1)).await;
+            assert!(knows(&keys, "b"));
+            assert_eq!(keys.inspect().status, Status::Healthy);
+        }
     }
 
     #[tokio::test(start_paused = true)]
