@@ -4,6 +4,7 @@ use bytes::Bytes;
 use hyper::{Request, StatusCode};
 use terrace_core::{Error, Result};
 
+use crate::config::redacted;
 use crate::outbound::Remote;
 
 /// The largest document that is taken, in bytes.
@@ -16,12 +17,13 @@ impl Document {
     /// At this URL. The keys of a provider decide who may come in, so only a server of this machine is
     /// believed without TLS.
     pub(super) fn at(text: &str) -> Result<Self> {
+        let shown = redacted(text);
         let wrong =
-            || Error::invalid(format!("jwt.jwks is {text:?}; give a file, or https://host/path"));
+            || Error::invalid(format!("jwt.jwks is {shown:?}; give a file, or https://host/path"));
         let server = Remote::at(text)?.ok_or_else(wrong)?;
         if !server.is_private() {
             return Err(Error::invalid(format!(
-                "jwt.jwks is {text:?}: without TLS anybody between could send keys of their own; \
+                "jwt.jwks is {shown:?}: without TLS anybody between could send keys of their own; \
                  give https://"
             )));
         }

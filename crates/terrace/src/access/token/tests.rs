@@ -116,6 +116,14 @@ async fn tokens(file: &Path, algorithms: &[&str], prefix_claim: Option<&str>) ->
     Tokens::open(&options, &Runtime::system()).await
 }
 
+#[tokio::test]
+async fn the_password_of_a_provider_is_not_told() {
+    for url in ["http://ada:secret@id.example/keys", "ftp://ada:secret@id.example/keys"] {
+        let error = tokens(Path::new(url), &ALL, None).await.expect_err("not by TLS").to_string();
+        assert!(error.contains("ada:***@id.example") && !error.contains("secret"), "{error}");
+    }
+}
+
 const ALL: [&str; 3] = ["RS256", "ES256", "EdDSA"];
 
 #[tokio::test]
