@@ -7,6 +7,9 @@ use std::convert::Infallible;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use hyper::Method;
+use hyper::body::Body as _;
+use hyper::header::CONTENT_LENGTH;
 use hyper::rt::Executor;
 use hyper::server::conn::http2;
 use hyper::service::service_fn;
@@ -19,6 +22,7 @@ use tokio::sync::watch;
 use super::Limits;
 use super::app::App;
 use super::connection::{Stage, Watched};
+use super::reply::{Reply, full};
 use super::server::{Life, connection, drive};
 use super::tls::{HTTP_2, Tls};
 
@@ -59,14 +63,26 @@ async fn connection_of_http2(
 ) {
     let service = service_fn(|request| {
         let (open, app) = (stage.opens(), Arc::clone(&app));
+        let is_head = request.method() == Method::HEAD;
         async move {
-            let reply = app.answer(request, peer).await;
+            let mut reply = app.answer(request, peer).await;
             drop(open);
+            if is_head {
+                leave_out_body(&mut reply);
+            }
             Ok::<_, Infallible>(reply)
         }
     });
     let protocol = protocol(&app.limits, app.runtime.clone());
     drive(protocol.serve_connection(TokioIo::new(stream), service), &app, life).await;
+}
+
+/// What the library does for HTTP/1.1 alone: the answer to HEAD is that to GET without the body.
+fn leave_out_body(reply: &mut Reply) {
+    if let Some(length) = reply.body().size_hint().exact() {
+        reply.headers_mut().entry(CONTENT_LENGTH).or_insert(length.into());
+    }
+    *reply.body_mut() = full("");
 }
 
 /// HTTP/2 as strict as the library has it: it bounds continued heads, and requests that are taken back.

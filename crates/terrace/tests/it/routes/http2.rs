@@ -207,3 +207,14 @@ async fn a_client_that_does_not_fetch_its_answers_is_cut_off() {
     client.closed().await;
     assert!(reply.into_body().collect().await.is_err());
 }
+
+#[tokio::test]
+async fn an_answer_to_head_has_no_body() {
+    let secure = limited(Limits::default());
+    let client = Client::of(&secure).await;
+    let whole = client.send("GET", "/livez", "").await.unwrap();
+    let head = client.send("HEAD", "/livez", "").await.unwrap();
+    let length = |reply: &Response<Incoming>| reply.headers()["content-length"].clone();
+    assert_eq!(length(&whole), length(&head));
+    assert_eq!(head.into_body().collect().await.unwrap().to_bytes(), "");
+}
