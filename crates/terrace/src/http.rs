@@ -22,6 +22,7 @@ pub mod documents;
 mod endpoint;
 mod etag;
 mod face;
+mod fetched;
 mod fields;
 mod front_caches;
 mod geography;
@@ -113,8 +114,8 @@ pub struct Limits {
     pub body_time: Duration,
     /// How long the store may take for a request (504): the deadline it is given. Default 5 s.
     pub request_time: Duration,
-    /// How long a client may take nothing of an answer; then the connection is closed. Default
-    /// 10 s.
+    /// How long a client may take nothing of an answer; then the connection is closed, or over HTTP/2
+    /// this one answer is given up. Default 10 s.
     pub write_stall_time: Duration,
     /// How long requests in flight may take to end after the service was told to stop. Default
     /// 10 s.

@@ -147,12 +147,17 @@ impl<S> Watched<S> {
 
 /// A timer that is moved often and fires seldom.
 #[derive(Default)]
-struct Alarm(Option<(Instant, BoxFuture<'static, ()>)>);
+pub(super) struct Alarm(Option<(Instant, BoxFuture<'static, ()>)>);
 
 impl Alarm {
     /// Ready when `until` has passed. A timer for an earlier moment is let run out and then set
     /// anew, so that moving the moment back costs nothing; one for a later moment is replaced.
-    fn poll(&mut self, until: Instant, runtime: &Runtime, context: &mut Context<'_>) -> Poll<()> {
+    pub(super) fn poll(
+        &mut self,
+        until: Instant,
+        runtime: &Runtime,
+        context: &mut Context<'_>,
+    ) -> Poll<()> {
         loop {
             if self.0.as_ref().is_some_and(|(when, _)| *when > until) {
                 self.0 = None;

@@ -14,14 +14,13 @@ use hyper::rt::Executor;
 use hyper::server::conn::http2;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
-use terrace_core::Runtime;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 
-use super::Limits;
 use super::app::App;
 use super::connection::{Stage, Watched};
+use super::fetched::{Fetched, while_fetched};
 use super::reply::{Reply, full};
 use super::server::{Life, connection, drive};
 use super::tls::{HTTP_2, Tls};
@@ -70,10 +69,10 @@ async fn connection_of_http2(
             if is_head {
                 leave_out_body(&mut reply);
             }
-            Ok::<_, Infallible>(reply)
+            Ok::<_, Infallible>(reply.map(Fetched::new))
         }
     });
-    let protocol = protocol(&app.limits, app.runtime.clone());
+    let protocol = protocol(&app);
     drive(protocol.serve_connection(TokioIo::new(stream), service), &app, life).await;
 }
 
@@ -86,20 +85,23 @@ fn leave_out_body(reply: &mut Reply) {
 }
 
 /// HTTP/2 as strict as the library has it: it bounds continued heads, and requests that are taken back.
-fn protocol(limits: &Limits, runtime: Runtime) -> http2::Builder<Tasks> {
-    let mut builder = http2::Builder::new(Tasks(runtime));
+fn protocol(app: &Arc<App>) -> http2::Builder<Tasks> {
+    let limits = &app.limits;
+    let mut builder = http2::Builder::new(Tasks(Arc::clone(app)));
     let heads = 2 * limits.header_bytes + limits.uri_bytes;
     builder.max_concurrent_streams(limits.streams);
     builder.max_header_list_size(u32::try_from(heads).unwrap_or(u32::MAX));
     builder
 }
 
-/// Runs each request of a connection in a task of its own.
+/// Runs each request of a connection in a task of its own, until its answer was fetched or is given up.
 #[derive(Clone)]
-struct Tasks(Runtime);
+struct Tasks(Arc<App>);
 
 impl<F: Future<Output = ()> + Send + 'static> Executor<F> for Tasks {
     fn execute(&self, request: F) {
-        self.0.spawn("http request", request).detach();
+        let (runtime, limit) = (self.0.runtime.clone(), self.0.limits.write_stall_time);
+        let work = while_fetched(request, limit, runtime);
+        self.0.runtime.spawn("http request", work).detach();
     }
 }

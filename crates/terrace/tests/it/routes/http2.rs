@@ -209,6 +209,28 @@ async fn a_client_that_does_not_fetch_its_answers_is_cut_off() {
 }
 
 #[tokio::test]
+async fn an_answer_that_is_not_fetched_is_reset_whatever_else_is_asked() {
+    // Before anything of it was taken, and after a part was.
+    for window in [0, 1024] {
+        let limits = Limits { streams: 1, write_stall_time: SOON, ..Limits::default() };
+        let secure = limited(limits);
+        let body = json!({"key": "a", "value": "x".repeat(100_000)}).to_string();
+        assert_eq!(Client::of(&secure).await.ask("POST", "/write", &body).await.0, 200);
+        let client = Client::with_window(&secure, window).await;
+        let mut held = Vec::new();
+        // The second one finds room when the first is reset, and so on.
+        for _ in 0..3 {
+            held.push(client.send("GET", "/read/a", "").await.unwrap());
+        }
+        for reply in held.drain(..2) {
+            assert_eq!(reply.status(), 200);
+            assert!(reply.into_body().collect().await.is_err());
+        }
+        assert!(!client.driver.is_finished(), "the connection goes on");
+    }
+}
+
+#[tokio::test]
 async fn an_answer_to_head_has_no_body() {
     let secure = limited(Limits::default());
     let client = Client::of(&secure).await;
