@@ -97,7 +97,8 @@ impl Making {
         runtime: &Runtime,
     ) -> Result<Self> {
         let began_at = runtime.wall();
-        let name = format!("l{level}-{}", began_at.strftime("%Y%m%dT%H%M%SZ"));
+        let millis = began_at.subsec_millisecond().unsigned_abs();
+        let name = format!("l{level}-{}-{millis:03}", began_at.strftime("%Y%m%dT%H%M%SZ"));
         let place = directory.join(&name);
         let catalogue = Catalogue::begin(name, level, began_at);
         let mut making = Self {
