@@ -5,6 +5,7 @@ use terrace_lab::testing::fresh_database;
 
 use super::cqrs::sql;
 use super::{Program, Stores, own_redis};
+use crate::freshness::until;
 
 /// The statuses of a write, and of a read of a key that no cache has.
 async fn meets(program: &Program) -> (u16, u16) {
@@ -62,6 +63,12 @@ async fn level_7_tells_which_side_does_not_work() {
     let stores = Stores::Servers { database: &write_side, cache: &cache };
     let program = Program::serve_with(7, &stores, &[], &sides).await;
     program.becomes("healthy").await;
+    assert_eq!(meets(&program).await, (200, 200));
+    until("the read model answers", async || {
+        let read = program.get("/v1/records/a").await;
+        read.headers().get("terrace-origin").is_some_and(|it| it == "read-model")
+    })
+    .await;
 
     // Commands are refused and the read database goes on answering.
     sql(&write_side, "ALTER TABLE commands RENAME TO gone").await;
