@@ -165,3 +165,14 @@ async fn a_repeated_request_is_remembered_for_a_day_and_across_a_restart() {
         .unwrap();
     assert_eq!(kept, 1);
 }
+
+/// A write that finds nothing to change has seen what left nothing to change.
+#[tokio::test]
+async fn who_changes_nothing_has_a_token_of_what_it_saw() {
+    let database = Database::new();
+    let store = database.open();
+    store.put(key("a"), value("1")).await.unwrap();
+    let delete = store.delete(key("a")).await.unwrap();
+    let again = store.delete(key("a")).await.unwrap();
+    assert_eq!(again.token, delete.token);
+}
