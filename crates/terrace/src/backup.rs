@@ -37,7 +37,7 @@ use terrace_stores::{BackupServer, Contents, PostgresBackup, PostgresOptions, Sq
 use self::files::blocking;
 use self::programs::Program;
 use crate::config::redacted;
-use crate::levels::{Original, Place};
+use crate::levels::{DatabasePlace, Original};
 
 pub use adopt::adopt;
 pub use catalogue::{Backup, Catalogue, DatabaseCopy, FileCopy, ServerCopy, Unusable};
@@ -120,13 +120,13 @@ impl Making {
 
     async fn add(&mut self, original: &Original) -> Result<()> {
         let (source, history, schema, at) = match &original.place {
-            Place::File(path) => {
+            DatabasePlace::File(path) => {
                 let source = Arc::new(SqliteBackup::open(path)?);
                 let history = source.history().to_owned();
                 let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
                 (Source::Sqlite(source), history, String::new(), name)
             }
-            Place::Server(options) => {
+            DatabasePlace::Server(options) => {
                 let source = PostgresBackup::open((**options).clone(), &self.runtime).await?;
                 let history = source.history().to_owned();
                 let number = self.server(&source, options).await?;

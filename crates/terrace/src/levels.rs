@@ -29,7 +29,7 @@ use crate::http::{Documents, Face, Whole};
 
 pub(crate) use engines::broker_name;
 pub use engines::{
-    Engines, Original, Place, QuerySide, RegionEngine, RegionEngines, Servers, ShardEngines,
+    DatabasePlace, Engines, Original, QuerySide, RegionEngine, RegionEngines, Servers, ShardEngines,
 };
 pub use guards::{Guarding, guards, is_measured};
 pub use l6_write_buffering::{FlusherApart, flusher, journal};

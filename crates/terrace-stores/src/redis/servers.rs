@@ -30,7 +30,7 @@ pub(crate) use self::guides::Lost;
 use self::guides::{Guides, Question};
 pub(crate) use self::tls::Distrust;
 use self::tls::Tls;
-use self::url::{Form, Place};
+use self::url::{Form, ServerPlace};
 
 /// After how long without traffic the system asks whether the other side is there.
 const IDLE: Duration = Duration::from_secs(10);
@@ -38,7 +38,7 @@ const IDLE: Duration = Duration::from_secs(10);
 /// What a URL names.
 pub(crate) struct Servers {
     known: Known,
-    way: Way,
+    way: ConnectionSetup,
     shown: String,
 }
 
@@ -51,7 +51,7 @@ enum Known {
 
 /// How to connect, whoever it is.
 #[derive(Clone)]
-struct Way {
+struct ConnectionSetup {
     login: RedisConnectionInfo,
     tls: Option<Tls>,
 }
@@ -64,12 +64,14 @@ impl Servers {
     /// `InvalidInput` that says what is wrong with the URL, without repeating it: it holds a password.
     pub(crate) fn of(url: &str, key: &str) -> Result<Self> {
         let Form { place, login, tls, shown } = url::parse(url, key)?;
-        let way = Way { login, tls: tls.map(Tls::open).transpose()? };
+        let way = ConnectionSetup { login, tls: tls.map(Tls::open).transpose()? };
         let known = match place {
-            Place::One(address) => Known::One(address),
-            Place::By { question, guides, login } => {
-                Known::By(Guides::new(question, guides, Way { login, tls: way.tls.clone() }))
-            }
+            ServerPlace::One(address) => Known::One(address),
+            ServerPlace::By { question, guides, login } => Known::By(Guides::new(
+                question,
+                guides,
+                ConnectionSetup { login, tls: way.tls.clone() },
+            )),
         };
         Ok(Self { known, way, shown })
     }
@@ -130,7 +132,7 @@ impl Servers {
     }
 }
 
-impl Way {
+impl ConnectionSetup {
     async fn connect(
         &self,
         address: &ConnectionAddr,

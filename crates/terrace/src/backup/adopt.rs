@@ -4,7 +4,7 @@ use terrace_core::{Error, ErrorKind, Member, Result, Runtime, ShardState, Versio
 use terrace_stores::PostgresStore;
 
 use super::Backup;
-use crate::levels::{Engines, Place};
+use crate::levels::{DatabasePlace, Engines};
 
 /// Gives databases that were restored histories of their own, and shards the addresses of the settings: those
 /// in the copy are of the originals, which a shard that is missed would be looked for at. Answers how many.
@@ -32,7 +32,7 @@ pub async fn adopt(backup: &Backup, engines: &Engines, runtime: &Runtime) -> Res
     let member = |number, address: &String| Member { number, address: address.clone() };
     let members = restored.iter().map(|it| member(it.number, &it.address)).collect::<Vec<_>>();
     for original in &restored {
-        if let Place::Server(options) = &original.place {
+        if let DatabasePlace::Server(options) = &original.place {
             let store = PostgresStore::connect((**options).clone(), runtime.clone()).await?;
             store.renew_history().await?;
             terrace_core::Store::close(&store).await?;

@@ -18,7 +18,7 @@ use terrace_stores::{Contents, PostgresBackup, PostgresOptions, SqliteBackup};
 
 use super::files::{self, blocking};
 use super::{Backup, Making, Tell, restore, url};
-use crate::levels::{Engines, Original, Place};
+use crate::levels::{DatabasePlace, Engines, Original};
 
 /// Between two rounds of writes.
 const PAUSE: Duration = Duration::from_millis(5);
@@ -314,7 +314,7 @@ fn restored(
     let server = backup.catalogue.servers.iter().position(|it| it.directory == copy.at);
     let server = server.and_then(|number| servers.get(number));
     let original = originals.iter().find(|it| it.number == copy.number).map(|it| &it.place);
-    let (Some(server), Some(Place::Server(options))) = (server, original) else {
+    let (Some(server), Some(DatabasePlace::Server(options))) = (server, original) else {
         return Err(Error::invalid("the level that runs has other databases than the backup"));
     };
     let url = url::on_port(&options.url, server.port());

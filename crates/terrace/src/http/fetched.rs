@@ -19,7 +19,7 @@ use super::reply;
 
 tokio::task_local! {
     /// How far the answer of this task is fetched.
-    static PROGRESS: Arc<Progress>;
+    static PROGRESS: Arc<FetchProgress>;
 }
 
 /// Answers a request, and gives up when nothing is taken of the answer for so long.
@@ -28,7 +28,7 @@ pub(super) async fn while_fetched(
     limit: Duration,
     runtime: Runtime,
 ) {
-    let progress = Arc::new(Progress { runtime: runtime.clone(), fetching: Mutex::default() });
+    let progress = Arc::new(FetchProgress { runtime: runtime.clone(), fetching: Mutex::default() });
     let mut request = pin!(PROGRESS.scope(Arc::clone(&progress), request));
     let mut alarm = Alarm::default();
     std::future::poll_fn(|context| {
@@ -45,7 +45,7 @@ pub(super) async fn while_fetched(
 }
 
 /// How far an answer is fetched.
-struct Progress {
+struct FetchProgress {
     runtime: Runtime,
     fetching: Mutex<Fetching>,
 }
@@ -60,7 +60,7 @@ struct Fetching {
     waits: Option<Waker>,
 }
 
-impl Progress {
+impl FetchProgress {
     fn fetching(&self) -> MutexGuard<'_, Fetching> {
         self.fetching.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -70,7 +70,7 @@ impl Progress {
 pub(super) struct Fetched {
     body: reply::Body,
     /// None outside of [`while_fetched`], where nobody could give it up.
-    progress: Option<Arc<Progress>>,
+    progress: Option<Arc<FetchProgress>>,
 }
 
 impl Fetched {
@@ -104,7 +104,7 @@ impl Body for Fetched {
     }
 
     fn is_end_stream(&self) -> bool {
-        let is_waiting = |progress: &Arc<Progress>| progress.fetching().pieces > 0;
+        let is_waiting = |progress: &Arc<FetchProgress>| progress.fetching().pieces > 0;
         self.body.is_end_stream() && !self.progress.as_ref().is_some_and(is_waiting)
     }
 
@@ -116,11 +116,11 @@ impl Body for Fetched {
 /// A part of an answer, until it is written or dropped.
 pub(super) struct Piece {
     bytes: Bytes,
-    progress: Option<Arc<Progress>>,
+    progress: Option<Arc<FetchProgress>>,
 }
 
 impl Piece {
-    fn new(bytes: Bytes, progress: Option<&Arc<Progress>>) -> Self {
+    fn new(bytes: Bytes, progress: Option<&Arc<FetchProgress>>) -> Self {
         if let Some(progress) = progress {
             let mut fetching = progress.fetching();
             fetching.pieces += 1;

@@ -40,7 +40,7 @@ use terrace_layers::{
 use terrace_stores::{PostgresStore, SqliteStore};
 
 pub(crate) use broker::broker_name;
-pub use originals::{Original, Place};
+pub use originals::{DatabasePlace, Original};
 pub use regions::{RegionEngine, RegionEngines};
 pub use shards::ShardEngines;
 
@@ -215,8 +215,11 @@ trait EngineMode: Debug + Send + Sync {
     ) -> BoxFuture<'a, Result<Arc<dyn Shard>>>;
 
     /// Where the level's one database is, or the shard at an address.
-    fn place<'a>(&'a self, of: &'a Engines, shard: Option<&'a str>)
-    -> BoxFuture<'a, Result<Place>>;
+    fn place<'a>(
+        &'a self,
+        of: &'a Engines,
+        shard: Option<&'a str>,
+    ) -> BoxFuture<'a, Result<DatabasePlace>>;
 
     /// See [`terrace_layers::ShardOpener::tend`].
     fn tend_shards<'a>(&'a self, of: &'a Engines) -> BoxFuture<'a, Result<()>>;

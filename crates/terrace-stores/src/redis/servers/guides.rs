@@ -14,7 +14,7 @@ use redis::aio::MultiplexedConnection;
 use redis::{ConnectionAddr, RedisError, RedisResult, Value};
 use terrace_core::{Deadline, Runtime};
 
-use super::Way;
+use super::ConnectionSetup;
 use crate::redis::refusal::Refusal;
 
 /// How long all together may take to name the server.
@@ -35,7 +35,7 @@ pub(super) enum Question {
 pub(super) struct Guides {
     pub(super) question: Question,
     all: Vec<Guide>,
-    way: Way,
+    way: ConnectionSetup,
     /// The epoch of the last decision that was believed.
     believed: AtomicU64,
 }
@@ -63,7 +63,7 @@ impl Guide {
 }
 
 impl Guides {
-    pub(super) fn new(question: Question, all: Vec<ConnectionAddr>, way: Way) -> Self {
+    pub(super) fn new(question: Question, all: Vec<ConnectionAddr>, way: ConnectionSetup) -> Self {
         let guide = |address| Guide { address, kept: Mutex::default() };
         let all = all.into_iter().map(guide).collect();
         Self { question, all, way, believed: AtomicU64::new(0) }

@@ -12,7 +12,7 @@ use crate::parameters::decode;
 /// What a URL says.
 #[derive(Debug)]
 pub(super) struct Form {
-    pub(super) place: Place,
+    pub(super) place: ServerPlace,
     pub(super) login: RedisConnectionInfo,
     pub(super) tls: Option<Files>,
     pub(super) shown: String,
@@ -20,7 +20,7 @@ pub(super) struct Form {
 
 /// Where the server is.
 #[derive(Debug)]
-pub(super) enum Place {
+pub(super) enum ServerPlace {
     One(ConnectionAddr),
     /// Where those say who are asked this, with a login of their own.
     By {
@@ -152,7 +152,7 @@ pub(super) fn parse(url: &str, key: &str) -> Result<Form> {
 /// One server, as the driver reads it.
 fn one(url: &str, tls: Option<Files>) -> Result<Form> {
     let (address, login) = read(url)?;
-    Ok(Form { shown: address.to_string(), place: Place::One(address), login, tls })
+    Ok(Form { shown: address.to_string(), place: ServerPlace::One(address), login, tls })
 }
 
 fn read(url: &str) -> Result<(ConnectionAddr, RedisConnectionInfo)> {
@@ -181,7 +181,7 @@ fn sentinels(place: &str, parameters: &Parameters<'_>, tls: Option<Files>) -> Re
         of_guides = of_guides.set_password(password);
     }
     let shown = format!("{name} of {}", shown(&guides));
-    Ok(Form { place: Place::By { question, guides, login: of_guides }, login, tls, shown })
+    Ok(Form { place: ServerPlace::By { question, guides, login: of_guides }, login, tls, shown })
 }
 
 /// `user:password@host:port,host:port`.
@@ -195,7 +195,7 @@ fn nodes(place: &str, parameters: &Parameters<'_>, tls: Option<Files>, key: &str
     let question = Question::Owner { slot: slot_of(key), by_name: tls.is_some() };
     let (guides, login) = several(authority, database, parameters, PORT)?;
     let (shown, of_guides) = (format!("the cluster of {}", shown(&guides)), login.clone());
-    Ok(Form { place: Place::By { question, guides, login: of_guides }, login, tls, shown })
+    Ok(Form { place: ServerPlace::By { question, guides, login: of_guides }, login, tls, shown })
 }
 
 /// Hosts with the login that stands before them.
@@ -262,7 +262,7 @@ mod tests {
         assert_eq!(form.shown, "main of h1:1,::1:26379,h3:26379");
         assert_eq!((form.login.password(), form.login.db()), (Some("p"), 2));
         assert!(form.tls.is_some());
-        let Place::By { question, guides, login } = form.place else { panic!("one server") };
+        let ServerPlace::By { question, guides, login } = form.place else { panic!("one server") };
         assert_eq!((question, guides.len()), (Question::Primary("main".to_owned()), 3));
         assert_eq!((login.username(), login.password(), login.db()), (None, Some("q q"), 0));
         assert!(refused("redis+sentinel://h1,h2").contains("not whom they watch"));
@@ -274,7 +274,7 @@ mod tests {
     fn nodes_of_a_cluster_are_asked_for_a_slot() {
         let form = parse("rediss+cluster://:p@h1,h2:7001/", "{foo}:a").unwrap();
         assert_eq!(form.shown, "the cluster of h1:6379,h2:7001");
-        let Place::By { question, login, .. } = form.place else { panic!("one server") };
+        let ServerPlace::By { question, login, .. } = form.place else { panic!("one server") };
         assert_eq!(question, Question::Owner { slot: 12182, by_name: true });
         assert_eq!((login.password(), form.login.password()), (Some("p"), Some("p")));
         assert!(refused("redis+cluster://h/1").contains("which has one alone"));

@@ -17,8 +17,8 @@ use terrace_stores::{
 
 use super::regions::{RegionEngine, in_one_place};
 use super::{
-    Connections, Database, DocumentEngine, EngineMode, Engines, FarCache, Place, RegionEngines,
-    Replicated, no_directory, no_log,
+    Connections, Database, DatabasePlace, DocumentEngine, EngineMode, Engines, FarCache,
+    RegionEngines, Replicated, no_directory, no_log,
 };
 use crate::config::{Config, seconds};
 
@@ -178,9 +178,9 @@ impl EngineMode for Files {
         &'a self,
         of: &'a Engines,
         shard: Option<&'a str>,
-    ) -> BoxFuture<'a, Result<Place>> {
+    ) -> BoxFuture<'a, Result<DatabasePlace>> {
         Box::pin(async move {
-            Ok(Place::File(match shard {
+            Ok(DatabasePlace::File(match shard {
                 Some(address) => self.directory.join(address),
                 None => self.path(of, ""),
             }))

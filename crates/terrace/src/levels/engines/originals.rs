@@ -13,7 +13,7 @@ use super::{Database, Engines};
 
 /// Where a database is.
 #[derive(Clone, Debug)]
-pub enum Place {
+pub enum DatabasePlace {
     /// A SQLite file.
     File(PathBuf),
     /// A schema of a PostgreSQL database.
@@ -27,7 +27,7 @@ pub struct Original {
     /// The address by which its level names it; empty where there is one database.
     pub address: String,
     /// Where it is.
-    pub place: Place,
+    pub place: DatabasePlace,
     /// The shard, and what it said of itself.
     pub shard: Option<(Arc<dyn Shard>, ShardState)>,
     /// The right to move slots: nobody has it meanwhile.
@@ -68,10 +68,10 @@ impl Original {
     async fn open(&self, of: &Engines) -> Result<Database> {
         let runtime = of.runtime.clone();
         Ok(match &self.place {
-            Place::File(path) => {
+            DatabasePlace::File(path) => {
                 Database::sqlite(SqliteStore::open(SqliteOptions::new(path), runtime)?)
             }
-            Place::Server(options) => {
+            DatabasePlace::Server(options) => {
                 Database::postgres(PostgresStore::connect((**options).clone(), runtime).await?)
             }
         })

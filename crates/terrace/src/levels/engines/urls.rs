@@ -21,8 +21,8 @@ use terrace_stores::{
 use super::broker::broker_name;
 use super::regions::RegionEngine;
 use super::{
-    Connections, Database, DocumentEngine, EngineMode, Engines, FarCache, Place, RegionEngines,
-    Replicated, files, mongodb, no_database, no_log,
+    Connections, Database, DatabasePlace, DocumentEngine, EngineMode, Engines, FarCache,
+    RegionEngines, Replicated, files, mongodb, no_database, no_log,
 };
 use crate::config::{RegionSettings, millis, seconds};
 
@@ -167,8 +167,8 @@ impl<W: Whereabouts> ByUrl<W> {
         Ok(Arc::new(PostgresShard::connect(options, of.runtime.clone()).await?))
     }
 
-    async fn find(&self, of: &Engines, shard: Option<&str>) -> Result<Place> {
-        Ok(Place::Server(Box::new(match shard {
+    async fn find(&self, of: &Engines, shard: Option<&str>) -> Result<DatabasePlace> {
+        Ok(DatabasePlace::Server(Box::new(match shard {
             Some(address) => self.shard_options(of, address).await?,
             None => of.postgres_options(&self.0.primary(of).await?, Connections::Pooled),
         })))
@@ -323,7 +323,7 @@ impl<W: Whereabouts> EngineMode for ByUrl<W> {
         &'a self,
         of: &'a Engines,
         shard: Option<&'a str>,
-    ) -> BoxFuture<'a, Result<Place>> {
+    ) -> BoxFuture<'a, Result<DatabasePlace>> {
         Box::pin(self.find(of, shard))
     }
 
