@@ -148,6 +148,33 @@ async fn what_a_person_empties_is_whole_again_at_the_end_of_its_log() {
     }
 }
 
+/// Whether the read model of an earlier Terrace had come to the end is not known: the next change tells.
+#[tokio::test]
+async fn an_earlier_read_model_is_whole_with_its_next_change() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path().join("read.sqlite");
+    let open = || SqliteReadModel::open(SqliteOptions::new(&path), Runtime::system()).expect("it");
+    let reached = async |model: &SqliteReadModel| {
+        let (_, reached) = model.scan(&terrace_core::Scan::prefix("")).await.expect("a page");
+        reached.whole
+    };
+    let model = open();
+    assert!(!reached(&model).await);
+    model.close().await.expect("an end");
+    let hand = rusqlite::Connection::open(&path).expect("a connection");
+    let earlier = "ALTER TABLE projection DROP COLUMN whole; UPDATE projection SET source = 'log'";
+    hand.execute_batch(earlier).expect("what there was");
+    drop(hand);
+    let model = open();
+    assert!(!reached(&model).await);
+    let from = terrace_core::Checkpoint::beginning("log");
+    let to = from.at(terrace_core::LogPosition { epoch: 1, offset: 0 });
+    let batch = suite::batch(&from, to.position, &[]);
+    let live = model.follower(terrace_core::read_model::Projection::Live);
+    assert!(live.apply(&batch).await.expect("applied"));
+    assert!(reached(&model).await);
+}
+
 /// What people change in the file is logged, and positions only rise.
 #[tokio::test]
 async fn what_people_change_in_a_file_is_logged() {

@@ -197,6 +197,36 @@ async fn what_people_bring_is_newer_than_what_was_there() {
     assert_eq!(versions.last(), Some(&stored.version));
 }
 
+/// A log that an earlier Terrace has made is given what it lacks, and goes on.
+#[tokio::test]
+async fn an_earlier_log_is_completed_where_it_is() {
+    const EARLIER: &str = "DROP TRIGGER commands_0_brought ON records; \
+        DROP FUNCTION commands_brought(), commands_version_after(bigint); \
+        DROP SEQUENCE commands_gone_through; \
+        CREATE OR REPLACE FUNCTION commands_gone() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN \
+          INSERT INTO commands (version, type, key, value, created_at, time) \
+          SELECT nextval('records_version'), 'RecordDeleted', key, NULL, created_at, now() \
+          FROM gone WHERE NOT deleted; RETURN NULL; END $$";
+    let url = testing::fresh_database();
+    let (store, log) = logged(&url).await;
+    let name = log.name();
+    store.put(key("a"), value("1")).await.expect("a put");
+    store.close().await.expect("an end");
+    let hand = session(&url).await;
+    hand.batch_execute(EARLIER).await.expect("what there was");
+    let (store, log) = logged(&url).await;
+    assert_eq!(log.name(), name, "it goes on");
+    let far = "INSERT INTO records (key, value, version) VALUES ('b', 'far', 1000000)";
+    for command in [far, "DELETE FROM records", far] {
+        hand.batch_execute(command).await.expect(command);
+    }
+    let (found, _) = follow(&log, LogPosition::default(), 100).await;
+    let of_key = found.iter().filter(|change| change.key.as_str() == "b");
+    let versions = of_key.map(|change| change.version).collect::<Vec<_>>();
+    assert!(versions.is_sorted_by(|one, two| one < two) && versions.len() == 3, "{found:?}");
+    drop(store);
+}
+
 /// A transaction draws its number, a faster one draws a later number and commits first.
 async fn slow_and_fast(log: &PostgresLog, store: &PostgresStore, url: &str) -> Vec<String> {
     let slow = session(url).await;
