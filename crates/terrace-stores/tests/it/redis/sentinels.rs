@@ -173,8 +173,13 @@ async fn a_journal_that_may_fail_over_claims_no_more_than_accepted() {
     assert!(durability(&journal).await.contains("accepted"));
     watched.is_in_step().await;
     watched.primary.kill();
-    until("the journal is back", async || journal.inspect().await.status == Status::Healthy).await;
-    assert!(durability(&journal).await.contains("accepted"));
+    until("the journal is lost", async || journal.inspect().await.status == Status::Down).await;
+    until("the journal is back", async || {
+        let claimed = durability(&journal).await;
+        assert!(!claimed.contains("journaled"), "{claimed}");
+        claimed.contains("accepted")
+    })
+    .await;
 }
 
 async fn durability(journal: &RedisJournal) -> String {
