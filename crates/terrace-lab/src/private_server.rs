@@ -304,7 +304,7 @@ fn launch(
     let failure = match outcome {
         Some(Ok(())) => {
             let directory = home.path().display();
-            tracing::info!(server = engine.name(), port, pid, %directory, "started a private server");
+            tracing::debug!(server = engine.name(), port, pid, %directory, "started a private server");
             return Ok(child);
         }
         Some(Err(failure)) => failure,

@@ -337,7 +337,11 @@ impl Follow {
 
     async fn begin_anew(&self, run: &mut Run, from: &Checkpoint) -> Result<Step> {
         let log = self.log.name();
-        tracing::info!(follower = %self.follower, from = from.log, to = &*log, "a log is followed");
+        match from.log.is_empty() {
+            true => tracing::debug!(follower = %self.follower, to = &*log, "a log is followed"),
+            false => tracing::info!(follower = %self.follower, from = from.log, to = &*log,
+                "another log is followed"),
+        }
         if self.mends && from.log != *log && log_of(&from.log) == log_of(&log) {
             // Another life of the database: records that were restored by themselves are not in its log.
             let Difference { keys, differing, .. } = self.log.compare_with_records(true).await?;

@@ -13,6 +13,7 @@ mod history;
 mod journal;
 mod keys;
 mod logging;
+mod packaging;
 mod projections;
 mod reconcile;
 mod regions;
@@ -30,9 +31,19 @@ use clap::{Args, Parser, Subcommand};
 use crate::config::{ConfigError, Loaded, Mode, Overrides, load};
 use crate::levels::{Level, level, numbers};
 
+/// The version, the commit of a release build, and the features that can be left out.
+const VERSION: &str = concat!(
+    env!("CARGO_PKG_VERSION"),
+    " (",
+    env!("TERRACE_COMMIT"),
+    "; features:",
+    env!("TERRACE_FEATURES"),
+    ")"
+);
+
 /// One data tier that you climb level by level.
 #[derive(Debug, Parser)]
-#[command(version, about, arg_required_else_help = true)]
+#[command(version = VERSION, about, arg_required_else_help = true)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -171,6 +182,16 @@ enum Command {
         json: bool,
         #[command(flatten)]
         settings: Settings,
+    },
+    /// Print what makes a shell complete commands and flags.
+    Completions {
+        /// The shell.
+        shell: clap_complete::Shell,
+    },
+    /// Write a manual page for each command into a directory.
+    Man {
+        /// The directory, such as share/man/man1.
+        directory: PathBuf,
     },
 }
 
@@ -329,6 +350,8 @@ fn execute(command: Command) -> Result<(), Failure> {
         Command::History { work, settings } => history::history(work, &settings.load()?),
         Command::Doctor { json, settings } => doctor::doctor(&settings.load()?, json),
         Command::Config { json, settings } => config::config(&settings.load()?, json),
+        Command::Completions { shell } => packaging::completions(shell),
+        Command::Man { directory } => packaging::manual(&directory),
     }
 }
 

@@ -362,13 +362,26 @@ async fn drain(running: Vec<Running>, at_once: bool) {
             if at_once {
                 server.stop().await;
             } else {
-                server.await;
+                tell_if_slow(level, "requests in flight", server).await;
             }
         }
         // What closes is not unwell.
         watch.stop().await;
-        if let Err(error) = whole.close().await {
+        let closed = tell_if_slow(level, "accepted writes and the stores' own ends", whole.close());
+        if let Err(error) = closed.await {
             tracing::warn!(level = level.number, %error, "the stores did not close in order");
+        }
+    }
+}
+
+/// Whoever has asked for the end is told what it waits for, once a second has passed.
+async fn tell_if_slow<T>(level: &Level, what: &str, work: impl Future<Output = T>) -> T {
+    let mut work = std::pin::pin!(work);
+    match tokio::time::timeout(Duration::from_secs(1), &mut work).await {
+        Ok(done) => done,
+        Err(_) => {
+            tracing::info!(level = level.number, "stopping: waits for {what}");
+            work.await
         }
     }
 }

@@ -37,7 +37,7 @@ async fn log_lines_that_cannot_be_written_stop_nothing() {
 #[tokio::test]
 async fn a_command_whose_output_is_lost_fails_and_one_that_nobody_reads_is_silent() {
     let directory = tempfile::tempdir().expect("a directory");
-    let commands: [&[&str]; 11] = [
+    let commands: [&[&str]; 12] = [
         &["--help"],
         &["help", "serve"],
         &["--version"],
@@ -49,6 +49,7 @@ async fn a_command_whose_output_is_lost_fails_and_one_that_nobody_reads_is_silen
         &["doctor", "--json"],
         &["journal", "status"],
         &["projections", "status", "--json"],
+        &["completions", "bash"],
     ];
     for arguments in commands {
         for (what, output) in nowhere() {

@@ -70,6 +70,14 @@ async fn pages_for_people_and_for_programs() {
 }
 
 #[tokio::test]
+async fn the_version_names_the_features() {
+    let (code, said, _) = run(&["--version"], &[]).await;
+    assert_eq!(code, Some(0));
+    assert!(said.starts_with("terrace 0.") && said.contains("features: "), "{said}");
+    assert_eq!(said.contains("nats"), cfg!(feature = "nats"), "{said}");
+}
+
+#[tokio::test]
 async fn one_directory_serves_one_process() {
     let directory = tempfile::tempdir().expect("a directory");
     let stores = super::Stores::Embedded(directory.path());
