@@ -52,6 +52,9 @@ def over_wan(field, threads, keys):
         for number in range(PROBES // len(REGIONS)):
             lags.extend(_seen_after(server["port"], origin, f"probe-{origin}-{number}"))
 
+    # From here on each region follows each other one: what the first connections cost is no lag.
+    for origin in REGIONS:
+        _seen_after(server["port"], origin, f"first-{origin}")
     workers = [threading.Thread(target=watched, args=(load, run)) for run in loads]
     workers += [threading.Thread(target=watched, args=(probe, origin)) for origin in REGIONS]
     for worker in workers:
