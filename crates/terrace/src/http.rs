@@ -57,6 +57,8 @@ pub use face::{ClearCache, Face, Queries, Regions, Shards, Whole};
 pub(crate) use front_caches::{FrontCaches, TellFrontCaches};
 pub use geography::{ClientPlaces, Geography};
 pub use metrics::Metrics;
+#[cfg(test)]
+pub(crate) use metrics::unexplained;
 pub use middleware::Guards;
 pub(crate) use middleware::Middleware;
 pub use polyglot::Polyglot;

@@ -6,6 +6,7 @@
 //! whatever clients send.
 
 mod documented;
+mod meanings;
 mod page;
 mod parts;
 mod requests;
@@ -120,6 +121,18 @@ async fn scrape(measured: &Measured) -> Answer {
     let content_type = HeaderValue::from_static(Page::CONTENT_TYPE);
     let reply = Response::new(full(text)).with(CONTENT_TYPE, content_type);
     Ok(reply.with(CACHE_CONTROL, HeaderValue::from_static("no-store")))
+}
+
+/// The help of figures of which nobody has written what they mean.
+#[cfg(test)]
+pub(crate) fn unexplained(tree: &Inspection) -> Vec<String> {
+    let mut page = Page::default();
+    parts::add(tree, &mut page);
+    let text = page.text().expect("a text");
+    text.lines()
+        .filter(|line| line.starts_with("# HELP") && line.contains('`'))
+        .map(str::to_owned)
+        .collect()
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ use terrace_core::{ReadOptions, Runtime, Status, Store, StoreExt, testkit};
 
 use super::{Engines, LEVELS, Level, Servers, Stack};
 use crate::config::{Config, Mode};
-use crate::http::Face;
+use crate::http::{Face, unexplained};
 
 async fn built(level: &Level, mode: Mode, config: Config) -> (Stack, Servers) {
     let servers =
@@ -46,7 +46,9 @@ async fn check(mode: Mode, config: Config, place: usize) {
         let how = ReadOptions { token: Some(receipt.token), ..ReadOptions::default() };
         let read = store.get_read(&key, &how).await.expect("a read");
         assert_eq!(read.record.expect("a record").value, value, "level {}", level.number);
-        assert_ne!(stack.whole.inspect().await.status, Status::Down);
+        let tree = stack.whole.inspect().await;
+        assert_ne!(tree.status, Status::Down);
+        assert_eq!(unexplained(&tree), [""; 0], "level {}", level.number);
         stack.whole.close().await.expect("an end");
         servers.stop().await;
     }

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use terrace_core::{Figure, Inspection, Measure, PartKind, Status, Unit};
 
+use super::meanings::meaning;
 use super::page::{Labels, Page, Value};
 
 /// Adds the figures of a part and of all below it.
@@ -62,7 +63,10 @@ impl Walk<'_> {
     }
 
     fn add_figure(&mut self, part: &str, figure: &Figure, labels: &Labels) {
-        let help = format!("`{}` of `{part}`.", figure.name);
+        let help = match meaning(part, figure.name) {
+            Some(meaning) => meaning.to_owned(),
+            None => format!("`{}` of `{part}`.", figure.name),
+        };
         let name = name(part, figure.name);
         let mut add = |suffix: &str, value| {
             self.page.add(&format!("{name}{suffix}"), &help, labels.clone(), value);

@@ -182,6 +182,8 @@ async fn every_level_can_wear_it() {
         let text = program.metrics().await;
         content(&promtool(&["check", "metrics"], &text).await);
         assert!(figures(&text)["terrace_part_status{part=\"metrics\"}"] == 0.0, "{level}");
+        let help = text.lines().find(|line| line.starts_with("# HELP") && line.contains('`'));
+        assert_eq!(help, None, "what it means stands nowhere");
     }
 }
 
