@@ -180,18 +180,14 @@ impl Shared {
 
     pub(super) async fn scan(&self, scan: &Scan, how: &ReadOptions) -> Result<Page> {
         if how.is_default() {
-            return self.list(scan, self.horizon.within(scan), how).await;
+            return self.list(scan, self.horizon.within(scan), how, None).await;
         }
-        let (waiting, below) =
+        let (waiting, asked) =
             self.reach_scan(scan, how).await.map_err(|error| error.during("scan"))?;
-        self.list(scan, waiting, &below).await
+        self.list(scan, waiting, &asked.below, asked.own).await
     }
 
-    async fn reach_scan(
-        &self,
-        scan: &Scan,
-        how: &ReadOptions,
-    ) -> Result<(Vec<Waiting>, ReadOptions)> {
+    async fn reach_scan(&self, scan: &Scan, how: &ReadOptions) -> Result<(Vec<Waiting>, Asked)> {
         let asked = self.reach(how).await?;
         self.until_seen_below(asked.settled, self.patience(how.deadline)).await?;
         if how.consistency == Consistency::Strong {
@@ -200,12 +196,25 @@ impl Shared {
         let find = || self.horizon.latest_within(scan);
         let waits = |found: &Vec<Waiting>| !found.is_empty();
         let waiting = self.resolve(&asked, find, waits, how.deadline).await?;
-        Ok((waiting, asked.below))
+        Ok((waiting, asked))
     }
 
-    async fn list(&self, scan: &Scan, waiting: Vec<Waiting>, how: &ReadOptions) -> Result<Page> {
-        let page = self.inner.scan(scan, how).await?;
-        if waiting.is_empty() { Ok(page) } else { overlay(page, waiting, scan.limit) }
+    async fn list(
+        &self,
+        scan: &Scan,
+        waiting: Vec<Waiting>,
+        how: &ReadOptions,
+        own: Option<JournalPlace>,
+    ) -> Result<Page> {
+        let mut page = self.inner.scan(scan, how).await?;
+        if let Some(newest) = waiting.iter().map(Waiting::sequence).max() {
+            page = overlay(page, waiting, scan.limit)?;
+            page.token.merge(&self.horizon.token_now(newest));
+        }
+        if let Some(own) = own {
+            page.token.merge(&self.horizon.token(own.epoch, own.sequence));
+        }
+        Ok(page)
     }
 }
 

@@ -1,6 +1,6 @@
 //! Reads see what waits: on every path, through every instance that was given the token.
 
-use terrace_core::{Consistency, ErrorKind, Place, Scan, Sequence, Timestamp};
+use terrace_core::{Consistency, ErrorKind, Page, Place, Scan, Sequence, Timestamp};
 use terrace_layers::Flusher;
 
 use super::*;
@@ -107,6 +107,26 @@ async fn another_instance_answers_for_the_token_what_waits_in_the_journal() {
     assert_eq!(page.records[0].value.as_str(), "2");
     let gone = one.delete(key("a")).await.unwrap();
     assert_eq!(text(&two, "a", &with_token(&gone)).await.unwrap(), None);
+}
+
+/// A list that shows what waits, or that something waiting is gone, has a token that asks for it.
+#[tokio::test(start_paused = true)]
+async fn the_token_of_a_list_covers_what_the_list_has_shown() {
+    let (_inner, _journal, one, two) = two().await;
+    let scan = Scan::prefix("a");
+    let page = async |how: &ReadOptions| one.scan(&scan, how).await.unwrap();
+    let of = |page: &Page| ReadOptions { token: Some(page.token.clone()), ..Default::default() };
+    one.put(key("a"), value("1")).await.unwrap();
+    let shown = page(&ReadOptions::default()).await;
+    assert_eq!(shown.records[0].value.as_str(), "1");
+    assert_eq!(text(&two, "a", &of(&shown)).await.unwrap(), is("1"));
+    one.put(key("a"), value("2")).await.unwrap();
+    let shown = page(&of(&shown)).await;
+    assert_eq!(text(&two, "a", &of(&shown)).await.unwrap(), is("2"));
+    one.delete(key("a")).await.unwrap();
+    let shown = page(&ReadOptions::default()).await;
+    assert!(shown.records.is_empty());
+    assert_eq!(text(&two, "a", &of(&shown)).await.unwrap(), None);
 }
 
 /// What this instance has waiting may be older than what another has applied already.
