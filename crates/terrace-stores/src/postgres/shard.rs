@@ -45,9 +45,9 @@ const TABLES: [Table; 2] = [
 pub(super) async fn install(client: &mut Client, schema: &str) -> Result<()> {
     let known = "SELECT to_regproc('terrace_shard_look') IS NOT NULL \
          AND to_regproc('terrace_shard_enter') IS NOT NULL";
-    let complete = tables::complete(client, &TABLES).await?;
+    // First the functions: an instance that makes all of it meanwhile has made the tables with them.
     let known: bool = client.query_one(known, &[]).await.map_err(failed)?.get(0);
-    match complete[..] {
+    match tables::complete(client, &TABLES).await?[..] {
         [true, true] if known => return Ok(()),
         // Made anew it would be a shard that owns nothing, whatever its records are.
         [false, _] if known => {

@@ -53,6 +53,17 @@ async fn until_queued(hand: &tokio_postgres::Client, queued: i64) {
     while count(hand, waiting).await < queued {}
 }
 
+/// One of them makes what a shard needs, between any two looks of the others.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn instances_that_start_together_on_an_empty_database_all_start() {
+    for _ in 0..10 {
+        let url = testing::fresh_database();
+        let start = || PostgresShard::connect(PostgresOptions::new(&url), Runtime::system());
+        let started = futures_util::future::join_all((0..6).map(|_| start())).await;
+        started.into_iter().for_each(|one| drop(one.expect("a shard")));
+    }
+}
+
 /// Whoever waits behind a fence must see it, whatever the database's own isolation is.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_writer_behind_a_fence_sees_it_under_any_isolation() {
