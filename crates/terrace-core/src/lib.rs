@@ -61,6 +61,7 @@ mod rate_limit;
 pub mod read_model;
 mod record;
 pub mod region;
+pub mod rollup;
 mod runtime;
 pub mod shard;
 mod store;
@@ -108,6 +109,7 @@ pub use region::{
     Ancestry, Checkpoints, Conflict, KeyRange, KeyState, RangeDigest, RegionId, RegionName,
     RegionOptions, RegionStore, Seen,
 };
+pub use rollup::{RolledUp, Rollup, RollupQuery};
 pub use runtime::{Clock, Deadline, Rng, Runtime, Spawn, Task};
 pub use shard::{Member, Move, Plan, Rows, SLOTS, Shard, ShardState, Slot, SlotSet};
 pub use store::{Budget, Consistency, ReadOptions, Store, StoreExt, WriteOptions, one};

@@ -22,8 +22,8 @@ use futures_util::future::BoxFuture;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    ChangeLog, Error, ErrorKind, Follower, Generations, Inspection, Key, Logged, Result, Store,
-    Version,
+    ChangeLog, Error, ErrorKind, Follower, Generations, Inspection, Key, Logged, Result, Rollup,
+    Store, Version,
 };
 
 pub use slots::{SLOTS, Slot, SlotSet};
@@ -49,8 +49,15 @@ pub trait Shard: fmt::Debug + fmt::Display + Send + Sync + 'static {
     /// The change log, which begins to be kept unless it is. Changes from before may be missing.
     fn keep_log(&self) -> BoxFuture<'_, Result<Arc<dyn ChangeLog>>>;
 
-    /// Ends what [`Shard::keep_log`] began, and forgets how far other shards' logs were followed.
+    /// Ends what [`Shard::keep_log`] began, and forgets how far other shards' logs were followed. A log whose
+    /// changes are counted stays.
     fn end_log(&self) -> BoxFuture<'_, Result<()>>;
+
+    /// What counts the shard's changes; `None` where it was not opened for that. What it takes from other
+    /// shards, and what it forgets, is no change.
+    fn rollup(&self) -> BoxFuture<'_, Result<Option<Arc<dyn Rollup>>>> {
+        Box::pin(async { Ok(None) })
+    }
 
     /// All rows after a key, in one snapshot. With `quiet` the snapshot is taken at a moment without
     /// a write under way, after `quiet` has ended, during which no write begins.
