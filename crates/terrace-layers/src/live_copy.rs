@@ -27,6 +27,8 @@ pub(crate) type Selects = Arc<dyn Fn(&Key) -> bool + Send + Sync>;
 pub(crate) struct Selected {
     pub(crate) log: Arc<dyn ChangeLog>,
     pub(crate) selects: Selects,
+    /// What the log calls who copies. Several databases may, each at its own place.
+    pub(crate) copier: String,
 }
 
 impl ChangeLog for Selected {
@@ -44,6 +46,10 @@ impl ChangeLog for Selected {
 
     fn wait(&self, position: LogPosition, deadline: Deadline) -> BoxFuture<'_, Result<()>> {
         self.log.wait(position, deadline)
+    }
+
+    fn keep_for<'a>(&'a self, _: &'a str, position: LogPosition) -> BoxFuture<'a, Result<()>> {
+        self.log.keep_for(&self.copier, position)
     }
 
     fn head(&self) -> BoxFuture<'_, Result<LogPosition>> {

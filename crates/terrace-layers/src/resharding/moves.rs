@@ -86,7 +86,8 @@ impl Resharding {
 
     /// The giver's log, followed into the taker under its epoch of now.
     pub(super) fn follow(&self, way: &Way) -> Result<Follow> {
-        let log = Selected { log: Arc::clone(&way.log), selects: way.selects() };
+        let (selects, copier) = (way.selects(), copier(way.to));
+        let log = Selected { log: Arc::clone(&way.log), selects, copier };
         let (follower, runtime) = (self.taking(way)?, self.runtime.clone());
         let options = FollowOptions::default();
         Ok(Follow::new("resharding", Arc::new(log), follower, options, runtime))
@@ -104,7 +105,9 @@ impl Resharding {
         if begun || known.is_in(&log.name()) {
             return Ok(());
         }
-        let start = Checkpoint::beginning(&*log.name()).at(log.head().await?);
+        let head = log.head().await?;
+        log.keep_for(&copier(way.from), head).await?;
+        let start = Checkpoint::beginning(&*log.name()).at(head);
         keep(&*back, known, start, Vec::new()).await
     }
 
@@ -145,4 +148,9 @@ impl Resharding {
             }
         }
     }
+}
+
+/// What the log of a giver calls this taker, until [`terrace_core::Shard::end_log`].
+fn copier(taker: u16) -> String {
+    format!("resharding into {taker}")
 }
