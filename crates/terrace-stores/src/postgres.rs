@@ -43,6 +43,7 @@ mod read;
 mod read_model;
 mod region;
 mod report;
+mod rollup;
 mod setup;
 mod shard;
 mod snapshot;
@@ -167,7 +168,7 @@ impl PostgresStore {
             tasks.push(walks::start(&worker.runtime, tombstones));
         }
         if logged {
-            let trim = TrimLog::new(worker.clone(), held.clone());
+            let trim = TrimLog::new(worker.clone(), held.clone(), options.shard);
             tasks.push(walks::start(&worker.runtime, trim));
         }
         let upkeep = Mutex::new(tasks);
@@ -229,7 +230,13 @@ impl PostgresStore {
         Ok(name.map(|name| self.log_of(name)))
     }
 
-    /// Removes the change log with all that it holds. Who follows it is refused from now on.
+    /// The same of one that was opened with a log.
+    async fn counted_log(&self) -> Result<Option<PostgresLog>> {
+        if self.logged { self.log().await } else { Ok(None) }
+    }
+
+    /// Removes the change log with all that it holds, unless its changes are counted. Who follows it is
+    /// refused from now on.
     ///
     /// # Errors
     /// As [`PostgresStore::install_log`].

@@ -49,6 +49,7 @@ mod options;
 mod read_model;
 mod reader;
 mod region;
+mod rollup;
 mod schema;
 mod shard;
 mod shared;

@@ -388,7 +388,7 @@ impl ReadLog<'_> {
 }
 
 /// The place behind all changes of a transaction.
-fn end_of(transaction: u64) -> LogPosition {
+pub(super) fn end_of(transaction: u64) -> LogPosition {
     LogPosition { epoch: transaction, offset: 1 << 62 }
 }
 

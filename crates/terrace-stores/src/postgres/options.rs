@@ -45,7 +45,8 @@ pub struct PostgresOptions {
     /// The name that `pg_stat_activity` shows. Default `terrace`.
     pub application_name: String,
     /// Keeps a log of changes (see [`PostgresLog`](super::PostgresLog)) and lets tokens name the place
-    /// of a write in it. Installed at connect, with the records that there are. Default false.
+    /// of a write in it. Installed at connect, with the records that there are; on a shard with none of
+    /// them, and its changes are counted (see [`Rollup`](terrace_core::Rollup)). Default false.
     pub change_log: bool,
     /// Makes the database one of several regions: its versions have a clock, it keeps a log of its own
     /// changes whatever `change_log` says, and rows of deleted records until they are collected by
@@ -148,7 +149,8 @@ impl PostgresOptions {
     pub(super) fn dialect(&self) -> Dialect {
         match (self.shard, self.change_log) {
             _ if let Some(region) = &self.region => Dialect::Region(region.id),
-            (true, _) => Dialect::Shard,
+            (true, false) => Dialect::Shard,
+            (true, true) => Dialect::LoggedShard,
             (false, true) => Dialect::Logged,
             (false, false) => Dialect::Plain,
         }

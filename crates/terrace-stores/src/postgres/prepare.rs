@@ -27,8 +27,8 @@ pub(super) async fn prepare(
     }
     let mut name = None;
     if options.change_log || options.region.is_some() {
-        let begin = Some(LogBegin::WithRecords);
-        let log = log::change(first.client(), &options.schema, begin, runtime).await;
+        let begin = if options.shard { LogBegin::Counted } else { LogBegin::WithRecords };
+        let log = log::change(first.client(), &options.schema, Some(begin), runtime).await;
         name = log.map_err(at)?;
     }
     if let Some(region) = &options.region {

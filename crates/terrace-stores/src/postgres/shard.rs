@@ -18,8 +18,8 @@ use std::sync::Arc;
 use terrace_core::shard::{RequestResult, Reserved};
 use terrace_core::{
     BoxFuture, ChangeLog, Deadline, Error, ErrorKind, Follower, Generations, Inspection, Key, Page,
-    Read, ReadOptions, Receipt, Result, Rows, Runtime, Scan, Shard, ShardState, SlotSet, Store,
-    Version, Write, WriteOptions,
+    Read, ReadOptions, Receipt, Result, Rollup, Rows, Runtime, Scan, Shard, ShardState, SlotSet,
+    Store, Version, Write, WriteOptions,
 };
 use tokio::sync::Mutex;
 use tokio_postgres::Client;
@@ -27,6 +27,7 @@ use tokio_postgres::Client;
 use super::altering::{failed, lock, run};
 use super::connection::Connection;
 use super::inspect::CountRecords;
+use super::rollup::PostgresRollup;
 use super::sqlstate::{LOST_SHARD, Stage, explain};
 use super::tables::{self, Table};
 use super::{LogBegin, PostgresOptions, PostgresStore};
@@ -126,6 +127,13 @@ impl PostgresShard {
         let session = Mutex::default();
         Ok(Self { inner: Arc::new(Inner { store, schema, session }) })
     }
+
+    /// The wrong way, which a test must catch: counts that are committed apart from their place.
+    #[cfg(feature = "mutants")]
+    pub async fn rollup_apart(&self) -> Result<Arc<dyn Rollup>> {
+        let log = self.inner.store.install_log(LogBegin::Counted).await?;
+        Ok(Arc::new(PostgresRollup::new(self.inner.store.worker.clone(), log).apart()))
+    }
 }
 
 impl Inner {
@@ -194,6 +202,14 @@ impl Shard for PostgresShard {
         Box::pin(async {
             self.inner.store.remove_log().await?;
             self.inner.forget_followed().await
+        })
+    }
+
+    fn rollup(&self) -> BoxFuture<'_, Result<Option<Arc<dyn Rollup>>>> {
+        Box::pin(async {
+            let Some(log) = self.inner.store.counted_log().await? else { return Ok(None) };
+            let worker = self.inner.store.worker.clone();
+            Ok(Some(Arc::new(PostgresRollup::new(worker, log)) as _))
         })
     }
 

@@ -73,7 +73,8 @@ mod reads;
 pub(super) mod region;
 
 use reads::{
-    EPOCH_READ, EPOCH_READ_WITHIN, EPOCH_SCAN, READ, READ_ROWS, READ_ROWS_WITHIN, READ_WITHIN, SCAN,
+    EPOCH_READ, EPOCH_READ_WITHIN, EPOCH_SCAN, READ, READ_ROWS, READ_ROWS_WITHIN, READ_WITHIN,
+    SCAN, SEEN, STATE,
 };
 
 impl Sql {
@@ -107,10 +108,10 @@ impl Sql {
             return text;
         }
         match self {
-            Self::Read if dialect == Dialect::Shard => EPOCH_READ,
-            Self::ReadWithin if dialect == Dialect::Shard => EPOCH_READ_WITHIN,
-            Self::Scan if dialect == Dialect::Shard => EPOCH_SCAN,
-            Self::Put if dialect == Dialect::Shard => EPOCH_PUT,
+            Self::Read if dialect.is_shard() => EPOCH_READ,
+            Self::ReadWithin if dialect.is_shard() => EPOCH_READ_WITHIN,
+            Self::Scan if dialect.is_shard() => EPOCH_SCAN,
+            Self::Put if dialect.is_shard() => EPOCH_PUT,
             Self::Read => READ,
             Self::ReadWithin => READ_WITHIN,
             Self::Seen => SEEN,
@@ -164,7 +165,7 @@ impl Sql {
     fn types(self, dialect: Dialect) -> &'static [Type] {
         let types = self.all_types();
         match self {
-            Self::Read | Self::ReadWithin | Self::Scan | Self::Put if dialect != Dialect::Shard => {
+            Self::Read | Self::ReadWithin | Self::Scan | Self::Put if !dialect.is_shard() => {
                 &types[..types.len() - 1]
             }
             Self::Insert | Self::Update | Self::Remember
@@ -233,18 +234,6 @@ const UPDATE: &str = "UPDATE records r SET value = u.v, version = u.n, deleted =
        LATERAL (SELECT coalesce('epoch'::timestamptz + u.a * interval '1 millisecond', \
          now()) AS at) AS t \
      WHERE r.key = u.k";
-
-/// Which run of the server this is, where its log ends or its replay stands, and what it shows. What a
-/// replay counts as done was visible before.
-const STATE: &str = "SELECT (extract(epoch FROM pg_postmaster_start_time()) * 1000000)::bigint, \
-       CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() \
-         ELSE pg_current_wal_flush_lsn() END, \
-       pg_current_snapshot(), \
-       CASE WHEN pg_is_in_recovery() THEN greatest(0, extract(epoch FROM clock_timestamp() \
-         - pg_last_xact_replay_timestamp()) * 1000000)::bigint END";
-
-const SEEN: &str =
-    concat!("SELECT pg_current_snapshot(), ", generation!("$1"), ", pg_is_in_recovery()");
 
 /// The furthest sequence of a journal whose row is gone: no write up to there is applied any more. See
 /// [`super::tombstones`].
@@ -369,6 +358,8 @@ pub(super) enum Dialect {
     Region(RegionId),
     /// One of several shards: what it has, it answers under an epoch.
     Shard,
+    /// The same, with a change log that has every change which is made here.
+    LoggedShard,
     /// A read model.
     ReadModel,
 }
@@ -376,7 +367,12 @@ pub(super) enum Dialect {
 impl Dialect {
     /// Whether each change is in a change log.
     pub(super) fn is_logged(self) -> bool {
-        matches!(self, Self::Logged | Self::Region(_))
+        matches!(self, Self::Logged | Self::Region(_) | Self::LoggedShard)
+    }
+
+    /// Whether work is done under an epoch.
+    pub(super) fn is_shard(self) -> bool {
+        matches!(self, Self::Shard | Self::LoggedShard)
     }
 
     /// The region whose versions are drawn.
@@ -393,7 +389,7 @@ impl Statements {
     ) -> Result<Self, tokio_postgres::Error> {
         let count = match dialect {
             Dialect::Plain | Dialect::Logged | Dialect::Region(_) => Sql::ALL.len() - 1,
-            Dialect::Shard => Sql::ALL.len(),
+            Dialect::Shard | Dialect::LoggedShard => Sql::ALL.len(),
             Dialect::ReadModel => {
                 let statement = client.prepare_typed(READ_ROWS, &[Type::TEXT_ARRAY]).await?;
                 return Ok(Self::ReadRows(statement));
@@ -477,7 +473,7 @@ mod tests {
         for (index, sql) in Sql::ALL.into_iter().enumerate() {
             assert_eq!(sql as usize, index);
             let region = Dialect::Region(RegionId::new(1).unwrap());
-            for dialect in [Dialect::Plain, Dialect::Logged, Dialect::Shard, region] {
+            for dialect in [Dialect::Plain, Dialect::Logged, Dialect::LoggedShard, region] {
                 let (text, types) = (sql.text(dialect), sql.types(dialect));
                 assert!(types.is_empty() || text.contains(&format!("${}", types.len())), "{text}");
                 assert!(!text.contains(&format!("${}", types.len() + 1)), "{text}");

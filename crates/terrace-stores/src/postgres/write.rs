@@ -208,7 +208,7 @@ async fn begin(
     waits_for_disk: bool,
 ) -> Result<(), tokio_postgres::Error> {
     let begun = connection.begin(waits_for_disk);
-    if connection.dialect != Dialect::Shard {
+    if !connection.dialect.is_shard() {
         return begun.await;
     }
     let entering: [Parameter<'_>; 1] = [&epoch];

@@ -70,8 +70,11 @@ pub(super) fn install(
     };
     let name = match known {
         Some(name) => name,
-        None => begin(&transaction, runtime)?,
+        None => begin(&transaction, runtime, !options.shard)?,
     };
+    if options.shard {
+        super::rollup::install(&transaction)?;
+    }
     if let Some(region) = &options.region {
         super::region::install(&transaction, region, runtime)?;
     }
@@ -79,18 +82,18 @@ pub(super) fn install(
     Ok(Arc::from(name))
 }
 
-/// Begins the log with the records that there are; answers its name.
-fn begin(transaction: &Transaction<'_>, runtime: &Runtime) -> Result<String> {
-    let failed = |error| failure::of(error).during("migrate");
-    transaction
-        .execute_batch(
-            "INSERT INTO commands (position, type, key, value, version, created_at, time)
+/// Begins the log, with the records that there are or with none of them; answers its name.
+fn begin(transaction: &Transaction<'_>, runtime: &Runtime, records: bool) -> Result<String> {
+    const RECORDS: &str =
+        "INSERT INTO commands (position, type, key, value, version, created_at, time)
              SELECT row_number() OVER (ORDER BY version)
                  + (SELECT value FROM meta WHERE name = 'version'),
                  'RecordCreated', key, value, version, created_at, updated_at
-             FROM records WHERE deleted = 0 AND version BETWEEN 1 AND 9007199254740991;",
-        )
-        .map_err(failed)?;
+             FROM records WHERE deleted = 0 AND version BETWEEN 1 AND 9007199254740991;";
+    let failed = |error| failure::of(error).during("migrate");
+    if records {
+        transaction.execute_batch(RECORDS).map_err(failed)?;
+    }
     let name = format!("log-{:012x}", runtime.random() >> 16);
     transaction
         .execute("INSERT INTO meta (name, value) VALUES ('log', ?1)", [&name])
@@ -108,6 +111,19 @@ impl SqliteLog {
 
     pub(super) fn close(&self) {
         self.lane.close();
+    }
+
+    /// The time of the clock.
+    pub(super) fn wall(&self) -> Timestamp {
+        self.shared.runtime.wall()
+    }
+
+    /// Does something on the connection of the log.
+    pub(super) async fn run<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&mut Connection) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        self.lane.run(work).await
     }
 
     async fn last(&self) -> Result<u64> {

@@ -37,8 +37,12 @@ pub struct SqliteOptions {
     /// full disk. Default: none.
     pub max_file_bytes: Option<u64>,
     /// Keeps a log of changes (see [`SqliteLog`](super::SqliteLog)), and lets tokens name the place of
-    /// a write in it. Made at open, with the records that there are. Default: false.
+    /// a write in it. Made at open, with the records that there are; on a shard with none of them, and its
+    /// changes are counted (see [`Rollup`](terrace_core::Rollup)). Default: false.
     pub change_log: bool,
+    /// Whether the file is one of several shards, as [`SqliteShard`](super::SqliteShard) sets it. Default:
+    /// false.
+    pub shard: bool,
     /// How long a tombstone is kept. Later writes collect older ones, a few at a time. Default: 7
     /// days.
     pub tombstones_kept_for: Duration,
@@ -70,6 +74,7 @@ impl SqliteOptions {
             mmap_bytes: 256 * 1024 * 1024,
             max_file_bytes: None,
             change_log: false,
+            shard: false,
             tombstones_kept_for: Duration::from_secs(7 * 24 * 60 * 60),
             replica_of: None,
             region: None,

@@ -19,11 +19,12 @@ use rusqlite::{Connection, OptionalExtension, TransactionBehavior, params};
 use terrace_core::shard::{RequestResult, Reserved};
 use terrace_core::{
     BoxFuture, ChangeLog, Error, ErrorKind, Follower, Generations, Inspection, Key, Page, Read,
-    ReadOptions, Receipt, Result, Rows, Runtime, Scan, Shard, ShardState, SlotSet, Store, Version,
-    Write, WriteOptions,
+    ReadOptions, Receipt, Result, Rollup, Rows, Runtime, Scan, Shard, ShardState, SlotSet, Store,
+    Version, Write, WriteOptions,
 };
 
 use super::follow::{self, keep_counter};
+use super::rollup::SqliteRollup;
 use super::schema::{LATEST, check_epoch};
 use super::{SqliteOptions, SqliteStore, connect, failure};
 
@@ -49,10 +50,18 @@ impl SqliteShard {
     /// As [`SqliteStore::open`].
     pub fn open(mut options: SqliteOptions, runtime: Runtime) -> Result<Self> {
         options.path = connect::prepare_path(&options.path)?;
+        options.shard = true;
         let store = Arc::new(SqliteStore::open(options.clone(), runtime.clone())?);
         let own = Mutex::new(open(&options)?);
         let counted = Mutex::default();
         Ok(Self { inner: Arc::new(Inner { store, options, runtime, own, counted }) })
+    }
+
+    /// The wrong way, which a test must catch: counts that are committed apart from their place.
+    #[cfg(feature = "mutants")]
+    pub fn rollup_apart(&self) -> Option<Arc<dyn Rollup>> {
+        let log = self.inner.store.log().ok()??;
+        Some(Arc::new(SqliteRollup::new(log).apart()))
     }
 }
 
@@ -211,6 +220,13 @@ impl Shard for SqliteShard {
 
     fn end_log(&self) -> BoxFuture<'_, Result<()>> {
         Box::pin(async { self.inner.transact(follow::forget_all) })
+    }
+
+    fn rollup(&self) -> BoxFuture<'_, Result<Option<Arc<dyn Rollup>>>> {
+        Box::pin(async {
+            let log = self.inner.store.log()?;
+            Ok(log.map(|log| Arc::new(SqliteRollup::new(log)) as _))
+        })
     }
 
     fn rows<'a>(

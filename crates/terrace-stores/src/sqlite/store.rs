@@ -114,9 +114,12 @@ impl SqliteStore {
             options,
             runtime,
         });
+        // Shards count their records themselves.
         let counting = match shared.log {
-            Some(_) => Some(Lane::start(&shared.options, "sqlite-count", shared.runtime.clone())?),
-            None => None,
+            Some(_) if !shared.options.shard => {
+                Some(Lane::start(&shared.options, "sqlite-count", shared.runtime.clone())?)
+            }
+            _ => None,
         };
         let region = RegionParts::open(&shared)?;
         let store = Self { shared, threads: Mutex::default(), counting, region };

@@ -12,6 +12,8 @@ mod read_model;
 mod redis;
 #[cfg(feature = "redis")]
 mod redis_journal;
+#[cfg(all(feature = "postgres", feature = "sqlite"))]
+mod rollup;
 #[cfg(feature = "sqlite")]
 mod sqlite;
 #[cfg(feature = "sqlite")]

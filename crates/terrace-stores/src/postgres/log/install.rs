@@ -7,6 +7,7 @@ use terrace_core::{Error, ErrorKind, Result, Runtime};
 use tokio_postgres::{Client, Transaction};
 
 use super::super::altering::{failed, lock, run};
+use super::super::rollup;
 use super::super::tables::{self, Table};
 
 /// What a log holds at its beginning.
@@ -16,6 +17,8 @@ pub enum LogBegin {
     WithRecords,
     /// Nothing: changes from now on.
     Empty,
+    /// The same, for as long as the database is there: its changes are counted.
+    Counted,
 }
 
 /// The class of the advisory lock that says that somebody waits; the object is the table.
@@ -50,7 +53,7 @@ fn table(schema: &str) -> String {
 
 /// The latest version that a removal by hand was given.
 fn gone_through(schema: &str) -> String {
-    format!("CREATE SEQUENCE {schema}.commands_gone_through CACHE 1;")
+    format!("CREATE SEQUENCE IF NOT EXISTS {schema}.commands_gone_through CACHE 1;")
 }
 
 /// A schema may have the name of a key word.
@@ -72,11 +75,14 @@ pub(super) fn tell() -> String {
     )
 }
 
+/// What a shard takes from another, or lets go, was or is written there: here it is no change.
+const TAKEN: &str = "IF current_setting('terrace.moves', true) = 'on' THEN RETURN NULL; END IF;";
+
 /// Rows that people bring may have versions of their own. Where the sequence has yet to come to them, what
 /// comes after them is newer all the same, and so is all that is drawn later. Where rows were removed since,
 /// as before a dump is put back, they get new ones: else their keys would stay removed for who follows. A replaced row's time is past both of its times, so only a new record has two equal ones.
 fn functions(schema: &str) -> String {
-    let tell = tell();
+    let (tell, taken) = (tell(), TAKEN);
     let log =
         format!("INSERT INTO {schema}.commands (version, type, key, value, created_at, time)");
     format!(
@@ -97,6 +103,7 @@ fn functions(schema: &str) -> String {
         END $function$;
         CREATE OR REPLACE FUNCTION {schema}.commands_changed() RETURNS trigger
         LANGUAGE plpgsql AS $function$ BEGIN
+            {taken}
             {log}
             SELECT version, CASE WHEN deleted THEN 'RecordDeleted'
                 WHEN created_at = updated_at THEN 'RecordCreated' ELSE 'RecordUpdated' END,
@@ -106,6 +113,7 @@ fn functions(schema: &str) -> String {
         END $function$;
         CREATE OR REPLACE FUNCTION {schema}.commands_gone() RETURNS trigger
         LANGUAGE plpgsql AS $function$ BEGIN
+            {taken}
             {log}
             SELECT {schema}.commands_version_after(version), 'RecordDeleted', key, NULL, created_at, now()
             FROM gone WHERE NOT deleted;
@@ -281,7 +289,8 @@ const IS_EARLIER: &str = "SELECT to_regproc('commands_version_after') IS NULL \
 async fn install(client: &mut Client, schema: &str, begin: LogBegin) -> Result<Arc<str>> {
     if let Some(name) = current(client).await.map_err(failed)? {
         let is_earlier = client.query_one(IS_EARLIER, &[]).await.map_err(failed)?;
-        if is_earlier.get::<_, Option<bool>>(0) != Some(true) {
+        let complete = begin != LogBegin::Counted || rollup::is_kept(client).await?;
+        if is_earlier.get::<_, Option<bool>>(0) != Some(true) && complete {
             return Ok(name);
         }
     }
@@ -289,10 +298,12 @@ async fn install(client: &mut Client, schema: &str, begin: LogBegin) -> Result<A
     lock(&transaction, schema).await?;
     if let Some(name) = current(transaction.client()).await.map_err(failed)? {
         complete(&transaction, &quoted(schema), begin).await?;
+        count(&transaction, &quoted(schema), begin).await?;
         transaction.commit().await.map_err(failed)?;
         return Ok(name);
     }
     make(&transaction, schema, begin).await?;
+    count(&transaction, &quoted(schema), begin).await?;
     let name = "SELECT value FROM terrace_meta WHERE name = 'log'";
     let name = transaction.query_one(name, &[]).await.map_err(failed)?;
     transaction.commit().await.map_err(failed)?;
@@ -302,7 +313,7 @@ async fn install(client: &mut Client, schema: &str, begin: LogBegin) -> Result<A
 /// Gives the log of an earlier Terrace what it lacks.
 async fn complete(transaction: &Transaction<'_>, schema: &str, begin: LogBegin) -> Result<()> {
     let is_earlier = transaction.query_one(IS_EARLIER, &[]).await.map_err(failed)?;
-    if is_earlier.get::<_, Option<bool>>(0) != Some(true) || begin == LogBegin::Empty {
+    if is_earlier.get::<_, Option<bool>>(0) != Some(true) || begin != LogBegin::WithRecords {
         return Ok(());
     }
     run(transaction, NOT_LONG).await?;
@@ -310,6 +321,16 @@ async fn complete(transaction: &Transaction<'_>, schema: &str, begin: LogBegin) 
         run(transaction, &text).await?;
     }
     Ok(())
+}
+
+/// Counts what is logged from now on. A log that was begun to move slots may be an earlier Terrace's.
+async fn count(transaction: &Transaction<'_>, schema: &str, begin: LogBegin) -> Result<()> {
+    if begin != LogBegin::Counted {
+        return Ok(());
+    }
+    run(transaction, &gone_through(schema)).await?;
+    run(transaction, &functions(schema)).await?;
+    rollup::install(transaction).await
 }
 
 async fn make(transaction: &Transaction<'_>, schema: &str, begin: LogBegin) -> Result<()> {
@@ -339,10 +360,14 @@ async fn make(transaction: &Transaction<'_>, schema: &str, begin: LogBegin) -> R
     Ok(())
 }
 
-/// Removes the log; followers find nothing any more.
+/// Removes the log, unless its changes are counted; followers find nothing any more.
 async fn remove(client: &mut Client, schema: &str) -> Result<()> {
     let transaction = client.transaction().await.map_err(failed)?;
     lock(&transaction, schema).await?;
+    if rollup::is_kept(transaction.client()).await? {
+        rollup::forget_resharding(&transaction).await?;
+        return transaction.commit().await.map_err(failed);
+    }
     run(&transaction, NOT_LONG).await?;
     tables::complete(transaction.client(), &[COMMANDS]).await?;
     run(&transaction, &removal(&quoted(schema))).await?;

@@ -4,6 +4,9 @@
 //! has gone past both. The latest change of each key stays, and so does the whole transaction that a
 //! follower has come to: the end of an event stream names one of its changes.
 //!
+//! A log that is only counted, as a shard's, keeps neither: nobody begins anew from what it holds. What every
+//! follower has gone past goes after an hour, and nothing before there is one.
+//!
 //! **Followers** keep their checkpoints elsewhere, so each tells the log once a minute how far it is
 //! ([`terrace_core::ChangeLog::keep_for`]). The log notes that in `terrace_meta`, beside its name:
 //! `log follower <name>` has the transaction and since when the follower has been there.
@@ -40,13 +43,15 @@ macro_rules! kept {
 pub(in super::super) struct TrimLog {
     worker: Worker,
     held: Held,
+    /// Whether what followers have gone past is for nobody.
+    is_counted: bool,
     /// The last change of the page before.
     after: LogPosition,
 }
 
 impl TrimLog {
-    pub(in super::super) fn new(worker: Worker, held: Held) -> Self {
-        Self { worker, held, after: LogPosition::default() }
+    pub(in super::super) fn new(worker: Worker, held: Held, is_counted: bool) -> Self {
+        Self { worker, held, is_counted, after: LogPosition::default() }
     }
 }
 
@@ -55,7 +60,9 @@ impl Walk for TrimLog {
 
     async fn page(&mut self) -> Result<bool> {
         let after = std::mem::take(&mut self.after);
-        if let Some(last) = self.worker.tend(&TrimPage { after }).await? {
+        if let Some(last) =
+            self.worker.tend(&TrimPage { after, is_counted: self.is_counted }).await?
+        {
             self.after = last;
             return Ok(false);
         }
@@ -67,14 +74,16 @@ impl Walk for TrimLog {
 /// One page; answers its last change, if it was full.
 struct TrimPage {
     after: LogPosition,
+    is_counted: bool,
 }
 
 /// `below`: no follower needs anything before this transaction, and none that is unfinished can come
 /// before it. `goes_on`: what was deleted a week ago was deleted before that.
 const TRIM: &str = concat!(
     "WITH below AS MATERIALIZED ( \
-       SELECT least(min(split_part(value, ' ', 1)::xid8), \
-         pg_snapshot_xmin(pg_current_snapshot())) AS transaction \
+       SELECT CASE WHEN $3 AND count(*) = 0 THEN '0'::xid8 \
+         ELSE least(min(split_part(value, ' ', 1)::xid8), \
+           pg_snapshot_xmin(pg_current_snapshot())) END AS transaction \
        FROM terrace_meta WHERE CASE \
          WHEN name LIKE 'log left %' THEN \
            to_timestamp(split_part(value, ' ', 2)::bigint) > now() - interval '1 hour' \
@@ -92,9 +101,9 @@ const TRIM: &str = concat!(
          ORDER BY transaction, version LIMIT 10000) AS page), \
      gone AS (DELETE FROM commands WHERE ctid = ANY (ARRAY( \
        SELECT p.place FROM page p LEFT JOIN records r ON r.key = p.key \
-       WHERE p.time < now() - ",
+       WHERE p.time < now() - CASE WHEN $3 THEN interval '1 hour' ELSE ",
     kept!(),
-    " AND (p.superseded OR CASE \
+    " END AND ($3 OR p.superseded OR CASE \
          WHEN r.key IS NULL THEN p.type <> 'RecordDeleted' AND (SELECT it FROM goes_on) \
          ELSE r.version > p.version \
            AND age(r.xmin) > age((SELECT transaction FROM below)::xid) END))) \
@@ -119,12 +128,14 @@ impl Work for TrimPage {
     ) -> Result<Self::Answer, Failure> {
         let epoch = self.after.epoch.to_string();
         let offset = i64::try_from(self.after.offset).unwrap_or(i64::MAX);
+        let parameters: [(&(dyn tokio_postgres::types::ToSql + Sync), Type); 3] =
+            [(&epoch, Type::TEXT), (&offset, Type::INT8), (&self.is_counted, Type::BOOL)];
         progress.commits();
         progress.in_transaction(true);
         // A follower notes its position before the page is looked at, or looks itself after it.
         let (begun, page, committed) = futures_util::future::join3(
             connection.command("BEGIN; LOCK TABLE terrace_meta IN EXCLUSIVE MODE"),
-            connection.ask(TRIM, &[(&epoch, Type::TEXT), (&offset, Type::INT8)]),
+            connection.ask(TRIM, &parameters),
             connection.command("COMMIT"),
         )
         .await;
@@ -281,7 +292,7 @@ mod tests {
         }
 
         async fn walk(&self) {
-            let mut walk = TrimLog::new(self.store.worker.clone(), self.store.held.clone());
+            let mut walk = TrimLog::new(self.store.worker.clone(), self.store.held.clone(), false);
             while !walk.page().await.unwrap() {}
         }
     }
@@ -306,6 +317,27 @@ mod tests {
         // Who begins anew needs only what is there, also when it is half way through.
         fresh.log.keep_for("anew", LogPosition::default()).await.unwrap();
         fresh.log.keep_for("anew", all[0].position).await.unwrap();
+    }
+
+    /// Nobody begins anew from a log that is only counted.
+    #[tokio::test]
+    async fn what_is_counted_goes_after_an_hour() {
+        let fresh = Fresh::new().await;
+        fresh.put(&["a", "b", "a", "c"]).await;
+        let all = fresh.all().await;
+        fresh.log.keep_for("rollup", all[2].position).await.unwrap();
+        let walk = async || {
+            let store = &fresh.store;
+            let mut walk = TrimLog::new(store.worker.clone(), store.held.clone(), true);
+            while !walk.page().await.unwrap() {}
+        };
+        walk().await;
+        assert_eq!(fresh.left().await, "abac", "it is young");
+        let text = "UPDATE commands SET time = now() - interval '61 minutes'";
+        fresh.hand.command(text).await.unwrap();
+        fresh.left().await;
+        walk().await;
+        assert_eq!(fresh.left().await, "ac", "what is counted, but for where the counting stands");
     }
 
     #[tokio::test]

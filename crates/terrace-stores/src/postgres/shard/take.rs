@@ -127,11 +127,10 @@ impl Inner {
     }
 }
 
+/// What follows in the transaction is no change of this shard's own: its log leaves it out.
 async fn enter(transaction: &tokio_postgres::Transaction<'_>, epoch: u64) -> Result<()> {
-    transaction
-        .execute("SELECT terrace_shard_enter($1)", &[&signed(epoch)])
-        .await
-        .map_err(refused)?;
+    const ENTER: &str = "SELECT terrace_shard_enter($1), set_config('terrace.moves', 'on', true)";
+    transaction.execute(ENTER, &[&signed(epoch)]).await.map_err(refused)?;
     Ok(())
 }
 

@@ -93,3 +93,15 @@ pub(super) const READ_ROWS_WITHIN: &str = "SELECT source, epoch, place, whole, i
        FROM terrace_projection p LEFT JOIN unnest($1::text[]) WITH ORDINALITY AS u(k, i) ON true \
        LEFT JOIN records r ON r.key = u.k LEFT JOIN terrace_parked k ON k.key = u.k \
        WHERE p.name = 'live') AS found";
+
+/// Which run of the server this is, where its log ends or its replay stands, and what it shows. What a
+/// replay counts as done was visible before.
+pub(super) const STATE: &str = "SELECT (extract(epoch FROM pg_postmaster_start_time()) * 1000000)::bigint, \
+       CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() \
+         ELSE pg_current_wal_flush_lsn() END, \
+       pg_current_snapshot(), \
+       CASE WHEN pg_is_in_recovery() THEN greatest(0, extract(epoch FROM clock_timestamp() \
+         - pg_last_xact_replay_timestamp()) * 1000000)::bigint END";
+
+pub(super) const SEEN: &str =
+    concat!("SELECT pg_current_snapshot(), ", generation!("$1"), ", pg_is_in_recovery()");

@@ -4,6 +4,9 @@
 //! has gone past both. The latest change of each key stays, and so does the change that a follower has
 //! come to: the end of an event stream names it.
 //!
+//! A log that is only counted, as a shard's, keeps neither: nobody begins anew from what it holds. What every
+//! follower has gone past goes after an hour, and nothing before there is one.
+//!
 //! Each follower tells the log once a minute how far it is ([`terrace_core::ChangeLog::keep_for`]).
 //! That is noted in `meta`: `log follower <name>` has the position and since when the follower has been
 //! there. One that stands still holds the log back, after a week with a warning and a degraded health.
@@ -55,8 +58,9 @@ impl Walk for TrimLog {
     async fn page(&mut self) -> Result<bool> {
         let (after, now) = (std::mem::take(&mut self.after), self.shared.runtime.wall());
         let (now, held) = (now.as_microsecond(), self.shared.held.clone());
+        let is_counted = self.shared.options.shard;
         let page = self.lane.run(move |connection| {
-            let last = page(connection, after, now)?;
+            let last = page(connection, after, now, is_counted)?;
             if last.is_none() {
                 held.found(standing(connection, now)?);
             }
@@ -110,7 +114,12 @@ fn time_from(connection: &Connection, position: i64) -> Result<Option<i64>> {
 }
 
 /// Removes what is not kept of the next page; answers the last position of a full one.
-fn page(connection: &mut Connection, after: i64, now: i64) -> Result<Option<i64>> {
+fn page(
+    connection: &mut Connection,
+    after: i64,
+    now: i64,
+    is_counted: bool,
+) -> Result<Option<i64>> {
     /// Of a row that is gone, the deletion came a week before that.
     const REMOVE: &str = "DELETE FROM commands WHERE position IN (
          SELECT p.position FROM (
@@ -118,7 +127,7 @@ fn page(connection: &mut Connection, after: i64, now: i64) -> Result<Option<i64>
                  SELECT position, key, version, type, time FROM commands
                  WHERE position > ?1 AND position < ?2 ORDER BY position LIMIT ?3)) AS p
          LEFT JOIN records r ON r.key = p.key
-         WHERE p.time < ?4 AND (p.superseded
+         WHERE p.time < ?4 AND (?6 OR p.superseded
              OR r.key IS NULL AND p.type <> 'RecordDeleted' AND ?5
              OR EXISTS (SELECT 1 FROM commands n WHERE n.position = r.version
                  AND n.position < ?2 AND n.key = p.key AND n.version > p.version)))
@@ -130,14 +139,17 @@ fn page(connection: &mut Connection, after: i64, now: i64) -> Result<Option<i64>
     // One that was left behind a moment ago may still read what it was told is there.
     let fresh = |it: &Noted| it.since > now.saturating_sub(READING_MICROS);
     followers.extend(noted(&transaction, LEFT)?.into_iter().filter(fresh));
-    let below = followers.into_iter().map(|it| it.position).min().unwrap_or(i64::MAX);
+    let nobody = if is_counted { 0 } else { i64::MAX };
+    let below = followers.into_iter().map(|it| it.position).min().unwrap_or(nobody);
     let old = now.saturating_sub(KEPT_MICROS);
     let goes_on = time_from(&transaction, below)?.is_none_or(|time| time >= old);
     let last = transaction.query_row(LAST, params![after, below, PAGE - 1], |row| row.get(0));
     let last = last.optional().map_err(failure::of)?;
     let removed = {
         let mut statement = transaction.prepare_cached(REMOVE).map_err(failure::of)?;
-        let rows = statement.query_map(params![after, below, PAGE, old, goes_on], |row| row.get(0));
+        let before = if is_counted { now.saturating_sub(READING_MICROS) } else { old };
+        let bounds = params![after, below, PAGE, before, goes_on, is_counted];
+        let rows = statement.query_map(bounds, |row| row.get(0));
         rows.and_then(Iterator::collect::<Result<Vec<i64>, _>>).map_err(failure::of)?
     };
     if let Some(removed) = removed.into_iter().max() {
@@ -279,6 +291,25 @@ mod tests {
         assert!(PositionLost::caused(&midst));
         fresh.log.keep_for("anew", LogPosition::default()).await.unwrap();
         fresh.log.keep_for("anew", all[0].position).await.unwrap();
+    }
+
+    /// Nobody begins anew from a log that is only counted.
+    #[tokio::test]
+    async fn what_is_counted_goes_after_an_hour() {
+        let fresh = Fresh::new();
+        fresh.put(&["a", "b", "a", "c"]).await;
+        let all = fresh.all().await;
+        let walk = async |minutes: i64| {
+            let then = Runtime::system().wall().as_microsecond() - minutes * 60_000_000;
+            fresh.by_hand(format!("UPDATE commands SET time = {then}")).await;
+            let now = Runtime::system().wall().as_microsecond();
+            fresh.log.lane.run(move |it| page(it, 0, now, true)).await.unwrap();
+            fresh.left().await
+        };
+        assert_eq!(walk(61).await, "abac", "nobody has counted it");
+        fresh.log.keep_for("rollup", all[2].position).await.unwrap();
+        assert_eq!(walk(59).await, "abac", "it is young");
+        assert_eq!(walk(61).await, "ac", "what is counted, but for where the counting stands");
     }
 
     #[tokio::test]
