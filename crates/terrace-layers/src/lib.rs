@@ -28,6 +28,7 @@ mod region_set;
 mod replica_router;
 pub mod resharding;
 mod retry;
+mod rollups;
 mod shard_router;
 mod single_flight;
 mod summaries;
@@ -52,6 +53,7 @@ pub use region_set::{DrillReport, LagState, RegionLag, RegionSet, RowDifference}
 pub use replica_router::{Member, ReplicaRouter, ReplicaRouterOptions};
 pub use resharding::{Resharding, ReshardingOptions};
 pub use retry::{Retry, RetryOptions};
+pub use rollups::{ByShard, Rollups};
 pub use shard_router::{
     Around, GeoPartitioner, HashPartitioner, Partitioner, RangePartitioner, ShardOpener,
     ShardRouter, ShardRouterOptions, partitioner,

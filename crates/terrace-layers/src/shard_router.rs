@@ -10,6 +10,7 @@ mod reads;
 mod scans;
 mod writes;
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -18,7 +19,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use terrace_core::{
     BoxFuture, Deadline, Error, ErrorKind, Inspection, Key, Page, Read, ReadOptions, Receipt,
-    Result, Runtime, Scan, Store, Task, Write, WriteOptions,
+    Result, Runtime, Scan, Shard, Store, Task, Write, WriteOptions,
 };
 use tokio::sync::{Mutex, watch};
 
@@ -155,6 +156,11 @@ impl ShardRouter {
     /// The number of the shard that has a key; of one on its way, the shard that had it.
     pub fn shard_of(&self, key: &Key) -> Option<u16> {
         self.shared.map.load().home(key)
+    }
+
+    /// All shards by number; `None` for one that this instance has not reached yet.
+    pub async fn shards(&self) -> BTreeMap<u16, Option<Arc<dyn Shard>>> {
+        self.shared.directory.lock().await.shards()
     }
 
     /// The name of the set of shards.

@@ -276,6 +276,15 @@ impl Directory {
         shard.ok_or_else(|| Error::new(ErrorKind::Unavailable, "a shard cannot be reached"))
     }
 
+    /// All members by number, each as it was opened.
+    pub(super) fn shards(&self) -> BTreeMap<u16, Option<Arc<dyn Shard>>> {
+        let shard = |number| {
+            let of = |node: &&Node| node.number() == Some(number);
+            self.nodes.iter().find(of).and_then(|node| node.shard.clone())
+        };
+        self.members().into_iter().map(|member| (member.number, shard(member.number))).collect()
+    }
+
     /// All that was found, for inspection.
     pub(super) fn nodes(&self) -> &[Node] {
         &self.nodes
