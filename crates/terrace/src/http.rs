@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use terrace_core::Runtime;
 
+mod analytics;
 mod app;
 mod authenticate;
 mod body;
@@ -53,7 +54,7 @@ mod tls;
 pub(crate) use authenticate::Authenticate;
 pub use client_address::TrustedProxies;
 pub use documents::{Documents, DocumentsFace};
-pub use face::{ClearCache, Face, Queries, Regions, Shards, Whole};
+pub use face::{Analytics, ClearCache, Face, Queries, Regions, Shards, Whole};
 pub(crate) use front_caches::{FrontCaches, TellFrontCaches};
 pub use geography::{ClientPlaces, Geography};
 pub use metrics::Metrics;

@@ -22,7 +22,7 @@ mod statistics;
 mod write;
 
 pub use enterprise::L10;
-pub(crate) use enterprise::{breakers, by_shard};
+pub(crate) use enterprise::{breakers, by_shard, shard_name};
 pub use levels::{L0, L1, L2, L3, L4, L5, L6, L7, L9};
 
 /// The documents' API of a level, over its records.

@@ -9,9 +9,10 @@ use std::time::Duration;
 
 use terrace_core::read_model::{Activity, Counted, Row};
 use terrace_core::{
-    BoxFuture, Cache, Conflict, Deadline, Inspection, Key, Receipt, RegionName, Result, Store,
-    Version,
+    BoxFuture, Cache, Conflict, Deadline, Inspection, Key, Receipt, RegionName, Result,
+    RollupQuery, Store, Version,
 };
+use terrace_layers::ByShard;
 
 use super::documents::Documents;
 use super::endpoint::Endpoint;
@@ -19,7 +20,7 @@ use super::geography::Geography;
 use super::metrics::{self, Metrics};
 use super::polyglot::Polyglot;
 use super::records::Records;
-use super::{operations, queries, records, regions};
+use super::{analytics, operations, queries, records, regions};
 
 /// Endpoints of one kind, over their port.
 #[derive(Clone, Debug)]
@@ -34,6 +35,8 @@ pub enum Face {
     Polyglot(Arc<Polyglot>),
     /// What several regions answer beyond records by key.
     Regions(Arc<dyn Regions>),
+    /// What the changes of all shards come to.
+    Analytics(Arc<dyn Analytics>),
     /// What was measured.
     Metrics(Arc<Metrics>),
 }
@@ -47,6 +50,7 @@ impl Face {
             Self::Queries(queries) => queries::endpoints(queries, whole),
             Self::Polyglot(polyglot) => Polyglot::endpoints(polyglot, whole),
             Self::Regions(regions) => regions::endpoints(regions),
+            Self::Analytics(counts) => analytics::endpoints(counts),
             Self::Metrics(metrics) => metrics::endpoints(metrics, whole),
         }
     }
@@ -56,7 +60,11 @@ impl Face {
         match self {
             Self::Documents(documents) => documents.health_fields(),
             Self::Polyglot(_) => Polyglot::health_fields(),
-            Self::Records(_) | Self::Queries(_) | Self::Regions(_) | Self::Metrics(_) => &[],
+            Self::Records(_)
+            | Self::Queries(_)
+            | Self::Regions(_)
+            | Self::Analytics(_)
+            | Self::Metrics(_) => &[],
         }
     }
 
@@ -65,7 +73,7 @@ impl Face {
         match self {
             Self::Records(records) => records.geography.clone(),
             Self::Documents(documents) => documents.records.geography.clone(),
-            Self::Queries(_) | Self::Regions(_) | Self::Polyglot(_) | Self::Metrics(_) => None,
+            _ => None,
         }
     }
 }
@@ -120,6 +128,13 @@ pub trait Queries: fmt::Debug + Send + Sync + 'static {
 
     /// See [`terrace_core::ReadModel::activity`].
     fn activity(&self, bucket: Duration, limit: usize) -> BoxFuture<'_, Result<Vec<Activity>>>;
+}
+
+/// What shards have counted of their changes.
+pub trait Analytics: fmt::Debug + Send + Sync + 'static {
+    /// The counts of each shard that answers in time.
+    fn counts<'a>(&'a self, query: &'a RollupQuery, by: Deadline)
+    -> BoxFuture<'a, Result<ByShard>>;
 }
 
 /// What several regions answer beyond the store.

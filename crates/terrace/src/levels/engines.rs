@@ -207,11 +207,12 @@ trait EngineMode: Debug + Send + Sync {
     /// The addresses of the shards that the settings name.
     fn shard_addresses(&self, of: &Engines) -> Vec<String>;
 
-    /// The shard at an address.
+    /// The shard at an address, which counts its changes where they are `counted`.
     fn shard<'a>(
         &'a self,
         of: &'a Engines,
         address: &'a str,
+        counted: bool,
     ) -> BoxFuture<'a, Result<Arc<dyn Shard>>>;
 
     /// Where the level's one database is, or the shard at an address.
@@ -329,7 +330,12 @@ impl Engines {
 
     /// What opens them.
     pub fn shard_opener(&self) -> Arc<ShardEngines> {
-        Arc::new(ShardEngines(self.clone()))
+        Arc::new(ShardEngines { engines: self.clone(), counted: false })
+    }
+
+    /// What opens them, with counts of what is changed in each.
+    pub(super) fn counting_opener(&self) -> Arc<ShardEngines> {
+        Arc::new(ShardEngines { engines: self.clone(), counted: true })
     }
 
     /// How the keys of a level are shared out.

@@ -2,15 +2,15 @@
 
 use std::sync::Arc;
 
-use terrace_core::{BoxFuture, Inspection, Result, Runtime, Store};
+use terrace_core::{BoxFuture, Deadline, Inspection, Result, RollupQuery, Runtime, Store};
 use terrace_layers::{
-    Around, CircuitBreaker, CircuitBreakerOptions, ConcurrencyLimit, ConcurrencyLimitOptions,
-    FillOnWrite, NearCache, Retry, RetryOptions,
+    Around, ByShard, CircuitBreaker, CircuitBreakerOptions, ConcurrencyLimit,
+    ConcurrencyLimitOptions, FillOnWrite, NearCache, Retry, RetryOptions, Rollups,
 };
 
 use super::edge::edge;
 use super::{Engines, Level, Stack, l4_db_sharding};
-use crate::http::{Documents, Records, Whole, documents};
+use crate::http::{Analytics, Documents, Face, Records, Whole, documents};
 
 /// See the [module](self).
 pub(super) static LEVEL: Level = Level {
@@ -27,7 +27,8 @@ pub(super) static LEVEL: Level = Level {
                                                              ▼
                                                          ShardRouter ──▶ shard 0, shard 1
   each shard: Retry ──▶ CircuitBreaker ──▶ ConcurrencyLimit ──▶ level 1
-  a write commits below, empties its key in all caches, and is read back into them",
+  a write commits below, empties its key in all caches, and is read back into them
+  each shard counts what its change log says (Rollups)",
     cached: true,
     cache_is_optional: false,
     shards: Some(|config| (&config.enterprise.shard_urls, 2)),
@@ -48,7 +49,8 @@ pub(super) static LEVEL: Level = Level {
 };
 
 async fn build(engines: &Engines) -> Result<Stack> {
-    let shards = l4_db_sharding::shards(engines, around(engines.runtime())).await?;
+    let (opener, around) = (engines.counting_opener(), around(engines.runtime()));
+    let shards = l4_db_sharding::shards(engines, opener, around).await?;
     let (store, far) = l4_db_sharding::cached(engines, &shards).await?;
     // Answers without leaving the process, as at level 5; a raise on any shard empties it.
     let (options, runtime) = (engines.near_cache_options(), engines.runtime().clone());
@@ -57,9 +59,14 @@ async fn build(engines: &Engines) -> Result<Stack> {
     let store = FillOnWrite::new(Arc::new(near), runtime);
     let store = edge(engines, Arc::new(store));
     let environment = engines.environment().into();
-    let whole = Arc::new(Enterprise { store: Arc::clone(&store), environment });
+    // Beside the stack: no request waits for it.
+    let rollups = Rollups::start(Arc::clone(&shards), engines.runtime().clone()).await;
+    let rollups = Arc::new(rollups);
+    let (inner, counts) = (Arc::clone(&store), Arc::clone(&rollups));
+    let whole = Arc::new(Enterprise { store: inner, rollups: counts, environment });
     let records = Records { shards: Some(shards), ..Records::of(store) };
     let Stack { faces, .. } = Stack::of(Documents::of(&documents::L10, records));
+    let faces = faces.into_iter().chain([Face::Analytics(rollups)]).collect();
     Ok(Stack { faces, whole })
 }
 
@@ -83,6 +90,7 @@ fn around(runtime: &Runtime) -> Around {
 #[derive(Debug)]
 struct Enterprise {
     store: Arc<dyn Store>,
+    rollups: Arc<Rollups>,
     environment: Arc<str>,
 }
 
@@ -90,11 +98,25 @@ impl Whole for Enterprise {
     fn inspect(&self) -> BoxFuture<'_, Inspection> {
         Box::pin(async {
             let inner = self.store.inspect().await;
-            Inspection::new("enterprise").text("environment", &self.environment).needs(inner)
+            let tree = Inspection::new("enterprise").text("environment", &self.environment);
+            tree.needs(inner).helped_by(self.rollups.inspect())
         })
     }
 
     fn close(&self) -> BoxFuture<'_, Result<()>> {
-        Store::close(&*self.store)
+        Box::pin(async {
+            self.rollups.stop().await;
+            Store::close(&*self.store).await
+        })
+    }
+}
+
+impl Analytics for Rollups {
+    fn counts<'a>(
+        &'a self,
+        query: &'a RollupQuery,
+        by: Deadline,
+    ) -> BoxFuture<'a, Result<ByShard>> {
+        Box::pin(Rollups::counts(self, query, by))
     }
 }

@@ -10,7 +10,7 @@ use terrace_layers::{
 
 use super::edge::edge;
 use super::engines::FarCache;
-use super::{Engines, Level, Stack};
+use super::{Engines, Level, ShardEngines, Stack};
 use crate::http::{Documents, Records, Shards, documents};
 
 impl Shards for ShardRouter {
@@ -56,7 +56,8 @@ pub(super) static LEVEL: Level = Level {
 };
 
 async fn build(engines: &Engines) -> Result<Stack> {
-    let shards = shards(engines, around(engines.runtime())).await?;
+    let (opener, around) = (engines.shard_opener(), around(engines.runtime()));
+    let shards = shards(engines, opener, around).await?;
     let mut store: Arc<dyn Store> = Arc::clone(&shards) as _;
     if engines.has_cache(&LEVEL) {
         store = cached(engines, &shards).await?.0;
@@ -83,13 +84,17 @@ fn around(runtime: &Runtime) -> Around {
 }
 
 /// The shards behind their router.
-pub(super) async fn shards(engines: &Engines, around: Around) -> Result<Arc<ShardRouter>> {
+pub(super) async fn shards(
+    engines: &Engines,
+    opener: Arc<ShardEngines>,
+    around: Around,
+) -> Result<Arc<ShardRouter>> {
     // Which key lives where is the shards' word; this instance keeps a copy of it.
     let addresses = engines.shards()?;
     let shards = ShardRouter::open(
         &addresses,
         engines.partitioner()?,
-        engines.shard_opener(),
+        opener,
         around,
         ShardRouterOptions::default(),
         engines.runtime().clone(),

@@ -24,6 +24,7 @@ mod settings;
 mod routes {
     mod server;
 
+    mod analytics;
     mod batch;
     mod connections;
     mod documents;

@@ -1,6 +1,7 @@
 //! The program as people run it: started, killed, started again, misused.
 
 mod access;
+mod analytics;
 mod backup;
 mod bench;
 mod bench_ends;

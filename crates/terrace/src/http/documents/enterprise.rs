@@ -100,11 +100,11 @@ pub(crate) fn by_shard<T>(tree: &Inspection, of: impl Fn(&Inspection) -> T) -> B
     let shards = tree.find("shard-router").map(|router| &router.children);
     let shards = shards.into_iter().flatten();
     let number = |shard| u16::try_from(figure(Some(shard), "number")).unwrap_or(u16::MAX);
-    shards.map(|shard| (named(number(shard)), of(shard))).collect()
+    shards.map(|shard| (shard_name(number(shard)), of(shard))).collect()
 }
 
 /// The name of a shard: `shard1` is the first.
-fn named(number: u16) -> String {
+pub(crate) fn shard_name(number: u16) -> String {
     format!("shard{}", u32::from(number) + 1)
 }
 
@@ -171,7 +171,7 @@ async fn write(documents: &Documents, call: &mut Call) -> Answer {
 }
 
 fn shard_of(documents: &Documents, key: &Key, origin: Origin) -> Option<String> {
-    documents.records.shard_of(key, origin).map(named)
+    documents.records.shard_of(key, origin).map(shard_name)
 }
 
 fn read_endpoint(documents: &Arc<Documents>) -> Endpoint {
@@ -212,7 +212,7 @@ async fn read(documents: &Documents, call: &mut Call) -> Answer {
     let record = read.record.as_ref();
     let value = record.map(|record| record.value.as_str());
     let cache = cache_level(&read);
-    let shard = read.origin.shard.map(named);
+    let shard = read.origin.shard.map(shard_name);
     let answer = Object::with_capacity(192 + key.as_str().len() + value.map_or(0, str::len))
         .field("success", &record.is_some())
         .field("key", key.as_str())

@@ -167,9 +167,11 @@ impl EngineMode for Files {
         &'a self,
         of: &'a Engines,
         address: &'a str,
+        counted: bool,
     ) -> BoxFuture<'a, Result<Arc<dyn Shard>>> {
         Box::pin(async move {
             let options = SqliteOptions::new(self.directory.join(address));
+            let options = SqliteOptions { change_log: counted, ..options };
             Ok(Arc::new(SqliteShard::open(options, of.runtime.clone())?) as _)
         })
     }

@@ -163,7 +163,7 @@ impl Engines {
 
     /// Opens a shard and reserves it; one that was never served is refused.
     async fn find(&self, address: &str, found: &mut Vec<Original>) -> Result<()> {
-        let shard = self.mode.shard(self, address).await?;
+        let shard = self.mode.shard(self, address, false).await?;
         let reserved = Some(shard.reserve().await?);
         let state = shard.state().await?;
         let state = state.ok_or_else(|| {

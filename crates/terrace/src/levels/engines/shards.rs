@@ -14,16 +14,20 @@ use super::Engines;
 /// - `private:2`: a server that the local mode runs;
 /// - else, in the embedded mode: a file.
 #[derive(Debug)]
-pub struct ShardEngines(pub(super) Engines);
+pub struct ShardEngines {
+    pub(super) engines: Engines,
+    /// Whether each counts what is changed in it.
+    pub(super) counted: bool,
+}
 
 impl ShardOpener for ShardEngines {
     fn open<'a>(&'a self, address: &'a str) -> BoxFuture<'a, Result<Arc<dyn Shard>>> {
-        self.0.mode.shard(&self.0, address)
+        self.engines.mode.shard(&self.engines, address, self.counted)
     }
 
     fn tend(&self) -> BoxFuture<'_, ()> {
         Box::pin(async {
-            if let Err(error) = self.0.mode.tend_shards(&self.0).await {
+            if let Err(error) = self.engines.mode.tend_shards(&self.engines).await {
                 tracing::warn!(%error, "a private server that is waited for cannot be started");
             }
         })

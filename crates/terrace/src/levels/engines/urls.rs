@@ -162,8 +162,14 @@ impl<W: Whereabouts> ByUrl<W> {
         })
     }
 
-    async fn open_shard(&self, of: &Engines, address: &str) -> Result<Arc<dyn Shard>> {
+    async fn open_shard(
+        &self,
+        of: &Engines,
+        address: &str,
+        counted: bool,
+    ) -> Result<Arc<dyn Shard>> {
         let options = self.shard_options(of, address).await?;
+        let options = PostgresOptions { change_log: counted, ..options };
         Ok(Arc::new(PostgresShard::connect(options, of.runtime.clone()).await?))
     }
 
@@ -315,8 +321,9 @@ impl<W: Whereabouts> EngineMode for ByUrl<W> {
         &'a self,
         of: &'a Engines,
         address: &'a str,
+        counted: bool,
     ) -> BoxFuture<'a, Result<Arc<dyn Shard>>> {
-        Box::pin(self.open_shard(of, address))
+        Box::pin(self.open_shard(of, address, counted))
     }
 
     fn place<'a>(

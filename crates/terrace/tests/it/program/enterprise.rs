@@ -146,6 +146,9 @@ async fn a_dead_cache_or_shard_says_so_and_takes_no_other_with_it() {
         assert!(tokio::time::Instant::now() < until, "its breaker does not open");
         tokio::task::yield_now().await;
     }
+    let counts = program.body("/v1/analytics?metric=writes").await;
+    assert_eq!(counts["unavailable"], json!(["shard1"]), "{counts}");
+    assert_eq!(counts["shards"][0]["name"], "shard2", "{counts}");
     let metrics = program.get("/metrics").await.text().await.expect("a body");
     for figure in [
         "circuit_breaker_state{service=\"shard2\"} 0",
