@@ -93,11 +93,12 @@ pub(super) struct PostgresRollup {
 
 impl PostgresRollup {
     pub(super) fn new(worker: Worker, log: PostgresLog) -> Self {
-        let log = Arc::new(log);
-        #[cfg(feature = "mutants")]
-        return Self { worker, log, apart: false };
-        #[cfg(not(feature = "mutants"))]
-        Self { worker, log }
+        Self {
+            worker,
+            log: Arc::new(log),
+            #[cfg(feature = "mutants")]
+            apart: false,
+        }
     }
 
     /// The wrong way, which a test must catch: counts and place are committed apart.
