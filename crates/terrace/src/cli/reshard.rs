@@ -104,22 +104,20 @@ async fn run(
         None => resharding.finish().await,
     };
     bar.finish_and_clear();
+    let again = format!("terrace reshard --level {}", level.number);
     done.map_err(|error| {
         let Failure { code, text } = fatal(&error);
         let hint = match resharding.plan().is_some() && error.is_retryable() {
-            true => "; go on with terrace reshard --level 4 --resume",
-            false => "",
+            true => format!("; go on with {again} --resume"),
+            false => String::new(),
         };
         Failure { code, text: format!("{text}{hint}") }
     })?;
-    screen::line(match resharding.plan() {
-        None => "Done: every slot is where it belongs and nothing is left over.",
-        Some(plan) if plan.back => {
-            "All slots are back. terrace reshard --level 4 --finish tidies up."
-        }
+    screen::line(&match resharding.plan() {
+        None => "Done: every slot is where it belongs and nothing is left over.".to_owned(),
+        Some(plan) if plan.back => format!("All slots are back. {again} --finish tidies up."),
         Some(_) => {
-            "All slots have moved. terrace reshard --level 4 --finish makes it final, --back goes \
-             back."
+            format!("All slots have moved. {again} --finish makes it final, --back goes back.")
         }
     });
     Ok(())
