@@ -29,3 +29,8 @@ mod file_state;
 pub mod http;
 pub mod levels;
 mod outbound;
+
+/// The page for those who use the crates; here so that what it shows compiles and runs.
+#[cfg(doctest)]
+#[doc = include_str!("../../../docs/guides/rust.md")]
+struct Guide;
