@@ -3,6 +3,8 @@
 //!
 //! Each rule is a function from a text to its offences, so each is also shown to catch its violation.
 
+mod pages;
+
 use std::fmt;
 use std::fs;
 use std::path::Path;
