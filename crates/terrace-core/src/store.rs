@@ -191,6 +191,9 @@ pub struct WriteOptions {
     pub region: Option<RegionName>,
     /// With [`Durability::Replicated`]: whether every region must have it, or most of them.
     pub everywhere: bool,
+    /// Whether it was acknowledged before, so that nobody waits for it and nobody would repeat it: it
+    /// waits for its turn until the deadline where others are refused for want of capacity.
+    pub background: bool,
 }
 
 /// Conveniences over one key. They are not part of [`Store`], so no layer has to override them.

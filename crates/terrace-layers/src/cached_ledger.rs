@@ -12,7 +12,7 @@ use terrace_core::{
 };
 
 use crate::{
-    CacheAside, CacheAsideOptions, ConcurrencyLimit, ConcurrencyLimitOptions, SingleFlight,
+    CacheAside, CacheAsideOptions, ConcurrencyLimit, ConcurrencyLimitOptions, SingleFlight, Turns,
 };
 
 use lists::Lists;
@@ -22,8 +22,8 @@ use lists::Lists;
 /// **What it is.** The list of a user is a value that is ordered by the version of the user's account, so
 /// it is cached by [`CacheAside`] under the same rules as records.
 ///
-/// **On read.** [`CachedLedger::latest`] answers from the cache, or loads and fills it. Pages and counts go
-/// to the ledger.
+/// **On read.** [`CachedLedger::latest`] answers from the cache, or loads and fills it. Pages go to the ledger,
+/// behind loads of lists where there is more than it can bear ([`ConcurrencyLimit`]); counts go there at once.
 ///
 /// **On write.** The transactions are posted, then the lists of their users are emptied in the cache at
 /// the versions of the accounts, and only then the answer goes out.
@@ -40,6 +40,7 @@ pub struct CachedLedger {
     ledger: Arc<dyn Ledger>,
     cached: Arc<CacheAside>,
     lists: Arc<dyn Store>,
+    turns: Arc<Turns>,
 }
 
 /// A user's latest transactions.
@@ -62,12 +63,13 @@ impl CachedLedger {
         let lists = Arc::new(Lists::new(Arc::clone(&ledger)));
         // A dead cache sends every read here: the cap keeps the database alive.
         let limit = ConcurrencyLimitOptions::default();
-        let lists = Arc::new(ConcurrencyLimit::new(lists, limit, runtime.clone()));
+        let lists = Arc::new(ConcurrencyLimit::new(lists, &limit, runtime.clone()));
+        let turns = Arc::clone(lists.turns());
         let (generations, options) = (ledger.generations(), CacheAsideOptions::default());
         let cached = CacheAside::new(lists, cache, generations, options, runtime.clone());
         let cached = Arc::new(cached);
         let lists = Arc::new(SingleFlight::new(Arc::clone(&cached) as _, runtime));
-        Self { ledger, cached, lists }
+        Self { ledger, cached, lists, turns }
     }
 
     /// A user's latest transactions, at most [`CachedLedger::LATEST`].
@@ -114,7 +116,7 @@ impl Ledger for CachedLedger {
         limit: usize,
         how: &'a ReadOptions,
     ) -> BoxFuture<'a, Result<Statement>> {
-        self.ledger.page(user, before, limit, how)
+        Box::pin(self.turns.list(how.deadline, self.ledger.page(user, before, limit, how)))
     }
 
     fn count(&self) -> BoxFuture<'_, Result<u64>> {

@@ -8,31 +8,37 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use terrace_core::{
-    BoxFuture, Deadline, Inspection, Key, Page, Read, ReadOptions, Receipt, Result, Runtime, Scan,
-    Store, Write, WriteOptions,
+    BoxFuture, Inspection, Key, Page, Read, ReadOptions, Receipt, Result, Runtime, Scan, Store,
+    Write, WriteOptions,
 };
 
-pub use aimd::Adaptive;
-use turns::{Class, Turn, Turns};
+use turns::{Turn, Wish};
+
+pub use turns::Turns;
 
 /// Lets at most so many calls of the inner store run at once; the others wait their turn.
 ///
-/// It protects a database on the day when the cache above it dies and every hit becomes a load. One that is
-/// [`adaptive`](ConcurrencyLimitOptions::adaptive) also finds out how many calls that are: one more while
-/// they are quick, a quarter less when they become slow (see [`Adaptive`]).
+/// It protects a database on the day when the cache above it dies and every hit becomes a load. How many
+/// calls that are it finds out: one more while they are quick, a quarter less when they become slow (additive
+/// increase, multiplicative decrease: Chiu and Jain, 1989).
 ///
 /// **On read, on write, on delete.** The call takes a turn, waits for one in order of arrival
-/// when there is none, and holds it until the inner call has ended or was dropped.
+/// when there is none, and holds it until the inner call has ended or was dropped. A batch may take as long
+/// as one call for each hundred keys, before that counts as slow.
 ///
 /// **On scan.** Alike, but behind all reads and writes that wait, and in a quarter of the turns at most.
-/// How long a list takes does not change the limit.
+/// How long a list takes does not change the limit. [`ConcurrencyLimit::turns`] is for what looks through
+/// many records of the same database and is no scan.
 ///
 /// **On failure.** When the deadline passes in the queue the answer is `DeadlineExceeded`; when the
 /// queue is full, or the call has waited for `max_wait`, it is `Overloaded`, with a wait of 1 s. In all cases
-/// the inner store was not called. A caller that goes away leaves the queue. Inspections never wait, so
+/// the inner store was not called. A caller that goes away leaves the queue. Writes
+/// [in the background](WriteOptions::background) wait until their deadlines. Inspections never wait, so
 /// health does not stand behind requests.
 ///
-/// **Defaults.** 64 calls at once, 4096 waiting until their deadlines: [`ConcurrencyLimitOptions`].
+/// **Defaults.** 8 to 512 calls at once, fewer once they take longer than 250 ms; 4096 wait, for 250 ms each.
+/// So a request that is let in is answered in about half a second, however many come:
+/// [`ConcurrencyLimitOptions`].
 ///
 /// **Where it belongs.** Between a cache and what the cache protects:
 ///
@@ -52,45 +58,41 @@ pub struct ConcurrencyLimit {
 /// How many calls run and wait.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ConcurrencyLimitOptions {
-    /// Calls of the inner store at once, or with `adaptive` where to begin. Default 64; at least 1.
+    /// Calls of the inner store at once, to begin with. Default 64.
     pub limit: u32,
+    /// The limit is never less. Default 8; at least 1.
+    pub least: u32,
+    /// The limit is never more. Default 512.
+    pub most: u32,
+    /// A read or write that takes longer says that there are too many at once. Default 250 ms.
+    pub slow: Duration,
+    /// How long a call waits for its turn at most. Default 250 ms.
+    pub max_wait: Duration,
     /// Calls that may wait for their turn. Default 4096. Beyond, calls answer `Overloaded`.
     pub max_waiting: usize,
-    /// How long a call waits for its turn at most. By default until its deadline.
-    pub max_wait: Duration,
-    /// Between which bounds the limit is found out. By default it is fixed.
-    pub adaptive: Option<Adaptive>,
 }
 
 impl Default for ConcurrencyLimitOptions {
     fn default() -> Self {
-        Self { limit: 64, max_waiting: 4096, max_wait: Duration::MAX, adaptive: None }
-    }
-}
-
-impl ConcurrencyLimitOptions {
-    /// From 8 to 512 calls at once, fewer once they take longer than 250 ms; who has waited for 250 ms is
-    /// refused. So a request that is let in is answered in about half a second, however many come.
-    pub fn adaptive() -> Self {
         let quarter = Duration::from_millis(250);
-        let adaptive = Some(Adaptive { least: 8, most: 512, slow: quarter });
-        Self { max_wait: quarter, adaptive, ..Self::default() }
+        let (slow, max_wait) = (quarter, quarter);
+        Self { limit: 64, least: 8, most: 512, slow, max_wait, max_waiting: 4096 }
     }
 }
 
 impl ConcurrencyLimit {
     /// Around this store.
-    pub fn new(inner: Arc<dyn Store>, options: ConcurrencyLimitOptions, runtime: Runtime) -> Self {
+    pub fn new(inner: Arc<dyn Store>, options: &ConcurrencyLimitOptions, runtime: Runtime) -> Self {
         Self { inner, turns: Arc::new(Turns::new(options, runtime)) }
     }
 
-    async fn turn(
-        &self,
-        operation: &'static str,
-        class: Class,
-        deadline: Deadline,
-    ) -> Result<Turn> {
-        self.turns.take(class, deadline).await.map_err(|error| error.during(operation))
+    /// Its turns, for what is asked of the same database beside the store.
+    pub fn turns(&self) -> &Arc<Turns> {
+        &self.turns
+    }
+
+    async fn turn(&self, operation: &'static str, wish: Wish) -> Result<Turn> {
+        self.turns.take(wish).await.map_err(|error| error.during(operation))
     }
 }
 
@@ -108,7 +110,7 @@ impl Store for ConcurrencyLimit {
         how: &'a ReadOptions,
     ) -> BoxFuture<'a, Result<Vec<Read>>> {
         Box::pin(async move {
-            let _turn = self.turn("read", Class::Keys, how.deadline).await?;
+            let _turn = self.turn("read", Wish::read(keys.len(), how.deadline)).await?;
             self.inner.read(keys, how).await
         })
     }
@@ -119,14 +121,14 @@ impl Store for ConcurrencyLimit {
         how: &'a WriteOptions,
     ) -> BoxFuture<'a, Result<Vec<Receipt>>> {
         Box::pin(async move {
-            let _turn = self.turn("write", Class::Keys, how.deadline).await?;
+            let _turn = self.turn("write", Wish::write(batch.len(), how)).await?;
             self.inner.write(batch, how).await
         })
     }
 
     fn scan<'a>(&'a self, scan: &'a Scan, how: &'a ReadOptions) -> BoxFuture<'a, Result<Page>> {
         Box::pin(async move {
-            let _turn = self.turn("scan", Class::Lists, how.deadline).await?;
+            let _turn = self.turn("scan", Wish::list(how.deadline)).await?;
             self.inner.scan(scan, how).await
         })
     }

@@ -20,6 +20,7 @@ pub use rebuild::rebuild;
 
 use crate::follow::{Follow, FollowOptions, Following};
 use crate::heads::Heads;
+use crate::{ConcurrencyLimitOptions, Turns};
 
 use reads::ReadCounts;
 use shared_log::SharedLog;
@@ -65,7 +66,8 @@ pub struct CommandSide {
 /// **On read.** The read model answers. With a token, or a bound on age, a read waits until the
 /// projection has come as far, for at most [`CqrsOptions::wait`]; then the command side answers, and
 /// at once for strong reads and for keys that are parked. While the read model cannot be reached, the
-/// command side answers.
+/// command side answers. Reads take turns at the read model as those of a
+/// [`ConcurrencyLimit`](crate::ConcurrencyLimit) do, before scans, searches and counts.
 ///
 /// **On write, on delete.** The command side; the receipt has the place in the log, which is the
 /// event's name.
@@ -89,6 +91,8 @@ pub struct Cqrs {
     /// The search index and the stream of events, where there are such.
     others: Vec<Following>,
     reads: Arc<ReadCounts>,
+    /// Of the read model; the projection, the index and the counts take none.
+    turns: Arc<Turns>,
     heads: Heads,
     accepted: AtomicU64,
     fallbacks: AtomicU64,
@@ -144,6 +148,7 @@ impl Cqrs {
             projector,
             others,
             reads,
+            turns: Arc::new(Turns::new(&ConcurrencyLimitOptions::default(), runtime.clone())),
             heads: Heads::default(),
             accepted: AtomicU64::new(0),
             fallbacks: AtomicU64::new(0),
@@ -163,7 +168,7 @@ impl Cqrs {
     /// # Errors
     /// Of the read model.
     pub async fn search(&self, words: &str, limit: usize) -> Result<Vec<Row>> {
-        self.model.search(words, limit).await.map(|rows| self.with_pending(rows))
+        self.list(self.model.search(words, limit)).await.map(|rows| self.with_pending(rows))
     }
 
     /// See [`ReadModel::top`]. Of the reads, those that were not stored yet are added to the counts
@@ -172,7 +177,7 @@ impl Cqrs {
     /// # Errors
     /// Of the read model.
     pub async fn top(&self, by: Counted, limit: usize) -> Result<Vec<Row>> {
-        self.model.top(by, limit).await.map(|rows| self.with_pending(rows))
+        self.list(self.model.top(by, limit)).await.map(|rows| self.with_pending(rows))
     }
 
     /// See [`ReadModel::activity`].
@@ -180,7 +185,12 @@ impl Cqrs {
     /// # Errors
     /// Of the read model.
     pub async fn activity(&self, bucket: Duration, limit: usize) -> Result<Vec<Activity>> {
-        self.model.activity(bucket, limit).await
+        self.list(self.model.activity(bucket, limit)).await
+    }
+
+    /// What looks through many records waits behind reads of keys, whoever waits for it.
+    async fn list<T>(&self, question: BoxFuture<'_, Result<T>>) -> Result<T> {
+        self.turns.list(Deadline::NEVER, question).await
     }
 
     fn with_pending(&self, mut rows: Vec<Row>) -> Vec<Row> {
@@ -215,10 +225,9 @@ impl Cqrs {
         let Ok(mut asked) = self.asked(how) else { return Ok(None) };
         let budget = self.budget(how);
         for round in 0.. {
-            let Some(rows) = self.runtime.within(budget, self.model.read(keys, how.budget)).await
-            else {
-                return Ok(None);
-            };
+            let read =
+                self.turns.read(keys.len(), Deadline::NEVER, self.model.read(keys, how.budget));
+            let Some(rows) = self.runtime.within(budget, read).await else { return Ok(None) };
             let rows = rows?;
             let place = rows.reached.place_in(&self.command.log.name());
             if place.is_none() && asked.is_none() {
@@ -248,8 +257,8 @@ impl Cqrs {
     }
 
     /// A page of the read model, unless that lacks something.
-    async fn list(&self, scan: &Scan) -> Result<Option<Page>> {
-        let (page, reached) = self.model.scan(scan).await?;
+    async fn page(&self, scan: &Scan) -> Result<Option<Page>> {
+        let (page, reached) = self.list(self.model.scan(scan)).await?;
         Ok(reached.place_in(&self.command.log.name()).map(|_| page))
     }
 
@@ -347,9 +356,10 @@ impl Store for Cqrs {
             how.deadline.check(self.runtime.now())?;
             if how.consistency == Consistency::Default && how.token.is_none() {
                 let budget = self.budget(how);
-                match self.runtime.within(budget, self.list(scan)).await {
+                match self.runtime.within(budget, self.page(scan)).await {
                     None | Some(Ok(None)) => {}
-                    Some(Err(error)) if may_fall_back(&error) => {}
+                    // A list that the read database has no time for is none for the other one.
+                    Some(Err(error)) if error.kind() == ErrorKind::Unavailable => {}
                     Some(Ok(Some(page))) => return Ok(page),
                     Some(Err(error)) => return Err(error),
                 }
@@ -378,7 +388,9 @@ impl Store for Cqrs {
                 Ok(Some(_)) => tree.helped_by(command),
                 _ => tree.needs(command),
             };
-            let tree = tree.helped_by(model).helped_by(self.projector.follow().inspect());
+            let turns = self.turns.show(Inspection::new("concurrency-limit"));
+            let tree = tree.helped_by(turns.instance("queries")).helped_by(model);
+            let tree = tree.helped_by(self.projector.follow().inspect());
             self.others.iter().fold(tree, |tree, one| tree.helped_by(one.follow().inspect()))
         })
     }

@@ -383,7 +383,7 @@ impl FlushLoop {
     async fn write(&self, rows: Vec<Write>) -> Sent {
         let (count, now) = (rows.len(), self.runtime.now());
         let deadline = Deadline::at(now + self.options.batch_timeout);
-        let how = WriteOptions { deadline, ..WriteOptions::default() };
+        let how = WriteOptions { deadline, background: true, ..WriteOptions::default() };
         self.batches.fetch_add(1, Ordering::Relaxed);
         // A store that hangs must not hang the claims of this flusher with it.
         let limit = Deadline::at(now + self.options.batch_timeout * 2);

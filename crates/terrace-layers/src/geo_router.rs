@@ -272,7 +272,7 @@ impl Routes {
         for at in self.in_its_place(asked) {
             let link = self.link(asked, at);
             let by = self.attempt(Deadline::NEVER);
-            match link.call(by, &self.runtime, link.region().conflicts(after, limit)).await {
+            match link.call(by, &self.runtime, Box::pin(link.conflicts(after, limit))).await {
                 Err(error) if may_ask_another(&error) => failure = Some(error),
                 answer => return answer,
             }

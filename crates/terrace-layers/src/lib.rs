@@ -39,7 +39,7 @@ pub use cache_aside::{CacheAside, CacheAsideOptions};
 pub use cached_ledger::{CachedLedger, Latest};
 pub use circuit_breaker::{CircuitBreaker, CircuitBreakerOptions};
 pub use coalesce::{Coalesce, CoalesceOptions};
-pub use concurrency_limit::{Adaptive, ConcurrencyLimit, ConcurrencyLimitOptions};
+pub use concurrency_limit::{ConcurrencyLimit, ConcurrencyLimitOptions, Turns};
 pub use cqrs::{CommandSide, Cqrs, CqrsOptions, rebuild};
 pub use fill_on_write::FillOnWrite;
 pub use flusher::{Acceptor, Flusher, FlusherOptions};

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use terrace_core::{
     Deadline, Error, ErrorKind, Inspection, Line, Load, Refused, Result, Runtime, Unit,
+    WriteOptions,
 };
 use tokio::sync::{Notify, oneshot};
 
@@ -14,16 +15,45 @@ use super::aimd::Aimd;
 
 /// What a call is; who comes first has the turn first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Class {
+enum Class {
     /// Reads and writes of keys.
     Keys,
-    /// Lists.
+    /// Whatever looks through many records: lists, searches, counts.
     Lists,
 }
 
-/// All turns.
+/// A call that wants a turn.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Wish {
+    class: Class,
+    /// How many keys or writes it has.
+    keys: usize,
+    /// Whether it is never refused for having waited.
+    patient: bool,
+    deadline: Deadline,
+}
+
+impl Wish {
+    /// A read of so many keys.
+    pub(super) fn read(keys: usize, deadline: Deadline) -> Self {
+        Self { class: Class::Keys, keys, patient: false, deadline }
+    }
+
+    /// So many writes.
+    pub(super) fn write(writes: usize, how: &WriteOptions) -> Self {
+        Self { patient: how.background, ..Self::read(writes, how.deadline) }
+    }
+
+    /// A list, or what is like one.
+    pub(super) fn list(deadline: Deadline) -> Self {
+        Self { class: Class::Lists, ..Self::read(1, deadline) }
+    }
+}
+
+/// Who may call a database now, and who waits: what a [`ConcurrencyLimit`](super::ConcurrencyLimit) gives
+/// the calls of a store, also for what is asked of the same database beside its store.
 #[derive(Debug)]
-pub(super) struct Turns {
+pub struct Turns {
     running: Mutex<Running>,
     /// By class.
     lines: [Line<oneshot::Sender<Turn>>; 2],
@@ -43,6 +73,8 @@ struct Running {
     limit: Aimd,
     /// By class.
     counts: [u32; 2],
+    /// Lists that have had a turn.
+    lists: u64,
     is_closed: bool,
 }
 
@@ -64,13 +96,14 @@ pub(super) struct Turn {
     /// None when it was taken back.
     turns: Option<Arc<Turns>>,
     class: Class,
+    keys: usize,
     begun: Instant,
 }
 
 impl Drop for Turn {
     fn drop(&mut self) {
         if let Some(turns) = self.turns.take() {
-            turns.end(self.class, self.begun);
+            turns.end(self);
         }
     }
 }
@@ -86,12 +119,13 @@ impl Drop for Waiting<'_> {
 }
 
 impl Turns {
-    pub(super) fn new(options: ConcurrencyLimitOptions, runtime: Runtime) -> Self {
-        let ConcurrencyLimitOptions { limit, max_waiting, max_wait, adaptive } = options;
-        let limit = Aimd::new(limit, adaptive);
+    /// All of them free.
+    pub fn new(options: &ConcurrencyLimitOptions, runtime: Runtime) -> Self {
+        let ConcurrencyLimitOptions { max_waiting, max_wait, .. } = *options;
+        let limit = Aimd::new(options);
         let line = || Line::new(Load::parts(max_waiting), 0);
         Self {
-            running: Mutex::new(Running { limit, counts: [0; 2], is_closed: false }),
+            running: Mutex::new(Running { limit, counts: [0; 2], lists: 0, is_closed: false }),
             lines: [line(), line()],
             waiting: AtomicUsize::new(0),
             max_waiting,
@@ -103,13 +137,47 @@ impl Turns {
         }
     }
 
+    /// Reads so many keys when it is its turn. None are read for nobody, and without a turn.
+    ///
+    /// # Errors
+    /// As a [`ConcurrencyLimit`](super::ConcurrencyLimit) answers, and then the work was not begun; else
+    /// those of the work.
+    pub async fn read<T>(
+        self: &Arc<Self>,
+        keys: usize,
+        deadline: Deadline,
+        work: impl Future<Output = Result<T>>,
+    ) -> Result<T> {
+        // Whether a database is well is asked with no keys, and must not stand behind requests.
+        let _turn = match keys {
+            0 => None,
+            keys => Some(self.take(Wish::read(keys, deadline)).await?),
+        };
+        work.await
+    }
+
+    /// Does what looks through many records when it is its turn: behind all reads and writes that wait,
+    /// and in a quarter of the turns at most.
+    ///
+    /// # Errors
+    /// As [`read`](Self::read).
+    pub async fn list<T>(
+        self: &Arc<Self>,
+        deadline: Deadline,
+        work: impl Future<Output = Result<T>>,
+    ) -> Result<T> {
+        let _turn = self.take(Wish::list(deadline)).await?;
+        work.await
+    }
+
     /// A turn for one call. Cancellation safe: whoever goes away leaves the line, or gives the turn back.
     ///
     /// # Errors
     /// `Overloaded` when too many wait, or it has waited for `max_wait`; `DeadlineExceeded`; `Unavailable`
     /// once it is closed. The call was not made.
-    pub(super) async fn take(self: &Arc<Self>, class: Class, deadline: Deadline) -> Result<Turn> {
-        if let Some(turn) = self.at_once(class)? {
+    pub(super) async fn take(self: &Arc<Self>, wish: Wish) -> Result<Turn> {
+        let Wish { class, keys, patient, deadline } = wish;
+        if let Some(turn) = self.at_once(class, keys)? {
             return Ok(turn);
         }
         let (grant, granted) = oneshot::channel();
@@ -122,10 +190,12 @@ impl Turns {
         // A turn may have ended meanwhile.
         self.hand_on();
         let now = self.runtime.now();
-        let own = now.checked_add(self.max_wait).map_or(Deadline::NEVER, Deadline::at);
+        let own = now.checked_add(self.max_wait).filter(|_| !patient);
+        let own = own.map_or(Deadline::NEVER, Deadline::at);
         match self.runtime.within(own.min(deadline), granted).await {
-            Some(Ok(turn)) => {
+            Some(Ok(mut turn)) => {
                 ticket.answered();
+                turn.keys = keys;
                 Ok(turn)
             }
             Some(Err(_)) => Err(closed()),
@@ -138,7 +208,7 @@ impl Turns {
     }
 
     /// One for whom nobody has to wait.
-    fn at_once(self: &Arc<Self>, class: Class) -> Result<Option<Turn>> {
+    fn at_once(self: &Arc<Self>, class: Class, keys: usize) -> Result<Option<Turn>> {
         let mut running = self.running();
         if running.is_closed {
             return Err(closed());
@@ -146,12 +216,13 @@ impl Turns {
         if self.waiting.load(Ordering::Acquire) > 0 || !running.has_room(class) {
             return Ok(None);
         }
-        Ok(Some(self.turn(&mut running, class)))
+        Ok(Some(self.turn(&mut running, class, keys)))
     }
 
-    fn turn(self: &Arc<Self>, running: &mut Running, class: Class) -> Turn {
+    fn turn(self: &Arc<Self>, running: &mut Running, class: Class, keys: usize) -> Turn {
         running.counts[class as usize] += 1;
-        Turn { turns: Some(Arc::clone(self)), class, begun: self.runtime.now() }
+        running.lists += u64::from(class == Class::Lists);
+        Turn { turns: Some(Arc::clone(self)), class, keys, begun: self.runtime.now() }
     }
 
     fn wait(&self) -> Result<Waiting<'_>> {
@@ -167,13 +238,13 @@ impl Turns {
         overloaded()
     }
 
-    fn end(self: &Arc<Self>, class: Class, begun: Instant) {
+    fn end(self: &Arc<Self>, turn: &Turn) {
         let mut running = self.running();
         let full = running.counts.iter().sum::<u32>() >= running.limit.limit();
-        running.counts[class as usize] -= 1;
+        running.counts[turn.class as usize] -= 1;
         // How long a list takes says how long it is.
-        if class == Class::Keys {
-            running.limit.ended(begun, self.runtime.now(), full);
+        if turn.class == Class::Keys {
+            running.limit.ended(turn.begun, self.runtime.now(), turn.keys, full);
         }
         drop(running);
         self.hand_on();
@@ -194,7 +265,8 @@ impl Turns {
                 Some((class, grants.pop()?))
             });
             let Some((class, grant)) = next else { return self.tell_if_closed(&running) };
-            let turn = self.turn(&mut running, class);
+            // Whoever takes it knows of how many keys it is.
+            let turn = self.turn(&mut running, class, 1);
             drop(running);
             if let Err(mut turn) = grant.send(turn) {
                 // Its caller is just leaving.
@@ -225,10 +297,10 @@ impl Turns {
     }
 
     /// Adds who runs and who waits.
-    pub(super) fn show(&self, tree: Inspection) -> Inspection {
+    pub fn show(&self, tree: Inspection) -> Inspection {
         let running = self.running();
         let (limit, [keys, lists]) = (running.limit.limit(), running.counts);
-        let lowered = running.limit.times_lowered;
+        let (lowered, listed) = (running.limit.times_lowered, running.lists);
         drop(running);
         let count = |count: &AtomicU64| count.load(Ordering::Relaxed);
         tree.fact("max_waiting", self.max_waiting)
@@ -236,6 +308,7 @@ impl Turns {
             .gauge("in_use", (keys + lists).into(), Unit::Count)
             .gauge("in_use_by_lists", lists.into(), Unit::Count)
             .gauge("waiting", self.waiting.load(Ordering::Acquire) as u64, Unit::Count)
+            .counter("lists", listed)
             .counter("rejected", count(&self.rejected))
             .counter("shed", count(&self.shed))
             .counter("lowered", lowered)

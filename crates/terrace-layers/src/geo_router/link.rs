@@ -6,9 +6,11 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use terrace_core::{
-    Backoff, BoxFuture, Breaker, BreakerState, Checkpoints, Deadline, Error, ErrorKind,
-    LogPosition, Position, RegionStore, Result, Runtime, Store, Trip,
+    Backoff, BoxFuture, Breaker, BreakerState, Checkpoints, Conflict, Deadline, Error, ErrorKind,
+    Key, LogPosition, Position, RegionStore, Result, Runtime, Store, Trip, Version,
 };
+
+use crate::{ConcurrencyLimitOptions, Turns};
 
 /// A region as it is reached from one place. Where all are in one place, one link to a region serves all
 /// others.
@@ -18,6 +20,8 @@ pub struct RegionLink {
     store: Arc<dyn Store>,
     /// Its database.
     region: Arc<dyn RegionStore>,
+    /// Whose turn it is there.
+    turns: Arc<Turns>,
     breaker: Breaker,
     /// The latest that was heard of how far it has followed the others.
     checkpoints: ArcSwap<Checkpoints>,
@@ -44,10 +48,27 @@ impl RegionLink {
     /// To a region: its records by way of its cache, and its database.
     pub fn new(store: Arc<dyn Store>, region: Arc<dyn RegionStore>, runtime: Runtime) -> Self {
         let pauses = Backoff::new(Duration::from_secs(1), Duration::from_secs(5));
+        let turns = Turns::new(&ConcurrencyLimitOptions::default(), runtime.clone());
+        let turns = Arc::new(turns);
         let breaker = Breaker::new(Trip::InARow(Self::FAILURES), pauses, runtime);
         let (checkpoints, quiet) = (ArcSwap::default(), ArcSwap::default());
         let lost = AtomicBool::new(false);
-        Self { store, region, breaker, checkpoints, lost, quiet }
+        Self { store, region, turns, breaker, checkpoints, lost, quiet }
+    }
+
+    /// With the turns that its stack takes at its database, so that lists of conflicts take them, too.
+    #[must_use]
+    pub fn sharing(self, turns: &Arc<Turns>) -> Self {
+        Self { turns: Arc::clone(turns), ..self }
+    }
+
+    /// See [`RegionStore::conflicts`].
+    pub(super) async fn conflicts(
+        &self,
+        after: Option<&(Key, Version)>,
+        limit: usize,
+    ) -> Result<Vec<Conflict>> {
+        self.turns.list(Deadline::NEVER, self.region.conflicts(after, limit)).await
     }
 
     pub(super) fn store(&self) -> &Arc<dyn Store> {

@@ -8,23 +8,36 @@ use futures_util::future::join_all;
 use terrace_core::testkit::{Hand, Scripted, StoreFixture, key};
 use terrace_core::{
     BoxFuture, Deadline, ErrorKind, MemoryStore, ReadOptions, Runtime, Scan, Store, StoreExt as _,
+    Write, WriteOptions,
 };
 use terrace_layers::{ConcurrencyLimit, ConcurrencyLimitOptions};
 
 async fn over_memory() -> StoreFixture {
     let runtime = Runtime::system();
     let inner = Arc::new(MemoryStore::new(runtime.clone()));
-    let options = ConcurrencyLimitOptions { limit: 2, ..ConcurrencyLimitOptions::default() };
-    StoreFixture::new(Arc::new(ConcurrencyLimit::new(inner, options, runtime)))
+    let options = options(2);
+    StoreFixture::new(Arc::new(ConcurrencyLimit::new(inner, &options, runtime)))
 }
 
 terrace_core::store_contract!(over_memory);
 
+/// So many calls at once whatever happens, and all the time to wait.
+fn options(limit: u32) -> ConcurrencyLimitOptions {
+    let (least, most, max_wait) = (limit, limit, Duration::MAX);
+    ConcurrencyLimitOptions { least, most, max_wait, ..ConcurrencyLimitOptions::default() }
+}
+
 fn limited(limit: u32, max_waiting: usize) -> (ConcurrencyLimit, Hand) {
     let (inner, hand) = Scripted::new();
-    let options =
-        ConcurrencyLimitOptions { limit, max_waiting, ..ConcurrencyLimitOptions::default() };
-    (ConcurrencyLimit::new(inner, options, Runtime::system()), hand)
+    let options = ConcurrencyLimitOptions { max_waiting, ..options(limit) };
+    (ConcurrencyLimit::new(inner, &options, Runtime::system()), hand)
+}
+
+/// With eight turns and the patience of the default.
+fn impatient() -> (ConcurrencyLimit, Hand) {
+    let (inner, hand) = Scripted::new();
+    let options = ConcurrencyLimitOptions { limit: 8, ..ConcurrencyLimitOptions::default() };
+    (ConcurrencyLimit::new(inner, &options, Runtime::system()), hand)
 }
 
 /// Polls a call once: it is under way or waits from now on.
@@ -142,9 +155,7 @@ async fn lists_wait_behind_reads_and_leave_them_most_turns() {
 /// The deadline is far; the patience of the limit is not.
 #[tokio::test(start_paused = true)]
 async fn who_waits_too_long_is_refused_in_time_to_go_elsewhere() {
-    let (inner, mut hand) = Scripted::new();
-    let options = ConcurrencyLimitOptions { limit: 8, ..ConcurrencyLimitOptions::adaptive() };
-    let store = ConcurrencyLimit::new(inner, options, Runtime::system());
+    let (store, mut hand) = impatient();
     let (a, how) = (key("a"), ReadOptions::default());
     let mut held = (0..8).map(|_| store.get_read(&a, &how)).collect::<Vec<_>>();
     held.iter_mut().for_each(begin);
@@ -158,4 +169,45 @@ async fn who_waits_too_long_is_refused_in_time_to_go_elsewhere() {
     let mut next = store.get_read(&a, &how);
     begin(&mut next);
     assert_eq!(figures(&store).await, [Some(1), Some(0), Some(0)], "all turns came back");
+}
+
+/// What was acknowledged before is not refused: the flusher of a journal would only come again.
+#[tokio::test(start_paused = true)]
+async fn a_write_in_the_background_waits_for_its_turn_where_others_are_refused() {
+    let (store, mut hand) = impatient();
+    let (a, how) = (key("a"), ReadOptions::default());
+    let mut held = (0..8).map(|_| store.get_read(&a, &how)).collect::<Vec<_>>();
+    held.iter_mut().for_each(begin);
+    let _reads = [(); 8].map(|()| hand.try_next().expect("a read"));
+    let background = WriteOptions { background: true, ..WriteOptions::default() };
+    let mut kept = store.write(vec![Write::delete(a.clone())], &background);
+    begin(&mut kept);
+    let plain = WriteOptions::default();
+    let refused = store.write(vec![Write::delete(a.clone())], &plain).await.unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::Overloaded);
+    // Reads that come later do not go before it.
+    let mut later = store.get_read(&a, &how);
+    begin(&mut later);
+    drop(held.pop());
+    begin(&mut kept);
+    assert_eq!(hand.write().await.batch.len(), 1);
+    assert!(hand.try_next().is_none());
+    assert_eq!(figures(&store).await, [Some(8), Some(1), Some(0)]);
+}
+
+/// What is asked beside the store is a list of the same database, and takes its turns.
+#[tokio::test(start_paused = true)]
+async fn a_question_beside_the_store_takes_the_turns_of_lists() {
+    let (store, _hand) = limited(4, 8);
+    let (all, how) = (Scan::prefix(""), ReadOptions::default());
+    let mut list = store.scan(&all, &how);
+    begin(&mut list);
+    let answer = async { Ok("found") };
+    let mut asked: BoxFuture<'_, _> = Box::pin(store.turns().list(Deadline::NEVER, answer));
+    begin(&mut asked);
+    assert_eq!(figures(&store).await, [Some(1), Some(1), Some(0)], "a quarter of four is one");
+    drop(list);
+    assert_eq!(asked.await.ok(), Some("found"));
+    let none = store.turns().read(0, Deadline::NEVER, async { Ok(()) });
+    assert!(none.now_or_never().is_some());
 }

@@ -304,10 +304,9 @@ async fn a_silent_replica_is_out_within_a_second() {
 #[tokio::test(start_paused = true)]
 async fn writes_to_a_dead_primary_do_not_keep_reads_out() {
     let servers = Servers::new(2);
-    let limit = ConcurrencyLimitOptions { limit: 1, ..ConcurrencyLimitOptions::default() };
+    let limit = ConcurrencyLimitOptions { least: 1, most: 1, ..Default::default() };
     let members = servers.members().into_iter().map(|member| {
-        let store =
-            ConcurrencyLimit::new(Arc::clone(&member.store), limit.clone(), Runtime::system());
+        let store = ConcurrencyLimit::new(Arc::clone(&member.store), &limit, Runtime::system());
         Member { store: Arc::new(store), ..member }
     });
     let options = ReplicaRouterOptions::default();

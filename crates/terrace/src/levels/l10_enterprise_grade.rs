@@ -76,8 +76,8 @@ fn around(runtime: &Runtime) -> Around {
     Arc::new(move |shard| {
         let store = l4_db_sharding::batches(shard, &on);
         // As many callers as the shard can serve in time; the others are refused early.
-        let options = ConcurrencyLimitOptions::adaptive();
-        let store = Arc::new(ConcurrencyLimit::new(store, options, on.clone()));
+        let options = ConcurrencyLimitOptions::default();
+        let store = Arc::new(ConcurrencyLimit::new(store, &options, on.clone()));
         // Above the limit: who is refused by an open one waits for no turn.
         let options = CircuitBreakerOptions::default();
         let store = Arc::new(CircuitBreaker::new(store, options, on.clone()));

@@ -66,7 +66,7 @@ pub(super) async fn over(
     let far = engines.far_cache(&database.history).await?;
     let runtime = engines.runtime();
     // A dead cache sends every read here: the cap keeps the database alive.
-    let store = ConcurrencyLimit::new(store, ConcurrencyLimitOptions::default(), runtime.clone());
+    let store = ConcurrencyLimit::new(store, &ConcurrencyLimitOptions::default(), runtime.clone());
     // Fills are ordered by version, so a slow reader cannot bring an old value back.
     let cache = Arc::clone(&far.cache);
     let options = CacheAsideOptions::default();

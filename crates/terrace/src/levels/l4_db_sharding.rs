@@ -79,7 +79,7 @@ fn around(runtime: &Runtime) -> Around {
     Arc::new(move |shard| {
         let store = batches(shard, &on);
         // A cap a shard: who waits for a dead one must not keep the others' callers out.
-        Arc::new(ConcurrencyLimit::new(store, ConcurrencyLimitOptions::default(), on.clone()))
+        Arc::new(ConcurrencyLimit::new(store, &ConcurrencyLimitOptions::default(), on.clone()))
     })
 }
 

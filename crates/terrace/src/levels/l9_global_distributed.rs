@@ -104,7 +104,8 @@ fn way(
     let store =
         Arc::new(Coalesce::new(Arc::clone(&engine.database) as _, options, runtime.clone()));
     // A dead cache sends every read here: the cap keeps the database alive.
-    let store = ConcurrencyLimit::new(store, ConcurrencyLimitOptions::default(), runtime.clone());
+    let store = ConcurrencyLimit::new(store, &ConcurrencyLimitOptions::default(), runtime.clone());
+    let turns = Arc::clone(store.turns());
     let (cache, generations) = (Arc::clone(&engine.cache), Arc::clone(&engine.database) as _);
     let plain = CacheAsideOptions::default();
     let cache_timeout = plain.cache_timeout + 2 * engine.away;
@@ -114,7 +115,7 @@ fn way(
     // Above the cache: whoever waited for a load finds it there. One load a key.
     let store = Arc::new(SingleFlight::new(Arc::clone(&cache) as _, runtime.clone()));
     let database = Arc::clone(&engine.database);
-    let link = Arc::new(RegionLink::new(store, database, runtime.clone()));
+    let link = Arc::new(RegionLink::new(store, database, runtime.clone()).sharing(&turns));
     known.push(ReachedRegion { engine: Arc::clone(engine), cache, link });
     known[known.len() - 1].clone()
 }

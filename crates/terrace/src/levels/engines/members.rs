@@ -70,7 +70,7 @@ impl Engines {
         // A dead cache sends every read here. A cap a server: who waits for a dead primary must not
         // keep out whom replicas can answer.
         let options = ConcurrencyLimitOptions::default();
-        let store = ConcurrencyLimit::new(store, options, self.runtime.clone());
+        let store = ConcurrencyLimit::new(store, &options, self.runtime.clone());
         Member { store: Arc::new(store), node: server }
     }
 
