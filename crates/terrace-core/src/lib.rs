@@ -102,7 +102,9 @@ pub use locked_keys::LockedKeys;
 pub use memory_cache::{MemoryCache, MemoryCacheOptions};
 pub use memory_store::MemoryStore;
 pub use node::{Node, NodeState, Role};
-pub use rate_limit::{Admission, Permits, Quota, RateLimiter, SharedPermits, Taken, Window};
+pub use rate_limit::{
+    Admission, Permits, Quota, Quotas, RateLimiter, SharedPermits, Taken, Wanted, Windows,
+};
 pub use read_model::ReadModel;
 pub use record::{Record, Value, Version};
 pub use region::{

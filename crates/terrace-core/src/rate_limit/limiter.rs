@@ -7,13 +7,16 @@ use std::time::{Duration, Instant};
 
 use quick_cache::sync::Cache;
 
-use super::{Quota, SharedPermits, Taken, Window};
+use super::{Quotas, SharedPermits, Taken, Wanted, Windows};
 use crate::Runtime;
 
-/// Admits so many requests of each client in any window.
+/// Admits requests of each client whose costs fit into any of its windows.
 ///
-/// **Chunks.** Permits are taken from the shared counter in chunks, which must be used within a slot's
-/// length from before they were asked for. What is not used by then is lost, and never given twice. A
+/// **Cost.** A request takes as many permits as it costs, from all windows or from none. One that costs more
+/// than a window has in all takes all that it has.
+///
+/// **Chunks.** Permits are taken from the shared counter in chunks, which must be used within the shortest
+/// slot's length from before they were asked for. What is not used by then is lost, and never given twice. A
 /// chunk is one permit at first. It doubles when the last one was used up within 100 ms, up to a
 /// twentieth of the limit; a client that is slow gets one again. Requests of one client that wait share
 /// the call for a chunk.
@@ -26,7 +29,7 @@ use crate::Runtime;
 /// the shared counter alone.
 #[derive(Debug)]
 pub struct RateLimiter {
-    quota: Quota,
+    quotas: Quotas,
     shared: Option<Arc<SharedPermits>>,
     clients: Cache<String, Arc<Client>>,
     admitted: AtomicU64,
@@ -40,19 +43,18 @@ pub struct RateLimiter {
 pub struct Admission {
     /// Whether the request is admitted.
     pub admitted: bool,
-    /// How many more would be.
+    /// How many more permits there are, in the tightest window.
     pub left: u32,
-    /// How long until more than that would be.
+    /// How long until there are more. For a refused request, until there are as many as it costs.
     pub more_in: Duration,
+    /// Which window is the tightest, by its place among the [`Quotas`].
+    pub tightest: usize,
 }
 
 impl Admission {
-    fn admitted(left: u32, more_in: Duration) -> Self {
-        Self { admitted: true, left, more_in }
-    }
-
-    fn refused(more_in: Duration) -> Self {
-        Self { admitted: false, left: 0, more_in }
+    fn of(admitted: bool, taken: Taken) -> Self {
+        let Taken { left, more_in, tightest, .. } = taken;
+        Self { admitted, left, more_in, tightest }
     }
 }
 
@@ -74,17 +76,15 @@ impl Client {
 #[derive(Debug, Default)]
 struct Account {
     /// What was admitted here.
-    own: Window,
+    own: Windows,
     chunk: Chunk,
 }
 
 impl Account {
-    fn admit_alone(&mut self, quota: &Quota, now: Duration) -> Admission {
-        let Taken { granted, left, more_in } = self.own.take(quota, now, 1);
-        match granted {
-            0 => Admission::refused(more_in),
-            _ => Admission::admitted(left, more_in),
-        }
+    fn admit_alone(&mut self, quotas: &Quotas, parts: u32, now: Duration, cost: u32) -> Admission {
+        let cost = cost.min(quotas.most(parts));
+        let taken = self.own.take(quotas, parts, now, cost.into());
+        Admission::of(taken.granted == cost, taken)
     }
 }
 
@@ -97,9 +97,12 @@ struct Chunk {
     permits: u32,
     came: Duration,
     until: Duration,
-    /// How many the counter had left, and when it has more.
+    /// How many the counter had left.
     left: u32,
+    /// As many as this it does not have before that time.
+    beyond: u32,
     more_at: Duration,
+    tightest: usize,
 }
 
 impl Chunk {
@@ -111,6 +114,19 @@ impl Chunk {
         let size = if short { self.size.saturating_mul(2) } else { 1 };
         size.clamp(1, most)
     }
+
+    fn usable(&self, now: Duration) -> u32 {
+        if now < self.until { self.permits } else { 0 }
+    }
+
+    /// What the counter would say of so many more, where that is known.
+    fn refusal(&self, wanted: u32, now: Duration) -> Option<Taken> {
+        let more_in = self.more_at.saturating_sub(now);
+        // Nobody gives permits back.
+        let is_known = wanted > self.left && wanted >= self.beyond && more_in > Duration::ZERO;
+        let left = self.left.saturating_add(self.usable(now));
+        is_known.then_some(Taken { granted: 0, left, more_in, tightest: self.tightest })
+    }
 }
 
 impl RateLimiter {
@@ -118,9 +134,9 @@ impl RateLimiter {
     pub const CLIENTS: usize = 65_536;
 
     /// A limiter for these permits a client, which are counted by all instances or by this one alone.
-    pub fn new(quota: Quota, shared: Option<Arc<SharedPermits>>, runtime: Runtime) -> Self {
+    pub fn new(quotas: Quotas, shared: Option<Arc<SharedPermits>>, runtime: Runtime) -> Self {
         Self {
-            quota,
+            quotas,
             shared,
             clients: Cache::new(Self::CLIENTS),
             admitted: AtomicU64::new(0),
@@ -131,8 +147,8 @@ impl RateLimiter {
     }
 
     /// What each client may have.
-    pub fn quota(&self) -> &Quota {
-        &self.quota
+    pub fn quotas(&self) -> &Quotas {
+        &self.quotas
     }
 
     /// The counter of all instances, where there is one.
@@ -145,73 +161,103 @@ impl RateLimiter {
         (self.admitted.load(Relaxed), self.refused.load(Relaxed))
     }
 
-    /// Decides a request of the client of this name. Cancellation safe: at most permits are lost.
-    pub async fn admit(&self, name: &str) -> Admission {
+    /// Decides a request of the client of this name, which costs so many permits. Cancellation safe: at most
+    /// permits are lost.
+    pub async fn admit(&self, name: &str, cost: u32) -> Admission {
+        let admission = self.spend(name, cost).await;
+        if admission.admitted {
+            self.admitted.fetch_add(1, Relaxed);
+        }
+        admission
+    }
+
+    /// The same for what a request costs more than was known when it was admitted.
+    pub async fn spend(&self, name: &str, cost: u32) -> Admission {
         let new = || Ok::<_, Infallible>(Arc::default());
         let Ok(client) = self.clients.get_or_insert_with(name, new);
-        let admission = match self.decide(&client) {
+        let admission = match self.decide(&client, cost) {
             Some(admission) => admission,
             None => {
                 let _turn = client.turn.lock().await;
                 // Somebody else's call may have brought enough meanwhile.
-                match self.decide(&client) {
+                match self.decide(&client, cost) {
                     Some(admission) => admission,
-                    None => self.ask(name, &client).await,
+                    None => self.ask(name, &client, cost).await,
                 }
             }
         };
-        let count = if admission.admitted { &self.admitted } else { &self.refused };
-        count.fetch_add(1, Relaxed);
+        if !admission.admitted {
+            self.refused.fetch_add(1, Relaxed);
+        }
         admission
     }
 
     /// What can be decided without a call.
-    fn decide(&self, client: &Client) -> Option<Admission> {
+    fn decide(&self, client: &Client, cost: u32) -> Option<Admission> {
         let mut account = client.account();
-        let instant = self.runtime.now();
+        let (quotas, instant) = (&self.quotas, self.runtime.now());
         let now = self.since_start(instant);
         let Some(shared) = &self.shared else {
-            return Some(account.admit_alone(&self.quota, now));
+            return Some(account.admit_alone(quotas, 1, now, cost));
         };
-        let quota = shared.own(&self.quota, instant);
+        let parts = shared.parts(instant);
         if shared.is_out() {
-            return Some(account.admit_alone(&quota, now));
+            return Some(account.admit_alone(quotas, parts, now, cost));
         }
-        let own = account.own.take(&quota, now, 0);
-        let chunk = &mut account.chunk;
-        let more_in = chunk.more_at.saturating_sub(now);
-        if own.left == 0 {
-            // Both must have some: the counter's slots begin at other times.
-            let shared = if chunk.left == 0 { more_in } else { Duration::ZERO };
-            return Some(Admission::refused(own.more_in.max(shared)));
+        let cost = cost.min(quotas.most(parts));
+        let look = account.own.take(quotas, parts, now, Wanted { least: cost, most: 0 });
+        let usable = account.chunk.usable(now);
+        let known = account.chunk.refusal(cost.saturating_sub(usable), now);
+        if look.left < cost {
+            // Both must have enough: the counter's slots begin at other times.
+            let taken = known.filter(|it| it.more_in > look.more_in).unwrap_or(look);
+            return Some(Admission::of(false, taken));
         }
-        if chunk.permits > 0 && now < chunk.until {
-            chunk.permits -= 1;
-            let left = chunk.left.saturating_add(chunk.permits).min(own.left - 1);
-            account.own.take(&quota, now, 1);
-            return Some(Admission::admitted(left, more_in));
+        if usable >= cost {
+            account.chunk.permits -= cost;
+            let own = account.own.take(quotas, parts, now, cost.into());
+            let Chunk { left, permits, more_at, tightest, .. } = account.chunk;
+            let left = left.saturating_add(permits);
+            let shared = Taken { left, more_in: more_at.saturating_sub(now), tightest, ..own };
+            return Some(Admission::of(true, if own.left < left { own } else { shared }));
         }
-        // Nobody gives permits back, so the counter would say the same.
-        (chunk.left == 0 && more_in > Duration::ZERO).then(|| Admission::refused(more_in))
+        known.map(|taken| Admission::of(false, taken))
     }
 
     /// Gets a chunk for the client whose turn it is.
-    async fn ask(&self, name: &str, client: &Client) -> Admission {
+    async fn ask(&self, name: &str, client: &Client, cost: u32) -> Admission {
+        let instant = self.runtime.now();
+        let asked = self.since_start(instant);
         // Only a shared counter leaves something undecided.
-        let Some(shared) = &self.shared else { return Admission::refused(Duration::ZERO) };
-        let asked = self.since_start(self.runtime.now());
-        let size = client.account().chunk.next_size(asked, self.quota.chunk());
-        let taken = shared.take(name, &self.quota, size).await;
+        let Some(shared) = &self.shared else { return Admission::of(false, Taken::default()) };
+        let cost = cost.min(self.quotas.most(shared.parts(instant)));
+        let (size, kept, kept_until) = {
+            let chunk = &mut client.account().chunk;
+            let size = chunk.next_size(asked, self.quotas.chunk());
+            let kept = chunk.usable(asked);
+            // What is kept for this request is nobody else's until there is an answer.
+            chunk.permits = 0;
+            (size, kept, chunk.until)
+        };
+        let least = cost.saturating_sub(kept).max(1);
+        let wanted = Wanted { least, most: size.max(least) };
+        let taken = shared.take(name, &self.quotas, wanted).await;
         let instant = self.runtime.now();
         let came = self.since_start(instant);
-        let Some(Taken { granted, left, more_in }) = taken else {
-            return client.account().admit_alone(&shared.own(&self.quota, instant), came);
+        let Some(Taken { granted, left, more_in, tightest }) = taken else {
+            let parts = shared.parts(instant);
+            return client.account().admit_alone(&self.quotas, parts, came, cost);
         };
-        let until = asked + self.quota.slot();
+        let mut until = asked + self.quotas.slot();
+        if kept > 0 {
+            until = until.min(kept_until);
+        }
+        let beyond = if granted == 0 { least } else { left.saturating_add(1) };
+        let (permits, more_at) = (kept + granted, asked + more_in);
         client.account().chunk =
-            Chunk { size, permits: granted, came, until, left, more_at: asked + more_in };
+            Chunk { size, permits, came, until, left, beyond, more_at, tightest };
         // It says nothing where the chunk came too late to be used.
-        self.decide(client).unwrap_or(Admission::refused(Duration::ZERO))
+        self.decide(client, cost).unwrap_or(Admission::of(false, Taken::default()))
     }
 
     fn since_start(&self, now: Instant) -> Duration {

@@ -4,14 +4,14 @@ use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::{Quota, Taken};
+use super::{Quotas, Taken, Wanted};
 use crate::{
     Backoff, BoxFuture, Breaker, BreakerState, Deadline, Inspection, Result, Runtime, Status, Trip,
 };
 
 /// A counter of permits that all instances share, on one clock.
 pub trait Permits: fmt::Debug + Send + Sync + 'static {
-    /// What [`Window::take`](super::Window::take) does, for the client of this name. A call whose future
+    /// What [`Windows::take`](super::Windows::take) does with whole limits, for the client of this name. A call whose future
     /// is dropped may have counted; its permits are lost.
     ///
     /// # Errors
@@ -19,8 +19,8 @@ pub trait Permits: fmt::Debug + Send + Sync + 'static {
     fn take<'a>(
         &'a self,
         client: &'a str,
-        quota: &'a Quota,
-        wanted: u32,
+        quotas: &'a Quotas,
+        wanted: Wanted,
     ) -> BoxFuture<'a, Result<Taken>>;
 }
 
@@ -48,16 +48,21 @@ impl SharedPermits {
     }
 
     /// Permits of the counter, or nothing while it cannot be reached. What was granted may be used for
-    /// [`Quota::slot`] from before this call.
-    pub(super) async fn take(&self, client: &str, quota: &Quota, wanted: u32) -> Option<Taken> {
+    /// [`Quotas::slot`] from before this call.
+    pub(super) async fn take(
+        &self,
+        client: &str,
+        quotas: &Quotas,
+        wanted: Wanted,
+    ) -> Option<Taken> {
         let pass = self.breaker.admit()?;
         // Later the permits are of no use.
-        let deadline = Deadline::at(self.runtime.now() + quota.slot());
-        let taken = self.runtime.within(deadline, self.permits.take(client, quota, wanted)).await;
+        let deadline = Deadline::at(self.runtime.now() + quotas.slot());
+        let taken = self.runtime.within(deadline, self.permits.take(client, quotas, wanted)).await;
         match taken.unwrap_or_else(|| Err(Deadline::exceeded())) {
             Ok(taken) => {
                 if self.breaker.state() != BreakerState::Closed {
-                    let until = self.runtime.now() + quota.memory();
+                    let until = self.runtime.now() + quotas.memory();
                     *self.doubted_until.lock().unwrap_or_else(PoisonError::into_inner) =
                         Some(until);
                 }
@@ -80,22 +85,19 @@ impl SharedPermits {
         self.breaker.state() == BreakerState::Open
     }
 
-    /// What this instance may admit by its own count at this moment.
-    pub(super) fn own(&self, quota: &Quota, now: Instant) -> Quota {
+    /// Of how many parts of the limits this instance may admit one by its own count at this moment.
+    pub(super) fn parts(&self, now: Instant) -> u32 {
         let doubted = *self.doubted_until.lock().unwrap_or_else(PoisonError::into_inner);
         let is_sure = self.breaker.state() == BreakerState::Closed
             && doubted.is_none_or(|until| until <= now);
-        match is_sure {
-            true => *quota,
-            false => Quota { limit: (quota.limit / self.instances).max(1), ..*quota },
-        }
+        if is_sure { 1 } else { self.instances }
     }
 
     /// Adds to what a limiter says of itself. Tries a counter that is due for it, as there may be no
     /// requests that do.
-    pub async fn show(&self, quota: &Quota, tree: Inspection) -> Inspection {
+    pub async fn show(&self, quotas: &Quotas, tree: Inspection) -> Inspection {
         if self.breaker.state() == BreakerState::HalfOpen {
-            self.take("probe", quota, 1).await;
+            self.take("probe", quotas, 1.into()).await;
         }
         let tree = self.breaker.show(tree);
         if self.breaker.state() == BreakerState::Closed {

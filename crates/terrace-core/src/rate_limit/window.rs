@@ -1,4 +1,4 @@
-//! How much one client has had lately.
+//! How much one client has had lately, in one window.
 
 use std::time::Duration;
 
@@ -36,6 +36,11 @@ impl Quota {
         (self.limit / PARTS).max(1)
     }
 
+    /// Of this limit the part of one of so many.
+    pub(super) fn part(&self, of: u32) -> Self {
+        Self { limit: (self.limit / of.max(1)).max(1), ..*self }
+    }
+
     fn slot_micros(&self) -> u64 {
         (micros(self.window) / u64::from(PARTS)).max(1)
     }
@@ -43,17 +48,6 @@ impl Quota {
 
 fn micros(time: Duration) -> u64 {
     u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
-}
-
-/// What became of a wish for permits.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Taken {
-    /// How many there were, at most as many as were wished for.
-    pub granted: u32,
-    /// How many are left.
-    pub left: u32,
-    /// How long until more than that are left; zero where all are.
-    pub more_in: Duration,
 }
 
 /// The permits that one client has taken lately: a counter for each slot that still counts.
@@ -64,18 +58,8 @@ pub struct Taken {
 /// limit may go out at once. (A token bucket with the same burst admits twice the limit in one window.)
 ///
 /// Time that goes backwards makes nothing free: it counts as the latest time at which some were granted.
-///
-/// ```
-/// # use std::time::Duration;
-/// # use terrace_core::{Quota, Window};
-/// let quota = Quota { limit: 100, window: Duration::from_secs(60) };
-/// let mut window = Window::default();
-/// assert_eq!(window.take(&quota, Duration::ZERO, 120).granted, 100);
-/// let full = window.take(&quota, Duration::from_secs(60), 1);
-/// assert_eq!((full.granted, full.more_in), (0, Duration::from_secs(6)));
-/// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Window {
+pub(super) struct Window {
     /// The number of the latest slot in which some were taken.
     newest: u64,
     /// What was taken in the slots up to the newest one, each at its number's place.
@@ -83,25 +67,37 @@ pub struct Window {
 }
 
 impl Window {
-    /// Takes permits, as many of those wanted as there are, at this time since a beginning that is always
-    /// the same.
-    pub fn take(&mut self, quota: &Quota, at: Duration, wanted: u32) -> Taken {
-        self.take_of(COUNTED as u64, quota, at, wanted)
+    /// How many permits there are.
+    pub(super) fn room(&self, quota: &Quota, at: Duration) -> u32 {
+        self.room_of(COUNTED as u64, quota, at)
     }
 
-    fn take_of(&mut self, slots: u64, quota: &Quota, at: Duration, wanted: u32) -> Taken {
-        let now = (micros(at) / quota.slot_micros()).max(self.newest);
-        let counts = |window: &Self| (0..slots).map(|ago| window.count(now, ago)).sum::<u64>();
-        let room = u64::from(quota.limit).saturating_sub(counts(self));
-        let room = u32::try_from(room).unwrap_or(u32::MAX);
-        let granted = wanted.min(room);
-        if granted > 0 {
+    fn room_of(&self, slots: u64, quota: &Quota, at: Duration) -> u32 {
+        let taken = self.taken(slots, self.slot(quota, at));
+        u32::try_from(u64::from(quota.limit).saturating_sub(taken)).unwrap_or(u32::MAX)
+    }
+
+    /// How long until there are so many; zero where nothing is in the way.
+    pub(super) fn room_in(&self, quota: &Quota, at: Duration, room: u32) -> Duration {
+        self.room_in_of(COUNTED as u64, quota, at, room)
+    }
+
+    /// Counts permits as taken.
+    pub(super) fn add(&mut self, quota: &Quota, at: Duration, permits: u32) {
+        if permits > 0 {
+            let now = self.slot(quota, at);
             self.pass_to(now);
             let count = &mut self.counts[place(now)];
-            *count = count.saturating_add(granted);
+            *count = count.saturating_add(permits);
         }
-        let more_in = self.more_in((now, slots), counts(self), quota, at);
-        Taken { granted, left: room - granted, more_in }
+    }
+
+    fn slot(&self, quota: &Quota, at: Duration) -> u64 {
+        (micros(at) / quota.slot_micros()).max(self.newest)
+    }
+
+    fn taken(&self, slots: u64, now: u64) -> u64 {
+        (0..slots).map(|ago| self.count(now, ago)).sum()
     }
 
     /// Goes on to a slot; those in between are empty.
@@ -121,17 +117,13 @@ impl Window {
     }
 
     /// When the oldest slots that are in the way have passed.
-    fn more_in(
-        &self,
-        (now, slots): (u64, u64),
-        taken: u64,
-        quota: &Quota,
-        at: Duration,
-    ) -> Duration {
+    fn room_in_of(&self, slots: u64, quota: &Quota, at: Duration, room: u32) -> Duration {
+        let now = self.slot(quota, at);
+        let taken = self.taken(slots, now);
         if taken == 0 {
             return Duration::ZERO;
         }
-        let in_the_way = (taken + 1).saturating_sub(u64::from(quota.limit)).max(1);
+        let in_the_way = (taken + u64::from(room)).saturating_sub(u64::from(quota.limit)).max(1);
         let mut passed = 0;
         let last = (0..slots).rev().find(|ago| {
             passed += self.count(now, *ago);
@@ -156,6 +148,29 @@ mod tests {
     use super::*;
 
     const QUOTA: Quota = Quota { limit: 10, window: Duration::from_secs(20) };
+
+    /// What became of a wish for as many permits as there are.
+    #[derive(Debug, PartialEq, Eq)]
+    struct Taken {
+        granted: u32,
+        left: u32,
+        more_in: Duration,
+    }
+
+    impl Window {
+        fn take(&mut self, quota: &Quota, at: Duration, wanted: u32) -> Taken {
+            self.take_of(COUNTED as u64, quota, at, wanted)
+        }
+
+        fn take_of(&mut self, slots: u64, quota: &Quota, at: Duration, wanted: u32) -> Taken {
+            let room = self.room_of(slots, quota, at);
+            let granted = wanted.min(room);
+            self.add(quota, at, granted);
+            let left = room - granted;
+            let more_in = self.room_in_of(slots, quota, at, left.saturating_add(1));
+            Taken { granted, left, more_in }
+        }
+    }
 
     fn millis(number: u64) -> Duration {
         Duration::from_millis(number)

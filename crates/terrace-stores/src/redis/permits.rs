@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
 use redis::{FromRedisValue as _, RedisResult, Script};
-use terrace_core::{BoxFuture, Deadline, Error, ErrorKind, Permits, Quota, Result, Runtime, Taken};
+use terrace_core::{
+    BoxFuture, Deadline, Error, ErrorKind, Permits, Quotas, Result, Runtime, Taken, Wanted,
+};
 use tokio::sync::Mutex;
 
 use super::refusal::{Needs, Refusal};
@@ -45,9 +47,9 @@ impl fmt::Debug for RedisPermitsOptions {
     }
 }
 
-/// Permits in Redis: one hash for each client, `namespace:limit:{client}`, with a field for each slot that
-/// counts, 22 at most. A call is one script, on the clock of Redis. The hash goes by itself when none of it
-/// counts any more.
+/// Permits in Redis: a hash for each client and window, `namespace:limit:slot:{client}`, with a field for each
+/// slot that counts, 22 at most. A call is one script for all windows, on the clock of Redis. A hash goes by
+/// itself when none of it counts any more.
 ///
 /// A server that evicts keys, or loses its memory, forgets what clients have taken.
 pub struct RedisPermits {
@@ -76,23 +78,30 @@ impl RedisPermits {
         Ok(Self { servers, options, runtime, connection: Mutex::default(), script })
     }
 
-    async fn take_of(&self, name: &str, quota: &Quota, wanted: u32) -> Result<Taken> {
-        let mut command = call_of(&self.script, 1);
-        let slot = u64::try_from(quota.slot().as_micros()).unwrap_or(u64::MAX);
+    async fn take_of(&self, name: &str, quotas: &Quotas, wanted: Wanted) -> Result<Taken> {
+        let mut command = call_of(&self.script, quotas.all().len());
+        let windows = quotas.all().iter().map(|quota| {
+            (u64::try_from(quota.slot().as_micros()).unwrap_or(u64::MAX), quota.limit)
+        });
         // Slots of another length have other numbers, and so a count of their own.
-        command.arg(format!("{}:{slot}:{{{name}}}", self.prefix()));
-        command.arg(quota.limit).arg(slot).arg(wanted);
+        for (slot, _) in windows.clone() {
+            command.arg(format!("{}:{slot}:{{{name}}}", self.prefix()));
+        }
+        command.arg(wanted.least).arg(wanted.most);
+        for (slot, limit) in windows {
+            command.arg(limit).arg(slot);
+        }
         let deadline = Deadline::at(self.runtime.now() + self.options.command_timeout);
         let mut used = None;
         let work = async {
             let (number, mut connection) = self.connect().await?;
             used = Some(number);
             let answer = call(&mut connection, &self.script, &command).await?;
-            RedisResult::Ok(<(u32, u32, u64)>::from_redis_value(answer)?)
+            RedisResult::Ok(<(u32, u32, u64, usize)>::from_redis_value(answer)?)
         };
         let answer = self.runtime.within(deadline, work).await;
-        if let Some(Ok((granted, left, micros))) = answer {
-            return Ok(Taken { granted, left, more_in: Duration::from_micros(micros) });
+        if let Some(Ok((granted, left, micros, tightest))) = answer {
+            return Ok(Taken { granted, left, more_in: Duration::from_micros(micros), tightest });
         }
         // Whatever is still to come on it is no answer to the next call.
         self.give_up(used).await;
@@ -150,10 +159,10 @@ impl Permits for RedisPermits {
     fn take<'a>(
         &'a self,
         client: &'a str,
-        quota: &'a Quota,
-        wanted: u32,
+        quotas: &'a Quotas,
+        wanted: Wanted,
     ) -> BoxFuture<'a, Result<Taken>> {
-        Box::pin(self.take_of(client, quota, wanted))
+        Box::pin(self.take_of(client, quotas, wanted))
     }
 }
 

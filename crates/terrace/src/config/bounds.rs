@@ -5,7 +5,7 @@ use std::ops::RangeInclusive;
 use toml::Value;
 
 /// Every whole number. The most is where larger values mean nothing, or overflow.
-pub(super) const NUMBERS: [(&str, RangeInclusive<i64>); 32] = [
+pub(super) const NUMBERS: [(&str, RangeInclusive<i64>); 31] = [
     ("cache.command_timeout_ms", 1..=DAY_MS),
     ("cache.near_max_bytes", 0..=TEBI),
     ("cache.near_max_records", 0..=TEBI),
@@ -25,7 +25,6 @@ pub(super) const NUMBERS: [(&str, RangeInclusive<i64>); 32] = [
     ("jwt.leeway_seconds", 0..=600),
     ("limits.address_requests", 0..=GIGA),
     ("limits.instances", 1..=10_000),
-    ("limits.requests", 1..=GIGA),
     ("limits.window_seconds", 1..=86_400),
     ("metrics.port", 0..=65_535),
     ("regions.max_clock_drift_ms", 1..=DAY_MS),

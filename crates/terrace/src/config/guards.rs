@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::ConfigError;
+
 /// What is measured of requests, and where it is read.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -76,13 +78,13 @@ impl Default for JwtConfig {
 pub struct LimitsConfig {
     /// `true`, `false`, or `auto`: at level 10. Whether requests are limited. Default `auto`.
     pub enabled: String,
-    /// The most requests of a client in any window: of a key, or of an address where there are no keys.
-    /// Default 100.
-    pub requests: u32,
-    /// The length of a window, in seconds. Default 60.
+    /// What the requests of a client may cost in any window: of a key, or of an address where there are no
+    /// keys. Further windows are `requests/seconds`, and a request must fit into all. Default `100`.
+    pub requests: Vec<String>,
+    /// The length of the window of a number alone, in seconds. Default 60.
     pub window_seconds: u64,
-    /// The most requests of an address in any window, whatever keys they have. Default 0: ten times
-    /// `requests`.
+    /// The same for an address in the first window, whatever keys its requests have, and in further ones in
+    /// proportion. Default 0: ten times `requests`.
     pub address_requests: u32,
     /// The Redis in which requests are counted, `redis://:password@host:port/number` or `rediss://...`. Default none: that
     /// of the far cache; in the embedded mode the process counts.
@@ -96,11 +98,109 @@ impl Default for LimitsConfig {
     fn default() -> Self {
         Self {
             enabled: "auto".into(),
-            requests: 100,
+            requests: vec!["100".into()],
             window_seconds: 60,
             address_requests: 0,
             url: String::new(),
             instances: 1,
         }
+    }
+}
+
+impl LimitsConfig {
+    const MOST_REQUESTS: u32 = 1_000_000_000;
+    /// A day.
+    const LONGEST: u64 = 86_400;
+    /// Each one is counted for each client.
+    const MOST_WINDOWS: usize = 4;
+
+    /// Requests and seconds of each window, the first one first.
+    ///
+    /// # Errors
+    /// For what is no such pair, for two windows of one length, for none, and for too many.
+    pub fn windows(&self) -> Result<Vec<(u32, u64)>, ConfigError> {
+        let mut all = Vec::<(u32, u64)>::new();
+        for text in &self.requests {
+            let window = match text.split_once('/') {
+                Some((requests, seconds)) => requests.parse().ok().zip(seconds.parse().ok()),
+                None => text.parse().ok().map(|requests| (requests, self.window_seconds)),
+            };
+            let window = window.filter(|(requests, seconds)| {
+                (1..=Self::MOST_REQUESTS).contains(requests)
+                    && (1..=Self::LONGEST).contains(seconds)
+            });
+            let Some(window) = window else {
+                return Err(ConfigError::new(format!(
+                    "limits.requests has {text:?}; it must be a number from 1 to {}, or \
+                     requests/seconds with 1 to {} seconds, as in 20/1",
+                    Self::MOST_REQUESTS,
+                    Self::LONGEST
+                )));
+            };
+            if all.iter().any(|(_, seconds)| *seconds == window.1) {
+                return Err(ConfigError::new(format!(
+                    "limits.requests has two windows of {} s; leave one out",
+                    window.1
+                )));
+            }
+            all.push(window);
+        }
+        if !(1..=Self::MOST_WINDOWS).contains(&all.len()) {
+            return Err(ConfigError::new(format!(
+                "limits.requests has {} windows; it must be one to {}, or limits.enabled false",
+                all.len(),
+                Self::MOST_WINDOWS
+            )));
+        }
+        Ok(all)
+    }
+
+    /// The same for an address before keys are looked at.
+    ///
+    /// # Errors
+    /// As [`windows`](Self::windows).
+    pub fn address_windows(&self) -> Result<Vec<(u32, u64)>, ConfigError> {
+        let windows = self.windows()?;
+        let first = u64::from(windows.first().map_or(1, |(requests, _)| *requests));
+        let scaled = |requests: u32| match self.address_requests {
+            0 => requests.saturating_mul(10),
+            most => {
+                let scaled = (u64::from(requests) * u64::from(most)).div_ceil(first);
+                u32::try_from(scaled).unwrap_or(u32::MAX)
+            }
+        };
+        Ok(windows.into_iter().map(|(requests, seconds)| (scaled(requests), seconds)).collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn limits(requests: &[&str]) -> LimitsConfig {
+        let requests = requests.iter().map(|&it| it.into()).collect();
+        LimitsConfig { requests, ..LimitsConfig::default() }
+    }
+
+    #[test]
+    fn a_number_alone_is_of_the_named_window_and_others_name_theirs() {
+        let limits = limits(&["100", "20/1"]);
+        assert_eq!(limits.windows().unwrap(), [(100, 60), (20, 1)]);
+        assert_eq!(limits.address_windows().unwrap(), [(1000, 60), (200, 1)]);
+        let limits = LimitsConfig { address_requests: 250, ..limits };
+        assert_eq!(limits.address_windows().unwrap(), [(250, 60), (50, 1)]);
+    }
+
+    #[test]
+    fn what_is_no_window_is_refused_with_what_it_must_be() {
+        for wrong in [&["0"][..], &["1/0"], &["x"], &["5/86401"], &["5/1/1"], &["-1"]] {
+            let error = limits(wrong).windows().unwrap_err().to_string();
+            assert!(error.contains(wrong[0]) && error.contains("20/1"), "{error}");
+        }
+        for (wrong, word) in [(&["100", "5/60"][..], "two windows"), (&[], "0 windows")] {
+            let error = limits(wrong).windows().unwrap_err().to_string();
+            assert!(error.contains(word), "{error}");
+        }
+        assert!(limits(&["1/1", "2/2", "3/3", "4/4", "5/5"]).windows().is_err());
     }
 }

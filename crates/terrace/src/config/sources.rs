@@ -275,6 +275,8 @@ impl Merged {
         // A word may be true or false.
         let value = match (&*place, value) {
             (Value::String(_), Value::Boolean(flag)) => Value::String(flag.to_string()),
+            // One of a list may stand for the list.
+            (Value::Array(_), Value::Integer(one)) => Value::Array(vec![one.to_string().into()]),
             (_, value) => value,
         };
         if !place.same_type(&value) {
@@ -342,6 +344,7 @@ impl Merged {
         config.regions.check(&config.distance)?;
         config.tls.check()?;
         config.edge.check()?;
+        config.limits.windows()?;
         tls::names_a_file("jwt.jwks", &config.jwt.jwks)?;
         if config.database.pool_min > config.database.pool_max {
             let [least, most] = ["database.pool_min", "database.pool_max"].map(|path| {

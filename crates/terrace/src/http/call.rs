@@ -12,6 +12,7 @@ use super::app::App;
 use super::front_caches::FrontCaches;
 use super::geography::Geography;
 use super::problem::Problem;
+use super::rate_limit::Charge;
 use super::{body, headers, path};
 use crate::access::Principal;
 
@@ -30,6 +31,8 @@ pub(crate) struct Call {
     pub(crate) principal: Option<Arc<Principal>>,
     /// The caches in front, where some answers are for all clients.
     pub(crate) front_caches: Option<Arc<FrontCaches>>,
+    /// What it was admitted by, the first limit first.
+    pub(crate) charges: Vec<Charge>,
 }
 
 impl Call {
@@ -40,7 +43,8 @@ impl Call {
         body: Option<Incoming>,
         peer: Option<IpAddr>,
     ) -> Self {
-        Self { app: Arc::clone(app), parts, body, peer, principal: None, front_caches: None }
+        let (principal, front_caches, charges) = Default::default();
+        Self { app: Arc::clone(app), parts, body, peer, principal, front_caches, charges }
     }
 
     /// The key in the path.

@@ -63,6 +63,18 @@ impl Access {
     pub(crate) const OPEN: Self = Self { needs: Needs::Nothing, checks_keys: false };
 }
 
+/// What a request is to the databases behind it: who goes first where there is too much, and what it costs
+/// of a limit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Class {
+    /// Looks at the installation, or administers it. It takes no turn.
+    Watch,
+    /// Reads or writes records by key.
+    Keys,
+    /// Looks through many records. Refused before all others.
+    Scan,
+}
+
 /// One method of one path: what runs, and what the documentation says of it.
 #[derive(Clone)]
 pub(crate) struct Endpoint {
@@ -279,6 +291,16 @@ impl Endpoint {
         self
     }
 
+    /// The one rule by which every endpoint of every level has its class: what may be asked for so many
+    /// records at most looks through as many.
+    pub(crate) fn class(&self) -> Class {
+        match self.access.needs {
+            Needs::Nothing | Needs::Figures | Needs::Scope(Scope::Admin) => Class::Watch,
+            _ if self.parameters.iter().any(|parameter| parameter.name == "limit") => Class::Scan,
+            Needs::Scope(_) => Class::Keys,
+        }
+    }
+
     /// Whether it understands the headers of writes.
     pub(crate) fn writes_records(&self) -> bool {
         self.parameters.iter().any(|parameter| parameter.name == "Idempotency-Key")
@@ -341,3 +363,6 @@ impl fmt::Debug for Endpoint {
         write!(f, "{} {}", self.method, self.path)
     }
 }
+
+#[cfg(test)]
+mod classes;

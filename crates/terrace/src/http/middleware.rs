@@ -11,7 +11,7 @@ use std::sync::Arc;
 use terrace_core::{BoxFuture, Inspection, Result};
 
 use super::call::Call;
-use super::endpoint::{Access, Endpoint};
+use super::endpoint::{Access, Class, Endpoint};
 use super::face::{Face, Whole};
 use super::reply::Answer;
 use super::routes::{Found, Route};
@@ -128,6 +128,11 @@ impl<'a> Next<'a> {
     /// Who may call the endpoint.
     pub(crate) fn access(&self) -> Access {
         self.found.access
+    }
+
+    /// What the endpoint is to the databases.
+    pub(crate) fn class(&self) -> Class {
+        self.found.class
     }
 
     /// Goes on with the next step, or with the endpoint.

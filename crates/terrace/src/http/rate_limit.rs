@@ -3,6 +3,9 @@
 //! By address before authentication, so that keys cannot be tried without end; by key after it. Endpoints
 //! that are open, and those of figures, are not limited: whoever watches an installation under attack
 //! must get through.
+//!
+//! A request costs one permit; one that looks through many records five, and a batch one for each ten
+//! operations. So much was chosen that no batch costs more than the limit of a minute has by default.
 
 use std::fmt::Write as _;
 use std::net::IpAddr;
@@ -10,12 +13,12 @@ use std::sync::Arc;
 
 use hyper::header::{HeaderMap, HeaderName, HeaderValue};
 use sha2::{Digest as _, Sha256};
-use terrace_core::{Admission, BoxFuture, Inspection, RateLimiter};
+use terrace_core::{Admission, BoxFuture, Inspection, Quota, RateLimiter};
 use utoipa::openapi::path::ParameterIn;
 
 use super::call::Call;
 use super::client_address::TrustedProxies;
-use super::endpoint::{Access, Endpoint, Needs};
+use super::endpoint::{Access, Class, Endpoint, Needs};
 use super::front_caches::is_for_all;
 use super::middleware::{Middleware, Next};
 use super::problem::{Kind, Problem, whole_seconds};
@@ -46,12 +49,43 @@ const X_CLIENT_ID: HeaderName = HeaderName::from_static("x-client-id");
 /// So much of a client's id counts.
 const CLIENT_ID_BYTES: usize = 64;
 
-/// A step that admits so many requests of each client.
+/// What a request costs that looks through many records.
+const SCAN: u32 = 5;
+/// So many operations of a batch cost as much as one request.
+const OPERATIONS: usize = 10;
+
+/// What a request was admitted by, so that it can pay more once it is known what it asks for.
+#[derive(Debug)]
+pub(crate) struct Charge {
+    limiter: Arc<RateLimiter>,
+    client: String,
+    admission: Admission,
+}
+
+impl Call {
+    /// Pays for so many operations; the first ones are paid.
+    ///
+    /// # Errors
+    /// 429: nothing may be done.
+    pub(crate) async fn pay_for(&mut self, operations: usize) -> Result<(), Problem> {
+        let more = operations.div_ceil(OPERATIONS).saturating_sub(1);
+        let Ok(cost @ 1..) = u32::try_from(more) else { return Ok(()) };
+        for charge in &mut self.charges {
+            charge.admission = charge.limiter.spend(&charge.client, cost).await;
+            if !charge.admission.admitted {
+                return Err(RateLimit::refusal(&charge.admission));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A step that admits requests of each client up to its limits.
 #[derive(Debug)]
 pub(crate) struct RateLimit {
     rule: Rule,
-    /// What answers call it.
-    name: &'static str,
+    /// What answers call each of its windows.
+    names: Vec<String>,
     limiter: Arc<RateLimiter>,
     proxies: TrustedProxies,
     /// What it says of limits; empty where another step does.
@@ -97,9 +131,25 @@ impl RateLimit {
         proxies: TrustedProxies,
         told: Vec<Arc<RateLimiter>>,
     ) -> Self {
-        let quota = limiter.quota();
-        let policy = text(format!("\"{name}\";q={};w={}", quota.limit, quota.window.as_secs()));
-        Self { rule, name, limiter, proxies, told, policy }
+        let quotas = limiter.quotas().all();
+        let named = |(place, quota): (usize, &Quota)| match place {
+            0 => name.to_owned(),
+            _ => format!("{name}-{}s", quota.window.as_secs()),
+        };
+        let names = quotas.iter().enumerate().map(named).collect::<Vec<_>>();
+        let policies = names.iter().zip(quotas).map(|(name, quota)| {
+            format!("\"{name}\";q={};w={}", quota.limit, quota.window.as_secs())
+        });
+        let policy = text(policies.collect::<Vec<_>>().join(", "));
+        Self { rule, names, limiter, proxies, told, policy }
+    }
+
+    /// What a request costs before it is known what it asks for.
+    fn cost(class: Class) -> u32 {
+        match class {
+            Class::Scan => SCAN,
+            Class::Keys | Class::Watch => 1,
+        }
     }
 
     /// Whether requests of an endpoint are counted.
@@ -137,11 +187,13 @@ impl RateLimit {
         if headers.contains_key(POLICY) {
             return;
         }
-        let Admission { left, more_in, .. } = *admission;
+        let Admission { left, more_in, tightest, .. } = *admission;
         let seconds = whole_seconds(more_in);
+        let limit = self.limiter.quotas().all().get(tightest).map_or(0, |quota| quota.limit);
+        let name = self.names.get(tightest).map_or("", String::as_str);
         headers.insert(POLICY, self.policy.clone());
-        headers.insert(STATE, text(format!("\"{}\";r={left};t={seconds}", self.name)));
-        headers.insert(X_LIMIT, self.limiter.quota().limit.into());
+        headers.insert(STATE, text(format!("\"{name}\";r={left};t={seconds}")));
+        headers.insert(X_LIMIT, limit.into());
         headers.insert(X_REMAINING, left.into());
         headers.insert(X_RESET, seconds.into());
     }
@@ -184,11 +236,22 @@ impl Middleware for RateLimit {
             return next.run(call);
         }
         Box::pin(async move {
-            let admission = self.limiter.admit(&self.client(call)).await;
-            let mut answer = match admission.admitted {
-                true => next.run(call).await,
-                false => Err(Self::refusal(&admission)),
+            let client = self.client(call);
+            let mut admission = self.limiter.admit(&client, Self::cost(next.class())).await;
+            let mut answer = if admission.admitted {
+                let limiter = Arc::clone(&self.limiter);
+                call.charges.push(Charge { limiter, client, admission });
+                let answer = next.run(&mut *call).await;
+                // A batch has paid more meanwhile.
+                admission = call.charges.pop().map_or(admission, |charge| charge.admission);
+                answer
+            } else {
+                Err(Self::refusal(&admission))
             };
+            if call.charges.iter().any(|charge| !charge.admission.admitted) {
+                // An outer step has refused it, and tells why.
+                return answer;
+            }
             match &mut answer {
                 // What is left is one client's.
                 Ok(reply) if is_for_all(reply) => {}
@@ -216,7 +279,7 @@ impl Middleware for RateLimit {
     fn inspect(&self) -> BoxFuture<'_, Option<Inspection>> {
         Box::pin(async {
             let first = self.told.first()?;
-            let (quota, (admitted, _)) = (first.quota(), first.counts());
+            let (quota, (admitted, _)) = (first.quotas().all().first()?, first.counts());
             let refused = self.told.iter().map(|limiter| limiter.counts().1).sum();
             let tree = Inspection::new("rate-limit")
                 .fact("enabled", true)
@@ -225,7 +288,7 @@ impl Middleware for RateLimit {
                 .counter("admitted", admitted)
                 .counter("refused", refused);
             Some(match first.shared() {
-                Some(shared) => shared.show(quota, tree).await,
+                Some(shared) => shared.show(first.quotas(), tree).await,
                 None => tree,
             })
         })

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use hyper::Method;
 use hyper::header::{ALLOW, HeaderValue};
 
-use super::endpoint::{Access, Endpoint, Handle};
+use super::endpoint::{Access, Class, Endpoint, Handle};
 use super::problem::{Kind, Problem};
 
 /// The routes of one service.
@@ -33,14 +33,27 @@ pub(crate) struct Found<'a> {
     pub(crate) route: usize,
     /// Who may call it.
     pub(crate) access: Access,
+    /// What it is to the databases.
+    pub(crate) class: Class,
     /// The endpoint, or why there is none.
     pub(crate) handler: Result<&'a dyn Handle, Problem>,
 }
 
-/// All methods of one path, with their routes' places.
+/// One method of a path.
+#[derive(Clone)]
+struct Served {
+    method: Method,
+    /// The place of its route.
+    route: usize,
+    access: Access,
+    class: Class,
+    handler: Arc<dyn Handle>,
+}
+
+/// All methods of one path.
 #[derive(Clone)]
 struct Resource {
-    methods: Vec<(Method, usize, Access, Arc<dyn Handle>)>,
+    methods: Vec<Served>,
     allow: HeaderValue,
 }
 
@@ -79,9 +92,9 @@ impl Routes {
             return self.refused(method, Problem::new(Kind::UnknownPath, detail));
         };
         let resource = found.value;
-        match resource.methods.iter().find(|(known, ..)| known == method) {
-            Some((_, route, access, handler)) => {
-                Found { route: *route, access: *access, handler: Ok(&**handler) }
+        match resource.methods.iter().find(|served| served.method == method) {
+            Some(Served { route, access, class, handler, .. }) => {
+                Found { route: *route, access: *access, class: *class, handler: Ok(&**handler) }
             }
             None => self.refused(method, resource.refusal()),
         }
@@ -91,7 +104,8 @@ impl Routes {
     pub(crate) fn refused(&self, method: &Method, problem: Problem) -> Found<'_> {
         let (others, last) = (&self.all[..self.others], self.others - 1);
         let known = others.iter().position(|route| route.method.as_ref() == Some(method));
-        Found { route: known.unwrap_or(last), access: Access::OPEN, handler: Err(problem) }
+        let (route, access, class) = (known.unwrap_or(last), Access::OPEN, Class::Watch);
+        Found { route, access, class, handler: Err(problem) }
     }
 }
 
@@ -121,12 +135,17 @@ impl Resource {
             // HEAD is GET without the body, which the HTTP library leaves out.
             let head = (endpoint.method == Method::GET).then_some(Method::HEAD);
             for method in [Some(endpoint.method.clone()), head].into_iter().flatten() {
-                let handler = Arc::clone(&endpoint.handler);
-                methods.push((method.clone(), all.len(), endpoint.access, handler));
+                methods.push(Served {
+                    method: method.clone(),
+                    route: all.len(),
+                    access: endpoint.access,
+                    class: endpoint.class(),
+                    handler: Arc::clone(&endpoint.handler),
+                });
                 all.push(Route { method: Some(method), path: Some(endpoint.path) });
             }
         }
-        let names = methods.iter().map(|(method, ..)| method.as_str()).collect::<Vec<_>>();
+        let names = methods.iter().map(|served| served.method.as_str()).collect::<Vec<_>>();
         let allow = HeaderValue::from_str(&names.join(", "));
         Self { methods, allow: allow.unwrap_or(HeaderValue::from_static("")) }
     }

@@ -7,7 +7,7 @@ use futures_util::StreamExt as _;
 use terrace_core::testkit::key;
 use terrace_core::{
     Cache as _, Follower as _, Invalidations as _, Journal as _, Notice, Permits as _, Quota,
-    Runtime, Status,
+    Quotas, Runtime, Status,
 };
 use terrace_lab::testing;
 use terrace_lab::{RedisOptions, RedisServer};
@@ -153,9 +153,10 @@ async fn every_namespace_is_served_by_the_node_of_its_slot() {
         ..RedisPermitsOptions::new(url, "limits")
     };
     let permits = RedisPermits::new(permits, runtime).unwrap();
-    let quota = Quota { limit: 5, window: Duration::from_secs(60) };
+    let quota = |seconds| Quota { limit: 5, window: Duration::from_secs(seconds) };
+    let quotas = Quotas::from_iter([quota(60), quota(3600)]);
     for client in ["one", "two", "three", "four"] {
-        assert_eq!(permits.take(client, &quota, 1).await.unwrap().granted, 1, "{client}");
+        assert_eq!(permits.take(client, &quotas, 1.into()).await.unwrap().granted, 1, "{client}");
     }
 }
 

@@ -140,8 +140,8 @@ async fn every_part_speaks_tls() {
         ..RedisPermitsOptions::new(url, "limits")
     };
     let permits = RedisPermits::new(permits, runtime).unwrap();
-    let quota = Quota { limit: 5, window: Duration::from_secs(60) };
-    assert_eq!(permits.take("client", &quota, 1).await.unwrap().granted, 1);
+    let quota = Quota { limit: 5, window: Duration::from_secs(60) }.into();
+    assert_eq!(permits.take("client", &quota, 1.into()).await.unwrap().granted, 1);
 }
 
 #[tokio::test]

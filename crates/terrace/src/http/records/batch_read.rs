@@ -72,6 +72,7 @@ async fn read(records: &Records, call: &mut Call) -> Answer {
             Key::new(text).map_err(|error| Problem::from(error).within(&place))
         })
         .collect::<Result<Vec<_>, _>>()?;
+    call.pay_for(keys.len()).await?;
     let how = ReadOptions { budget: ANSWER, ..call.read_options()? };
     let (asked, places) = once_each(&keys);
     let reads = match &records.shards {

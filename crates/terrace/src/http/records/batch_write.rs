@@ -107,6 +107,7 @@ async fn write(records: &Records, call: &mut Call) -> Answer {
         .enumerate()
         .map(|(index, raw)| one_write(&format!("writes[{index}]"), raw, &call.app.limits))
         .collect::<Result<Vec<_>, _>>()?;
+    call.pay_for(batch.len()).await?;
     let how = call.write_options(&body)?;
     let keys = batch.iter().map(|write| write.key.clone()).collect::<Vec<_>>();
     let receipts = records.write(call, batch, &how).await?;

@@ -3,25 +3,22 @@
 use std::sync::Arc;
 
 use terrace_core::history::lineage;
-use terrace_core::{Quota, RateLimiter, Result, SharedPermits};
+use terrace_core::{Error, Quota, Quotas, RateLimiter, Result, SharedPermits};
 use terrace_stores::{RedisPermits, RedisPermitsOptions};
 
 use super::Engines;
-use crate::config::{millis, seconds};
+use crate::config::{ConfigError, millis, seconds};
 
 impl Engines {
     /// Limiters of requests by address and by key, which share a counter with all other instances.
     pub(in crate::levels) async fn limiters(&self) -> Result<[RateLimiter; 2]> {
         let config = &self.config.limits;
         let shared = self.shared_permits().await?;
-        let by_address = match config.address_requests {
-            0 => config.requests.saturating_mul(10),
-            limit => limit,
-        };
-        Ok([by_address, config.requests].map(|limit| {
-            let quota = Quota { limit, window: seconds(config.window_seconds) };
-            RateLimiter::new(quota, shared.clone(), self.runtime.clone())
-        }))
+        let wrong = |error: ConfigError| Error::invalid(error.to_string());
+        let by_address = config.address_windows().map_err(wrong)?;
+        let by_key = config.windows().map_err(wrong)?;
+        Ok([by_address, by_key]
+            .map(|windows| RateLimiter::new(quotas(windows), shared.clone(), self.runtime.clone())))
     }
 
     async fn shared_permits(&self) -> Result<Option<Arc<SharedPermits>>> {
@@ -43,4 +40,9 @@ impl Engines {
         let shared = SharedPermits::new(permits, config.instances, self.runtime.clone());
         Ok(Some(Arc::new(shared)))
     }
+}
+
+fn quotas(windows: Vec<(u32, u64)>) -> Quotas {
+    let quota = |(limit, length)| Quota { limit, window: seconds(length) };
+    windows.into_iter().map(quota).collect()
 }

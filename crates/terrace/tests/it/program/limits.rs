@@ -94,6 +94,53 @@ async fn a_hundred_requests_pass_and_each_answer_says_how_many_are_left() {
     assert_eq!(stats["features"]["rate_limiting"], true);
 }
 
+/// Two windows: what is told is the one that has less left. A batch is not one request, nor is a list.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn batches_and_lists_cost_more_and_the_tightest_window_is_told() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let stores = Stores::Embedded(directory.path());
+    let environment = [("API_KEY", KEY), ("RATE_LIMIT_REQUESTS", "100 30/1200")];
+    let program = limited(&stores, &environment).await;
+    let tells = |answer: &Response, left: u64| {
+        let policy = "\"default\";q=100;w=3600, \"default-1200s\";q=30;w=1200";
+        assert_eq!(header(answer, "ratelimit-policy"), policy);
+        let reset = number(answer, "x-ratelimit-reset");
+        let state = format!("\"default-1200s\";r={left};t={reset}");
+        assert_eq!(header(answer, "ratelimit"), state);
+        assert_eq!(number(answer, "x-ratelimit-limit"), 30);
+        assert_eq!(number(answer, "x-ratelimit-remaining"), left);
+    };
+    tells(&program.asks_with(&[("X-API-Key", KEY)]).await, 29);
+    let get = async |path: &str| {
+        let request = program.client.get(format!("{}{path}", program.url));
+        request.header("X-API-Key", KEY).send().await.expect("an answer")
+    };
+    tells(&get("/v1/records?limit=3").await, 24);
+    let write = async |name: &str, count: usize| {
+        let write = |place| json!({"op": "put", "key": format!("{name}{place}"), "value": "x"});
+        let body = json!({"writes": (0..count).map(write).collect::<Vec<_>>()});
+        let request = program.client.post(format!("{}/v1/batch/write", program.url));
+        request.header("X-API-Key", KEY).json(&body).send().await.expect("an answer")
+    };
+    let written = write("a", 91).await;
+    assert_eq!(written.status(), 200);
+    tells(&written, 14);
+    // One is paid before its body is read; what is missing is told.
+    let refused = write("b", 1000).await;
+    assert_eq!(refused.status(), StatusCode::TOO_MANY_REQUESTS);
+    assert_eq!(number(&refused, "retry-after"), number(&refused, "x-ratelimit-reset"));
+    tells(&refused, 13);
+    let missing = get("/v1/records/b0").await;
+    assert_eq!(missing.status(), 404, "nothing of it was done");
+    tells(&missing, 12);
+    let read = json!({"keys": (0..111).map(|place| format!("a{place}")).collect::<Vec<_>>()});
+    let request = program.client.post(format!("{}/v1/batch/read", program.url));
+    let read = request.header("X-API-Key", KEY).json(&read).send().await.expect("an answer");
+    assert_eq!(read.status(), 200);
+    tells(&read, 0);
+    assert_eq!(get("/v1/records/a0").await.status(), StatusCode::TOO_MANY_REQUESTS);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn keys_are_not_tried_without_end_and_clients_are_not_invented() {
     let directory = tempfile::tempdir().expect("a directory");
