@@ -12,6 +12,10 @@
 //! to which a restored copy recovers, and each database begins a snapshot, whose digest goes into the catalogue.
 //! Writers wait and are not refused. What is held by somebody else for long is told, and nothing stays held.
 //!
+//! # Who can read it
+//! Whoever can read its files, unless it was made with a [`BackupKey`]: then the files and the catalogue are sealed
+//! before the directory is a backup. Until then they lie there as they are copied.
+//!
 //! # What is trusted
 //! Nothing but bytes that were read. A restore compares each file with the catalogue while it copies it, and a
 //! server recovers to the marker or does not start. The [`drill`] does both, beside the level that runs, and compares the
@@ -22,8 +26,10 @@ mod barrier;
 mod catalogue;
 mod drill;
 mod files;
+mod hex;
 mod programs;
 mod restore;
+mod sealed;
 mod url;
 
 use std::fs;
@@ -40,9 +46,10 @@ use crate::config::redacted;
 use crate::levels::{DatabasePlace, Original};
 
 pub use adopt::adopt;
-pub use catalogue::{Backup, Catalogue, DatabaseCopy, FileCopy, ServerCopy, Unusable};
+pub use catalogue::{Backup, Catalogue, DatabaseCopy, FileCopy, Listed, ServerCopy};
 pub use drill::{DrillReport, drill};
 pub use restore::{Restored, restore};
+pub use sealed::BackupKey;
 
 /// Hears what a backup waits for, in a sentence for people.
 pub type Tell = fn(&str);
@@ -186,12 +193,12 @@ impl Making {
         try_join_all(self.servers.iter().map(|it| it.copy(&self.catalogue.name))).await.map(drop)
     }
 
-    /// Writes the marker, brings everything up to it, and makes a backup of it. While the records of a database
-    /// are maintained (`VACUUM`, `ANALYZE`), it waits for an hour at most and says so.
+    /// Writes the marker, brings everything up to it, and makes a backup of it, sealed with this key. While the
+    /// records of a database are maintained (`VACUUM`, `ANALYZE`), it waits for an hour at most and says so.
     ///
     /// # Errors
     /// `Unavailable` when writers cannot be held; what the programs say.
-    pub async fn finish(mut self, tell: Tell) -> Result<Backup> {
+    pub async fn finish(mut self, key: Option<BackupKey>, tell: Tell) -> Result<Backup> {
         let clock = (&self.runtime, tell);
         let moment = barrier::mark(&self.databases, &self.catalogue, clock).await?;
         self.catalogue.marker_at = self.runtime.wall();
@@ -209,7 +216,8 @@ impl Making {
             self.catalogue.servers[number].marker_at = at;
         }
         drop((self.databases, self.servers));
-        let backup = blocking(move || Backup::seal(self.place, self.catalogue)).await?;
+        let backup =
+            blocking(move || Backup::seal(self.place, self.catalogue, key.as_ref())).await?;
         self.unfinished.0 = None;
         Ok(backup)
     }

@@ -2,12 +2,15 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io::{self, Read};
 use std::path::{Component, Path, PathBuf};
 
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use terrace_core::{Error, ErrorKind, Result, Runtime, Timestamp};
 
-use super::files;
+use super::sealed::{self, BackupKey, Sealer};
+use super::{files, hex};
 
 /// The file that makes a directory a backup.
 const FILE: &str = "backup.json";
@@ -135,8 +138,43 @@ impl Catalogue {
     }
 }
 
-/// The name of a backup whose catalogue is not to be used, and why.
-pub type Unusable = (String, Error);
+/// What is shown of a backup whose files are sealed: no more than the name of its directory says, too.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct SealedCatalogue {
+    /// The version of this form.
+    format: u32,
+    name: String,
+    level: u8,
+    /// How it is sealed, for people.
+    sealed_by: String,
+    /// Of this backup alone, in hexadecimal digits.
+    salt: String,
+    /// The [`Catalogue`], sealed, in hexadecimal digits.
+    catalogue: String,
+}
+
+impl SealedCatalogue {
+    const FORMAT: u32 = 2;
+    const SEALED_BY: &str = "HKDF-SHA256, ChaCha20-Poly1305, STREAM of 64 KiB";
+}
+
+/// Which form of a catalogue it is.
+#[derive(Deserialize)]
+struct Form {
+    format: u32,
+}
+
+/// A directory with a catalogue.
+#[derive(Debug)]
+pub enum Listed {
+    /// A backup that anybody can read.
+    Plain(Box<Backup>),
+    /// One whose key is needed: its name and level.
+    Sealed(String, u8),
+    /// One whose catalogue is not to be used: its name, and why.
+    Unusable(String, Error),
+}
 
 /// A backup that is whole.
 #[derive(Clone, Debug)]
@@ -145,45 +183,93 @@ pub struct Backup {
     pub place: PathBuf,
     /// What it says of itself.
     pub catalogue: Catalogue,
+    /// What opens its files, where they are sealed.
+    sealer: Option<Sealer>,
 }
 
 impl Backup {
-    /// Takes all files into the catalogue and makes a backup of the directory, on disk and in one step.
-    pub(super) fn seal(place: PathBuf, mut catalogue: Catalogue) -> Result<Self> {
+    #[cfg(test)]
+    pub(super) fn plain(place: PathBuf, catalogue: Catalogue) -> Self {
+        Self { place, catalogue, sealer: None }
+    }
+
+    /// Takes all files into the catalogue, seals all of it where there is a key, and makes a backup of the
+    /// directory, on disk and in one step.
+    pub(super) fn seal(
+        place: PathBuf,
+        mut catalogue: Catalogue,
+        key: Option<&BackupKey>,
+    ) -> Result<Self> {
+        let salt = sealed::salt()?;
+        let sealer = key.map(|key| key.of_backup(&salt));
         let (directories, found) = files::tree(&place)?;
         for path in found {
             let (bytes, sha256) = files::digest(&place.join(&path))?;
+            if let Some(sealer) = &sealer {
+                sealed::seal_file(sealer, &place, &path)?;
+            }
             catalogue.files.push(FileCopy { path, bytes, sha256 });
         }
         for directory in &directories {
             files::sync(&place.join(directory))?;
         }
         catalogue.directories = directories;
-        let text = serde_json::to_string_pretty(&catalogue).map_err(|error| {
-            Error::new(ErrorKind::Internal, "the catalogue cannot be written").caused_by(error)
-        })?;
+        let text = match &sealer {
+            None => json(&catalogue)?,
+            Some(sealer) => json(&SealedCatalogue {
+                format: SealedCatalogue::FORMAT,
+                name: catalogue.name.clone(),
+                level: catalogue.level,
+                sealed_by: SealedCatalogue::SEALED_BY.to_owned(),
+                salt: hex::of(&salt),
+                catalogue: hex::of(&sealer.seal_text(FILE, &json(&catalogue)?)?),
+            })?,
+        };
         files::write(&place.join(FILE), &text)?;
         if let Some(parent) = place.parent() {
             files::sync(parent)?;
         }
-        Ok(Self { place, catalogue })
+        Ok(Self { place, catalogue, sealer })
     }
 
-    /// A backup by its name.
+    /// A backup by its name, and by its key where it is sealed.
     ///
     /// # Errors
-    /// `InvalidInput` when there is none of this name, or it is of a newer Terrace.
-    pub fn open(directory: &Path, name: &str) -> Result<Self> {
+    /// `InvalidInput` when there is none of this name, it is of a newer Terrace, or the key is not its own.
+    pub fn open(directory: &Path, name: &str, key: Option<&BackupKey>) -> Result<Self> {
         let place = directory.join(name);
         let text = fs::read_to_string(place.join(FILE)).map_err(|error| {
             let message = "there is no such backup; terrace backup list shows those that are whole";
             Error::invalid(message).with("name", name.to_owned()).caused_by(error)
         })?;
-        let catalogue: Catalogue = serde_json::from_str(&text).map_err(|error| {
-            let message =
-                "the catalogue of the backup cannot be read; it is damaged, or of a newer Terrace";
-            Error::new(ErrorKind::Corrupt, message).with("name", name.to_owned()).caused_by(error)
-        })?;
+        let form: Form = parsed(&text, name)?;
+        let wrong = |message| Err(Error::invalid(message).with("name", name.to_owned()));
+        let (text, sealer) = match (form.format, key) {
+            (SealedCatalogue::FORMAT, None) => {
+                return wrong("the backup is encrypted; name the file with its key (--key-file)");
+            }
+            (SealedCatalogue::FORMAT, Some(key)) => {
+                let sealed: SealedCatalogue = parsed(&text, name)?;
+                let (salt, text) = (hex::bytes(&sealed.salt), hex::bytes(&sealed.catalogue));
+                let sealer = salt.map(|salt| key.of_backup(&salt));
+                let opened = sealer.zip(text).and_then(|(sealer, text)| {
+                    Some((sealer.open_text(FILE, &text)?, Some(sealer)))
+                });
+                let Some(opened) = opened else {
+                    return wrong(
+                        "the backup does not open: the key is another one, or its catalogue was \
+                         changed; nothing was written",
+                    );
+                };
+                opened
+            }
+            // It may have been put in the place of a sealed one.
+            (_, Some(_)) => {
+                return wrong("the backup is not encrypted; leave --key-file out if that is right");
+            }
+            (_, None) => (text, None),
+        };
+        let catalogue: Catalogue = parsed(&text, name)?;
         let fits = catalogue.format == Catalogue::FORMAT && catalogue.name == name;
         let fits = fits && catalogue.has_plain_marker();
         if !fits {
@@ -195,28 +281,51 @@ impl Backup {
             let error = Error::new(ErrorKind::Corrupt, message).with("name", name.to_owned());
             return Err(error.with("path", path.to_owned()));
         }
-        Ok(Self { place, catalogue })
+        Ok(Self { place, catalogue, sealer })
     }
 
-    /// All whole backups in a directory, the oldest first, and the names of those whose catalogue is not to be used,
-    /// with why.
+    /// All whole backups in a directory, the oldest first; by their names those of which no more is known.
     ///
     /// # Errors
     /// When the directory cannot be read.
-    pub fn list(directory: &Path) -> Result<(Vec<Self>, Vec<Unusable>)> {
+    pub fn list(directory: &Path) -> Result<Vec<Listed>> {
         let entries = fs::read_dir(directory).map_err(files::failed("read", directory))?;
         let names = entries.flatten().filter(|entry| entry.path().join(FILE).exists());
         let names = names.filter_map(|entry| entry.file_name().into_string().ok());
-        let (mut all, mut unusable) = (Vec::new(), Vec::new());
-        for name in names {
-            match Self::open(directory, &name) {
-                Ok(backup) => all.push(backup),
-                Err(error) => unusable.push((name, error)),
+        let listed = names.map(|name| {
+            let sealed = fs::read_to_string(directory.join(&name).join(FILE)).ok();
+            let sealed =
+                sealed.and_then(|text| serde_json::from_str::<SealedCatalogue>(&text).ok());
+            match sealed.filter(|it| it.format == SealedCatalogue::FORMAT && it.name == name) {
+                Some(sealed) => Listed::Sealed(name, sealed.level),
+                None => match Self::open(directory, &name, None) {
+                    Ok(backup) => Listed::Plain(Box::new(backup)),
+                    Err(error) => Listed::Unusable(name, error),
+                },
             }
-        }
-        all.sort_by_key(|backup| backup.catalogue.began_at);
-        unusable.sort_by(|(one, _), (other, _)| one.cmp(other));
-        Ok((all, unusable))
+        });
+        let mut all = listed.collect::<Vec<_>>();
+        all.sort_by_cached_key(|it| match it {
+            Listed::Plain(backup) => (Some(backup.catalogue.began_at), String::new()),
+            Listed::Sealed(name, _) | Listed::Unusable(name, _) => (None, name.clone()),
+        });
+        Ok(all)
+    }
+
+    /// Copies a file of it, opened where it is sealed, and compares what was copied.
+    pub(super) fn copy(&self, file: &FileCopy, to: &Path) -> Result<()> {
+        let path = self.place.join(&file.path);
+        let from = self.read(&file.path).map_err(files::failed("read", &path))?;
+        files::copy(from, to, file)
+    }
+
+    /// What a file of it is, or was before it was sealed.
+    fn read(&self, path: &str) -> io::Result<Box<dyn Read>> {
+        let file = fs::File::open(self.place.join(path))?;
+        Ok(match &self.sealer {
+            None => Box::new(file),
+            Some(sealer) => Box::new(sealer.open(path, file)?),
+        })
     }
 
     /// Reads every file, and tells what is not as it was made. Empty when all is.
@@ -232,8 +341,13 @@ impl Backup {
             match known.remove(&**path) {
                 None => faults.push(format!("{path} is no part of the backup")),
                 Some(file) => {
-                    let (bytes, sha256) = files::digest(&self.place.join(path))?;
-                    if (bytes, &sha256) != (file.bytes, &file.sha256) {
+                    let found = match self.read(path).and_then(files::digest_of) {
+                        Err(error) if error.kind() == io::ErrorKind::InvalidData => None,
+                        found => {
+                            Some(found.map_err(files::failed("read", &self.place.join(path)))?)
+                        }
+                    };
+                    if found != Some((file.bytes, file.sha256.clone())) {
                         faults.push(format!("{path} is not as it was made"));
                     }
                 }
@@ -242,6 +356,20 @@ impl Backup {
         faults.extend(known.keys().map(|path| format!("{path} is missing")));
         Ok(faults)
     }
+}
+
+fn json(catalogue: &impl Serialize) -> Result<String> {
+    serde_json::to_string_pretty(catalogue).map_err(|error| {
+        Error::new(ErrorKind::Internal, "the catalogue cannot be written").caused_by(error)
+    })
+}
+
+fn parsed<T: DeserializeOwned>(text: &str, name: &str) -> Result<T> {
+    serde_json::from_str(text).map_err(|error| {
+        let message =
+            "the catalogue of the backup cannot be read; it is damaged, or of a newer Terrace";
+        Error::new(ErrorKind::Corrupt, message).with("name", name.to_owned()).caused_by(error)
+    })
 }
 
 #[cfg(test)]
@@ -259,7 +387,7 @@ mod tests {
         fs::create_dir(&place).expect("a directory");
         let text = serde_json::to_string(&catalogue).expect("JSON");
         fs::write(place.join(FILE), text).expect("a file");
-        Backup::open(directory.path(), "one")
+        Backup::open(directory.path(), "one", None)
     }
 
     #[test]

@@ -17,7 +17,7 @@ use terrace_lab::{PostgresOptions as LabOptions, PostgresServer};
 use terrace_stores::{Contents, PostgresBackup, PostgresOptions, SqliteBackup};
 
 use super::files::{self, blocking};
-use super::{Backup, Making, Tell, restore, url};
+use super::{Backup, BackupKey, Making, Tell, restore, url};
 use crate::levels::{DatabasePlace, Engines, Original};
 
 /// Between two rounds of writes.
@@ -41,8 +41,8 @@ pub struct DrillReport {
     pub recovery_time: Duration,
 }
 
-/// Makes a backup of the level that runs, or takes one that there is, and restores it beside the level. The backup
-/// that it made is removed when all is right.
+/// Makes a backup of the level that runs, sealed with a key where there is one, or takes one that there is, and
+/// restores it beside the level. The backup that it made is removed when all is right.
 ///
 /// # Errors
 /// What is not right with it. Nothing but the backup is left then, and the running level is as it was.
@@ -50,6 +50,7 @@ pub async fn drill(
     engines: &Engines,
     (level, directory): (u8, &Path),
     given: Option<Backup>,
+    key: Option<BackupKey>,
     (runtime, tell): (&Runtime, Tell),
 ) -> Result<DrillReport> {
     let originals = engines.originals().await?;
@@ -58,7 +59,7 @@ pub async fn drill(
         Some(backup) => (backup, None),
         None => {
             let (backup, rounds) =
-                rehearse(engines, &originals, (level, directory), (runtime, tell)).await?;
+                rehearse(engines, &originals, (level, directory), key, (runtime, tell)).await?;
             (backup, Some(rounds))
         }
     };
@@ -97,6 +98,7 @@ async fn rehearse(
     engines: &Engines,
     originals: &[Original],
     to: (u8, &Path),
+    key: Option<BackupKey>,
     (runtime, tell): (&Runtime, Tell),
 ) -> Result<(Backup, Rounds)> {
     let making = Making::begin(originals, to, runtime).await?;
@@ -117,7 +119,7 @@ async fn rehearse(
     let made = async {
         writer.until_written(runtime).await?;
         let before = writer.written.load(Ordering::Acquire);
-        Ok((making.finish(tell).await?, before))
+        Ok((making.finish(key, tell).await?, before))
     };
     let made = made.await;
     writer.over.store(true, Ordering::Release);

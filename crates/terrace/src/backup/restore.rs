@@ -80,7 +80,7 @@ fn bring_back(backup: &Backup, to: &Path) -> Result<Restored> {
     for file in backup.catalogue.files.iter().filter(|file| !file.path.contains('/')) {
         let target = to.join(FILES).join(&file.path);
         files::make(&to.join(FILES))?;
-        files::copy(&backup.place.join(&file.path), &target, file)?;
+        backup.copy(file, &target)?;
         restored.files.push(target);
     }
     Ok(restored)
@@ -99,7 +99,7 @@ pub(super) fn server(backup: &Backup, number: usize, home: &Path) -> Result<()> 
     }
     for file in &backup.catalogue.files {
         if let Some(target) = place(&file.path) {
-            files::copy(&backup.place.join(&file.path), &target, file)?;
+            backup.copy(file, &target)?;
         }
     }
     let data = home.join("data");
@@ -144,7 +144,7 @@ mod tests {
     fn a_restore_that_fails_leaves_what_another_one_makes() {
         let directory = tempfile::tempdir().expect("a directory");
         let catalogue = Catalogue::begin("one".to_owned(), 0, Runtime::system().wall());
-        let mut backup = Backup { place: directory.path().join("one"), catalogue };
+        let mut backup = Backup::plain(directory.path().join("one"), catalogue);
         let missing = FileCopy { path: "gone".to_owned(), bytes: 0, sha256: String::new() };
         backup.catalogue.files.push(missing);
         let to = directory.path().join("to");

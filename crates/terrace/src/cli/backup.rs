@@ -9,7 +9,7 @@ use terrace_core::{Error, Runtime};
 
 use super::run::{block_on, fatal, stop_signal};
 use super::{Failure, known, screen};
-use crate::backup::{Backup, Making, Unusable, adopt, drill, restore};
+use crate::backup::{Backup, BackupKey, Catalogue, Listed, Making, adopt, drill, restore};
 use crate::config::{Loaded, Mode};
 use crate::levels::{Engines, Servers};
 
@@ -20,6 +20,9 @@ pub(super) enum Action {
     Create {
         /// The level's number.
         level: u8,
+        /// Encrypt it with the key in this file, of at least 32 random bytes (openssl rand -hex 32).
+        #[arg(long, value_name = "FILE")]
+        key_file: Option<PathBuf>,
     },
     /// Show the backups that are whole.
     List,
@@ -27,6 +30,9 @@ pub(super) enum Action {
     Verify {
         /// Its name.
         name: String,
+        /// The file with the key of an encrypted backup.
+        #[arg(long, value_name = "FILE")]
+        key_file: Option<PathBuf>,
     },
     /// Make data directories and files of a backup, beside whatever runs.
     Restore {
@@ -38,6 +44,9 @@ pub(super) enum Action {
         /// An empty directory for them.
         #[arg(long, value_name = "DIR")]
         to: PathBuf,
+        /// The file with the key of an encrypted backup.
+        #[arg(long, value_name = "FILE")]
+        key_file: Option<PathBuf>,
     },
     /// Make restored databases, which the settings name, a level of their own, before they are served.
     Adopt {
@@ -46,6 +55,9 @@ pub(super) enum Action {
         /// The name of the backup.
         #[arg(long)]
         backup: String,
+        /// The file with the key of an encrypted backup.
+        #[arg(long, value_name = "FILE")]
+        key_file: Option<PathBuf>,
     },
     /// Make a backup of a level that is served, restore it beside the level, and compare: with records that
     /// it writes meanwhile and deletes.
@@ -55,7 +67,26 @@ pub(super) enum Action {
         /// Try this backup out instead of a new one.
         #[arg(long)]
         backup: Option<String>,
+        /// The file with the key of an encrypted backup.
+        #[arg(long, value_name = "FILE")]
+        key_file: Option<PathBuf>,
     },
+}
+
+impl Action {
+    /// What is in the file with the key, if one is named.
+    fn key(&self) -> Result<Option<BackupKey>, Failure> {
+        let (Self::Create { key_file, .. }
+        | Self::Verify { key_file, .. }
+        | Self::Restore { key_file, .. }
+        | Self::Adopt { key_file, .. }
+        | Self::Drill { key_file, .. }) = self
+        else {
+            return Ok(None);
+        };
+        let key = key_file.as_deref().map(BackupKey::read).transpose();
+        key.map_err(|error| fatal(&error))
+    }
 }
 
 /// Runs the command.
@@ -65,13 +96,16 @@ pub(super) fn backup(
     as_json: bool,
     loaded: Loaded,
 ) -> Result<(), Failure> {
+    let key = action.key()?;
     match action {
         Action::List => list(directory, as_json),
-        Action::Verify { name } => verify(directory, name, as_json),
-        Action::Restore { level, backup, to } => {
-            bring_back(&open(directory, backup, *level)?, to, as_json)
+        Action::Verify { name, .. } => verify(directory, name, key.as_ref(), as_json),
+        Action::Restore { level, backup, to, .. } => {
+            bring_back(&open(directory, backup, *level, key.as_ref())?, to, as_json)
         }
-        Action::Create { level } | Action::Adopt { level, .. } | Action::Drill { level, .. } => {
+        Action::Create { level, .. }
+        | Action::Adopt { level, .. }
+        | Action::Drill { level, .. } => {
             known(*level)?;
             let mode = loaded.config.mode()?;
             block_on(async {
@@ -83,7 +117,7 @@ pub(super) fn backup(
                 let engines = Engines::new(*level, shared, config, &servers, runtime.clone());
                 // What is dropped ends its programs and removes what it has begun.
                 let done = tokio::select! {
-                    done = with_databases(action, directory, (&engines, &runtime), as_json) => done,
+                    done = with_databases(action, (directory, key), (&engines, &runtime), as_json) => done,
                     _ = stop.changed() => Err(Failure::failed("stopped before it was done".to_owned())),
                 };
                 servers.stop().await;
@@ -95,18 +129,18 @@ pub(super) fn backup(
 
 async fn with_databases(
     action: &Action,
-    directory: &Path,
+    (directory, key): (&Path, Option<BackupKey>),
     (engines, runtime): (&Engines, &Runtime),
     as_json: bool,
 ) -> Result<(), Failure> {
     let failed = |error: Error| fatal(&error);
     match action {
-        Action::Create { level } => {
+        Action::Create { level, .. } => {
             let originals = engines.originals().await.map_err(failed)?;
             let making =
                 Making::begin(&originals, (*level, directory), runtime).await.map_err(failed)?;
             making.copy_servers().await.map_err(failed)?;
-            let made = making.finish(screen::progress).await.map_err(failed)?;
+            let made = making.finish(key, screen::progress).await.map_err(failed)?;
             for original in originals {
                 original.close().await.map_err(failed)?;
             }
@@ -119,8 +153,8 @@ async fn with_databases(
             say(&text, &described(&made), as_json);
             Ok(())
         }
-        Action::Adopt { level, backup } => {
-            let backup = open(directory, backup, *level)?;
+        Action::Adopt { level, backup, .. } => {
+            let backup = open(directory, backup, *level, key.as_ref())?;
             let count = adopt(&backup, engines, runtime).await.map_err(failed)?;
             let text = format!(
                 "{count} databases have begun histories of their own. Serve level {level} now."
@@ -128,11 +162,11 @@ async fn with_databases(
             say(&text, &json!({"adopted": count}), as_json);
             Ok(())
         }
-        Action::Drill { level, backup } => {
-            let given = backup.as_ref().map(|name| open(directory, name, *level)).transpose()?;
-            let found = drill(engines, (*level, directory), given, (runtime, screen::progress))
-                .await
-                .map_err(failed)?;
+        Action::Drill { level, backup, .. } => {
+            let given = backup.as_ref().map(|name| open(directory, name, *level, key.as_ref()));
+            let (given, to) = (given.transpose()?, (*level, directory));
+            let found = drill(engines, to, given, key, (runtime, screen::progress));
+            let found = found.await.map_err(failed)?;
             let (point, time) = (found.recovery_point.as_millis(), found.recovery_time.as_millis());
             if as_json {
                 let data = json!({"backup": found.backup, "rows": found.rows, "rounds": found.rounds,
@@ -156,8 +190,13 @@ async fn with_databases(
     }
 }
 
-fn open(directory: &Path, name: &str, level: u8) -> Result<Backup, Failure> {
-    let backup = Backup::open(directory, name).map_err(|error| fatal(&error))?;
+fn open(
+    directory: &Path,
+    name: &str,
+    level: u8,
+    key: Option<&BackupKey>,
+) -> Result<Backup, Failure> {
+    let backup = Backup::open(directory, name, key).map_err(|error| fatal(&error))?;
     match backup.catalogue.level == level {
         true => Ok(backup),
         false => Err(Failure::usage(format!(
@@ -174,32 +213,58 @@ fn described(Backup { catalogue, .. }: &Backup) -> serde_json::Value {
 }
 
 fn list(directory: &Path, as_json: bool) -> Result<(), Failure> {
-    let (all, unusable) = Backup::list(directory).map_err(|error| fatal(&error))?;
+    let all = Backup::list(directory).map_err(|error| fatal(&error))?;
     if as_json {
-        let each = all.iter().map(described).collect::<Vec<_>>();
-        let why = |(name, error): &Unusable| json!({"name": name, "error": error.message()});
-        let unusable = unusable.iter().map(why).collect::<Vec<_>>();
-        screen::line(&format!("{:#}", json!({"backups": each, "unusable": unusable})));
+        let (mut backups, mut encrypted, mut unusable) = (Vec::new(), Vec::new(), Vec::new());
+        for listed in &all {
+            match listed {
+                Listed::Plain(backup) => backups.push(described(backup)),
+                Listed::Sealed(name, level) => {
+                    encrypted.push(json!({"name": name, "level": level}));
+                }
+                Listed::Unusable(name, error) => {
+                    unusable.push(json!({"name": name, "error": error.message()}));
+                }
+            }
+        }
+        let data = json!({"backups": backups, "encrypted": encrypted, "unusable": unusable});
+        screen::line(&format!("{data:#}"));
         return Ok(());
     }
-    let rows = all.iter().map(|Backup { catalogue, .. }| {
-        [
-            catalogue.name.clone(),
-            format!("L{}", catalogue.level),
-            catalogue.marker_at.strftime("%Y-%m-%d %H:%M:%S UTC").to_string(),
-            catalogue.databases.len().to_string(),
-            format!("{} MiB", catalogue.bytes().div_ceil(1024 * 1024)),
-        ]
+    let rows = all.iter().filter_map(|listed| match listed {
+        Listed::Plain(backup) => Some(row(&backup.catalogue)),
+        Listed::Sealed(name, level) => {
+            let [at, databases, size] = ["encrypted", "", ""].map(str::to_owned);
+            Some([name.clone(), format!("L{level}"), at, databases, size])
+        }
+        Listed::Unusable(..) => None,
     });
     screen::table(["NAME", "LEVEL", "RESTORES TO", "DATABASES", "SIZE"], rows);
-    for (name, error) in &unusable {
-        screen::progress(&format!("{name} is not to be used: {}", error.message()));
+    for listed in &all {
+        if let Listed::Unusable(name, error) = listed {
+            screen::progress(&format!("{name} is not to be used: {}", error.message()));
+        }
     }
     Ok(())
 }
 
-fn verify(directory: &Path, name: &str, as_json: bool) -> Result<(), Failure> {
-    let backup = Backup::open(directory, name).map_err(|error| fatal(&error))?;
+fn row(catalogue: &Catalogue) -> [String; 5] {
+    [
+        catalogue.name.clone(),
+        format!("L{}", catalogue.level),
+        catalogue.marker_at.strftime("%Y-%m-%d %H:%M:%S UTC").to_string(),
+        catalogue.databases.len().to_string(),
+        format!("{} MiB", catalogue.bytes().div_ceil(1024 * 1024)),
+    ]
+}
+
+fn verify(
+    directory: &Path,
+    name: &str,
+    key: Option<&BackupKey>,
+    as_json: bool,
+) -> Result<(), Failure> {
+    let backup = Backup::open(directory, name, key).map_err(|error| fatal(&error))?;
     let faults = backup.faults().map_err(|error| fatal(&error))?;
     let count = backup.catalogue.files.len();
     if faults.is_empty() {

@@ -25,6 +25,7 @@ mod past_the_log;
 mod polyglot;
 mod regions;
 mod reshard;
+mod sealed_backups;
 mod signals;
 mod tls;
 mod tokens;

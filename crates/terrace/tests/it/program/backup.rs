@@ -69,7 +69,7 @@ impl Load {
 }
 
 /// Runs `terrace backup` and answers what it says to programs.
-async fn backup(mut command: Command) -> Result<Value, String> {
+pub(super) async fn backup(mut command: Command) -> Result<Value, String> {
     let output = command.arg("--json").output().await.expect("it runs");
     let text = |bytes| String::from_utf8(bytes).expect("text");
     match output.status.success() {
@@ -79,7 +79,7 @@ async fn backup(mut command: Command) -> Result<Value, String> {
 }
 
 /// `terrace backup` for these stores.
-fn command(stores: &Stores<'_>, directory: &Path, work: &[&str]) -> Command {
+pub(super) fn command(stores: &Stores<'_>, directory: &Path, work: &[&str]) -> Command {
     let mut command = terrace(&["backup"]);
     stores.tell(&mut command);
     command.args(work).arg("--dir").arg(directory.join("backups"));
@@ -271,7 +271,10 @@ async fn a_drill_is_red_without_a_segment_and_with_another_byte() {
     let name = made["name"].as_str().expect("a name");
     let drill = ["drill", "4", "--backup", name];
     backup(run(&backups, &drill)).await.expect("it is green");
-    let drilled = backup(run(&backups, &["drill", "4"])).await.expect("a drill under load");
+    let key = directory.path().join("key");
+    std::fs::write(&key, "k".repeat(32)).expect("a key");
+    let sealed = ["drill", "4", "--key-file", key.to_str().expect("text")];
+    let drilled = backup(run(&backups, &sealed)).await.expect("a drill under load");
     assert!(drilled["rounds"].as_u64() >= Some(1), "{drilled}");
     load.over.store(true, Ordering::Release);
     for task in tasks {
