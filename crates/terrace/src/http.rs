@@ -17,6 +17,7 @@ mod authenticate;
 mod body;
 mod call;
 mod client_address;
+mod client_name;
 mod connection;
 mod docs;
 pub mod documents;

@@ -7,24 +7,21 @@
 //! A request costs one permit; one that looks through many records five, and a batch one for each ten
 //! operations. So much was chosen that no batch costs more than the limit of a minute has by default.
 
-use std::fmt::Write as _;
-use std::net::IpAddr;
 use std::sync::Arc;
 
 use hyper::header::{HeaderMap, HeaderName, HeaderValue};
-use sha2::{Digest as _, Sha256};
 use terrace_core::{Admission, BoxFuture, Inspection, Quota, RateLimiter};
 use utoipa::openapi::path::ParameterIn;
 
 use super::call::Call;
 use super::client_address::TrustedProxies;
+use super::client_name;
 use super::endpoint::{Access, Class, Endpoint, Needs};
 use super::front_caches::is_for_all;
 use super::middleware::{Middleware, Next};
 use super::problem::{Kind, Problem, whole_seconds};
 use super::reply::Answer;
 use super::schema::Shape;
-use crate::access::ClientId;
 
 const POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
 const STATE: HeaderName = HeaderName::from_static("ratelimit");
@@ -43,11 +40,6 @@ const HEADERS: [&str; 5] = [
 
 const CLIENT: &str = "Names one of several clients that share the key of the settings: each has a limit \
      of its own. Of other keys it counts nothing. The first 64 bytes count.";
-
-/// Names a client of the key of the settings.
-const X_CLIENT_ID: HeaderName = HeaderName::from_static("x-client-id");
-/// So much of a client's id counts.
-const CLIENT_ID_BYTES: usize = 64;
 
 /// What a request costs that looks through many records.
 const SCAN: u32 = 5;
@@ -161,18 +153,8 @@ impl RateLimit {
     fn client(&self, call: &Call) -> String {
         let headers = &call.parts.headers;
         match (self.rule, &call.principal) {
-            (Rule::Key, Some(principal)) => match &principal.id {
-                ClientId::Key(id) => format!("key:{id}"),
-                ClientId::Subject(subject) => digest("subject", subject.as_bytes()),
-                // Who has this key names its clients; of other keys they would only be ways around.
-                ClientId::Settings => {
-                    headers.get(X_CLIENT_ID).map_or("settings".to_owned(), of_settings)
-                }
-            },
-            _ => match call.peer {
-                Some(peer) => format!("address:{}", network(self.proxies.client(peer, headers))),
-                None => "address:unknown".to_owned(),
-            },
+            (Rule::Key, Some(principal)) => client_name::by_principal(principal, headers),
+            _ => client_name::by_address(call.peer, headers, &self.proxies),
         }
     }
 
@@ -202,32 +184,6 @@ impl RateLimit {
 /// Names and numbers are always valid in a header.
 fn text(text: String) -> HeaderValue {
     HeaderValue::try_from(text).unwrap_or(HeaderValue::from_static(""))
-}
-
-/// A client of the key of the settings.
-fn of_settings(id: &HeaderValue) -> String {
-    let id = id.as_bytes();
-    digest("settings", &id[..id.len().min(CLIENT_ID_BYTES)])
-}
-
-/// A client by a digest: an id may be anything, and of any length.
-fn digest(of: &str, id: &[u8]) -> String {
-    Sha256::digest(id)[..16].iter().fold(format!("{of}:"), |mut name, byte| {
-        // Text does not fail to grow.
-        let _ = write!(name, "{byte:02x}");
-        name
-    })
-}
-
-/// One client's: an address, but of version 6 the network of 64 bits, all of which one client has.
-fn network(address: IpAddr) -> IpAddr {
-    match address.to_canonical() {
-        IpAddr::V6(six) => {
-            let [a, b, c, d, ..] = six.segments();
-            IpAddr::from([a, b, c, d, 0, 0, 0, 0])
-        }
-        four @ IpAddr::V4(_) => four,
-    }
 }
 
 impl Middleware for RateLimit {
@@ -292,28 +248,5 @@ impl Middleware for RateLimit {
                 None => tree,
             })
         })
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_address_is_one_client_however_it_is_written() {
-        let of = |text: &str| network(text.parse().expect("an address")).to_string();
-        assert_eq!(of("10.1.2.3"), "10.1.2.3");
-        assert_eq!(of("::ffff:10.1.2.3"), "10.1.2.3");
-        assert_eq!(of("2001:db8:1:2:3:4:5:6"), of("2001:db8:1:2:ffff::1"));
-        assert_ne!(of("2001:db8:1:2::1"), of("2001:db8:1:3::1"));
-    }
-
-    #[test]
-    fn so_much_of_a_clients_id_counts() {
-        let of = |id: &str| of_settings(&HeaderValue::try_from(id).expect("a header"));
-        assert_ne!(of("a"), of("b"));
-        let long = "x".repeat(64);
-        assert_eq!(of(&long), of(&format!("{long}y")));
-        assert_eq!(of(&long).len(), of("a").len());
     }
 }
