@@ -5,6 +5,7 @@
 
 mod backup;
 mod bench;
+mod canary;
 mod config;
 mod doctor;
 mod explain;
@@ -65,6 +66,8 @@ enum Command {
         /// The port to listen on, instead of port base + level.
         #[arg(long)]
         port: Option<u16>,
+        #[command(flatten)]
+        canary: canary::CanaryFlags,
         #[command(flatten)]
         settings: Settings,
     },
@@ -232,6 +235,11 @@ const WAN: &str = "us-east:eu-west=80 us-east:asia-pac=180 eu-west:asia-pac=160"
 
 impl Settings {
     fn load(&self) -> Result<Loaded, ConfigError> {
+        self.load_under(None)
+    }
+
+    /// The same under a file that counts over all of them.
+    fn load_under(&self, canary: Option<PathBuf>) -> Result<Loaded, ConfigError> {
         let mut values = Vec::new();
         let mut flag = |name, path, value: Option<String>| {
             values.extend(value.map(|value| (name, path, value)));
@@ -251,7 +259,7 @@ impl Settings {
         let environment = std::env::vars_os().filter_map(|(name, value)| {
             Some((name.into_string().ok()?, value.into_string().ok()?))
         });
-        load(&Overrides { file: self.config.clone(), values }, environment)
+        load(&Overrides { file: self.config.clone(), values, canary }, environment)
     }
 }
 
@@ -320,8 +328,10 @@ fn execute(command: Command) -> Result<(), Failure> {
             };
             run::up(levels, settings.load()?)
         }
-        Command::Serve { level, port, settings } => {
-            run::serve(known(level)?, port, settings.load()?)
+        Command::Serve { level, port, canary, settings } => {
+            let (level, loaded) = (known(level)?, settings.load()?);
+            let canary = canary.plan(level, &loaded.config, &settings)?;
+            run::serve(level, port, canary, loaded)
         }
         Command::Reshard { level, work, dry_run, settings } => {
             reshard::reshard(known(level)?, work, dry_run, settings.load()?)

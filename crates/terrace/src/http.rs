@@ -16,6 +16,7 @@ mod app;
 mod authenticate;
 mod body;
 mod call;
+mod canary;
 mod client_address;
 mod client_name;
 mod connection;
@@ -53,6 +54,8 @@ mod server;
 mod tls;
 
 pub(crate) use authenticate::Authenticate;
+pub use canary::ClientShare;
+pub(crate) use canary::{Canary, CanaryOptions};
 pub use client_address::TrustedProxies;
 pub use documents::{Documents, DocumentsFace};
 pub use face::{Analytics, ClearCache, Face, Queries, Regions, Shards, Whole};

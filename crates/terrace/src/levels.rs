@@ -3,6 +3,7 @@
 //! Composition happens only here. A level's file is a picture, the sentences that people read, and
 //! the stack, one reason a step. [`Engines`] gives it databases and caches of the mode in force.
 
+mod canary;
 mod edge;
 mod engines;
 mod guards;
@@ -27,6 +28,7 @@ use terrace_core::{BoxFuture, Result};
 use crate::config::Config;
 use crate::http::{Documents, Face, Whole};
 
+pub use canary::{Side, beside};
 pub(crate) use engines::broker_name;
 pub use engines::{
     DatabasePlace, Engines, Original, QuerySide, RegionEngine, RegionEngines, Servers, ShardEngines,

@@ -11,12 +11,13 @@ use terrace_core::{BoxFuture, Runtime, Status, Task};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
+use super::canary::CanaryPlan;
 use super::signals::AskedBy;
 use super::{Failure, logging, screen, signals};
 use crate::access::ApiKey;
 use crate::config::{Config, Loaded, Mode, millis};
 use crate::http::{Face, Guards, Limits, PairFiles, Service, Tls, Whole, serve as serve_http};
-use crate::levels::{Engines, Guarding, Level, Servers, Stack, guards, is_measured};
+use crate::levels::{Engines, Guarding, Level, Servers, Side, Stack, guards, is_measured};
 
 /// How often a level's health is looked at for the log.
 const WATCH_EVERY: Duration = Duration::from_secs(1);
@@ -28,20 +29,26 @@ pub(super) fn up(levels: Vec<&'static Level>, loaded: Loaded) -> Result<(), Fail
         levels.into_iter().map(|level| (level, base + u16::from(level.number))).collect();
     plan.sort_by_key(|(level, _)| level.number);
     plan.dedup_by_key(|(level, _)| level.number);
-    run(plan, loaded, true)
+    run(plan, None, loaded, true)
 }
 
 /// Serves one level, in the default schema of its database.
 pub(super) fn serve(
     level: &'static Level,
     port: Option<u16>,
+    canary: Option<CanaryPlan>,
     loaded: Loaded,
 ) -> Result<(), Failure> {
     let port = port.unwrap_or(loaded.config.server.port_base + u16::from(level.number));
-    run(vec![(level, port)], loaded, false)
+    run(vec![(level, port)], canary, loaded, false)
 }
 
-fn run(plan: Vec<(&'static Level, u16)>, loaded: Loaded, up: bool) -> Result<(), Failure> {
+fn run(
+    plan: Vec<(&'static Level, u16)>,
+    canary: Option<CanaryPlan>,
+    loaded: Loaded,
+    up: bool,
+) -> Result<(), Failure> {
     let mode = loaded.config.mode()?;
     logging::start(&loaded)?;
     let tokio = tokio::runtime::Builder::new_multi_thread()
@@ -56,7 +63,7 @@ fn run(plan: Vec<(&'static Level, u16)>, loaded: Loaded, up: bool) -> Result<(),
         let (stop, by_supervisor) = stop_signal()?;
         let runtime = Runtime::system();
         let tls = tls(&config, &runtime)?;
-        Session { config, mode, shared, runtime, tls, stop, by_supervisor }.run(plan).await
+        Session { config, mode, shared, canary, runtime, tls, stop, by_supervisor }.run(plan).await
     });
     // What is still running by now was given its time to end.
     tokio.shutdown_timeout(Duration::from_millis(200));
@@ -119,6 +126,7 @@ struct Session {
     config: Arc<Config>,
     mode: Mode,
     shared: bool,
+    canary: Option<CanaryPlan>,
     runtime: Runtime,
     /// The certificate, where connections are over TLS.
     tls: Option<Tls>,
@@ -153,14 +161,24 @@ impl Session {
     async fn run(mut self, plan: Vec<(&'static Level, u16)>) -> Result<(), Failure> {
         // Ports first: a mistake there shows before any store is touched.
         let bound = self.bind(plan).await?;
-        let cached = bound.iter().any(|one| one.level.uses_cache(&self.config));
-        let servers =
-            match self.unless_stopped(Servers::start(&self.config, self.mode, cached)).await {
-                None => return Ok(()),
-                Some(started) => started.map_err(|error| fatal(&error))?,
-            };
-        let outcome = self.serve_all(bound, &servers).await;
+        let (config, mode) = (Arc::clone(&self.config), self.mode);
+        let canary = self.canary.as_ref().is_some_and(|plan| plan.needs_cache_of(&config, mode));
+        let cached = canary || bound.iter().any(|one| one.level.uses_cache(&config));
+        let servers = match self.unless_stopped(Servers::start(&config, mode, cached)).await {
+            None => return Ok(()),
+            Some(started) => started.map_err(|error| fatal(&error))?,
+        };
+        let mut outcome = match &mut self.canary {
+            Some(plan) => plan.start(&config, mode).await,
+            None => Ok(()),
+        };
+        if outcome.is_ok() {
+            outcome = self.serve_all(bound, &servers).await;
+        }
         servers.stop().await;
+        if let Some(plan) = &self.canary {
+            plan.stop().await;
+        }
         outcome
     }
 
@@ -207,18 +225,19 @@ impl Session {
         let Some(built) = self.unless_stopped((level.build)(&engines)).await else {
             return Ok(None);
         };
-        let Stack { mut faces, whole } = built.map_err(|error| {
+        let stack = built.map_err(|error| {
             Failure::failed(format!("level {}: {}", level.number, fatal(&error).text))
         })?;
-        let records = faces.iter().any(|face| matches!(face, Face::Records(_)));
+        let records = stack.faces.iter().any(|face| matches!(face, Face::Records(_)));
         let address = listener
             .local_addr()
             .map_err(|error| Failure::failed(format!("a socket has no address: {error}")))?;
-        let guarding = self.unless_stopped(guards(level, &engines)).await;
+        let baseline = Side { level, engines: &engines, stack: &stack };
+        let guarding = self.unless_stopped(self.guards(baseline, servers, &runtime)).await;
         let Some(guarding) = guarding else { return Ok(None) };
-        let Guarding { guards, asks_for_keys, first_key } =
-            guarding.map_err(|error| fatal(&error))?;
+        let Guarding { guards, asks_for_keys, first_key } = guarding?;
         let keyed = (asks_for_keys, first_key);
+        let Stack { mut faces, whole } = stack;
         let whole = guards.before(whole);
         let whole = match &self.tls {
             Some(tls) => tls.before(whole),
@@ -249,6 +268,24 @@ impl Session {
             watch_health(level.number, Arc::clone(&watched), clock.clone())
         });
         Ok(Some(Running { level, address, whole, records, keyed, servers, watch }))
+    }
+
+    /// The guards of a level, and behind them the one before its canary.
+    async fn guards(
+        &self,
+        baseline: Side<'_>,
+        servers: &Servers,
+        runtime: &Runtime,
+    ) -> Result<Guarding, Failure> {
+        // First: it may be refused, and a first key is shown once.
+        let canary = match &self.canary {
+            Some(plan) => plan.build(baseline, servers, runtime).await?,
+            None => Guards::default(),
+        };
+        let all = guards(baseline.level, baseline.engines).await;
+        let mut all = all.map_err(|error| fatal(&error))?;
+        all.guards.append(canary);
+        Ok(all)
     }
 
     /// Serves until a stop is asked for.

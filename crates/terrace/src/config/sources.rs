@@ -50,6 +50,8 @@ pub struct Overrides {
     pub file: Option<PathBuf>,
     /// Values, under the names of their flags.
     pub values: Vec<(&'static str, &'static str, String)>,
+    /// A file that counts over all of that, for a canary.
+    pub canary: Option<PathBuf>,
 }
 
 /// The effective settings, and where each came from.
@@ -100,6 +102,7 @@ pub fn load(
     for (flag, path, text) in &overrides.values {
         merged.set_text(path, text, format!("command line, {flag}"))?;
     }
+    overrides.canary.as_deref().map_or(Ok(()), |path| merged.add_file(path))?;
     merged.finish()
 }
 
@@ -390,7 +393,7 @@ mod tests {
         if let Some(text) = file {
             std::fs::write(&path, text).expect("a file");
         }
-        let overrides = Overrides { file: file.map(|_| path), values: vec![] };
+        let overrides = Overrides { file: file.map(|_| path), ..Overrides::default() };
         let environment =
             environment.iter().map(|(name, text)| (name.to_string(), text.to_string()));
         load(&overrides, environment).map_err(|error| error.to_string())

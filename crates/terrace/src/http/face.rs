@@ -14,6 +14,7 @@ use terrace_core::{
 };
 use terrace_layers::ByShard;
 
+use super::canary::Canary;
 use super::documents::Documents;
 use super::endpoint::Endpoint;
 use super::geography::Geography;
@@ -39,6 +40,8 @@ pub enum Face {
     Analytics(Arc<dyn Analytics>),
     /// What was measured.
     Metrics(Arc<Metrics>),
+    /// How a canary does beside this level.
+    Canary,
 }
 
 impl Face {
@@ -52,6 +55,7 @@ impl Face {
             Self::Regions(regions) => regions::endpoints(regions),
             Self::Analytics(counts) => analytics::endpoints(counts),
             Self::Metrics(metrics) => metrics::endpoints(metrics, whole),
+            Self::Canary => Canary::endpoints(whole),
         }
     }
 
@@ -60,6 +64,7 @@ impl Face {
         match self {
             Self::Documents(documents) => documents.health_fields(),
             Self::Polyglot(_) => Polyglot::health_fields(),
+            Self::Canary => Canary::health_fields(),
             Self::Records(_)
             | Self::Queries(_)
             | Self::Regions(_)

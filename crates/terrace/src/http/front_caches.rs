@@ -31,7 +31,9 @@ use terrace_core::{BoxFuture, Inspection, Key, Result, Runtime};
 
 use super::call::Call;
 use super::middleware::{Middleware, Next};
-use super::reply::{Answer, Reply, TERRACE_CONSISTENCY, TERRACE_TOKEN, WithHeaders as _};
+use super::reply::{
+    Answer, REVALIDATE, Reply, TERRACE_CONSISTENCY, TERRACE_TOKEN, WithHeaders as _,
+};
 
 mod purges;
 
@@ -125,6 +127,15 @@ pub(crate) fn shared(call: &Call, key: &Key, reply: Reply) -> Reply {
 /// Whether an answer is for all clients.
 pub(crate) fn is_for_all(reply: &Reply) -> bool {
     reply.extensions().get::<ForAll>().is_some()
+}
+
+/// The answer for this client alone, where it was for all.
+pub(crate) fn for_the_client_alone(mut reply: Reply) -> Reply {
+    if reply.extensions_mut().remove::<ForAll>().is_none() {
+        return reply;
+    }
+    reply.headers_mut().remove(SURROGATE_KEY);
+    reply.with(CACHE_CONTROL, REVALIDATE)
 }
 
 /// The caches are told of these keys when this is dropped, whatever came of the write: also of one whose

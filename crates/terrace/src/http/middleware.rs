@@ -56,6 +56,11 @@ impl Guards {
         Self { steps }
     }
 
+    /// Adds steps behind all others.
+    pub fn append(&mut self, others: Self) {
+        self.steps.extend(others.steps);
+    }
+
     /// Tells them all routes.
     pub(crate) fn learn(&self, routes: &[Route]) {
         self.steps.iter().for_each(|step| step.learn(routes));

@@ -7,6 +7,7 @@ mod bench;
 mod bench_ends;
 mod by_hand;
 mod caches;
+mod canary;
 mod cqrs;
 mod crash;
 mod databases;

@@ -31,6 +31,10 @@ impl Session {
         });
         screen::table(["LEVEL", "WHAT", "URL"], rows);
         screen::line("");
+        if let Some(plan) = &self.canary {
+            screen::line(&plan.said());
+            screen::line("");
+        }
         for key in running.iter().filter_map(|one| one.keyed.1.as_ref()) {
             screen::line("The first API key, shown this once. It may do everything:");
             screen::line(&format!("  {}", key.reveal()));
