@@ -54,10 +54,22 @@ const EVERYWHERE: [(&str, &str); 49] = [
 ];
 
 /// Figures of one part.
-const OF_A_PART: [(&str, &str, &str); 83] = [
+const OF_A_PART: [(&str, &str, &str); 95] = [
     ("authentication", "keys", "Keys of clients that are in force."),
     ("authentication", "refused", "Requests without a valid key, or without the right to do this."),
     ("cache-aside", "raises", "Times nothing cached before was believed any more."),
+    ("canary", "compared", "Mirrored reads whose answers were compared."),
+    ("canary", "differs_failed", "Mirrored reads that the canary could not answer."),
+    ("canary", "differs_missing", "Mirrored reads of which one stack has no record."),
+    ("canary", "differs_value", "Mirrored reads with one version and two values."),
+    ("canary", "differs_version", "Mirrored reads with two versions."),
+    ("canary", "left_out", "Mirrored reads that were left out because too many waited."),
+    ("canary", "per_mille", "Clients in a thousand that the canary serves."),
+    ("canary", "windows", "Times there were enough requests to compare."),
+    ("cohort", "failed_reads", "Reads that were answered 5xx."),
+    ("cohort", "failed_writes", "Writes that were answered 5xx."),
+    ("cohort", "read_time", "How long reads took."),
+    ("cohort", "write_time", "How long writes took."),
     ("coalesce", "reads_in_flight", "Reads that were sent and are not answered."),
     ("coalesce", "writes_in_flight", "Writes that were sent and are not answered."),
     ("concurrency-limit", "in_use_by_lists", "Lists that are under way."),
