@@ -187,7 +187,10 @@ impl<'a> Side<'a> {
         // A strong list comes from all databases, and from nothing else.
         let page = Scan { limit: 1, ..Scan::prefix("") };
         let page = records.store.scan(&page, &ReadOptions::strong(deadline)).await?;
+        let names = page.token.marks().map(|(history, _)| history);
+        // A journal is none, though a token names it; it is compared by itself.
+        let databases = names.filter(|name| !name.starts_with("journal-of-"));
         // A failover in between gives the same database another name.
-        Ok(page.token.marks().map(|(history, _)| lineage(history).to_owned()).collect())
+        Ok(databases.map(|name| lineage(name).to_owned()).collect())
     }
 }
