@@ -116,6 +116,12 @@ impl Runtime {
         Self::new(Arc::new(SystemClock), Arc::new(SplitMix::new(seed)), Arc::new(TokioSpawn))
     }
 
+    /// The same with another spawner.
+    #[must_use]
+    pub fn spawned_by(self, spawn: Arc<dyn Spawn>) -> Self {
+        Self { spawn, ..self }
+    }
+
     /// See [`Clock::now`].
     pub fn now(&self) -> Instant {
         self.clock.now()
