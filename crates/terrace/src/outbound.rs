@@ -1,5 +1,5 @@
 //! Requests of this process to servers that the settings name: the keys of an identity provider, caches in
-//! front.
+//! front, a collector of spans.
 //!
 //! HTTP/1.1, over TLS by the authorities of the machine. No proxy of the environment is used, and no other
 //! address is followed.
@@ -9,7 +9,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http_body_util::{BodyExt as _, Empty, Limited};
+use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::client::conn::http1;
 use hyper::header::HOST;
 use hyper::http::request::Builder;
@@ -83,12 +83,12 @@ trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
 
 impl<S: AsyncRead + AsyncWrite + Unpin + Send> Stream for S {}
 
-type Wire = http1::Connection<TokioIo<Box<dyn Stream>>, Empty<Bytes>>;
+type Wire = http1::Connection<TokioIo<Box<dyn Stream>>, Full<Bytes>>;
 
 /// A connection to a server, for one request after the other.
 pub(crate) struct Connection {
     host: String,
-    sender: http1::SendRequest<Empty<Bytes>>,
+    sender: http1::SendRequest<Full<Bytes>>,
     /// None when the server has ended it.
     wire: Option<Pin<Box<Wire>>>,
 }
@@ -99,16 +99,17 @@ impl Connection {
         self.wire.is_some()
     }
 
-    /// The answer to a request without a body, of at most this many bytes. After an error, and after a
+    /// The answer to a request with this body, of at most this many bytes. After an error, and after a
     /// future that was dropped, the connection is of no more use.
     pub(crate) async fn send(
         &mut self,
         request: Builder,
+        body: Bytes,
         most: usize,
     ) -> std::result::Result<Response<Bytes>, String> {
         let Self { host, sender, wire } = self;
         let Some(running) = wire else { return Err("the connection has ended".to_owned()) };
-        let request = request.header(HOST, &*host).body(Empty::new()).map_err(text)?;
+        let request = request.header(HOST, &*host).body(Full::new(body)).map_err(text)?;
         let exchange = async {
             sender.ready().await.map_err(text)?;
             let (head, body) = sender.send_request(request).await.map_err(text)?.into_parts();

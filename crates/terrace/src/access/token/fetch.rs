@@ -33,7 +33,7 @@ impl Document {
     /// What it is now.
     pub(super) async fn get(&self) -> std::result::Result<Bytes, String> {
         let request = Request::get(self.0.path()).header("accept", "application/json");
-        let reply = self.0.connect().await?.send(request, MOST).await?;
+        let reply = self.0.connect().await?.send(request, Bytes::new(), MOST).await?;
         match reply.status() {
             StatusCode::OK => Ok(reply.into_body()),
             other => Err(format!("it answers {other}")),

@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use hyper::{Request, StatusCode};
 use terrace_core::{
     Backoff, Deadline, Error, Inspection, Key, Result, Runtime, Status, Task, Unit,
@@ -218,7 +219,7 @@ impl Owed {
         let tag = spelled(key.as_str());
         let path = format!("{}{RECORDS}{tag}", self.server.path().trim_end_matches('/'));
         let request = Request::builder().method("PURGE").uri(path).header(SURROGATE_KEY, tag);
-        let status = open.send(request, ANSWER).await?.status();
+        let status = open.send(request, Bytes::new(), ANSWER).await?.status();
         *connection = Some(open);
         match status {
             // The last two say that it has nothing under this key.
