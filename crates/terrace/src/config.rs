@@ -19,7 +19,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 pub use edge::EdgeConfig;
-pub use guards::{AuthConfig, JwtConfig, LimitsConfig, MetricsConfig};
+pub use guards::{AuthConfig, JwtConfig, LimitsConfig, MetricsConfig, TracesConfig};
 pub use levels::{
     CqrsConfig, EnterpriseConfig, JournalConfig, PolyglotConfig, ReplicasConfig, ShardsConfig,
 };
@@ -64,6 +64,8 @@ pub struct Config {
     pub edge: EdgeConfig,
     /// What is measured of requests.
     pub metrics: MetricsConfig,
+    /// Spans of requests.
+    pub traces: TracesConfig,
     /// The certificate of this server.
     pub tls: TlsConfig,
     /// How far the private servers of the local mode are.

@@ -51,7 +51,10 @@ mod routes;
 mod schema;
 mod secure;
 mod server;
+#[cfg(feature = "otlp")]
+mod spans;
 mod tls;
+mod trace_id;
 
 pub(crate) use authenticate::Authenticate;
 pub use canary::ClientShare;
@@ -71,6 +74,8 @@ pub(crate) use polyglot::{DOCUMENTS, TRANSACTIONS};
 pub(crate) use rate_limit::RateLimit;
 pub use records::{Records, Values};
 pub use server::{bind, serve};
+#[cfg(feature = "otlp")]
+pub(crate) use spans::Spans;
 pub(crate) use tls::Pair;
 pub use tls::{PairFiles, Tls};
 

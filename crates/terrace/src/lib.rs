@@ -29,6 +29,7 @@ mod file_state;
 pub mod http;
 pub mod levels;
 mod outbound;
+mod traces;
 
 /// The page for those who use the crates; here so that what it shows compiles and runs.
 #[cfg(doctest)]

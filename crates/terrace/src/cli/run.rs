@@ -18,6 +18,7 @@ use crate::access::ApiKey;
 use crate::config::{Config, Loaded, Mode, millis};
 use crate::http::{Face, Guards, Limits, PairFiles, Service, Tls, Whole, serve as serve_http};
 use crate::levels::{Engines, Guarding, Level, Servers, Side, Stack, guards, is_measured};
+use crate::traces;
 
 /// How often a level's health is looked at for the log.
 const WATCH_EVERY: Duration = Duration::from_secs(1);
@@ -51,6 +52,7 @@ fn run(
 ) -> Result<(), Failure> {
     let mode = loaded.config.mode()?;
     logging::start(&loaded)?;
+    traces::start(&loaded.config.traces).map_err(|error| fatal(&error))?;
     let tokio = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(workers(&loaded.config))
         .enable_all()
@@ -61,12 +63,13 @@ fn run(
     let shared = up || mode == Mode::Local;
     let outcome = tokio.block_on(async {
         let (stop, by_supervisor) = stop_signal()?;
-        let runtime = Runtime::system();
+        let runtime = traces::runtime();
         let tls = tls(&config, &runtime)?;
         Session { config, mode, shared, canary, runtime, tls, stop, by_supervisor }.run(plan).await
     });
     // What is still running by now was given its time to end.
     tokio.shutdown_timeout(Duration::from_millis(200));
+    traces::end();
     outcome
 }
 

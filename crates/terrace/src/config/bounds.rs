@@ -5,7 +5,7 @@ use std::ops::RangeInclusive;
 use toml::Value;
 
 /// Every whole number. The most is where larger values mean nothing, or overflow.
-pub(super) const NUMBERS: [(&str, RangeInclusive<i64>); 31] = [
+pub(super) const NUMBERS: [(&str, RangeInclusive<i64>); 33] = [
     ("cache.command_timeout_ms", 1..=DAY_MS),
     ("cache.near_max_bytes", 0..=TEBI),
     ("cache.near_max_records", 0..=TEBI),
@@ -40,6 +40,7 @@ pub(super) const NUMBERS: [(&str, RangeInclusive<i64>); 31] = [
     ("server.worker_threads", 0..=1024),
     // One slot each, at the least.
     ("shards.count", 1..=terrace_core::shard::SLOTS as i64),
+    ("traces.sample_one_in", 1..=GIGA),
 ];
 
 const MINUTE_US: i64 = 60_000_000;

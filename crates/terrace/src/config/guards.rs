@@ -20,6 +20,35 @@ impl Default for MetricsConfig {
     }
 }
 
+/// Spans of requests, for a collector of OpenTelemetry.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct TracesConfig {
+    /// The collector, which takes spans by OTLP/HTTP: `http://host:4318`. Default none: there are no spans.
+    pub endpoint: String,
+    /// One in so many requests is traced, where the client has not decided by `traceparent`. Default 1: all.
+    pub sample_one_in: u32,
+}
+
+impl Default for TracesConfig {
+    fn default() -> Self {
+        Self { endpoint: String::new(), sample_one_in: 1 }
+    }
+}
+
+impl TracesConfig {
+    /// Refuses a collector where this build has no spans.
+    pub(super) fn check(&self) -> Result<(), ConfigError> {
+        if self.endpoint.is_empty() || cfg!(feature = "otlp") {
+            return Ok(());
+        }
+        Err(ConfigError::new(
+            "traces.endpoint is set, and this build has no spans; build with `cargo build --release \
+             --features otlp`",
+        ))
+    }
+}
+
 /// Keys of clients.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]

@@ -348,6 +348,7 @@ impl Merged {
         config.tls.check()?;
         config.edge.check()?;
         config.limits.windows()?;
+        config.traces.check()?;
         tls::names_a_file("jwt.jwks", &config.jwt.jwks)?;
         if config.database.pool_min > config.database.pool_max {
             let [least, most] = ["database.pool_min", "database.pool_max"].map(|path| {

@@ -40,7 +40,7 @@ pub(crate) struct App {
     /// Where requests may go.
     pub(crate) geography: Option<Arc<Geography>>,
     panics: AtomicU64,
-    ids: RequestIds,
+    pub(super) ids: RequestIds,
     routes: Routes,
     guards: Guards,
 }
@@ -77,7 +77,6 @@ impl App {
         peer: Option<IpAddr>,
     ) -> Reply {
         let (parts, body) = request.into_parts();
-        let id = self.ids.of(&parts.headers);
         let mut call = Call::new(&self, parts, Some(body), peer);
         let outcome = AssertUnwindSafe(self.run(&mut call)).catch_unwind().await;
         let answer = outcome.unwrap_or_else(|panic| Err(self.panicked(&*panic)));
@@ -87,11 +86,11 @@ impl App {
                 if let Some(body) = call.body.take() {
                     body::discard(body, &call.parts.headers, &self.limits, &self.runtime).await;
                 }
-                problem.into_reply(&id)
+                problem.into_reply(&call)
             }
         };
         if !is_for_all(&reply) {
-            reply.headers_mut().insert(X_REQUEST_ID, id.into_header());
+            reply.headers_mut().insert(X_REQUEST_ID, call.id.into_header());
         }
         reply.headers_mut().entry(CACHE_CONTROL).or_insert(REVALIDATE);
         reply
@@ -100,7 +99,7 @@ impl App {
     /// The last answer of a connection on which something came that is no request, as it is sent.
     pub(super) fn refusal(&self, problem: Problem) -> Bytes {
         let id = self.ids.of(&HeaderMap::new());
-        let mut reply = problem.into_response(&id);
+        let mut reply = problem.into_response(&id, None);
         let length = HeaderValue::from(reply.body().len());
         let date = http_date::write(self.runtime.wall());
         let headers = reply.headers_mut();

@@ -13,6 +13,8 @@ use super::front_caches::FrontCaches;
 use super::geography::Geography;
 use super::problem::Problem;
 use super::rate_limit::Charge;
+use super::request_id::RequestId;
+use super::trace_id::TraceId;
 use super::{body, headers, path};
 use crate::access::Principal;
 
@@ -25,6 +27,10 @@ pub(crate) struct Call {
     pub(crate) parts: Parts,
     /// The body, until it was read.
     pub(crate) body: Option<Incoming>,
+    /// Its name in the answer and in the log.
+    pub(crate) id: RequestId,
+    /// Its trace, where spans are made of it.
+    pub(crate) trace: Option<TraceId>,
     /// Who sent it: a client, or the last proxy.
     pub(crate) peer: Option<IpAddr>,
     /// Who asks, where clients have keys.
@@ -43,8 +49,14 @@ impl Call {
         body: Option<Incoming>,
         peer: Option<IpAddr>,
     ) -> Self {
-        let (principal, front_caches, charges) = Default::default();
-        Self { app: Arc::clone(app), parts, body, peer, principal, front_caches, charges }
+        let (app, id) = (Arc::clone(app), app.ids.of(&parts.headers));
+        let (trace, principal, front_caches, charges) = Default::default();
+        Self { app, parts, body, id, trace, peer, principal, front_caches, charges }
+    }
+
+    /// Its trace, as far as it is known here: that of its spans, or the one that the client names.
+    pub(crate) fn trace(&self) -> Option<TraceId> {
+        self.trace.or_else(|| TraceId::sent_in(&self.parts.headers))
     }
 
     /// The key in the path.

@@ -8,9 +8,11 @@ use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
 use hyper::{Response, StatusCode};
 use terrace_core::{Error, ErrorKind};
 
+use super::call::Call;
 use super::json::Object;
 use super::reply::{Reply, full};
 use super::request_id::RequestId;
+use super::trace_id::TraceId;
 
 /// One way in which a request can fail, as clients see it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -234,15 +236,15 @@ impl Problem {
         self
     }
 
-    /// The answer.
-    pub(crate) fn into_reply(self, id: &RequestId) -> Reply {
-        self.into_response(id).map(full)
+    /// The answer to a request.
+    pub(crate) fn into_reply(self, to: &Call) -> Reply {
+        self.into_response(&to.id, to.trace()).map(full)
     }
 
     /// The answer with the bytes of its body.
-    pub(crate) fn into_response(self, id: &RequestId) -> Response<Bytes> {
+    pub(crate) fn into_response(self, id: &RequestId, trace: Option<TraceId>) -> Response<Bytes> {
         let inner = *self.0;
-        inner.log(id);
+        inner.log(id, trace);
         let (status, slug, title) = inner.kind.facts();
         let body = Object::with_capacity(192 + inner.detail.len())
             .field("type", &format_args!("/docs#{slug}"))
@@ -279,20 +281,21 @@ const CHALLENGE: HeaderValue = HeaderValue::from_static("Bearer realm=\"terrace\
 
 impl Inner {
     /// Defects and unknown outcomes are for the operator; what a part lacks, that part has logged.
-    fn log(&self, id: &RequestId) {
-        let Some(cause) = &self.cause else { return };
+    fn log(&self, id: &RequestId, trace: Option<TraceId>) {
+        let Some(error) = &self.cause else { return };
+        let (request_id, trace_id) = (id.as_str(), trace.map(tracing::field::display));
         match self.kind {
             Kind::Corrupt | Kind::Internal => {
-                tracing::error!(request_id = id.as_str(), error = %cause, "request failed");
+                tracing::error!(request_id, trace_id, %error, "request failed");
             }
             // The audit log; how many lines there are, whoever refuses has seen to.
             Kind::Unauthenticated | Kind::Forbidden => {
-                tracing::info!(target: "audit", request_id = id.as_str(), error = %cause, "refused");
+                tracing::info!(target: "audit", request_id, trace_id, %error, "refused");
             }
             Kind::OutcomeUnknown => {
-                tracing::debug!(request_id = id.as_str(), error = %cause, "outcome unknown");
+                tracing::debug!(request_id, trace_id, %error, "outcome unknown");
             }
-            _ => tracing::debug!(request_id = id.as_str(), error = %cause, "request refused"),
+            _ => tracing::debug!(request_id, trace_id, %error, "request refused"),
         }
     }
 }

@@ -7,9 +7,8 @@ use terrace_core::{Error, Result, Runtime};
 use super::{Engines, Level};
 use crate::access::{ApiKey, KeyRing, TokenOptions, Tokens};
 use crate::config::{Config, JwtConfig, seconds};
-use crate::http::{
-    Authenticate, FrontCaches, Guards, Metrics, Middleware, RateLimit, TellFrontCaches,
-};
+use crate::http::{Authenticate, FrontCaches, Guards, Metrics, RateLimit, TellFrontCaches};
+use crate::traces;
 
 /// The guards of a level.
 #[derive(Debug)]
@@ -28,9 +27,10 @@ pub struct Guarding {
 /// What they need and cannot reach.
 pub async fn guards(level: &Level, engines: &Engines) -> Result<Guarding> {
     let (config, runtime) = (engines.config(), engines.runtime());
-    let mut steps: Vec<Arc<dyn Middleware>> = Vec::new();
+    // Outermost, so that what the other guards refuse has a span, too.
+    let mut steps = Vec::from_iter(traces::guard());
     if is_measured(level, config) {
-        // Outermost, so that what the other guards refuse is counted, too.
+        // Then this, so that it is counted, too.
         steps.push(Arc::new(Metrics::default()));
     }
     if let Some(caches) = front_caches(config, runtime)? {

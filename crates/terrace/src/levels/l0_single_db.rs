@@ -6,6 +6,7 @@ use super::edge::edge;
 use super::engines::Connections;
 use super::{Engines, Level, Stack};
 use crate::http::{Documents, Records, documents};
+use crate::traces::spans;
 
 /// See the [module](self).
 pub(super) static LEVEL: Level = Level {
@@ -32,6 +33,6 @@ pub(super) static LEVEL: Level = Level {
 async fn build(engines: &Engines) -> Result<Stack> {
     // Nothing is shared between requests: that is the level, and its price.
     let database = engines.database(Connections::PerRequest).await?;
-    let records = Records::of(edge(engines, database.store));
+    let records = Records::of(edge(engines, spans(database.store)));
     Ok(Stack::of(Documents::of(&documents::L0, records)))
 }

@@ -11,6 +11,7 @@ use terrace_layers::{
 use super::edge::edge;
 use super::{Engines, Level, Stack, l4_db_sharding};
 use crate::http::{Analytics, Documents, Face, Records, Whole, documents};
+use crate::traces::spans;
 
 /// See the [module](self).
 pub(super) static LEVEL: Level = Level {
@@ -56,8 +57,8 @@ async fn build(engines: &Engines) -> Result<Stack> {
     let (options, runtime) = (engines.near_cache_options(), engines.runtime().clone());
     let near = NearCache::new(store, far.feed, Arc::clone(&shards) as _, options, runtime.clone());
     // Above the near cache, which forgets a key when it is written.
-    let store = FillOnWrite::new(Arc::new(near), runtime);
-    let store = edge(engines, Arc::new(store));
+    let store = FillOnWrite::new(spans(Arc::new(near)), runtime);
+    let store = edge(engines, spans(Arc::new(store)));
     let environment = engines.environment().into();
     // Beside the stack: no request waits for it.
     let rollups = Rollups::start(Arc::clone(&shards), engines.runtime().clone()).await;
@@ -77,12 +78,12 @@ fn around(runtime: &Runtime) -> Around {
         let store = l4_db_sharding::batches(shard, &on);
         // As many callers as the shard can serve in time; the others are refused early.
         let options = ConcurrencyLimitOptions::default();
-        let store = Arc::new(ConcurrencyLimit::new(store, &options, on.clone()));
+        let store = spans(Arc::new(ConcurrencyLimit::new(store, &options, on.clone())));
         // Above the limit: who is refused by an open one waits for no turn.
         let options = CircuitBreakerOptions::default();
-        let store = Arc::new(CircuitBreaker::new(store, options, on.clone()));
+        let store = spans(Arc::new(CircuitBreaker::new(store, options, on.clone())));
         // The one place in which a failed call is made again. A budget for each shard.
-        Arc::new(Retry::new(store, RetryOptions::default(), on.clone()))
+        spans(Arc::new(Retry::new(store, RetryOptions::default(), on.clone())))
     })
 }
 

@@ -9,6 +9,7 @@ use super::edge::edge;
 use super::engines::{Connections, Database};
 use super::{Engines, Level, Stack};
 use crate::http::{Documents, Records, documents};
+use crate::traces::spans;
 
 /// See the [module](self).
 pub(super) static LEVEL: Level = Level {
@@ -46,5 +47,5 @@ pub(super) async fn base(engines: &Engines) -> Result<(Arc<dyn Store>, Database)
     // Many callers share one round trip and, for writes, one fsync.
     let store = Arc::clone(&database.store);
     let store = Coalesce::new(store, CoalesceOptions::default(), engines.runtime().clone());
-    Ok((Arc::new(store), database))
+    Ok((spans(Arc::new(store)), database))
 }

@@ -11,6 +11,7 @@ use super::edge::edge;
 use super::engines::{Database, FarCache};
 use super::{Engines, Level, Stack, l1_connection_pooling};
 use crate::http::{Documents, Records, documents};
+use crate::traces::spans;
 
 /// See the [module](self).
 pub(super) static LEVEL: Level = Level {
@@ -71,8 +72,9 @@ pub(super) async fn over(
     let cache = Arc::clone(&far.cache);
     let options = CacheAsideOptions::default();
     let generations = database.generations();
-    let store = CacheAside::new(Arc::new(store), cache, generations, options, runtime.clone());
+    let store = spans(Arc::new(store));
+    let store = CacheAside::new(store, cache, generations, options, runtime.clone());
     // Above the cache: whoever waited for a load finds it there. One load a key.
-    let store = SingleFlight::new(Arc::new(store), runtime.clone());
-    Ok((Arc::new(store), far))
+    let store = SingleFlight::new(spans(Arc::new(store)), runtime.clone());
+    Ok((spans(Arc::new(store)), far))
 }

@@ -2,12 +2,13 @@
 
 use std::sync::Arc;
 
-use terrace_core::{BoxFuture, Result, Store};
+use terrace_core::{BoxFuture, Result};
 use terrace_layers::{CacheAside, CacheAsideOptions, SingleFlight};
 
 use super::edge::edge;
 use super::{Engines, Level, Stack};
 use crate::http::{Documents, Records, documents};
+use crate::traces::spans;
 
 /// See the [module](self).
 pub(super) static LEVEL: Level = Level {
@@ -53,7 +54,7 @@ async fn build(engines: &Engines) -> Result<Stack> {
     // Chooses a server for each request: by its place in the log, its lag, and how busy it is.
     let replicated = engines.replicated().await?;
     let router = Arc::new(replicated.router);
-    let mut store: Arc<dyn Store> = Arc::clone(&router) as _;
+    let mut store = spans(Arc::clone(&router) as _);
     if engines.has_cache(&LEVEL) {
         let runtime = engines.runtime();
         let far = engines.far_cache(&replicated.history).await?;
@@ -62,7 +63,7 @@ async fn build(engines: &Engines) -> Result<Stack> {
         let options = CacheAsideOptions { over_replicas: true, ..CacheAsideOptions::default() };
         let cached = CacheAside::new(store, far.cache, router, options, runtime.clone());
         // Above the cache: whoever waited for a load finds it there. One load a key.
-        store = Arc::new(SingleFlight::new(Arc::new(cached), runtime.clone()));
+        store = spans(Arc::new(SingleFlight::new(spans(Arc::new(cached)), runtime.clone())));
     }
     let records = Records::of(edge(engines, store));
     Ok(Stack::of(Documents::of(&documents::L3, records)))

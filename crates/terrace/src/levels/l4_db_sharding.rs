@@ -12,6 +12,7 @@ use super::edge::edge;
 use super::engines::FarCache;
 use super::{Engines, Level, ShardEngines, Stack};
 use crate::http::{Documents, Records, Shards, documents};
+use crate::traces::spans;
 
 impl Shards for ShardRouter {
     fn shard_of(&self, key: &Key) -> Option<u16> {
@@ -58,7 +59,7 @@ pub(super) static LEVEL: Level = Level {
 async fn build(engines: &Engines) -> Result<Stack> {
     let (opener, around) = (engines.shard_opener(), around(engines.runtime()));
     let shards = shards(engines, opener, around).await?;
-    let mut store: Arc<dyn Store> = Arc::clone(&shards) as _;
+    let mut store = spans(Arc::clone(&shards) as _);
     if engines.has_cache(&LEVEL) {
         store = cached(engines, &shards).await?.0;
     }
@@ -70,7 +71,7 @@ async fn build(engines: &Engines) -> Result<Stack> {
 pub(super) fn batches(shard: Arc<dyn Store>, runtime: &Runtime) -> Arc<dyn Store> {
     // One lane: with several databases at work, a second one would only make batches smaller.
     let options = CoalesceOptions { read_lanes: 1, ..CoalesceOptions::default() };
-    Arc::new(Coalesce::new(shard, options, runtime.clone()))
+    spans(Arc::new(Coalesce::new(shard, options, runtime.clone())))
 }
 
 /// What is around each shard.
@@ -79,7 +80,8 @@ fn around(runtime: &Runtime) -> Around {
     Arc::new(move |shard| {
         let store = batches(shard, &on);
         // A cap a shard: who waits for a dead one must not keep the others' callers out.
-        Arc::new(ConcurrencyLimit::new(store, &ConcurrencyLimitOptions::default(), on.clone()))
+        let options = ConcurrencyLimitOptions::default();
+        spans(Arc::new(ConcurrencyLimit::new(store, &options, on.clone())))
     })
 }
 
@@ -110,8 +112,9 @@ pub(super) async fn cached(
     let runtime = engines.runtime();
     let far = engines.far_cache(&shards.cluster().await).await?;
     let (cache, options) = (Arc::clone(&far.cache), CacheAsideOptions::default());
-    let (store, generations) = (Arc::clone(shards) as _, Arc::clone(shards) as _);
+    let (store, generations) = (spans(Arc::clone(shards) as _), Arc::clone(shards) as _);
     let store = CacheAside::new(store, cache, generations, options, runtime.clone());
     // Above the cache: whoever waited for a load finds it there. One load a key.
-    Ok((Arc::new(SingleFlight::new(Arc::new(store), runtime.clone())), far))
+    let store = SingleFlight::new(spans(Arc::new(store)), runtime.clone());
+    Ok((spans(Arc::new(store)), far))
 }

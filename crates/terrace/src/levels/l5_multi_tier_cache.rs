@@ -8,6 +8,7 @@ use terrace_layers::NearCache;
 use super::edge::edge;
 use super::{Engines, Level, Stack, l2_read_cache};
 use crate::http::{ClearCache, Documents, Records, documents};
+use crate::traces::spans;
 
 /// See the [module](self).
 pub(super) static LEVEL: Level = Level {
@@ -47,7 +48,7 @@ async fn build(engines: &Engines) -> Result<Stack> {
     let (options, runtime) = (engines.near_cache_options(), engines.runtime().clone());
     let near = NearCache::new(store, far.feed, database.generations(), options, runtime);
     let near = Arc::new(near);
-    let records = Records::of(edge(engines, Arc::clone(&near) as _));
+    let records = Records::of(edge(engines, spans(Arc::clone(&near) as _)));
     let caches = vec![near as _, Arc::new(far.cache) as _];
     Ok(Stack::of(Documents { caches, ..Documents::of(&documents::L5, records) }))
 }

@@ -9,6 +9,7 @@ use terrace_layers::{Flusher, FlusherOptions, WriteBuffer};
 use super::edge::edge;
 use super::{Engines, Level, Stack, l1_connection_pooling, l2_read_cache};
 use crate::http::{Documents, Records, documents};
+use crate::traces::spans_of_later;
 
 /// See the [module](self).
 pub(super) static LEVEL: Level = Level {
@@ -51,7 +52,8 @@ async fn build(engines: &Engines) -> Result<Stack> {
     // Acknowledges, shows what waits, and runs the flusher unless that runs apart.
     let store =
         WriteBuffer::open(store, database.generations(), journal, history, options, runtime).await;
-    let records = Records { queues: true, ..Records::of(edge(engines, Arc::new(store))) };
+    let records =
+        Records { queues: true, ..Records::of(edge(engines, spans_of_later(Arc::new(store)))) };
     Ok(Stack::of(Documents::of(&documents::L6, records)))
 }
 

@@ -10,6 +10,7 @@ use terrace_layers::{Coalesce, CoalesceOptions, CommandSide, Cqrs, CqrsOptions};
 use super::edge::edge;
 use super::{Engines, Level, Stack};
 use crate::http::{Documents, Queries, Records, documents};
+use crate::traces::{spans, spans_of_later, spans_of_projection};
 
 /// See the [module](self).
 pub(super) static LEVEL: Level = Level {
@@ -41,15 +42,15 @@ pub(super) static LEVEL: Level = Level {
 async fn build(engines: &Engines) -> Result<Stack> {
     let runtime = engines.runtime();
     let side = engines.command_side().await?;
-    let model = engines.read_model().await?;
+    let model = spans_of_projection(engines.read_model().await?);
     // Events have their names by the log, so the broker may be down.
     let stream = engines.event_stream(&side)?;
     // Many commands share one fsync; each has its event all the same.
     let store = Coalesce::new(side.store, CoalesceOptions::default(), runtime.clone());
-    let side = CommandSide { store: Arc::new(store), ..side };
+    let side = CommandSide { store: spans_of_later(Arc::new(store)), ..side };
     // Follows the log into the read database, and answers from there.
     let cqrs = Arc::new(Cqrs::new(side, model, stream, CqrsOptions::default(), runtime.clone()));
-    let records = Records::of(edge(engines, Arc::clone(&cqrs) as _));
+    let records = Records::of(edge(engines, spans(Arc::clone(&cqrs) as _)));
     let documents = Documents::of(&documents::L7, records);
     Ok(Stack::of(Documents { queries: Some(cqrs), ..documents }))
 }

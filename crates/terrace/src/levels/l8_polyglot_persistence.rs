@@ -13,6 +13,7 @@ use super::edge::edge;
 use super::engines::DocumentEngine;
 use super::{Engines, Level, Stack};
 use crate::http::{self, Face, Polyglot, Whole};
+use crate::traces::spans;
 
 /// See the [module](self).
 pub(super) static LEVEL: Level = Level {
@@ -78,13 +79,13 @@ async fn documents(engines: Engines) -> Result<DocumentSide> {
     let far = engines.far_cache(history.as_deref().unwrap_or_default()).await?;
     let runtime = engines.runtime().clone();
     // Both engines bound their calls and who waits for them: a dead cache sends every read here.
-    let store = Arc::clone(&documents) as Arc<dyn Store>;
+    let store = spans(Arc::clone(&documents) as _);
     // Fills are ordered by version, so a slow reader cannot bring an old document back.
     let options = CacheAsideOptions::default();
     let store = CacheAside::new(store, far.cache, generations, options, runtime.clone());
     // Above the cache: whoever waited for a load finds it there. One load per key.
-    let store = SingleFlight::new(Arc::new(store), runtime);
-    let layers = edge(&engines, Arc::new(store));
+    let store = SingleFlight::new(spans(Arc::new(store)), runtime);
+    let layers = edge(&engines, spans(Arc::new(store)));
     let documents = Arc::new(LayeredDocuments::new(layers, documents)) as Arc<dyn Documents>;
     Ok(DocumentSide { documents, summaries })
 }

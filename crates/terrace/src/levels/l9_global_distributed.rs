@@ -15,6 +15,7 @@ use super::edge::edge;
 use super::engines::RegionEngine;
 use super::{Engines, Level, Stack};
 use crate::http::{Documents, Face, Geography, Records, Regions, Whole, documents};
+use crate::traces::spans;
 
 /// See the [module](self).
 pub(super) static LEVEL: Level = Level {
@@ -73,7 +74,7 @@ async fn build(engines: &Engines) -> Result<Stack> {
     let router = GeoRouter::start(parts, here, engines.homes()?, options, runtime)?;
     let router = Arc::new(router);
     let geography = Arc::new(engines.geography()?);
-    let store = edge(engines, Arc::clone(&router) as _);
+    let store = edge(engines, spans(Arc::clone(&router) as _));
     let whole = Arc::new(Located { store: Arc::clone(&store), geography: Arc::clone(&geography) });
     let records = Records { geography: Some(geography), ..Records::of(store) };
     let documents = Documents::of(&documents::L9, records);
@@ -101,19 +102,21 @@ fn way(
     }
     // One lane: with several databases at work, a second one would only make batches smaller.
     let options = CoalesceOptions { read_lanes: 1, ..CoalesceOptions::default() };
-    let store =
-        Arc::new(Coalesce::new(Arc::clone(&engine.database) as _, options, runtime.clone()));
+    let store = Coalesce::new(Arc::clone(&engine.database) as _, options, runtime.clone());
     // A dead cache sends every read here: the cap keeps the database alive.
+    let store = spans(Arc::new(store));
     let store = ConcurrencyLimit::new(store, &ConcurrencyLimitOptions::default(), runtime.clone());
     let turns = Arc::clone(store.turns());
     let (cache, generations) = (Arc::clone(&engine.cache), Arc::clone(&engine.database) as _);
     let plain = CacheAsideOptions::default();
     let cache_timeout = plain.cache_timeout + 2 * engine.away;
     let options = CacheAsideOptions { cache_timeout, ..plain };
-    let cache = CacheAside::new(Arc::new(store), cache, generations, options, runtime.clone());
+    let cache =
+        CacheAside::new(spans(Arc::new(store)), cache, generations, options, runtime.clone());
     let cache = Arc::new(cache);
     // Above the cache: whoever waited for a load finds it there. One load a key.
-    let store = Arc::new(SingleFlight::new(Arc::clone(&cache) as _, runtime.clone()));
+    let store = SingleFlight::new(spans(Arc::clone(&cache) as _), runtime.clone());
+    let store = spans(Arc::new(store));
     let database = Arc::clone(&engine.database);
     let link = Arc::new(RegionLink::new(store, database, runtime.clone()).sharing(&turns));
     known.push(ReachedRegion { engine: Arc::clone(engine), cache, link });

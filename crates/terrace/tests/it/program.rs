@@ -30,6 +30,8 @@ mod sealed_backups;
 mod signals;
 mod tls;
 mod tokens;
+#[cfg(feature = "otlp")]
+mod traces;
 mod twice;
 mod usage;
 

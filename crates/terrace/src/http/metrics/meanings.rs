@@ -54,7 +54,7 @@ const EVERYWHERE: [(&str, &str); 49] = [
 ];
 
 /// Figures of one part.
-const OF_A_PART: [(&str, &str, &str); 95] = [
+const OF_A_PART: [(&str, &str, &str); 97] = [
     ("authentication", "keys", "Keys of clients that are in force."),
     ("authentication", "refused", "Requests without a valid key, or without the right to do this."),
     ("cache-aside", "raises", "Times nothing cached before was believed any more."),
@@ -153,6 +153,8 @@ const OF_A_PART: [(&str, &str, &str); 95] = [
     ("sqlite", "file", "Size of the file."),
     ("timeout", "cut_off", "Calls that were ended because their time was up."),
     ("tls", "expires_in", "Until the certificate is no longer good."),
+    ("traces", "dropped", "Spans that were lost: too many waited, or the collector took none."),
+    ("traces", "exported", "Spans that the collector took."),
     ("write-buffer", "catch_ups", "Times the journal was read again after a gap."),
     ("write-buffer", "keys_waiting", "Keys whose writes wait."),
     ("write-buffer", "oldest", "How long the oldest write has waited."),
