@@ -5,6 +5,7 @@ mod analytics;
 mod backup;
 mod bench;
 mod bench_ends;
+mod browser;
 mod by_hand;
 mod caches;
 mod canary;

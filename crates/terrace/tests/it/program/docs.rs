@@ -1,119 +1,11 @@
 //! The page at `/docs`, as a browser shows it: every operation of the description can be sent.
 
-use std::path::Path;
-use std::process::Stdio;
+use std::path::PathBuf;
 
-use serde_json::{Value, json};
-use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
-use tokio::process::{Child, ChildStdin, ChildStdout, Command};
+use serde_json::Value;
 
+use super::browser::Browser;
 use super::{Program, Stores};
-
-/// A page of a browser that is told what to do over a pair of pipes, as its DevTools do.
-struct Browser {
-    _child: Child,
-    to: ChildStdin,
-    from: BufReader<ChildStdout>,
-    /// The conversation with the page, once there is one.
-    session: Option<String>,
-    number: u64,
-    /// What the page's console said, and what its policy refused.
-    complaints: Vec<String>,
-}
-
-impl Browser {
-    async fn open(profile: &Path, url: &str) -> Self {
-        // The browser reads from the third file and writes to the fourth.
-        let script = "for program in chromium chromium-browser google-chrome; do \
-                      command -v $program >/dev/null && exec $program \"$@\" 3<&0 4>&1 </dev/null >/dev/null; \
-                      done";
-        let mut command = Command::new("sh");
-        command.args(["-c", script, "sh", "--headless", "--no-sandbox", "--disable-gpu"]);
-        command.args(["--disable-quic", "--no-first-run", "--disable-background-networking"]);
-        command.args(["--disable-sync", "--disable-component-update", "--remote-debugging-pipe"]);
-        command.arg(format!("--user-data-dir={}", profile.display()));
-        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
-        let mut child = command.kill_on_drop(true).spawn().expect("a shell");
-        let (to, from) =
-            (child.stdin.take().expect("a pipe"), child.stdout.take().expect("a pipe"));
-        let (from, complaints) = (BufReader::new(from), Vec::new());
-        let mut page = Self { _child: child, to, from, session: None, number: 0, complaints };
-        let target = page.call("Target.createTarget", json!({"url": "about:blank"})).await;
-        let asked = json!({"targetId": target["targetId"], "flatten": true});
-        let session = page.call("Target.attachToTarget", asked).await;
-        page.session = session["sessionId"].as_str().map(str::to_owned);
-        for domain in ["Page.enable", "Log.enable", "Runtime.enable"] {
-            page.call(domain, json!({})).await;
-        }
-        page.call("Page.navigate", json!({"url": url})).await;
-        page.run("new Promise((done) => document.readyState === 'complete' ? done() : addEventListener('load', done))")
-            .await;
-        page
-    }
-
-    /// Asks for something and waits for its answer.
-    async fn call(&mut self, method: &str, parameters: Value) -> Value {
-        self.number += 1;
-        let mut asked = json!({"id": self.number, "method": method, "params": parameters});
-        if let Some(session) = &self.session {
-            asked["sessionId"] = json!(session);
-        }
-        self.to.write_all(format!("{asked}\0").as_bytes()).await.expect(NEEDED);
-        loop {
-            let mut said = Vec::new();
-            self.from.read_until(0, &mut said).await.expect("bytes");
-            said.pop();
-            let said = serde_json::from_slice::<Value>(&said).expect(NEEDED);
-            if said["id"] == self.number {
-                assert!(said["error"].is_null(), "{method}: {said}");
-                return said["result"].clone();
-            }
-            let complains = match said["method"].as_str() {
-                Some("Runtime.exceptionThrown" | "Runtime.consoleAPICalled") => true,
-                // That an answer is no success, the page shows.
-                Some("Log.entryAdded") => {
-                    let entry = &said["params"]["entry"];
-                    entry["source"] != "network" && entry["level"] != "verbose"
-                }
-                _ => false,
-            };
-            if complains {
-                self.complaints.push(said["params"].to_string());
-            }
-        }
-    }
-
-    /// Runs a script in the page, and waits for what it comes to.
-    async fn run(&mut self, script: &str) -> Value {
-        let asked = json!({"expression": script, "awaitPromise": true, "returnByValue": true});
-        let done = self.call("Runtime.evaluate", asked).await;
-        assert!(done["exceptionDetails"].is_null(), "{done}");
-        done["result"]["value"].clone()
-    }
-
-    async fn press(&mut self, key: &str) {
-        for kind in ["keyDown", "keyUp"] {
-            let text = if key == "Enter" { "\r" } else { "" };
-            let pressed = json!({"type": kind, "key": key, "code": key, "text": text});
-            self.call("Input.dispatchKeyEvent", pressed).await;
-        }
-    }
-
-    /// Gives the window this width; returns how wide the page became.
-    async fn resize(&mut self, width: u32, picture: Option<&Path>) -> u64 {
-        let size = json!({"width": width, "height": 1200, "deviceScaleFactor": 1, "mobile": false});
-        self.call("Emulation.setDeviceMetricsOverride", size).await;
-        if let Some(picture) = picture {
-            let taken = self.call("Page.captureScreenshot", json!({})).await;
-            let file = picture.join(format!("docs-{width}.base64"));
-            std::fs::write(file, taken["data"].as_str().expect("a picture")).expect("a file");
-        }
-        self.run("document.documentElement.scrollWidth").await.as_u64().expect("a width")
-    }
-}
-
-const NEEDED: &str = "a browser is needed to look at the page: apt-get install chromium, or run ./verify, which \
-                      installs it";
 
 /// Sends every form of the page, one after the other; the statuses that came, by the operation.
 const SEND_ALL: &str = r#"(async () => {
@@ -171,7 +63,8 @@ async fn sent(level: u8, key: Option<&str>) {
     }
     let picture = std::env::var_os("TERRACE_PICTURES");
     for width in [1280, 420] {
-        let wide = page.resize(width, picture.as_deref().map(Path::new)).await;
+        let picture = picture.as_ref().map(|it| PathBuf::from(it).join(format!("docs-{width}")));
+        let wide = page.resize(width, picture.as_deref()).await;
         assert!(wide <= u64::from(width), "{wide} at {width}");
     }
     assert_eq!(page.complaints, Vec::<String>::new());
