@@ -22,8 +22,9 @@ mod l9_global_distributed;
 mod tests;
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use terrace_core::{BoxFuture, Result};
+use terrace_core::{BoxFuture, Fact, Inspection, Result};
 
 use crate::config::Config;
 use crate::http::{Documents, Face, Whole};
@@ -50,6 +51,8 @@ pub struct Level {
     pub title: &'static str,
     /// What it promises, in one sentence that a test could refute.
     pub guarantee: &'static str,
+    /// How old a read may be, as the guarantee has it.
+    pub staleness: Staleness,
     /// What it costs beside the level below.
     pub costs: &'static str,
     /// When to climb to it.
@@ -68,6 +71,37 @@ pub struct Level {
     pub guarded: bool,
     /// Builds the stack.
     pub build: for<'a> fn(&'a Engines) -> BoxFuture<'a, Result<Stack>>,
+}
+
+/// How far a read that asks for nothing may be behind what was acknowledged before it was sent, to a client of
+/// the same instance.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Staleness {
+    /// Not at all.
+    None,
+    /// As far as this fact of this part allows; not at all where there is no such part.
+    AtMost {
+        /// The part's name.
+        part: &'static str,
+        /// The fact's name.
+        fact: &'static str,
+    },
+    /// As far as what answers is behind, for which there is no bound; with a token, not at all.
+    Unbounded,
+}
+
+impl Staleness {
+    /// The bound of a level that looks like this; none where there is none.
+    pub fn bound(self, tree: &Inspection) -> Option<Duration> {
+        match self {
+            Self::None => Some(Duration::ZERO),
+            Self::AtMost { part, fact } => match tree.find(part).and_then(|it| it.known(fact)) {
+                Some(Fact::Time(bound)) => Some(*bound),
+                _ => Some(Duration::ZERO),
+            },
+            Self::Unbounded => None,
+        }
+    }
 }
 
 impl Level {

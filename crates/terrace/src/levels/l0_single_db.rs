@@ -4,7 +4,7 @@ use terrace_core::{BoxFuture, Result};
 
 use super::edge::edge;
 use super::engines::Connections;
-use super::{Engines, Level, Stack};
+use super::{Engines, Level, Stack, Staleness};
 use crate::http::{Documents, Records, documents};
 use crate::traces::spans;
 
@@ -14,6 +14,7 @@ pub(super) static LEVEL: Level = Level {
     name: "0-single-db",
     title: "Single database",
     guarantee: "Acknowledged writes are on disk; every key is linearizable.",
+    staleness: Staleness::None,
     costs: "Every request pays for a new connection.",
     when: "Scripts, prototypes, a few requests a second.",
     picture: "\

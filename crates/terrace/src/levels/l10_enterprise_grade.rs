@@ -9,7 +9,7 @@ use terrace_layers::{
 };
 
 use super::edge::edge;
-use super::{Engines, Level, Stack, l4_db_sharding};
+use super::{Engines, Level, Stack, Staleness, l4_db_sharding};
 use crate::http::{Analytics, Documents, Face, Records, Whole, documents};
 use crate::traces::spans;
 
@@ -20,6 +20,7 @@ pub(super) static LEVEL: Level = Level {
     title: "Enterprise grade",
     guarantee: "As safe as level 4 and as fresh as level 5; what is written is in the caches before \
                 the answer.",
+    staleness: Staleness::None,
     costs: "A write also reads its record back; all that levels 4 and 5 cost.",
     when: "Level 5 is what you need, and one database cannot hold it.",
     picture: "\

@@ -7,7 +7,7 @@ use terrace_layers::{Coalesce, CoalesceOptions};
 
 use super::edge::edge;
 use super::engines::{Connections, Database};
-use super::{Engines, Level, Stack};
+use super::{Engines, Level, Stack, Staleness};
 use crate::http::{Documents, Records, documents};
 use crate::traces::spans;
 
@@ -17,6 +17,7 @@ pub(super) static LEVEL: Level = Level {
     name: "1-connection-pooling",
     title: "Connection pooling",
     guarantee: "As level 0; a full pool answers 503 in time instead of waiting.",
+    staleness: Staleness::None,
     costs: "A pool to size; a failing batch is tried again in halves.",
     when: "Any service that runs for longer than a day.",
     picture: "\

@@ -9,7 +9,7 @@ use terrace_layers::{
 
 use super::edge::edge;
 use super::engines::{Database, FarCache};
-use super::{Engines, Level, Stack, l1_connection_pooling};
+use super::{Engines, Level, Stack, Staleness, l1_connection_pooling};
 use crate::http::{Documents, Records, documents};
 use crate::traces::spans;
 
@@ -20,6 +20,7 @@ pub(super) static LEVEL: Level = Level {
     title: "Read cache",
     guarantee: "A read after an acknowledged write never returns an older value while the cache can \
                 be reached; without it, reads come from the database.",
+    staleness: Staleness::None,
     costs: "A second engine; a write also empties its key in the cache.",
     when: "Most requests are reads, and many of them of the same keys.",
     picture: "\

@@ -6,7 +6,7 @@ use terrace_core::{BoxFuture, Result};
 use terrace_layers::{CacheAside, CacheAsideOptions, SingleFlight};
 
 use super::edge::edge;
-use super::{Engines, Level, Stack};
+use super::{Engines, Level, Stack, Staleness};
 use crate::http::{Documents, Records, documents};
 use crate::traces::spans;
 
@@ -18,6 +18,7 @@ pub(super) static LEVEL: Level = Level {
     guarantee: "A client that sends its token back reads its own writes and never goes back in time, \
                 whichever replica answers; without a token a read is at most 5 s old, and after an \
                 acknowledged write not older than it while the cache can be reached.",
+    staleness: Staleness::AtMost { part: "replica-router", fact: "max_lag" },
     costs: "Servers to run and to watch; a promotion loses what the promoted replica had not \
             received, unless commits wait for it.",
     when: "Reads outgrow one database, or must go on when it is down.",

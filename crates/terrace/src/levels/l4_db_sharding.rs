@@ -10,7 +10,7 @@ use terrace_layers::{
 
 use super::edge::edge;
 use super::engines::FarCache;
-use super::{Engines, Level, ShardEngines, Stack};
+use super::{Engines, Level, ShardEngines, Stack, Staleness};
 use crate::http::{Documents, Records, Shards, documents};
 use crate::traces::spans;
 
@@ -27,6 +27,7 @@ pub(super) static LEVEL: Level = Level {
     title: "Database sharding",
     guarantee: "A key lives on one shard, and is as safe and as fresh there as on level 2, also while \
                 it moves to another; a shard that is down takes no other shard's keys with it.",
+    staleness: Staleness::None,
     costs: "No transaction over keys of several shards; a list asks all of them.",
     when: "One database cannot hold the data, or cannot take the writes.",
     picture: "\

@@ -6,7 +6,7 @@ use terrace_core::{BoxFuture, Result};
 use terrace_layers::NearCache;
 
 use super::edge::edge;
-use super::{Engines, Level, Stack, l2_read_cache};
+use super::{Engines, Level, Stack, Staleness, l2_read_cache};
 use crate::http::{ClearCache, Documents, Records, documents};
 use crate::traces::spans;
 
@@ -17,6 +17,7 @@ pub(super) static LEVEL: Level = Level {
     title: "Multi-tier cache",
     guarantee: "As level 2; a write through any instance empties the near caches of all, within 2 s \
                 even when the channel between them dies silently.",
+    staleness: Staleness::None,
     costs: "Memory in every instance, and a channel between them.",
     when: "The shared cache is the bottleneck, or a millisecond is too much.",
     picture: "\

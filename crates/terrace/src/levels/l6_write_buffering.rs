@@ -7,7 +7,7 @@ use terrace_core::{BoxFuture, Journal, Result, Store};
 use terrace_layers::{Flusher, FlusherOptions, WriteBuffer};
 
 use super::edge::edge;
-use super::{Engines, Level, Stack, l1_connection_pooling, l2_read_cache};
+use super::{Engines, Level, Stack, Staleness, l1_connection_pooling, l2_read_cache};
 use crate::http::{Documents, Records, documents};
 use crate::traces::spans_of_later;
 
@@ -18,6 +18,7 @@ pub(super) static LEVEL: Level = Level {
     title: "Write buffering",
     guarantee: "An acknowledged write is on disk in the journal, is applied once and in the order of \
                 its key, and is read at once where it was written, and everywhere with its token.",
+    staleness: Staleness::None,
     costs: "A journal to run; a write has no version until it is applied.",
     when: "Writes come in bursts, or must be accepted while the database is down.",
     picture: "\

@@ -8,7 +8,7 @@ use terrace_core::{BoxFuture, Key, Result};
 use terrace_layers::{Coalesce, CoalesceOptions, CommandSide, Cqrs, CqrsOptions};
 
 use super::edge::edge;
-use super::{Engines, Level, Stack};
+use super::{Engines, Level, Stack, Staleness};
 use crate::http::{Documents, Queries, Records, documents};
 use crate::traces::{spans, spans_of_later, spans_of_projection};
 
@@ -19,6 +19,7 @@ pub(super) static LEVEL: Level = Level {
     title: "CQRS",
     guarantee: "Every acknowledged command is projected once into the read database; a read with the \
                 token of a write sees it, or comes from the write database.",
+    staleness: Staleness::Unbounded,
     costs: "A second database; every change is written to a log; a read without a token may be \
             behind.",
     when: "Questions that the write database should not answer: search, counts, activity.",

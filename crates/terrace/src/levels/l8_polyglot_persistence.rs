@@ -11,7 +11,7 @@ use terrace_layers::{
 
 use super::edge::edge;
 use super::engines::DocumentEngine;
-use super::{Engines, Level, Stack};
+use super::{Engines, Level, Stack, Staleness};
 use crate::http::{self, Face, Polyglot, Whole};
 use crate::traces::spans;
 
@@ -22,6 +22,7 @@ pub(super) static LEVEL: Level = Level {
     title: "Polyglot persistence",
     guarantee: "Each fact has one owner: transactions are exact in the SQL database, documents come back \
                 as they were written; what one store needs of the other follows its change log.",
+    staleness: Staleness::None,
     costs: "Three engines to run; nothing is atomic over two of them.",
     when: "Kinds of data that one engine does not serve well.",
     picture: "\

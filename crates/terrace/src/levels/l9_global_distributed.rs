@@ -13,7 +13,7 @@ use terrace_layers::{
 
 use super::edge::edge;
 use super::engines::RegionEngine;
-use super::{Engines, Level, Stack};
+use super::{Engines, Level, Stack, Staleness};
 use crate::http::{Documents, Face, Geography, Records, Regions, Whole, documents};
 use crate::traces::spans;
 
@@ -24,6 +24,7 @@ pub(super) static LEVEL: Level = Level {
     title: "Global distribution",
     guarantee: "A write is on disk in its region and arrives in every other one; all regions come to the \
                 same records, and each update that was lost to another is listed.",
+    staleness: Staleness::Unbounded,
     costs: "A database and a cache for each region; a read without a token may be behind other regions, \
             and two regions may write one key at once.",
     when: "Users on several continents, or a region that may be lost.",

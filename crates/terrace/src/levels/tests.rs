@@ -3,6 +3,7 @@
 mod defects;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use terrace_core::{ReadOptions, Runtime, Status, Store, StoreExt, testkit};
 
@@ -49,6 +50,14 @@ async fn check(mode: Mode, config: Config, place: usize) {
         let tree = stack.whole.inspect().await;
         assert_ne!(tree.status, Status::Down);
         assert_eq!(unexplained(&tree), [""; 0], "level {}", level.number);
+        // The bound is the one that the stack itself names.
+        let seconds = match level.number {
+            3 => Some(5),
+            7 | 9 => None,
+            _ => Some(0),
+        };
+        let bound = level.staleness.bound(&tree);
+        assert_eq!(bound, seconds.map(Duration::from_secs), "level {}", level.number);
         stack.whole.close().await.expect("an end");
         servers.stop().await;
     }
