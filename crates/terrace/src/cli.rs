@@ -13,6 +13,7 @@ mod flush;
 mod history;
 mod journal;
 mod keys;
+mod live_page;
 mod logging;
 mod packaging;
 mod projections;

@@ -7,6 +7,7 @@ mod bounds;
 mod edge;
 mod guards;
 mod levels;
+mod live;
 mod redact;
 mod regions;
 mod service_links;
@@ -23,6 +24,7 @@ pub use guards::{AuthConfig, JwtConfig, LimitsConfig, MetricsConfig, TracesConfi
 pub use levels::{
     CqrsConfig, EnterpriseConfig, JournalConfig, PolyglotConfig, ReplicasConfig, ShardsConfig,
 };
+pub use live::{LiveConfig, LivePlace};
 pub use redact::redacted;
 pub use regions::{HomeSettings, RegionSettings, RegionsConfig};
 pub use sources::{ConfigError, Loaded, Overrides, load};
@@ -68,6 +70,8 @@ pub struct Config {
     pub traces: TracesConfig,
     /// The certificate of this server.
     pub tls: TlsConfig,
+    /// The page that shows all levels as they work.
+    pub live: LiveConfig,
     /// How far the private servers of the local mode are.
     pub distance: DistanceConfig,
     /// What is logged.

@@ -31,7 +31,9 @@ mod front_caches;
 mod geography;
 mod headers;
 mod http_date;
+mod in_process;
 mod json;
+mod live;
 mod metrics;
 mod middleware;
 mod openapi;
@@ -64,6 +66,7 @@ pub use documents::{Documents, DocumentsFace};
 pub use face::{Analytics, ClearCache, Face, Queries, Regions, Shards, Whole};
 pub(crate) use front_caches::{FrontCaches, TellFrontCaches};
 pub use geography::{ClientPlaces, Geography};
+pub(crate) use live::doorman;
 pub use metrics::Metrics;
 #[cfg(test)]
 pub(crate) use metrics::unexplained;
@@ -73,6 +76,7 @@ pub use polyglot::Polyglot;
 pub(crate) use polyglot::{DOCUMENTS, TRANSACTIONS};
 pub(crate) use rate_limit::RateLimit;
 pub use records::{Records, Values};
+pub(crate) use reply::origin_words;
 pub use server::{bind, serve};
 #[cfg(feature = "otlp")]
 pub(crate) use spans::Spans;

@@ -28,6 +28,7 @@ pub mod config;
 mod file_state;
 pub mod http;
 pub mod levels;
+pub mod live;
 mod outbound;
 mod traces;
 

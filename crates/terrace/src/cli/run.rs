@@ -1,6 +1,7 @@
 //! `terrace up` and `terrace serve`: bind, build, serve, drain.
 
 mod announce;
+mod drain;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -12,12 +13,14 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 
 use super::canary::CanaryPlan;
+use super::live_page::{self, LivePage};
 use super::signals::AskedBy;
-use super::{Failure, logging, screen, signals};
+use super::{Failure, logging, signals};
 use crate::access::ApiKey;
 use crate::config::{Config, Loaded, Mode, millis};
 use crate::http::{Face, Guards, Limits, PairFiles, Service, Tls, Whole, serve as serve_http};
 use crate::levels::{Engines, Guarding, Level, Servers, Side, Stack, guards, is_measured};
+use crate::live::Watched;
 use crate::traces;
 
 /// How often a level's health is looked at for the log.
@@ -65,7 +68,9 @@ fn run(
         let (stop, by_supervisor) = stop_signal()?;
         let runtime = traces::runtime();
         let tls = tls(&config, &runtime)?;
-        Session { config, mode, shared, canary, runtime, tls, stop, by_supervisor }.run(plan).await
+        let session =
+            Session { config, mode, up, shared, canary, runtime, tls, stop, by_supervisor };
+        session.run(plan).await
     });
     // What is still running by now was given its time to end.
     tokio.shutdown_timeout(Duration::from_millis(200));
@@ -128,6 +133,7 @@ pub(super) fn block_on(work: impl Future<Output = Result<(), Failure>>) -> Resul
 struct Session {
     config: Arc<Config>,
     mode: Mode,
+    up: bool,
     shared: bool,
     canary: Option<CanaryPlan>,
     runtime: Runtime,
@@ -150,9 +156,7 @@ struct Bound {
 struct Running {
     level: &'static Level,
     address: SocketAddr,
-    whole: Arc<dyn Whole>,
-    /// Whether it keeps records, and so can be tried with one.
-    records: bool,
+    service: Service,
     /// Whether its requests need a key, and the first key of the installation.
     keyed: (bool, Option<ApiKey>),
     servers: Vec<Task>,
@@ -160,10 +164,18 @@ struct Running {
     watch: Task,
 }
 
+impl Running {
+    /// Whether it keeps records, and so can be tried with one.
+    fn has_records(&self) -> bool {
+        self.service.faces.iter().any(|face| matches!(face, Face::Records(_)))
+    }
+}
+
 impl Session {
     async fn run(mut self, plan: Vec<(&'static Level, u16)>) -> Result<(), Failure> {
         // Ports first: a mistake there shows before any store is touched.
         let bound = self.bind(plan).await?;
+        let page = live_page::bind(&self.config, self.up)?;
         let (config, mode) = (Arc::clone(&self.config), self.mode);
         let canary = self.canary.as_ref().is_some_and(|plan| plan.needs_cache_of(&config, mode));
         let cached = canary || bound.iter().any(|one| one.level.uses_cache(&config));
@@ -176,7 +188,7 @@ impl Session {
             None => Ok(()),
         };
         if outcome.is_ok() {
-            outcome = self.serve_all(bound, &servers).await;
+            outcome = self.serve_all(bound, page, &servers).await;
         }
         servers.stop().await;
         if let Some(plan) = &self.canary {
@@ -185,7 +197,12 @@ impl Session {
         outcome
     }
 
-    async fn serve_all(&mut self, bound: Vec<Bound>, servers: &Servers) -> Result<(), Failure> {
+    async fn serve_all(
+        &mut self,
+        bound: Vec<Bound>,
+        page: Option<TcpListener>,
+        servers: &Servers,
+    ) -> Result<(), Failure> {
         let mut running = Vec::new();
         let mut outcome = Ok(());
         for one in bound {
@@ -199,7 +216,8 @@ impl Session {
             }
         }
         if outcome.is_ok() && !*self.stop.borrow() {
-            self.announce(&running);
+            let page = page.map(|page| self.serve_page(page, &running, servers)).transpose()?;
+            self.announce(&running, page.as_ref());
             // The sender has told before it is gone.
             let _ = self.stop.wait_for(|stop| *stop).await;
             let longest = running.iter().map(|one| self.drain_delay(one.level)).max();
@@ -210,8 +228,11 @@ impl Session {
                     "stopping: requests are served for a while, until load balancers know"
                 ),
             }
+            if let Some(page) = page {
+                page.end().await;
+            }
         }
-        drain(running, outcome.is_err()).await;
+        drain::drain(running, outcome.is_err()).await;
         outcome
     }
 
@@ -231,7 +252,6 @@ impl Session {
         let stack = built.map_err(|error| {
             Failure::failed(format!("level {}: {}", level.number, fatal(&error).text))
         })?;
-        let records = stack.faces.iter().any(|face| matches!(face, Face::Records(_)));
         let address = listener
             .local_addr()
             .map_err(|error| Failure::failed(format!("a socket has no address: {error}")))?;
@@ -265,12 +285,13 @@ impl Session {
                 Service { faces, guards: Guards::default(), ..service.clone() },
             )
         });
-        let servers = apart.into_iter().chain([self.serve(level, listener, service)]).collect();
-        let (watched, clock) = (Arc::clone(&whole), runtime.clone());
+        let main = self.serve(level, listener, service.clone());
+        let servers = apart.into_iter().chain([main]).collect();
+        let (watched, clock) = (whole, runtime.clone());
         let watch = runtime.keep("health watch", move || {
             watch_health(level.number, Arc::clone(&watched), clock.clone())
         });
-        Ok(Some(Running { level, address, whole, records, keyed, servers, watch }))
+        Ok(Some(Running { level, address, service, keyed, servers, watch }))
     }
 
     /// The guards of a level, and behind them the one before its canary.
@@ -344,36 +365,21 @@ impl Session {
             _ = stop.wait_for(|stop| *stop) => None,
         }
     }
-}
 
-/// Ends serving, then closes the stores, so that what was accepted is finished.
-async fn drain(running: Vec<Running>, at_once: bool) {
-    for Running { level, whole, servers, watch, .. } in running {
-        for server in servers {
-            if at_once {
-                server.stop().await;
-            } else {
-                tell_if_slow(level, "requests in flight", server).await;
-            }
-        }
-        // What closes is not unwell.
-        watch.stop().await;
-        let closed = tell_if_slow(level, "accepted writes and the stores' own ends", whole.close());
-        if let Err(error) = closed.await {
-            tracing::warn!(level = level.number, %error, "the stores did not close in order");
-        }
-    }
-}
-
-/// Whoever has asked for the end is told what it waits for, once a second has passed.
-async fn tell_if_slow<T>(level: &Level, what: &str, work: impl Future<Output = T>) -> T {
-    let mut work = std::pin::pin!(work);
-    match tokio::time::timeout(Duration::from_secs(1), &mut work).await {
-        Ok(done) => done,
-        Err(_) => {
-            tracing::info!(level = level.number, "stopping: waits for {what}");
-            work.await
-        }
+    /// Serves the live page of these levels.
+    fn serve_page(
+        &self,
+        listener: TcpListener,
+        running: &[Running],
+        servers: &Servers,
+    ) -> Result<LivePage, Failure> {
+        let watched = running.iter().map(|one| Watched {
+            level: one.level,
+            url: self.url(one.address),
+            keyed: one.keyed.0,
+            service: one.service.clone(),
+        });
+        LivePage::serve(listener, watched.collect(), servers, &self.runtime, self.stop.clone())
     }
 }
 

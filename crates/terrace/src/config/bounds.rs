@@ -5,7 +5,7 @@ use std::ops::RangeInclusive;
 use toml::Value;
 
 /// Every whole number. The most is where larger values mean nothing, or overflow.
-pub(super) const NUMBERS: [(&str, RangeInclusive<i64>); 33] = [
+pub(super) const NUMBERS: [(&str, RangeInclusive<i64>); 32] = [
     ("cache.command_timeout_ms", 1..=DAY_MS),
     ("cache.near_max_bytes", 0..=TEBI),
     ("cache.near_max_records", 0..=TEBI),

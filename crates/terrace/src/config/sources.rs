@@ -349,6 +349,7 @@ impl Merged {
         config.edge.check()?;
         config.limits.windows()?;
         config.traces.check()?;
+        config.live.place(true, config.server.port_base)?;
         tls::names_a_file("jwt.jwks", &config.jwt.jwks)?;
         if config.database.pool_min > config.database.pool_max {
             let [least, most] = ["database.pool_min", "database.pool_max"].map(|path| {

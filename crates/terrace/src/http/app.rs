@@ -16,6 +16,7 @@ use terrace_core::Runtime;
 
 use super::call::Call;
 use super::docs::Pages;
+use super::endpoint::Endpoint;
 use super::face::Face;
 use super::front_caches::is_for_all;
 use super::geography::Geography;
@@ -51,7 +52,10 @@ impl App {
         let Service { name, faces, whole, guards, limits, tls, runtime } = service;
         let mut table = faces.iter().flat_map(|face| face.endpoints(&whole)).collect::<Vec<_>>();
         let health = faces.iter().map(Face::health_fields).collect();
-        table.extend(operations::endpoints(whole, health));
+        let operations = operations::endpoints(whole, health);
+        // A face may have a page of its own at `/`.
+        let taken = table.iter().map(|row: &Endpoint| row.path).collect::<Vec<_>>();
+        table.extend(operations.into_iter().filter(|row| !taken.contains(&row.path)));
         let table = table.into_iter().map(|it| guards.describe(it)).collect::<Vec<_>>();
         let routes = Routes::new(&table);
         guards.learn(routes.all());

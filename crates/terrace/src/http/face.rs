@@ -21,7 +21,8 @@ use super::geography::Geography;
 use super::metrics::{self, Metrics};
 use super::polyglot::Polyglot;
 use super::records::Records;
-use super::{analytics, operations, queries, records, regions};
+use super::{analytics, live, operations, queries, records, regions};
+use crate::live::Live;
 
 /// Endpoints of one kind, over their port.
 #[derive(Clone, Debug)]
@@ -42,6 +43,8 @@ pub enum Face {
     Metrics(Arc<Metrics>),
     /// How a canary does beside this level.
     Canary,
+    /// The page that shows all levels as they work.
+    Live(Arc<Live>),
 }
 
 impl Face {
@@ -56,6 +59,7 @@ impl Face {
             Self::Analytics(counts) => analytics::endpoints(counts),
             Self::Metrics(metrics) => metrics::endpoints(metrics, whole),
             Self::Canary => Canary::endpoints(whole),
+            Self::Live(live) => live::endpoints(live),
         }
     }
 
@@ -69,7 +73,8 @@ impl Face {
             | Self::Queries(_)
             | Self::Regions(_)
             | Self::Analytics(_)
-            | Self::Metrics(_) => &[],
+            | Self::Metrics(_)
+            | Self::Live(_) => &[],
         }
     }
 

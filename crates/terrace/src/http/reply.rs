@@ -1,5 +1,6 @@
 //! Answers, their bodies, and the headers that every answer of a store has.
 
+use std::borrow::Cow;
 use std::convert::Infallible;
 
 use bytes::Bytes;
@@ -65,6 +66,22 @@ pub(crate) fn empty(status: StatusCode) -> Reply {
     reply
 }
 
+/// Where an answer came from, as clients see it.
+pub(crate) fn origin_words(origin: Origin) -> Cow<'static, str> {
+    match (origin.tier, origin.shard, origin.replica) {
+        (Tier::Database, ..) if let Some(region) = origin.region => {
+            Cow::Owned(format!("region:{region}"))
+        }
+        (Tier::Near, ..) => "near".into(),
+        (Tier::Far, ..) => "far".into(),
+        (Tier::Journal, ..) => "journal".into(),
+        (Tier::ReadModel, ..) => "read-model".into(),
+        (Tier::Database, None, None) => "primary".into(),
+        (Tier::Database, Some(shard), _) => Cow::Owned(format!("shard:{shard}")),
+        (Tier::Database, None, Some(replica)) => Cow::Owned(format!("replica:{replica}")),
+    }
+}
+
 /// Headers that a store's answer adds to a reply or a problem.
 pub(crate) trait WithHeaders: Sized {
     /// Sets one header.
@@ -72,21 +89,12 @@ pub(crate) trait WithHeaders: Sized {
 
     /// `Terrace-Origin`.
     fn with_origin(self, origin: Origin) -> Self {
-        let numbered = |text: String| {
+        let value = match origin_words(origin) {
+            Cow::Borrowed(word) => HeaderValue::from_static(word),
             // Words and numbers are always valid, and the text is taken over without a copy.
-            HeaderValue::from_maybe_shared(Bytes::from(text)).unwrap_or(PRIMARY)
-        };
-        let value = match (origin.tier, origin.shard, origin.replica) {
-            (Tier::Database, ..) if let Some(region) = origin.region => {
-                numbered(format!("region:{region}"))
+            Cow::Owned(text) => {
+                HeaderValue::from_maybe_shared(Bytes::from(text)).unwrap_or(PRIMARY)
             }
-            (Tier::Near, ..) => HeaderValue::from_static("near"),
-            (Tier::Far, ..) => HeaderValue::from_static("far"),
-            (Tier::Journal, ..) => HeaderValue::from_static("journal"),
-            (Tier::ReadModel, ..) => HeaderValue::from_static("read-model"),
-            (Tier::Database, None, None) => PRIMARY,
-            (Tier::Database, Some(shard), _) => numbered(format!("shard:{shard}")),
-            (Tier::Database, None, Some(replica)) => numbered(format!("replica:{replica}")),
         };
         self.with(TERRACE_ORIGIN, value)
     }

@@ -33,7 +33,7 @@ use terrace_core::{
     BoxFuture, Cache, ChangeLog, Documents, Error, ErrorKind, Follower, Generations, Invalidations,
     Journal, Ledger, ReadModel, Result, Runtime, Sequence, Shard, Store,
 };
-use terrace_lab::LabError;
+use terrace_lab::{LabError, PrivateServer};
 use terrace_layers::{
     CommandSide, FollowOptions, Partitioner, ReplicaRouter, SummaryStore, partitioner,
 };
@@ -74,6 +74,11 @@ impl Servers {
             Mode::Local => Ok(Self(Arc::new(local::beside(config)))),
             Mode::Embedded | Mode::Servers => Self::start(config, mode, false).await,
         }
+    }
+
+    /// The servers that this process runs, in the order of their starts.
+    pub(crate) fn private(&self) -> Vec<PrivateServer> {
+        self.0.private()
     }
 
     /// Stops the private servers, if there are any.
@@ -259,6 +264,11 @@ trait EngineMode: Debug + Send + Sync {
 
     /// The Redis that counts what clients ask for; `None` where there is one instance.
     fn permits_url(&self) -> Result<Option<String>>;
+
+    /// The servers that this process runs for it.
+    fn private(&self) -> Vec<PrivateServer> {
+        Vec::new()
+    }
 
     /// Ends what this process runs for it.
     fn stop(&self) -> BoxFuture<'_, ()>;

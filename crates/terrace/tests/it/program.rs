@@ -19,6 +19,7 @@ mod health;
 mod instances;
 mod journal;
 mod limits;
+mod live;
 mod memory;
 mod metrics;
 mod openapi;

@@ -2,12 +2,13 @@
 
 use std::net::SocketAddr;
 
-use super::{Running, Session, screen};
+use super::{LivePage, Running, Session};
+use crate::cli::screen;
 use crate::config::Mode;
 
 impl Session {
     /// An address that can be typed into a browser.
-    fn url(&self, address: SocketAddr) -> String {
+    pub(super) fn url(&self, address: SocketAddr) -> String {
         let scheme = if self.tls.is_some() { "https" } else { "http" };
         match address.ip().is_unspecified() {
             true => format!("{scheme}://127.0.0.1:{}", address.port()),
@@ -15,7 +16,12 @@ impl Session {
         }
     }
 
-    pub(super) fn announce(&self, running: &[Running]) {
+    /// Tells where the levels are, the live page first.
+    pub(super) fn announce(&self, running: &[Running], page: Option<&LivePage>) {
+        if let Some(page) = page {
+            screen::line(&format!("Watch it: {}", page.url()));
+            screen::line("");
+        }
         screen::line(&format!(
             "Terrace {} with {} stores{}",
             env!("CARGO_PKG_VERSION"),
@@ -41,12 +47,12 @@ impl Session {
             screen::line("");
         }
         let keeps_records =
-            |keyed| running.iter().rev().find(move |one| one.records && one.keyed.0 == keyed);
+            |keyed| running.iter().rev().find(move |one| one.has_records() && one.keyed.0 == keyed);
         let shown = keeps_records(false).or_else(|| keeps_records(true)).or(running.last());
         let Some(shown) = shown else { return };
         let key = if shown.keyed.0 { " -H \"X-API-Key: $KEY\"" } else { "" };
         let url = self.url(shown.address);
-        let (write, body, read) = match shown.records {
+        let (write, body, read) = match shown.has_records() {
             true => ("/write", r#"{"key":"user:1","value":"Ada"}"#, "/read/user:1"),
             false => {
                 let body = r#"{"key":"user:1","data":{"name":"Ada"}}"#;

@@ -323,6 +323,10 @@ impl Whereabouts for Private {
     }
 
     /// The latest first.
+    fn private(&self) -> Vec<PrivateServer> {
+        self.running.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     fn stop(&self) -> BoxFuture<'_, ()> {
         let running =
             std::mem::take(&mut *self.running.lock().unwrap_or_else(PoisonError::into_inner));

@@ -11,6 +11,7 @@ use terrace_core::{
     BoxFuture, Error, Follower, Journal, Ledger, ReadModel, RegionName, RegionOptions, Result,
     Shard,
 };
+use terrace_lab::PrivateServer;
 use terrace_layers::CommandSide;
 use terrace_stores::redis::{RedisStream, RedisStreamOptions};
 use terrace_stores::{
@@ -68,6 +69,11 @@ pub(super) trait Whereabouts: Debug + Send + Sync + 'static {
 
     /// Where files of this machine may be kept that other machines need not see.
     fn directory(&self) -> Option<&Path>;
+
+    /// The servers that this process runs.
+    fn private(&self) -> Vec<PrivateServer> {
+        Vec::new()
+    }
 
     /// Ends what this process runs.
     fn stop(&self) -> BoxFuture<'_, ()>;
@@ -402,6 +408,10 @@ impl<W: Whereabouts> EngineMode for ByUrl<W> {
             )),
             (url, _) => Ok(Some(url.to_owned())),
         }
+    }
+
+    fn private(&self) -> Vec<PrivateServer> {
+        self.0.private()
     }
 
     fn stop(&self) -> BoxFuture<'_, ()> {
