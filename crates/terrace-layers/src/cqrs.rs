@@ -259,7 +259,13 @@ impl Cqrs {
     /// A page of the read model, unless that lacks something.
     async fn page(&self, scan: &Scan) -> Result<Option<Page>> {
         let (page, reached) = self.list(self.model.scan(scan)).await?;
-        Ok(reached.place_in(&self.command.log.name()).map(|_| page))
+        let token = self.token_at(reached.checkpoint.position);
+        Ok(reached.place_in(&self.command.log.name()).map(|_| page.proving(token)))
+    }
+
+    /// The token of an answer that has all changes up to a place of the log.
+    fn token_at(&self, place: LogPosition) -> Token {
+        Token::of(self.command.histories.name(), self.command.log.position_of(place))
     }
 
     /// `None` when a key is parked: its record may be older than the checkpoint says.
@@ -267,8 +273,7 @@ impl Cqrs {
         if rows.rows.iter().any(|row| row.parked) {
             return None;
         }
-        let position = self.command.log.position_of(rows.reached.checkpoint.position);
-        let token = Token::of(self.command.histories.name(), position);
+        let token = self.token_at(rows.reached.checkpoint.position);
         let reads = keys.iter().zip(rows.rows).map(|(key, row)| {
             if row.record.is_some() {
                 self.reads.add(key, row.reads);
@@ -296,9 +301,8 @@ impl Cqrs {
         let mut reads = self.command.store.read(keys, how).await?;
         let head = self.runtime.within(how.deadline, self.head()).await;
         let head = head.unwrap_or_else(|| Err(Deadline::exceeded()))?;
-        let position = self.command.log.position_of(head);
         for read in &mut reads {
-            read.token = Token::of(self.command.histories.name(), position);
+            read.token = self.token_at(head);
         }
         Ok(reads)
     }

@@ -172,6 +172,7 @@ async fn what_a_model_that_begins_anew_lacks_is_asked_of_the_command_side() {
         from_command_side += usize::from(read.origin == Origin::PRIMARY);
         let page = field.cqrs.scan(&scan, &ReadOptions::default()).await.expect("a page");
         assert_eq!(page.records.len(), 1, "a page lacks a record");
+        assert!(!page.token.is_empty(), "who goes on from a page does not go back");
         field.runtime.sleep(Duration::from_millis(1)).await;
     }
     assert!(emptied && from_command_side > 0, "it was filled again");
