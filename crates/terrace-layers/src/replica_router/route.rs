@@ -206,15 +206,21 @@ impl Shared {
     }
 
     /// No replica can answer: the primary, if there is room; else a replica that lags, if the
-    /// client has no wishes of its own; else nobody.
+    /// client wishes for no more, or allows as much; else nobody.
     async fn without_replicas<Q: Question>(
         &self,
         question: &Q,
         how: &ReadOptions,
         wish: Wish,
     ) -> Result<Q::Answer> {
-        let stale = how.is_default() && self.options.stale_if_all_lag;
-        let any = Wish { within: Duration::MAX, ..wish };
+        let within = match how.consistency {
+            Consistency::Default => Duration::MAX,
+            Consistency::MaxStale(limit) => limit,
+            Consistency::Strong => Duration::ZERO,
+        };
+        let stale =
+            within > self.options.max_lag && how.token.is_none() && self.options.stale_if_all_lag;
+        let any = Wish { within, ..wish };
         // While the primary says nothing, nobody waits for it in vain.
         if stale
             && self.table.load().is_primary_silent()
