@@ -26,6 +26,7 @@ mod openapi;
 mod output;
 mod past_the_log;
 mod polyglot;
+mod reference;
 mod regions;
 mod reshard;
 mod sealed_backups;

@@ -245,12 +245,15 @@ async fn a_row_that_was_changed_is_found() {
     program.becomes("healthy").await;
 }
 
+/// The settings, the arguments, the other file, the exit code, and what the error must say.
+type Refused<'a> = (&'a str, &'a [&'a str], &'a str, i32, &'a [&'a str]);
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_may_not_be_served_side_by_side_is_refused_with_what_to_do() {
     let [database, another] = [0, 1].map(|_| terrace_lab::testing::fresh_database());
     let cache = terrace_lab::testing::redis().url();
     let other = format!("[database]\nurl = \"{another}\"");
-    let cases: [(&str, &[&str], &str, i32, &[&str]); 13] = [
+    let cases: [Refused<'_>; 13] = [
         (
             "1",
             &["--percent", "5", "--canary-level", "2"],

@@ -177,7 +177,7 @@ async fn send(program: &Program, maker: &mut Maker, path: &str, method: &str, op
 /// The key of the settings.
 const KEY: &str = "a key that this test has made up";
 
-async fn level(level: u8, directory: &Path) -> (Program, Value) {
+pub(super) async fn described(level: u8, directory: &Path) -> (Program, Value) {
     let program =
         Program::serve_with(level, &Stores::Embedded(directory), &[], &[("API_KEY", KEY)]).await;
     let document = program.get("/openapi.json").await.json().await.expect("JSON");
@@ -197,7 +197,7 @@ fn operations(document: &Value) -> impl Iterator<Item = (&String, &String, &Valu
 async fn requests_made_from_the_description_are_valid() {
     for number in [1, 6, 7, 8, 9, 10] {
         let directory = tempfile::tempdir().expect("a directory");
-        let (program, document) = level(number, directory.path()).await;
+        let (program, document) = described(number, directory.path()).await;
         let named = document["components"]["schemas"].clone();
         let mut maker = Maker { runner: TestRunner::deterministic(), named, depth: 0 };
         for (path, method, operation) in operations(&document) {
@@ -221,7 +221,7 @@ const LIMITS: [&str; 5] = [
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn keys_and_limits_are_described_where_they_count() {
     let directory = tempfile::tempdir().expect("a directory");
-    let (program, document) = level(10, directory.path()).await;
+    let (program, document) = described(10, directory.path()).await;
     let schemes = &document["components"]["securitySchemes"];
     assert_eq!(schemes["X-API-Key"]["name"], "X-API-Key");
     assert_eq!(schemes["Bearer"]["scheme"], "bearer");
@@ -256,7 +256,7 @@ async fn keys_and_limits_are_described_where_they_count() {
     }
     program.kill().await;
     let directory = tempfile::tempdir().expect("a directory");
-    let (program, document) = level(2, directory.path()).await;
+    let (program, document) = described(2, directory.path()).await;
     assert!(document["components"]["securitySchemes"].is_null());
     for (path, method, operation) in operations(&document) {
         assert!(operation["security"].is_null(), "{method} {path}");
