@@ -256,6 +256,17 @@ impl Default for LogConfig {
 }
 
 impl Config {
+    /// Whether what each section says fits together.
+    fn check_sections(&self) -> Result<(), ConfigError> {
+        self.regions.check(&self.distance)?;
+        self.tls.check()?;
+        self.edge.check()?;
+        self.limits.windows()?;
+        self.traces.check()?;
+        self.live.place(true, self.server.port_base)?;
+        tls::names_a_file("jwt.jwks", &self.jwt.jwks)
+    }
+
     /// Which engines these settings ask for.
     ///
     /// # Errors

@@ -80,7 +80,7 @@ pub struct Taken {
     pub tightest: usize,
 }
 
-/// The permits that one client has taken lately, in each of its windows. Bounded: [`Window`] for each quota.
+/// The permits that one client has taken lately, in each of its windows. Bounded: one window for each quota.
 ///
 /// ```
 /// # use std::time::Duration;

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use toml::{Table, Value};
 
-use super::{Config, DistanceConfig, Mode, bounds, redacted, regions, service_links, tls};
+use super::{Config, DistanceConfig, Mode, bounds, redacted, regions, service_links};
 
 /// Names of the environment that the described system uses, and the settings they stand for.
 /// `TERRACE_<SECTION>_<KEY>` works for every setting.
@@ -344,13 +344,7 @@ impl Merged {
                  --database-rtt, --cache-rtt, --wan and [distance]",
             ));
         }
-        config.regions.check(&config.distance)?;
-        config.tls.check()?;
-        config.edge.check()?;
-        config.limits.windows()?;
-        config.traces.check()?;
-        config.live.place(true, config.server.port_base)?;
-        tls::names_a_file("jwt.jwks", &config.jwt.jwks)?;
+        config.check_sections()?;
         if config.database.pool_min > config.database.pool_max {
             let [least, most] = ["database.pool_min", "database.pool_max"].map(|path| {
                 let (value, source) = &sources[path];
