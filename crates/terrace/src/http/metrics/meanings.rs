@@ -54,7 +54,7 @@ const EVERYWHERE: [(&str, &str); 49] = [
 ];
 
 /// Figures of one part.
-const OF_A_PART: [(&str, &str, &str); 97] = [
+const OF_A_PART: [(&str, &str, &str); 98] = [
     ("authentication", "keys", "Keys of clients that are in force."),
     ("authentication", "refused", "Requests without a valid key, or without the right to do this."),
     ("cache-aside", "raises", "Times nothing cached before was believed any more."),
@@ -73,6 +73,7 @@ const OF_A_PART: [(&str, &str, &str); 97] = [
     ("coalesce", "reads_in_flight", "Reads that were sent and are not answered."),
     ("coalesce", "writes_in_flight", "Writes that were sent and are not answered."),
     ("concurrency-limit", "in_use_by_lists", "Lists that are under way."),
+    ("concurrency-limit", "lists", "Lists that have had their turn."),
     ("concurrency-limit", "lowered", "Times the limit went down."),
     ("concurrency-limit", "shed", "Calls that gave way to others of a higher class."),
     ("cqrs", "command_side_reads", "Reads that had to ask the database that takes writes."),
