@@ -1,11 +1,12 @@
-//! Tells the program what it was built from.
+//! Tells the program what it was built from. The names begin otherwise than those of settings: cargo also
+//! gives them to what it runs.
 
 use std::process::Command;
 
 fn main() {
     println!("cargo::rerun-if-changed=build.rs");
-    println!("cargo::rustc-env=TERRACE_COMMIT={}", commit());
-    println!("cargo::rustc-env=TERRACE_FEATURES={}", features());
+    println!("cargo::rustc-env=BUILT_FROM_COMMIT={}", commit());
+    println!("cargo::rustc-env=BUILT_WITH_FEATURES={}", features());
 }
 
 /// The commit of a release build. Other builds do not ask, or each commit would build them anew.

@@ -37,9 +37,9 @@ use crate::levels::{Level, level, numbers};
 const VERSION: &str = concat!(
     env!("CARGO_PKG_VERSION"),
     " (",
-    env!("TERRACE_COMMIT"),
+    env!("BUILT_FROM_COMMIT"),
     "; features:",
-    env!("TERRACE_FEATURES"),
+    env!("BUILT_WITH_FEATURES"),
     ")"
 );
 
