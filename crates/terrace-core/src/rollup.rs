@@ -194,7 +194,7 @@ mod tests {
         assert_eq!(counts.len(), MOST_PREFIXES + 1);
         assert!(counts.contains(&count(NOW, OTHER, 150, 150)));
         let again = prefixes.tally(&all[99..101], at(NOW + KEPT_MINUTES));
-        assert_eq!(again, [count(NOW, "p99/", 1, 1), count(NOW, OTHER, 1, 1)]);
+        assert_eq!(again, [count(NOW, OTHER, 1, 1), count(NOW, "p99/", 1, 1)]);
         let later = NOW + KEPT_MINUTES + 1;
         let fresh = prefixes.tally(&[change("p200/x", Some("1"), later)], at(later));
         assert_eq!(fresh, [count(later, "p200/", 1, 1)]);

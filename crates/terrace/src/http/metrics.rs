@@ -130,7 +130,7 @@ pub(crate) fn unexplained(tree: &Inspection) -> Vec<String> {
     parts::add(tree, &mut page);
     let text = page.text().expect("a text");
     text.lines()
-        .filter(|line| line.starts_with("# HELP") && line.contains('`'))
+        .filter(|line| line.starts_with("# HELP") && line.contains("` of `"))
         .map(str::to_owned)
         .collect()
 }
