@@ -40,6 +40,7 @@ mod usage;
 
 use std::path::Path;
 use std::process::{ExitStatus, Stdio};
+use std::time::Duration;
 
 use serde_json::{Value, json};
 use terrace_lab::{PostgresOptions, PostgresServer, RedisOptions, RedisServer};
@@ -134,7 +135,9 @@ impl Program {
         let mut said = Vec::new();
         while let Some(line) = lines.next_line().await.expect("text") {
             if line.contains("Ctrl-C stops") {
-                let client = reqwest::Client::new();
+                // A request to a program that was killed may wait for ever in the client.
+                let client = reqwest::Client::builder().timeout(Duration::from_secs(120));
+                let client = client.build().expect("a client");
                 return Self { child, said, url: format!("http://127.0.0.1:{port}"), client };
             }
             said.push(line);
