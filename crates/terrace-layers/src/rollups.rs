@@ -27,11 +27,11 @@ use crate::follow::{Follow, FollowOptions, Following};
 ///
 /// **What it gives up.** The counts of a shard that is removed go with it.
 pub struct Rollups {
-    inner: Arc<Inner>,
+    inner: Arc<RollupsInner>,
     task: Mutex<Option<Task>>,
 }
 
-struct Inner {
+struct RollupsInner {
     router: Arc<ShardRouter>,
     shards: Mutex<BTreeMap<u16, Counted>>,
     runtime: Runtime,
@@ -66,7 +66,7 @@ impl Rollups {
     /// Starts to count what the shards of this router change.
     pub async fn start(router: Arc<ShardRouter>, runtime: Runtime) -> Self {
         let shards = Mutex::default();
-        let inner = Arc::new(Inner { router, shards, runtime: runtime.clone() });
+        let inner = Arc::new(RollupsInner { router, shards, runtime: runtime.clone() });
         inner.meet().await;
         let met = Arc::clone(&inner);
         let task = runtime.keep("rollups", move || {
@@ -144,7 +144,7 @@ impl Rollups {
     }
 }
 
-impl Inner {
+impl RollupsInner {
     fn shards(&self) -> MutexGuard<'_, BTreeMap<u16, Counted>> {
         self.shards.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -13,7 +13,7 @@ use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::client::conn::http1;
 use hyper::header::HOST;
 use hyper::http::request::Builder;
-use hyper::{Response, Uri};
+use hyper::{Request, Response, Uri};
 use hyper_util::rt::TokioIo;
 use rustls::crypto::ring;
 use rustls::pki_types::ServerName;
@@ -110,13 +110,7 @@ impl Connection {
         let Self { host, sender, wire } = self;
         let Some(running) = wire else { return Err("the connection has ended".to_owned()) };
         let request = request.header(HOST, &*host).body(Full::new(body)).map_err(text)?;
-        let exchange = async {
-            sender.ready().await.map_err(text)?;
-            let (head, body) = sender.send_request(request).await.map_err(text)?.into_parts();
-            let body = Limited::new(body, most).collect().await.map_err(text)?;
-            Ok(Response::from_parts(head, body.to_bytes()))
-        };
-        let mut exchange = std::pin::pin!(exchange);
+        let mut exchange = std::pin::pin!(exchange(sender, request, most));
         tokio::select! {
             answer = &mut exchange => answer,
             // What came before its end is there.
@@ -136,6 +130,21 @@ fn connector() -> Result<TlsConnector> {
     let config = config.map_err(|error| Error::invalid(format!("TLS cannot be used: {error}")))?;
     let config = config.with_root_certificates(roots).with_no_client_auth();
     Ok(TlsConnector::from(Arc::new(config)))
+}
+
+/// The answer to a request over a connection that somebody drives.
+///
+/// # Errors
+/// In words: the answer is longer than so many bytes, or there is none.
+pub(crate) async fn exchange(
+    sender: &mut http1::SendRequest<Full<Bytes>>,
+    request: Request<Full<Bytes>>,
+    most: usize,
+) -> std::result::Result<Response<Bytes>, String> {
+    sender.ready().await.map_err(text)?;
+    let (head, body) = sender.send_request(request).await.map_err(text)?.into_parts();
+    let body = Limited::new(body, most).collect().await.map_err(text)?;
+    Ok(Response::from_parts(head, body.to_bytes()))
 }
 
 fn text(error: impl Display) -> String {

@@ -81,7 +81,11 @@ impl Shared {
             match after.lead.primary {
                 Some(number) => {
                     let (node, timeline) = (&self.members[number].member.node, after.lead.timeline);
-                    tracing::info!(%node, timeline, "this server takes the writes");
+                    match &before.seats[number] {
+                        // The first look: what is as it should be needs no line.
+                        None => tracing::debug!(%node, timeline, "this server takes the writes"),
+                        Some(_) => tracing::info!(%node, timeline, "this server takes the writes"),
+                    }
                 }
                 None => tracing::warn!("{}", after.lead.why_no_primary()),
             }
@@ -92,6 +96,9 @@ impl Shared {
             match new {
                 _ if old == new => {}
                 Some(note) => tracing::warn!(%node, note, "a server is out of service"),
+                None if before.seats[number].is_none() => {
+                    tracing::debug!(%node, "a server is in service");
+                }
                 None => tracing::info!(%node, "a server is in service"),
             }
         }

@@ -177,13 +177,13 @@ impl fmt::Display for Counter {
 type Typed<'a> = (&'a (dyn ToSql + Sync), Type);
 
 /// How far the log was counted.
-struct Place {
+struct RollupPlace {
     log: String,
     position: LogPosition,
     prefixes: Prefixes,
 }
 
-impl Place {
+impl RollupPlace {
     fn of(row: &Row) -> Result<Self, Failure> {
         let prefixes = row.try_get::<_, &str>(3).map_err(corrupt)?;
         Ok(Self {
@@ -206,14 +206,18 @@ fn signed(number: u64) -> i64 {
 struct ReadPlace;
 
 impl Work for ReadPlace {
-    type Answer = Option<Place>;
+    type Answer = Option<RollupPlace>;
 
     const OPERATION: &'static str = "find how far changes are counted";
 
-    async fn run(&self, connection: &Connection, _: &Progress) -> Result<Option<Place>, Failure> {
+    async fn run(
+        &self,
+        connection: &Connection,
+        _: &Progress,
+    ) -> Result<Option<RollupPlace>, Failure> {
         const PLACE: &str = "SELECT log, epoch, place, prefixes FROM terrace_rollup_place \
              WHERE name = 'rollup'";
-        connection.ask(PLACE, &[]).await?.first().map(Place::of).transpose()
+        connection.ask(PLACE, &[]).await?.first().map(RollupPlace::of).transpose()
     }
 }
 

@@ -41,7 +41,7 @@ impl SqliteRollup {
 
 /// How far the log was counted.
 #[derive(Default, Serialize, Deserialize)]
-struct Place {
+struct RollupPlace {
     /// Without the life of the file, as log and counts are of one age in each.
     log: String,
     position: LogPosition,
@@ -113,7 +113,7 @@ impl fmt::Display for SqliteRollup {
     }
 }
 
-fn place(connection: &Connection) -> Result<Place> {
+fn place(connection: &Connection) -> Result<RollupPlace> {
     let text = "SELECT value FROM meta WHERE name = 'rollup'";
     let text: Option<String> =
         connection.query_row(text, [], |row| row.get(0)).optional().map_err(failure::of)?;
@@ -121,7 +121,7 @@ fn place(connection: &Connection) -> Result<Place> {
     Ok(place.map_err(|error| failure::corrupt("rollup").caused_by(error))?.unwrap_or_default())
 }
 
-fn keep(connection: &Connection, place: &Place) -> Result<()> {
+fn keep(connection: &Connection, place: &RollupPlace) -> Result<()> {
     let text = serde_json::to_string(place).map_err(|error| {
         Error::new(ErrorKind::Internal, "a place cannot be written").caused_by(error)
     })?;
@@ -166,7 +166,7 @@ fn begin_anew(connection: &mut Connection, log: &str) -> Result<()> {
     let forget = "DELETE FROM meta WHERE name LIKE 'log left rollup %'";
     let was_left = transaction.execute(forget, []).map_err(failure::of)? > 0;
     if place.log != log {
-        place = Place { log: log.to_owned(), position: LogPosition::default(), ..place };
+        place = RollupPlace { log: log.to_owned(), position: LogPosition::default(), ..place };
     } else if was_left {
         let trimmed = "SELECT value FROM meta WHERE name = 'log trimmed'";
         let trimmed: Option<i64> =

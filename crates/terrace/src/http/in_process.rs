@@ -1,12 +1,11 @@
 //! Requests of this process to its own service, over a connection in memory: they pass its guards and its
 //! endpoints as any other does, whatever port and certificate it is served with.
 
-use std::fmt::Display;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http_body_util::{BodyExt as _, Full, Limited};
+use http_body_util::Full;
 use hyper::client::conn::http1;
 use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
@@ -15,6 +14,7 @@ use tokio::sync::watch;
 use super::app::App;
 use super::connection::Watched;
 use super::server::{Life, connection};
+use crate::outbound::exchange;
 
 /// Bytes on their way in each direction.
 const PIPE: usize = 64 * 1024;
@@ -35,13 +35,9 @@ pub(super) async fn ask(
     let (stage, here) = (watched.stage(), Some(IpAddr::from(Ipv4Addr::LOCALHOST)));
     let served = connection(watched, stage, here, Arc::clone(app), watcher);
     let asked = async {
-        let (mut sender, wire) = http1::handshake(TokioIo::new(client)).await.map_err(text)?;
-        let exchange = async {
-            let (head, body) = sender.send_request(request).await.map_err(text)?.into_parts();
-            let body = Limited::new(body, most).collect().await.map_err(text)?;
-            Ok(Response::from_parts(head, body.to_bytes()))
-        };
-        let mut exchange = std::pin::pin!(exchange);
+        let made = http1::handshake(TokioIo::new(client)).await;
+        let (mut sender, wire) = made.map_err(|error| error.to_string())?;
+        let mut exchange = std::pin::pin!(exchange(&mut sender, request, most));
         tokio::select! {
             answer = &mut exchange => answer,
             // What came before its end is there.
@@ -53,10 +49,6 @@ pub(super) async fn ask(
         // It ends only after its client.
         () = served => Err("the connection ended without an answer".to_owned()),
     }
-}
-
-fn text(error: impl Display) -> String {
-    error.to_string()
 }
 
 #[cfg(test)]

@@ -12,7 +12,7 @@ use bytes::Bytes;
 use serde_json::{Value, json};
 
 use super::Mark;
-use super::looks::{Look, Part};
+use super::looks::{Look, SeenPart};
 use super::traffic::Dots;
 
 /// The most bytes of changed numbers in a frame; with all else two of them are below 10 KiB.
@@ -52,7 +52,7 @@ pub(super) struct Frames {
     at: u64,
     /// What does not change, and the parts of all levels.
     described: Value,
-    parts: Vec<Vec<Part>>,
+    parts: Vec<Vec<SeenPart>>,
     values: Vec<u64>,
     notes: Vec<String>,
     /// Where the next frame begins to compare.

@@ -7,7 +7,7 @@ use terrace_core::{Inspection, Measure, PartKind, Status, Unit};
 #[derive(Debug, Default)]
 pub(super) struct Look {
     /// In the order of the tree, each after the one above it.
-    pub(super) parts: Vec<Part>,
+    pub(super) parts: Vec<SeenPart>,
     /// For each part its status (0 healthy, 1 degraded, 2 down), then its figures.
     pub(super) values: Vec<u64>,
     /// Why each part is not healthy; empty when it is.
@@ -16,7 +16,7 @@ pub(super) struct Look {
 
 /// What a part is.
 #[derive(Debug, PartialEq, Eq, Serialize)]
-pub(super) struct Part {
+pub(super) struct SeenPart {
     name: &'static str,
     kind: PartKind,
     instance: String,
@@ -68,7 +68,7 @@ impl Look {
         let healthy = part.status == Status::Healthy;
         self.notes.push(if healthy { String::new() } else { part.note.clone() });
         let (name, kind, instance) = (part.name, part.kind, part.instance.clone());
-        self.parts.push(Part { name, kind, instance, above, figures });
+        self.parts.push(SeenPart { name, kind, instance, above, figures });
         part.children.iter().for_each(|child| self.visit(child, Some(place)));
     }
 }

@@ -208,19 +208,19 @@ impl Answered {
         self.times.counts[place + 1..].iter().sum()
     }
 
-    fn part(&self, bad: u64) -> Part {
-        Part { bad, all: self.count() }
+    fn share_of(&self, bad: u64) -> BadShare {
+        BadShare { bad, all: self.count() }
     }
 }
 
-/// So many of all.
+/// So many bad answers of all.
 #[derive(Clone, Copy, Debug)]
-struct Part {
+struct BadShare {
     bad: u64,
     all: u64,
 }
 
-impl Part {
+impl BadShare {
     fn share(self) -> f64 {
         self.bad as f64 / self.all as f64
     }
@@ -233,17 +233,17 @@ fn enough(cohorts: &[Answered; 2]) -> bool {
 
 /// What the canary does worse; baseline and canary have enough requests.
 fn worse([baseline, canary]: &[Answered; 2]) -> Option<String> {
-    let told = |what: String, [baseline, canary]: [Part; 2]| {
-        let (Part { bad, all }, Part { bad: of_baseline, all: all_of_baseline }) =
+    let told = |what: String, [baseline, canary]: [BadShare; 2]| {
+        let (BadShare { bad, all }, BadShare { bad: of_baseline, all: all_of_baseline }) =
             (canary, baseline);
         format!("{what}: {bad} of {all}, and {of_baseline} of {all_of_baseline} of the baseline's")
     };
-    let failed = [baseline, canary].map(|it| it.part(it.failed));
+    let failed = [baseline, canary].map(|it| it.share_of(it.failed));
     if is_worse(failed, ERRORS) {
         return Some(told("fail".into(), failed));
     }
     let place = slow_from(&baseline.times)?;
-    let slow = [baseline, canary].map(|it| it.part(it.slower_than(place)));
+    let slow = [baseline, canary].map(|it| it.share_of(it.slower_than(place)));
     let what = || format!("take longer than {:?}", Times::BOUNDS[place]);
     is_worse(slow, SLOW).then(|| told(what(), slow))
 }
@@ -274,7 +274,7 @@ pub(super) fn p99_bound(times: &Times) -> u64 {
 }
 
 /// Whether the canary's share of bad requests is larger by more than the margin, and by more than chance.
-fn is_worse([baseline, canary]: [Part; 2], margin: f64) -> bool {
+fn is_worse([baseline, canary]: [BadShare; 2], margin: f64) -> bool {
     if canary.share() < 2.0 * baseline.share() + margin {
         return false;
     }
